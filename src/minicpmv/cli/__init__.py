@@ -1,0 +1,1 @@
+"""The ``minicpmv`` command. Imports a command's body only when it runs."""

@@ -1,0 +1,61 @@
+"""The errors a user can meet, each saying where, what was found, what was expected and how to mend it.
+
+Only faults that a user, a file or a checkpoint can cause live here; what our own code promises is asserted
+where it is promised. The command line prints these without a traceback and exits with code 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["CheckpointError", "ConfigError", "DataError", "MiniCPMVError", "Problem", "UsageError"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault, worded for whoever owns the file."""
+
+    code: str
+    """Stable and searchable, such as ``D104``; one code names one kind of fault for ever."""
+    where: str
+    """File, record and field, as precise as is known: ``train.json record 7 (id 'a7') conversations[1].role``."""
+    found: str
+    expected: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: [{self.code}] found {self.found}, expected {self.expected}\n  fix: {self.fix}"
+
+
+class MiniCPMVError(Exception):
+    """Base of every fault that its reader can mend. The message is complete: it needs no traceback beside it."""
+
+
+class UsageError(MiniCPMVError):
+    """A command or function was called with arguments that cannot work together."""
+
+
+class ConfigError(MiniCPMVError):
+    """A setting, or a configuration file, holds a value that cannot work."""
+
+
+class CheckpointError(MiniCPMVError):
+    """A model directory, adapter or training checkpoint is not what it should be."""
+
+
+class DataError(MiniCPMVError):
+    """Records that cannot be trained on as written.
+
+    Args:
+        problems: Every fault found, in file order; at least one.
+        max_shown: How many of them the message spells out; the rest are counted.
+    """
+
+    def __init__(self, problems: Sequence[Problem], *, max_shown: int = 10) -> None:
+        self.problems = tuple(problems)
+        shown = [str(problem) for problem in self.problems[:max_shown]]
+        hidden = len(self.problems) - len(shown)
+        if hidden:
+            shown.append(f"... and {hidden} more")
+        super().__init__("\n".join(shown))

@@ -1,0 +1,1 @@
+"""Talk to a base model, a fine-tuned directory or an adapter."""

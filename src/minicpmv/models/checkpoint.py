@@ -1,0 +1,75 @@
+"""Released checkpoint keys to ours and back.
+
+From 2.5 on the released names are ours and nothing happens here. MiniCPM-V-2's tower has timm's names, with query, key
+and value in one matrix; transformers renames and splits while it loads, and joins again while it saves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming, WeightTransform
+
+__all__ = ["register_conversions"]
+
+
+class _DropLeadingAxis(ConversionOps):
+    """(1, N, D) in the file, (N, D) here: timm keeps its position table with a batch axis."""
+
+    @torch.no_grad()
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_: Any
+    ) -> dict[str, torch.Tensor]:
+        (tensors,) = input_dict.values()
+        tensor = tensors[0] if isinstance(tensors, list) else tensors
+        return {target_patterns[0]: tensor.squeeze(0)}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return _AddLeadingAxis()
+
+
+class _AddLeadingAxis(ConversionOps):
+    """The way back of ``_DropLeadingAxis``."""
+
+    @torch.no_grad()
+    def convert(
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_: Any
+    ) -> dict[str, torch.Tensor]:
+        (tensors,) = input_dict.values()
+        tensor = tensors[0] if isinstance(tensors, list) else tensors
+        return {target_patterns[0]: tensor.unsqueeze(0)}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return _DropLeadingAxis()
+
+
+def _timm_to_siglip() -> list[WeightTransform]:
+    renamings = [
+        WeightRenaming(r"patch_embed.proj", r"embeddings.patch_embedding"),
+        WeightRenaming(r"blocks.", r"encoder.layers."),
+        WeightRenaming(r"attn.proj", r"self_attn.out_proj"),
+        WeightRenaming(r"norm1", r"layer_norm1"),
+        WeightRenaming(r"norm2", r"layer_norm2"),
+        WeightRenaming(r"^norm", r"post_layernorm"),
+    ]
+    converters = [
+        WeightConverter("pos_embed", "embeddings.position_embedding.weight", operations=[_DropLeadingAxis()]),
+        *(
+            WeightConverter(
+                f"attn.qkv.{kind}",
+                [f"self_attn.{part}_proj.{kind}" for part in ("q", "k", "v")],
+                operations=[Chunk(dim=0)],
+            )
+            for kind in ("weight", "bias")
+        ),
+    ]
+    return [*renamings, *converters]
+
+
+def register_conversions() -> None:
+    """Tell transformers how the checkpoints of MiniCPM-V-2 name their tower; other releases need nothing."""
+    register_checkpoint_conversion_mapping("TimmVisionTower", _timm_to_siglip(), overwrite=True)

@@ -1,0 +1,199 @@
+"""MiniCPMVConfig: reads and writes the flat ``config.json`` of the released models.
+
+The released file mixes the language model's fields with its own at the top level. Here they stay there, word for word,
+so that what is saved can be read by the official code, vLLM and llama.cpp; beside them stand ``text_config`` and
+``vision_config``, the parts as transformers' own configs. Nothing here builds a network.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any, ClassVar
+
+import torch
+from transformers import (
+    GraniteConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+    SiglipVisionConfig,
+)
+
+from minicpmv.errors import CheckpointError
+from minicpmv.models.versions import Version, detect_version
+
+__all__ = ["MiniCPMVConfig"]
+
+_TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {
+    "granite": GraniteConfig,
+    "llama": LlamaConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+}
+
+# MiniCPM-V-2's file only names its timm tower; these are that tower's sizes, before its last block is dropped.
+_TIMM_SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
+
+# What the released config classes assume where a file is silent.
+_CLASS_DEFAULTS = {"query_num": 64, "drop_vision_last_layer": True}
+
+# Never mirrored as attributes of the flat config: transformers keeps its own idea of them.
+_BOOKKEEPING = {"model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "name_or_path"}
+# What transformers adds to the file's fields when it loads one.
+_CALL_ARGUMENTS = {"attn_implementation", "name_or_path", "num_labels", "output_attentions"}
+_ROPE = {"rope_theta", "rope_scaling"}
+
+
+class MiniCPMVConfig(PreTrainedConfig):
+    """Configuration of every MiniCPM-V release, told apart by ``version``.
+
+    Args:
+        fields: The released ``config.json``. Without any, MiniCPM-V-2.6 in its released size is meant.
+
+    Raises:
+        CheckpointError: The version is unknown, or a size is missing or contradicts another.
+    """
+
+    model_type = "minicpmv"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    sub_configs: ClassVar[dict[str, type[PreTrainedConfig]]] = {  # pyright: ignore[reportIncompatibleMethodOverride]
+        "text_config": PreTrainedConfig,
+        "vision_config": SiglipVisionConfig,
+    }
+
+    def __init__(self, **fields: Any) -> None:
+        own = {key: fields.pop(key) for key in _CALL_ARGUMENTS & fields.keys()}
+        quantization = fields.pop("quantization_config", None)
+        if "dtype" in fields:  # transformers' new spelling; the files say torch_dtype
+            dtype = fields.pop("dtype")
+            fields["torch_dtype"] = str(dtype).removeprefix("torch.") if dtype is not None else None
+        released = fields if {"version", "scale_emb", "vision_encoder"} & fields.keys() else _DEFAULT | fields
+        self._released: dict[str, Any] = copy.deepcopy(released)
+        self.minicpmv_version: Version = detect_version(released)
+        mirrored = {
+            key: value for key, value in released.items() if key not in _BOOKKEEPING | _ROPE and key != "vision_config"
+        }
+        for key, default in _CLASS_DEFAULTS.items():
+            mirrored.setdefault(key, default)
+        self.text_config: PreTrainedConfig = _text_config(released, self.minicpmv_version)
+        self.vision_config: SiglipVisionConfig = _vision_config(released, self.minicpmv_version)
+        super().__init__(dtype=released.get("torch_dtype"), **mirrored, **own)
+        if quantization is not None:
+            self.quantization_config = quantization
+
+    def to_dict(self) -> dict[str, Any]:
+        """The released layout: the fields that were read, with what was changed since, and nothing of transformers'."""
+        fields = copy.deepcopy(self._released)
+        for key in fields.keys() - _BOOKKEEPING - _ROPE - {"vision_config"}:
+            # transformers keeps what concerns generation, such as use_cache, out of a model's config.
+            fields[key] = copy.deepcopy(getattr(self, key, fields[key]))
+        fields["vocab_size"] = self.text_config.vocab_size  # resized through the language model
+        fields["model_type"] = self.model_type
+        if self.dtype is not None:
+            fields["torch_dtype"] = str(self.dtype).removeprefix("torch.")
+        quantization = getattr(self, "quantization_config", None)
+        if quantization is not None:
+            fields["quantization_config"] = quantization if isinstance(quantization, dict) else quantization.to_dict()
+        return fields
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Same as :meth:`to_dict`: a released file is complete, not a difference to some default."""
+        return self.to_dict()
+
+
+def _text_config(released: dict[str, Any], version: Version) -> PreTrainedConfig:
+    config_class = _TEXT_CONFIGS[version.language_model]
+    known = {field.name for field in dataclasses.fields(config_class)} | _ROPE
+    known -= {"architectures", "transformers_version", "dtype"}
+    fields = {key: value for key, value in released.items() if key in known}
+    missing = [key for key in ("hidden_size", "num_hidden_layers", "num_attention_heads") if key not in fields]
+    if missing:
+        raise CheckpointError(
+            f"config.json: found no {', '.join(missing)}, expected the language model's sizes at the top level\n"
+            "  fix: use the config.json that belongs to the weights"
+        )
+    if fields.get("rope_scaling") is None:
+        fields.pop("rope_scaling", None)
+    fields.setdefault("tie_word_embeddings", False)
+    if config_class is GraniteConfig:
+        # MiniCPM-2B in Granite's words. embedding_multiplier stays 1: Granite would also scale the image features,
+        # which the released model does not, so the joining model scales the text embeddings itself. Logits likewise.
+        hidden, heads = fields["hidden_size"], fields["num_attention_heads"]
+        fields["residual_multiplier"] = released["scale_depth"] / fields["num_hidden_layers"] ** 0.5
+        fields["attention_multiplier"] = (hidden // heads) ** -0.5
+        fields["logits_scaling"] = hidden / released["dim_model_base"]
+        fields["embedding_multiplier"] = 1.0
+    return config_class(**fields, dtype=_dtype(released.get("torch_dtype")))
+
+
+def _vision_config(released: dict[str, Any], version: Version) -> SiglipVisionConfig:
+    fields = dict(released.get("vision_config") or {})
+    if version.name == "2.0":
+        fields = _TIMM_SO400M | fields
+    elif not fields:
+        raise CheckpointError(
+            "config.json: found no vision_config, expected the tower's sizes\n"
+            "  fix: use the config.json that belongs to the weights"
+        )
+    fields.pop("model_type", None)
+    fields.setdefault("hidden_act", version.vision_activation)
+    if released.get("drop_vision_last_layer", _CLASS_DEFAULTS["drop_vision_last_layer"]):
+        fields["num_hidden_layers"] -= 1
+    return SiglipVisionConfig(**fields, dtype=_dtype(released.get("torch_dtype")))
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    return None if name is None else getattr(torch, name)
+
+
+# MiniCPM-V-2.6, openbmb/MiniCPM-V-2_6 config.json
+_DEFAULT: dict[str, Any] = {
+    "version": 2.6,
+    "architectures": ["MiniCPMV"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "hidden_act": "silu",
+    "hidden_size": 3584,
+    "initializer_range": 0.02,
+    "intermediate_size": 18944,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 28,
+    "num_attention_heads": 28,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "sliding_window": 131072,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.40.0",
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vocab_size": 151666,
+    "batch_vision_input": True,
+    "drop_vision_last_layer": False,
+    "image_size": 448,
+    "patch_size": 14,
+    "query_num": 64,
+    "slice_config": {"max_slice_nums": 9, "patch_size": 14, "model_type": "minicpmv"},
+    "slice_mode": True,
+    "vision_config": {
+        "hidden_size": 1152,
+        "image_size": 980,
+        "intermediate_size": 4304,
+        "model_type": "siglip",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 27,
+        "patch_size": 14,
+    },
+}

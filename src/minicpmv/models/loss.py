@@ -1,0 +1,49 @@
+"""The loss of labelled tokens: the vocabulary projection never sees a prompt, an image slot or padding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+__all__ = ["IGNORED", "labelled_token_loss"]
+
+IGNORED = -100
+"""The label of a token that is not trained."""
+
+# Shape letters in this file
+#   B rows    T tokens    D language width    M labelled tokens    V vocabulary
+
+
+def labelled_token_loss(
+    hidden_BTD: Tensor,
+    labels_BT: Tensor,
+    project: Callable[[Tensor], Tensor],
+    *,
+    num_items_in_batch: Tensor | int | None = None,
+) -> Tensor:
+    """Cross-entropy of each labelled token given everything before it in its row.
+
+    Args:
+        hidden_BTD: Last hidden states of the language model.
+        labels_BT: Unshifted: the label of token t stands at t and is predicted from t - 1. ``IGNORED`` elsewhere; the
+            first token of a row is never predicted.
+        project: From hidden states (M, D) to logits (M, V).
+        num_items_in_batch: Labelled tokens of the whole optimizer step over all micro-batches and ranks, as
+            transformers' Trainer counts them. Without it, those of this batch.
+
+    Returns:
+        The summed loss divided by that number, a float32 scalar; 0 with a gradient path when nothing is labelled.
+    """
+    shifted_BT = labels_BT[:, 1:]
+    labelled_BT = shifted_BT != IGNORED
+    logits_MV = project(hidden_BTD[:, :-1][labelled_BT]).float()
+    targets_M = shifted_BT[labelled_BT].to(logits_MV.device)
+    summed = cross_entropy(logits_MV, targets_M, reduction="sum")
+    if num_items_in_batch is None:
+        return summed / max(len(targets_M), 1)
+    if isinstance(num_items_in_batch, Tensor):
+        num_items_in_batch = num_items_in_batch.to(summed.device)
+    return summed / torch.as_tensor(num_items_in_batch, device=summed.device).clamp(min=1)

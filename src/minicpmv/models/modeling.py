@@ -1,0 +1,251 @@
+"""The whole model: a language model, a vision tower and a resampler under the released names ``llm``, ``vpm``, ``resampler``.
+
+The language model is transformers' own; joining it with the images is ours. Images come as flat patch rows and take
+the places that ``image_mask`` states, so nothing searches token ids. Pictures, prompts and training live elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    GenerationMixin,
+    GraniteForCausalLM,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
+from transformers import initialization as init
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.models.loss import labelled_token_loss
+from minicpmv.models.resampler import CrossAttention, Resampler
+from minicpmv.models.siglip import TimmVisionTower, VisionTower
+
+__all__ = ["MiniCPMVForConditionalGeneration"]
+
+# Shape letters in this file
+#   B rows    T tokens    P patches of all slices    S slices    Q tokens for each slice    D language width
+
+_LANGUAGE_MODELS: dict[str, type[PreTrainedModel]] = {
+    "granite": GraniteForCausalLM,
+    "llama": LlamaForCausalLM,
+    "qwen2": Qwen2ForCausalLM,
+    "qwen3": Qwen3ForCausalLM,
+}
+
+
+class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Every MiniCPM-V release up to 4.5, told apart by its config.
+
+    Loads a released directory with ``from_pretrained(path)``; ``save_pretrained`` writes the released layout.
+    """
+
+    config_class = MiniCPMVConfig
+    config: MiniCPMVConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer", "GraniteDecoderLayer",
+                         "VisionEncoderLayer", "VisionEmbeddings", "Resampler"]  # fmt: skip
+    _skip_keys_device_placement = ["past_key_values"]
+
+    def __init__(self, config: MiniCPMVConfig) -> None:
+        super().__init__(config)
+        version = config.minicpmv_version
+        self.llm: Any = _LANGUAGE_MODELS[version.language_model](config.text_config)  # a different class per release
+        tower = TimmVisionTower if version.vision_positions == "interpolated" else VisionTower
+        self.vpm = tower(config.vision_config, positions=version.vision_positions)
+        self.resampler = Resampler(
+            num_queries=config.query_num,
+            vision_dim=config.vision_config.hidden_size,
+            language_dim=config.text_config.hidden_size,
+            query_positions=version.query_positions,
+        )
+        # MiniCPM-V-2 scales its text embeddings, not the image features among them, and its last hidden state.
+        self._embedding_scale = float(getattr(config, "scale_emb", 1.0))
+        self._logits_scaling = float(getattr(config.text_config, "logits_scaling", 1.0))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.text_config.initializer_range
+        if isinstance(module, Resampler):
+            for tensor in (module.query, module.proj, module.pos_embed):
+                if tensor is not None:
+                    init.trunc_normal_(tensor, std=std)
+        elif isinstance(module, CrossAttention):
+            init.xavier_uniform_(module.in_proj_weight)
+            init.zeros_(module.in_proj_bias)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.llm.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.llm.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.llm.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.llm.set_output_embeddings(new_embeddings)
+
+    def get_image_features(
+        self, pixel_values: Tensor, tgt_sizes: Tensor, slices_per_sample: list[int] | None = None
+    ) -> Tensor:
+        """Run tower and resampler.
+
+        Args:
+            pixel_values: (P, 588), flattened patches of all slices, end to end. Float.
+            tgt_sizes: (S, 2), rows and columns of each slice in patches. Int.
+            slices_per_sample: Slices of each sample; one sample if not given. Matters for 2.5 only.
+
+        Returns:
+            (S, Q, D), the tokens of each slice.
+
+        Raises:
+            ValueError: The sizes do not add up to the number of patches.
+        """
+        sizes = [(rows, columns) for rows, columns in tgt_sizes.tolist()]
+        num_patches = sum(rows * columns for rows, columns in sizes)
+        if num_patches != len(pixel_values):
+            raise ValueError(f"tgt_sizes describe {num_patches} patches, pixel_values hold {len(pixel_values)}")
+        features_PE = self.vpm(pixel_values, sizes, slices_per_sample or [len(sizes)])
+        return self.resampler(features_PE, sizes)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        tgt_sizes: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """
+        Args:
+            input_ids: (B, T) int64. What stands at image slots does not matter.
+            attention_mask: (B, T), 1 on real tokens. Needed whenever a row is padded.
+            position_ids: (B, T), counted from 0 if not given.
+            past_key_values: Cache of earlier steps of a generation.
+            inputs_embeds: (B, T, D) instead of ``input_ids``; taken as they are, without images.
+            pixel_values: (P, 588) float, patches of all slices in the order of rows, images and slices.
+            tgt_sizes: (S, 2), rows and columns of each slice in patches.
+            image_mask: (B, T) bool, true at the S * Q slots that image features fill, in order.
+            labels: (B, T) int64, unshifted, -100 where nothing is trained.
+            use_cache: Whether to return a cache; never with labels.
+            logits_to_keep: Logits of that many last positions only; 0 for all.
+            num_items_in_batch: Labelled tokens of the whole optimizer step, to divide the summed loss by.
+            kwargs: Passed on to the language model.
+
+        Returns:
+            With labels the loss and no logits: they are never computed for a token that is not trained. Without labels
+            the logits, (B, T or ``logits_to_keep``, vocabulary).
+
+        Raises:
+            ValueError: Image arguments are incomplete, or slots and features differ in number.
+        """
+        training_step = labels is not None
+        if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("expected input_ids or inputs_embeds, got neither")
+            inputs_embeds = self._embed(input_ids, pixel_values, tgt_sizes, image_mask, keep_in_step=training_step)
+        outputs = self.llm.model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            # A cache would also switch off transformers' recognition of packed rows.
+            use_cache=False if training_step else use_cache,
+            **kwargs,
+        )
+        hidden_BTD = outputs.last_hidden_state
+        loss = logits = None
+        if labels is not None:
+            loss = labelled_token_loss(hidden_BTD, labels, self._project, num_items_in_batch=num_items_in_batch)
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self._project(hidden_BTD[:, kept])
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _embed(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor | None,
+        tgt_sizes: Tensor | None,
+        image_mask: Tensor | None,
+        *,
+        keep_in_step: bool,
+    ) -> Tensor:
+        """Text embeddings with image features in their slots, (B, T, D).
+
+        ``keep_in_step`` runs tower and resampler on a blank patch when there is no image, with weight zero: engines
+        that shard or synchronise parameters wait for ever if one rank skips a module that another one runs.
+        """
+        embeds_BTD = self.get_input_embeddings()(input_ids)
+        if self._embedding_scale != 1.0:
+            embeds_BTD = embeds_BTD * self._embedding_scale
+        if pixel_values is None:
+            if keep_in_step:
+                patch = 3 * self.config.vision_config.patch_size**2
+                blank = self.get_image_features(embeds_BTD.new_zeros(1, patch), torch.ones(1, 2, dtype=torch.long))
+                embeds_BTD = embeds_BTD + 0.0 * blank.sum().to(embeds_BTD)
+            return embeds_BTD
+        if tgt_sizes is None or image_mask is None:
+            raise ValueError("pixel_values came without tgt_sizes or image_mask; pass all that the processor returned")
+        slots_per_row = image_mask.sum(dim=1)
+        num_queries = self.config.query_num
+        features_SQD = self.get_image_features(pixel_values, tgt_sizes, (slots_per_row // num_queries).tolist())
+        num_slots, num_features = int(slots_per_row.sum()), features_SQD.shape[0] * num_queries
+        if num_slots != num_features:  # the released code drops the surplus in silence
+            raise ValueError(f"image_mask has {num_slots} slots for {num_features} image tokens")
+        return embeds_BTD.masked_scatter(image_mask[..., None], features_SQD.to(embeds_BTD))
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        # Divided before the head, as released: in bfloat16 Granite's division of the logits would round differently.
+        return self.llm.lm_head(hidden / self._logits_scaling if self._logits_scaling != 1.0 else hidden)
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Give the images to the first step only; afterwards they are in the cache."""
+        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        if not kwargs.get("is_first_iteration", False) and kwargs.get("use_cache", True):
+            for key in ("pixel_values", "tgt_sizes", "image_mask"):
+                inputs.pop(key, None)
+        return inputs
+
+    def _expand_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """Repeat each row for beams and for several answers, its slices with it: they do not lie along the batch axis."""
+        images = {key: kwargs.pop(key, None) for key in ("pixel_values", "tgt_sizes")}
+        pixel_values, tgt_sizes, image_mask = images["pixel_values"], images["tgt_sizes"], kwargs.get("image_mask")
+        if expand_size > 1 and pixel_values is not None and tgt_sizes is not None and image_mask is not None:
+            slices = (image_mask.sum(dim=1) // self.config.query_num).tolist()
+            sizes_by_row = tgt_sizes.split(slices)
+            patches_by_row = pixel_values.split([int(sizes.prod(dim=1).sum()) for sizes in sizes_by_row])
+            images["tgt_sizes"] = torch.cat([part for part in sizes_by_row for _ in range(expand_size)])
+            images["pixel_values"] = torch.cat([part for part in patches_by_row for _ in range(expand_size)])
+        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        return input_ids, kwargs | {key: value for key, value in images.items() if value is not None}

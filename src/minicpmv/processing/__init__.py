@@ -1,0 +1,1 @@
+"""From one conversation to tensors; used alike by training, evaluation, chat and export."""

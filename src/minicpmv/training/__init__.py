@@ -1,0 +1,1 @@
+"""One fine-tuning run, from flags to a saved and usable model."""
