@@ -1,0 +1,86 @@
+#!/bin/sh
+# Full-parameter fine-tuning: every parameter of language model, vision tower and resampler.
+#
+#   sh finetune_ds.sh                                the demo inside the package: nothing to download, minutes on a CPU
+#   MODEL=... DATA=... sh finetune_ds.sh             your own; the values below can be edited here or set from outside
+#   sh finetune_ds.sh --tune_vision false            further flags go to the training as they stand, and win
+#
+# Every flag: python -m minicpmv.training --help
+set -eu
+ROOT=$(cd "$(dirname "$0")" && pwd)
+
+GPUS_PER_NODE=${GPUS_PER_NODE:-} # processes on this machine; empty: one for each GPU, or one on the CPU
+NNODES=${NNODES:-1}
+NODE_RANK=${NODE_RANK:-0}
+MASTER_ADDR=${MASTER_ADDR:-localhost}
+MASTER_PORT=${MASTER_PORT:-} # empty: a free port; 6001 with several nodes
+
+MODEL=${MODEL:-}         # directory or hub name: openbmb/MiniCPM-V-2_6, openbmb/MiniCPM-Llama3-V-2_5, openbmb/MiniCPM-V-2
+DATA=${DATA:-}           # JSON file of conversations, see README.md; MODEL and DATA both empty: the demo
+EVAL_DATA=${EVAL_DATA:-} # JSON file; empty: no evaluation
+LLM_TYPE=${LLM_TYPE:-}   # qwen2, llama3 or minicpm, checked against the model; empty: read from it
+MODEL_MAX_LENGTH=${MODEL_MAX_LENGTH:-2048} # tokens; with several images in a record 4096 or more
+
+OUTPUT_DIR=${OUTPUT_DIR:-output/full}
+
+if [ -n "$MODEL$DATA" ]; then
+    LEARNING_RATE=${LEARNING_RATE:-1e-5}
+    EPOCHS=${EPOCHS:-3}
+    BATCH_SIZE=${BATCH_SIZE:-1}   # records in one process and step
+    ACCUMULATION=${ACCUMULATION:-8} # steps added up to one update
+    PRECISION=${PRECISION:-}      # bf16, fp16 or fp32; empty: the best that the hardware does
+else # the demo, tuned on its validation split: a model of this size takes larger steps
+    LEARNING_RATE=${LEARNING_RATE:-1e-3}
+    EPOCHS=${EPOCHS:-4}
+    BATCH_SIZE=${BATCH_SIZE:-16}
+    ACCUMULATION=${ACCUMULATION:-1}
+    PRECISION=${PRECISION:-fp32}
+    set -- --gradient_checkpointing false --logging_steps 10 "$@"
+fi
+
+. "$ROOT/scripts/finetune.sh"
+prepare "$@"
+
+torchrun --nproc_per_node "$GPUS_PER_NODE" --nnodes "$NNODES" --node_rank "$NODE_RANK" \
+    --master_addr "$MASTER_ADDR" --master_port "$MASTER_PORT" -m -- minicpmv.training \
+    --model_name_or_path "$MODEL" \
+    ${LLM_TYPE:+--llm_type "$LLM_TYPE"} \
+    --data_path "$DATA" \
+    ${EVAL_DATA:+--eval_data_path "$EVAL_DATA"} \
+    --remove_unused_columns false \
+    --label_names "labels" \
+    --prediction_loss_only false \
+    --bf16 "$BF16" \
+    --bf16_full_eval false \
+    --fp16 "$FP16" \
+    --fp16_full_eval false \
+    --do_train \
+    ${EVAL_DATA:+--do_eval} \
+    --tune_vision true \
+    --tune_llm true \
+    --use_lora false \
+    --model_max_length "$MODEL_MAX_LENGTH" \
+    --max_slice_nums 9 \
+    --num_train_epochs "$EPOCHS" \
+    --eval_steps 1000 \
+    --output_dir "$OUTPUT_DIR" \
+    --logging_strategy "steps" \
+    --per_device_train_batch_size "$BATCH_SIZE" \
+    --per_device_eval_batch_size 1 \
+    --gradient_accumulation_steps "$ACCUMULATION" \
+    ${EVAL_DATA:+--eval_strategy "steps"} \
+    --save_strategy "steps" \
+    --save_steps 1000 \
+    --save_total_limit 10 \
+    --learning_rate "$LEARNING_RATE" \
+    --weight_decay 0.1 \
+    --adam_beta2 0.95 \
+    --warmup_ratio 0.01 \
+    --lr_scheduler_type "cosine" \
+    --logging_steps 1 \
+    --gradient_checkpointing true \
+    --deepspeed zero3 \
+    --report_to "tensorboard" \
+    "$@"
+
+finish

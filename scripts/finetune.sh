@@ -1,0 +1,132 @@
+# What finetune_lora.sh and finetune_ds.sh have in common; both source this file. POSIX sh.
+# In: the variables at their top, and ROOT. Training itself stands in the two scripts, flag by flag.
+
+# Ends the script with the wrong use that "$1" says, mended by "$2".
+_wrong_use() {
+    printf '%s\n  fix: %s\n' "$1" "$2" >&2
+    exit 2
+}
+
+# The comment at the head of the script, for --help.
+print_usage() {
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+}
+
+# Checks what can be checked before anything is installed, and sets DEMO.
+check_variables() {
+    DEMO=no
+    if [ -z "$MODEL" ] && [ -z "$DATA" ]; then
+        DEMO=yes
+        if [ "$NNODES" != 1 ]; then
+            _wrong_use "found NNODES=$NNODES without MODEL and DATA, expected 1: the demo runs on one machine" \
+                "set MODEL and DATA"
+        fi
+    elif [ -z "$MODEL" ]; then
+        _wrong_use "found DATA=$DATA without MODEL, expected both (or neither, for the demo)" \
+            "set MODEL to a model directory or hub name, such as openbmb/MiniCPM-V-2_6"
+    elif [ -z "$DATA" ]; then
+        _wrong_use "found MODEL=$MODEL without DATA, expected both (or neither, for the demo)" \
+            "set DATA to a JSON file of conversations; README.md shows one"
+    fi
+    # An adapter remembers its base model by path: an absolute one is found from every directory.
+    if [ -d "$MODEL" ]; then
+        MODEL=$(cd "$MODEL" && pwd)
+    fi
+}
+
+# Fills in what was left empty: processes, port, precision, threads.
+choose_hardware() {
+    _hardware=$("$PYTHON" -c '
+import os, socket, torch
+gpus = torch.cuda.device_count()
+precision = "fp32" if not gpus else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+with socket.socket() as probe:
+    probe.bind(("", 0))
+    print(gpus, precision, probe.getsockname()[1], len(os.sched_getaffinity(0)))
+')
+    read -r _gpus _precision _port _cores <<HARDWARE
+$_hardware
+HARDWARE
+    if [ -z "$GPUS_PER_NODE" ]; then
+        GPUS_PER_NODE=1
+        if [ "$_gpus" -gt 1 ] && [ "$DEMO" = no ]; then
+            GPUS_PER_NODE=$_gpus
+        fi
+    fi
+    if [ -z "$MASTER_PORT" ]; then # all nodes must name the same one; a single node can take any
+        if [ "$NNODES" = 1 ]; then MASTER_PORT=$_port; else MASTER_PORT=6001; fi
+    fi
+    case ${PRECISION:=$_precision} in
+    bf16) BF16=true FP16=false ;;
+    fp16) BF16=false FP16=true ;;
+    fp32) BF16=false FP16=false ;;
+    *) _wrong_use "found PRECISION=$PRECISION, expected bf16, fp16 or fp32" "choose one, or leave it empty" ;;
+    esac
+    if [ "$_gpus" -eq 0 ]; then
+        # Threads that wait by spinning make steps 9 to 90 times slower as soon as they have to share a core.
+        export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+        if [ "$DEMO" = yes ]; then # so small that a second thread costs more than it brings
+            export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+        else
+            _threads=$((_cores / GPUS_PER_NODE))
+            export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((_threads > 0 ? _threads : 1))}"
+        fi
+    fi
+}
+
+# Prints the held-out accuracy of model or adapter $1, which is the last line that the evaluation prints.
+_measure() {
+    minicpmv eval "$1" "$EVAL_DATA" >"$DEMO_DIR/accuracy.txt"
+    tail -n 1 "$DEMO_DIR/accuracy.txt"
+}
+
+# Builds the demo in output/demo, points the script at it and measures the model as it is.
+prepare_demo() {
+    DEMO_DIR=${DEMO_DIR:-output/demo}
+    echo "MODEL and DATA are not set: the demo inside the package is used, in $DEMO_DIR"
+    minicpmv demo --output "$DEMO_DIR"
+    MODEL=$(cd "$DEMO_DIR/model" && pwd)
+    DATA=$DEMO_DIR/train.json
+    EVAL_DATA=$DEMO_DIR/heldout.json
+    echo "Held-out accuracy before training"
+    ACCURACY_BEFORE=$(_measure "$MODEL")
+    echo "$ACCURACY_BEFORE"
+}
+
+# Everything between the variables at the top of a script and its training. Arguments: those of the script.
+prepare() {
+    case " $* " in
+    *" --help "* | *" -h "*)
+        print_usage
+        exit 0
+        ;;
+    esac
+    check_variables
+    . "$ROOT/scripts/environment.sh"
+    choose_hardware
+    if [ "$DEMO" = yes ]; then
+        prepare_demo
+    fi
+}
+
+# The last lines of the demo. For a run on your own data the training has printed its own.
+finish() {
+    if [ "$DEMO" = no ] || [ "$NODE_RANK" != 0 ]; then
+        return 0
+    fi
+    echo "Held-out accuracy after training"
+    ACCURACY_AFTER=$(_measure "$OUTPUT_DIR")
+    _question=$("$PYTHON" -c '
+import json, os, shlex, sys
+file, folder = sys.argv[1], os.path.dirname(sys.argv[1])
+with open(file, encoding="utf-8") as text:
+    record = json.load(text)[0]
+question = record["conversations"][0]["content"].replace("<image>", "").strip()
+print("--image", shlex.quote(os.path.join(folder, record["image"])), shlex.quote(question))
+' "$EVAL_DATA")
+    echo
+    echo "Before: $ACCURACY_BEFORE"
+    echo "After:  $ACCURACY_AFTER"
+    echo "Saved:  $OUTPUT_DIR"
+    echo "Chat:   $MINICPMV chat $OUTPUT_DIR $_question"
+}

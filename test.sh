@@ -1,0 +1,34 @@
+#!/bin/sh
+# Every check and test, on a machine that has only Python: the environment is made first if need be.
+#
+#   sh test.sh                        lint, format, types, imports, spelling, then all tests
+#   sh test.sh tests/unit -k slicing  only pytest, with these arguments
+set -eu
+ROOT=$(cd "$(dirname "$0")" && pwd)
+
+EXTRAS=dev
+. "$ROOT/scripts/environment.sh"
+cd "$ROOT"
+
+# The models in the tests are tiny: more threads only wait for each other, and pytest already runs two processes.
+export OMP_NUM_THREADS=1
+# A test that would download something fails instead.
+export HF_HUB_OFFLINE=1
+
+if [ $# -gt 0 ]; then
+    exec "$PYTHON" -m pytest "$@"
+fi
+
+check() {
+    echo "== $*"
+    "$@"
+}
+check ruff check .
+check ruff format --check .
+check pyright --pythonpath "$(command -v "$PYTHON")"
+check lint-imports
+check codespell
+for script in *.sh scripts/*.sh; do
+    sh -n "$script"
+done
+check "$PYTHON" -m pytest -n 2
