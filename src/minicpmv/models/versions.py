@@ -34,6 +34,8 @@ class Version:
     """Values of the official scripts' ``--llm_type`` that mean this version; the first is the one we write."""
     dialect: Dialect
     """How a conversation becomes text; see ``minicpmv.processing.chat``."""
+    terminators: tuple[str, ...]
+    """Tokens at which generation stops. Released generation configs miss some, such as 2.5's ``<|eot_id|>``."""
     vision_positions: PositionScheme
     """``interpolated``: a learned table resized to each slice (2.0). ``row``: bucketed along the first row of the table
     by the sample's longest slice, padding attended (2.5). ``grid``: bucketed rows and columns (2.6 and later)."""
@@ -65,6 +67,7 @@ VERSIONS: Mapping[str, Version] = {
             language_model="granite",
             llm_types=("minicpm",),
             dialect="minicpm",
+            terminators=("</s>",),
             vision_positions="interpolated",
             vision_activation="gelu",
             query_positions=True,
@@ -79,6 +82,7 @@ VERSIONS: Mapping[str, Version] = {
             language_model="llama",
             llm_types=("llama3",),
             dialect="llama3",
+            terminators=("<|eot_id|>", "<|end_of_text|>"),
             vision_positions="row",
             vision_activation="gelu_pytorch_tanh",
             query_positions=False,
@@ -93,6 +97,7 @@ VERSIONS: Mapping[str, Version] = {
             language_model="qwen2",
             llm_types=("qwen", "qwen2"),
             dialect="chatml",
+            terminators=("<|im_end|>", "<|endoftext|>"),
             vision_positions="grid",
             vision_activation="gelu_pytorch_tanh",
             query_positions=False,
@@ -107,6 +112,7 @@ VERSIONS: Mapping[str, Version] = {
             language_model="llama",
             llm_types=("llama", "llama3", "qwen"),  # three official readmes name it in three ways
             dialect="chatml",
+            terminators=("<|im_end|>", "<|endoftext|>"),
             vision_positions="grid",
             vision_activation="gelu_pytorch_tanh",
             query_positions=False,
@@ -121,6 +127,7 @@ VERSIONS: Mapping[str, Version] = {
             language_model="qwen3",
             llm_types=("qwen", "qwen3"),
             dialect="qwen3",
+            terminators=("<|im_end|>", "<|endoftext|>"),
             vision_positions="grid",
             vision_activation="gelu_pytorch_tanh",
             query_positions=False,

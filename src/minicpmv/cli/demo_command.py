@@ -1,0 +1,41 @@
+"""``minicpmv demo``: unpack the embedded model and data."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+__all__ = ["NAME", "SUMMARY", "run"]
+
+NAME = "demo"
+SUMMARY = "unpack the embedded small model and its images, to try everything without a download"
+
+_EXAMPLES = """examples:
+  minicpmv demo --output output/demo
+  minicpmv eval output/demo/model output/demo/heldout.json
+"""
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"minicpmv {NAME}",
+        description="Write a small MiniCPM-V of the 2.6 kind and handwritten digits to train it on: model/, train.json, "
+        "validation.json, heldout.json and images/. It is for trying the tool, not a useful assistant.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--output", default="output/demo", help="directory to write (default: %(default)s)")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Unpack, and say where things are."""
+    options = _build_parser().parse_intermixed_args(arguments)
+    from minicpmv.demo.build import build_demo
+
+    paths = build_demo(options.output)
+    print(f"demo model   {paths.model}")
+    print(f"train        {paths.train}")
+    print(f"validation   {paths.validation}")
+    print(f"held-out     {paths.heldout}")
+    return 0

@@ -1,0 +1,124 @@
+"""Opens whatever a run left, or a run started from: a base model, a fully tuned directory or an adapter.
+
+An adapter's directory names its base; both are loaded and joined. Nothing here generates.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText
+
+from minicpmv.errors import CheckpointError
+from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.processing.processor import MiniCPMVProcessor
+
+__all__ = ["LoadedModel", "base_of_adapter", "load_model"]
+
+_ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to answer, with what it reads and writes text and pictures by."""
+
+    path: str
+    """What was asked for."""
+    base: str
+    """The directory, or name on the hub, of the model's weights; the same as ``path`` unless that is an adapter."""
+    model: MiniCPMVForConditionalGeneration
+    """In eval mode; for an adapter PEFT's model around it, which answers to the same calls."""
+    processor: MiniCPMVProcessor
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must lie."""
+        return next(self.model.parameters()).device
+
+    def end_token_ids(self) -> list[int]:
+        """Ids at which an answer ends. Released generation configs miss some of them."""
+        ids = self.processor.tokenizer.convert_tokens_to_ids(list(self.processor.version.terminators))
+        return [token_id for token_id in cast("list[int | None]", ids) if token_id is not None]
+
+
+def base_of_adapter(path: str | Path) -> str | None:
+    """Return the base model that an adapter directory names, or None if it is not an adapter's.
+
+    Raises:
+        CheckpointError: The adapter names no base, or a directory that is not there.
+    """
+    config_file = Path(path) / _ADAPTER_CONFIG
+    if not config_file.is_file():
+        return None
+    try:
+        config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(
+            f"{config_file}:{error.lineno}: found broken JSON ({error.msg}), expected what PEFT wrote\n"
+            "  fix: restore the file, or train again"
+        ) from error
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise CheckpointError(
+            f"{config_file}: found no base_model_name_or_path, expected the model that the adapter belongs to\n"
+            "  fix: write the base model's directory there"
+        )
+    if _looks_like_a_path(base) and not Path(base).is_dir():
+        raise CheckpointError(
+            f"{config_file}: base_model_name_or_path names {base!r}, found no such directory, expected the base model\n"
+            "  fix: put the base model back, or write its new place into that file"
+        )
+    return base
+
+
+def load_model(
+    path: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> LoadedModel:
+    """Load a model directory, a name on the hub, or an adapter with its base.
+
+    Args:
+        path: The directory or name.
+        device: Where to put it; the first GPU if there is one, else the CPU.
+        dtype: Of the weights; float32 on a CPU, elsewhere the one that the checkpoint was saved in.
+
+    Raises:
+        CheckpointError: There is no model at ``path``, or the adapter's base is missing.
+    """
+    text = str(path)
+    if _looks_like_a_path(text) and not Path(text).exists():
+        raise CheckpointError(
+            f"model: found no directory {text!r}, expected a model or adapter directory\n"
+            "  fix: correct the path; a finished run prints its own"
+        )
+    adapter_base = base_of_adapter(text)
+    base = adapter_base or text
+    if Path(base).is_dir() and not (Path(base) / "config.json").is_file():
+        raise CheckpointError(
+            f"{base}: found neither config.json nor {_ADAPTER_CONFIG}, expected a model or adapter directory\n"
+            "  fix: name the directory that holds one of them"
+        )
+    target = torch.device(device) if device is not None else _default_device()
+    if dtype is None and target.type == "cpu":
+        dtype = torch.float32
+    model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype if dtype is not None else "auto")
+    if not isinstance(model, MiniCPMVForConditionalGeneration):
+        raise CheckpointError(
+            f"{base}: found a {type(model).__name__}, expected a MiniCPM-V model\n  fix: name a MiniCPM-V directory"
+        )
+    if adapter_base is not None:
+        model = cast("MiniCPMVForConditionalGeneration", PeftModel.from_pretrained(model, text))
+    return LoadedModel(text, base, model.to(target).eval(), MiniCPMVProcessor.from_pretrained(base))
+
+
+def _default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _looks_like_a_path(name: str) -> bool:
+    """Whether a name cannot be one on the hub, which is ``name`` or ``owner/name``."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()

@@ -1,0 +1,52 @@
+"""``minicpmv eval`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.parity.cases import FIXTURES
+from tests.run.test_chat import SLICED, minicpmv, released_answer
+
+MODEL = FIXTURES / "v2_6"
+QUESTION = "Describe this image in detail."
+
+
+def write_records(folder: Path, answers: list[str]) -> Path:
+    records = [
+        {
+            "id": f"r{number}",
+            "image": str(MODEL / SLICED),
+            "conversations": [
+                {"role": "user", "content": f"<image>\n{QUESTION}"},
+                {"role": "assistant", "content": answer},
+            ],
+        }
+        for number, answer in enumerate(answers)
+    ]
+    file = folder / "heldout.json"
+    file.write_text(json.dumps(records), encoding="utf-8")
+    return file
+
+
+def test_counts_the_answers_that_agree_and_writes_all_of_them(tmp_path: Path) -> None:
+    right = released_answer("v2_6", "image_sliced").strip()
+    data = write_records(tmp_path, [right, "A cat.", right])
+    output = tmp_path / "predictions.jsonl"
+    done = minicpmv("eval", MODEL, data, "--max-new-tokens", "12", "--batch-size", "2", "--output", output, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"exact_match": 2 / 3, "exact": 2, "records": 3}
+    lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert [(line["id"], line["exact"], line["reference"]) for line in lines] == [
+        ("r0", True, right),
+        ("r1", False, "A cat."),
+        ("r2", True, right),
+    ]
+    assert {line["question"] for line in lines} == {QUESTION}
+
+
+def test_blank_images_take_the_picture_away(tmp_path: Path) -> None:
+    data = write_records(tmp_path, [released_answer("v2_6", "image_sliced").strip()])
+    done = minicpmv("eval", MODEL, data, "--max-new-tokens", "12", "--blank-images")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "exact match 0.0% (0 of 1 records)\n"

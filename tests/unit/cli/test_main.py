@@ -1,0 +1,30 @@
+"""The command's own face: help, version, wrong use."""
+
+from __future__ import annotations
+
+import pytest
+
+from minicpmv import __version__
+from minicpmv.cli.main import main
+
+
+@pytest.mark.parametrize("command", ["chat", "eval", "demo"])
+def test_every_help_ends_with_two_commands(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    *_, first, second = capsys.readouterr().out.rstrip().splitlines()
+    assert first.startswith("  minicpmv ")
+    assert second.startswith("  minicpmv ")
+
+
+def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"minicpmv-finetune {__version__}\n"
+
+
+@pytest.mark.parametrize("given", [["nonsense"], ["chat"], ["eval", "model", "data.json", "--batch-size", "0"]])
+def test_wrong_use_exits_with_2(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(given)
+    assert "usage: minicpmv" in capsys.readouterr().err
