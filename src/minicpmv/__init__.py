@@ -1,12 +1,15 @@
 """Fine-tune MiniCPM-V vision-language models on your own images and conversations.
 
-``import minicpmv`` makes transformers' ``Auto*`` classes, and PEFT's, load MiniCPM-V directories with this package's own
-models. Registration waits until transformers itself is imported, which keeps ``minicpmv --help`` and
+``import minicpmv`` makes transformers' ``Auto*`` classes, and PEFT's, load MiniCPM-V directories with this package's
+own models. Registration waits until transformers itself is imported, which keeps ``minicpmv --help`` and
 ``minicpmv check`` free of torch.
 """
 
 from __future__ import annotations
 
+import pkgutil
+import sys
+from pathlib import Path
 from types import ModuleType
 
 import wrapt
@@ -15,13 +18,30 @@ __all__ = ["__version__"]
 
 __version__ = "0.1.0"
 
+# The modules whose classes are registered, and all that those need, live in these two packages.
+_REGISTERED = [
+    f"minicpmv.{package}.{module.name}"
+    for package in ("models", "processing")
+    for module in pkgutil.iter_modules([str(Path(__file__).parent / package)])
+]
+_finished: set[str] = set()
+_started = False
 
-def _register(_transformers: ModuleType) -> None:
+
+def _register(module: ModuleType) -> None:
+    """Register as soon as transformers is there and no module that registration needs is half imported."""
+    global _started
+    _finished.add(module.__name__)
+    is_half_imported = any(name in sys.modules and name not in _finished for name in _REGISTERED)
+    if _started or "transformers" not in _finished or is_half_imported:
+        return
+    _started = True
     from minicpmv.registration import register  # inside: it needs torch, which light commands must not load
 
     register()
 
 
-# Runs at once if transformers is loaded already, otherwise as soon as somebody imports it. The hook sits on the package
-# itself: at that moment none of its parts is half imported.
-wrapt.register_post_import_hook(_register, "transformers")
+# Runs at once if transformers is loaded already, otherwise as soon as somebody imports it. When that somebody is one of
+# the modules to be registered, it is half imported at that moment, and its own hook comes back later.
+for _name in (*_REGISTERED, "transformers"):
+    wrapt.register_post_import_hook(_register, _name)

@@ -1,12 +1,28 @@
-"""Makes transformers' Auto classes load MiniCPM-V directories with this package's code, never with code found in them."""
+"""Makes transformers' Auto classes load MiniCPM-V directories with this package's code, never with code found there."""
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+from collections.abc import Callable
+from typing import Any
+
+import wrapt
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+)
 
 from minicpmv.models.checkpoint import register_conversions
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.processing.image_processor import MiniCPMVImageProcessor
+from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.processing.released_tokenizers import LlamaTokenizerWrapper, MiniCPMVTokenizerFast
 
 __all__ = ["register"]
 
@@ -17,3 +33,50 @@ def register() -> None:
     AutoConfig.register(MiniCPMVConfig.model_type, MiniCPMVConfig, exist_ok=True)
     for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
         auto_class.register(MiniCPMVConfig, MiniCPMVForConditionalGeneration, exist_ok=True)
+    AutoProcessor.register(MiniCPMVConfig, MiniCPMVProcessor, exist_ok=True)
+    # Under both names, or transformers remarks that the one it would rather have is missing.
+    image_processors: dict[str, type] = {"pil": MiniCPMVImageProcessor, "torchvision": MiniCPMVImageProcessor}
+    AutoImageProcessor.register(MiniCPMVConfig, image_processor_classes=image_processors, exist_ok=True)
+    # Registered by the class names in tokenizer_config.json, not for MiniCPMVConfig: for a tokenizer found through its
+    # config, AutoTokenizer prefers the code in the directory when told trust_remote_code=True.
+    AutoTokenizer.register(_V2Tokenizer, LlamaTokenizerWrapper, exist_ok=True)
+    AutoTokenizer.register(_LaterTokenizer, MiniCPMVTokenizerFast, exist_ok=True)
+    _find_image_processor_without_file()
+
+
+class _V2Tokenizer(PreTrainedConfig):
+    """Stands for MiniCPM-V-2's tokenizer class where transformers wants a config; no checkpoint has it."""
+
+    model_type = "minicpmv_2_tokenizer"
+
+
+class _LaterTokenizer(PreTrainedConfig):
+    """Stands for the later releases' tokenizer class where transformers wants a config; no checkpoint has it."""
+
+    model_type = "minicpmv_tokenizer"
+
+
+def _find_image_processor_without_file() -> None:
+    """Let AutoImageProcessor load MiniCPM-V-2, which has no preprocessor_config.json.
+
+    transformers offers no way in: it stops at the missing file before it looks at ``config.json``'s model_type. Only
+    that failure is caught. May go when AutoImageProcessor asks the config first.
+    """
+    if not isinstance(AutoImageProcessor.from_pretrained, wrapt.BoundFunctionWrapper):
+        wrapt.wrap_function_wrapper(AutoImageProcessor, "from_pretrained", _from_pretrained_or_config)
+
+
+def _from_pretrained_or_config(wrapped: Callable[..., Any], _class: type, args: tuple[Any, ...], kwargs: Any) -> Any:
+    given = dict(kwargs)
+    try:
+        return wrapped(*args, **kwargs)
+    except OSError:
+        given.pop("trust_remote_code", None)
+        path = args[0] if args else given.pop("pretrained_model_name_or_path")
+        try:
+            fields, _ = PreTrainedConfig.get_config_dict(path)
+        except OSError:
+            fields = {}
+        if fields.get("model_type") != MiniCPMVConfig.model_type:
+            raise
+        return MiniCPMVImageProcessor.from_pretrained(path, **given)

@@ -1,0 +1,228 @@
+"""Writes a conversation the way its language model was taught to read it: turns in, text and image segments out.
+
+One dialect per language model, each the released chat template. Segments stay text here; ``tokenization`` makes ids of
+them. The kind of a text segment says which part may hold control tokens and which part is trained, so neither is ever
+searched for afterwards. Neither torch nor transformers is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from minicpmv.errors import CheckpointError, UsageError
+from minicpmv.models.versions import Version
+
+__all__ = [
+    "ImageRef",
+    "ImageSegment",
+    "Role",
+    "Segment",
+    "TextKind",
+    "TextSegment",
+    "Turn",
+    "render",
+    "role_tags_of",
+    "roles_of",
+]
+
+Role = Literal["system", "user", "assistant"]
+TextKind = Literal["template", "content", "answer", "end", "unwritten_end"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Stands in a turn's content where an image goes."""
+
+    index: int
+    """Position in the conversation's list of images, from 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side says."""
+
+    role: Role
+    content: tuple[str | ImageRef, ...]
+    """Parts in order. They are joined by one newline each, as the released ``chat()`` does, so a part holds no newline
+    on the image's account: ``(ImageRef(0), "What is it?")`` reads ``<image>\\nWhat is it?``."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextSegment:
+    """A stretch of text."""
+
+    text: str
+    kind: TextKind
+    """``template``: ours, control tokens in it are meant. ``content``: a user's, control-token text in it stays text.
+    ``answer``: as content, and trained. ``end``: the one token that ends an answer, trained. ``unwritten_end``: as end,
+    but the token itself is not part of the text, only the prediction of it is trained (2.0, between turns)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSegment:
+    """The block of tokens that one image becomes."""
+
+    index: int
+    """Position in the conversation's list of images, from 0."""
+
+
+Segment = TextSegment | ImageSegment
+
+
+def render(
+    turns: Sequence[Turn],
+    version: Version,
+    *,
+    add_generation_prompt: bool,
+    enable_thinking: bool | None = None,
+) -> list[Segment]:
+    """Write a conversation as its language model reads it.
+
+    Args:
+        turns: The conversation, system turn (if any) first.
+        version: Selects the dialect.
+        add_generation_prompt: Whether to end with the opening of an assistant turn, for the model to go on.
+        enable_thinking: For models with a thinking mode only; None leaves it to the model's template.
+
+    Raises:
+        UsageError: A role, or a setting, that this version's dialect does not know, or an image in a wrong place.
+        CheckpointError: The version's dialect is not supported yet.
+    """
+    dialect = _dialect_of(version)
+    if enable_thinking is not None:
+        raise UsageError(
+            f"enable_thinking: found {enable_thinking}, expected nothing: {version.model} has no thinking mode\n"
+            "  fix: leave enable_thinking out"
+        )
+    _check(turns, dialect, version)
+    return list(dialect.write(turns, add_generation_prompt))
+
+
+def roles_of(version: Version) -> tuple[Role, ...]:
+    """Return the roles a conversation may have; ``system``, where listed, stands only at the start."""
+    return _dialect_of(version).roles
+
+
+def role_tags_of(version: Version) -> tuple[str, ...]:
+    """Return role tags that are written in ordinary text, not control tokens, so that content must not spell them."""
+    return _dialect_of(version).plain_role_tags
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Dialect:
+    write: Callable[[Sequence[Turn], bool], Iterator[Segment]]
+    roles: tuple[Role, ...] = ("system", "user", "assistant")
+    plain_role_tags: tuple[str, ...] = ()
+
+
+def _write_minicpm(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterator[Segment]:
+    """Write ``<s><用户>question<AI>answer</s>``; between turns an answer just ends where ``<用户>`` begins."""
+    yield TextSegment("<s>", "template")
+    for position, turn in enumerate(turns):
+        if turn.role == "user":
+            yield TextSegment("<用户>", "template")
+            yield from _content(turn)
+        else:
+            yield TextSegment("<AI>", "template")
+            yield from _answer(turn)
+            is_last = position + 1 == len(turns) and not add_generation_prompt
+            yield TextSegment("</s>", "end" if is_last else "unwritten_end")
+    if add_generation_prompt:
+        yield TextSegment("<AI>", "template")
+
+
+def _write_llama3(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterator[Segment]:
+    """Write Llama 3's headers. White space around every message is removed, as the released template does."""
+    yield TextSegment("<|begin_of_text|>", "template")
+    for turn in turns:
+        yield TextSegment(f"<|start_header_id|>{turn.role}<|end_header_id|>\n\n", "template")
+        yield from _strip(list(_answer(turn) if turn.role == "assistant" else _content(turn)))
+        yield TextSegment("<|eot_id|>", "end" if turn.role == "assistant" else "template")
+    if add_generation_prompt:
+        yield TextSegment("<|start_header_id|>assistant<|end_header_id|>\n\n", "template")
+
+
+def _write_chatml(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterator[Segment]:
+    """Write ChatML, with Qwen2's own system message when the conversation brings none."""
+    if turns[0].role != "system":
+        yield TextSegment("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n", "template")
+    for turn in turns:
+        yield TextSegment(f"<|im_start|>{turn.role}\n", "template")
+        if turn.role == "assistant":
+            yield from _answer(turn)
+            yield TextSegment("<|im_end|>", "end")
+            yield TextSegment("\n", "template")
+        else:
+            yield from _content(turn)
+            yield TextSegment("<|im_end|>\n", "template")
+    if add_generation_prompt:
+        yield TextSegment("<|im_start|>assistant\n", "template")
+
+
+_DIALECTS: Mapping[str, _Dialect] = {
+    "minicpm": _Dialect(write=_write_minicpm, roles=("user", "assistant"), plain_role_tags=("<用户>", "<AI>")),
+    "llama3": _Dialect(write=_write_llama3),
+    "chatml": _Dialect(write=_write_chatml),
+    # "qwen3" (4.5, with its thinking mode) comes with that version's support.
+}
+
+
+def _dialect_of(version: Version) -> _Dialect:
+    if version.dialect not in _DIALECTS:
+        raise CheckpointError(
+            f"{version.model}: found version {version.name}, whose chat format {version.dialect!r} is not supported "
+            f"yet, expected one of {', '.join(_DIALECTS)}\n  fix: use a checkpoint of another version"
+        )
+    return _DIALECTS[version.dialect]
+
+
+def _content(turn: Turn) -> Iterator[Segment]:
+    for position, part in enumerate(turn.content):
+        if position:
+            yield TextSegment("\n", "content")
+        yield ImageSegment(part.index) if isinstance(part, ImageRef) else TextSegment(part, "content")
+
+
+def _answer(turn: Turn) -> Iterator[Segment]:
+    yield TextSegment("\n".join(str(part) for part in turn.content), "answer")
+
+
+def _strip(segments: list[Segment]) -> list[Segment]:
+    """Remove white space at both ends of a message; an image counts as text."""
+    while segments and isinstance(first := segments[0], TextSegment):
+        if text := first.text.lstrip():
+            segments[0] = TextSegment(text, first.kind)
+            break
+        segments.pop(0)
+    while segments and isinstance(last := segments[-1], TextSegment):
+        if text := last.text.rstrip():
+            segments[-1] = TextSegment(text, last.kind)
+            break
+        segments.pop()
+    return segments
+
+
+def _check(turns: Sequence[Turn], dialect: _Dialect, version: Version) -> None:
+    if not turns:
+        raise UsageError("conversation: found no turn, expected at least one\n  fix: add a user turn")
+    for position, turn in enumerate(turns):
+        where = f"conversation[{position}]"
+        if turn.role not in dialect.roles:
+            fix = "use one of those roles"
+            if turn.role == "system":
+                fix = "put the instruction at the start of the first user turn"
+            raise UsageError(
+                f"{where}.role: found {turn.role!r}, expected one of {', '.join(dialect.roles)} "
+                f"for {version.model}\n  fix: {fix}"
+            )
+        if turn.role == "system" and position:
+            raise UsageError(
+                f"{where}.role: found a system turn after others, expected it first\n  fix: move it to the start"
+            )
+        if turn.role != "user" and any(isinstance(part, ImageRef) for part in turn.content):
+            raise UsageError(
+                f"{where}.content: found an image in a turn of role {turn.role!r}, expected images in user turns only\n"
+                "  fix: move the image to a user turn"
+            )

@@ -1,0 +1,162 @@
+"""MiniCPMVImageProcessor: the picture half of the processor, as transformers knows it.
+
+It reads and writes the released ``preprocessor_config.json`` field by field. MiniCPM-V-2 has no such file; its slicing
+stands in ``config.json``. Sizes and pixels are made in ``slicing`` and ``images``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, PreTrainedConfig
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.processing_utils import ImagesKwargs
+
+from minicpmv.errors import CheckpointError, UsageError
+from minicpmv.models.versions import Version, detect_version
+from minicpmv.processing.images import ImageSource, image_patches, load_image
+from minicpmv.processing.slicing import SliceConfig, SlicePlan, plan_slices
+
+__all__ = ["MiniCPMVImageProcessor", "MiniCPMVImagesKwargs"]
+
+
+class MiniCPMVImagesKwargs(ImagesKwargs, total=False):
+    """Settings that ``from_pretrained`` may override."""
+
+    max_slice_nums: int
+    scale_resolution: int
+    patch_size: int
+    use_image_id: bool
+
+
+class MiniCPMVImageProcessor(BaseImageProcessor):
+    """Cuts pictures into slices and slices into patches.
+
+    Args:
+        fields: The released ``preprocessor_config.json``; fields it does not state have the released class's defaults.
+
+    Raises:
+        ConfigError: A slicing setting cannot work.
+    """
+
+    valid_kwargs = MiniCPMVImagesKwargs
+    model_input_names = ["pixel_values", "tgt_sizes"]
+
+    # Class attributes, so that what is saved holds only what the file stated.
+    max_slice_nums: int = 9
+    scale_resolution: int = 448
+    patch_size: int = 14
+    slice_mode: bool = True
+    use_image_id: bool | None = None
+    """None: the version's own default."""
+    image_feature_size: int = 64
+    """Tokens per slice, the model's ``query_num``."""
+    norm_mean: Sequence[float] = (0.5, 0.5, 0.5)
+    norm_std: Sequence[float] = (0.5, 0.5, 0.5)
+    version: float | str | None = None
+    """As the file has it. 4.5's released file says 2.6, so ``minicpmv_version`` is written where the two differ."""
+    minicpmv_version: str | None = None
+    processor_class: str = "MiniCPMVProcessor"
+
+    def __init__(self, **fields: Any) -> None:
+        fields = {key: value for key, value in fields.items() if key not in ("image_processor_type", "processor_class")}
+        super().__init__(**fields)
+        self.slice_config()  # wrong values are reported now, not at the first picture
+
+    def slice_config(self, max_slice_nums: int | None = None) -> SliceConfig:
+        """Return the slicing in force, with another limit of tiles if one is given."""
+        limit = self.max_slice_nums if max_slice_nums is None else max_slice_nums
+        return SliceConfig(
+            scale_resolution=self.scale_resolution,
+            patch_size=self.patch_size,
+            max_slice_nums=limit if self.slice_mode else 1,
+        )
+
+    def plan(self, size: tuple[int, int], max_slice_nums: int | None = None) -> SlicePlan:
+        """Plan the slices of a picture of (width, height) pixels, without its pixels."""
+        return plan_slices(*size, self.slice_config(max_slice_nums))
+
+    def patches(self, image: ImageSource, plan: SlicePlan) -> np.ndarray:
+        """Return the picture's patch rows, (patches, 3 * patch_size ** 2) float32."""
+        return image_patches(load_image(image), plan, mean=self.norm_mean, std=self.norm_std)
+
+    def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]  two classes of one name upstream
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        *,
+        max_slice_nums: int | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """Cut pictures into the patches of all their slices.
+
+        Args:
+            images: One picture or several.
+            max_slice_nums: Another limit of tiles per picture than the checkpoint's.
+            return_tensors: ``"pt"`` for torch tensors, ``"np"`` or None for NumPy arrays.
+
+        Returns:
+            ``pixel_values`` (patches of all slices, 3 * patch_size ** 2) float32 and ``tgt_sizes`` (slices, 2) int64.
+
+        Raises:
+            ImageError: A picture cannot be read.
+            UsageError: There is no picture.
+        """
+        sources: Sequence[Any] = images if isinstance(images, (list, tuple)) else [images]
+        if not sources:
+            raise UsageError("images: found none, expected at least one\n  fix: call it with an image")
+        patches: list[np.ndarray] = []
+        sizes: list[tuple[int, int]] = []
+        for source in sources:
+            image = load_image(source)
+            plan = self.plan(image.size, max_slice_nums)
+            patches.append(self.patches(image, plan))
+            sizes += plan.tgt_sizes
+        values, tgt_sizes = np.concatenate(patches), np.array(sizes, dtype=np.int64)
+        if return_tensors == "pt":
+            return BatchFeature({"pixel_values": torch.from_numpy(values), "tgt_sizes": torch.from_numpy(tgt_sizes)})
+        return BatchFeature({"pixel_values": values, "tgt_sizes": tgt_sizes})
+
+    def released_version(self) -> Version | None:
+        """Return the version that the file states, if it does."""
+        stated = self.minicpmv_version or self.version
+        return None if stated is None else detect_version({"version": stated})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the released fields: what was read, with what was changed since."""
+        fields = {key: copy.deepcopy(value) for key, value in self.__dict__.items() if not key.startswith("_")}
+        return {"image_processor_type": type(self).__name__, "processor_class": self.processor_class, **fields}
+
+    @classmethod
+    def get_image_processor_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Read ``preprocessor_config.json`` or, where a release has none, the same fields from ``config.json``."""
+        given = dict(kwargs)
+        try:
+            return super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        except OSError as missing:
+            fields, unused = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **given)
+            if fields.get("model_type") != "minicpmv":
+                raise CheckpointError(
+                    f"{pretrained_model_name_or_path}: found neither preprocessor_config.json nor a config.json of "
+                    "MiniCPM-V, expected one of them\n  fix: give the path of a MiniCPM-V model directory"
+                ) from missing
+            return _fields_from_config(fields), unused
+
+
+def _fields_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    slicing = config.get("slice_config") or config
+    return {
+        "max_slice_nums": slicing.get("max_slice_nums", MiniCPMVImageProcessor.max_slice_nums),
+        "scale_resolution": slicing.get("scale_resolution", MiniCPMVImageProcessor.scale_resolution),
+        "patch_size": slicing.get("patch_size", MiniCPMVImageProcessor.patch_size),
+        "slice_mode": config.get("slice_mode", True),
+        "image_feature_size": config.get("query_num", MiniCPMVImageProcessor.image_feature_size),
+        "norm_mean": list(MiniCPMVImageProcessor.norm_mean),
+        "norm_std": list(MiniCPMVImageProcessor.norm_std),
+        "version": float(detect_version(config).name),
+    }

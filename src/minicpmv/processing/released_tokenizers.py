@@ -1,0 +1,116 @@
+"""The released tokenizers, under the class names that their ``tokenizer_config.json`` states.
+
+Thin: the work is transformers' own. What they add is reading MiniCPM-V-2's ``tokenizer.model`` rightly, not losing "!"
+when decoding 2.5, and saving files that the released code reads as well. The released ``.py`` files are never needed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from transformers import LlamaTokenizer, PreTrainedTokenizerFast
+
+from minicpmv.errors import CheckpointError
+from minicpmv.processing.tokenization import is_control_token
+
+__all__ = ["LlamaTokenizerWrapper", "MiniCPMVTokenizerFast"]
+
+# What transformers 5 writes about the machine that saved, and its new name of a released field.
+_TRANSFORMERS_OWN = ("backend", "is_local", "local_files_only", "extra_special_tokens", "files_loaded")
+_NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+# The base is only stated for type checking: at run time the mixin stands before either of two tokenizer classes.
+_Base = PreTrainedTokenizerFast if TYPE_CHECKING else object
+
+
+class _ReleasedLayout(_Base):
+    """Saves and decodes as the released tokenizers should."""
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """Save in the released layout: chat template and added tokens inside ``tokenizer_config.json``."""
+        kwargs.setdefault("save_jinja_files", False)
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        folder = Path(save_directory)
+        path = folder / "tokenizer_config.json"
+        config = json.loads(path.read_text(encoding="utf-8"))
+        for key in _TRANSFORMERS_OWN:
+            config.pop(key, None)
+        added = sorted(self.added_tokens_decoder.items())
+        config["added_tokens_decoder"] = {
+            str(index): {
+                "content": token.content,
+                "lstrip": token.lstrip,
+                "normalized": token.normalized,
+                "rstrip": token.rstrip,
+                "single_word": token.single_word,
+                "special": token.special,
+            }
+            for index, token in added
+            if index != self.pad_token_id or is_control_token(token.content)
+        }
+        named = {key: str(getattr(self, key)) for key in _NAMED if getattr(self, key) is not None}
+        additional = [str(token) for token in cast("list[str]", self.extra_special_tokens)]
+        if additional:
+            config["additional_special_tokens"] = additional
+        for key in ("legacy", "add_bos_token", "add_eos_token"):
+            if key in self.init_kwargs:
+                config[key] = self.init_kwargs[key]
+        config["tokenizer_class"] = type(self).__name__
+        _write_json(path, config)
+        more = {"additional_special_tokens": additional} if additional else {}
+        _write_json(folder / "special_tokens_map.json", named | more)
+        return files
+
+    def _decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **kwargs: Any,
+    ) -> str:
+        # 2.5 declares "!" as its padding token. Skipped like the control tokens, every "!" of an answer would be lost.
+        if skip_special_tokens and self.pad_token is not None and not is_control_token(str(self.pad_token)):
+            ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
+            skipped = set(self.all_special_ids).difference([cast("int", self.pad_token_id)])
+            token_ids, skip_special_tokens = [index for index in ids if index not in skipped], False
+        return super()._decode(token_ids, skip_special_tokens, clean_up_tokenization_spaces, **kwargs)
+
+
+class MiniCPMVTokenizerFast(_ReleasedLayout, PreTrainedTokenizerFast):
+    """Tokenizer of 2.5 and later: ``tokenizer.json`` as it stands."""
+
+
+class LlamaTokenizerWrapper(_ReleasedLayout, LlamaTokenizer):
+    """Tokenizer of MiniCPM-V-2: the sentencepiece model ``tokenizer.model``.
+
+    Only that file is read. A ``tokenizer.json`` beside it is what an old converter made of it, with a space before
+    every text, which neither the released code nor this class has.
+    """
+
+    vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "tokenizer.model"}
+    slow_tokenizer_class = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["add_prefix_space"] = False
+        vocab_file = kwargs.get("vocab_file")
+        if vocab_file is None or not Path(vocab_file).is_file():
+            raise CheckpointError(
+                f"tokenizer: found {vocab_file or 'no tokenizer.model'}, expected MiniCPM-V-2's tokenizer.model\n"
+                "  fix: add that file to the model directory"
+            )
+        # Kept, so that saving works after the directory it came from is gone.
+        self._model_bytes = Path(vocab_file).read_bytes()
+        super().__init__(*args, **kwargs)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """Save with ``tokenizer.model``, which is the file that counts."""
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        model = Path(save_directory) / "tokenizer.model"
+        model.write_bytes(self._model_bytes)
+        return (*files, str(model))
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,296 @@
+"""Makes token ids of a rendered conversation, and knows of each token whether it is trained or filled by an image.
+
+Both facts come from the segments, never from searching the ids. Text beside text is encoded in one go, as the released
+``chat()`` encodes a prompt; the boundary between a prompt and an answer is always a boundary between tokens, because
+that is where generation starts. Nothing is ever cut to fit a length.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerFast
+
+from minicpmv.errors import CheckpointError, UsageError
+from minicpmv.models.versions import Version
+from minicpmv.processing.chat import ImageSegment, Segment, role_tags_of
+from minicpmv.processing.slicing import SlicePlan
+
+__all__ = ["IGNORED", "MARKUP", "EncodedSample", "Vocabulary", "encode", "is_control_token", "spell_out"]
+
+IGNORED = -100
+"""The label of a token that is not trained."""
+
+MARKUP = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<point>", "</point>", "<think>", "</think>")
+"""Tokens that people write in questions and answers on purpose; they stay tokens there."""
+
+_SLOT = "<unk>"
+"""The token that holds an image feature's place."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSample:
+    """One conversation in tokens; the three lists have one length."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """Unshifted: ``labels[i]`` is the token at ``i`` if it is trained, otherwise -100. One exception in 2.0, where
+    answers between turns have no end token: its label stands on the token that follows the answer."""
+    image_mask: list[bool]
+    """True where an image feature goes, in the order of the image blocks."""
+
+
+class Vocabulary:
+    """A tokenizer, prepared to encode templates and contents apart.
+
+    Args:
+        tokenizer: The checkpoint's own. Tokens added to it later are not seen here.
+        version: Tells which role tags are ordinary text.
+
+    Raises:
+        CheckpointError: The tokenizer lacks tokens that the version needs.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, version: Version) -> None:
+        self._added: dict[str, int] = dict(tokenizer.added_tokens_encoder)
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        control = sorted((text for text in special if is_control_token(text)), key=len, reverse=True)
+        kept = sorted((text for text in special if not is_control_token(text)), key=len, reverse=True)
+        self._check(version)
+        # A copy: whether special tokens are read as text is a switch of the whole tokenizer, and threads share that.
+        self._plain = copy.deepcopy(tokenizer.backend_tokenizer)
+        self._plain.encode_special_tokens = True
+        self._plain.no_padding()
+        self._plain.no_truncation()
+        self._control = _splitter(control)
+        self._kept = _splitter(kept)
+        control_ids = {self._added[text] for text in control}
+        # Where the vocabulary would build a control token out of plain characters, its text is encoded in two halves.
+        forged = [text for text in control if not control_ids.isdisjoint(self.encode_plain(text))]
+        self._broken = _splitter([*role_tags_of(version), *forged])
+
+    def __getitem__(self, token: str) -> int:
+        """Return the id of a control token."""
+        return self._added[token]
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Encode text in which no special token is recognised."""
+        return self._plain.encode(text, add_special_tokens=False).ids if text else []
+
+    def split_template(self, text: str) -> Iterator[str | int]:
+        """Yield the plain stretches of a template's text, and control tokens as ids."""
+        for piece in self._control.split(text):
+            if piece:
+                yield self._added[piece] if self._control.fullmatch(piece) else piece
+
+    def split_content(self, text: str) -> Iterator[str | int | None]:
+        """Yield a content's plain stretches, its markup tokens as ids, and None where two stretches may not merge."""
+        for piece in self._kept.split(text):
+            if piece and self._kept.fullmatch(piece):
+                yield self._added[piece]
+                continue
+            for part in self._broken.split(piece):
+                if part and self._broken.fullmatch(part):
+                    middle = len(part) // 2
+                    yield part[:middle]
+                    yield None
+                    yield part[middle:]
+                elif part:
+                    yield part
+
+    def _check(self, version: Version) -> None:
+        needed = [_SLOT, "<image>", "</image>", "<slice>", "</slice>"]
+        if version.image_ids:
+            needed += ["<image_id>", "</image_id>"]
+        missing = [token for token in needed if token not in self._added]
+        if missing:
+            raise CheckpointError(
+                f"tokenizer: found no token {', '.join(missing)}, expected the tokens of {version.model}\n"
+                "  fix: use the tokenizer files that belong to the checkpoint"
+            )
+
+
+def is_control_token(text: str) -> bool:
+    """Tell whether a special token is part of a template, so that its spelling in a content is plain text.
+
+    Those are written ``<...>``. Others, such as the "!" that 2.5 declares as padding, are ordinary writing.
+    """
+    return text.startswith("<") and text.endswith(">") and text not in MARKUP
+
+
+def encode(
+    segments: Sequence[Segment],
+    plans: Sequence[SlicePlan],
+    vocabulary: Vocabulary,
+    version: Version,
+    *,
+    query_num: int,
+    use_image_id: bool,
+) -> EncodedSample:
+    """Encode a rendered conversation.
+
+    Args:
+        segments: From ``chat.render``.
+        plans: How each image is sliced, by the index that the image segments name.
+        vocabulary: The checkpoint's.
+        version: The checkpoint's; decides the layout of image blocks.
+        query_num: Tokens per slice.
+        use_image_id: Whether the images are numbered, from 0 in order of appearance.
+
+    Raises:
+        UsageError: The text refers to images that are not there, or the other way round.
+    """
+    _check_images(segments, plans)
+    writer = _Writer(vocabulary)
+    num_images = 0
+    for segment in segments:
+        if isinstance(segment, ImageSegment):
+            writer.write_template(_image_id(num_images) if use_image_id else "")
+            for piece in _image_block(plans[segment.index], version):
+                if piece == _SLOT:
+                    writer.write_slots(query_num)
+                else:
+                    writer.write_template(piece)
+            num_images += 1
+        elif segment.kind == "template":
+            writer.write_template(segment.text)
+        elif segment.kind == "content":
+            writer.write_content(segment.text)
+        elif segment.kind == "answer":
+            writer.write_answer(segment.text)
+        elif segment.kind == "end":
+            writer.write_end(segment.text)
+        else:
+            writer.expect(segment.text)
+    return writer.finish()
+
+
+def spell_out(
+    segments: Sequence[Segment],
+    plans: Sequence[SlicePlan],
+    version: Version,
+    *,
+    query_num: int,
+    use_image_id: bool,
+) -> str:
+    """Return the text that ``encode`` encodes, image blocks written out in full.
+
+    Raises:
+        UsageError: As ``encode``.
+    """
+    _check_images(segments, plans)
+    texts: list[str] = []
+    num_images = 0
+    for segment in segments:
+        if isinstance(segment, ImageSegment):
+            texts.append(_image_id(num_images) if use_image_id else "")
+            texts += [
+                piece * query_num if piece == _SLOT else piece for piece in _image_block(plans[segment.index], version)
+            ]
+            num_images += 1
+        elif segment.kind != "unwritten_end":
+            texts.append(segment.text)
+    return "".join(texts)
+
+
+def _image_id(number: int) -> str:
+    return f"<image_id>{number}</image_id>"
+
+
+def _image_block(plan: SlicePlan, version: Version) -> Iterator[str]:
+    """Yield template text, and ``_SLOT`` where a slice's features go: the overview, then the tiles row by row."""
+    yield from ("<image>", _SLOT, "</image>")
+    if plan.grid is None:
+        return
+    columns, rows = plan.grid
+    opening, closing = version.slice_tags
+    if version.wraps_grid:
+        yield "<slice>"
+    for row in range(rows):
+        if row:
+            yield "\n"
+        for _ in range(columns):
+            yield from (opening, _SLOT, closing)
+    if version.wraps_grid:
+        yield "</slice>"
+
+
+def _check_images(segments: Sequence[Segment], plans: Sequence[SlicePlan]) -> None:
+    used = {segment.index for segment in segments if isinstance(segment, ImageSegment)}
+    if used != set(range(len(plans))):
+        raise UsageError(
+            f"conversation: found references to images {sorted(used)} and {len(plans)} image(s), "
+            "expected every image to have its place in the text and the other way round\n"
+            "  fix: give as many images as the conversation refers to"
+        )
+
+
+class _Writer:
+    """Collects tokens. Plain text waits until something that is not plain text follows, and is then encoded as one."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._ids: list[int] = []
+        self._labels: list[int] = []
+        self._mask: list[bool] = []
+        self._waiting: list[str] = []
+        self._expected: int | None = None  # an end token that the next token's label holds
+
+    def write_template(self, text: str) -> None:
+        self._write(self._vocabulary.split_template(text))
+
+    def write_content(self, text: str) -> None:
+        self._write(self._vocabulary.split_content(text))
+
+    def write_answer(self, text: str) -> None:
+        self._flush()
+        self._write(self._vocabulary.split_content(text), train=True)
+        self._flush(train=True)
+
+    def write_end(self, text: str) -> None:
+        self._flush()
+        self._append([self._vocabulary[text]], train=True)
+
+    def expect(self, text: str) -> None:
+        self._flush()
+        self._expected = self._vocabulary[text]
+
+    def write_slots(self, count: int) -> None:
+        self._flush()
+        self._append([self._vocabulary[_SLOT]] * count, is_image=True)
+
+    def finish(self) -> EncodedSample:
+        self._flush()
+        assert self._expected is None, "an unwritten end needs a token after it"
+        return EncodedSample(self._ids, self._labels, self._mask)
+
+    def _write(self, pieces: Iterator[str | int | None] | Iterator[str | int], *, train: bool = False) -> None:
+        for piece in pieces:
+            if isinstance(piece, str):
+                self._waiting.append(piece)
+                continue
+            self._flush(train=train)
+            if piece is not None:
+                self._append([piece], train=train)
+
+    def _flush(self, *, train: bool = False) -> None:
+        if self._waiting:
+            ids = self._vocabulary.encode_plain("".join(self._waiting))
+            self._waiting.clear()
+            self._append(ids, train=train)
+
+    def _append(self, ids: list[int], *, train: bool = False, is_image: bool = False) -> None:
+        labels = list(ids) if train else [IGNORED] * len(ids)
+        if self._expected is not None and ids:
+            labels[0], self._expected = self._expected, None
+        self._ids += ids
+        self._labels += labels
+        self._mask += [is_image] * len(ids)
+
+
+def _splitter(texts: Sequence[str]) -> re.Pattern[str]:
+    """Compile a pattern that splits at the given texts and keeps them; without any it never matches."""
+    return re.compile("(" + "|".join(re.escape(text) for text in texts) + ")" if texts else r"((?!))")
