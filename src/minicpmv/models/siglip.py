@@ -115,6 +115,11 @@ class VisionTower(PreTrainedModel):
     main_input_name = "patches_P588"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
+    # Whatever is chosen for the language model, slices are attended by `attend`; these only keep transformers content.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
     _no_split_modules = ["VisionEncoderLayer", "VisionEmbeddings"]
 
     def __init__(self, config: SiglipVisionConfig, *, positions: PositionScheme) -> None:
