@@ -1,0 +1,188 @@
+"""The flags of a run: the official script's own names, and every field of transformers' ``TrainingArguments``.
+
+Parsing only says what was asked for; ``settings`` fills in what was not, once the machine is known.
+"""
+
+from __future__ import annotations
+
+import difflib
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, NoReturn
+
+from transformers import HfArgumentParser, TrainingArguments
+
+from minicpmv.errors import UsageError
+from minicpmv.models.versions import LLM_TYPES
+from minicpmv.training.spellings import modernise
+
+__all__ = ["Request", "RunArguments", "parse_arguments"]
+
+DEFAULT_LORA_TARGET = r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
+"""The language model's attention, as in the official recipe."""
+
+
+def _flag(default: Any, text: str, **more: Any) -> Any:
+    return field(default=default, metadata={"help": text, **more})
+
+
+def _switch(text: str) -> Any:
+    """A switch that may also be left open, and may be given without a value."""
+    return _flag(None, text, nargs="?", const=True)
+
+
+@dataclass(kw_only=True)
+class RunArguments:
+    """What a run needs beside transformers' ``TrainingArguments``."""
+
+    model_name_or_path: str = _flag("", "Directory, or hub name, of the MiniCPM-V checkpoint to start from. Required.")
+    data_path: list[str] = field(
+        default_factory=list, metadata={"help": "JSON files with the conversations to train on. Required."}
+    )
+    eval_data_path: list[str] = field(
+        default_factory=list, metadata={"help": "JSON files to measure the loss on; none by default."}
+    )
+    image_root: str | None = _flag(None, "Folder at which relative image paths start; default: the data file's own.")
+    llm_type: str | None = _flag(
+        None, f"Checked against the checkpoint, never needed. One of {', '.join(LLM_TYPES)}.".replace("%", "%%")
+    )
+    cache_dir: str | None = _flag(None, "Where downloaded checkpoints are kept; transformers' own place by default.")
+    model_max_length: int = _flag(
+        2048, "Tokens. A longer record gets fewer slices; if that is not enough, it is an error."
+    )
+    max_slice_nums: int | None = _flag(None, "Most tiles cut from one image; default: what the checkpoint states.")
+    tune_llm: bool | None = _switch("Train all of the language model. Default: true, with LoRA false.")
+    tune_vision: bool | None = _switch("Train all of the vision tower. Default: true.")
+    use_lora: bool = _flag(False, "Train the language model through LoRA instead of as a whole.")
+    q_lora: bool = _flag(False, "Keep the frozen language model in 4 bits (needs bitsandbytes). Implies --use_lora.")
+    lora_r: int = _flag(64, "Rank of the LoRA matrices.")
+    lora_alpha: int = _flag(64, "LoRA scale; the update is multiplied by alpha / r.")
+    lora_dropout: float = _flag(0.05, "Dropout on the input of the LoRA matrices.")
+    lora_target_modules: str = _flag(
+        DEFAULT_LORA_TARGET,
+        "Modules that get LoRA: a regular expression over full names, 'all-linear' (every linear layer of the language "
+        "model), or comma-separated last names inside the language model.",
+    )
+    lora_modules_to_save: str | None = _flag(
+        None,
+        "Comma-separated modules that are trained fully and saved beside the LoRA matrices; 'none' for none. Default: "
+        "embed_tokens,resampler, and vpm with --tune_vision. Each costs its own size again, with gradients and "
+        "optimizer state on top.",
+    )
+    lora_weight_path: str | None = _flag(None, "An adapter directory to go on from, instead of new LoRA matrices.")
+    lora_bias: Literal["none", "all", "lora_only"] = _flag("none", "Which biases are trained as well.")
+    lora_layers_to_transform: list[int] | None = field(
+        default=None, metadata={"help": "Only these layers get LoRA, counted from 0."}
+    )
+    lora_layers_pattern: str | None = _flag(None, "Name of the list of layers that --lora_layers_to_transform counts.")
+    lora_layer_replication: str | None = _flag(None, "Not supported by PEFT for vision-language models; refused.")
+    save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = _flag(
+        "auto", "Precision of the full checkpoint that a run leaves. auto: that of the checkpoint it started from."
+    )
+    logging_dir: str | None = _flag(None, "Where TensorBoard files go; default: OUTPUT_DIR/runs.")
+    overwrite_output_dir: bool = _flag(
+        False, "Start anew in a directory with checkpoints of an earlier run: delete them."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A parsed command line."""
+
+    run: RunArguments
+    training: dict[str, Any]
+    """The ``TrainingArguments`` fields that were given, and only those."""
+    given: frozenset[str]
+    """Names of all flags that were given."""
+    notices: tuple[str, ...]
+    command: tuple[str, ...]
+    """The command line as typed."""
+
+
+_UNSET = object()
+
+
+class _Parser(HfArgumentParser):
+    """Raises instead of printing two hundred flags and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}\n  fix: `python -m minicpmv.training --help` lists all flags")
+
+
+def parse_arguments(arguments: Sequence[str]) -> Request:
+    """Read a command line, in today's spelling or that of the 2024 scripts.
+
+    Raises:
+        UsageError: A flag is unknown, misspelt, contradicts another, or asks for what cannot be done.
+    """
+    today, notices = modernise(arguments)
+    parser = _Parser(
+        [RunArguments, TrainingArguments],  # pyright: ignore[reportArgumentType] # typed for one class only
+        prog="python -m minicpmv.training",
+        description="Fine-tune a MiniCPM-V model.",
+        allow_abbrev=False,
+    )
+    own = {item.name for item in fields(RunArguments)}
+    known = own | {item.name for item in fields(TrainingArguments) if item.init}
+    # Only what is typed replaces a marker, so that "not given" can be told from "given as the default".
+    values, unknown = parser.parse_known_args(today, Namespace(**dict.fromkeys(known, _UNSET)))
+    if unknown:
+        _refuse(unknown, sorted(known))
+    given = {name: value for name, value in vars(values).items() if value is not _UNSET}
+    run = RunArguments(**{name: value for name, value in given.items() if name in own})
+    training = {name: value for name, value in given.items() if name not in own}
+    _check(run, training, frozenset(given))
+    return Request(run, training, frozenset(given), tuple(notices), tuple(arguments))
+
+
+def _refuse(unknown: Sequence[str], known: Sequence[str]) -> NoReturn:
+    name = unknown[0].partition("=")[0].lstrip("-").replace("-", "_")
+    if not unknown[0].startswith("--"):
+        raise UsageError(f"found {unknown[0]!r}, expected a flag\n  fix: check the quoting of the flag before it")
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    advice = f"did you mean {' or '.join(f'--{match}' for match in near)}?" if near else "remove it"
+    raise UsageError(f"--{name}: no such flag\n  fix: {advice} (`python -m minicpmv.training --help` lists all)")
+
+
+def _check(run: RunArguments, training: dict[str, Any], given: frozenset[str]) -> None:
+    run.eval_data_path = [path for path in run.eval_data_path if path]  # the scripts pass an empty variable on
+    run.use_lora = run.use_lora or run.q_lora
+    missing = [f"--{name}" for name in ("model_name_or_path", "data_path") if not getattr(run, name)]
+    missing += [] if training.get("output_dir") else ["--output_dir"]
+    if missing:
+        raise UsageError(f"found no {', '.join(missing)}, expected each of them\n  fix: add {' '.join(missing)}")
+    if run.use_lora and run.tune_llm:
+        raise UsageError(
+            "--tune_llm true --use_lora true: found both, expected one: LoRA keeps the language model frozen\n"
+            "  fix: remove --tune_llm, or --use_lora to train it as a whole"
+        )
+    if not run.use_lora:
+        idle = sorted(f"--{name}" for name in given if name.startswith("lora_") and getattr(run, name))
+        # The official full-training script passes no such flag; with values they would be ignored.
+        if idle:
+            raise UsageError(f"{', '.join(idle)}: found without --use_lora true\n  fix: add it, or remove these flags")
+    if run.lora_layer_replication:
+        raise UsageError(
+            f"--lora_layer_replication: found {run.lora_layer_replication!r}; PEFT replicates layers only in bare "
+            "language models, not inside a vision-language model\n  fix: remove the flag"
+        )
+    if run.model_max_length < 1:
+        raise UsageError(f"--model_max_length: found {run.model_max_length}, expected at least 1\n  fix: correct it")
+    if run.max_slice_nums is not None and run.max_slice_nums < 1:
+        raise UsageError(f"--max_slice_nums: found {run.max_slice_nums}, expected at least 1\n  fix: correct it")
+    run.tune_llm = not run.use_lora if run.tune_llm is None else run.tune_llm
+    _settle_vision(run)
+
+
+def _settle_vision(run: RunArguments) -> None:
+    if run.lora_modules_to_save is None:
+        run.tune_vision = True if run.tune_vision is None else run.tune_vision
+        return
+    listed = "vpm" in (name.strip() for name in run.lora_modules_to_save.split(","))
+    if run.tune_vision is not None and run.tune_vision != listed:
+        raise UsageError(
+            f"--tune_vision {str(run.tune_vision).lower()} --lora_modules_to_save {run.lora_modules_to_save}: found "
+            "two answers to whether the vision tower is trained\n  fix: remove --tune_vision, or list vpm accordingly"
+        )
+    run.tune_vision = listed

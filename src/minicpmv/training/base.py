@@ -1,0 +1,118 @@
+"""Loads what a run starts from: the checkpoint's version, its processor and its weights in the right precision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import PreTrainedModel, TrainingArguments
+
+from minicpmv.errors import CheckpointError, UsageError
+from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.versions import LLM_TYPES, Version, detect_version
+from minicpmv.training.arguments import RunArguments
+from minicpmv.training.lora import quantisation
+
+__all__ = ["check_llm_type", "find_base", "load_base", "read_config", "stated_dtype"]
+
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx")
+
+
+def find_base(run: RunArguments) -> Path:
+    """Return the checkpoint's directory, fetching its small files if a hub name was given.
+
+    Raises:
+        CheckpointError: There is neither such a directory nor such a hub repository.
+    """
+    name = run.model_name_or_path
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            raise CheckpointError(
+                f"--model_name_or_path: {name!r} holds an adapter, expected a base model\n"
+                "  fix: name the base model there, and the adapter with --use_lora true --lora_weight_path"
+            )
+        return path
+    if path.is_absolute() or name.count("/") != 1:
+        raise CheckpointError(f"--model_name_or_path: found no directory {name!r}\n  fix: correct the path")
+    try:
+        return Path(snapshot_download(name, cache_dir=run.cache_dir, ignore_patterns=list(_WEIGHTS)))
+    except (OSError, ValueError) as error:  # huggingface_hub's own errors are of these kinds
+        raise CheckpointError(
+            f"--model_name_or_path: found neither a directory {name!r} nor a reachable hub repository of that name "
+            f"({type(error).__name__})\n  fix: download the model and give its directory"
+        ) from error
+
+
+def read_config(base: Path) -> dict[str, Any]:
+    """Read a checkpoint's ``config.json``.
+
+    Raises:
+        CheckpointError: It is missing or broken.
+    """
+    try:
+        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{base}: found no readable config.json ({error}), expected a MiniCPM-V checkpoint\n"
+            "  fix: name the directory that holds config.json and the weights"
+        ) from error
+    if not isinstance(config, dict) or config.get("model_type") != "minicpmv":
+        raise CheckpointError(f"{base / 'config.json'}: found no MiniCPM-V model\n  fix: name a MiniCPM-V checkpoint")
+    return config
+
+
+def check_llm_type(stated: str | None, config: dict[str, Any]) -> Version:
+    """Return the checkpoint's version, and make sure that ``--llm_type`` means the same.
+
+    Raises:
+        UsageError: It means another version, or nothing.
+        CheckpointError: The checkpoint's version is unknown.
+    """
+    version = detect_version(config)
+    if stated and stated not in version.llm_types:
+        known = "" if stated in LLM_TYPES else f" (known are {', '.join(LLM_TYPES)})"
+        raise UsageError(
+            f"--llm_type: found {stated!r}{known}, but the checkpoint is {version.model} (version {version.name}), "
+            f"expected {' or '.join(version.llm_types)}\n  fix: set --llm_type {version.llm_types[0]}, or leave it out"
+        )
+    return version
+
+
+def stated_dtype(config: dict[str, Any]) -> torch.dtype | None:
+    """Return the precision that a checkpoint states for its weights."""
+    name = config.get("torch_dtype") or config.get("dtype")
+    return getattr(torch, name, None) if isinstance(name, str) else None
+
+
+def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrainedModel:
+    """Load the weights in the precision that training needs.
+
+    Trained weights are float32 under autocast, or half precision under DeepSpeed, which keeps float32 masters itself. A
+    base that LoRA leaves frozen is loaded in the run's precision.
+
+    Raises:
+        CheckpointError: The weights do not fit the config.
+        ConfigError: ``--q_lora`` without bitsandbytes.
+    """
+    half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    dtype = half if args.deepspeed or run.use_lora else torch.float32
+    options: dict[str, Any] = {"dtype": dtype, "cache_dir": run.cache_dir}
+    if run.q_lora:
+        options["quantization_config"] = quantisation(half)
+        options["device_map"] = {"": args.device}
+    source = str(base) if Path(run.model_name_or_path).expanduser().is_dir() else run.model_name_or_path
+    try:
+        model, report = MiniCPMVForConditionalGeneration.from_pretrained(source, output_loading_info=True, **options)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{source}: {error}\n  fix: check that config.json belongs to the weights") from error
+    absent = sorted(report["missing_keys"])
+    if absent:
+        raise CheckpointError(
+            f"{source}: found no weights for {', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''} "
+            f"({len(absent)} tensors), expected all\n  fix: download the checkpoint again"
+        )
+    return model

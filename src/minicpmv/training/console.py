@@ -1,0 +1,30 @@
+"""What a run says on the terminal: once, by the first process, whatever the number of processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__all__ = ["complain", "notice", "say"]
+
+
+def _is_first_process() -> bool:
+    # torchrun states the rank before any library knows it; without a launcher there is one process.
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(message: str = "") -> None:
+    """Print a line of the run's report."""
+    if _is_first_process():
+        print(message, flush=True)
+
+
+def notice(message: str) -> None:
+    """Tell about a choice that was overruled or made for the user."""
+    say(f"notice: {message}")
+
+
+def complain(message: str) -> None:
+    """Print an error that stops the run."""
+    if _is_first_process():
+        print(f"error: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,62 @@
+"""Brings up what a run computes on: one process or many, with or without DeepSpeed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from minicpmv.errors import ConfigError
+
+__all__ = ["load_deepspeed", "prepare_rendezvous", "start_deepspeed"]
+
+
+def prepare_rendezvous(*, use_deepspeed: bool) -> None:
+    """Let a run that no launcher started be a group of one process.
+
+    DeepSpeed asks for a group always. With several GPUs a plain ``python`` would make transformers fall back to
+    ``nn.DataParallel``, which cannot train these models; as a group of one it uses the first GPU.
+    """
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # what it finds out anyway, without a warning each time
+    if "RANK" in os.environ or not (use_deepspeed or torch.accelerator.device_count() > 1):
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def load_deepspeed() -> Any:
+    """Import DeepSpeed: a heavy package, so only runs that use it pay for it.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        return importlib.import_module("deepspeed")
+    except ImportError as error:
+        raise ConfigError(
+            "--deepspeed: found no DeepSpeed, expected the package (it is installed on Linux)\n"
+            "  fix: pip install 'deepspeed>=0.19.8,<0.20', or remove --deepspeed"
+        ) from error
+
+
+def start_deepspeed(args: TrainingArguments) -> None:
+    """Join the processes. ZeRO-3 needs it before the model is loaded; a no-op where accelerate has done it.
+
+    On a CPU DeepSpeed would compile a shared-memory collective at every first start, minutes that also need a
+    compiler; gloo does the same work.
+    """
+    deepspeed = load_deepspeed()
+    if args.use_cpu:
+        # Private: there is no public switch to keep DeepSpeed from building ops. It may go when a DeepSpeed release
+        # falls back to gloo by itself where no compiler is found.
+        ops = importlib.import_module("deepspeed.ops")
+        ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = args.distributed_state.backend if args.distributed_state is not None else None
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)

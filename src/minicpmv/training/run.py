@@ -1,0 +1,202 @@
+"""One run from flags to a saved and usable model: the one place that wires everything."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, TrainingArguments, set_seed
+from transformers.utils import logging as transformers_logging
+
+from minicpmv.data.collation import Collator
+from minicpmv.data.dataset import ConversationDataset
+from minicpmv.data.loading import load_records
+from minicpmv.data.records import Record
+from minicpmv.errors import MiniCPMVError, UsageError
+from minicpmv.models.versions import Version
+from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.training.arguments import Request, RunArguments, parse_arguments
+from minicpmv.training.base import check_llm_type, find_base, load_base, read_config, stated_dtype
+from minicpmv.training.checkpoints import ResumePoint, choose_resume_point, remove_checkpoints, remove_stale
+from minicpmv.training.console import complain, notice, say
+from minicpmv.training.engine import prepare_rendezvous, start_deepspeed
+from minicpmv.training.lora import add_lora
+from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
+from minicpmv.training.record import chat_command, describe_run
+from minicpmv.training.saving import copy_companions, save_adapter, save_full, write_json
+from minicpmv.training.settings import (
+    build_training_arguments,
+    complete_settings,
+    describe_settings,
+    inspect_machine,
+)
+from minicpmv.training.trainer import MiniCPMVTrainer
+
+__all__ = ["main", "train"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Material:
+    """What a run starts from, known to be sound before a weight is loaded."""
+
+    base: Path
+    config: dict[str, Any]
+    version: Version
+    train: ConversationDataset
+    held_out: ConversationDataset | None
+    collator: Collator
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return the exit code: 0 done, 2 something that its reader can mend."""
+    try:
+        train(arguments)
+    except MiniCPMVError as error:
+        complain(str(error))
+        return 2
+    return 0
+
+
+def train(arguments: Sequence[str]) -> dict[str, Any]:
+    """Fine-tune as the flags say, and return the run's metrics.
+
+    Raises:
+        MiniCPMVError: Something that the reader of the message can mend: a flag, the data, a checkpoint.
+    """
+    request = parse_arguments(arguments)
+    settings, notices = complete_settings(request, inspect_machine())
+    for text in notices:
+        notice(text)
+    material = _gather_material(request.run, settings["output_dir"])
+    args = _start_engine(request.run, settings)
+    start = _prepare_directory(request.run, args)
+
+    set_seed(args.seed)  # before the model: LoRA matrices start at random
+    model = _build_model(material, request.run, args)
+    parts = summarise_parts(model)
+    say(describe_settings(args, use_lora=request.run.use_lora))
+    say(format_parts(parts))
+    record = describe_run(request, args, version=material.version, base=material.base, parts=parts)
+    record_path = Path(args.output_dir) / "run.json"
+    trainer = _build_trainer(material, model, request, args)
+    if args.should_save:
+        write_json(record_path, record)
+
+    metrics = dict(trainer.train(resume_from_checkpoint=start.path).metrics)
+    if material.held_out is not None:
+        metrics |= trainer.evaluate()
+    _save(trainer, material, request, args)
+    if args.should_save:
+        write_json(record_path, record | {"status": "finished", "metrics": metrics, "log": trainer.state.log_history})
+    _report(material, request.run, args)
+    return metrics
+
+
+def _gather_material(run: RunArguments, output_dir: str) -> _Material:
+    """Read and check everything small first: a fault in it must not cost the time of loading weights."""
+    base = find_base(run)
+    if base.resolve() == Path(output_dir).resolve():
+        raise UsageError("--output_dir: found the base model's own directory\n  fix: choose another directory")
+    config = read_config(base)
+    version = check_llm_type(run.llm_type, config)
+    train_records = _read(run.data_path, run, version)
+    held_out_records = _read(run.eval_data_path, run, version)
+    processor = MiniCPMVProcessor.from_pretrained(base)
+    data = [
+        ConversationDataset(records, processor, max_length=run.model_max_length, max_slice_nums=run.max_slice_nums)
+        for records in (train_records, held_out_records)
+    ]
+    for dataset in data:
+        dataset.check_lengths()
+    pad_token_id = processor.tokenizer.pad_token_id  # pyright: ignore[reportAttributeAccessIssue] # set by ProcessorMixin
+    return _Material(
+        base=base,
+        config=config,
+        version=version,
+        train=data[0],
+        held_out=data[1] if held_out_records else None,
+        collator=Collator(pad_token_id if pad_token_id is not None else 0),
+    )
+
+
+def _read(paths: Sequence[str], run: RunArguments, version: Version) -> list[Record]:
+    return [record for path in paths for record in load_records(path, image_root=run.image_root, version=version)]
+
+
+def _start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArguments:
+    if run.logging_dir:  # transformers 5 takes it from the environment only
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", run.logging_dir)
+    uses_deepspeed = bool(settings.get("deepspeed"))
+    prepare_rendezvous(use_deepspeed=uses_deepspeed)
+    if settings["disable_tqdm"]:
+        transformers_logging.disable_progress_bar()
+    # PEFT 0.21 still asks transformers by the old name; may go with the PEFT release that asks by the new one.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    args = build_training_arguments(settings)
+    if uses_deepspeed:
+        start_deepspeed(args)
+    return args
+
+
+def _prepare_directory(run: RunArguments, args: TrainingArguments) -> ResumePoint:
+    start = choose_resume_point(
+        args.resume_from_checkpoint,
+        output_dir=args.output_dir or "",
+        world_size=args.world_size,
+        overwrite=run.overwrite_output_dir,
+    )
+    for text in start.notices:
+        notice(text)
+    if args.local_process_index == 0 and args.output_dir:
+        stale = remove_stale(args.output_dir)
+        if stale:
+            notice(f"removed what a killed run was writing: {', '.join(stale)}")
+        if start.path is None and run.overwrite_output_dir:
+            removed = remove_checkpoints(args.output_dir)
+            if removed:
+                notice(f"--overwrite_output_dir: removed {', '.join(removed)}")
+    return start
+
+
+def _build_model(material: _Material, run: RunArguments, args: TrainingArguments) -> Any:
+    model: PreTrainedModel = load_base(material.base, run, args)
+    if run.use_lora:
+        return add_lora(model, run, keep_dtype=bool(args.deepspeed))
+    choose_trained_parts(model, tune_llm=bool(run.tune_llm), tune_vision=bool(run.tune_vision))
+    return model
+
+
+def _build_trainer(material: _Material, model: Any, request: Request, args: TrainingArguments) -> MiniCPMVTrainer:
+    def write_companions(directory: Path) -> None:
+        copy_companions(material.base, directory)
+
+    return MiniCPMVTrainer(
+        model=model,
+        args=args,
+        train_dataset=material.train,
+        eval_dataset=material.held_out,
+        data_collator=material.collator,
+        write_companions=None if request.run.use_lora else write_companions,
+    )
+
+
+def _save(trainer: MiniCPMVTrainer, material: _Material, request: Request, args: TrainingArguments) -> None:
+    directory = Path(args.output_dir or "")
+    if request.run.use_lora:
+        save_adapter(trainer, directory)
+        return
+    chosen = request.run.save_dtype
+    dtype = stated_dtype(material.config) or torch.float32 if chosen == "auto" else getattr(torch, chosen)
+    save_full(trainer, directory, base=material.base, dtype=dtype)
+
+
+def _report(material: _Material, run: RunArguments, args: TrainingArguments) -> None:
+    records = (material.held_out or material.train).records
+    say(f"Saved the {'adapter' if run.use_lora else 'model'} to {Path(args.output_dir or '').resolve()}")
+    say("Talk to it:")
+    say(f"  {chat_command(args.output_dir or '', records)}")

@@ -1,0 +1,129 @@
+"""What a finished run leaves: an adapter with its fully trained parts, or a complete checkpoint in the released layout.
+
+Every file is JSON, safetensors, or a ``torch.save`` of plain tensors that loads with ``weights_only``. Whatever the
+engine, what is written has its full size.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from minicpmv.training.checkpoints import STAGING
+from minicpmv.training.engine import load_deepspeed
+from minicpmv.training.lora import is_lora_tensor
+from minicpmv.training.trainer import MiniCPMVTrainer
+
+__all__ = ["FULLY_TRAINED", "copy_companions", "save_adapter", "save_full", "write_json"]
+
+FULLY_TRAINED = "vpm_resampler_embedtokens.pt"
+"""The official recipe's name for the tensors that an adapter's run has trained fully, outside LoRA."""
+
+_NOT_COPIED = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.index.json")
+_WRITTEN_ANEW = {"config.json", "run.json", "checkpoint.json", "trainer_state.json"}
+_MOST_BYTES = 256 * 2**20
+
+
+def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> None:
+    """Write the adapter and the fully trained tensors. Every process must call it.
+
+    The directory holds no tokenizer on purpose: PEFT's ``Auto`` classes would resize the embeddings to it.
+    """
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    tensors = _gather(model)
+    if not trainer.args.should_save:
+        return
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    with _staged(directory) as staged:
+        assert isinstance(model, PeftModel)
+        model.save_pretrained(str(staged), state_dict=tensors)
+        (staged / "README.md").unlink(missing_ok=True)  # PEFT's model card: a form with nothing filled in
+        full = {name: tensor for name, tensor in tensors.items() if name in trained and not is_lora_tensor(name)}
+        torch.save(full, staged / FULLY_TRAINED)
+
+
+def save_full(trainer: MiniCPMVTrainer, directory: Path, *, base: Path, dtype: torch.dtype) -> None:
+    """Write a complete checkpoint in the released layout. Every process must call it."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_deepspeed_enabled:
+        tensors = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # empty except on the first process
+    else:
+        tensors = model.state_dict()
+    if not trainer.args.should_save:
+        return
+    assert isinstance(model, PreTrainedModel)
+    cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    with _staged(directory) as staged:
+        model.save_pretrained(str(staged), state_dict=cast)
+        config = json.loads((staged / "config.json").read_text(encoding="utf-8"))
+        config["torch_dtype"] = str(dtype).removeprefix("torch.")  # transformers states the live model's
+        write_json(staged / "config.json", config)
+        copy_companions(base, staged)
+
+
+def copy_companions(base: Path, directory: Path) -> None:
+    """Copy what a checkpoint holds beside weights and config: tokenizer, processor, template, code, licence.
+
+    Byte for byte, so whatever worked with the original works with the copy. Code is copied, never run.
+    """
+    for path in sorted(base.rglob("*")):
+        name = path.relative_to(base)
+        hidden = any(part.startswith(".") for part in name.parts)
+        trained_here = any(part.startswith("checkpoint-") or part == "runs" for part in name.parts[:-1])
+        if hidden or trained_here or not path.is_file() or path.stat().st_size > _MOST_BYTES:
+            continue
+        if str(name) in _WRITTEN_ANEW or any(fnmatch(path.name, pattern) for pattern in _NOT_COPIED):
+            continue
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)  # follows the links of a download cache
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file in one step."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+@contextmanager
+def _staged(directory: Path) -> Iterator[Path]:
+    """Collect files aside, then move each into place whole."""
+    staged = directory / STAGING / "final"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    yield staged
+    for path in sorted(path for path in staged.rglob("*") if path.is_file()):
+        target = directory / path.relative_to(staged)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+    shutil.rmtree(staged.parent)
+
+
+def _gather(model: nn.Module) -> dict[str, Tensor]:
+    """Collect on the CPU what an adapter consists of; ZeRO-3 keeps a slice of each tensor on each process."""
+    wanted = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad or ".modules_to_save." in name
+    }
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in wanted.items():
+        if hasattr(parameter, "ds_id"):
+            with load_deepspeed().zero.GatheredParameters([parameter]):
+                tensors[name] = parameter.detach().cpu().clone()
+        else:
+            tensors[name] = parameter.detach().cpu().clone()
+    buffers = {name: buffer for name, buffer in model.named_buffers() if ".modules_to_save." in name}
+    return tensors | {name: buffer.detach().cpu() for name, buffer in buffers.items()}

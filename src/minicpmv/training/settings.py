@@ -1,0 +1,160 @@
+"""Fills in what the command line left open, for the machine at hand, and refuses what cannot be honoured."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available
+
+from minicpmv.errors import UsageError
+from minicpmv.training.arguments import Request
+from minicpmv.training.presets import resolve_deepspeed
+
+__all__ = ["Machine", "build_training_arguments", "complete_settings", "describe_settings", "inspect_machine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the choice of defaults depends on."""
+
+    has_accelerator: bool
+    has_bf16: bool
+    """Whether the accelerator computes in bfloat16 natively."""
+
+
+def inspect_machine() -> Machine:
+    """Look at the machine that this process runs on."""
+    has_accelerator = torch.accelerator.is_available()
+    return Machine(has_accelerator, has_accelerator and is_torch_bf16_gpu_available())
+
+
+# flag -> why it is refused as soon as it is switched on
+_REFUSED = {
+    "enable_jit_checkpoint": "it saves in the middle of an optimizer step",
+    "fsdp": "sharding is done by DeepSpeed here (--deepspeed zero3)",
+    "label_smoothing_factor": "it needs the logits of every token, which are never computed",
+    "parallelism_config": "only data parallelism and DeepSpeed are supported",
+    "push_to_hub": "a run never uploads anything; upload the finished directory with `hf upload`",
+    "use_liger_kernel": "its kernels know no MiniCPM-V model; the loss is already computed at trained tokens only",
+}
+
+_DEFAULTS: dict[str, Any] = {
+    "dataloader_num_workers": 0,
+    # Every process runs every trained part in every step, so there is nothing to look for.
+    "ddp_find_unused_parameters": False,
+    "logging_nan_inf_filter": False,  # a loss that is not a number must be seen
+    "logging_steps": 10,
+    "lr_scheduler_type": "cosine",
+    "per_device_eval_batch_size": 1,
+    "per_device_train_batch_size": 1,
+    "report_to": "tensorboard",
+    "save_total_limit": 2,
+    "warmup_steps": 0.03,
+}
+
+
+def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any], list[str]]:
+    """Say how ``TrainingArguments`` is to be built.
+
+    Returns:
+        Its keyword arguments, and notices on what was overruled.
+
+    Raises:
+        UsageError: A flag cannot be honoured, here or at all.
+        ConfigError: The DeepSpeed configuration cannot be found or read.
+    """
+    settings = dict(request.training)
+    notices = list(request.notices)
+    for name, reason in _REFUSED.items():
+        if settings.get(name):
+            raise UsageError(f"--{name}: found {settings[name]!r}, expected it off: {reason}\n  fix: remove the flag")
+    _settle_precision(settings, notices, machine)
+    _settle_fixed(settings, notices)
+    _settle_evaluation(settings, notices, has_data=bool(request.run.eval_data_path))
+    settings.setdefault("learning_rate", 1e-4 if request.run.use_lora else 1e-5)
+    if machine.has_accelerator and not settings["use_cpu"]:
+        settings.setdefault("dataloader_num_workers", 2)  # decoding images must not keep the accelerator waiting
+    for name, value in _DEFAULTS.items():
+        settings.setdefault(name, value)
+    # A progress bar in a file is noise.
+    settings.setdefault("disable_tqdm", not sys.stderr.isatty())
+    if settings.get("deepspeed"):
+        choice = resolve_deepspeed(settings["deepspeed"], on_cpu=settings["use_cpu"])
+        settings["deepspeed"] = choice.config
+        notices += choice.notices
+    return settings, notices
+
+
+def _settle_precision(settings: dict[str, Any], notices: list[str], machine: Machine) -> None:
+    settings.setdefault("use_cpu", not machine.has_accelerator)
+    on_cpu = settings["use_cpu"]
+    if settings.get("fp16") and on_cpu:
+        raise UsageError(
+            "--fp16 true: found no accelerator, expected one: float16 training does not work on a CPU\n"
+            "  fix: remove --fp16, or use --bf16 true"
+        )
+    if settings.get("fp16") and settings.get("bf16"):
+        raise UsageError("--fp16 true --bf16 true: found both, expected at most one\n  fix: remove one of them")
+    if not on_cpu and machine.has_bf16 and not settings.get("fp16"):
+        settings.setdefault("bf16", True)
+    for name in ("fp16_full_eval", "bf16_full_eval"):
+        if settings.pop(name, False):
+            # transformers would cast the very weights that are saved afterwards, and DeepSpeed would train in it.
+            notices.append(f"--{name}: evaluation runs in the precision of training")
+
+
+def _settle_fixed(settings: dict[str, Any], notices: list[str]) -> None:
+    if settings.pop("remove_unused_columns", False):
+        raise UsageError("--remove_unused_columns: found true, expected false: it would drop images\n  fix: remove it")
+    settings["remove_unused_columns"] = False
+    if settings.pop("label_names", ["labels"]) != ["labels"]:
+        raise UsageError("--label_names: found other names, expected labels\n  fix: remove the flag")
+    settings["label_names"] = ["labels"]
+    if settings.pop("prediction_loss_only", True) is False:
+        notices.append("--prediction_loss_only false: evaluation reports the loss; logits are never gathered")
+    settings["prediction_loss_only"] = True
+    if settings.pop("do_train", True) is False:
+        raise UsageError("--do_train false: this command trains\n  fix: remove the flag")
+    settings["do_train"] = True
+
+
+def _settle_evaluation(settings: dict[str, Any], notices: list[str], *, has_data: bool) -> None:
+    asked = [name for name in ("do_eval", "eval_on_start", "load_best_model_at_end") if settings.get(name)]
+    if settings.get("eval_strategy", "no") != "no":
+        asked.append("eval_strategy")
+    if has_data or not asked:
+        return
+    if "load_best_model_at_end" in asked:
+        raise UsageError("--load_best_model_at_end: found no --eval_data_path\n  fix: add the data to judge by")
+    notices.append(f"--{', --'.join(asked)}: no --eval_data_path, so nothing is evaluated")
+    for name in asked:
+        del settings[name]
+
+
+def build_training_arguments(settings: dict[str, Any]) -> TrainingArguments:
+    """Build transformers' own arguments.
+
+    Raises:
+        UsageError: transformers refuses a value or a combination.
+    """
+    try:
+        return TrainingArguments(**settings)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"training arguments: {error}\n  fix: correct the flag it names") from error
+
+
+def describe_settings(args: TrainingArguments, *, use_lora: bool) -> str:
+    """Say in one line what matters most about how a run learns."""
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return (
+        f"{'LoRA' if use_lora else 'full'} fine-tuning, learning rate {args.learning_rate:g} "
+        f"({schedule}, warmup {args.warmup_steps:g}), {precision}, "
+        f"{args.world_size} process{'es' if args.world_size > 1 else ''} on {args.device.type}, "
+        f"{batch} records per step, seed {args.seed}"
+    )

@@ -1,0 +1,146 @@
+"""Flags of the 2024 scripts that transformers has renamed or dropped since, read as what they mean today.
+
+Each is renamed, or accepted because it states what happens anyway, or refused with the reason. None is ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from minicpmv.errors import UsageError
+
+__all__ = ["modernise"]
+
+_RENAMED = {
+    "evaluation_strategy": "eval_strategy",
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+    "no_cuda": "use_cpu",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "push_to_hub_model_id": "hub_model_id",
+    "push_to_hub_token": "hub_token",
+}
+
+# flag -> values that state what happens anyway, and why another value cannot be honoured
+_SETTLED: dict[str, tuple[tuple[str, ...], str]] = {
+    "dispatch_batches": (("false", "none"), "every process reads its own batches"),
+    "do_predict": (("false",), "this command trains; predictions are made with `minicpmv chat`"),
+    "fp16_backend": (("auto",), "there is one mixed-precision backend, torch's own"),
+    "fp16_opt_level": (("o1",), "it belonged to NVIDIA Apex, which transformers no longer uses"),
+    "fsdp_min_num_params": (("0",), "sharding by parameter count was removed from transformers"),
+    "half_precision_backend": (("auto",), "there is one mixed-precision backend, torch's own"),
+    "include_inputs_for_metrics": (("false",), "evaluation computes the loss only"),
+    "include_tokens_per_second": (("true",), "tokens per second are always logged"),
+    "jit_mode_eval": (("false",), "evaluation runs the model as it is trained"),
+    "past_index": (("-1",), "no MiniCPM-V model carries a state between batches"),
+    "ray_scope": (("last",), "there is no hyperparameter search here"),
+    "save_safetensors": (("true",), "weights are always saved as safetensors"),
+    "split_batches": (("false",), "--per_device_train_batch_size counts for each process"),
+    "tpu_metrics_debug": (("false",), "TPUs are not supported"),
+    "use_ipex": (("false",), "transformers no longer uses the Intel extension; torch has its kernels"),
+    "use_legacy_prediction_loop": (("false",), "the legacy loop is gone"),
+    "use_mps_device": (("true",), "an Apple GPU is used whenever there is one; --use_cpu true turns it off"),
+}
+
+_TRUE = ("true", "yes", "t", "y", "1")
+_FALSE = ("false", "no", "f", "n", "0")
+
+
+def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Rewrite old flags as today's.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        The command line in today's spelling, and a notice for each flag that was rewritten or stated the obvious.
+
+    Raises:
+        UsageError: An old flag asks for something that can no longer be done.
+    """
+    rewritten: list[str] = []
+    notices: list[str] = []
+    position = 0
+    while position < len(arguments):
+        end = position + 1
+        while end < len(arguments) and not arguments[end].startswith("--"):
+            end += 1
+        group = list(arguments[position:end])
+        position = end
+        if not group[0].startswith("--"):
+            rewritten += group
+            continue
+        flag, equals, inline = group[0][2:].partition("=")
+        replaced, told = _modernise_one(flag.replace("-", "_"), ([inline] if equals else []) + group[1:])
+        rewritten += group if replaced is None else replaced
+        notices += told
+    return rewritten, notices
+
+
+def _modernise_one(name: str, values: list[str]) -> tuple[list[str] | None, list[str]]:
+    """Return today's words for one flag (None: it is today's already) and what to tell about it."""
+    if name in _RENAMED:
+        today = _RENAMED[name]
+        # Fields that may also be unset take no bare form, which the old scripts used.
+        return [f"--{today}", *(values or ["true"])], [f"--{name} is now --{today}"]
+    if name in _SETTLED:
+        accepted, reason = _SETTLED[name]
+        if (values or ["true"])[0].lower() not in accepted:
+            raise UsageError(
+                f"--{name}: found {' '.join(values) or 'true'!r}, expected {' or '.join(accepted)}: {reason}\n"
+                "  fix: remove the flag"
+            )
+        return [], [f"--{name}: {reason}"]
+    if name in _SPECIAL:
+        return _SPECIAL[name](values)
+    return None, []
+
+
+def _warmup_ratio(values: list[str]) -> tuple[list[str], list[str]]:
+    try:
+        ratio = float(values[0])
+    except (IndexError, ValueError):
+        ratio = -1.0
+    if not 0 <= ratio < 1:
+        raise UsageError(
+            f"--warmup_ratio: found {' '.join(values)!r}, expected a share of the steps from 0 to below 1\n"
+            "  fix: use --warmup_steps for a number of steps"
+        )
+    return ["--warmup_steps", values[0]], ["--warmup_ratio is now --warmup_steps with a value below 1"]
+
+
+def _group_by_length(values: list[str]) -> tuple[list[str], list[str]]:
+    if _truth("group_by_length", values):
+        today = ["--train_sampling_strategy", "group_by_length"]
+        return today, [f"--group_by_length is now {' '.join(today)}"]
+    return [], ["--group_by_length false: batches are drawn at random anyway"]
+
+
+def _adafactor(values: list[str]) -> tuple[list[str], list[str]]:
+    if _truth("adafactor", values):
+        return ["--optim", "adafactor"], ["--adafactor is now --optim adafactor"]
+    return [], ["--adafactor false: --optim says which optimizer is used"]
+
+
+def _optim(values: list[str]) -> tuple[list[str] | None, list[str]]:
+    renamed = {"adamw_hf": "adamw_torch", "adamw_apex_fused": "adamw_torch_fused"}
+    if values and values[0] in renamed:
+        today = renamed[values[0]]
+        return ["--optim", today], [f"--optim {values[0]} is gone from transformers; using its equal {today}"]
+    return None, []
+
+
+def _truth(name: str, values: list[str]) -> bool:
+    word = (values or ["true"])[0].lower()
+    if word not in _TRUE + _FALSE:
+        raise UsageError(f"--{name}: found {word!r}, expected true or false\n  fix: correct the value")
+    return word in _TRUE
+
+
+_SPECIAL: dict[str, Callable[[list[str]], tuple[list[str] | None, list[str]]]] = {
+    "adafactor": _adafactor,
+    "group_by_length": _group_by_length,
+    "optim": _optim,
+    "warmup_ratio": _warmup_ratio,
+}

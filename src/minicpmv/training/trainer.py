@@ -1,0 +1,134 @@
+"""transformers' Trainer with whole checkpoints and numbers per token; everything else is left as it is.
+
+The loss is normalised by the model, which divides by the labelled tokens of the whole optimizer step over all
+micro-batches and processes (``num_items_in_batch``); Trainer makes up for the averaging between processes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+
+from minicpmv.training.callbacks import RunProgress, memory_gib
+from minicpmv.training.checkpoints import STAGING, publish, rotate, seal
+from minicpmv.training.console import notice
+from minicpmv.training.parts import freeze_constants
+
+__all__ = ["MiniCPMVTrainer", "is_peft"]
+
+
+class MiniCPMVTrainer(Trainer):
+    """Trains a MiniCPM-V model, bare or wrapped by PEFT.
+
+    Args:
+        write_companions: Called on the writing process with each new checkpoint's directory, to add the small files
+            that make a full checkpoint usable by itself.
+        kwargs: As for ``Trainer``.
+    """
+
+    def __init__(self, *, write_companions: Callable[[Path], None] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._write_companions = write_companions
+        self._staging: str | None = None
+        self._tokens: Tensor | int = 0
+        self._clock = time.perf_counter()
+        for shown in (ProgressCallback, PrinterCallback):
+            self.remove_callback(shown)
+        self.add_callback(RunProgress(bar=not self.args.disable_tqdm))
+
+    # ------------------------------------------------------------------------------------------------------- numbers
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        self._tokens = self._tokens + inputs["attention_mask"].sum()  # stays on the device: no wait in each step
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            tokens = torch.as_tensor(self._tokens, device=self.args.device)
+            total = int(self.accelerator.gather(tokens).sum())  # pyright: ignore[reportAttributeAccessIssue]
+            now = time.perf_counter()
+            logs["tokens_per_second"] = total / max(now - self._clock, 1e-9)
+            logs["memory_gib"] = memory_gib()
+            self._tokens, self._clock = 0, now
+        super().log(logs, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        started = time.perf_counter()
+        metrics = super().evaluate(*args, **kwargs)
+        self._clock += time.perf_counter() - started  # the time is not training's
+        return metrics
+
+    # --------------------------------------------------------------------------------------------------- checkpoints
+    # The three methods below override private ones: Trainer writes a checkpoint's files straight under its final name
+    # and has no public hook around that. They may go when transformers writes checkpoints in one step.
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._staging or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        root = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        staged, final = root / STAGING / name, root / name
+        started = time.perf_counter()
+        self._staging = str(staged.parent)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = None
+        if self.state.best_model_checkpoint == str(staged):
+            self.state.best_model_checkpoint = str(final)
+        self._wait()
+        if self.args.should_save:
+            self._finish(staged)
+            publish(staged, final)
+        self._wait()
+        if self.args.local_process_index == 0 and staged.exists():  # another machine with a disk of its own
+            publish(staged, final)
+        if self.args.should_save:
+            keep = (str(final), self.state.best_model_checkpoint)
+            rotate(root, limit=self.args.save_total_limit, keep=keep)
+        self._clock += time.perf_counter() - started
+
+    def _finish(self, staged: Path) -> None:
+        self.state.save_to_json(str(staged / TRAINER_STATE_NAME))  # again: it now names the best checkpoint's own place
+        (staged / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads; run.json has the settings
+        if self._write_companions is not None:
+            self._write_companions(staged)
+        seal(staged, step=self.state.global_step, world_size=self.args.world_size)
+
+    def _wait(self) -> None:
+        if dist.is_available() and dist.is_initialized():
+            dist.barrier()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if is_peft(self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            freeze_constants(self.model)  # PEFT unfreezes all of a module that it loads
+            return
+        # Trainer would load the file key by key and pass over those it does not know; MiniCPM-V-2's keys are converted
+        # while loading, which only from_pretrained does.
+        target = model if model is not None else self.model
+        dtype = next(target.parameters()).dtype
+        saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=dtype)
+        target.load_state_dict(saved.state_dict())
+
+    def _load_best_model(self) -> None:
+        if is_peft(self.model) or self.is_deepspeed_enabled:
+            super()._load_best_model()
+            return
+        assert self.state.best_model_checkpoint is not None, "Trainer asks only if there is one"
+        notice(f"going back to the best checkpoint, {self.state.best_model_checkpoint}")
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def is_peft(model: Any) -> bool:
+    """Whether PEFT has wrapped a model."""
+    return hasattr(model, "peft_config")
