@@ -48,11 +48,17 @@ class DataError(MiniCPMVError):
     """Records that cannot be trained on as written.
 
     Args:
-        problems: Every fault found, in file order; at least one.
+        problems: Every fault found, in file order; at least one. Or the text of an earlier ``DataError``: from that,
+            unpickling and torch's ``DataLoader``, when its worker met the error, make it again.
         max_shown: How many of them the message spells out; the rest are counted.
     """
 
-    def __init__(self, problems: Sequence[Problem], *, max_shown: int = 10) -> None:
+    def __init__(self, problems: Sequence[Problem] | str, *, max_shown: int = 10) -> None:
+        self.problems: tuple[Problem, ...] = ()
+        if isinstance(problems, str):
+            # The DataLoader hands over a whole traceback; at its end the message stands behind the class's name.
+            super().__init__(problems.rpartition(f"{type(self).__qualname__}: ")[2].rstrip())
+            return
         self.problems = tuple(problems)
         shown = [str(problem) for problem in self.problems[:max_shown]]
         hidden = len(self.problems) - len(shown)

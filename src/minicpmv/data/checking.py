@@ -1,0 +1,268 @@
+"""Judges raw records: every fault of every record, each with a stable code, in file order.
+
+Only what stands in the data file is judged here, image files by ``image_files``. A fault stops a run; nothing is
+mended, skipped or guessed. ``docs/data.md`` shows an example of every code.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import cast
+
+from minicpmv.data.placeholders import IMAGE_KEY, PLAIN_PLACEHOLDERS, check_placeholders, parse_image_field
+from minicpmv.data.reading import RepeatedKeys
+from minicpmv.data.records import RawRecord, quote
+from minicpmv.errors import Problem
+from minicpmv.models.versions import Version
+from minicpmv.processing.chat import roles_of
+
+__all__ = ["RecordChecker", "check_image_value", "check_records"]
+
+_ROLES = ("user", "assistant", "system")
+_ROLE_ALIASES = {
+    "human": "user",
+    "person": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "chatgpt": "assistant",
+}
+_CONVERSATIONS_ALIASES = ("conversation", "messages", "message", "dialog", "dialogue", "turns", "chat")
+_IMAGE_ALIASES = ("images", "img", "imgs", "image_path", "image_paths", "image_file", "picture", "pictures", "photo")
+_MESSAGE_ALIASES = {"role": ("from", "speaker"), "content": ("value", "text", "message")}
+_MEANINGFUL_MESSAGE_KEYS = (
+    "image",
+    "images",
+    "loss",
+    "mask",
+    "weight",
+    "train",
+    "tool_calls",
+    "function_call",
+)
+"""Keys that other tools act on. Passing over them in silence would train something else than what is written."""
+_HIDES_THE_REST = {"D115", "D120", "D121", "D122", "D124"}
+"""Faults that leave roles or texts unknown, without which order and placeholders cannot be judged."""
+
+
+def check_records(records: Iterable[RawRecord], *, version: Version | None = None) -> Iterator[Problem]:
+    """Yield every problem of every record; see ``RecordChecker``."""
+    checker = RecordChecker(version=version)
+    for record in records:
+        yield from checker.check(record)
+
+
+class RecordChecker:
+    """Checks one record after the other and remembers the ids it has seen.
+
+    Args:
+        version: The model to be trained, if known. Some versions have no system turns.
+
+    Raises:
+        CheckpointError: Conversations cannot be written for this version yet.
+    """
+
+    def __init__(self, *, version: Version | None = None) -> None:
+        self._first_with_id: dict[tuple[str, str], int] = {}
+        self._roles = _ROLES if version is None else roles_of(version)
+        self._model = "" if version is None else version.model
+
+    def check(self, record: RawRecord) -> Iterator[Problem]:
+        """Yield every problem of a record."""
+        if not isinstance(record.value, dict):
+            found = _describe(record.value)
+            yield Problem("D110", record.where(), found, "an object", "write {...} or remove it")
+            return
+        fields = cast("dict[str, object]", record.value)
+        image_faults = list(check_image_value(record, fields.get("image")))
+        yield from _check_keys(record, fields)
+        yield from _check_id(record, fields.get("id"), self._first_with_id)
+        yield from image_faults
+        if "conversations" not in fields:
+            return
+        messages = fields["conversations"]
+        faults = list(_check_messages(record, messages))
+        yield from faults
+        if not {fault.code for fault in faults}.isdisjoint(_HIDES_THE_REST):
+            return
+        sound = cast("list[dict[str, str]]", messages)
+        yield from _check_order(record, sound)
+        yield from self._check_version(record, sound)
+        if not image_faults:
+            yield from check_placeholders(record, sound, parse_image_field(fields.get("image")))
+
+    def _check_version(self, record: RawRecord, messages: Sequence[Mapping[str, str]]) -> Iterator[Problem]:
+        for number, message in enumerate(messages):
+            name = f"conversations[{number}]"
+            if message["role"] not in self._roles:
+                found, expected = f"a {message['role']} turn", f"none: {self._model} was trained without"
+                fix = "remove the turn, or put its text into the first user turn"
+                yield Problem("D151", record.where(f"{name}.role"), found, expected, fix)
+
+
+def _check_keys(record: RawRecord, fields: Mapping[str, object]) -> Iterator[Problem]:
+    yield from _check_repeated(record.where(), fields)
+    if "conversations" not in fields:
+        alias = _find_alias(fields, "conversations", _CONVERSATIONS_ALIASES)
+        found = f"the key {alias!r} instead" if alias else _list_keys(fields)
+        fix = f"rename {alias!r} to 'conversations'" if alias else "add the messages under 'conversations'"
+        yield Problem("D111", record.where("conversations"), found, "the key 'conversations'", fix)
+    alias = None if "image" in fields else _find_alias(fields, "image", _IMAGE_ALIASES)
+    if alias:
+        fix = f"rename {alias!r} to 'image'"
+        yield Problem("D112", record.where(alias), f"the key {alias!r}", "images under the key 'image'", fix)
+
+
+def _check_repeated(where: str, fields: Mapping[str, object]) -> Iterator[Problem]:
+    for key in fields.repeated if isinstance(fields, RepeatedKeys) else ():
+        yield Problem("D107", where, f"the key {key!r} more than once", "each key once", "remove or rename one")
+
+
+def _find_alias(fields: Mapping[str, object], key: str, aliases: Sequence[str]) -> str | None:
+    """Find a key that was probably meant to be ``key``."""
+    for name in fields:
+        if name.strip().casefold() in (key, *aliases) or difflib.SequenceMatcher(None, name, key).ratio() > 0.85:
+            return name
+    return None
+
+
+def _check_id(record: RawRecord, value: object, first_with_id: dict[tuple[str, str], int]) -> Iterator[Problem]:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        yield Problem("D113", record.where("id"), quote(value), "text or a whole number", "give the record another id")
+        return
+    first = first_with_id.setdefault((record.source, str(value)), record.index)
+    if first != record.index:
+        found = f"the id of record {first} again"
+        yield Problem("D114", record.where("id"), found, "every id once", "rename one, or remove the repeated record")
+
+
+def check_image_value(record: RawRecord, value: object) -> Iterator[Problem]:
+    """Yield a problem unless the ``image`` value has one of its forms; without a problem it can be parsed."""
+    expected = 'a path, a list of paths, or a dict such as {"<image_00>": path}'
+    entries: list[tuple[str, object]]
+    if value is None or value == [] or value == {}:
+        return
+    if isinstance(value, list):
+        entries = [(f"image[{i}]", path) for i, path in enumerate(cast("list[object]", value))]
+    elif isinstance(value, dict):
+        mapping = cast("dict[str, object]", value)
+        entries = [(f"image[{key!r}]", path) for key, path in mapping.items()]
+        allowed = PLAIN_PLACEHOLDERS if len(mapping) == 1 else ()
+        for key in mapping:
+            if key not in allowed and not IMAGE_KEY.fullmatch(key):
+                fix = "rename the key here and in the text"
+                yield Problem("D131", record.where("image"), f"the key {key!r}", "keys such as '<image_00>'", fix)
+        yield from _check_repeated(record.where("image"), mapping)
+    else:
+        entries = [("image", value)]
+    for field, path in entries:
+        if not isinstance(path, str) or not path.strip():
+            fix = "write the path of the image file, or leave 'image' out of a text-only record"
+            yield Problem("D130", record.where(field), quote(path), expected, fix)
+        elif re.match(r"(?:https?|s3|ftp|data):", path):
+            fix = "save the image as a file and write its path"
+            yield Problem("D132", record.where(field), f"an address: {quote(path)}", "the path of a file", fix)
+
+
+def _check_messages(record: RawRecord, messages: object) -> Iterator[Problem]:
+    where = record.where("conversations")
+    if not isinstance(messages, list):
+        yield Problem("D115", where, _describe(messages), "a list of messages", "write [...]")
+        return
+    entries = cast("list[object]", messages)
+    if len(entries) < 2:
+        found = "one message" if entries else "no message"
+        yield Problem("D116", where, found, "at least a question and its answer", "complete or remove the record")
+    for number, message in enumerate(entries):
+        yield from _check_message(record, number, message)
+
+
+def _check_message(record: RawRecord, number: int, message: object) -> Iterator[Problem]:
+    name = f"conversations[{number}]"
+    if not isinstance(message, dict):
+        found = _describe(message)
+        yield Problem(
+            "D120", record.where(name), found, "{'role': ..., 'content': ...}", "write the message as an object"
+        )
+        return
+    fields = cast("dict[str, object]", message)
+    yield from _check_repeated(record.where(name), fields)
+    for key, aliases in _MESSAGE_ALIASES.items():
+        if key not in fields:
+            alias = next((name for name in aliases if name in fields), None)
+            found = f"the key {alias!r} instead" if alias else _list_keys(fields)
+            fix = f"rename {alias!r} to {key!r}" if alias else f"add {key!r}"
+            yield Problem("D121", record.where(name), found, f"the key {key!r}", fix)
+    for key in _MEANINGFUL_MESSAGE_KEYS:
+        if key in fields:
+            fix = "name images under 'image' of the record" if key.startswith("image") else "remove the key"
+            yield Problem("D125", record.where(f"{name}.{key}"), f"the key {key!r}", "only role and content", fix)
+    if "role" in fields and fields["role"] not in _ROLES:
+        yield _unknown_role(record.where(f"{name}.role"), fields["role"])
+    if "content" in fields:
+        yield from _check_content(record.where(f"{name}.content"), fields.get("role"), fields["content"])
+
+
+def _unknown_role(where: str, role: object) -> Problem:
+    meant = role.strip().lower() if isinstance(role, str) else ""
+    meant = _ROLE_ALIASES.get(meant, meant)
+    fix = f"write '{meant}'" if meant in _ROLES else "write 'user' for questions and 'assistant' for answers"
+    return Problem("D122", where, f"the role {quote(role)}", "user, assistant or system", fix)
+
+
+def _check_content(where: str, role: object, content: object) -> Iterator[Problem]:
+    if not isinstance(content, str):
+        fix = "write the text in quotes, with <image> where an image stands"
+        yield Problem("D124", where, _describe(content), "text", fix)
+        return
+    if not content.strip():
+        found = "white space only" if content else "nothing"
+        if role == "assistant":
+            yield Problem("D126", where, found, "an answer to learn", "write the answer or remove the record")
+        else:
+            yield Problem("D127", where, found, "text or a placeholder such as <image>", "write it or remove the turn")
+    try:
+        content.encode()
+    except UnicodeEncodeError as error:
+        found = f"half of a surrogate pair at character {error.start}: {quote(content[error.start])}"
+        yield Problem("D128", where, found, "characters that UTF-8 can write", "write the text again")
+
+
+def _check_order(record: RawRecord, messages: Sequence[Mapping[str, str]]) -> Iterator[Problem]:
+    """Yield at most one problem about the order of roles: after the first, the others would be its echo."""
+    start = 1 if messages and messages[0]["role"] == "system" else 0
+    for number, message in enumerate(messages[start:], start):
+        expected = "user" if (number - start) % 2 == 0 else "assistant"
+        if message["role"] == expected:
+            continue
+        if message["role"] == "system":
+            fix = "put the system turn first"
+        elif number == start:
+            fix = "begin with the user's turn"
+        else:
+            fix = f"let user and assistant take turns; if conversations[{number - 1}] goes on here, join the two"
+        where = record.where(f"conversations[{number}].role")
+        yield Problem("D123", where, f"the role {message['role']!r}", f"{expected!r}", fix)
+        return
+    if len(messages) > 1 and messages[-1]["role"] != "assistant":
+        where = record.where(f"conversations[{len(messages) - 1}].role")
+        fix = "add the answer or remove the last question"
+        yield Problem("D123", where, f"the role {messages[-1]['role']!r} at the end", "'assistant'", fix)
+
+
+def _list_keys(fields: Mapping[str, object]) -> str:
+    return f"the keys {', '.join(map(repr, fields))}" if fields else "no key at all"
+
+
+def _describe(value: object) -> str:
+    """Repeat a value of a wrong kind, with the kind as JSON names it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    kinds = {str: "text", int: "a number", float: "a number", list: "a list"}
+    return f"{kinds.get(type(value), 'an object')}: {quote(value)}"

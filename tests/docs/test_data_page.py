@@ -1,0 +1,56 @@
+"""docs/data.md: right records load, wrong ones give the message printed below them, and no code is left out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from minicpmv.data.loading import load_records
+from minicpmv.errors import DataError
+from minicpmv.models.versions import VERSIONS
+from tests.tiny import save_picture
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+CODES = re.split(r"^#### (?=D\d+: )", PAGE, flags=re.MULTILINE)[1:]
+WRONG = {
+    section[:4]: (block.group(1), block.group(2))
+    for section in CODES
+    if (block := re.search(r"```json\n(.*?)\n```\n\n```text\n(.*?)\n```", section, re.DOTALL))
+}
+RIGHT = re.findall(r"```json\n(.*?)\n```", PAGE.partition("## Messages")[0], re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_with_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_picture(Path("cat.png"))
+    save_picture(Path("dog.png"))
+    data = Path("dog.png").read_bytes()
+    Path("cut_off.png").write_bytes(data[: len(data) // 2])
+
+
+@pytest.mark.parametrize("example", RIGHT)
+def test_right_records_load(example: str) -> None:
+    Path("train.json").write_text(example)
+    assert load_records("train.json")
+
+
+@pytest.mark.parametrize("code", WRONG)
+def test_wrong_records_give_the_printed_message(code: str) -> None:
+    example, message = WRONG[code]
+    Path("train.json").write_text(example)
+    with pytest.raises(DataError) as caught:
+        load_records("train.json", version=VERSIONS["2.0"] if code == "D151" else None)
+    by_pillow = re.compile(r"\(OSError: .*?\)")  # its words change between releases
+    assert by_pillow.sub("", str(caught.value)) == by_pillow.sub("", message)
+
+
+def test_every_code_of_the_package_has_its_section() -> None:
+    sources = (ROOT / "src" / "minicpmv" / "data").glob("*.py")
+    used = {code for source in sources for code in re.findall(r'"(D[1-3]\d\d)"', source.read_text(encoding="utf-8"))}
+    assert sorted(used) == [section[:4] for section in CODES]
+    assert len(RIGHT) == 3
+    assert len(used - WRONG.keys()) == 5  # D101, D104, D201, D202, D203 need more than a data file to show

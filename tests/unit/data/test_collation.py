@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import torch
+
+from minicpmv.data.collation import Collator
+
+
+def sample(*ids: int, images: tuple[tuple[int, int], ...] = ()) -> dict[str, torch.Tensor]:
+    num_patches = sum(rows * columns for rows, columns in images)
+    return {
+        "input_ids": torch.tensor(ids),
+        "labels": torch.tensor([-100, *ids[1:]]),
+        "image_mask": torch.tensor([bool(images) and i == 1 for i in range(len(ids))]),
+        "pixel_values": torch.full((num_patches, 588), float(ids[0])),
+        "tgt_sizes": torch.tensor(images, dtype=torch.int64).reshape(-1, 2),
+    }
+
+
+def test_pads_on_the_right() -> None:
+    batch = Collator(pad_token_id=9)([sample(1, 2, 3), sample(4, 5)])
+    assert batch["input_ids"].tolist() == [[1, 2, 3], [4, 5, 9]]
+    assert batch["labels"].tolist() == [[-100, 2, 3], [-100, 5, -100]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+
+
+def test_a_batch_without_images_has_no_image_arguments() -> None:
+    assert set(Collator(0)([sample(1, 2), sample(3, 4, 5)])) == {"input_ids", "labels", "attention_mask"}
+
+
+def test_images_follow_each_other_in_batch_order() -> None:
+    batch = Collator(0)([sample(1, 2, images=((1, 2), (2, 2))), sample(3, 4, 5), sample(6, 7, 8, images=((1, 1),))])
+    assert batch["tgt_sizes"].tolist() == [[1, 2], [2, 2], [1, 1]]
+    assert batch["pixel_values"][:, 0].tolist() == [1, 1, 1, 1, 1, 1, 6]
+    assert batch["image_mask"].tolist() == [[False, True, False], [False] * 3, [False, True, False]]
+    assert batch["image_mask"].dtype == torch.bool
+    assert batch["attention_mask"].dtype == torch.int64
+
+
+def test_the_pad_token_may_be_a_real_one() -> None:
+    batch = Collator(pad_token_id=1)([sample(1, 1, 1), sample(1)])
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
