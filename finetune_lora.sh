@@ -5,6 +5,7 @@
 #   MODEL=... DATA=... sh finetune_lora.sh           your own; the values below can be edited here or set from outside
 #   sh finetune_lora.sh --max_steps 20 --lora_r 16   further flags go to the training as they stand, and win
 #
+# Flags that transformers has renamed since the official scripts carry today's name; the old ones are accepted, too.
 # Every flag: python -m minicpmv.training --help
 set -eu
 ROOT=$(cd "$(dirname "$0")" && pwd)
@@ -35,7 +36,7 @@ else # the demo, tuned on its validation split: a model of this size takes large
     BATCH_SIZE=${BATCH_SIZE:-16}
     ACCUMULATION=${ACCUMULATION:-1}
     PRECISION=${PRECISION:-fp32}
-    set -- --gradient_checkpointing false --logging_steps 10 "$@"
+    set -- --activation_checkpointing false --logging_steps 10 "$@"
 fi
 
 . "$ROOT/scripts/finetune.sh"
@@ -49,7 +50,7 @@ torchrun --nproc_per_node "$GPUS_PER_NODE" --nnodes "$NNODES" --node_rank "$NODE
     ${EVAL_DATA:+--eval_data_path "$EVAL_DATA"} \
     --remove_unused_columns false \
     --label_names "labels" \
-    --prediction_loss_only false \
+    --prediction_loss_only true \
     --bf16 "$BF16" \
     --bf16_full_eval false \
     --fp16 "$FP16" \
@@ -76,10 +77,10 @@ torchrun --nproc_per_node "$GPUS_PER_NODE" --nnodes "$NNODES" --node_rank "$NODE
     --learning_rate "$LEARNING_RATE" \
     --weight_decay 0.1 \
     --adam_beta2 0.95 \
-    --warmup_ratio 0.01 \
+    --warmup_steps 0.01 \
     --lr_scheduler_type "cosine" \
     --logging_steps 1 \
-    --gradient_checkpointing true \
+    --activation_checkpointing true \
     --deepspeed zero2 \
     --report_to "tensorboard" \
     "$@"

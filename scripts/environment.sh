@@ -116,7 +116,10 @@ _use_own_environment() {
 
     if command -v flock >/dev/null 2>&1; then # two scripts started at once: the second waits, then finds it done
         exec 9>"$ROOT/.venv.lock"
-        flock 9
+        if ! flock -n 9; then
+            echo "Waiting for another start that is making $_venv"
+            flock 9
+        fi
     fi
     rmdir "$_venv" 2>/dev/null || : # an empty folder is nobody's
     if [ -f "$_installing" ]; then

@@ -1,0 +1,73 @@
+"""What must answer at once does not wait for torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+_HEAVY = ("torch", "transformers", "accelerate", "peft", "deepspeed")
+
+
+def _loaded_by(code: str) -> set[str]:
+    """Return which heavy packages a fresh interpreter has loaded after ``code``."""
+    report = f"import json, sys; print(json.dumps([name for name in {_HEAVY!r} if name in sys.modules]))"
+    ran = subprocess.run([sys.executable, "-c", f"{code}\n{report}"], capture_output=True, text=True, check=True)
+    return set(json.loads(ran.stdout.splitlines()[-1]))
+
+
+def _command(*arguments: str) -> str:
+    return f"""
+from minicpmv.cli.main import main
+try:
+    main({list(arguments)!r})
+except SystemExit:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["chat", "--help"], ["eval", "--help"], ["demo", "-h"]]
+)
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    assert _loaded_by(_command(*arguments)) == set()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "minicpmv",
+        "minicpmv.errors",
+        "minicpmv.models.versions",
+        "minicpmv.processing.slicing",
+        "minicpmv.processing.chat",
+        "minicpmv.processing.images",
+        "minicpmv.data.records",
+        "minicpmv.data.reading",
+        "minicpmv.data.checking",
+        "minicpmv.cli.main",
+    ],
+)
+def test_module_loads_nothing_heavy(module: str) -> None:
+    assert _loaded_by(f"import {module}") == set()
+
+
+def test_help_answers_in_half_a_second() -> None:
+    """The best of five: a busy machine slows some starts, torch would slow every one by seconds."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "minicpmv.cli.main", "--help"], capture_output=True, check=True)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(5)) < 0.5
+
+
+def test_a_model_directory_loads_whichever_is_imported_first() -> None:
+    """The hook works before and after transformers."""
+    for code in ("import minicpmv, transformers", "import transformers, minicpmv"):
+        check = "from transformers import AutoConfig; assert 'minicpmv' in transformers.CONFIG_MAPPING"
+        subprocess.run([sys.executable, "-c", f"{code}\n{check}"], check=True, capture_output=True)

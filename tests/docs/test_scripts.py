@@ -1,0 +1,131 @@
+"""The shell scripts: POSIX, complete, and refusing what cannot work before anything is installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.repository import ROOT, SCRIPTS, TRAINING_SCRIPTS
+
+_POSIX_SHELL = shutil.which("dash") or "sh"  # sh is dash on Debian and Ubuntu
+_VARIABLES = ["GPUS_PER_NODE", "NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"]
+_VARIABLES += ["MODEL", "DATA", "EVAL_DATA", "LLM_TYPE", "MODEL_MAX_LENGTH"]
+
+
+def _name(path: Path) -> str:
+    return path.name
+
+
+def _run(script: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name not in {*_VARIABLES, "PYTHON"}}
+    environment = kept | {"PYTHON": "/nowhere/python"} | variables  # nothing here may get as far as an installation
+    return subprocess.run(
+        [_POSIX_SHELL, str(script), *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=_name)
+def test_script_is_posix_shell(script: Path) -> None:
+    parsed = subprocess.run([_POSIX_SHELL, "-n", str(script)], capture_output=True, text=True, check=False)
+    assert (parsed.returncode, parsed.stderr) == (0, "")
+    # What dash parses but does not do.
+    bashisms = re.findall(r"(?m)\[\[ |<<<|\bfunction \w+|\bpipefail\b|\blocal \w|^\s*source ", script.read_text())
+    assert bashisms == []
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS[:3], ROOT / ".ci/run"], ids=_name)
+def test_script_is_executable(script: Path) -> None:
+    assert script.stat().st_mode & stat.S_IXUSR
+
+
+@pytest.mark.parametrize("script", TRAINING_SCRIPTS, ids=_name)
+def test_official_variables_stand_at_the_top_and_come_from_outside(script: Path) -> None:
+    top = script.read_text(encoding="utf-8").partition("torchrun")[0]
+    assert [name for name in _VARIABLES if f"\n{name}=${{{name}:-" not in top] == []
+
+
+@pytest.mark.parametrize("script", TRAINING_SCRIPTS, ids=_name)
+@pytest.mark.parametrize("given", ["MODEL", "DATA"])
+def test_one_of_model_and_data_alone_is_wrong_use(script: Path, given: str) -> None:
+    missing = {"MODEL": "DATA", "DATA": "MODEL"}[given]
+    ended = _run(script, **{given: "somewhere"})
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"found {given}=somewhere without {missing}, expected both")
+    assert f"fix: set {missing}" in ended.stderr
+
+
+@pytest.mark.parametrize("script", TRAINING_SCRIPTS, ids=_name)
+def test_help_is_the_comment_at_the_head(script: Path) -> None:
+    ended = _run(script, "--help")
+    assert ended.returncode == 0
+    assert f"sh {script.name}" in ended.stdout
+    assert "set -eu" not in ended.stdout
+
+
+@pytest.fixture
+def bare_checkout(tmp_path: Path) -> Path:
+    """A checkout without an environment: as much of it as the scripts read before they make one."""
+    for path in [*SCRIPTS, ROOT / "pyproject.toml", ROOT / "constraints.txt"]:
+        target = tmp_path / path.relative_to(ROOT)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(path, target)
+    return tmp_path
+
+
+@pytest.mark.parametrize("script", SCRIPTS[:3], ids=_name)
+def test_missing_python_is_said_with_a_fix(script: Path, bare_checkout: Path) -> None:
+    ended = _run(bare_checkout / script.name)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("found no /nowhere/python, expected Python 3.10 or newer\n  fix: ")
+    assert not (bare_checkout / ".venv").exists()
+
+
+def test_environment_of_somebody_else_is_left_alone(bare_checkout: Path) -> None:
+    theirs = bare_checkout / ".venv/pyvenv.cfg"
+    theirs.parent.mkdir()
+    theirs.write_text("theirs")
+    ended = _run(bare_checkout / "test.sh")
+    assert ended.returncode == 2
+    assert "which these scripts did not make" in ended.stderr
+    assert [path.name for path in theirs.parent.iterdir()] == ["pyvenv.cfg"]
+
+
+def _training_flags(script: Path) -> list[str]:
+    """Return the flags as the training receives them: torchrun is replaced by something that prints them."""
+    text = script.read_text(encoding="utf-8")
+    command = text[text.index("\ntorchrun") : text.index("\nfinish")]
+    printed = re.sub(r"\ntorchrun .*?minicpmv\.training", "\nprintf '%s\\\\n'", command, flags=re.DOTALL)
+    values = "MODEL=m DATA=d EVAL_DATA=e LLM_TYPE=qwen2 MODEL_MAX_LENGTH=64 OUTPUT_DIR=o BF16=false FP16=false "
+    values += "EPOCHS=1 BATCH_SIZE=1 ACCUMULATION=1 LEARNING_RATE=1e-4\n"
+    ran = subprocess.run([_POSIX_SHELL, "-euc", values + printed], capture_output=True, text=True, check=True)
+    return ran.stdout.splitlines()
+
+
+@pytest.mark.parametrize("script", TRAINING_SCRIPTS, ids=_name)
+def test_flags_of_the_script_are_known_and_modern(script: Path) -> None:
+    from minicpmv.training.arguments import parse_arguments
+
+    request = parse_arguments(_training_flags(script))
+    assert list(request.notices) == []
+    assert request.run.use_lora == ("lora" in script.name)
+    assert request.run.tune_llm == ("lora" not in script.name)
+
+
+def test_launcher_ends_with_the_exit_code_of_the_training(tmp_path: Path) -> None:
+    (tmp_path / "training.py").write_text(
+        "import sys; print('train.json record 3: fault', file=sys.stderr); sys.exit(2)"
+    )
+    launcher = [sys.executable, str(ROOT / "scripts/torchrun.py"), "--standalone", "--nproc_per_node", "1"]
+    ended = subprocess.run(
+        [*launcher, "-m", "--", "training", "--log", "x"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert "train.json record 3: fault" in ended.stderr
+    assert "Traceback" not in ended.stderr
