@@ -106,9 +106,10 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
         options["device_map"] = {"": args.device}
     source = str(base) if Path(run.model_name_or_path).expanduser().is_dir() else run.model_name_or_path
     try:
-        model, report = MiniCPMVForConditionalGeneration.from_pretrained(source, output_loading_info=True, **options)
+        loaded: Any = MiniCPMVForConditionalGeneration.from_pretrained(source, output_loading_info=True, **options)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{source}: {error}\n  fix: check that config.json belongs to the weights") from error
+    model, report = loaded
     absent = sorted(report["missing_keys"])
     if absent:
         raise CheckpointError(

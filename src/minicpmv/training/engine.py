@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import socket
+import warnings
 from typing import Any
 
 import torch
@@ -12,7 +14,21 @@ from transformers import TrainingArguments
 
 from minicpmv.errors import ConfigError
 
-__all__ = ["load_deepspeed", "prepare_rendezvous", "start_deepspeed"]
+__all__ = ["load_deepspeed", "prepare_rendezvous", "quieten", "start_deepspeed"]
+
+# What the libraries below us tell each other, not us; each may go with the release named.
+_NOISE = (
+    r"`is_gradient_checkpointing` is deprecated",  # PEFT 0.21 asks transformers by the old name
+    r"`torch\.distributed\.\w+` is deprecated",  # DeepSpeed 0.19 calls torch's collectives by their old names
+)
+_MISMATCH = "Gradient accumulation steps mismatch"  # accelerate 1.15 compares DeepSpeed's number with its own default
+
+
+def quieten() -> None:
+    """Keep other libraries' remarks about each other out of the report; everything else they say stays."""
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message, category=FutureWarning)
+    logging.getLogger("accelerate.accelerator").addFilter(lambda entry: _MISMATCH not in str(entry.msg))
 
 
 def prepare_rendezvous(*, use_deepspeed: bool) -> None:

@@ -13,7 +13,6 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from minicpmv.errors import ConfigError, UsageError
 from minicpmv.training.arguments import RunArguments
-from minicpmv.training.parts import freeze_constants
 
 __all__ = ["add_lora", "is_lora_tensor", "modules_to_save", "quantisation"]
 
@@ -66,7 +65,6 @@ def add_lora(model: PreTrainedModel, run: RunArguments, *, keep_dtype: bool) -> 
         UsageError: The flags name no module, or one module twice.
     """
     wrapped = _continue_adapter(model, run.lora_weight_path) if run.lora_weight_path else _new_adapter(model, run)
-    freeze_constants(wrapped)
     if not keep_dtype:
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
@@ -92,9 +90,9 @@ def _new_adapter(model: PreTrainedModel, run: RunArguments) -> PeftModel:
         wrapped = get_peft_model(model, config)
     except ValueError as error:
         raise UsageError(f"--lora_...: PEFT refuses: {error}\n  fix: correct the flag it names") from error
-    base = Path(model.name_or_path)
-    if base.is_dir():  # an adapter finds its base by this entry, from wherever it is loaded
-        wrapped.peft_config["default"].base_model_name_or_path = str(base.resolve())
+    base = model.name_or_path
+    if base and Path(base).is_dir():  # an adapter finds its base by this entry, from wherever it is loaded
+        wrapped.peft_config["default"].base_model_name_or_path = str(Path(base).resolve())
     return wrapped  # pyright: ignore[reportReturnType] # a mixed model only with mixed=True
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
-__all__ = ["PartSummary", "choose_trained_parts", "format_parts", "freeze_constants", "part_of", "summarise_parts"]
+__all__ = ["PartSummary", "choose_trained_parts", "format_parts", "part_of", "summarise_parts"]
 
 _PARTS = (
     ("vision tower", "vpm."),
@@ -18,9 +17,6 @@ _PARTS = (
     ("output head", "llm.lm_head."),
     ("language model", "llm."),
 )
-
-# Tensors that are stored as parameters but are fixed by construction: MiniCPM-V-2's query positions.
-_CONSTANTS = re.compile(r"(^|\.)resampler\.(modules_to_save\.\w+\.|original_module\.)?pos_embed$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +35,6 @@ def choose_trained_parts(model: nn.Module, *, tune_llm: bool, tune_vision: bool)
     for name, parameter in model.named_parameters():
         part = part_of(name)
         parameter.requires_grad_(part == "resampler" or (tune_vision if part == "vision tower" else tune_llm))
-    freeze_constants(model)
-
-
-def freeze_constants(model: nn.Module) -> None:
-    """Keep fixed position tables from learning. PEFT unfreezes whatever it wraps, so this runs after it as well."""
-    for name, parameter in model.named_parameters():
-        if _CONSTANTS.search(name):
-            parameter.requires_grad_(False)
 
 
 def part_of(name: str) -> str:

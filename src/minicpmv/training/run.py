@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from minicpmv.training.arguments import Request, RunArguments, parse_arguments
 from minicpmv.training.base import check_llm_type, find_base, load_base, read_config, stated_dtype
 from minicpmv.training.checkpoints import ResumePoint, choose_resume_point, remove_checkpoints, remove_stale
 from minicpmv.training.console import complain, notice, say
-from minicpmv.training.engine import prepare_rendezvous, start_deepspeed
+from minicpmv.training.engine import prepare_rendezvous, quieten, start_deepspeed
 from minicpmv.training.lora import add_lora
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
 from minicpmv.training.record import chat_command, describe_run
@@ -82,7 +81,7 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
     say(describe_settings(args, use_lora=request.run.use_lora))
     say(format_parts(parts))
     record = describe_run(request, args, version=material.version, base=material.base, parts=parts)
-    record_path = Path(args.output_dir) / "run.json"
+    record_path = Path(args.output_dir or "") / "run.json"
     trainer = _build_trainer(material, model, request, args)
     if args.should_save:
         write_json(record_path, record)
@@ -113,7 +112,7 @@ def _gather_material(run: RunArguments, output_dir: str) -> _Material:
     ]
     for dataset in data:
         dataset.check_lengths()
-    pad_token_id = processor.tokenizer.pad_token_id  # pyright: ignore[reportAttributeAccessIssue] # set by ProcessorMixin
+    pad_token_id: Any = processor.tokenizer.pad_token_id
     return _Material(
         base=base,
         config=config,
@@ -135,8 +134,7 @@ def _start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArgume
     prepare_rendezvous(use_deepspeed=uses_deepspeed)
     if settings["disable_tqdm"]:
         transformers_logging.disable_progress_bar()
-    # PEFT 0.21 still asks transformers by the old name; may go with the PEFT release that asks by the new one.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    quieten()
     args = build_training_arguments(settings)
     if uses_deepspeed:
         start_deepspeed(args)

@@ -57,7 +57,7 @@ def save_full(trainer: MiniCPMVTrainer, directory: Path, *, base: Path, dtype: t
     """Write a complete checkpoint in the released layout. Every process must call it."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_deepspeed_enabled:
-        tensors = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # empty except on the first process
+        tensors: Any = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # empty except on the first process
     else:
         tensors = model.state_dict()
     if not trainer.args.should_save:

@@ -20,7 +20,6 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from minicpmv.training.callbacks import RunProgress, memory_gib
 from minicpmv.training.checkpoints import STAGING, publish, rotate, seal
 from minicpmv.training.console import notice
-from minicpmv.training.parts import freeze_constants
 
 __all__ = ["MiniCPMVTrainer", "is_peft"]
 
@@ -74,7 +73,7 @@ class MiniCPMVTrainer(Trainer):
         return self._staging or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        root = Path(self.args.output_dir)
+        root = Path(self.args.output_dir or "")
         name = f"checkpoint-{self.state.global_step}"
         staged, final = root / STAGING / name, root / name
         started = time.perf_counter()
@@ -109,16 +108,15 @@ class MiniCPMVTrainer(Trainer):
             dist.barrier()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if is_peft(self.model):
+        live: Any = model if model is not None else self.model
+        if is_peft(live):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-            freeze_constants(self.model)  # PEFT unfreezes all of a module that it loads
             return
         # Trainer would load the file key by key and pass over those it does not know; MiniCPM-V-2's keys are converted
         # while loading, which only from_pretrained does.
-        target = model if model is not None else self.model
-        dtype = next(target.parameters()).dtype
-        saved = type(self.model).from_pretrained(resume_from_checkpoint, dtype=dtype)
-        target.load_state_dict(saved.state_dict())
+        dtype = next(live.parameters()).dtype
+        saved = type(live).from_pretrained(resume_from_checkpoint, dtype=dtype)
+        live.load_state_dict(saved.state_dict())
 
     def _load_best_model(self) -> None:
         if is_peft(self.model) or self.is_deepspeed_enabled:
