@@ -22,7 +22,7 @@ def _name(row: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("row", ROWS, ids=_name)
 def test_plan_equals_the_released_sizes(row: dict[str, Any]) -> None:
-    plan = plan_slices(*row["size"], SliceConfig(max_slice_nums=row["max_slice_nums"]))
+    plan = plan_slices(row["size"][0], row["size"][1], SliceConfig(max_slice_nums=row["max_slice_nums"]))
     assert plan.grid == (tuple(row["grid"]) if row["grid"] else None)
     assert plan.source_size == tuple(row["source_size"])
     assert plan.slice_size == (tuple(row["slice_size"]) if row["slice_size"] else None)
@@ -35,7 +35,7 @@ def test_plan_equals_the_released_sizes(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize("row", [row for row in ROWS if "placeholder_infer_v2_6_q2" in row], ids=_name)
 def test_image_block_equals_the_released_placeholder(row: dict[str, Any]) -> None:
     """In training 2.6 numbers only sliced images; here, as at inference, every image has its number."""
-    plan = plan_slices(*row["size"], SliceConfig(max_slice_nums=row["max_slice_nums"]))
+    plan = plan_slices(row["size"][0], row["size"][1], SliceConfig(max_slice_nums=row["max_slice_nums"]))
 
     def block(version: str, *, use_image_id: bool) -> str:
         return spell_out([ImageSegment(0)], [plan], VERSIONS[version], query_num=2, use_image_id=use_image_id)

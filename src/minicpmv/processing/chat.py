@@ -22,6 +22,7 @@ __all__ = [
     "TextKind",
     "TextSegment",
     "Turn",
+    "control_tokens_of",
     "render",
     "role_tags_of",
     "roles_of",
@@ -110,9 +111,15 @@ def role_tags_of(version: Version) -> tuple[str, ...]:
     return _dialect_of(version).plain_role_tags
 
 
+def control_tokens_of(version: Version) -> tuple[str, ...]:
+    """Return the control tokens that the templates write; the tokenizer must know every one."""
+    return _dialect_of(version).control_tokens
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Dialect:
     write: Callable[[Sequence[Turn], bool], Iterator[Segment]]
+    control_tokens: tuple[str, ...]
     roles: tuple[Role, ...] = ("system", "user", "assistant")
     plain_role_tags: tuple[str, ...] = ()
 
@@ -162,9 +169,17 @@ def _write_chatml(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterato
 
 
 _DIALECTS: Mapping[str, _Dialect] = {
-    "minicpm": _Dialect(write=_write_minicpm, roles=("user", "assistant"), plain_role_tags=("<用户>", "<AI>")),
-    "llama3": _Dialect(write=_write_llama3),
-    "chatml": _Dialect(write=_write_chatml),
+    "minicpm": _Dialect(
+        write=_write_minicpm,
+        control_tokens=("<s>", "</s>"),
+        roles=("user", "assistant"),
+        plain_role_tags=("<用户>", "<AI>"),
+    ),
+    "llama3": _Dialect(
+        write=_write_llama3,
+        control_tokens=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    ),
+    "chatml": _Dialect(write=_write_chatml, control_tokens=("<|im_start|>", "<|im_end|>")),
     # "qwen3" (4.5, with its thinking mode) comes with that version's support.
 }
 

@@ -73,7 +73,8 @@ class _ReleasedLayout(_Base):
         # 2.5 declares "!" as its padding token. Skipped like the control tokens, every "!" of an answer would be lost.
         if skip_special_tokens and self.pad_token is not None and not is_control_token(str(self.pad_token)):
             ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
-            skipped = set(self.all_special_ids).difference([cast("int", self.pad_token_id)])
+            skipped = {index for index, token in self.added_tokens_decoder.items() if token.special}
+            skipped.discard(cast("int", self.pad_token_id))
             token_ids, skip_special_tokens = [index for index in ids if index not in skipped], False
         return super()._decode(token_ids, skip_special_tokens, clean_up_tokenization_spaces, **kwargs)
 
@@ -90,10 +91,12 @@ class LlamaTokenizerWrapper(_ReleasedLayout, LlamaTokenizer):
     """
 
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "tokenizer.model"}
-    slow_tokenizer_class = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["add_prefix_space"] = False
+        # As released. transformers drops both from the config when it sees a tokenizer.json.
+        kwargs.setdefault("add_bos_token", True)
+        kwargs.setdefault("add_eos_token", False)
         vocab_file = kwargs.get("vocab_file")
         if vocab_file is None or not Path(vocab_file).is_file():
             raise CheckpointError(
@@ -103,6 +106,12 @@ class LlamaTokenizerWrapper(_ReleasedLayout, LlamaTokenizer):
         # Kept, so that saving works after the directory it came from is gone.
         self._model_bytes = Path(vocab_file).read_bytes()
         super().__init__(*args, **kwargs)
+
+    @classmethod
+    def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
+        # transformers looks for tokenizer.json whether vocab_files_names lists it or not.
+        kwargs.pop("tokenizer_file", None)
+        return super().convert_to_native_format(trust_remote_code, **kwargs)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Save with ``tokenizer.model``, which is the file that counts."""

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.models.versions import Version
-from minicpmv.processing.chat import ImageSegment, Segment, role_tags_of
+from minicpmv.processing.chat import ImageSegment, Segment, control_tokens_of, role_tags_of
 from minicpmv.processing.slicing import SlicePlan
 
 __all__ = ["IGNORED", "MARKUP", "EncodedSample", "Vocabulary", "encode", "is_control_token", "spell_out"]
@@ -102,7 +102,7 @@ class Vocabulary:
                     yield part
 
     def _check(self, version: Version) -> None:
-        needed = [_SLOT, "<image>", "</image>", "<slice>", "</slice>"]
+        needed = [*control_tokens_of(version), _SLOT, "<image>", "</image>", "<slice>", "</slice>"]
         if version.image_ids:
             needed += ["<image_id>", "</image_id>"]
         missing = [token for token in needed if token not in self._added]
