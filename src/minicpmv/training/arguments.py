@@ -102,6 +102,17 @@ class Request:
 
 _UNSET = object()
 
+_OF_AN_ADAPTER = {
+    "lora_alpha",
+    "lora_bias",
+    "lora_dropout",
+    "lora_layers_pattern",
+    "lora_layers_to_transform",
+    "lora_modules_to_save",
+    "lora_r",
+    "lora_target_modules",
+}
+
 
 class _Parser(HfArgumentParser):
     """Raises instead of printing two hundred flags and exiting."""
@@ -162,6 +173,12 @@ def _check(run: RunArguments, training: dict[str, Any], given: frozenset[str]) -
         # The official full-training script passes no such flag; with values they would be ignored.
         if idle:
             raise UsageError(f"{', '.join(idle)}: found without --use_lora true\n  fix: add it, or remove these flags")
+    settled = sorted(f"--{name}" for name in given & _OF_AN_ADAPTER)
+    if run.lora_weight_path and settled:
+        raise UsageError(
+            f"{', '.join(settled)}: found beside --lora_weight_path, whose adapter has settled them\n"
+            "  fix: remove these flags, or --lora_weight_path to start a new adapter"
+        )
     if run.lora_layer_replication:
         raise UsageError(
             f"--lora_layer_replication: found {run.lora_layer_replication!r}; PEFT replicates layers only in bare "

@@ -64,7 +64,14 @@ def add_lora(model: PreTrainedModel, run: RunArguments, *, keep_dtype: bool) -> 
     Raises:
         UsageError: The flags name no module, or one module twice.
     """
-    wrapped = _continue_adapter(model, run.lora_weight_path) if run.lora_weight_path else _new_adapter(model, run)
+    # PEFT's own cast covers the LoRA matrices only, and ZeRO-3 wants everything that is trained in one precision.
+    if run.lora_weight_path:
+        wrapped = _continue_adapter(model, run.lora_weight_path, autocast=not keep_dtype)
+    else:
+        wrapped = _new_adapter(model, run, autocast=not keep_dtype)
+    base = model.name_or_path
+    if base and Path(base).is_dir():  # an adapter finds its base by this entry, from wherever it is loaded
+        wrapped.peft_config["default"].base_model_name_or_path = str(Path(base).resolve())
     if not keep_dtype:
         for parameter in wrapped.parameters():
             if parameter.requires_grad:
@@ -72,7 +79,7 @@ def add_lora(model: PreTrainedModel, run: RunArguments, *, keep_dtype: bool) -> 
     return wrapped
 
 
-def _new_adapter(model: PreTrainedModel, run: RunArguments) -> PeftModel:
+def _new_adapter(model: PreTrainedModel, run: RunArguments, *, autocast: bool) -> PeftModel:
     target, full = _target(run.lora_target_modules), modules_to_save(run)
     _check_names(model, run.lora_target_modules, target, full)
     config = LoraConfig(
@@ -87,21 +94,18 @@ def _new_adapter(model: PreTrainedModel, run: RunArguments) -> PeftModel:
         layers_pattern=run.lora_layers_pattern,
     )
     try:
-        wrapped = get_peft_model(model, config)
+        wrapped = get_peft_model(model, config, autocast_adapter_dtype=autocast)
     except ValueError as error:
         raise UsageError(f"--lora_...: PEFT refuses: {error}\n  fix: correct the flag it names") from error
-    base = model.name_or_path
-    if base and Path(base).is_dir():  # an adapter finds its base by this entry, from wherever it is loaded
-        wrapped.peft_config["default"].base_model_name_or_path = str(Path(base).resolve())
     return wrapped  # pyright: ignore[reportReturnType] # a mixed model only with mixed=True
 
 
-def _continue_adapter(model: PreTrainedModel, path: str) -> PeftModel:
+def _continue_adapter(model: PreTrainedModel, path: str, *, autocast: bool) -> PeftModel:
     if not (Path(path) / "adapter_config.json").is_file():
         raise UsageError(
             f"--lora_weight_path: found no adapter_config.json in {path!r}\n  fix: name an adapter directory"
         )
-    return PeftModel.from_pretrained(model, path, is_trainable=True)
+    return PeftModel.from_pretrained(model, path, is_trainable=True, autocast_adapter_dtype=autocast)
 
 
 def _target(written: str) -> str:

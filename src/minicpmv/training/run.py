@@ -88,7 +88,7 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
 
     metrics = dict(trainer.train(resume_from_checkpoint=start.path).metrics)
     if material.held_out is not None:
-        metrics |= trainer.evaluate()
+        metrics |= _evaluate(trainer)
     _save(trainer, material, request, args)
     if args.should_save:
         write_json(record_path, record | {"status": "finished", "metrics": metrics, "log": trainer.state.log_history})
@@ -129,7 +129,7 @@ def _read(paths: Sequence[str], run: RunArguments, version: Version) -> list[Rec
 
 def _start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArguments:
     if run.logging_dir:  # transformers 5 takes it from the environment only
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", run.logging_dir)
+        os.environ["TENSORBOARD_LOGGING_DIR"] = run.logging_dir
     uses_deepspeed = bool(settings.get("deepspeed"))
     prepare_rendezvous(use_deepspeed=uses_deepspeed)
     if settings["disable_tqdm"]:
@@ -171,7 +171,7 @@ def _build_model(material: _Material, run: RunArguments, args: TrainingArguments
 
 def _build_trainer(material: _Material, model: Any, request: Request, args: TrainingArguments) -> MiniCPMVTrainer:
     def write_companions(directory: Path) -> None:
-        copy_companions(material.base, directory)
+        copy_companions(material.base, directory, dtype=model.dtype)
 
     return MiniCPMVTrainer(
         model=model,
@@ -181,6 +181,14 @@ def _build_trainer(material: _Material, model: Any, request: Request, args: Trai
         data_collator=material.collator,
         write_companions=None if request.run.use_lora else write_companions,
     )
+
+
+def _evaluate(trainer: MiniCPMVTrainer) -> dict[str, float]:
+    """Measure the finished model, unless its last step did so a moment ago."""
+    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), None)
+    if last is not None and last["step"] == trainer.state.global_step and not trainer.args.load_best_model_at_end:
+        return {name: value for name, value in last.items() if name.startswith("eval_")}
+    return trainer.evaluate()
 
 
 def _save(trainer: MiniCPMVTrainer, material: _Material, request: Request, args: TrainingArguments) -> None:

@@ -66,17 +66,23 @@ def save_full(trainer: MiniCPMVTrainer, directory: Path, *, base: Path, dtype: t
     cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     with _staged(directory) as staged:
         model.save_pretrained(str(staged), state_dict=cast)
-        config = json.loads((staged / "config.json").read_text(encoding="utf-8"))
-        config["torch_dtype"] = str(dtype).removeprefix("torch.")  # transformers states the live model's
-        write_json(staged / "config.json", config)
-        copy_companions(base, staged)
+        copy_companions(base, staged, dtype=dtype)
 
 
-def copy_companions(base: Path, directory: Path) -> None:
-    """Copy what a checkpoint holds beside weights and config: tokenizer, processor, template, code, licence.
+def copy_companions(base: Path, directory: Path, *, dtype: torch.dtype) -> None:
+    """Copy what a checkpoint holds beside its weights: tokenizer, processor, template, code, licence, config.
 
-    Byte for byte, so whatever worked with the original works with the copy. Code is copied, never run.
+    Byte for byte, so whatever worked with the original works with the copy. Code is copied, never run. The config is
+    the original's with the precision of the weights: transformers would write the state of training into it.
+
+    Args:
+        base: The checkpoint that training started from.
+        directory: Where the weights were saved.
+        dtype: Their precision.
     """
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    config["torch_dtype"] = str(dtype).removeprefix("torch.")
+    write_json(directory / "config.json", config)
     for path in sorted(base.rglob("*")):
         name = path.relative_to(base)
         hidden = any(part.startswith(".") for part in name.parts)

@@ -1,0 +1,109 @@
+"""A run that was stopped, however rudely, goes on as if it had not been."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from minicpmv.training.checkpoints import STAGING, find_fault, list_checkpoints
+from minicpmv.training.run import main, train
+from tests.run.training import command, environment, flags, make_data, run_here, same_bytes
+
+_ADAPTER = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.parametrize(
+    ("model", "extra", "weights"),
+    [
+        ("v2_6", ["--use_lora", "--lora_dropout", "0.3"], _ADAPTER),  # dropout: the random state must be restored, too
+        ("v2", [], "checkpoint-6/model.safetensors"),  # keys are converted on the way to the file and back
+    ],
+)
+def test_resumed_is_uninterrupted(model: str, extra: list[str], weights: str, data: str, tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    extra = [*extra, "--save_steps", "2", "--save_total_limit", "5", "--train_sampling_strategy", "random"]
+    run_here(flags(data, whole, *extra, model=model, steps=6))
+    shutil.copytree(whole / "checkpoint-4", stopped / "checkpoint-4")
+    run_here(flags(data, stopped, *extra, "--resume_from_checkpoint", "true", model=model, steps=6))
+    assert same_bytes(stopped / weights, whole / weights)
+
+
+def test_damaged_checkpoint_is_passed_over(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = flags(data, tmp_path, "--save_steps", "2", "--use_lora", "--lora_r", "4")
+    train(arguments)
+    os.truncate(tmp_path / "checkpoint-4" / "optimizer.pt", 100)
+    train([*arguments, "--resume_from_checkpoint", "true"])
+    told = capsys.readouterr().out
+    assert "checkpoint-4 is not whole (optimizer.pt has 100 bytes instead of" in told
+    assert f"resuming from {tmp_path}/checkpoint-2" in told
+    assert find_fault(tmp_path / "checkpoint-4") is None, "it was written anew"
+
+
+def test_new_run_does_not_mix_with_an_old_one(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = flags(data, tmp_path, "--save_steps", "1", "--use_lora", "--lora_r", "4", steps=2)
+    assert main(arguments) == 0
+    assert main(arguments) == 2
+    assert "found checkpoint-2 of an earlier run" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite_output_dir", "--max_steps", "1"]) == 0
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-1"]
+
+
+def _has_checkpoint(number: int) -> Callable[[Path], bool]:
+    return lambda output: (output / f"checkpoint-{number}").exists()
+
+
+def _is_saving(output: Path) -> bool:
+    staging = output / STAGING
+    return staging.exists() and any(staging.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("moment", "is_there"),
+    [
+        ("before the first checkpoint", lambda output: (output / "run.json").exists()),
+        ("while saving", _is_saving),
+        ("between checkpoints", _has_checkpoint(3)),
+    ],
+)
+def test_killed_run_goes_on_with_the_same_command(
+    moment: str, is_there: Callable[[Path], bool], data: str, tmp_path: Path, uninterrupted: Path
+) -> None:
+    arguments = _killable(data, tmp_path)
+    process = subprocess.Popen(
+        command(arguments), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 90
+    while not is_there(tmp_path):
+        assert process.poll() is None, f"the run ended before it could be killed {moment}"
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert all(find_fault(path) is None for path in list_checkpoints(tmp_path))
+    train(arguments)
+    assert same_bytes(tmp_path / _ADAPTER, uninterrupted / _ADAPTER)
+    assert not (tmp_path / STAGING).exists()
+
+
+def _killable(data: str, output: Path) -> list[str]:
+    extra = ["--save_steps", "1", "--use_lora", "--lora_r", "4", "--resume_from_checkpoint", "true"]
+    return flags(data, output, *extra, steps=12)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("uninterrupted")
+    train(_killable(data, output))
+    return output

@@ -1,0 +1,93 @@
+"""Whole training runs on the fixtures: data, flags, and the command line in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from minicpmv.training.run import train
+from tests.tiny import FIXTURES, conversation, save_picture, write_data
+
+_SIZES = ((56, 56), (90, 56), (150, 80))
+
+
+def make_data(folder: Path, *, num_records: int = 8) -> str:
+    """Write records of very different lengths: unsliced and sliced pictures, and every third without any."""
+    records: list[dict[str, Any]] = []
+    for index in range(num_records):
+        answer = "word " * (1 + 3 * (index % 4))
+        if index % 3 == 2:
+            records.append({"id": str(index), "conversations": conversation("Say it.", answer)})
+            continue
+        width, height = _SIZES[index % 3]
+        save_picture(folder / f"{index}.png", width, height, seed=index)
+        texts = conversation("<image>\nWhat's this?", answer)
+        records.append({"id": str(index), "image": f"{index}.png", "conversations": texts})
+    return write_data(folder / "train.json", records)
+
+
+def flags(data: str, output: Path, *extra: str, model: str = "v2_6", steps: int = 4) -> list[str]:
+    """Say what most runs here have in common: few steps in a fixed order, without TensorBoard."""
+    common = f"--max_steps {steps} --logging_steps 1 --learning_rate 1e-3 --warmup_steps 0 --report_to none"
+    start = ["--model_name_or_path", str(FIXTURES / model), "--data_path", data, "--output_dir", str(output)]
+    order = ["--train_sampling_strategy", "sequential"]
+    return [*start, *order, *common.split(), *extra]
+
+
+def run_here(arguments: Sequence[str]) -> dict[str, Any]:
+    """Train in this process and return what run.json holds."""
+    train(arguments)
+    return read_run(Path(arguments[arguments.index("--output_dir") + 1]))
+
+
+def run_command(
+    arguments: Sequence[str], *, processes: int | None = None, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Train in a process of its own; with ``processes``, under torchrun."""
+    return subprocess.run(
+        command(arguments, processes=processes),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def command(arguments: Sequence[str], *, processes: int | None = None) -> list[str]:
+    launcher = [sys.executable]
+    if processes is not None:
+        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    return [*launcher, "-m", "minicpmv.training", *arguments]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def read_run(output: Path) -> dict[str, Any]:
+    return json.loads((output / "run.json").read_text(encoding="utf-8"))
+
+
+def losses(run: dict[str, Any]) -> list[float]:
+    return [entry["loss"] for entry in run["log"] if "loss" in entry]
+
+
+def largest_difference(first: Path, second: Path) -> float:
+    """Compare two safetensors files tensor by tensor; they must hold the same names."""
+    ours, theirs = load_file(first), load_file(second)
+    assert ours.keys() == theirs.keys()
+    return max((ours[name].double() - theirs[name].double()).abs().max().item() for name in ours)
+
+
+def same_bytes(first: Path, second: Path) -> bool:
+    ours, theirs = load_file(first), load_file(second)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
