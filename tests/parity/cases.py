@@ -27,15 +27,12 @@ class Case:
 
     def expected(self, name: str) -> Tensor:
         """The stored tensor, preferring the values computed one sample at a time (2.5's batches depend on mates)."""
-        return self.stored.get(f"per_sample.{name}", self.stored.get(name))
+        return self.stored.get(f"per_sample.{name}", self.stored[name])
 
     def by_slice(self, name: str) -> Tensor:
         """Stored per-slice tensors of the whole batch, end to end in sample and slice order."""
-        keys = sorted(key for key in self.stored if key.startswith(f"{name}."))
-        keys = [key for key in keys if f"per_sample.{key}" not in self.stored]
-        if any(key.startswith(f"per_sample.{name}.") for key in self.stored):
-            keys = sorted(key for key in self.stored if key.startswith(f"per_sample.{name}."))
-        return torch.cat([self.stored[key] for key in sorted(keys, key=lambda k: tuple(map(int, k.split(".")[-2:])))])
+        places = sorted(tuple(map(int, key.split(".")[1:])) for key in self.stored if key.startswith(f"{name}."))
+        return torch.cat([self.expected(f"{name}.{row}.{k}") for row, k in places])
 
 
 def case_names(version: str) -> list[str]:

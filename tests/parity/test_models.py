@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers.core_model_loading import revert_weight_conversion
 
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from tests.parity.cases import FIXTURES, VERSIONS, Case, case_names, load_case
 
 # The released code with sdpa instead of eager attention stays within 4e-6; measured here: at most 1.2e-5 on logits.
 # A wrong GELU in 2.0 moves logits by 1.6e-4, a LayerNorm eps of 1e-5 by 3e-5 to 1.1e-4.
-CLOSE = {"atol": 2e-5, "rtol": 0.0}
+CLOSE: dict[str, Any] = {"atol": 2e-5, "rtol": 0.0}
 EVERY_CASE = [(version, name) for version in VERSIONS for name in case_names(version)]
 
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, MiniCPMVForConditionalGeneration]:
     return {
-        version: AutoModelForCausalLM.from_pretrained(FIXTURES / version, dtype=torch.float32).eval()
+        version: MiniCPMVForConditionalGeneration.from_pretrained(FIXTURES / version, dtype=torch.float32).eval()
         for version in VERSIONS
     }
 
@@ -53,7 +55,7 @@ def test_logits_and_loss_equal_the_released_ones(models: dict, version: str, nam
 
 
 def gradients(version: str, case: Case, labels: str) -> dict[str, torch.Tensor]:
-    model = AutoModelForCausalLM.from_pretrained(FIXTURES / version, dtype=torch.float32).train()
+    model = MiniCPMVForConditionalGeneration.from_pretrained(FIXTURES / version, dtype=torch.float32).train()
     model(**case.inputs, labels=case.stored[labels]).loss.backward()
     # Back to released names and shapes, so that 2.0's fused matrices can be compared.
     for parameter in model.parameters():
@@ -62,8 +64,6 @@ def gradients(version: str, case: Case, labels: str) -> dict[str, torch.Tensor]:
 
 
 def released_state(model: MiniCPMVForConditionalGeneration) -> dict[str, torch.Tensor]:
-    from transformers.core_model_loading import revert_weight_conversion
-
     return revert_weight_conversion(model, model.state_dict())
 
 

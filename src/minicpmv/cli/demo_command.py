@@ -19,8 +19,8 @@ _EXAMPLES = """examples:
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"minicpmv {NAME}",
-        description="Write a small MiniCPM-V of the 2.6 kind and handwritten digits to train it on: model/, train.json, "
-        "validation.json, heldout.json and images/. It is for trying the tool, not a useful assistant.",
+        description="Write a small MiniCPM-V of the 2.6 kind and handwritten digits to train it on: model/, "
+        "train.json, validation.json, heldout.json and images/. It is for trying the tool, not a useful assistant.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _COMMANDS[command].run(given[1:])
     except MiniCPMVError as error:
-        print(f"minicpmv: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return EXIT_WRONG_USE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Lets a model answer records whose answers are known, and counts how many it gives word for word.
 
-Each record's last answer is asked for, given everything before it. What is asked is rendered by the same processor as in
-training; nothing is sampled.
+Each record's last answer is asked for, given everything before it. What is asked is rendered by the same processor as
+in training; nothing is sampled.
 """
 
 from __future__ import annotations

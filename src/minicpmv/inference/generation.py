@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -117,7 +117,8 @@ def _generate(
     batch = [list(messages) for messages in conversations]
     inputs = loaded.processor.apply_chat_template(batch, max_slice_nums=settings.max_slice_nums).to(loaded.device)
     ends = loaded.end_token_ids()
-    generated = loaded.model.generate(
+    model = cast("Any", loaded.model)  # transformers types generate() for its own classes only
+    generated = model.generate(
         **inputs, **settings.options(), eos_token_id=ends, pad_token_id=ends[0], streamer=streamer
     )
     answers = generated[:, inputs["input_ids"].shape[1] :].tolist()

@@ -116,7 +116,8 @@ def load_model(
             # PEFT 0.21 asks transformers by its old name; may go with the PEFT release that asks by the new one.
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             model = cast("MiniCPMVForConditionalGeneration", PeftModel.from_pretrained(model, text))
-    return LoadedModel(text, base, model.to(target).eval(), MiniCPMVProcessor.from_pretrained(base))
+    model.to(cast("Any", target))  # transformers leaves the method untyped
+    return LoadedModel(text, base, model.eval(), MiniCPMVProcessor.from_pretrained(base))
 
 
 def _default_device() -> torch.device:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming, WeightTransform
+from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
 
 __all__ = ["register_conversions"]
 
@@ -20,8 +20,8 @@ class _DropLeadingAxis(ConversionOps):
 
     @torch.no_grad()
     def convert(
-        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_: Any
-    ) -> dict[str, torch.Tensor]:
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, Any]:
         (tensors,) = input_dict.values()
         tensor = tensors[0] if isinstance(tensors, list) else tensors
         return {target_patterns[0]: tensor.squeeze(0)}
@@ -36,8 +36,8 @@ class _AddLeadingAxis(ConversionOps):
 
     @torch.no_grad()
     def convert(
-        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **_: Any
-    ) -> dict[str, torch.Tensor]:
+        self, input_dict: dict[str, Any], source_patterns: list[str], target_patterns: list[str], **kwargs: Any
+    ) -> dict[str, Any]:
         (tensors,) = input_dict.values()
         tensor = tensors[0] if isinstance(tensors, list) else tensors
         return {target_patterns[0]: tensor.unsqueeze(0)}
@@ -47,7 +47,7 @@ class _AddLeadingAxis(ConversionOps):
         return _DropLeadingAxis()
 
 
-def _timm_to_siglip() -> list[WeightTransform]:
+def _timm_to_siglip() -> list[WeightConverter | WeightRenaming]:
     renamings = [
         WeightRenaming(r"patch_embed.proj", r"embeddings.patch_embedding"),
         WeightRenaming(r"blocks.", r"encoder.layers."),

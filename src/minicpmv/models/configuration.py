@@ -34,7 +34,7 @@ _TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {
 }
 
 # MiniCPM-V-2's file only names its timm tower; these are that tower's sizes, before its last block is dropped.
-_TIMM_SO400M = {
+_TIMM_SO400M: dict[str, Any] = {
     "hidden_size": 1152,
     "intermediate_size": 4304,
     "num_hidden_layers": 27,
@@ -136,7 +136,7 @@ def _text_config(released: dict[str, Any], version: Version) -> PreTrainedConfig
 
 
 def _vision_config(released: dict[str, Any], version: Version) -> SiglipVisionConfig:
-    fields = dict(released.get("vision_config") or {})
+    fields: dict[str, Any] = dict(released.get("vision_config") or {})
     if version.name == "2.0":
         fields = _TIMM_SO400M | fields
     elif not fields:

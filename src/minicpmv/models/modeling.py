@@ -1,4 +1,4 @@
-"""The whole model: a language model, a vision tower and a resampler under the released names ``llm``, ``vpm``, ``resampler``.
+"""The whole model: language model, vision tower and resampler under the released names ``llm``, ``vpm``, ``resampler``.
 
 The language model is transformers' own; joining it with the images is ours. Images come as flat patch rows and take
 the places that ``image_mask`` states, so nothing searches token ids. Pictures, prompts and training live elsewhere.
@@ -6,7 +6,7 @@ the places that ``image_mask`` states, so nothing searches token ids. Pictures, 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config: MiniCPMVConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -209,7 +209,7 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
             embeds_BTD = embeds_BTD * self._embedding_scale
         if pixel_values is None:
             if keep_in_step:
-                patch = 3 * self.config.vision_config.patch_size**2
+                patch = self.vpm.embeddings.patch_embedding.weight[0].numel()
                 blank = self.get_image_features(embeds_BTD.new_zeros(1, patch), torch.ones(1, 2, dtype=torch.long))
                 embeds_BTD = embeds_BTD + 0.0 * blank.sum().to(embeds_BTD)
             return embeds_BTD
@@ -229,7 +229,7 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Give the images to the first step only; afterwards they are in the cache."""
-        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)
+        inputs: dict[str, Any] = cast("Any", super()).prepare_inputs_for_generation(input_ids, **kwargs)
         if not kwargs.get("is_first_iteration", False) and kwargs.get("use_cache", True):
             for key in ("pixel_values", "tgt_sizes", "image_mask"):
                 inputs.pop(key, None)
@@ -238,7 +238,7 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _expand_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Repeat each row for beams and for several answers, its slices with it: they do not lie along the batch axis."""
+        """Repeat each row for beams or several answers, and its slices, which do not lie along the batch axis."""
         images = {key: kwargs.pop(key, None) for key in ("pixel_values", "tgt_sizes")}
         pixel_values, tgt_sizes, image_mask = images["pixel_values"], images["tgt_sizes"], kwargs.get("image_mask")
         if expand_size > 1 and pixel_values is not None and tgt_sizes is not None and image_mask is not None:
@@ -247,5 +247,6 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
             patches_by_row = pixel_values.split([int(sizes.prod(dim=1).sum()) for sizes in sizes_by_row])
             images["tgt_sizes"] = torch.cat([part for part in sizes_by_row for _ in range(expand_size)])
             images["pixel_values"] = torch.cat([part for part in patches_by_row for _ in range(expand_size)])
-        input_ids, kwargs = super()._expand_inputs_for_generation(expand_size, is_encoder_decoder, input_ids, **kwargs)
+        expand = cast("Any", super())._expand_inputs_for_generation
+        input_ids, kwargs = expand(expand_size, is_encoder_decoder, input_ids, **kwargs)
         return input_ids, kwargs | {key: value for key, value in images.items() if value is not None}

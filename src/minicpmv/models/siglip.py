@@ -7,7 +7,7 @@ It deliberately neither cuts pictures into patches (``processing.images``) nor c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +39,9 @@ class PatchEmbedding(nn.Conv2d):
 class VisionEmbeddings(nn.Module):
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
-        side = config.patch_size
-        self.table_side = config.image_size // side
+        # transformers types both as int or a pair; every release has squares.
+        side, image_side = cast("int", config.patch_size), cast("int", config.image_size)
+        self.table_side = image_side // side
         self.patch_embedding = PatchEmbedding(config.num_channels, config.hidden_size, kernel_size=side, stride=side)
         self.position_embedding = nn.Embedding(self.table_side**2, config.hidden_size)
 
@@ -113,7 +114,7 @@ class VisionTower(PreTrainedModel):
     config_class = SiglipVisionConfig
     base_model_prefix = "vpm"
     main_input_name = "patches_P588"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     # Whatever is chosen for the language model, slices are attended by `attend`; these only keep transformers content.
     _supports_sdpa = True

@@ -44,7 +44,7 @@ class Version:
     query_positions: bool
     """Whether the resampler stores positions for its queries (``resampler.pos_embed``, 2.0 only)."""
     slice_tags: tuple[str, str]
-    """Tokens around one tile of a sliced image. 2.0 and 2.5 reuse ``<image>`` and wrap the whole grid in ``<slice>``."""
+    """Tokens around one tile of a sliced image. 2.0 and 2.5 reuse ``<image>`` and wrap the grid in ``<slice>``."""
     wraps_grid: bool
     """Whether ``<slice>`` ... ``</slice>`` encloses the grid (2.0, 2.5) instead of each tile (2.6 and later)."""
     image_ids: bool

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
 
-def _start() -> int:
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line in this process; return the exit code."""
     if not any(Path("/dev").glob("nvidia[0-9]*")):
         # OpenMP threads that wait by spinning slow a run on few cores down tenfold. Read when torch is loaded, so it is
         # set before; a user's own value stays.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return import_module("minicpmv.training.run").main(sys.argv[1:])
+    return import_module("minicpmv.training.run").main(arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(_start())
+    sys.exit(main(sys.argv[1:]))

@@ -42,9 +42,7 @@ def test_a_label_on_the_first_token_is_not_predicted_from_the_row_before(case) -
     hidden, labels, head = case
     with_first = labels.clone()
     with_first[:, 0] = 4
-    torch.testing.assert_close(
-        labelled_token_loss(hidden, with_first, head), labelled_token_loss(hidden, labels, head)
-    )
+    torch.testing.assert_close(labelled_token_loss(hidden, with_first, head), labelled_token_loss(hidden, labels, head))
 
 
 def test_nothing_labelled_is_zero_with_zero_gradients(case) -> None:

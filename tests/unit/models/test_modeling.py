@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,9 @@ from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from tests.parity.cases import FIXTURES, VERSIONS, load_case
 
 
-def load(version: str, **options) -> MiniCPMVForConditionalGeneration:
-    return MiniCPMVForConditionalGeneration.from_pretrained(
-        FIXTURES / version, **{"dtype": torch.float32} | options
-    ).eval()
+def load(version: str, **options: Any) -> MiniCPMVForConditionalGeneration:
+    options.setdefault("dtype", torch.float32)
+    return MiniCPMVForConditionalGeneration.from_pretrained(FIXTURES / version, **options).eval()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -126,7 +126,8 @@ def test_surplus_image_features_are_an_error_not_dropped() -> None:
 
 def test_a_config_survives_copying_and_pickling() -> None:
     config = AutoConfig.from_pretrained(FIXTURES / "v2")
-    for twin in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+    unpickled = pickle.loads(pickle.dumps(config))  # noqa: S301 # our own bytes
+    for twin in (copy.deepcopy(config), unpickled):
         assert twin.to_dict() == config.to_dict()
         assert twin.text_config.residual_multiplier == pytest.approx(1.4 / 2**0.5)
         assert twin.minicpmv_version == config.minicpmv_version
