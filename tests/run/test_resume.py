@@ -60,6 +60,14 @@ def test_new_run_does_not_mix_with_an_old_one(data: str, tmp_path: Path, capsys:
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-1"]
 
 
+def test_adapter_and_full_model_do_not_share_a_directory(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert main(flags(data, tmp_path, "--use_lora")) == 2
+    assert f"found a full model in {str(tmp_path)!r}, where an adapter is to be saved" in capsys.readouterr().err
+
+
 def _has_checkpoint(number: int) -> Callable[[Path], bool]:
     return lambda output: (output / f"checkpoint-{number}").exists()
 

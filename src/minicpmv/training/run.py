@@ -142,6 +142,13 @@ def _start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArgume
 
 
 def _prepare_directory(run: RunArguments, args: TrainingArguments) -> ResumePoint:
+    other = "config.json" if run.use_lora else "adapter_config.json"
+    if (Path(args.output_dir or "") / other).exists():  # PEFT and transformers would each read the other's files
+        kinds = ("a full model", "an adapter")
+        raise UsageError(
+            f"--output_dir: found {kinds[not run.use_lora]} in {args.output_dir!r}, where {kinds[run.use_lora]} is to "
+            "be saved\n  fix: choose another directory"
+        )
     start = choose_resume_point(
         args.resume_from_checkpoint,
         output_dir=args.output_dir or "",
@@ -173,14 +180,17 @@ def _build_trainer(material: _Material, model: Any, request: Request, args: Trai
     def write_companions(directory: Path) -> None:
         copy_companions(material.base, directory, dtype=model.dtype)
 
-    return MiniCPMVTrainer(
-        model=model,
-        args=args,
-        train_dataset=material.train,
-        eval_dataset=material.held_out,
-        data_collator=material.collator,
-        write_companions=None if request.run.use_lora else write_companions,
-    )
+    try:
+        return MiniCPMVTrainer(
+            model=model,
+            args=args,
+            train_dataset=material.train,
+            eval_dataset=material.held_out,
+            data_collator=material.collator,
+            write_companions=None if request.run.use_lora else write_companions,
+        )
+    except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker of --report_to that is not installed
+        raise UsageError(f"transformers' Trainer refuses: {error}\n  fix: correct the flag it names") from error
 
 
 def _evaluate(trainer: MiniCPMVTrainer) -> dict[str, float]:

@@ -86,6 +86,11 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
         choice = resolve_deepspeed(settings["deepspeed"], on_cpu=settings["use_cpu"])
         settings["deepspeed"] = choice.config
         notices += choice.notices
+        if request.run.q_lora and choice.config.get("zero_optimization", {}).get("stage") == 3:
+            raise UsageError(
+                "--q_lora --deepspeed: found ZeRO-3, expected another stage: it cannot shard 4-bit weights\n"
+                "  fix: use --deepspeed zero2"
+            )
     return settings, notices
 
 

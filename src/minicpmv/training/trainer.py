@@ -38,7 +38,7 @@ class MiniCPMVTrainer(Trainer):
         self._write_companions = write_companions
         self._staging: str | None = None
         self._tokens: Tensor | int = 0
-        self._clock = time.perf_counter()
+        self._clock: float | None = None
         for shown in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown)
         self.add_callback(RunProgress(bar=not self.args.disable_tqdm))
@@ -46,11 +46,13 @@ class MiniCPMVTrainer(Trainer):
     # ------------------------------------------------------------------------------------------------------- numbers
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        if self._clock is None:  # not before: setting up an engine takes longer than many steps
+            self._clock = time.perf_counter()
         self._tokens = self._tokens + inputs["attention_mask"].sum()  # stays on the device: no wait in each step
         return super().training_step(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if "loss" in logs:
+        if "loss" in logs and self._clock is not None:
             tokens = torch.as_tensor(self._tokens, device=self.args.device)
             total = int(self.accelerator.gather(tokens).sum())  # pyright: ignore[reportAttributeAccessIssue]
             now = time.perf_counter()
@@ -62,8 +64,13 @@ class MiniCPMVTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         started = time.perf_counter()
         metrics = super().evaluate(*args, **kwargs)
-        self._clock += time.perf_counter() - started  # the time is not training's
+        self._leave_out(started)
         return metrics
+
+    def _leave_out(self, started: float) -> None:
+        """Take what has passed since then out of training's time."""
+        if self._clock is not None:
+            self._clock += time.perf_counter() - started
 
     # --------------------------------------------------------------------------------------------------- checkpoints
     # The three methods below override private ones: Trainer writes a checkpoint's files straight under its final name
@@ -94,7 +101,7 @@ class MiniCPMVTrainer(Trainer):
         if self.args.should_save:
             keep = (str(final), self.state.best_model_checkpoint)
             rotate(root, limit=self.args.save_total_limit, keep=keep)
-        self._clock += time.perf_counter() - started
+        self._leave_out(started)
 
     def _finish(self, staged: Path) -> None:
         self.state.save_to_json(str(staged / TRAINER_STATE_NAME))  # again: it now names the best checkpoint's own place

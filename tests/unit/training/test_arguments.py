@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from transformers import TrainingArguments
+
+from minicpmv.errors import UsageError
+from minicpmv.training.arguments import parse_arguments
+
+NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o"]
+
+
+def test_only_what_is_given_reaches_the_trainer() -> None:
+    request = parse_arguments([*NEEDED, "--learning_rate", "1e-5", "--do_train", "--label_names", "labels"])
+    assert request.training == {"output_dir": "o", "learning_rate": 1e-5, "do_train": True, "label_names": ["labels"]}
+    assert request.run.data_path == ["d.json"]
+
+
+def test_defaults_of_the_official_recipe() -> None:
+    run = parse_arguments([*NEEDED, "--use_lora"]).run
+    assert (run.lora_r, run.lora_alpha, run.lora_dropout, run.model_max_length) == (64, 64, 0.05, 2048)
+    assert run.lora_target_modules == r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
+    assert (run.tune_llm, run.tune_vision) == (False, True)
+
+
+def test_full_mode_trains_the_language_model() -> None:
+    run = parse_arguments(NEEDED).run
+    assert (run.use_lora, run.tune_llm, run.tune_vision) == (False, True, True)
+
+
+def test_q_lora_implies_lora() -> None:
+    assert parse_arguments([*NEEDED, "--q_lora"]).run.use_lora
+
+
+def test_modules_to_save_decide_about_vision() -> None:
+    given = [*NEEDED, "--use_lora", "--lora_modules_to_save"]
+    assert parse_arguments([*given, "resampler"]).run.tune_vision is False
+    assert parse_arguments([*given, "resampler,vpm"]).run.tune_vision is True
+
+
+def test_every_training_argument_is_a_flag() -> None:
+    names = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments(["--help"])
+    assert stopped.value.code == 0
+    assert len(names) > 100
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("--learnin_rate 1e-4", r"--learnin_rate: no such flag\n  fix: did you mean --learning_rate"),
+        ("--tune-vison true", "did you mean --tune_vision"),
+        ("--lora r", "--lora: no such flag"),  # no abbreviations: `--lora` could be any of nine
+        ("--max_steps many", "--max.steps: invalid int value: 'many'"),
+        ("--use_lora --tune_llm true", "LoRA keeps the language model frozen"),
+        ("--lora_r 8", "--lora_r: found without --use_lora true"),
+        ("--use_lora --tune_vision true --lora_modules_to_save resampler", "two answers"),
+        ("--use_lora --lora_weight_path a --lora_r 8", "--lora_r: found beside --lora_weight_path"),
+        ("--use_lora --lora_layer_replication [[0,2]]", "PEFT replicates layers only in bare language models"),
+        ("--max_slice_nums 0", "--max_slice_nums: found 0"),
+    ],
+)
+def test_fault_in_the_flags_is_explained(extra: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_arguments([*NEEDED, *extra.split()])
+
+
+def test_all_missing_flags_are_named_at_once() -> None:
+    with pytest.raises(UsageError, match="found no --model_name_or_path, --data_path, --output_dir"):
+        parse_arguments([])
+
+
+def test_empty_variables_of_a_script_mean_nothing() -> None:
+    run = parse_arguments([*NEEDED, "--eval_data_path", "", "--llm_type", ""]).run
+    assert run.eval_data_path == []
+    assert not run.llm_type

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from minicpmv.errors import CheckpointError, UsageError
+from minicpmv.training.checkpoints import (
+    MANIFEST,
+    STAGING,
+    choose_resume_point,
+    find_fault,
+    list_checkpoints,
+    publish,
+    remove_stale,
+    rotate,
+    seal,
+)
+
+
+def write(output: Path, step: int, *, world_size: int = 1, files: tuple[str, ...] = ("rng_state.pth", "w")) -> Path:
+    staged = output / STAGING / f"checkpoint-{step}"
+    staged.mkdir(parents=True)
+    for name in files:
+        (staged / name).write_bytes(b"x" * 10)
+    seal(staged, step=step, world_size=world_size)
+    final = output / f"checkpoint-{step}"
+    publish(staged, final)
+    return final
+
+
+def names(output: Path) -> list[str]:
+    return [path.name for path in list_checkpoints(output)]
+
+
+def choose(output: Path, flag: str | None = "true", *, world_size: int = 1, overwrite: bool = False) -> str | None:
+    return choose_resume_point(flag, output_dir=str(output), world_size=world_size, overwrite=overwrite).path
+
+
+def test_published_checkpoint_is_whole(tmp_path: Path) -> None:
+    assert find_fault(write(tmp_path, 5)) is None
+    assert names(tmp_path) == ["checkpoint-5"]
+
+
+@pytest.mark.parametrize(
+    ("harm", "fault"),
+    [
+        (lambda path: (path / "w").unlink(), "w is missing"),
+        (lambda path: (path / "w").write_bytes(b"x"), "w has 1 bytes instead of 10"),
+        (lambda path: (path / MANIFEST).unlink(), f"has no readable {MANIFEST}"),
+        (lambda path: (path / MANIFEST).write_text("{"), f"has no readable {MANIFEST}"),
+    ],
+)
+def test_harm_is_named(harm, fault: str, tmp_path: Path) -> None:
+    checkpoint = write(tmp_path, 5)
+    harm(checkpoint)
+    assert find_fault(checkpoint) == fault
+
+
+def test_checkpoints_are_ordered_by_step_not_by_name(tmp_path: Path) -> None:
+    for step in (10, 9, 100):
+        write(tmp_path, step)
+    (tmp_path / "checkpoint-best").mkdir()
+    assert names(tmp_path) == ["checkpoint-9", "checkpoint-10", "checkpoint-100"]
+
+
+def test_same_step_again_replaces_the_old_one(tmp_path: Path) -> None:
+    write(tmp_path, 5, files=("rng_state.pth", "old"))
+    checkpoint = write(tmp_path, 5, files=("rng_state.pth", "new"))
+    assert sorted(path.name for path in checkpoint.iterdir()) == [MANIFEST, "new", "rng_state.pth"]
+
+
+def test_stale_writing_is_removed_and_named(tmp_path: Path) -> None:
+    (tmp_path / STAGING / "checkpoint-7").mkdir(parents=True)
+    assert remove_stale(tmp_path) == ["checkpoint-7"]
+    assert remove_stale(tmp_path) == []
+    assert not (tmp_path / STAGING).exists()
+
+
+def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
+    written = [write(tmp_path, step) for step in (1, 2, 3, 4)]
+    assert rotate(tmp_path, limit=2, keep=(str(written[3]), str(written[0]))) == ["checkpoint-2", "checkpoint-3"]
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-4"]
+
+
+def test_rotation_never_deletes_the_only_whole_one(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    latest = write(tmp_path, 2)
+    (latest / "w").unlink()
+    assert rotate(tmp_path, limit=1, keep=(str(latest),)) == []
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"]
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+def test_no_limit_deletes_nothing(limit: int | None, tmp_path: Path) -> None:
+    latest = [write(tmp_path, step) for step in (1, 2, 3)][-1]
+    assert rotate(tmp_path, limit=limit, keep=(str(latest),)) == []
+
+
+def test_resume_takes_the_newest_whole_one(tmp_path: Path) -> None:
+    write(tmp_path, 9)
+    torn = write(tmp_path, 10)
+    (torn / "w").unlink()
+    point = choose_resume_point("true", output_dir=str(tmp_path), world_size=1, overwrite=False)
+    assert point.path == str(tmp_path / "checkpoint-9")
+    assert point.notices[0] == f"{torn} is not whole (w is missing); passed over"
+
+
+def test_resume_without_any_checkpoint_starts_anew_and_says_so(tmp_path: Path) -> None:
+    point = choose_resume_point("true", output_dir=str(tmp_path / "new"), world_size=1, overwrite=False)
+    assert point.path is None
+    assert "starting from the beginning" in point.notices[0]
+
+
+def test_new_run_refuses_checkpoints_of_an_old_one(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    for flag in (None, "false"):
+        with pytest.raises(UsageError, match="found checkpoint-3 of an earlier run"):
+            choose(tmp_path, flag)
+    assert choose(tmp_path, None, overwrite=True) is None
+
+
+def test_named_checkpoint_must_exist_and_be_whole(tmp_path: Path) -> None:
+    checkpoint = write(tmp_path, 3)
+    assert choose(tmp_path, str(checkpoint)) == str(checkpoint)
+    (checkpoint / "w").unlink()
+    with pytest.raises(CheckpointError, match="w is missing"):
+        choose(tmp_path, str(checkpoint))
+    with pytest.raises(UsageError, match="found no directory"):
+        choose(tmp_path, str(tmp_path / "checkpoint-4"))
+
+
+def test_another_number_of_processes_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    write(tmp_path, 3, world_size=2)
+    with pytest.raises(CheckpointError, match=r"written by 2 processes, this run has 1\n  fix: start with 2 processes"):
+        choose(tmp_path)
+
+
+def test_weights_alone_cannot_be_resumed(tmp_path: Path) -> None:
+    write(tmp_path, 3, files=("model.safetensors",))
+    with pytest.raises(CheckpointError, match="holds weights only"):
+        choose(tmp_path)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from minicpmv.errors import UsageError
+from minicpmv.training.arguments import parse_arguments
+from minicpmv.training.settings import Machine, complete_settings
+
+CPU, GPU, OLD_GPU = Machine(False, False), Machine(True, True), Machine(True, False)
+
+
+def complete(extra: str = "", machine: Machine = CPU) -> tuple[dict[str, Any], list[str]]:
+    needed = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o"]
+    return complete_settings(parse_arguments([*needed, *extra.split()]), machine)
+
+
+@pytest.mark.parametrize(
+    ("extra", "rate"), [("", 1e-5), ("--use_lora", 1e-4), ("--q_lora", 1e-4), ("--learning_rate 3e-6", 3e-6)]
+)
+def test_learning_rate_follows_what_is_trained(extra: str, rate: float) -> None:
+    assert complete(extra)[0]["learning_rate"] == rate
+
+
+@pytest.mark.parametrize(
+    ("extra", "machine", "precision"),
+    [
+        ("", CPU, (None, None, True)),
+        ("", GPU, (True, None, False)),
+        ("", OLD_GPU, (None, None, False)),
+        ("--fp16 true", GPU, (None, True, False)),
+        ("--bf16 false", GPU, (False, None, False)),
+        ("--bf16 true", CPU, (True, None, True)),
+        ("--no_cuda true", GPU, (None, None, True)),
+    ],
+)
+def test_precision_is_what_the_machine_does_best(
+    extra: str, machine: Machine, precision: tuple[bool | None, bool | None, bool]
+) -> None:
+    settings, _ = complete(extra, machine)
+    assert (settings.get("bf16"), settings.get("fp16"), settings["use_cpu"]) == precision
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("--fp16 true", "float16 training does not work on a CPU"),
+        ("--fp16 true --bf16 true", "expected at most one"),
+        ("--remove_unused_columns true", "it would drop images"),
+        ("--do_train false", "this command trains"),
+        ("--push_to_hub true", "a run never uploads anything"),
+        ("--fsdp full_shard", "--deepspeed zero3"),
+        ("--label_smoothing_factor 0.1", "never computed"),
+        ("--load_best_model_at_end true", "add the data to judge by"),
+        ("--q_lora --deepspeed zero3", "it cannot shard 4-bit weights"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused(extra: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        complete(extra, GPU if "--bf16" in extra else CPU)
+
+
+def test_evaluation_without_data_is_told_and_left_out() -> None:
+    settings, notices = complete("--do_eval --eval_strategy steps")
+    assert "eval_strategy" not in settings
+    assert notices == ["--do_eval, --eval_strategy: no --eval_data_path, so nothing is evaluated"]
+
+
+def test_half_precision_evaluation_never_casts_what_is_saved() -> None:
+    settings, notices = complete("--fp16_full_eval true")
+    assert "fp16_full_eval" not in settings
+    assert notices == ["--fp16_full_eval: evaluation runs in the precision of training"]
+
+
+def test_deepspeed_becomes_a_configuration() -> None:
+    settings, notices = complete("--deepspeed finetune/ds_config_zero3.json")
+    assert settings["deepspeed"]["zero_optimization"]["stage"] == 3
+    assert notices == ["--deepspeed finetune/ds_config_zero3.json: no such file; using the shipped preset 'zero3'"]
