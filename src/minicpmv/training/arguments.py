@@ -127,7 +127,6 @@ def parse_arguments(arguments: Sequence[str]) -> Request:
     Raises:
         UsageError: A flag is unknown, misspelt, contradicts another, or asks for what cannot be done.
     """
-    today, notices = modernise(arguments)
     parser = _Parser(
         [RunArguments, TrainingArguments],  # pyright: ignore[reportArgumentType] # typed for one class only
         prog="python -m minicpmv.training",
@@ -136,6 +135,7 @@ def parse_arguments(arguments: Sequence[str]) -> Request:
     )
     own = {item.name for item in fields(RunArguments)}
     known = own | {item.name for item in fields(TrainingArguments) if item.init}
+    today, notices = modernise(arguments, known=known)
     # Only what is typed replaces a marker, so that "not given" can be told from "given as the default".
     values, unknown = parser.parse_known_args(today, Namespace(**dict.fromkeys(known, _UNSET)))
     if unknown:

@@ -5,7 +5,7 @@ Each is renamed, or accepted because it states what happens anyway, or refused w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from minicpmv.errors import UsageError
 
@@ -21,6 +21,9 @@ _RENAMED = {
     "push_to_hub_model_id": "hub_model_id",
     "push_to_hub_token": "hub_token",
 }
+
+# Also the way back: a flag of today's may be one that the installed transformers does not have yet.
+_OTHER_NAME = _RENAMED | {today: old for old, today in _RENAMED.items()}
 
 # flag -> values that state what happens anyway, and why another value cannot be honoured
 _SETTLED: dict[str, tuple[tuple[str, ...], str]] = {
@@ -47,11 +50,12 @@ _TRUE = ("true", "yes", "t", "y", "1")
 _FALSE = ("false", "no", "f", "n", "0")
 
 
-def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def modernise(arguments: Sequence[str], *, known: Collection[str]) -> tuple[list[str], list[str]]:
     """Rewrite old flags as today's.
 
     Args:
         arguments: The command line without the program's name.
+        known: Today's flags. transformers 5.20, the last for Python 3.10, still has some of the old ones instead.
 
     Returns:
         The command line in today's spelling, and a notice for each flag that was rewritten or stated the obvious.
@@ -72,16 +76,19 @@ def modernise(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
             rewritten += group
             continue
         flag, equals, inline = group[0][2:].partition("=")
-        replaced, told = _modernise_one(flag.replace("-", "_"), ([inline] if equals else []) + group[1:])
+        replaced, told = _modernise_one(flag.replace("-", "_"), ([inline] if equals else []) + group[1:], known)
         rewritten += group if replaced is None else replaced
         notices += told
     return rewritten, notices
 
 
-def _modernise_one(name: str, values: list[str]) -> tuple[list[str] | None, list[str]]:
+def _modernise_one(
+    name: str, values: list[str], known: Collection[str]
+) -> tuple[list[str] | None, list[str]]:
     """Return today's words for one flag (None: it is today's already) and what to tell about it."""
-    if name in _RENAMED:
-        today = _RENAMED[name]
+    other = _OTHER_NAME.get(name)
+    if other in known and (name in _RENAMED or name not in known):
+        today = other
         # Fields that may also be unset take no bare form, which the old scripts used.
         return [f"--{today}", *(values or ["true"])], [f"--{name} is now --{today}"]
     if name in _SETTLED:
