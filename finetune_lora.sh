@@ -36,7 +36,8 @@ else # the demo, tuned on its validation split: a model of this size takes large
     BATCH_SIZE=${BATCH_SIZE:-16}
     ACCUMULATION=${ACCUMULATION:-1}
     PRECISION=${PRECISION:-fp32}
-    set -- --activation_checkpointing false --logging_steps 10 "$@"
+    # Running the demo again starts it anew, unless --resume_from_checkpoint true is given.
+    set -- --activation_checkpointing false --logging_steps 10 --overwrite_output_dir true "$@"
 fi
 
 . "$ROOT/scripts/finetune.sh"

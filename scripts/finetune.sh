@@ -76,7 +76,7 @@ HARDWARE
 
 # Prints the held-out accuracy of model or adapter $1, which is the last line that the evaluation prints.
 _measure() {
-    minicpmv eval "$1" "$EVAL_DATA" >"$DEMO_DIR/accuracy.txt"
+    minicpmv eval "$1" "$HELD_OUT" >"$DEMO_DIR/accuracy.txt"
     tail -n 1 "$DEMO_DIR/accuracy.txt"
 }
 
@@ -87,7 +87,8 @@ prepare_demo() {
     minicpmv demo --output "$DEMO_DIR"
     MODEL=$(cd "$DEMO_DIR/model" && pwd)
     DATA=$DEMO_DIR/train.json
-    EVAL_DATA=$DEMO_DIR/heldout.json
+    EVAL_DATA=$DEMO_DIR/validation.json # its loss is logged; held-out records are touched before and after only
+    HELD_OUT=$DEMO_DIR/heldout.json
     echo "Held-out accuracy before training"
     ACCURACY_BEFORE=$(_measure "$MODEL")
     echo "$ACCURACY_BEFORE"
@@ -134,7 +135,7 @@ with open(file, encoding="utf-8") as text:
     record = json.load(text)[0]
 question = record["conversations"][0]["content"].replace("<image>", "").strip()
 print("--image", shlex.quote(os.path.join(folder, record["image"])), shlex.quote(question))
-' "$EVAL_DATA")
+' "$HELD_OUT")
     echo
     echo "Before: $ACCURACY_BEFORE"
     echo "After:  $ACCURACY_AFTER"

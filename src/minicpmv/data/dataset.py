@@ -16,7 +16,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from minicpmv.data.records import Record, quote
+from minicpmv.data.records import Record
 from minicpmv.errors import ConfigError, DataError, Problem
 from minicpmv.processing.images import ImageError, load_image
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -201,7 +201,7 @@ def _load(record: Record, position: int) -> Image:
         return load_image(record.images[position])
     except ImageError as error:
         where = record.where(f"image {position}")
-        found = f"{error.found} in {quote(record.images[position])}, which has changed since the data were checked"
+        found = f"{error.found} in {record.images[position]!r}, which has changed since the data were checked"
         raise DataError([Problem("D202", where, found, error.expected, error.fix)]) from error
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from minicpmv.data.records import quote
 from minicpmv.errors import Problem
 from minicpmv.processing.images import ImageError, load_image
 
@@ -104,9 +103,9 @@ def _size_if_complete(path: str) -> Size | None:
 def _describe(use: ImageUse, error: ImageError, *, num_others: int, suggest: bool) -> Problem:
     others = f"; {num_others} more use(s) of this file" if num_others else ""
     if os.path.isfile(use.path):
-        return Problem("D142", use.where, f"{error.found} in {quote(use.path)}{others}", error.expected, error.fix)
+        return Problem("D142", use.where, f"{error.found} in {use.path!r}{others}", error.expected, error.fix)
     fix = _suggest(use) if suggest else "correct the path or add the file"
-    found = f"a folder: {quote(use.path)}" if os.path.isdir(use.path) else f"no file {quote(use.path)}"
+    found = f"a folder: {use.path!r}" if os.path.isdir(use.path) else f"no file {use.path!r}"
     return Problem("D141", use.where, found + others, "an image file", fix)
 
 
@@ -122,7 +121,7 @@ def _suggest(use: ImageUse) -> str:
             f"relative paths start at {use.root}; the file exists from the current folder, so set the image root to it"
         )
     if not path.parent.is_dir():
-        return f"correct the path: there is no folder {quote(str(path.parent))} (relative paths start at {use.root})"
+        return f"correct the path: there is no folder {str(path.parent)!r} (relative paths start at {use.root})"
     return "correct the path or add the file"
 
 

@@ -73,8 +73,10 @@ class MiniCPMVTrainer(Trainer):
             self._clock += time.perf_counter() - started
 
     # --------------------------------------------------------------------------------------------------- checkpoints
-    # The three methods below override private ones: Trainer writes a checkpoint's files straight under its final name
-    # and has no public hook around that. They may go when transformers writes checkpoints in one step.
+    # What follows overrides private methods. Trainer writes a checkpoint's files straight under its final name and has no
+    # public hook around that: `_get_output_dir` and `_save_checkpoint` may go when transformers writes checkpoints in one
+    # step. It loads weights key by key past those it does not know: `_load_from_checkpoint` and `_load_best_model` may go
+    # when it loads through `from_pretrained`, which converts MiniCPM-V-2's keys.
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._staging or super()._get_output_dir(trial)
@@ -119,8 +121,6 @@ class MiniCPMVTrainer(Trainer):
         if is_peft(live):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        # Trainer would load the file key by key and pass over those it does not know; MiniCPM-V-2's keys are converted
-        # while loading, which only from_pretrained does.
         dtype = next(live.parameters()).dtype
         saved = type(live).from_pretrained(resume_from_checkpoint, dtype=dtype)
         live.load_state_dict(saved.state_dict())
