@@ -73,10 +73,10 @@ class MiniCPMVTrainer(Trainer):
             self._clock += time.perf_counter() - started
 
     # --------------------------------------------------------------------------------------------------- checkpoints
-    # What follows overrides private methods. Trainer writes a checkpoint's files straight under its final name and has no
-    # public hook around that: `_get_output_dir` and `_save_checkpoint` may go when transformers writes checkpoints in one
-    # step. It loads weights key by key past those it does not know: `_load_from_checkpoint` and `_load_best_model` may go
-    # when it loads through `from_pretrained`, which converts MiniCPM-V-2's keys.
+    # What follows overrides private methods. Trainer writes a checkpoint's files straight under its final name and has
+    # no public hook around that: `_get_output_dir` and `_save_checkpoint` may go when transformers writes checkpoints
+    # in one step. It loads weights key by key past those it does not know: `_load_from_checkpoint` and
+    # `_load_best_model` may go when it loads through `from_pretrained`, which converts MiniCPM-V-2's keys.
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._staging or super()._get_output_dir(trial)
