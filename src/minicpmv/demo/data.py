@@ -1,0 +1,132 @@
+"""The demo's task: real handwritten digits, their three fixed splits, and how they become files in the seeds' format.
+
+The pictures are the 1,797 of scikit-learn's digits data, a copy of the test set of "Optical Recognition of Handwritten
+Digits" (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0),
+kept unchanged in ``assets/digits.png``. Nothing here is ever used to make the base model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from minicpmv.demo.sheets import ASSETS, read_sheet
+
+__all__ = [
+    "DIGIT_WORDS",
+    "PICTURE_PIXELS",
+    "QUESTION",
+    "Digit",
+    "digit_picture",
+    "digits_of",
+    "moved_picture",
+    "write_split",
+]
+
+Split = Literal["train", "validation", "heldout"]
+
+DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+QUESTION = "Which digit is it?"
+
+PICTURE_PIXELS = 56
+"""Side of every demo picture: one slice of the demo model, 4 x 4 patches."""
+DIGIT_PIXELS = 8
+"""Side of a digit as it was collected."""
+INK_LEVELS = 17
+"""A digit's pixel counts the inked cells of a 4 x 4 block of the original scan: 0 to 16."""
+
+_HELDOUT_PER_DIGIT = 36
+_VALIDATION_PER_DIGIT = 24
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Digit:
+    """One handwritten digit."""
+
+    index: int
+    """Position in scikit-learn's data."""
+    value: int
+    ink: NDArray[np.uint8]
+    """(8, 8), 0 (paper) to 16 (fully inked)."""
+
+
+@cache
+def _all_digits() -> tuple[Digit, ...]:
+    tiles, labels = read_sheet(ASSETS / "digits.png", tile_pixels=DIGIT_PIXELS)
+    paper = INK_LEVELS - 1  # the sheet shows dark ink on white paper
+    return tuple(
+        Digit(index, int(label), paper - tile) for index, (tile, label) in enumerate(zip(tiles, labels, strict=True))
+    )
+
+
+def digits_of(split: Split) -> tuple[Digit, ...]:
+    """The digits of one split, in the order of the data.
+
+    Held-out has 36 and validation 24 of every digit, so that a constant answer scores exactly 10 %; the rest trains.
+    Membership follows a hash of the position, which no library version can change.
+    """
+    chosen: list[Digit] = []
+    for value in range(10):
+        same = [digit for digit in _all_digits() if digit.value == value]
+        same.sort(key=lambda digit: hashlib.sha256(f"digit {digit.index}".encode()).digest())
+        validation_end = _HELDOUT_PER_DIGIT + _VALIDATION_PER_DIGIT
+        bounds = {
+            "heldout": (0, _HELDOUT_PER_DIGIT),
+            "validation": (_HELDOUT_PER_DIGIT, validation_end),
+            "train": (validation_end, len(same)),
+        }
+        start, stop = bounds[split]
+        chosen += same[start:stop]
+    return tuple(sorted(chosen, key=lambda digit: digit.index))
+
+
+def digit_picture(digit: Digit) -> Image.Image:
+    """Dark ink on white paper, 56 x 56 grey pixels, enlarged so that a person can see it."""
+    grey = 255 - digit.ink.astype(np.uint16) * 255 // (INK_LEVELS - 1)
+    small = Image.fromarray(grey.astype(np.uint8))
+    return small.resize((PICTURE_PIXELS, PICTURE_PIXELS), Image.Resampling.BICUBIC)
+
+
+def moved_picture(digit: Digit, copy: int) -> Image.Image:
+    """The digit's picture turned by up to 10 degrees and moved by up to 5 pixels, the same for the same ``copy``."""
+    rng = Random(f"{digit.index} {copy}")
+    shift = (rng.randint(-5, 5), rng.randint(-5, 5))
+    return digit_picture(digit).rotate(rng.uniform(-10, 10), Image.Resampling.BICUBIC, translate=shift, fillcolor=255)
+
+
+def write_split(output: Path, split: Split, digits: Iterable[Digit] | None = None) -> Path:
+    """Write ``images/<split>/digit_NNNN.png`` and ``<split>.json`` under ``output`` and return the JSON file.
+
+    A digit to train on is written three times, as collected and moved a little in two ways (``_1``, ``_2``): 1,197
+    pictures alone are soon known by heart. Other splits show every digit once, as collected.
+    """
+    folder = output / "images" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    records: list[dict[str, Any]] = []
+    for digit in digits_of(split) if digits is None else digits:
+        pictures = {f"{digit.index:04d}": digit_picture(digit)}
+        if split == "train":
+            pictures |= {f"{digit.index:04d}_{copy}": moved_picture(digit, copy) for copy in (1, 2)}
+        for name, picture in pictures.items():
+            file = folder / f"digit_{name}.png"
+            picture.save(file)
+            records.append(_record(f"digit-{name}", file.relative_to(output), digit))
+    data_file = output / f"{split}.json"
+    data_file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    return data_file
+
+
+def _record(name: str, image: Path, digit: Digit) -> dict[str, Any]:
+    turns = [{"role": "user", "content": f"<image>\n{QUESTION}"}]
+    turns += [{"role": "assistant", "content": DIGIT_WORDS[digit.value]}]
+    return {"id": name, "image": image.as_posix(), "conversations": turns}
