@@ -37,7 +37,7 @@ else # the demo, tuned on its validation split: a model of this size takes large
     ACCUMULATION=${ACCUMULATION:-1}
     PRECISION=${PRECISION:-fp32}
     # Running the demo again starts it anew, unless --resume_from_checkpoint true is given.
-    set -- --activation_checkpointing false --logging_steps 10 --overwrite_output_dir true "$@"
+    set -- --activation_checkpointing false --logging_steps 50 --overwrite_output_dir true "$@"
 fi
 
 . "$ROOT/scripts/finetune.sh"

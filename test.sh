@@ -31,4 +31,4 @@ check codespell
 for script in *.sh scripts/*.sh; do
     sh -n "$script"
 done
-check "$PYTHON" -m pytest -n 2
+check "$PYTHON" -m pytest -n 2 --dist loadfile

@@ -115,15 +115,9 @@ torchrun() {
     "$PYTHON" "$ROOT/scripts/torchrun.py" "$@"
 }
 
-# The last lines. For a run on your own data the training has printed its own, but knows the command only by name.
+# The last lines of the demo. For a run on your own data the training has printed its own.
 finish() {
-    if [ "$NODE_RANK" != 0 ]; then
-        return 0
-    fi
     if [ "$DEMO" = no ]; then
-        if [ "$MINICPMV" != minicpmv ]; then
-            echo "(minicpmv is $MINICPMV)"
-        fi
         return 0
     fi
     echo "Held-out accuracy after training"

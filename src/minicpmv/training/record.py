@@ -78,9 +78,10 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 def chat_command(directory: str, records: Sequence[Record]) -> str:
     """Write the command that talks to what was trained, with the first question that has an image if there is one.
 
-    The words can be pasted into a shell as they are.
+    The words can be pasted into a shell as they are: the scripts say in MINICPMV how a user reaches the command, which
+    may lie in an environment that only they have active.
     """
-    words = ["minicpmv", "chat", directory]
+    words = [os.environ.get("MINICPMV", "minicpmv"), "chat", directory]
     record = next((record for record in records if record.images), records[0])
     question = next(turn for turn in record.turns if turn.role == "user")
     for part in question.content:

@@ -1,0 +1,99 @@
+"""The two scripts, unedited, as a newcomer runs them: the demo learns its task, by seeing, and what is saved works."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a script, and where it left things."""
+
+    demo: Path
+    output: Path
+    printed: str
+
+    def accuracy(self, when: str) -> float:
+        found = re.search(rf"^{when}: +exact match ([0-9.]+)%", self.printed, re.MULTILINE)
+        assert found is not None, self.printed
+        return float(found.group(1)) / 100
+
+
+def shell(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command line as typed in the repository, with this interpreter's environment active."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "PYTHON": sys.executable} | variables
+    return subprocess.run(
+        ["sh", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def run_script(script: str, folder: Path, flags: str = "") -> Run:
+    run = Run(folder / "demo", folder / "out", "")
+    done = shell(f"sh {script} {flags}", DEMO_DIR=str(run.demo), OUTPUT_DIR=str(run.output))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return Run(run.demo, run.output, done.stdout)
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_script("finetune_lora.sh", tmp_path_factory.mktemp("lora"))
+
+
+def test_lora_teaches_the_demo_what_it_could_not_do(lora: Run) -> None:
+    """97 % was measured. The base has never seen a handwritten digit nor this question."""
+    assert lora.accuracy("Before") <= 0.20
+    assert lora.accuracy("After") >= 0.90
+
+
+def test_the_gain_comes_from_seeing_the_images(lora: Run) -> None:
+    """Held-out has each of ten digits equally often, so whoever does not look is right one time in ten."""
+    done = shell(f"minicpmv eval {lora.output} {lora.demo}/heldout.json --blank-images --json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["exact_match"] == pytest.approx(0.1, abs=0.05)
+
+
+def test_the_printed_chat_command_works_when_pasted(lora: Run) -> None:
+    (command,) = re.findall(r"^Chat: +(.+)$", lora.printed, re.MULTILINE)
+    done = shell(command)
+    assert done.returncode == 0, done.stderr
+    first = json.loads((lora.demo / "heldout.json").read_text(encoding="utf-8"))[0]
+    assert shlex.split(command)[-1] in first["conversations"][0]["content"]
+    assert done.stdout.strip() in {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"}
+
+
+def test_full_training_trains_every_parameter_and_saves_a_directory_that_loads(
+    tmp_path: Path,
+) -> None:
+    """A tenth of the demo's steps: enough to see every part move and the result load in another process."""
+    run = run_script("finetune_ds.sh", tmp_path, "--max_steps 60")
+    record = json.loads((run.output / "run.json").read_text(encoding="utf-8"))
+    assert {part["part"] for part in record["trained"]} >= {"vision tower", "resampler", "language model"}
+    assert all(part["trainable"] == part["parameters"] for part in record["trained"])
+    check = (
+        "import minicpmv, sys, torch\n"
+        "from safetensors.torch import load_file\n"
+        "from transformers import AutoModelForCausalLM, AutoProcessor\n"
+        "model = AutoModelForCausalLM.from_pretrained(sys.argv[1])\n"
+        "AutoProcessor.from_pretrained(sys.argv[1])\n"
+        "base = load_file(sys.argv[2] + '/model.safetensors')\n"
+        "moved = [not torch.equal(base[k], v.to(base[k].dtype)) for k, v in model.state_dict().items()]\n"
+        "print(type(model).__name__, sum(moved), len(base))\n"
+    )
+    command = [sys.executable, "-c", check, str(run.output), str(run.demo / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    name, moved, total = done.stdout.split()
+    assert name == "MiniCPMVForConditionalGeneration"
+    assert int(moved) >= 0.95 * int(total), "all but a few norms must differ from the base even in bfloat16"
