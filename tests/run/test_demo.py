@@ -34,9 +34,7 @@ def shell(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command line as typed in the repository, with this interpreter's environment active."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"PATH": path, "PYTHON": sys.executable} | variables
-    return subprocess.run(
-        ["sh", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(["sh", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def run_script(script: str, folder: Path, flags: str = "") -> Run:

@@ -93,7 +93,8 @@ class MiniCPMVConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """The released layout: the fields that were read, with what was changed since, and nothing of transformers'."""
         fields = copy.deepcopy(self._released)
-        for key in fields.keys() - _BOOKKEEPING - _ROPE - {"vision_config"}:
+        # transformers would write its own class name into architectures; other engines look for the released one.
+        for key in fields.keys() - _BOOKKEEPING - _ROPE - {"vision_config", "architectures"}:
             # transformers keeps what concerns generation, such as use_cache, out of a model's config.
             fields[key] = copy.deepcopy(getattr(self, key, fields[key]))
         fields["vocab_size"] = self.text_config.vocab_size  # resized through the language model

@@ -82,9 +82,7 @@ def modernise(arguments: Sequence[str], *, known: Collection[str]) -> tuple[list
     return rewritten, notices
 
 
-def _modernise_one(
-    name: str, values: list[str], known: Collection[str]
-) -> tuple[list[str] | None, list[str]]:
+def _modernise_one(name: str, values: list[str], known: Collection[str]) -> tuple[list[str] | None, list[str]]:
     """Return today's words for one flag (None: it is today's already) and what to tell about it."""
     other = _OTHER_NAME.get(name)
     if other in known and (name in _RENAMED or name not in known):
