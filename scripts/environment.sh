@@ -171,4 +171,4 @@ if [ "$MINICPMV" = minicpmv ] && ! command -v minicpmv >/dev/null 2>&1; then
     MINICPMV=$_commands/minicpmv
 fi
 PATH=$_commands:$PATH
-export PATH MINICPMV
+export PATH

@@ -110,9 +110,9 @@ prepare() {
     fi
 }
 
-# torch's launcher, made to end with the training's own exit code.
+# torch's launcher, made to end with the training's own exit code. MINICPMV is for the chat command that it prints.
 torchrun() {
-    "$PYTHON" "$ROOT/scripts/torchrun.py" "$@"
+    MINICPMV=$MINICPMV "$PYTHON" "$ROOT/scripts/torchrun.py" "$@"
 }
 
 # The last lines of the demo. For a run on your own data the training has printed its own.
