@@ -32,7 +32,7 @@ if [ -n "$MODEL$DATA" ]; then
     PRECISION=${PRECISION:-}      # bf16, fp16 or fp32; empty: the best that the hardware does
 else # the demo, tuned on its validation split: a model of this size takes larger steps
     LEARNING_RATE=${LEARNING_RATE:-1e-3}
-    EPOCHS=${EPOCHS:-4}
+    EPOCHS=${EPOCHS:-3}
     BATCH_SIZE=${BATCH_SIZE:-16}
     ACCUMULATION=${ACCUMULATION:-1}
     PRECISION=${PRECISION:-fp32}

@@ -37,7 +37,7 @@ def test_official_command_line_runs_as_it_stands(data: str, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "using the shipped preset 'zero2'" in done.stdout
     assert list(Path(output).glob("events.out.tfevents.*")), "TensorBoard files go where --logging_dir says"
-    assert "held-out loss" in done.stdout
+    assert "eval loss" in done.stdout
     assert "Warning" not in done.stderr
 
 

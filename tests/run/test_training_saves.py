@@ -6,6 +6,7 @@ import hashlib
 import json
 import shlex
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,17 @@ def _batch(data: str, model: str) -> dict[str, Tensor]:
     return {name: value for name, value in batch.items() if name != "labels"}
 
 
-@pytest.fixture(scope="module")
-def adapter(data: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensor]:
-    """A LoRA run's directory, and the logits of the model as it was when training ended."""
+@dataclass(frozen=True)
+class Adapter:
+    """What a LoRA run left, and the model as it was when training ended."""
+
+    model: str
+    path: Path
+    logits: Tensor
+
+
+@pytest.fixture(scope="module", params=["v2", "v2_5", "v2_6"])
+def adapter(request: pytest.FixtureRequest, data: str, tmp_path_factory: pytest.TempPathFactory) -> Adapter:
     output = tmp_path_factory.mktemp("adapter")
     live: list[Any] = []
     original = run_module.add_lora
@@ -51,45 +60,47 @@ def adapter(data: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "add_lora", remember)
-        run_here(flags(data, output, "--use_lora"))
+        run_here(flags(data, output, "--use_lora", model=request.param))
     with torch.no_grad():
-        logits = live[0].eval()(**_batch(data, "v2_6")).logits
-    return output, logits
+        logits = live[0].eval()(**_batch(data, request.param)).logits
+    return Adapter(request.param, output, logits)
 
 
-def test_snippet_of_the_official_readme(adapter: tuple[Path, Tensor], data: str) -> None:
-    path_to_adapter, trained = adapter
+def test_snippet_of_the_official_readme(adapter: Adapter, data: str) -> None:
+    path_to_adapter, trained, batch = adapter.path, adapter.logits, _batch(data, adapter.model)
     model = AutoPeftModelForCausalLM.from_pretrained(
         path_to_adapter, device_map="auto", trust_remote_code=True, dtype=torch.float32
     ).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
-        logits = model(**_batch(data, "v2_6")).logits
+        logits = model(**batch).logits
+    written = model.generate(**batch, max_new_tokens=8, do_sample=False)
     weights = torch.load(f"{path_to_adapter}/vpm_resampler_embedtokens.pt")
     message = model.load_state_dict(weights, strict=False)
     assert message.unexpected_keys == []
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(model.generate(**batch, max_new_tokens=8, do_sample=False), written)
     torch.testing.assert_close(logits, trained, atol=2e-5, rtol=0)
-    base = AutoModelForCausalLM.from_pretrained(FIXTURES / "v2_6", dtype=torch.float32).eval()
+    base = AutoModelForCausalLM.from_pretrained(FIXTURES / adapter.model, dtype=torch.float32).eval()
     with torch.no_grad():
-        untrained = base(**_batch(data, "v2_6")).logits
-    assert (untrained - trained).abs().max() > 0.1, "the comparison above would otherwise show nothing"
+        untrained = base(**batch).logits
+    assert (untrained - trained).abs().max() > 0.01, "the comparison above would otherwise show nothing"
 
 
-def test_weights_file_holds_what_was_trained_outside_lora(adapter: tuple[Path, Tensor]) -> None:
-    weights = torch.load(adapter[0] / "vpm_resampler_embedtokens.pt")
+def test_weights_file_holds_what_was_trained_outside_lora(adapter: Adapter) -> None:
+    weights = torch.load(adapter.path / "vpm_resampler_embedtokens.pt")
     parts = {name.removeprefix("base_model.model.").split(".modules_to_save.")[0] for name in weights}
     assert parts == {"llm.model.embed_tokens", "resampler", "vpm"}
     assert "base_model.model.resampler.modules_to_save.default.query" in weights
     assert not any("lora_" in name for name in weights)
 
 
-def test_adapter_directory_names_its_base_and_needs_no_pickle(adapter: tuple[Path, Tensor]) -> None:
-    config = json.loads((adapter[0] / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == str((FIXTURES / "v2_6").resolve())
+def test_adapter_directory_names_its_base_and_needs_no_pickle(adapter: Adapter) -> None:
+    config = json.loads((adapter.path / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str((FIXTURES / adapter.model).resolve())
     assert config["task_type"] == "CAUSAL_LM"
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (64, 64, 0.05)
-    names = {path.name for path in adapter[0].iterdir()}
+    names = {path.name for path in adapter.path.iterdir()}
     assert names == {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -160,12 +171,12 @@ def test_last_line_is_a_command_for_one_of_the_pictures(
     assert words == ["minicpmv", "chat", str(tmp_path / "my output"), "--image", picture, "What's this?"]
 
 
-def test_run_json_says_what_was_run(adapter: tuple[Path, Tensor], data: str) -> None:
-    run = read_run(adapter[0])
+def test_run_json_says_what_was_run(adapter: Adapter, data: str) -> None:
+    run = read_run(adapter.path)
     assert run["status"] == "finished"
     assert run["seed"] == 42
     assert run["data"] == [{"path": data, "sha256": _digest(Path(data))}]
-    assert run["base_model"]["version"] == "2.6"
+    assert run["base_model"]["version"] == {"v2": "2.0", "v2_5": "2.5", "v2_6": "2.6"}[adapter.model]
     assert run["versions"].keys() >= {"minicpmv-finetune", "torch", "transformers", "peft"}
     assert run["metrics"]["train_loss"] > 0
     assert run["training_arguments"]["learning_rate"] == 1e-3

@@ -14,7 +14,7 @@ __all__ = ["RunProgress", "format_log", "memory_gib"]
 
 _SHOWN = (
     ("loss", "loss {:.4f}"),
-    ("eval_loss", "held-out loss {:.4f}"),
+    ("eval_loss", "eval loss {:.4f}"),
     ("learning_rate", "lr {:.2e}"),
     ("grad_norm", "gradient {:.3g}"),
     ("tokens_per_second", "{:,.0f} tokens/s"),
