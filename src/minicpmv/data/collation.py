@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from minicpmv.processing.tokenization import IGNORED
+from minicpmv.models.loss import IGNORED
 
 __all__ = ["Collator"]
 

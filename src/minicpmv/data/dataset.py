@@ -18,9 +18,9 @@ from torch.utils.data import Dataset
 
 from minicpmv.data.records import Record
 from minicpmv.errors import ConfigError, DataError, Problem
+from minicpmv.models.loss import IGNORED
 from minicpmv.processing.images import ImageError, load_image
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.processing.tokenization import IGNORED
 
 __all__ = ["ConversationDataset", "LengthReport", "Reduction"]
 

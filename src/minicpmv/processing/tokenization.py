@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerFast
 
 from minicpmv.errors import CheckpointError, UsageError
+from minicpmv.models.loss import IGNORED
 from minicpmv.models.versions import Version
 from minicpmv.processing.chat import ImageSegment, Segment, control_tokens_of, role_tags_of
 from minicpmv.processing.slicing import SlicePlan
 
-__all__ = ["IGNORED", "MARKUP", "EncodedSample", "Vocabulary", "encode", "is_control_token", "spell_out"]
-
-IGNORED = -100
-"""The label of a token that is not trained."""
+__all__ = ["MARKUP", "EncodedSample", "Vocabulary", "encode", "is_control_token", "spell_out"]
 
 MARKUP = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<point>", "</point>", "<think>", "</think>")
 """Tokens that people write in questions and answers on purpose; they stay tokens there."""
