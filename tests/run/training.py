@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -17,6 +18,12 @@ from minicpmv.training.run import train
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
 _SIZES = ((56, 56), (90, 56), (150, 80))
+
+# Below the range from which the system hands out ports: one that was merely found free can be gone a moment later, when
+# several test processes start runs at once.
+_PORTS = range(21000, 24000)
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_runs = itertools.count()
 
 
 def make_data(folder: Path, *, num_records: int = 8) -> str:
@@ -65,7 +72,8 @@ def run_command(
 def command(arguments: Sequence[str], *, processes: int | None = None) -> list[str]:
     launcher = [sys.executable]
     if processes is not None:
-        launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        port = str(_PORTS.start + _WORKER * 100 + next(_runs) % 100)
+        launcher += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", port]
     return [*launcher, "-m", "minicpmv.training", *arguments]
 
 
