@@ -209,7 +209,8 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
             embeds_BTD = embeds_BTD * self._embedding_scale
         if pixel_values is None:
             if keep_in_step:
-                patch = self.vpm.embeddings.patch_embedding.weight[0].numel()
+                # From the config: reading a weight's shape would make ZeRO-3 gather it on this rank alone.
+                patch = 3 * cast("int", self.config.vision_config.patch_size) ** 2
                 blank = self.get_image_features(embeds_BTD.new_zeros(1, patch), torch.ones(1, 2, dtype=torch.long))
                 embeds_BTD = embeds_BTD + 0.0 * blank.sum().to(embeds_BTD)
             return embeds_BTD
