@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-VERSIONS = ("v2", "v2_5", "v2_6")
+VERSIONS = ("v2", "v2_5", "v2_6", "v4", "v4_5")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+import minicpmv  # noqa: F401 # registers the model
 from tests.parity.cases import FIXTURES, VERSIONS, patch_rows
 
 SINGLE = [
@@ -50,7 +51,7 @@ def inputs_of(version: str, tensors: dict, name: str) -> dict[str, torch.Tensor]
 
 
 def generate(model, inputs: dict, version: str, **options) -> torch.Tensor:
-    ends = {"v2": [2], "v2_5": [401, 409], "v2_6": [403, 401]}[version]
+    ends = {"v2": [2], "v2_5": [401, 409]}.get(version, [403, 401])
     options = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": ends, "pad_token_id": 0} | options
     return model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
 
@@ -81,9 +82,10 @@ def test_beams_and_several_answers_repeat_the_images_of_their_row(models: dict, 
     assert both[0].tolist()[: alone.shape[1]] == alone[0].tolist()
 
 
-def test_left_padded_batch_answers_as_each_row_alone(models: dict, stored: dict) -> None:
-    tensors, model = stored["v2_6"], models["v2_6"]
-    rows = [inputs_of("v2_6", tensors, name) for name in ("image_unsliced", "multi_turn")]
+@pytest.mark.parametrize("version", ["v2_6", "v4", "v4_5"])
+def test_left_padded_batch_answers_as_the_released_one(models: dict, stored: dict, version: str) -> None:
+    tensors, model = stored[version], models[version]
+    rows = [inputs_of(version, tensors, name) for name in ("image_unsliced", "multi_turn")]
     longest = max(row["input_ids"].shape[1] for row in rows)
 
     def left(tensor: torch.Tensor) -> torch.Tensor:
@@ -92,5 +94,5 @@ def test_left_padded_batch_answers_as_each_row_alone(models: dict, stored: dict)
     batch = {key: torch.cat([left(row[key]) for row in rows]) for key in ("input_ids", "attention_mask", "image_mask")}
     batch |= {key: torch.cat([row[key] for row in rows]) for key in ("pixel_values", "tgt_sizes")}
     assert batch["input_ids"].tolist() == tensors["batch_left_padded/input_ids"].tolist()
-    answers = generate(model, batch, "v2_6")
+    answers = generate(model, batch, version)
     assert answers.tolist() == tensors["batch_left_padded/generated_ids"].tolist()
