@@ -1,42 +1,80 @@
 """Attention over sequences of unequal length that lie end to end: nothing is padded, so nothing is masked.
 
-The one primitive under the vision tower and the resampler. Sequences of equal length are attended together, which on
-a CPU beats both a loop over sequences and a block mask. It deliberately knows neither projections nor positions.
+The one primitive under the vision tower, the resampler and packed rows of the language model. On CUDA in half precision
+one variable-length kernel serves all sequences: torch's own where it has one, flash-attn where that is installed.
+Everywhere else sequences of equal length are attended together, which on a CPU beats both a loop over sequences and a
+block mask. It deliberately knows neither projections nor positions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+try:
+    from torch.nn.attention.varlen import varlen_attn as _torch_varlen
+except ImportError:  # torch before 2.10
+    _torch_varlen: Any = None
+try:
+    from flash_attn import flash_attn_varlen_func as _flash_varlen  # pyright: ignore[reportMissingImports]
+except ImportError:
+    _flash_varlen: Any = None
 
 __all__ = ["attend"]
 
 # Shape letters in this file
 #   T tokens of all sequences    N sequences of one shape    H heads    K channels of a head
 
+_WIDEST_KERNEL_HEAD = 256
+_CAUSAL_WINDOW = (-1, 0)  # every earlier token, no later one
+
 
 def attend(
-    query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, *, query_lengths: Sequence[int], key_lengths: Sequence[int]
+    query_THK: Tensor,
+    key_THK: Tensor,
+    value_THK: Tensor,
+    *,
+    query_lengths: Sequence[int],
+    key_lengths: Sequence[int],
+    is_causal: bool = False,
+    scale: float | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
-    """Let every query see all keys of its own sequence and no others.
+    """Let every query see the keys of its own sequence and no others.
 
     Args:
         query_THK: Queries of all sequences, end to end. Float.
-        key_THK: Keys, end to end in the same order; the number of tokens may differ from the queries'.
+        key_THK: Keys, end to end in the same order; the number of tokens may differ from the queries'. Keys and values
+            may have fewer heads, each then serving as many query heads in a row.
         value_THK: Values, one for each key.
         query_lengths: Tokens of each sequence in ``query_THK``; sums to its length.
         key_lengths: Tokens of each sequence in ``key_THK``; one for each entry of ``query_lengths``.
+        is_causal: Whether a query sees only keys up to its own place; both lengths are then the same.
+        scale: Factor before the softmax; ``1 / sqrt(K)`` if not given.
+        dropout: Share of attention weights to drop.
 
     Returns:
-        Shaped and typed as ``query_THK``, scaled by ``1 / sqrt(K)`` before the softmax.
+        Shaped and typed as ``query_THK``.
     """
     assert len(query_lengths) == len(key_lengths), "one key length for each query length"
+    if _has_kernel(query_THK, dropout):
+        return _attend_by_kernel(
+            query_THK, key_THK, value_THK, tuple(query_lengths), tuple(key_lengths), is_causal=is_causal, scale=scale
+        )
+    options = {
+        "is_causal": is_causal,
+        "scale": scale,
+        "dropout_p": dropout,
+        "enable_gqa": query_THK.shape[1] != key_THK.shape[1],
+    }
     shapes = list(zip(query_lengths, key_lengths, strict=True))
     if len(set(shapes)) == 1:
-        return _attend_alike(query_THK, key_THK, value_THK, len(shapes))
+        return _attend_alike(query_THK, key_THK, value_THK, len(shapes), options)
 
     queries, keys, values = (
         tensor.split(list(lengths))
@@ -46,18 +84,66 @@ def attend(
     for shape in dict.fromkeys(shapes):  # ordered, so that a run repeats bit for bit
         members = [i for i, other in enumerate(shapes) if other == shape]
         joined = _attend_alike(
-            torch.cat([queries[i] for i in members]),
-            torch.cat([keys[i] for i in members]),
-            torch.cat([values[i] for i in members]),
+            _join([queries[i] for i in members]),
+            _join([keys[i] for i in members]),
+            _join([values[i] for i in members]),
             len(members),
+            options,
         )
         for i, output in zip(members, joined.split(shape[0]), strict=True):
             outputs[i] = output
     return torch.cat([output for output in outputs if output is not None])
 
 
-def _attend_alike(query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, num_sequences: int) -> Tensor:
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _attend_alike(
+    query_THK: Tensor, key_THK: Tensor, value_THK: Tensor, num_sequences: int, options: dict[str, Any]
+) -> Tensor:
     query_NHTK, key_NHTK, value_NHTK = (
         tensor.unflatten(0, (num_sequences, -1)).transpose(1, 2) for tensor in (query_THK, key_THK, value_THK)
     )
-    return scaled_dot_product_attention(query_NHTK, key_NHTK, value_NHTK).transpose(1, 2).flatten(0, 1)
+    return scaled_dot_product_attention(query_NHTK, key_NHTK, value_NHTK, **options).transpose(1, 2).flatten(0, 1)
+
+
+def _has_kernel(query_THK: Tensor, dropout: float) -> bool:
+    return (
+        query_THK.is_cuda
+        and query_THK.dtype in (torch.float16, torch.bfloat16)
+        and query_THK.shape[-1] <= _WIDEST_KERNEL_HEAD
+        and dropout == 0.0  # torch's kernel has none
+        and (_torch_varlen is not None or _flash_varlen is not None)
+    )
+
+
+def _attend_by_kernel(
+    query_THK: Tensor,
+    key_THK: Tensor,
+    value_THK: Tensor,
+    query_lengths: tuple[int, ...],
+    key_lengths: tuple[int, ...],
+    *,
+    is_causal: bool,
+    scale: float | None,
+) -> Tensor:
+    places = (
+        _offsets(query_lengths, query_THK.device),
+        _offsets(key_lengths, query_THK.device),
+        max(query_lengths),
+        max(key_lengths),
+    )
+    if _torch_varlen is not None:
+        window = _CAUSAL_WINDOW if is_causal else (-1, -1)
+        grouped = query_THK.shape[1] != key_THK.shape[1]
+        return _torch_varlen(
+            query_THK, key_THK, value_THK, *places, scale=scale, window_size=window, enable_gqa=grouped
+        )
+    return _flash_varlen(query_THK, key_THK, value_THK, *places, softmax_scale=scale, causal=is_causal)
+
+
+@lru_cache(maxsize=64)  # every layer asks for the same ones
+def _offsets(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where each sequence starts, and where the last one ends; (sequences + 1,) int32."""
+    return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
