@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["axis_buckets", "grid_position_ids", "resize_table", "row_position_ids", "sincos_grid"]
+__all__ = ["axis_buckets", "grid_position_ids", "resize_table", "row_position_ids", "sincos_grid", "sincos_times"]
 
 # Shape letters in this file
 #   N patches along one axis, or in one slice    R, C rows and columns    D channels
@@ -72,15 +72,19 @@ def resize_table(table_ND: Tensor, rows: int, columns: int) -> Tensor:
     return resized_1DRC[0].flatten(1).T.to(table_ND.dtype)
 
 
-@lru_cache(maxsize=64)
-def _sincos_axis(num_positions: int, dim: int) -> Tensor:
-    """``[sin | cos]`` of ``position * 10000 ** (-k / (dim / 2))`` for one axis; (N, dim) float32 on the CPU."""
+def _sincos(places_N: Tensor, dim: int) -> Tensor:
+    """``[sin | cos]`` of ``place * 10000 ** (-k / (dim / 2))``; (N, dim) float32 on the CPU."""
     # float64 until the very end would differ from the released tables, which are numpy float32 throughout.
     half = dim // 2
     exponent = torch.arange(half, dtype=torch.float32, device="cpu") / torch.tensor(dim / 2.0, dtype=torch.float32)
     omega = 1.0 / 10000.0**exponent
-    angle = torch.outer(torch.arange(num_positions, dtype=torch.float32, device="cpu"), omega)
+    angle = torch.outer(places_N, omega)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+@lru_cache(maxsize=64)
+def _sincos_axis(num_positions: int, dim: int) -> Tensor:
+    return _sincos(torch.arange(num_positions, dtype=torch.float32, device="cpu"), dim)
 
 
 @lru_cache(maxsize=1024)
@@ -102,3 +106,18 @@ def sincos_grid(rows: int, columns: int, dim: int) -> Tensor:
     by_column = axis[:columns].expand(rows, columns, dim // 2)
     by_row = axis[:rows, None].expand(rows, columns, dim // 2)
     return torch.cat([by_column, by_row], dim=-1).flatten(0, 1)
+
+
+@lru_cache(maxsize=1024)
+def sincos_times(times: tuple[int, ...], dim: int) -> Tensor:
+    """One-dimensional sine positions of points in time (4.5).
+
+    Args:
+        times: Time index of each slice; below 0 for a slice that has none.
+        dim: Channels; even.
+
+    Returns:
+        (len(times), dim) float32 on the CPU, zeros where there is no time. Shared between calls: do not write into it.
+    """
+    table = _sincos(torch.tensor(times, dtype=torch.float32, device="cpu"), dim)
+    return table * torch.tensor([[float(time >= 0)] for time in times])

@@ -1,7 +1,8 @@
 """The resampler: any number of patch features of a slice in, a fixed number of language tokens out.
 
 One cross-attention layer with learned queries serves every release. Keys carry a sine position, so one set of weights
-serves every slice shape; values carry none.
+serves every slice shape; values carry none. In 4.5 the frames of a group share one set of queries, and their keys carry
+the time as well.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from minicpmv.models.attention import attend
-from minicpmv.models.positions import sincos_grid
+from minicpmv.models.positions import sincos_grid, sincos_times
 
 __all__ = ["Resampler"]
 
 # Shape letters in this file
-#   P patches of all slices    S slices    Q queries    E vision width    D language width    H heads    K of a head
+#   P patches of all slices    S slices    G blocks of queries: slices, or groups of frames    Q queries of a block
+#   E vision width    D language width    H heads    K channels of a head
 
 _HEAD_WIDTH = 128  # every release has hidden_size // 128 heads
 _LAYER_NORM_EPS = 1e-6
@@ -35,7 +37,7 @@ class CrossAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, query_QD: Tensor, key_PD: Tensor, value_PD: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Let the same queries look at every slice; (S * Q, D)."""
+        """Let the same queries look at every sequence of keys; (G * Q, D)."""
         weights = self.in_proj_weight.chunk(3)
         biases = self.in_proj_bias.chunk(3)
         query_QHK, key_PHK, value_PHK = (
@@ -76,22 +78,61 @@ class Resampler(nn.Module):
         # A buffer, because loading would make a parameter trainable again, and the release never trained it.
         self.register_buffer("pos_embed", torch.empty(num_queries, language_dim) if query_positions else None)
 
-    def forward(self, features_PE: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+    def forward(
+        self,
+        features_PE: Tensor,
+        sizes: Sequence[tuple[int, int]],
+        temporal_ids: Sequence[tuple[int, int]] | None = None,
+    ) -> Tensor:
         """
         Args:
             features_PE: Tower features of all slices, end to end.
             sizes: Rows and columns of each slice, in patches; their products sum to P.
+            temporal_ids: For each slice, 1 if it opens a block of queries or 0 if it joins the slice before, and its
+                time index or -1 (4.5). Without it every slice has a block of its own and no time.
 
         Returns:
-            (S, Q, D), the tokens of each slice, in the dtype of ``features_PE``.
+            (G, Q, D), the tokens of each block, in the dtype of ``features_PE``.
+
+        Raises:
+            ValueError: ``temporal_ids`` does not describe the slices.
         """
         value_PD = self.ln_kv(self.kv_proj(features_PE))
         width = value_PD.shape[-1]
+        lengths = [rows * columns for rows, columns in sizes]
         position_PD = torch.cat([sincos_grid(rows, columns, width) for rows, columns in sizes])
+        if temporal_ids is not None:
+            _check_temporal_ids(temporal_ids, len(sizes))
+            times_SD = sincos_times(tuple(time for _, time in temporal_ids), width)
+            position_PD = position_PD + times_SD.repeat_interleave(torch.tensor(lengths), dim=0)
+            lengths = _join_groups(lengths, temporal_ids)
         key_PD = value_PD + position_PD.to(device=value_PD.device, dtype=value_PD.dtype)
         query_QD = self.ln_q(self.query)
         if self.pos_embed is not None:
             query_QD = query_QD + self.pos_embed
-        tokens_TD = self.attn(query_QD, key_PD, value_PD, [rows * columns for rows, columns in sizes])
+        tokens_TD = self.attn(query_QD, key_PD, value_PD, lengths)
         # `proj` multiplies from the right: a bare parameter, not a transposed Linear weight.
-        return (self.ln_post(tokens_TD) @ self.proj).unflatten(0, (len(sizes), -1))
+        return (self.ln_post(tokens_TD) @ self.proj).unflatten(0, (len(lengths), -1))
+
+
+def _check_temporal_ids(temporal_ids: Sequence[tuple[int, int]], num_slices: int) -> None:
+    if (
+        len(temporal_ids) != num_slices
+        or any(opens not in (0, 1) for opens, _ in temporal_ids)
+        or not temporal_ids[0][0]
+    ):
+        raise ValueError(
+            f"temporal_ids are {list(temporal_ids)}, expected one (opens, time) for each of {num_slices} slices, "
+            "opens being 0 or 1 and the first 1"
+        )
+
+
+def _join_groups(lengths: Sequence[int], temporal_ids: Sequence[tuple[int, int]]) -> list[int]:
+    """Add up the patches of the slices that share a block of queries."""
+    joined: list[int] = []
+    for length, (opens, _) in zip(lengths, temporal_ids, strict=True):
+        if opens:
+            joined.append(length)
+        else:
+            joined[-1] += length
+    return joined
