@@ -23,8 +23,11 @@ from minicpmv.data.collation import Collator
 from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.loading import load_records
 from minicpmv.processing.processor import MiniCPMVProcessor
+from tests.parity.cases import VERSIONS
 from tests.run.training import flags, make_data, read_run, run_here
 from tests.tiny import FIXTURES
+
+_NOT_RELEASED = shutil.ignore_patterns("cases*", "inference*", "grads*", "resampler_temporal*", "images")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,7 @@ class Adapter:
     logits: Tensor
 
 
-@pytest.fixture(scope="module", params=["v2", "v2_5", "v2_6"])
+@pytest.fixture(scope="module", params=VERSIONS)
 def adapter(request: pytest.FixtureRequest, data: str, tmp_path_factory: pytest.TempPathFactory) -> Adapter:
     output = tmp_path_factory.mktemp("adapter")
     live: list[Any] = []
@@ -118,10 +121,10 @@ def test_vision_tower_stays_out_of_the_adapter_unless_tuned(data: str, tmp_path:
         assert not any(".vpm." in name for name in file.keys())  # noqa: SIM118  it is no dict
 
 
-@pytest.mark.parametrize("model", ["v2", "v2_5", "v2_6"])
+@pytest.mark.parametrize("model", VERSIONS)
 def test_full_checkpoint_is_complete_in_the_released_layout(model: str, data: str, tmp_path: Path) -> None:
     base, output = tmp_path / "base", tmp_path / "output"
-    shutil.copytree(FIXTURES / model, base, ignore=shutil.ignore_patterns("cases*", "inference*", "grads*", "images"))
+    shutil.copytree(FIXTURES / model, base, ignore=_NOT_RELEASED)
     (base / "modeling_minicpmv.py").write_text("raise RuntimeError('code of a checkpoint was run')\n")
     # A rate at which even a norm's weight moves by more than half a step of the checkpoint's bfloat16.
     arguments = flags(data, output, "--save_strategy", "no", "--learning_rate", "3e-2", steps=2)
@@ -176,7 +179,8 @@ def test_run_json_says_what_was_run(adapter: Adapter, data: str) -> None:
     assert run["status"] == "finished"
     assert run["seed"] == 42
     assert run["data"] == [{"path": data, "sha256": _digest(Path(data))}]
-    assert run["base_model"]["version"] == {"v2": "2.0", "v2_5": "2.5", "v2_6": "2.6"}[adapter.model]
+    versions = {"v2": "2.0", "v2_5": "2.5", "v2_6": "2.6", "v4": "4.0", "v4_5": "4.5"}
+    assert run["base_model"]["version"] == versions[adapter.model]
     assert run["versions"].keys() >= {"minicpmv-finetune", "torch", "transformers", "peft"}
     assert run["metrics"]["train_loss"] > 0
     assert run["training_arguments"]["learning_rate"] == 1e-3

@@ -16,9 +16,8 @@ from minicpmv.data.loading import load_records
 from minicpmv.data.records import Record
 from minicpmv.errors import ConfigError, DataError
 from minicpmv.processing.processor import MiniCPMVProcessor
+from tests.parity.cases import VERSIONS
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
-
-VERSIONS = ["v2", "v2_5", "v2_6"]
 
 
 @cache
