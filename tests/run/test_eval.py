@@ -50,3 +50,15 @@ def test_blank_images_take_the_picture_away(tmp_path: Path) -> None:
     done = minicpmv("eval", MODEL, data, "--max-new-tokens", "12", "--blank-images")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "exact match 0.0% (0 of 1 records)\n"
+
+
+def test_thoughts_are_written_down_but_do_not_count(tmp_path: Path) -> None:
+    """The fixture never ends its thoughts, so that no answer of it agrees with any."""
+    model = FIXTURES / "v4_5"
+    data = write_records(tmp_path, [released_answer("v4_5", "thinking")])
+    output = tmp_path / "predictions.jsonl"
+    done = minicpmv("eval", model, data, "--thinking", "--max-new-tokens", "12", "--output", output)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "exact match 0.0% (0 of 1 records)\n"
+    (line,) = output.read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["answer"].startswith("<think>\n")

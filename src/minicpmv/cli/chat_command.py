@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minicpmv.cli.model_options import add_model_options, open_model
+from minicpmv.cli.model_options import add_model_options, answer_length, open_model
 from minicpmv.errors import MiniCPMVError, UsageError
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
@@ -35,14 +35,14 @@ def _build_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_model_options(parser, max_new_tokens=1024)
+    add_model_options(parser, max_new_tokens=1024, with_thoughts=2048)
     parser.add_argument("question", nargs="?", metavar="QUESTION", help="left out: a dialogue begins")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="picture to show; may be repeated")
     parser.add_argument("--system", metavar="TEXT", help="instruction before the first question (2.5 and later)")
     parser.add_argument("--sample", action="store_true", help="draw tokens at random, as the released chat() does")
-    parser.add_argument("--temperature", type=float, default=0.7, help="with --sample (default: %(default)s)")
-    parser.add_argument("--top-p", type=float, default=0.8, help="with --sample (default: %(default)s)")
-    parser.add_argument("--top-k", type=int, default=100, help="with --sample (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, help="with --sample (default: 0.7)")
+    parser.add_argument("--top-p", type=float, help="with --sample (default: 0.8; 1 with --thinking)")
+    parser.add_argument("--top-k", type=int, help="with --sample (default: 100; 50 with --thinking)")
     parser.add_argument("--seed", type=int, help="makes --sample repeatable")
     return parser
 
@@ -62,13 +62,13 @@ def run(arguments: Sequence[str]) -> int:
     if options.seed is not None:
         set_seed(options.seed)
     settings = GenerationSettings(
-        max_new_tokens=options.max_new_tokens,
+        max_new_tokens=answer_length(options),
         sample=options.sample,
         temperature=options.temperature,
         top_p=options.top_p,
         top_k=options.top_k,
-        repetition_penalty=1.05 if options.sample else 1.0,
         max_slice_nums=options.max_slice_nums,
+        enable_thinking=options.thinking,
     )
     conversation = Conversation(loaded, settings=settings, system=options.system)
     if options.question is not None:

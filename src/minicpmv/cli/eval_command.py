@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from minicpmv.cli.model_options import add_model_options, open_model, positive_int
+from minicpmv.cli.model_options import add_model_options, answer_length, open_model, positive_int
 from minicpmv.errors import UsageError
 
 __all__ = ["NAME", "SUMMARY", "run"]
@@ -25,11 +25,12 @@ _EXAMPLES = """examples:
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"minicpmv {NAME}",
-        description="Ask a model for the last answer of every record and count those that it gives word for word.",
+        description="Ask a model for the last answer of every record and count those that it gives word for word. "
+        "Thoughts before an answer do not count.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_model_options(parser, max_new_tokens=64)
+    add_model_options(parser, max_new_tokens=64, with_thoughts=2048)
     parser.add_argument("data", metavar="DATA", help="file of records, as for training")
     parser.add_argument("--image-root", metavar="DIR", help="folder of relative image paths (default: DATA's own)")
     parser.add_argument("--batch-size", type=positive_int, default=16, metavar="N", help="default: %(default)s")
@@ -60,7 +61,11 @@ def run(arguments: Sequence[str]) -> int:
         if sys.stderr.isatty():
             print(f"\r{done} of {len(records)} records", end="", file=sys.stderr, flush=True)
 
-    settings = GenerationSettings(max_new_tokens=options.max_new_tokens, max_slice_nums=options.max_slice_nums)
+    settings = GenerationSettings(
+        max_new_tokens=answer_length(options),
+        max_slice_nums=options.max_slice_nums,
+        enable_thinking=options.thinking,
+    )
     predictions = list(
         predict(
             loaded,

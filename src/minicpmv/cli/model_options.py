@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
     from minicpmv.inference.loading import LoadedModel
 
-__all__ = ["add_model_options", "open_model", "positive_int"]
+__all__ = ["add_model_options", "answer_length", "open_model", "positive_int"]
 
 
 def positive_int(text: str) -> int:
@@ -22,8 +22,8 @@ def positive_int(text: str) -> int:
     return value
 
 
-def add_model_options(parser: argparse.ArgumentParser, *, max_new_tokens: int) -> None:
-    """Add MODEL and what concerns loading it and the length of its answers."""
+def add_model_options(parser: argparse.ArgumentParser, *, max_new_tokens: int, with_thoughts: int) -> None:
+    """Add MODEL and what concerns loading it and its answers, whose longest length differs where thoughts count."""
     parser.add_argument(
         "model", metavar="MODEL", help="directory of a base model, a fully tuned model or an adapter; or a hub name"
     )
@@ -36,9 +36,14 @@ def add_model_options(parser: argparse.ArgumentParser, *, max_new_tokens: int) -
     parser.add_argument(
         "--max-new-tokens",
         type=positive_int,
-        default=max_new_tokens,
         metavar="N",
-        help="longest answer (default: %(default)s)",
+        help=f"longest answer (default: {max_new_tokens}; {with_thoughts} with --thinking, where thoughts count)",
+    )
+    parser.set_defaults(default_lengths=(max_new_tokens, with_thoughts))
+    parser.add_argument(
+        "--thinking",
+        action="store_true",
+        help="let the model think before it answers (4.5 only; other versions say so before they are loaded)",
     )
     parser.add_argument(
         "--max-slice-nums",
@@ -48,14 +53,27 @@ def add_model_options(parser: argparse.ArgumentParser, *, max_new_tokens: int) -
     )
 
 
+def answer_length(options: argparse.Namespace) -> int:
+    """Return the longest answer that the options allow, in tokens."""
+    return options.max_new_tokens or options.default_lengths[options.thinking]
+
+
 def open_model(options: argparse.Namespace) -> LoadedModel:
-    """Load the model that the options name."""
+    """Load the model that the options name.
+
+    Raises:
+        CheckpointError: There is none.
+        UsageError: It cannot do what the options ask of it; raised before weights are loaded.
+    """
     import torch
     from transformers.utils import logging
 
-    from minicpmv.inference.loading import load_model
+    from minicpmv.inference.loading import find_version, load_model
+    from minicpmv.models.answers import thinking_setting
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    if options.thinking:
+        thinking_setting(find_version(options.model), enable_thinking=True)
     dtype = getattr(torch, options.dtype) if options.dtype else None
     return load_model(options.model, device=options.device, dtype=dtype)

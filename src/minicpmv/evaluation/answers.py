@@ -17,6 +17,7 @@ from minicpmv.inference.generation import GenerationSettings, answer_batch
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.processing.chat import ImageRef, Turn
 from minicpmv.processing.images import load_image
+from minicpmv.processing.thinking import split_thinking
 
 __all__ = ["Prediction", "exact_match", "predict"]
 
@@ -31,14 +32,14 @@ class Prediction:
     question: str
     """Text of the last question, without its images."""
     answer: str
-    """What the model said."""
+    """What the model said, its thoughts included."""
     reference: str
     """What the record says."""
 
     @property
     def is_exact(self) -> bool:
-        """Whether both agree but for white space around them."""
-        return self.answer.strip() == self.reference.strip()
+        """Whether both agree but for thoughts before, and white space around them."""
+        return _said(self.answer) == _said(self.reference)
 
 
 def predict(
@@ -62,6 +63,7 @@ def predict(
 
     Raises:
         ImageError: A picture cannot be read.
+        UsageError: Thinking is asked of a version that cannot.
     """
     settings = settings or GenerationSettings(max_new_tokens=64)
     done = 0
@@ -101,3 +103,7 @@ def _messages(record: Record, *, blank_images: bool) -> list[dict[str, Any]]:
 
 def _text(turn: Turn) -> str:
     return "\n".join(part for part in turn.content if isinstance(part, str))
+
+
+def _said(text: str) -> str:
+    return split_thinking(text).text.strip()

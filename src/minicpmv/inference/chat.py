@@ -45,6 +45,8 @@ class Conversation:
     ) -> str:
         """Ask the next question; images stand before its text. A question that fails is not remembered.
 
+        Thoughts are part of what is returned; the model's format shows it none of them when the next question is asked.
+
         Raises:
             UsageError: The model's format does not allow it.
             ImageError: A picture cannot be read.

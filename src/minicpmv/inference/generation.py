@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
-
-import torch
-from torch import Tensor
-from transformers import TextStreamer
+from typing import Any
 
 from minicpmv.inference.loading import LoadedModel
+from minicpmv.models.answers import (
+    THINK_OPENING,
+    AnswerStreamer,
+    decode_answer,
+    generate_answers,
+    released_options,
+    thinking_setting,
+)
+from minicpmv.models.versions import Version
 
 __all__ = ["GenerationSettings", "answer", "answer_batch"]
 
@@ -26,46 +31,40 @@ class GenerationSettings:
     """How answers are chosen."""
 
     max_new_tokens: int = 1024
-    """Longest answer."""
+    """Longest answer, thoughts included."""
     sample: bool = False
-    """Draw tokens at random instead of taking the likeliest; the next three settings then apply."""
-    temperature: float = 0.7
-    top_p: float = 0.8
-    top_k: int = 100
-    repetition_penalty: float = 1.0
-    """Above 1 makes a token that was said already less likely. The released ``chat()`` uses 1.05 when sampling."""
+    """Draw tokens at random instead of taking the likeliest; the next three settings then apply, and None means what
+    the released ``chat()`` takes for the version."""
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    """Above 1 makes a token that was answered already less likely. None: as the released ``chat()`` when sampling, else
+    1."""
     max_slice_nums: int | None = None
     """Most tiles cut from one picture; the checkpoint's own number if not given."""
+    enable_thinking: bool = False
+    """Let the model think before it answers; 4.5 only."""
 
-    def options(self) -> dict[str, Any]:
+    def options(self, version: Version) -> dict[str, Any]:
         """The same, in the words of transformers' ``generate``."""
+        chosen: dict[str, Any] = {"max_new_tokens": self.max_new_tokens}
+        names = ["repetition_penalty"]
         if self.sample:
-            choice = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
-        else:
-            choice = {"temperature": None, "top_p": None, "top_k": None}  # else a saved default would be warned about
-        return {
-            "max_new_tokens": self.max_new_tokens,
-            "do_sample": self.sample,
-            "repetition_penalty": self.repetition_penalty,
-            **choice,
-        }
+            chosen |= released_options(version, sampling=True, enable_thinking=self.enable_thinking)
+            names += ["temperature", "top_p", "top_k"]
+        return chosen | {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
 _GREEDY = GenerationSettings()
 
 
-class _AnswerStreamer(TextStreamer):
-    """Hands over text as soon as whole words are there; end tokens are left out, markup such as ``<box>`` is kept."""
+class _CallingStreamer(AnswerStreamer):
+    """Hands each piece to a function instead of a queue."""
 
-    def __init__(self, tokenizer: Any, end_token_ids: Sequence[int], on_text: Callable[[str], None]) -> None:
-        super().__init__(tokenizer, skip_prompt=True)
-        self._ends = torch.tensor(list(end_token_ids))
+    def __init__(self, loaded: LoadedModel, on_text: Callable[[str], None]) -> None:
+        super().__init__(loaded.processor.tokenizer, loaded.end_token_ids())
         self._on_text = on_text
-
-    def put(self, value: Tensor) -> None:
-        if not self.next_tokens_are_prompt:
-            value = value[~torch.isin(value, self._ends)]
-        super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         if text:
@@ -88,16 +87,14 @@ def answer(
         on_text: Called with each piece of the answer as soon as it is written.
 
     Returns:
-        The whole answer, without white space around it.
+        The whole answer, without white space around it. With thinking it begins with ``<think>``, as the released
+        ``chat()``'s does; ``processing.thinking.split_thinking`` tells thoughts from what was said.
 
     Raises:
-        UsageError: A message is not understood.
+        UsageError: A message is not understood, or thinking is asked of a version that cannot.
         ImageError: A picture cannot be read.
     """
-    streamer = None
-    if on_text is not None:
-        streamer = _AnswerStreamer(loaded.processor.tokenizer, loaded.end_token_ids(), on_text)
-    return _generate(loaded, [messages], settings, streamer)[0]
+    return _generate(loaded, [messages], settings, on_text)[0]
 
 
 def answer_batch(
@@ -107,25 +104,28 @@ def answer_batch(
     return _generate(loaded, conversations, settings, None)
 
 
-@torch.inference_mode()
 def _generate(
     loaded: LoadedModel,
     conversations: Sequence[Messages],
     settings: GenerationSettings,
-    streamer: TextStreamer | None,
+    on_text: Callable[[str], None] | None,
 ) -> list[str]:
-    batch = [list(messages) for messages in conversations]
-    inputs = loaded.processor.apply_chat_template(batch, max_slice_nums=settings.max_slice_nums).to(loaded.device)
+    version, processor = loaded.processor.version, loaded.processor
+    thinking = thinking_setting(version, settings.enable_thinking)
+    inputs = processor.apply_chat_template(
+        [list(messages) for messages in conversations],
+        max_slice_nums=settings.max_slice_nums,
+        enable_thinking=thinking,
+    ).to(loaded.device)
+    opening = THINK_OPENING if thinking else ""
+    if on_text is not None and opening:
+        on_text(opening)
     ends = loaded.end_token_ids()
-    model = cast("Any", loaded.model)  # transformers types generate() for its own classes only
-    generated = model.generate(
-        **inputs, **settings.options(), eos_token_id=ends, pad_token_id=ends[0], streamer=streamer
+    rows = generate_answers(
+        loaded.model,
+        inputs,
+        options=settings.options(version),
+        end_ids=ends,
+        streamer=None if on_text is None else _CallingStreamer(loaded, on_text),
     )
-    answers = generated[:, inputs["input_ids"].shape[1] :].tolist()
-    return [_decode(loaded, token_ids, set(ends)) for token_ids in answers]
-
-
-def _decode(loaded: LoadedModel, token_ids: Sequence[int], ends: set[int]) -> str:
-    # The released code also drops every id 0, which is "!" from 2.5 on; that is not repeated here.
-    kept = [token_id for token_id in token_ids if token_id not in ends]
-    return str(loaded.processor.tokenizer.decode(kept)).strip()
+    return [opening + decode_answer(processor.tokenizer, row, ends) for row in rows]

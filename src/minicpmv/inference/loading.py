@@ -13,13 +13,16 @@ from typing import Any, cast
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from minicpmv.errors import CheckpointError
+from minicpmv.models.answers import end_token_ids
+from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.versions import Version
 from minicpmv.processing.processor import MiniCPMVProcessor
 
-__all__ = ["LoadedModel", "base_of_adapter", "load_model"]
+__all__ = ["LoadedModel", "base_of_adapter", "find_version", "load_model"]
 
 _ADAPTER_CONFIG = "adapter_config.json"
 
@@ -42,9 +45,8 @@ class LoadedModel:
         return next(self.model.parameters()).device
 
     def end_token_ids(self) -> list[int]:
-        """Ids at which an answer ends. Released generation configs miss some of them."""
-        ids = self.processor.tokenizer.convert_tokens_to_ids(list(self.processor.version.terminators))
-        return [token_id for token_id in cast("list[int | None]", ids) if token_id is not None]
+        """Ids at which an answer ends."""
+        return end_token_ids(self.processor.tokenizer, self.processor.version)
 
 
 def base_of_adapter(path: str | Path) -> str | None:
@@ -77,6 +79,19 @@ def base_of_adapter(path: str | Path) -> str | None:
     return base
 
 
+def find_version(path: str | Path) -> Version:
+    """Tell which release a model directory, a name on the hub or an adapter is of, without loading weights.
+
+    Raises:
+        CheckpointError: There is no model at ``path``, or none of MiniCPM-V.
+    """
+    base, _ = _locate(path)
+    config = AutoConfig.from_pretrained(base)
+    if not isinstance(config, MiniCPMVConfig):
+        raise _not_ours(base, config)
+    return config.minicpmv_version
+
+
 def load_model(
     path: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
 ) -> LoadedModel:
@@ -90,6 +105,24 @@ def load_model(
     Raises:
         CheckpointError: There is no model at ``path``, or the adapter's base is missing.
     """
+    base, adapter = _locate(path)
+    target = torch.device(device) if device is not None else _default_device()
+    if dtype is None and target.type == "cpu":
+        dtype = torch.float32
+    model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype if dtype is not None else "auto")
+    if not isinstance(model, MiniCPMVForConditionalGeneration):
+        raise _not_ours(base, model)
+    if adapter is not None:
+        with warnings.catch_warnings():
+            # PEFT 0.21 asks transformers by its old name; may go with the PEFT release that asks by the new one.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            model = cast("MiniCPMVForConditionalGeneration", PeftModel.from_pretrained(model, adapter))
+    model.to(cast("Any", target))  # transformers leaves the method untyped
+    return LoadedModel(str(path), base, model.eval(), MiniCPMVProcessor.from_pretrained(base))
+
+
+def _locate(path: str | Path) -> tuple[str, str | None]:
+    """Return where the weights of the whole model are, and the adapter's directory if ``path`` is one."""
     text = str(path)
     if _looks_like_a_path(text) and not Path(text).exists():
         raise CheckpointError(
@@ -103,21 +136,13 @@ def load_model(
             f"{base}: found neither config.json nor {_ADAPTER_CONFIG}, expected a model or adapter directory\n"
             "  fix: name the directory that holds one of them"
         )
-    target = torch.device(device) if device is not None else _default_device()
-    if dtype is None and target.type == "cpu":
-        dtype = torch.float32
-    model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype if dtype is not None else "auto")
-    if not isinstance(model, MiniCPMVForConditionalGeneration):
-        raise CheckpointError(
-            f"{base}: found a {type(model).__name__}, expected a MiniCPM-V model\n  fix: name a MiniCPM-V directory"
-        )
-    if adapter_base is not None:
-        with warnings.catch_warnings():
-            # PEFT 0.21 asks transformers by its old name; may go with the PEFT release that asks by the new one.
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-            model = cast("MiniCPMVForConditionalGeneration", PeftModel.from_pretrained(model, text))
-    model.to(cast("Any", target))  # transformers leaves the method untyped
-    return LoadedModel(text, base, model.eval(), MiniCPMVProcessor.from_pretrained(base))
+    return base, text if adapter_base is not None else None
+
+
+def _not_ours(base: str, found: object) -> CheckpointError:
+    return CheckpointError(
+        f"{base}: found a {type(found).__name__}, expected a MiniCPM-V model\n  fix: name a MiniCPM-V directory"
+    )
 
 
 def _default_device() -> torch.device:
