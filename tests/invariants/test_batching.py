@@ -13,9 +13,8 @@ from minicpmv.data.collation import Collator
 from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.loading import load_records
 from minicpmv.processing.processor import MiniCPMVProcessor
+from tests.parity.cases import VERSIONS
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
-
-VERSIONS = ["v2", "v2_5", "v2_6"]
 
 
 def mixed_items(name: str, folder: Path) -> tuple[list[dict[str, Tensor]], int]:

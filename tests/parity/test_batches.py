@@ -2,7 +2,7 @@
 
 Only cases in which the released training and the released ``chat()`` agree, because we follow ``chat()``: not V-2,
 whose training cuts the text at other places, not two images in one turn, which its training surrounds with other
-newlines, and for 2.6 no image without tiles, which its training does not number.
+newlines, and from 2.6 on no image without tiles, which its training does not number.
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ from tests.tiny import FIXTURES, write_data
         ("v2_6", "sliced_multi_turn"),
         ("v2_6", "text_only"),
         ("v2_6", "mixed_image_text"),
+        ("v4", "sliced_multi_turn"),
+        ("v4", "text_only"),
+        ("v4", "mixed_image_text"),
+        ("v4_5", "sliced_multi_turn"),
+        ("v4_5", "text_only"),
+        ("v4_5", "mixed_image_text"),
     ],
 )
 def test_batch_equals_the_released_one(name: str, case: str, tmp_path: Path) -> None:

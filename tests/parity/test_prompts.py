@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
@@ -11,13 +12,12 @@ import torch
 from safetensors.numpy import load_file
 
 from minicpmv.processing.processor import MiniCPMVProcessor
-from tests.parity.cases import FIXTURES
+from tests.parity.cases import FIXTURES, VERSIONS
 from tests.parity.test_pixels import normalised, patch_rows
 
-MODELS = ("v2", "v2_5", "v2_6")
 ENTRIES = [
     (model, entry)
-    for model in MODELS
+    for model in VERSIONS
     for entry in json.loads((FIXTURES / model / "inference.json").read_text(encoding="utf-8"))["entries"]
 ]
 
@@ -51,25 +51,31 @@ def strip_rows(stored: np.ndarray) -> np.ndarray:
     return patch_rows(stored)
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def loaded(request: pytest.FixtureRequest) -> tuple[str, MiniCPMVProcessor]:
-    return request.param, MiniCPMVProcessor.from_pretrained(FIXTURES / request.param)
+@functools.cache
+def processor_of(model: str) -> MiniCPMVProcessor:
+    return MiniCPMVProcessor.from_pretrained(FIXTURES / model)
+
+
+def thinking(model: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the switch that the released ``chat()`` of 4.5 had; if nothing is stored, its default."""
+    return {"enable_thinking": entry.get("enable_thinking", False)} if model == "v4_5" else {}
 
 
 @pytest.mark.parametrize(("model", "entry"), ENTRIES, ids=[f"{model}-{entry['name']}" for model, entry in ENTRIES])
 def test_chat_inputs_equal_the_released_ones(model: str, entry: dict[str, Any]) -> None:
-    processor = MiniCPMVProcessor.from_pretrained(FIXTURES / model)
+    processor = processor_of(model)
     stored = load_file(FIXTURES / model / "inference.safetensors")
     name = entry["name"]
     messages = with_paths(entry.get("batch") or entry["messages"], model)
-    inputs = processor.apply_chat_template(messages)
+    inputs = processor.apply_chat_template(messages, **thinking(model, entry))
     ids = np.atleast_2d(stored[f"{name}/input_ids"])
     assert inputs["input_ids"].tolist() == ids.tolist()
     mask = stored.get(f"{name}/attention_mask", np.ones_like(ids))
     assert inputs["attention_mask"].bool().tolist() == mask.astype(bool).tolist()
     if "prompt_text" in entry:
         bos = "<s>" if model == "v2" else ""  # 2.0's tokenizer adds it to the stored text, so it is in the ids above
-        assert processor.apply_chat_template(messages, tokenize=False) == bos + entry["prompt_text"]
+        text = processor.apply_chat_template(messages, tokenize=False, **thinking(model, entry))
+        assert text == bos + entry["prompt_text"]
     if "batch" in entry:
         for row, image_mask in enumerate(inputs["image_mask"]):
             assert bounds(image_mask) == stored[f"{name}/image_bound.{row}"].tolist()
@@ -85,9 +91,10 @@ def test_chat_inputs_equal_the_released_ones(model: str, entry: dict[str, Any]) 
     np.testing.assert_array_equal(inputs["pixel_values"].numpy(), expected)
 
 
-def test_a_batch_is_its_conversations_padded_on_the_left(loaded: tuple[str, MiniCPMVProcessor]) -> None:
+@pytest.mark.parametrize("model", VERSIONS)
+def test_a_batch_is_its_conversations_padded_on_the_left(model: str) -> None:
     """Pictures of the whole batch lie one after another; a conversation without any has no share in them."""
-    model, processor = loaded
+    processor = processor_of(model)
     entries = [entry for of, entry in ENTRIES if of == model and entry["name"] in ("image_sliced", "text_only")]
     alone = [processor.apply_chat_template(with_paths(entry["messages"], model)) for entry in entries]
     batch = processor.apply_chat_template([with_paths(entry["messages"], model) for entry in entries])

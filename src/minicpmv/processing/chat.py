@@ -8,21 +8,24 @@ searched for afterwards. Neither torch nor transformers is imported.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from minicpmv.errors import CheckpointError, UsageError
-from minicpmv.models.versions import Version
+from minicpmv.errors import UsageError
+from minicpmv.models.versions import Dialect, Version
+from minicpmv.processing.thinking import THINK, THOUGHT, split_thinking
 
 __all__ = [
     "ImageRef",
     "ImageSegment",
+    "LeftOut",
     "Role",
     "Segment",
     "TextKind",
     "TextSegment",
     "Turn",
     "control_tokens_of",
+    "left_out",
     "render",
     "role_tags_of",
     "roles_of",
@@ -72,12 +75,24 @@ class ImageSegment:
 Segment = TextSegment | ImageSegment
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Text of a turn that the dialect does not write, so that it would not be trained."""
+
+    turn: int
+    """Position in the conversation, from 0."""
+    found: str
+    expected: str
+    fix: str
+
+
 def render(
     turns: Sequence[Turn],
     version: Version,
     *,
     add_generation_prompt: bool,
     enable_thinking: bool | None = None,
+    continue_final_message: bool = False,
 ) -> list[Segment]:
     """Write a conversation as its language model reads it.
 
@@ -85,20 +100,31 @@ def render(
         turns: The conversation, system turn (if any) first.
         version: Selects the dialect.
         add_generation_prompt: Whether to end with the opening of an assistant turn, for the model to go on.
-        enable_thinking: For models with a thinking mode only; None leaves it to the model's template.
+        enable_thinking: How that opening ends, for models with a thinking mode (4.5): False closes the thinking, True
+            opens it, None leaves it to the model. Without an opening it has no effect.
+        continue_final_message: Whether to end inside the last turn, an assistant's, for the model to go on with it.
 
     Raises:
         UsageError: A role, or a setting, that this version's dialect does not know, or an image in a wrong place.
-        CheckpointError: The version's dialect is not supported yet.
     """
     dialect = _dialect_of(version)
-    if enable_thinking is not None:
+    if enable_thinking is not None and not dialect.thinking_openings:
         raise UsageError(
             f"enable_thinking: found {enable_thinking}, expected nothing: {version.model} has no thinking mode\n"
             "  fix: leave enable_thinking out"
         )
     _check(turns, dialect, version)
-    return list(dialect.write(turns, add_generation_prompt))
+    if continue_final_message:
+        return _open_end(turns, dialect, add_generation_prompt=add_generation_prompt)
+    segments = list(dialect.write(turns, add_generation_prompt))
+    if add_generation_prompt and enable_thinking is not None:
+        segments.append(TextSegment(dialect.thinking_openings[enable_thinking], "template"))
+    return segments
+
+
+def left_out(turns: Sequence[Turn], version: Version) -> Iterator[LeftOut]:
+    """Yield what of the answers the dialect does not write. Right in a prompt, a loss in training."""
+    yield from _dialect_of(version).left_out(turns)
 
 
 def roles_of(version: Version) -> tuple[Role, ...]:
@@ -122,6 +148,8 @@ class _Dialect:
     control_tokens: tuple[str, ...]
     roles: tuple[Role, ...] = ("system", "user", "assistant")
     plain_role_tags: tuple[str, ...] = ()
+    thinking_openings: Mapping[bool, str] = field(default_factory=dict[bool, str])
+    left_out: Callable[[Sequence[Turn]], Iterator[LeftOut]] = lambda turns: iter(())
 
 
 def _write_minicpm(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterator[Segment]:
@@ -168,7 +196,65 @@ def _write_chatml(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterato
         yield TextSegment("<|im_start|>assistant\n", "template")
 
 
-_DIALECTS: Mapping[str, _Dialect] = {
+_NO_THINKING = f"{THINK}\n\n{THOUGHT}\n\n"
+
+
+def _write_qwen3(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterator[Segment]:
+    """Write ChatML with thinking: only answers after the last question keep theirs, and the last one has a block.
+
+    A block that nobody filled is not trained: whoever generates writes it into the prompt.
+    """
+    asked = _last_question(turns)
+    for position, turn in enumerate(turns):
+        yield TextSegment(f"<|im_start|>{turn.role}\n", "template")
+        if turn.role != "assistant":
+            yield from _content(turn)
+            yield TextSegment("<|im_end|>\n", "template")
+            continue
+        answer = split_thinking(_text(turn))
+        if position > asked and answer.thought:
+            # Two pieces, because the first may be the end of a prompt.
+            yield TextSegment(f"{THINK}\n", "answer")
+            yield TextSegment(f"{answer.thought}\n{THOUGHT}\n\n{answer.text}", "answer")
+        elif position > asked and position + 1 == len(turns):
+            yield TextSegment(_NO_THINKING, "template")
+            yield TextSegment(answer.text.lstrip("\n"), "answer")
+        else:
+            yield TextSegment(answer.text, "answer")
+        yield TextSegment("<|im_end|>", "end")
+        yield TextSegment("\n", "template")
+    if add_generation_prompt:
+        yield TextSegment("<|im_start|>assistant\n", "template")
+
+
+def _left_out_by_qwen3(turns: Sequence[Turn]) -> Iterator[LeftOut]:
+    asked = _last_question(turns)
+    for position, turn in enumerate(turns):
+        if turn.role != "assistant":
+            continue
+        answer = split_thinking(_text(turn))
+        if answer.stray:
+            yield LeftOut(
+                position,
+                f"{answer.stray!r:.60} outside of both thinking and answer",
+                f"{THINK}...{THOUGHT} once, at the start of the answer",
+                f"move it behind {THOUGHT}",
+            )
+        if position <= asked and answer.thought.strip():
+            yield LeftOut(
+                position,
+                f"thinking before the last question: {answer.thought.strip()!r:.60}",
+                "thinking in the last answer only: the format leaves all other out",
+                "split the conversation: one that ends with this answer, and one that goes on without this thinking",
+            )
+
+
+def _last_question(turns: Sequence[Turn]) -> int:
+    """Return the position of the last user turn, or of the last turn where nobody asks."""
+    return max((position for position, turn in enumerate(turns) if turn.role == "user"), default=len(turns) - 1)
+
+
+_DIALECTS: Mapping[Dialect, _Dialect] = {
     "minicpm": _Dialect(
         write=_write_minicpm,
         control_tokens=("<s>", "</s>"),
@@ -180,17 +266,34 @@ _DIALECTS: Mapping[str, _Dialect] = {
         control_tokens=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     ),
     "chatml": _Dialect(write=_write_chatml, control_tokens=("<|im_start|>", "<|im_end|>")),
-    # "qwen3" (4.5, with its thinking mode) comes with that version's support.
+    "qwen3": _Dialect(
+        write=_write_qwen3,
+        control_tokens=("<|im_start|>", "<|im_end|>", THINK, THOUGHT),
+        thinking_openings={False: _NO_THINKING, True: f"{THINK}\n"},
+        left_out=_left_out_by_qwen3,
+    ),
 }
 
 
 def _dialect_of(version: Version) -> _Dialect:
-    if version.dialect not in _DIALECTS:
-        raise CheckpointError(
-            f"{version.model}: found version {version.name}, whose chat format {version.dialect!r} is not supported "
-            f"yet, expected one of {', '.join(_DIALECTS)}\n  fix: use a checkpoint of another version"
-        )
     return _DIALECTS[version.dialect]
+
+
+def _open_end(turns: Sequence[Turn], dialect: _Dialect, *, add_generation_prompt: bool) -> list[Segment]:
+    """Write a conversation up to the last character of its last turn."""
+    if add_generation_prompt:
+        raise UsageError(
+            "continue_final_message: found it beside add_generation_prompt, expected one of them\n"
+            "  fix: leave add_generation_prompt out"
+        )
+    if turns[-1].role != "assistant":
+        raise UsageError(
+            f"continue_final_message: found a last turn of role {turns[-1].role!r}, expected the assistant's\n"
+            "  fix: add the beginning of the answer, or leave continue_final_message out"
+        )
+    segments = list(dialect.write(turns, False))
+    ends = [isinstance(segment, TextSegment) and segment.kind == "end" for segment in segments]
+    return segments[: len(ends) - 1 - ends[::-1].index(True)]
 
 
 def _content(turn: Turn) -> Iterator[Segment]:
@@ -201,7 +304,12 @@ def _content(turn: Turn) -> Iterator[Segment]:
 
 
 def _answer(turn: Turn) -> Iterator[Segment]:
-    yield TextSegment("\n".join(str(part) for part in turn.content), "answer")
+    yield TextSegment(_text(turn), "answer")
+
+
+def _text(turn: Turn) -> str:
+    """Return the text of a turn without images."""
+    return "\n".join(str(part) for part in turn.content)
 
 
 def _strip(segments: list[Segment]) -> list[Segment]:

@@ -19,6 +19,13 @@ __all__ = ["read_messages"]
 
 _ROLES = ("system", "user", "assistant")
 _IMAGE_KEYS = ("image", "path", "url", "base64")
+_MEANINGFUL = {
+    "reasoning_content": "write it as <think>...</think> at the start of the content",
+    "reasoning": "write it as <think>...</think> at the start of the content",
+    "thinking": "write it as <think>...</think> at the start of the content",
+    "tool_calls": "leave it out: the released models know no tools",
+}
+"""Keys of a message that other formats write into the text; passing over them in silence would lose what they hold."""
 
 
 def read_messages(messages: Sequence[Any], *, where: str = "conversation") -> tuple[list[Turn], list[ImageSource]]:
@@ -38,6 +45,9 @@ def read_messages(messages: Sequence[Any], *, where: str = "conversation") -> tu
         if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
             found = f"the keys {sorted(map(str, message))}" if isinstance(message, Mapping) else _kind(message)
             raise _error(place, found, "a message with 'role' and 'content'", "write {'role': 'user', 'content': ...}")
+        for key, fix in _MEANINGFUL.items():
+            if message.get(key):
+                raise _error(f"{place}.{key}", "a key that the format does not write", "only role and content", fix)
         role, content = message["role"], message["content"]
         if role not in _ROLES:
             raise _error(f"{place}.role", repr(role), f"one of {', '.join(_ROLES)}", "use one of those roles")
@@ -92,6 +102,12 @@ def _read_part(part: Any, where: str) -> str | _Image:
             )
         value = part[given[0]]
         return _Image(f"data:image;base64,{value}" if given[0] == "base64" else value)
+    if kind == "image_url":  # as OpenAI's interface has it
+        address = part.get("image_url")
+        value = address.get("url") if isinstance(address, Mapping) else address
+        if not isinstance(value, str):
+            raise _error(f"{where}.image_url", _kind(value), "a string", "write {'type': 'image', 'image': path}")
+        return _Image(value)
     raise _error(
         f"{where}.type",
         repr(kind) if "type" in part else "none",

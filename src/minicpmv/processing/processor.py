@@ -1,49 +1,37 @@
 """MiniCPMVProcessor: from a conversation with pictures to the model's inputs, for training and for generation alike.
 
-``encode_conversation`` is the one way in; ``apply_chat_template`` reads transformers' messages and calls it. What is
-trained is therefore what is run. Batches for training are put together by ``minicpmv.data``, not here.
+``encode_conversation`` takes turns, for training; ``apply_chat_template`` takes transformers' messages, for generation.
+Both go through ``encoding``, so what is trained is what is run. Batches for training are ``minicpmv.data``'s.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.models.versions import VERSIONS, Version, detect_version
-from minicpmv.processing.chat import ImageSegment, Segment, Turn, render
+from minicpmv.processing.answers import decode_generated
+from minicpmv.processing.batching import pad_left
+from minicpmv.processing.chat import Turn
+from minicpmv.processing.encoding import (
+    EncodedConversation,
+    WrittenConversation,
+    check_nothing_is_left_out,
+    write_conversation,
+)
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor, MiniCPMVImagesKwargs
 from minicpmv.processing.images import ImageSource, load_image
 from minicpmv.processing.messages import read_messages
 from minicpmv.processing.released_tokenizers import LlamaTokenizerWrapper, MiniCPMVTokenizerFast
-from minicpmv.processing.tokenization import EncodedSample, Vocabulary, encode, spell_out
+from minicpmv.processing.template_options import check_template_options
+from minicpmv.processing.tokenization import EncodedSample, Vocabulary
 
 __all__ = ["EncodedConversation", "MiniCPMVProcessor"]
-
-_PAD_ID = 0  # what the released processors pad with; the attention mask is what counts
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedConversation:
-    """One conversation as the model reads it."""
-
-    input_ids: list[int]
-    labels: list[int]
-    """Unshifted, -100 where nothing is trained."""
-    image_mask: list[bool]
-    """True where an image feature goes: ``query_num`` times per slice."""
-    pixel_values: NDArray[np.float32]
-    """(patches of all slices, 3 * patch_size ** 2); no rows without an image."""
-    tgt_sizes: list[tuple[int, int]]
-    """(rows, columns) of each slice in patches, in the order of the text."""
 
 
 class MiniCPMVProcessor(ProcessorMixin):
@@ -150,7 +138,8 @@ class MiniCPMVProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         """Names of the model's inputs, the longest one first."""
-        return ["input_ids", "attention_mask", "image_mask", "pixel_values", "tgt_sizes"]
+        names = ["input_ids", "attention_mask", "image_mask", "pixel_values", "tgt_sizes"]
+        return [*names, "temporal_ids"] if self.version.temporal else names
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -171,39 +160,38 @@ class MiniCPMVProcessor(ProcessorMixin):
         max_slice_nums: int | None = None,
         use_image_id: bool | None = None,
         enable_thinking: bool | None = None,
+        temporal_ids: Any = None,
     ) -> EncodedConversation:
         """Encode one conversation: text, labels and pictures.
 
         Args:
             turns: The conversation.
             images: Its pictures, by the index that ``ImageRef`` names.
-            add_generation_prompt: Whether to end where the model shall go on.
+            add_generation_prompt: Whether to end where the model shall go on. If not, this is a text to train on, and
+                whatever an answer holds must be in it.
             max_slice_nums: Another limit of tiles per picture than the checkpoint's.
             use_image_id: Another numbering of images than the checkpoint's.
             enable_thinking: For models with a thinking mode.
+            temporal_ids: Groups of time indices over the pictures in the order of the text, for video (4.5).
 
         Raises:
-            UsageError: The conversation does not fit the version, or images and text do not fit each other.
+            UsageError: The conversation does not fit the version, images and text do not fit each other, or the
+                version's format leaves out something of an answer to train on.
             ImageError: A picture cannot be read.
         """
         pictures = [load_image(image) for image in images]
-        plans = [self.image_processor.plan(picture.size, max_slice_nums) for picture in pictures]
-        segments = render(
-            turns, self.version, add_generation_prompt=add_generation_prompt, enable_thinking=enable_thinking
+        if not add_generation_prompt:
+            check_nothing_is_left_out(turns, self.version)
+        written = self._write(
+            turns,
+            [picture.size for picture in pictures],
+            use_image_id,
+            add_generation_prompt=add_generation_prompt,
+            max_slice_nums=max_slice_nums,
+            enable_thinking=enable_thinking,
+            temporal_ids=temporal_ids,
         )
-        sample = self._encode(segments, plans, use_image_id)
-        order = [segment.index for segment in segments if isinstance(segment, ImageSegment)]
-        patches = [self.image_processor.patches(picture, plan) for picture, plan in zip(pictures, plans, strict=True)]
-        width = 3 * self.image_processor.patch_size**2
-        return EncodedConversation(
-            input_ids=sample.input_ids,
-            labels=sample.labels,
-            image_mask=sample.image_mask,
-            pixel_values=np.concatenate([patches[index] for index in order])
-            if order
-            else np.zeros((0, width), dtype=np.float32),
-            tgt_sizes=[size for index in order for size in plans[index].tgt_sizes],
-        )
+        return written.encode(self.vocabulary, pictures)
 
     def encode_text(
         self,
@@ -214,6 +202,7 @@ class MiniCPMVProcessor(ProcessorMixin):
         max_slice_nums: int | None = None,
         use_image_id: bool | None = None,
         enable_thinking: bool | None = None,
+        temporal_ids: Any = None,
     ) -> EncodedSample:
         """Encode as ``encode_conversation`` does, but from the pictures' sizes alone: cheap enough to measure lengths.
 
@@ -224,85 +213,127 @@ class MiniCPMVProcessor(ProcessorMixin):
             max_slice_nums: As there.
             use_image_id: As there.
             enable_thinking: As there.
+            temporal_ids: As there.
 
         Raises:
-            UsageError: The conversation does not fit the version, or images and text do not fit each other.
+            UsageError: As there.
         """
-        plans = [self.image_processor.plan(size, max_slice_nums) for size in image_sizes]
-        segments = render(
-            turns, self.version, add_generation_prompt=add_generation_prompt, enable_thinking=enable_thinking
+        if not add_generation_prompt:
+            check_nothing_is_left_out(turns, self.version)
+        written = self._write(
+            turns,
+            image_sizes,
+            use_image_id,
+            add_generation_prompt=add_generation_prompt,
+            max_slice_nums=max_slice_nums,
+            enable_thinking=enable_thinking,
+            temporal_ids=temporal_ids,
         )
-        return self._encode(segments, plans, use_image_id)
+        return written.tokens(self.vocabulary)
 
     def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]  narrower on purpose
         self,
         conversation: Sequence[Any],
         *,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool = False,
         tokenize: bool = True,
         return_dict: bool = True,
         return_tensors: str | None = "pt",
         max_slice_nums: int | None = None,
         use_image_id: bool | None = None,
         enable_thinking: bool | None = None,
+        temporal_ids: Any = None,
+        processor_kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Any:
         """Make the inputs of ``generate`` from messages in transformers' multimodal format.
 
         Args:
             conversation: A list of messages, or a list of such lists, which makes a batch padded on the left.
-            add_generation_prompt: Whether to end where the model shall go on.
+            add_generation_prompt: Whether to end where the model shall go on; True unless it shall go on with the last
+                message.
+            continue_final_message: Whether the last message is the beginning of the answer.
             tokenize: False returns the text, image blocks written out, instead of inputs.
             return_dict: False returns ``input_ids`` only.
             return_tensors: ``"pt"``, ``"np"``, or None for lists.
             max_slice_nums: Another limit of tiles per picture than the checkpoint's.
             use_image_id: Another numbering of images than the checkpoint's.
-            enable_thinking: For models with a thinking mode.
+            enable_thinking: For models with a thinking mode (4.5): False closes the thinking before the answer, True
+                opens it, None leaves it to the model.
+            temporal_ids: For video (4.5): groups of time indices over the images in the order of the text, such as
+                ``[[0, 1, 2], [3, 4, 5]]``, -1 for an image without time. The frames of one group share one block of
+                image slots. For a batch a list of such lists, with None for a conversation without times.
+            processor_kwargs: More of these arguments, as transformers' pipelines pass them.
+            options: Others that transformers knows, if they ask for what is done anyway, such as ``padding=True``.
 
         Returns:
             ``input_ids`` and ``attention_mask`` [B, T] int64; with images also ``image_mask`` [B, T] bool,
-            ``pixel_values`` [P, 588] float32 and ``tgt_sizes`` [S, 2] int64 over the whole batch.
+            ``pixel_values`` [P, 588] float32 and ``tgt_sizes`` [S, 2] int64 over the whole batch; with times also
+            ``temporal_ids`` [S, 2] int64, whether a slice opens a block, and its time.
 
         Raises:
-            UsageError: A message is not understood.
+            UsageError: A message is not understood, or an option could not act.
             ImageError: A picture cannot be read.
         """
-        if return_tensors not in ("pt", "np", None):
-            raise UsageError(f"return_tensors: found {return_tensors!r}, expected 'pt', 'np' or None\n  fix: use 'pt'")
+        if processor_kwargs:
+            own = {
+                "add_generation_prompt": add_generation_prompt,
+                "continue_final_message": continue_final_message,
+                "tokenize": tokenize,
+                "return_dict": return_dict,
+                "return_tensors": return_tensors,
+                "max_slice_nums": max_slice_nums,
+                "use_image_id": use_image_id,
+                "enable_thinking": enable_thinking,
+                "temporal_ids": temporal_ids,
+            }
+            return self.apply_chat_template(conversation, **(own | options | dict(processor_kwargs)))
         conversations, is_batch = _as_batch(conversation)
-        pairs = [
-            read_messages(messages, where=f"conversation[{index}]" if is_batch else "conversation")
-            for index, messages in enumerate(conversations)
-        ]
-        if not tokenize:
-            texts = [
-                spell_out(
-                    render(
-                        turns,
-                        self.version,
-                        add_generation_prompt=add_generation_prompt,
-                        enable_thinking=enable_thinking,
-                    ),
-                    [self.image_processor.plan(load_image(image).size, max_slice_nums) for image in images],
-                    self.version,
-                    query_num=self.query_num,
-                    use_image_id=self.use_image_id if use_image_id is None else use_image_id,
-                )
-                for turns, images in pairs
-            ]
-            return texts if is_batch else texts[0]
-        encoded = [
-            self.encode_conversation(
+        check_template_options(options, num_conversations=len(conversations))
+        times = _times_of_each(temporal_ids, len(conversations)) if is_batch else [temporal_ids]
+        if add_generation_prompt is None:
+            add_generation_prompt = not continue_final_message
+        texts: list[str] = []
+        encoded: list[EncodedConversation] = []
+        for index, messages in enumerate(conversations):
+            turns, images = read_messages(messages, where=f"conversation[{index}]" if is_batch else "conversation")
+            pictures = [load_image(image) for image in images]
+            written = self._write(
                 turns,
-                images,
+                [picture.size for picture in pictures],
+                use_image_id,
                 add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
                 max_slice_nums=max_slice_nums,
-                use_image_id=use_image_id,
                 enable_thinking=enable_thinking,
+                temporal_ids=times[index],
             )
-            for turns, images in pairs
-        ]
-        inputs = _pad_left(encoded, return_tensors)
+            if tokenize:
+                encoded.append(written.encode(self.vocabulary, pictures))
+            else:
+                texts.append(written.text())
+        if not tokenize:
+            return texts if is_batch else texts[0]
+        inputs = pad_left(encoded, return_tensors)
         return inputs if return_dict else inputs["input_ids"]
+
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **options: Any
+    ) -> list[str]:
+        """Decode what ``generate`` returned, as transformers' pipelines ask for it.
+
+        Args:
+            generated_outputs: [B, T] or [T] token ids, with or without the prompt.
+            skip_special_tokens: Leave out padding and the format's control tokens; markup such as ``<box>`` stays.
+            options: Passed on to the tokenizer.
+        """
+        rows = generated_outputs.tolist() if hasattr(generated_outputs, "tolist") else list(generated_outputs)
+        if rows and isinstance(rows[0], int):
+            rows = [rows]
+        if not skip_special_tokens:
+            return [str(self.tokenizer.decode(row, **options)) for row in rows]
+        return [decode_generated(row, self.tokenizer, self.version, **options) for row in rows]
 
     def __call__(self, *args: Any, **kwargs: Any) -> BatchFeature:
         """Refuse: where an image goes in a bare text is a guess; messages say it.
@@ -316,15 +347,31 @@ class MiniCPMVProcessor(ProcessorMixin):
             "{'type': 'text', 'text': question}]}])"
         )
 
-    def _encode(self, segments: Sequence[Segment], plans: Sequence[Any], use_image_id: bool | None) -> EncodedSample:
-        return encode(
-            segments,
-            plans,
-            self.vocabulary,
-            self.version,
-            query_num=self.query_num,
-            use_image_id=self.use_image_id if use_image_id is None else use_image_id,
+    def _write(
+        self,
+        turns: Sequence[Turn],
+        image_sizes: Sequence[tuple[int, int]],
+        use_image_id: bool | None,
+        **how: Any,
+    ) -> WrittenConversation:
+        """Write a conversation; ``how`` as ``write_conversation`` knows it."""
+        numbered = self.use_image_id if use_image_id is None else use_image_id
+        return write_conversation(turns, image_sizes, self.image_processor, self.version, use_image_id=numbered, **how)
+
+
+def _times_of_each(temporal_ids: Any, num_conversations: int) -> Sequence[Any]:
+    """Return the ``temporal_ids`` of each conversation of a batch."""
+    if temporal_ids is None:
+        return [None] * num_conversations
+    if not isinstance(temporal_ids, (list, tuple)) or len(temporal_ids) != num_conversations:
+        found = (
+            f"{len(temporal_ids)}" if isinstance(temporal_ids, (list, tuple)) else f"a {type(temporal_ids).__name__}"
         )
+        raise UsageError(
+            f"temporal_ids: found {found}, expected a list of {num_conversations}, one for each conversation\n"
+            "  fix: write None for a conversation without times"
+        )
+    return temporal_ids
 
 
 def _stated_version(path: Any, options: Mapping[str, Any]) -> Version | None:
@@ -350,26 +397,3 @@ def _as_batch(conversation: Sequence[Any]) -> tuple[Sequence[Any], bool]:
             "  fix: put every conversation of the batch into its own list"
         )
     return (conversation, True) if nested[0] else ([conversation], False)
-
-
-def _pad_left(encoded: Sequence[EncodedConversation], return_tensors: str | None) -> BatchFeature:
-    length = max(len(sample.input_ids) for sample in encoded)
-    input_ids = np.full((len(encoded), length), _PAD_ID, dtype=np.int64)
-    attention_mask = np.zeros((len(encoded), length), dtype=np.int64)
-    image_mask = np.zeros((len(encoded), length), dtype=bool)
-    for row, sample in enumerate(encoded):
-        start = length - len(sample.input_ids)
-        input_ids[row, start:] = sample.input_ids
-        attention_mask[row, start:] = 1
-        image_mask[row, start:] = sample.image_mask
-    arrays: dict[str, NDArray[Any]] = {"input_ids": input_ids, "attention_mask": attention_mask}
-    if image_mask.any():
-        sizes = [size for sample in encoded for size in sample.tgt_sizes]
-        arrays["image_mask"] = image_mask
-        arrays["pixel_values"] = np.concatenate([sample.pixel_values for sample in encoded])
-        arrays["tgt_sizes"] = np.array(sizes, dtype=np.int64)
-    if return_tensors == "pt":
-        return BatchFeature({name: torch.from_numpy(array) for name, array in arrays.items()})
-    if return_tensors == "np":
-        return BatchFeature(arrays)
-    return BatchFeature({name: array.tolist() for name, array in arrays.items()})

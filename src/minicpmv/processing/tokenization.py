@@ -127,6 +127,7 @@ def encode(
     *,
     query_num: int,
     use_image_id: bool,
+    images_per_block: Sequence[int] | None = None,
 ) -> EncodedSample:
     """Encode a rendered conversation.
 
@@ -137,6 +138,8 @@ def encode(
         version: The checkpoint's; decides the layout of image blocks.
         query_num: Tokens per slice.
         use_image_id: Whether the images are numbered, from 0 in order of appearance.
+        images_per_block: How many images share each block, if any do. As released, the block has the number of the
+            first of them, and the others are counted: after a group of three frames numbered 0 comes 3.
 
     Raises:
         UsageError: The text refers to images that are not there, or the other way round.
@@ -152,7 +155,7 @@ def encode(
                     writer.write_slots(query_num)
                 else:
                     writer.write_template(piece)
-            num_images += 1
+            num_images += 1 if images_per_block is None else images_per_block[segment.index]
         elif segment.kind == "template":
             writer.write_template(segment.text)
         elif segment.kind == "content":
@@ -173,8 +176,9 @@ def spell_out(
     *,
     query_num: int,
     use_image_id: bool,
+    images_per_block: Sequence[int] | None = None,
 ) -> str:
-    """Return the text that ``encode`` encodes, image blocks written out in full.
+    """Return the text that ``encode`` encodes, image blocks written out in full; the arguments are the same.
 
     Raises:
         UsageError: As ``encode``.
@@ -188,7 +192,7 @@ def spell_out(
             texts += [
                 piece * query_num if piece == _SLOT else piece for piece in _image_block(plans[segment.index], version)
             ]
-            num_images += 1
+            num_images += 1 if images_per_block is None else images_per_block[segment.index]
         elif segment.kind != "unwritten_end":
             texts.append(segment.text)
     return "".join(texts)

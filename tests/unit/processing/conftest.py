@@ -1,4 +1,4 @@
-"""Processors of the three fixture models, loaded once."""
+"""Processors of the five fixture models, loaded once."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import pytest
 
 from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.parity.cases import FIXTURES
+from tests.parity.cases import VERSIONS as MODELS
 
-MODELS = ("v2", "v2_5", "v2_6")
+END = {"2.0": "</s>", "2.5": "<|eot_id|>", "2.6": "<|im_end|>", "4.0": "<|im_end|>", "4.5": "<|im_end|>"}
+"""What closes an answer."""
 
 
 @pytest.fixture(scope="session")

@@ -5,18 +5,18 @@ import sys
 
 import pytest
 
-from minicpmv.errors import CheckpointError, UsageError
+from minicpmv.errors import UsageError
 from minicpmv.models.versions import VERSIONS
-from minicpmv.processing.chat import ImageRef, ImageSegment, TextSegment, Turn, render, roles_of
+from minicpmv.processing.chat import ImageRef, ImageSegment, TextSegment, Turn, left_out, render, roles_of
 
 QUESTION = Turn("user", (ImageRef(0), "What?"))
 ANSWER = Turn("assistant", ("A cat.",))
 
 
-def written(version: str, *turns: Turn, prompt: bool = False) -> str:
+def written(version: str, *turns: Turn, prompt: bool = False, **options: bool) -> str:
     """Spell segments out, answers in square brackets, images as {index}, ends that are not written as ^."""
     marks = {"answer": "[{}]", "end": "[{}]", "unwritten_end": "^", "template": "{}", "content": "{}"}
-    segments = render(turns, VERSIONS[version], add_generation_prompt=prompt)
+    segments = render(turns, VERSIONS[version], add_generation_prompt=prompt, **options)
     return "".join(
         f"{{{segment.index}}}" if isinstance(segment, ImageSegment) else marks[segment.kind].format(segment.text)
         for segment in segments
@@ -36,12 +36,90 @@ def test_llama3_ends_every_answer() -> None:
     assert written("2.5", QUESTION, prompt=True) == head + opening
 
 
-def test_chatml_brings_a_system_message_unless_there_is_one() -> None:
+@pytest.mark.parametrize("version", ["2.6", "4.0"])
+def test_chatml_brings_a_system_message_unless_there_is_one(version: str) -> None:
     system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     body = "<|im_start|>user\n{0}\nWhat?<|im_end|>\n<|im_start|>assistant\n[A cat.][<|im_end|>]\n"
-    assert written("2.6", QUESTION, ANSWER) == system + body
+    assert written(version, QUESTION, ANSWER) == system + body
     brief = "<|im_start|>system\nBe brief.<|im_end|>\n"
-    assert written("2.6", Turn("system", ("Be brief.",)), QUESTION, ANSWER) == brief + body
+    assert written(version, Turn("system", ("Be brief.",)), QUESTION, ANSWER) == brief + body
+
+
+ASKED = "<|im_start|>user\n{0}\nWhat?<|im_end|>\n<|im_start|>assistant\n"
+NOTHING = "<think>\n\n</think>\n\n"
+
+
+def say(text: str) -> Turn:
+    return Turn("assistant", (text,))
+
+
+def test_qwen3_puts_a_think_block_into_the_last_answer_only() -> None:
+    """One that nobody filled is written and not trained: it is part of the prompt."""
+    again = "<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n"
+    assert written("4.5", QUESTION, ANSWER) == ASKED + NOTHING + "[A cat.][<|im_end|>]\n"
+    text = written("4.5", QUESTION, ANSWER, Turn("user", ("Sure?",)), say("Yes."))
+    assert text == ASKED + "[A cat.][<|im_end|>]\n" + again + NOTHING + "[Yes.][<|im_end|>]\n"
+
+
+def test_qwen3_trains_the_thinking_that_a_record_wrote() -> None:
+    """In two pieces, because a prompt with the thinking opened ends after the first."""
+    text = written("4.5", QUESTION, say("<think>\nA tail.\n</think>\n\nA cat."))
+    assert text == ASKED + "[<think>\n][A tail.\n</think>\n\nA cat.][<|im_end|>]\n"
+
+
+def test_qwen3_leaves_earlier_thinking_out_of_a_prompt() -> None:
+    text = written("4.5", QUESTION, say("<think>\nA tail.\n</think>\n\nA cat."), Turn("user", ("Sure?",)), prompt=True)
+    assert text == (ASKED + "[A cat.][<|im_end|>]\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(("enable_thinking", "end"), [(False, NOTHING), (True, "<think>\n")])
+def test_thinking_is_closed_or_opened_at_the_end_of_a_prompt(enable_thinking: bool, end: str) -> None:
+    assert written("4.5", QUESTION, prompt=True) == ASKED
+    assert written("4.5", QUESTION, prompt=True, enable_thinking=enable_thinking) == ASKED + end
+    assert written("4.5", QUESTION, enable_thinking=enable_thinking) == ASKED.removesuffix("<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    ("turns", "found"),
+    [
+        ((QUESTION, say("<think>\nA tail.\n</think>\n\nA cat.")), []),
+        ((QUESTION, say("<think>\n\n</think>\n\nA cat."), QUESTION, say("Yes.")), []),
+        (
+            (QUESTION, say("<think>\nA tail.\n</think>\n\nA cat."), QUESTION, say("Yes.")),
+            [(1, "thinking before the last question: 'A tail.'")],
+        ),
+        (
+            (QUESTION, say("Well. <think>\nA tail.\n</think>\n\nA cat.")),
+            [(1, "'Well.' outside of both thinking and answer")],
+        ),
+        (
+            (QUESTION, say("<think>a</think> b </think>c")),
+            [(1, "'b' outside of both thinking and answer")],
+        ),
+        ((say("<think>a</think>b"),), [(0, "thinking before the last question: 'a'")]),
+    ],
+)
+def test_what_the_format_does_not_write_is_named(turns: tuple[Turn, ...], found: list[tuple[int, str]]) -> None:
+    assert [(left.turn, left.found) for left in left_out(turns, VERSIONS["4.5"])] == found
+    assert list(left_out(turns, VERSIONS["2.6"])) == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_begun_answer_is_left_open(version: str) -> None:
+    turns = (QUESTION, ANSWER, Turn("user", ("Sure?",)), say("Yes, "))
+    whole = written(version, *turns)
+    begun = written(version, *turns, continue_final_message=True)
+    assert whole.startswith(begun)
+    assert begun.endswith("[Yes, ]" if version != "2.5" else "[Yes,]")
+    empty = written(version, *turns[:3], say(""), continue_final_message=True)
+    assert begun.startswith(empty.removesuffix("[]"))
+
+
+def test_only_an_answer_can_be_continued() -> None:
+    with pytest.raises(UsageError, match="found a last turn of role 'user', expected the assistant's"):
+        written("2.6", QUESTION, continue_final_message=True)
+    with pytest.raises(UsageError, match="found it beside add_generation_prompt"):
+        written("2.6", QUESTION, ANSWER, prompt=True, continue_final_message=True)
 
 
 @pytest.mark.parametrize(
@@ -89,17 +167,15 @@ def test_what_the_format_cannot_say_is_refused(version: str, turns: tuple[Turn, 
         render(turns, VERSIONS[version], add_generation_prompt=False)
 
 
-def test_thinking_is_refused_where_there_is_none() -> None:
-    with pytest.raises(UsageError, match="openbmb/MiniCPM-V-2_6 has no thinking mode"):
-        render([QUESTION], VERSIONS["2.6"], add_generation_prompt=True, enable_thinking=False)
-
-
-def test_format_that_is_not_there_yet_is_said_so() -> None:
-    with pytest.raises(CheckpointError, match=r"version 4\.5, whose chat format 'qwen3' is not supported yet"):
-        render([QUESTION], VERSIONS["4.5"], add_generation_prompt=True)
+@pytest.mark.parametrize("version", [version for version in VERSIONS if version != "4.5"])
+def test_thinking_is_refused_where_there_is_none(version: str) -> None:
+    with pytest.raises(UsageError, match=f"{VERSIONS[version].model} has no thinking mode"):
+        render([QUESTION], VERSIONS[version], add_generation_prompt=True, enable_thinking=False)
 
 
 def test_light_modules_import_neither_torch_nor_transformers() -> None:
-    modules = ", ".join(f"minicpmv.processing.{name}" for name in ("slicing", "images", "chat", "messages"))
+    modules = ", ".join(
+        f"minicpmv.processing.{name}" for name in ("slicing", "images", "chat", "thinking", "frames", "messages")
+    )
     code = f"import sys, {modules}; sys.exit(bool(sys.modules.keys() & {{'torch', 'transformers'}}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,63 @@
+"""Joins conversations into a batch for generation, padded on the left. Batches for training are ``minicpmv.data``'s."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import BatchFeature
+
+from minicpmv.errors import UsageError
+from minicpmv.processing.encoding import EncodedConversation
+
+__all__ = ["PAD_ID", "pad_left"]
+
+PAD_ID = 0
+"""What the released processors pad with; the attention mask is what counts."""
+
+
+def pad_left(encoded: Sequence[EncodedConversation], return_tensors: str | None) -> BatchFeature:
+    """Join conversations.
+
+    Args:
+        encoded: At least one.
+        return_tensors: ``"pt"``, ``"np"``, or None for lists.
+
+    Returns:
+        ``input_ids`` and ``attention_mask`` [B, T] int64; with images also ``image_mask`` [B, T] bool,
+        ``pixel_values`` [P, 588] float32 and ``tgt_sizes`` [S, 2] int64; with times ``temporal_ids`` [S, 2] int64.
+
+    Raises:
+        UsageError: ``return_tensors`` is something else.
+    """
+    if return_tensors not in ("pt", "np", None):
+        raise UsageError(f"return_tensors: found {return_tensors!r}, expected 'pt', 'np' or None\n  fix: use 'pt'")
+    length = max(len(sample.input_ids) for sample in encoded)
+    input_ids = np.full((len(encoded), length), PAD_ID, dtype=np.int64)
+    attention_mask = np.zeros((len(encoded), length), dtype=np.int64)
+    image_mask = np.zeros((len(encoded), length), dtype=bool)
+    for row, sample in enumerate(encoded):
+        start = length - len(sample.input_ids)
+        input_ids[row, start:] = sample.input_ids
+        attention_mask[row, start:] = 1
+        image_mask[row, start:] = sample.image_mask
+    arrays: dict[str, NDArray[Any]] = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if image_mask.any():
+        sizes = [size for sample in encoded for size in sample.tgt_sizes]
+        arrays["image_mask"] = image_mask
+        arrays["pixel_values"] = np.concatenate([sample.pixel_values for sample in encoded])
+        arrays["tgt_sizes"] = np.array(sizes, dtype=np.int64)
+        if any(sample.temporal_ids is not None for sample in encoded):
+            arrays["temporal_ids"] = np.array([row for sample in encoded for row in _times(sample)], dtype=np.int64)
+    if return_tensors == "pt":
+        return BatchFeature({name: torch.from_numpy(array) for name, array in arrays.items()})
+    if return_tensors == "np":
+        return BatchFeature(arrays)
+    return BatchFeature({name: array.tolist() for name, array in arrays.items()})
+
+
+def _times(sample: EncodedConversation) -> list[tuple[int, int]]:
+    return [(1, -1)] * len(sample.tgt_sizes) if sample.temporal_ids is None else sample.temporal_ids

@@ -1,0 +1,149 @@
+"""From the turns and pictures of one conversation to everything the model reads of it.
+
+Joins the steps: plans from sizes, blocks from ``temporal_ids``, segments from the dialect, tokens from the vocabulary,
+rows from pixels. Each step is its own module; messages and batches are the processor's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from minicpmv.errors import UsageError
+from minicpmv.models.versions import Version
+from minicpmv.processing.chat import Segment, Turn, left_out, render
+from minicpmv.processing.frames import ImageLayout, lay_out_images
+from minicpmv.processing.image_processor import MiniCPMVImageProcessor
+from minicpmv.processing.slicing import SlicePlan
+from minicpmv.processing.tokenization import EncodedSample, Vocabulary, encode, spell_out
+
+__all__ = ["EncodedConversation", "WrittenConversation", "check_nothing_is_left_out", "write_conversation"]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedConversation:
+    """One conversation as the model reads it."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """Unshifted, -100 where nothing is trained."""
+    image_mask: list[bool]
+    """True where an image feature goes: ``query_num`` times per slice, or per group of frames."""
+    pixel_values: NDArray[np.float32]
+    """(patches of all slices, 3 * patch_size ** 2); no rows without an image."""
+    tgt_sizes: list[tuple[int, int]]
+    """(rows, columns) of each slice in patches, in the order of the text."""
+    temporal_ids: list[tuple[int, int]] | None = None
+    """For each slice 1 where it opens a block of image slots and 0 where it shares the one before, and its time index,
+    -1 for none. None where no times were given."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WrittenConversation:
+    """A conversation in segments, with its images planned: what is left to do is tokens and pixels."""
+
+    segments: list[Segment]
+    layout: ImageLayout
+    plans: list[SlicePlan]
+    """One for each image."""
+    image_processor: MiniCPMVImageProcessor
+    version: Version
+    use_image_id: bool
+
+    def _image_options(self) -> dict[str, Any]:
+        return {
+            "query_num": self.image_processor.image_feature_size,
+            "use_image_id": self.use_image_id,
+            "images_per_block": self.layout.images_per_block,
+        }
+
+    def text(self) -> str:
+        """Return the text, image blocks written out."""
+        return spell_out(self.segments, self.layout.plans(self.plans), self.version, **self._image_options())
+
+    def tokens(self, vocabulary: Vocabulary) -> EncodedSample:
+        """Encode the text alone."""
+        plans = self.layout.plans(self.plans)
+        return encode(self.segments, plans, vocabulary, self.version, **self._image_options())
+
+    def encode(self, vocabulary: Vocabulary, pictures: Sequence[Image.Image]) -> EncodedConversation:
+        """Encode text and pictures, which are RGB and have the sizes that the plans were made for."""
+        sample = self.tokens(vocabulary)
+        patches = [
+            self.image_processor.patches(picture, plan) for picture, plan in zip(pictures, self.plans, strict=True)
+        ]
+        none = np.zeros((0, 3 * self.image_processor.patch_size**2), dtype=np.float32)
+        return EncodedConversation(
+            input_ids=sample.input_ids,
+            labels=sample.labels,
+            image_mask=sample.image_mask,
+            pixel_values=np.concatenate(self.layout.patches(patches, self.plans)) if patches else none,
+            tgt_sizes=self.layout.sizes(self.plans),
+            temporal_ids=self.layout.times(self.plans),
+        )
+
+
+def write_conversation(
+    turns: Sequence[Turn],
+    image_sizes: Sequence[tuple[int, int]],
+    image_processor: MiniCPMVImageProcessor,
+    version: Version,
+    *,
+    use_image_id: bool,
+    max_slice_nums: int | None = None,
+    temporal_ids: Any = None,
+    add_generation_prompt: bool = False,
+    continue_final_message: bool = False,
+    enable_thinking: bool | None = None,
+) -> WrittenConversation:
+    """Plan the images and write the text.
+
+    Args:
+        turns: The conversation.
+        image_sizes: (width, height) of each picture in pixels, by the index that ``ImageRef`` names.
+        image_processor: The checkpoint's.
+        version: The checkpoint's.
+        use_image_id: Whether images are numbered.
+        max_slice_nums: Another limit of tiles per picture than the checkpoint's.
+        temporal_ids: As ``frames.lay_out_images`` reads them.
+        add_generation_prompt: As in ``chat.render``.
+        continue_final_message: As there.
+        enable_thinking: As there.
+
+    Raises:
+        UsageError: The conversation does not fit the version, or images and text do not fit each other.
+    """
+    plans = [image_processor.plan(size, max_slice_nums) for size in image_sizes]
+    layout = lay_out_images(turns, num_images=len(plans), version=version, temporal_ids=temporal_ids)
+    segments = render(
+        layout.turns,
+        version,
+        add_generation_prompt=add_generation_prompt,
+        continue_final_message=continue_final_message,
+        enable_thinking=enable_thinking,
+    )
+    return WrittenConversation(
+        segments=segments,
+        layout=layout,
+        plans=plans,
+        image_processor=image_processor,
+        version=version,
+        use_image_id=use_image_id,
+    )
+
+
+def check_nothing_is_left_out(turns: Sequence[Turn], version: Version) -> None:
+    """Make sure that an answer is trained as it stands.
+
+    Raises:
+        UsageError: The version's format does not write everything that an answer holds.
+    """
+    for left in left_out(turns, version):
+        raise UsageError(
+            f"conversation[{left.turn}].content: found {left.found}, expected {left.expected}\n  fix: {left.fix}"
+        )
