@@ -7,7 +7,9 @@ when decoding 2.5, and saving files that the released code reads as well. The re
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
@@ -20,6 +22,7 @@ __all__ = ["LlamaTokenizerWrapper", "MiniCPMVTokenizerFast"]
 # What transformers 5 writes about the machine that saved, and its new name of a released field.
 _TRANSFORMERS_OWN = ("backend", "is_local", "local_files_only", "extra_special_tokens", "files_loaded")
 _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
+_UNSAVED = ("legacy", "add_bos_token", "add_eos_token")  # what transformers 5 reads and does not write
 
 # The base is only stated for type checking: at run time the mixin stands before either of two tokenizer classes.
 _Base = PreTrainedTokenizerFast if TYPE_CHECKING else object
@@ -27,6 +30,17 @@ _Base = PreTrainedTokenizerFast if TYPE_CHECKING else object
 
 class _ReleasedLayout(_Base):
     """Saves and decodes as the released tokenizers should."""
+
+    _released: Mapping[str, Any] = MappingProxyType({})
+    """Fields of the file it was loaded from, of those that transformers drops."""
+
+    @classmethod
+    def _from_pretrained(cls, resolved_vocab_files: dict[str, str | None], *args: Any, **kwargs: Any) -> Any:
+        path = resolved_vocab_files.get("tokenizer_config_file")
+        stated = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+        tokenizer = super()._from_pretrained(resolved_vocab_files, *args, **kwargs)
+        tokenizer._released = {key: stated[key] for key in (*_UNSAVED, "extra_special_tokens") if key in stated}
+        return tokenizer
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Save in the released layout: chat template and added tokens inside ``tokenizer_config.json``."""
@@ -54,9 +68,8 @@ class _ReleasedLayout(_Base):
         additional = [str(token) for token in cast("list[str]", self.extra_special_tokens)]
         if additional:
             config["additional_special_tokens"] = additional
-        for key in ("legacy", "add_bos_token", "add_eos_token"):
-            if key in self.init_kwargs:
-                config[key] = self.init_kwargs[key]
+        config |= {key: self.init_kwargs[key] for key in _UNSAVED if key in self.init_kwargs}
+        config |= self._released
         config["tokenizer_class"] = type(self).__name__
         _write_json(path, config)
         more = {"additional_special_tokens": additional} if additional else {}
