@@ -17,6 +17,10 @@ from transformers import (
     PreTrainedConfig,
 )
 
+# From its own module: what the top level offers under this name refuses everything when there is no torchvision.
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+from minicpmv.errors import UsageError
 from minicpmv.models.checkpoint import register_conversions
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
@@ -37,6 +41,7 @@ def register() -> None:
     # Under both names, or transformers remarks that the one it would rather have is missing.
     image_processors: dict[str, type] = {"pil": MiniCPMVImageProcessor, "torchvision": MiniCPMVImageProcessor}
     AutoImageProcessor.register(MiniCPMVConfig, image_processor_classes=image_processors, exist_ok=True)
+    AutoVideoProcessor.register(MiniCPMVConfig, _NoVideoProcessor, exist_ok=True)
     # Registered by the class names in tokenizer_config.json, not for MiniCPMVConfig: for a tokenizer found through its
     # config, AutoTokenizer prefers the code in the directory when told trust_remote_code=True.
     AutoTokenizer.register(_V2Tokenizer, LlamaTokenizerWrapper, exist_ok=True)
@@ -54,6 +59,20 @@ class _LaterTokenizer(PreTrainedConfig):
     """Stands for the later releases' tokenizer class where transformers wants a config; no checkpoint has it."""
 
     model_type = "minicpmv_tokenizer"
+
+
+class _NoVideoProcessor:
+    """Stands where transformers would make up a video processor from the released image processor's entry.
+
+    Pipelines look for one. Without this they would import the code in the directory, or ask whether they may.
+    """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **_options: Any) -> Any:
+        raise UsageError(
+            f"{pretrained_model_name_or_path}: found no video processor, expected frames as images instead\n"
+            "  fix: give them to AutoProcessor's apply_chat_template, with temporal_ids (4.5)"
+        )
 
 
 def _find_image_processor_without_file() -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from minicpmv.errors import CheckpointError, ConfigError, UsageError
+from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.versions import VERSIONS
 from minicpmv.processing.chat import ImageRef, Turn
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
@@ -33,7 +35,7 @@ def same_behaviour(one: MiniCPMVProcessor, other: MiniCPMVProcessor) -> bool:
 
 @pytest.fixture(params=MODELS)
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A copy, with a trap in every file of code that its configs name."""
+    """A copy without weights."""
     folder = tmp_path / request.param
     folder.mkdir()
     for file in (FIXTURES / request.param).iterdir():
@@ -42,20 +44,32 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("trust_remote_code", "trap"), [(None, False), (False, False), (True, False), (True, True)])
+CODE = "configuration_minicpm modeling_minicpmv resampler tokenization_minicpmv_fast processing_minicpmv"
+
+
+@pytest.mark.parametrize("trap", [False, True])
+@pytest.mark.parametrize("trust_remote_code", [None, False, True])
 def test_auto_classes_load_our_code_and_never_that_of_the_directory(
-    model: Path, trust_remote_code: bool | None, trap: bool, monkeypatch: pytest.MonkeyPatch
+    model: Path, trust_remote_code: bool | None, trap: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """transformers copies a directory's code before it imports it, so that an empty folder of copies tells."""
+    copies = tmp_path / "copies"
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(copies))
+
     def ask(prompt: str = "") -> str:
         raise AssertionError(f"asked: {prompt}")
 
     monkeypatch.setattr("builtins.input", ask)
-    names = "configuration_minicpm modeling_minicpmv tokenization_minicpmv_fast processing_minicpmv"
-    for name in (*names.split(), "image_processing_minicpmv") if trap else ():
-        (model / f"{name}.py").write_text("raise AssertionError('code of the directory was run')", encoding="utf-8")
+    for name in (*CODE.split(), "image_processing_minicpmv") if trap else ():
+        (model / f"{name}.py").write_text("raise RuntimeError('code of the directory was run')", encoding="utf-8")
+    config = AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code)
     processor = AutoProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=trust_remote_code)
     image_processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
+    with pytest.raises((UsageError, OSError)):  # OSError: 2.0 has no file in which transformers would look
+        AutoVideoProcessor.from_pretrained(model, trust_remote_code=trust_remote_code)
+    assert not list(copies.rglob("*.py"))
+    assert type(config) is MiniCPMVConfig
     assert type(processor) is MiniCPMVProcessor
     assert type(image_processor) is MiniCPMVImageProcessor
     assert type(tokenizer) is (LlamaTokenizerWrapper if model.name == "v2" else MiniCPMVTokenizerFast)
@@ -64,9 +78,10 @@ def test_auto_classes_load_our_code_and_never_that_of_the_directory(
 
 
 def test_version_and_sizes_are_the_checkpoints(processors: dict[str, MiniCPMVProcessor]) -> None:
-    assert {name: one.version.name for name, one in processors.items()} == {"v2": "2.0", "v2_5": "2.5", "v2_6": "2.6"}
-    assert {name: one.query_num for name, one in processors.items()} == {"v2": 4, "v2_5": 6, "v2_6": 4}
-    assert {name: one.use_image_id for name, one in processors.items()} == {"v2": False, "v2_5": False, "v2_6": True}
+    assert list(processors) == ["v2", "v2_5", "v2_6", "v4", "v4_5"]
+    assert [one.version.name for one in processors.values()] == ["2.0", "2.5", "2.6", "4.0", "4.5"]
+    assert [one.query_num for one in processors.values()] == [4, 6, 4, 5, 4]
+    assert [one.use_image_id for one in processors.values()] == [False, False, True, True, True]
     for processor in processors.values():
         config = processor.image_processor.slice_config()
         assert (config.scale_resolution, config.patch_size, config.max_slice_nums) == (56, 14, 4)
@@ -92,7 +107,10 @@ def test_saved_files_have_the_released_layout(model: Path, tmp_path: Path) -> No
     processor.save_pretrained(tmp_path / "out")
     name = "preprocessor_config.json"
     if model.name != "v2":  # which has none
-        assert json.loads((tmp_path / "out" / name).read_text()) == json.loads((model / name).read_text())
+        # These two say 2.6; without a config.json beside it, nobody could tell.
+        more = {"v4": {"minicpmv_version": "4.0"}, "v4_5": {"minicpmv_version": "4.5"}}.get(model.name, {})
+        released = json.loads((model / name).read_text())
+        assert json.loads((tmp_path / "out" / name).read_text()) == released | more
     saved = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text(encoding="utf-8"))
     released = json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))
     missing_or_changed = {key for key in released if saved.get(key) != released[key]}
@@ -102,14 +120,13 @@ def test_saved_files_have_the_released_layout(model: Path, tmp_path: Path) -> No
     plain = [
         {key: value["content"] if isinstance(value, dict) else value for key, value in one.items()} for one in maps
     ]
-    for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
+    for key in {"bos_token", "eos_token", "unk_token", "pad_token"} & plain[1].keys():  # 4.5 names no bos there
         assert plain[0][key] == plain[1][key]
     assert (tmp_path / "out" / "tokenizer.model").exists() == (model.name == "v2")
 
 
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "v2"], indirect=True)  # which has none
 def test_chat_template_of_the_tokenizer_stays_usable(model: Path, tmp_path: Path) -> None:
-    if model.name == "v2":
-        pytest.skip("the released 2.0 tokenizer has none")
     processor = MiniCPMVProcessor.from_pretrained(model)
     processor.save_pretrained(tmp_path / "out")
     again = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -121,9 +138,8 @@ def test_chat_template_of_the_tokenizer_stays_usable(model: Path, tmp_path: Path
     assert ids == processor.apply_chat_template(messages)["input_ids"][0].tolist()
 
 
+@pytest.mark.parametrize("model", ["v2"], indirect=True)
 def test_tokenizer_json_of_an_old_converter_is_not_read(model: Path) -> None:
-    if model.name != "v2":
-        pytest.skip("2.0 only")
     expected = MiniCPMVProcessor.from_pretrained(model)
     shutil.copy(FIXTURES / "v2_6" / "tokenizer.json", model)
     assert same_behaviour(MiniCPMVProcessor.from_pretrained(model), expected)
@@ -138,8 +154,41 @@ def test_settings_can_be_given_when_loading(model: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("name", "version"), [("v4", "4.0"), ("v4_5", "4.5")])
+def test_config_decides_where_the_preprocessor_file_says_otherwise(name: str, version: str, tmp_path: Path) -> None:
+    processor = MiniCPMVProcessor.from_pretrained(FIXTURES / name)
+    assert processor.image_processor.version == 2.6
+    assert processor.version is VERSIONS[version]
+    processor.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert (saved["version"], saved["minicpmv_version"]) == (2.6, version)
+    assert MiniCPMVProcessor.from_pretrained(tmp_path).version is VERSIONS[version]
+
+
+def test_saved_tokenizer_gives_the_same_ids(model: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.save_pretrained(tmp_path / "out")
+    again = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert len(again) == len(tokenizer)
+    assert again.get_vocab() == tokenizer.get_vocab()
+    texts = [
+        "",
+        " a  b\n\n",
+        "!!<box>1</box>",
+        "<image><unk></image>",
+        "<think>\n\n</think>\n\né 猫 🐈",
+        "<|im_end|></s>",
+    ]
+    for text in texts:
+        for special in (True, False):
+            ids = tokenizer.encode(text, add_special_tokens=special)
+            assert again.encode(text, add_special_tokens=special) == ids
+            assert again.decode(ids) == tokenizer.decode(ids)
+            assert again.decode(ids, skip_special_tokens=True) == tokenizer.decode(ids, skip_special_tokens=True)
+
+
 def test_version_stated_by_config_wins_and_is_kept(tmp_path: Path) -> None:
-    """4.5's released preprocessor_config.json says 2.6."""
+    """Even where the preprocessor's file belongs to another release."""
     image_processor = MiniCPMVImageProcessor.from_pretrained(FIXTURES / "v2_6")
     tokenizer = AutoTokenizer.from_pretrained(FIXTURES / "v2_6")
     processor = MiniCPMVProcessor(image_processor, tokenizer, version=VERSIONS["4.0"])
@@ -218,9 +267,8 @@ def test_directory_of_something_else_is_refused(tmp_path: Path) -> None:
         AutoImageProcessor.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("model", ["v2"], indirect=True)
 def test_lost_tokenizer_model_is_named(model: Path) -> None:
-    if model.name != "v2":
-        pytest.skip("2.0 only")
     (model / "tokenizer.model").unlink()
     with pytest.raises(CheckpointError, match=r"expected MiniCPM-V-2's tokenizer\.model"):
         MiniCPMVProcessor.from_pretrained(model)
