@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from transformers import (
@@ -21,7 +21,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from minicpmv.errors import CheckpointError
+from minicpmv.errors import CheckpointError, ConfigError
 from minicpmv.models.versions import Version, detect_version
 
 __all__ = ["MiniCPMVConfig"]
@@ -51,6 +51,9 @@ _BOOKKEEPING = {"model_type", "torch_dtype", "dtype", "transformers_version", "_
 # What transformers adds to the file's fields when it loads one.
 _CALL_ARGUMENTS = {"attn_implementation", "name_or_path", "num_labels", "output_attentions"}
 _ROPE = {"rope_theta", "rope_scaling"}
+# The parts are made from these once; a later change would reach config.json and not the model.
+_FIXED = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+          "head_dim", "scale_depth", "dim_model_base"}  # fmt: skip
 
 
 class MiniCPMVConfig(PreTrainedConfig):
@@ -61,6 +64,7 @@ class MiniCPMVConfig(PreTrainedConfig):
 
     Raises:
         CheckpointError: The version is unknown, or a size is missing or contradicts another.
+        ConfigError: A size is assigned later on, when the parts have been made of it.
     """
 
     model_type = "minicpmv"
@@ -73,15 +77,18 @@ class MiniCPMVConfig(PreTrainedConfig):
     def __init__(self, **fields: Any) -> None:
         own = {key: fields.pop(key) for key in _CALL_ARGUMENTS & fields.keys()}
         quantization = fields.pop("quantization_config", None)
-        if "dtype" in fields:  # transformers' new spelling; the files say torch_dtype
-            dtype = fields.pop("dtype")
-            fields["torch_dtype"] = str(dtype).removeprefix("torch.") if dtype is not None else None
-        released = fields if {"version", "scale_emb", "vision_encoder"} & fields.keys() else _DEFAULT | fields
+        # The files say torch_dtype, transformers says dtype, and callers of either may give torch's own object.
+        dtype = fields.pop("dtype", None) or fields.get("torch_dtype")
+        if dtype is not None:
+            fields["torch_dtype"] = str(dtype).removeprefix("torch.")
+        # Copied: transformers completes a rope_scaling that it is given, and the caller's dictionary is not ours.
+        released = copy.deepcopy(
+            fields if {"version", "scale_emb", "vision_encoder"} & fields.keys() else _DEFAULT | fields
+        )
         self._released: dict[str, Any] = copy.deepcopy(released)
         self.minicpmv_version: Version = detect_version(released)
-        mirrored = {
-            key: value for key, value in released.items() if key not in _BOOKKEEPING | _ROPE and key != "vision_config"
-        }
+        parts = {"vision_config", "vocab_size"}
+        mirrored = {key: value for key, value in released.items() if key not in _BOOKKEEPING | _ROPE | parts}
         for key, default in _CLASS_DEFAULTS.items():
             mirrored.setdefault(key, default)
         self.text_config: PreTrainedConfig = _text_config(released, self.minicpmv_version)
@@ -90,6 +97,38 @@ class MiniCPMVConfig(PreTrainedConfig):
         if quantization is not None:
             self.quantization_config = quantization
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Make a config of a file's fields.
+
+        Args:
+            config_dict: The fields.
+            kwargs: Options of ``from_pretrained``. One that names a field replaces it, before anything is derived from
+                the field; of a field with fields of its own, such as ``vision_config``, only those that are given.
+        """
+        fields = dict(config_dict)
+        for key in (fields.keys() | _CLASS_DEFAULTS.keys()) & kwargs.keys() - {"torch_dtype", "dtype"}:
+            value, given = fields.get(key), kwargs.pop(key)
+            fields[key] = value | given if isinstance(value, dict) and isinstance(given, dict) else given
+        return super().from_dict(fields, **kwargs)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens. The language model's, which transformers changes when it resizes the embeddings."""
+        return cast("Any", self.text_config).vocab_size
+
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        cast("Any", self.text_config).vocab_size = value
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key in _FIXED and getattr(self, key, value) != value:
+            raise ConfigError(
+                f"{key}: found {value} for a config that was made with {getattr(self, key)}, expected no change\n"
+                f"  fix: state it when the config is made: AutoConfig.from_pretrained(path, {key}={value})"
+            )
+        super().__setattr__(key, value)
+
     def to_dict(self) -> dict[str, Any]:
         """The released layout: the fields that were read, with what was changed since, and nothing of transformers'."""
         fields = copy.deepcopy(self._released)
@@ -97,7 +136,7 @@ class MiniCPMVConfig(PreTrainedConfig):
         for key in fields.keys() - _BOOKKEEPING - _ROPE - {"vision_config", "architectures"}:
             # transformers keeps what concerns generation, such as use_cache, out of a model's config.
             fields[key] = copy.deepcopy(getattr(self, key, fields[key]))
-        fields["vocab_size"] = self.text_config.vocab_size  # resized through the language model
+        fields["vocab_size"] = self.vocab_size
         fields["model_type"] = self.model_type
         if self.dtype is not None:
             fields["torch_dtype"] = str(self.dtype).removeprefix("torch.")
