@@ -10,9 +10,15 @@ from typing import Any
 
 import torch
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import Chunk, ConversionOps, WeightConverter, WeightRenaming
+from transformers.core_model_loading import (
+    Chunk,
+    ConversionOps,
+    WeightConverter,
+    WeightRenaming,
+    revert_weight_conversion,
+)
 
-__all__ = ["register_conversions"]
+__all__ = ["own_shapes", "register_conversions", "released_shapes"]
 
 
 class _DropLeadingAxis(ConversionOps):
@@ -73,3 +79,16 @@ def _timm_to_siglip() -> list[WeightConverter | WeightRenaming]:
 def register_conversions() -> None:
     """Tell transformers how the checkpoints of MiniCPM-V-2 name their tower; other releases need nothing."""
     register_checkpoint_conversion_mapping("TimmVisionTower", _timm_to_siglip(), overwrite=True)
+
+
+def own_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every saved tensor, as ``model.state_dict()`` has them; whole shapes under ZeRO-3 as well."""
+    state = model.state_dict(keep_vars=True)
+    # DeepSpeed leaves an empty tensor behind, which remembers its shape.
+    return {name: tuple(getattr(tensor, "ds_shape", tensor.shape)) for name, tensor in state.items()}
+
+
+def released_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every saved tensor, as the released checkpoint of that version has them."""
+    state = {name: torch.empty(shape, device="meta") for name, shape in own_shapes(model).items()}
+    return {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, state).items()}
