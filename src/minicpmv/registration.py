@@ -12,6 +12,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
@@ -35,7 +36,7 @@ def register() -> None:
     """Register config, models, tokenizer and processors; calling it again changes nothing."""
     register_conversions()
     AutoConfig.register(MiniCPMVConfig.model_type, MiniCPMVConfig, exist_ok=True)
-    for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
+    for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
         auto_class.register(MiniCPMVConfig, MiniCPMVForConditionalGeneration, exist_ok=True)
     AutoProcessor.register(MiniCPMVConfig, MiniCPMVProcessor, exist_ok=True)
     # Under both names, or transformers remarks that the one it would rather have is missing.

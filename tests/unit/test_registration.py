@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+)
 
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
@@ -38,7 +44,7 @@ def test_no_code_in_a_directory_is_executed(version: str, trust: dict, tmp_path:
     folder = with_hostile_code(version, tmp_path / "model")
     assert type(AutoConfig.from_pretrained(folder, **trust)) is MiniCPMVConfig
     case = load_case(version, "two_images")
-    for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText):
+    for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
         model: Any = auto_class.from_pretrained(folder, dtype=torch.float32, **trust)
         with torch.no_grad():
             logits = model(**case.inputs).logits[case.attention_mask]
