@@ -32,7 +32,8 @@ class Recorder:
     """A model and its tokenizer, noting what it generates from and what comes of it."""
 
     def __init__(self, version: str) -> None:
-        self.model = AutoModel.from_pretrained(FIXTURES / version, trust_remote_code=True, dtype=torch.float32).eval()
+        options = {"trust_remote_code": True, "attn_implementation": "sdpa", "torch_dtype": torch.float32}
+        self.model = AutoModel.from_pretrained(FIXTURES / version, **options).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(FIXTURES / version, trust_remote_code=True)
         self.inputs: dict[str, Any] = {}
         self.drawn: list[list[int]] = []
