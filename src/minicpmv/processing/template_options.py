@@ -61,7 +61,7 @@ def check_template_options(options: Mapping[str, Any], *, num_conversations: int
         passing = _PASSING[name]
         if name == "padding" and num_conversations == 1:
             passing = (*passing, False, "do_not_pad")
-        if not any(value is known or (type(value) is type(known) and value == known) for known in passing):
+        if value not in passing:
             wanted = " or ".join(repr(known) for known in passing if known is not None)
             raise UsageError(
                 f"{name}: found {value!r:.60}, expected {wanted or 'nothing'}\n"

@@ -45,6 +45,8 @@ def test_a_group_reads_as_one_image(processor: MiniCPMVProcessor) -> None:
 
 def test_groups_are_joined_with_one_newline_and_numbered_by_their_first_frame(processor: MiniCPMVProcessor) -> None:
     text = processor.apply_chat_template(ask(*FRAMES, "What?"), temporal_ids=[[0, 1, 2], [3]], tokenize=False)
+    ids = processor.apply_chat_template(ask(*FRAMES, "What?"), temporal_ids=[[0, 1, 2], [3]])["input_ids"][0]
+    assert processor.decode(ids) == text
     slots = "<image>" + "<unk>" * 4 + "</image>"
     assert f"user\n<image_id>0</image_id>{slots}\n<image_id>3</image_id>{slots}\nWhat?<|im_end|>" in text
     text = processor.apply_chat_template(

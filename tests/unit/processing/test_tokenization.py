@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.models.versions import VERSIONS
@@ -165,6 +168,26 @@ def test_exclamation_mark_is_ordinary_writing(processors: dict[str, MiniCPMVProc
     sample = processor.encode_conversation((user("Hello!!"), assistant("Hi! you!")))
     assert sample.input_ids.count(0) == 4
     assert processor.decode([label for label in sample.labels if label != -100], skip_special_tokens=True) == "Hi! you!"
+
+
+def test_every_token_of_a_prompt_is_attended(processor: MiniCPMVProcessor) -> None:
+    """Also "!", whose id from 2.5 on is the one that shorter prompts are padded with."""
+    messages = [{"role": "user", "content": "Hi!! you!"}]
+    assert processor.apply_chat_template(messages)["attention_mask"].all()
+
+
+def test_a_prompt_begins_once(processors: dict[str, MiniCPMVProcessor]) -> None:
+    """However the tokenizer's own file treats the token that begins a text."""
+    processor = processors["v2_5"]
+    beginning = processor.vocabulary["<|begin_of_text|>"]
+    changed = MiniCPMVProcessor(processor.image_processor, copy.deepcopy(processor.tokenizer))
+    changed.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", beginning)]
+    )
+    assert changed.tokenizer.encode("Hi")[0] == beginning
+    ids = changed.apply_chat_template([{"role": "user", "content": "Hi"}])["input_ids"][0].tolist()
+    assert ids.count(beginning) == 1
+    assert ids == processor.apply_chat_template([{"role": "user", "content": "Hi"}])["input_ids"][0].tolist()
 
 
 def test_images_are_numbered_and_laid_in_order_of_the_text(processors: dict[str, MiniCPMVProcessor]) -> None:
