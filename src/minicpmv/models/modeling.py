@@ -6,6 +6,7 @@ the places that ``image_mask`` states, so nothing searches token ids. Pictures, 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -21,15 +22,20 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from minicpmv.models.chat import OfficialChat
 from minicpmv.models.configuration import MiniCPMVConfig
-from minicpmv.models.loss import labelled_token_loss
+from minicpmv.models.loading import StrictLoading
+from minicpmv.models.loss import IGNORED, labelled_token_loss
+from minicpmv.models.packed_rows import PACKED_ATTENTION, PackedRows, find_packed_rows, prefer_packed_attention
 from minicpmv.models.resampler import CrossAttention, Resampler
+from minicpmv.models.rotary import ExactRotary
 from minicpmv.models.siglip import TimmVisionTower, VisionTower
 
 __all__ = ["MiniCPMVForConditionalGeneration"]
 
 # Shape letters in this file
-#   B rows    T tokens    P patches of all slices    S slices    Q tokens for each slice    D language width
+#   B rows    T tokens    P patches of all slices    S slices    G blocks of image tokens    Q tokens of a block
+#   D language width
 
 _LANGUAGE_MODELS: dict[str, type[PreTrainedModel]] = {
     "granite": GraniteForCausalLM,
@@ -39,7 +45,9 @@ _LANGUAGE_MODELS: dict[str, type[PreTrainedModel]] = {
 }
 
 
-class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
+class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMethodOverride]  StrictLoading is no model
+    StrictLoading, OfficialChat, ExactRotary, PreTrainedModel, GenerationMixin
+):
     """Every MiniCPM-V release up to 4.5, told apart by its config.
 
     Loads a released directory with ``from_pretrained(path)``; ``save_pretrained`` writes the released layout.
@@ -62,6 +70,7 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def __init__(self, config: MiniCPMVConfig) -> None:
         super().__init__(config)
         version = config.minicpmv_version
+        prefer_packed_attention(config.text_config)
         self.llm: Any = _LANGUAGE_MODELS[version.language_model](config.text_config)  # a different class per release
         tower = TimmVisionTower if version.vision_positions == "interpolated" else VisionTower
         self.vpm = tower(config.vision_config, positions=version.vision_positions)
@@ -87,6 +96,10 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
             init.xavier_uniform_(module.in_proj_weight)
             init.zeros_(module.in_proj_bias)
 
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
+        super().set_attn_implementation(*args, **kwargs)
+        prefer_packed_attention(self.config.text_config)
+
     def get_input_embeddings(self) -> nn.Module:
         return self.llm.get_input_embeddings()
 
@@ -99,8 +112,14 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.llm.set_output_embeddings(new_embeddings)
 
+    # The shapes of its slices are data: compiled, it would be compiled anew for nearly every batch.
+    @cast("Any", torch.compiler.disable)  # which is typed for functions, not for methods
     def get_image_features(
-        self, pixel_values: Tensor, tgt_sizes: Tensor, slices_per_sample: list[int] | None = None
+        self,
+        pixel_values: Tensor,
+        tgt_sizes: Tensor,
+        slices_per_sample: list[int] | None = None,
+        temporal_ids: Tensor | None = None,
     ) -> Tensor:
         """Run tower and resampler.
 
@@ -108,19 +127,25 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
             pixel_values: (P, 588), flattened patches of all slices, end to end. Float.
             tgt_sizes: (S, 2), rows and columns of each slice in patches. Int.
             slices_per_sample: Slices of each sample; one sample if not given. Matters for 2.5 only.
+            temporal_ids: (S, 2) int, see :meth:`forward`.
 
         Returns:
-            (S, Q, D), the tokens of each slice.
+            (G, Q, D), the tokens of each block: one for each slice, or for each group of frames.
 
         Raises:
-            ValueError: The sizes do not add up to the number of patches.
+            ValueError: The sizes do not add up to the number of patches, or ``temporal_ids`` do not fit.
         """
         sizes = [(rows, columns) for rows, columns in tgt_sizes.tolist()]
         num_patches = sum(rows * columns for rows, columns in sizes)
         if num_patches != len(pixel_values):
             raise ValueError(f"tgt_sizes describe {num_patches} patches, pixel_values hold {len(pixel_values)}")
+        times = None
+        if temporal_ids is not None:
+            if not self.config.minicpmv_version.temporal:
+                raise ValueError(f"temporal_ids came to {self.config.minicpmv_version.model}, which has no time")
+            times = [(opens, time) for opens, time in temporal_ids.tolist()]
         features_PE = self.vpm(pixel_values, sizes, slices_per_sample or [len(sizes)])
-        return self.resampler(features_PE, sizes)
+        return self.resampler(features_PE, sizes, times)
 
     def forward(
         self,
@@ -132,26 +157,35 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         pixel_values: Tensor | None = None,
         tgt_sizes: Tensor | None = None,
         image_mask: Tensor | None = None,
+        temporal_ids: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
+        cu_seq_lens_q: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """
+        Rows are padded, with an ``attention_mask``, or packed: samples end to end, told apart by ``position_ids`` that
+        start anew, and no ``attention_mask``. A sample's result is the same in both, and alone.
+
         Args:
             input_ids: (B, T) int64. What stands at image slots does not matter.
             attention_mask: (B, T), 1 on real tokens. Needed whenever a row is padded.
-            position_ids: (B, T), counted from 0 if not given.
+            position_ids: (B, T), counted from each row's first real token if not given.
             past_key_values: Cache of earlier steps of a generation.
             inputs_embeds: (B, T, D) instead of ``input_ids``; taken as they are, without images.
             pixel_values: (P, 588) float, patches of all slices in the order of rows, images and slices.
             tgt_sizes: (S, 2), rows and columns of each slice in patches.
-            image_mask: (B, T) bool, true at the S * Q slots that image features fill, in order.
+            image_mask: (B, T) bool, true at the G * Q slots that image tokens fill, in order.
+            temporal_ids: (S, 2) int64, for video frames (4.5): 1 where a slice opens a block of image tokens and 0
+                where it joins the slice before it, then its time index or -1. Without it every slice has a block.
             labels: (B, T) int64, unshifted, -100 where nothing is trained.
             use_cache: Whether to return a cache; never with labels.
             logits_to_keep: Logits of that many last positions only; 0 for all.
             num_items_in_batch: Labelled tokens of the whole optimizer step, to divide the summed loss by.
+            cu_seq_lens_q: (samples + 1,) int32, transformers' name for the offsets of the samples of one packed row;
+                spares looking for them in ``position_ids``.
             kwargs: Passed on to the language model.
 
         Returns:
@@ -162,17 +196,28 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
             ValueError: Image arguments are incomplete, or slots and features differ in number.
         """
         training_step = labels is not None
+        packed = None
+        if attention_mask is None and past_key_values is None:
+            packed = find_packed_rows(position_ids, cu_seq_lens_q)
+        elif attention_mask is not None and position_ids is None and past_key_values is None:
+            # From the first real token on, so that padding on the left does not move a sample.
+            position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        if packed is not None:
+            position_ids = packed.position_ids() if position_ids is None else position_ids
+            attention_mask = self._hand_down(packed, cu_seq_lens_q, kwargs)
+            labels = None if labels is None else labels.masked_fill(packed.starts_BT.to(labels.device), IGNORED)
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("expected input_ids or inputs_embeds, got neither")
-            inputs_embeds = self._embed(input_ids, pixel_values, tgt_sizes, image_mask, keep_in_step=training_step)
+            images = (pixel_values, tgt_sizes, image_mask, temporal_ids)
+            inputs_embeds = self._embed(input_ids, *images, packed=packed, keep_in_step=training_step)
         outputs = self.llm.model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             # A cache would also switch off transformers' recognition of packed rows.
-            use_cache=False if training_step else use_cache,
+            use_cache=False if training_step or packed is not None else use_cache,
             **kwargs,
         )
         hidden_BTD = outputs.last_hidden_state
@@ -190,13 +235,27 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
+    def _hand_down(self, packed: PackedRows, cu_seq_lens: Tensor | None, kwargs: dict[str, Any]) -> Tensor | None:
+        """Tell the layers where samples begin, through their keyword arguments; return their attention mask."""
+        if self.config.text_config._attn_implementation == PACKED_ATTENTION:
+            kwargs["sequence_lengths"] = packed.lengths
+            # transformers would make a mask of T x T, which nothing reads; four axes pass through it untouched.
+            return packed.starts_BT.new_ones(1, 1, 1, 1)
+        if cu_seq_lens is not None:
+            longest = max(packed.lengths)
+            kwargs |= {"cu_seq_lens_q": cu_seq_lens, "max_length_q": longest}
+            kwargs |= {"cu_seq_lens_k": cu_seq_lens, "max_length_k": longest}
+        return None
+
     def _embed(
         self,
         input_ids: Tensor,
         pixel_values: Tensor | None,
         tgt_sizes: Tensor | None,
         image_mask: Tensor | None,
+        temporal_ids: Tensor | None,
         *,
+        packed: PackedRows | None,
         keep_in_step: bool,
     ) -> Tensor:
         """Text embeddings with image features in their slots, (B, T, D).
@@ -216,13 +275,16 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return embeds_BTD
         if tgt_sizes is None or image_mask is None:
             raise ValueError("pixel_values came without tgt_sizes or image_mask; pass all that the processor returned")
-        slots_per_row = image_mask.sum(dim=1)
         num_queries = self.config.query_num
-        features_SQD = self.get_image_features(pixel_values, tgt_sizes, (slots_per_row // num_queries).tolist())
-        num_slots, num_features = int(slots_per_row.sum()), features_SQD.shape[0] * num_queries
+        slots = packed.count_by_sample(image_mask) if packed is not None else image_mask.sum(dim=1).tolist()
+        # Slots tell a sample's slices except where frames share them, and there nothing depends on its sample.
+        slices = None if temporal_ids is not None else [count // num_queries for count in slots]
+        features_GQD = self.get_image_features(pixel_values, tgt_sizes, slices, temporal_ids)
+        num_slots, num_features = sum(slots), features_GQD.shape[0] * num_queries
         if num_slots != num_features:  # the released code drops the surplus in silence
             raise ValueError(f"image_mask has {num_slots} slots for {num_features} image tokens")
-        return embeds_BTD.masked_scatter(image_mask[..., None], features_SQD.to(embeds_BTD))
+        mask_BT1 = image_mask[..., None].to(embeds_BTD.device)
+        return embeds_BTD.masked_scatter(mask_BT1, features_GQD.to(embeds_BTD))
 
     def _project(self, hidden: Tensor) -> Tensor:
         # Divided before the head, as released: in bfloat16 Granite's division of the logits would round differently.
@@ -232,7 +294,7 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Give the images to the first step only; afterwards they are in the cache."""
         inputs: dict[str, Any] = cast("Any", super()).prepare_inputs_for_generation(input_ids, **kwargs)
         if not kwargs.get("is_first_iteration", False) and kwargs.get("use_cache", True):
-            for key in ("pixel_values", "tgt_sizes", "image_mask"):
+            for key in ("pixel_values", "tgt_sizes", "image_mask", "temporal_ids"):
                 inputs.pop(key, None)
         return inputs
 
@@ -240,14 +302,33 @@ class MiniCPMVForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor | None, dict[str, Any]]:
         """Repeat each row for beams or several answers, and its slices, which do not lie along the batch axis."""
-        images = {key: kwargs.pop(key, None) for key in ("pixel_values", "tgt_sizes")}
-        pixel_values, tgt_sizes, image_mask = images["pixel_values"], images["tgt_sizes"], kwargs.get("image_mask")
-        if expand_size > 1 and pixel_values is not None and tgt_sizes is not None and image_mask is not None:
-            slices = (image_mask.sum(dim=1) // self.config.query_num).tolist()
-            sizes_by_row = tgt_sizes.split(slices)
-            patches_by_row = pixel_values.split([int(sizes.prod(dim=1).sum()) for sizes in sizes_by_row])
-            images["tgt_sizes"] = torch.cat([part for part in sizes_by_row for _ in range(expand_size)])
-            images["pixel_values"] = torch.cat([part for part in patches_by_row for _ in range(expand_size)])
+        images = {key: kwargs.pop(key, None) for key in ("pixel_values", "tgt_sizes", "temporal_ids")}
+        if expand_size > 1 and images["pixel_values"] is not None and kwargs.get("image_mask") is not None:
+            blocks = (kwargs["image_mask"].sum(dim=1) // self.config.query_num).tolist()
+            images = _repeat_images(images, blocks, expand_size)
         expand = cast("Any", super())._expand_inputs_for_generation
         input_ids, kwargs = expand(expand_size, is_encoder_decoder, input_ids, **kwargs)
         return input_ids, kwargs | {key: value for key, value in images.items() if value is not None}
+
+
+def _repeat_images(images: dict[str, Tensor | None], blocks_per_row: list[int], times: int) -> dict[str, Tensor | None]:
+    """Repeat the slices of each row, the copies of a row side by side."""
+    pixel_values, tgt_sizes, temporal_ids = images["pixel_values"], images["tgt_sizes"], images["temporal_ids"]
+    assert pixel_values is not None
+    assert tgt_sizes is not None
+    slices_per_row = blocks_per_row
+    if temporal_ids is not None:
+        first_slices = [*temporal_ids[:, 0].nonzero().flatten().tolist(), len(temporal_ids)]
+        ends = [first_slices[sum(blocks_per_row[: row + 1])] for row in range(len(blocks_per_row))]
+        slices_per_row = [end - start for start, end in pairwise([0, *ends])]
+    sizes_by_row = tgt_sizes.split(slices_per_row)
+    patches_per_row = [int(sizes.prod(dim=1).sum()) for sizes in sizes_by_row]
+
+    def repeat(parts: tuple[Tensor, ...]) -> Tensor:
+        return torch.cat([part for part in parts for _ in range(times)])
+
+    return {
+        "pixel_values": repeat(pixel_values.split(patches_per_row)),
+        "tgt_sizes": repeat(sizes_by_row),
+        "temporal_ids": None if temporal_ids is None else repeat(temporal_ids.split(slices_per_row)),
+    }

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModel
 
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
-from minicpmv.models.rotary import ExactRotary
 from tests.parity.cases import FIXTURES, VERSIONS, load_case
 
 # bfloat16's steps are 2^-8, float16's 2^-11. Measured on these cases, whose logits reach 4.6: at most 0.16 and 0.013.
@@ -35,7 +34,7 @@ def test_a_device_map_changes_no_logit(version: str, device_map: Any) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("part", ["llm", "resampler"])
+@pytest.mark.parametrize("part", ["llm", "vpm", "resampler"])
 @pytest.mark.filterwarnings("ignore:Attempting to save a model with offloaded modules")  # which is what is tested
 def test_a_part_on_disk_changes_no_logit_and_is_saved_whole(version: str, part: str, tmp_path: Path) -> None:
     """The resampler's query and projection are bare parameters, which no module of their own brings back from disk."""
@@ -77,28 +76,25 @@ def test_half_precision_stays_near_float32(version: str, dtype: torch.dtype, way
     assert (found.float() - expected).abs().max() < CLOSE[dtype]
 
 
-class Rotary(ExactRotary, nn.Module):
-    """A language model inside another module, as in ours."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.llm = LlamaForCausalLM(
-            LlamaConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)
-        )
-
-
 @pytest.mark.parametrize("cast", [nn.Module.half, nn.Module.bfloat16, lambda model: model.to("cpu", torch.bfloat16)])
-def test_casting_a_model_leaves_its_rotary_frequencies_exact(cast) -> None:
-    model = Rotary()
+def test_casting_a_model_leaves_its_rotary_frequencies_exact(cast: Any) -> None:
+    model = in_memory("v2_6")
     exact = model.llm.model.rotary_emb.inv_freq.clone()
     outer = nn.Sequential(model)  # as an adapter or an engine would wrap it
     cast(outer)
     assert model.llm.lm_head.weight.dtype in CLOSE
     for name in ("inv_freq", "original_inv_freq"):
         assert torch.equal(getattr(model.llm.model.rotary_emb, name), exact)
-    assert "inv_freq" not in str(model.state_dict().keys())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_model_that_was_cast_answers_as_one_that_was_loaded_so(version: str) -> None:
+    cast: Any = nn.Module.bfloat16(in_memory(version))
+    loaded = AutoModel.from_pretrained(FIXTURES / version, dtype=torch.bfloat16)
+    assert torch.equal(logits(cast, version), logits(loaded, version))
 
 
 def test_a_model_may_go_to_the_meta_device_and_back() -> None:
-    model = Rotary().to("meta").to_empty(device="cpu")
+    model: Any = nn.Module.to(in_memory("v2_6"), "meta")
+    model.to_empty(device="cpu")
     assert model.llm.model.rotary_emb.inv_freq.device.type == "cpu"
