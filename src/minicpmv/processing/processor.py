@@ -92,7 +92,9 @@ class MiniCPMVProcessor(ProcessorMixin):
         image_processor = MiniCPMVImageProcessor.from_pretrained(path, **kwargs, **settings)
         version = _stated_version(path, kwargs) or image_processor.released_version()
         tokenizer_class = LlamaTokenizerWrapper if version is VERSIONS["2.0"] else MiniCPMVTokenizerFast
-        return cls(image_processor, tokenizer_class.from_pretrained(path, **kwargs), version=version)
+        tokenizer = tokenizer_class.from_pretrained(path, **kwargs)
+        tokenizer.padding_side = "left"  # pipelines join conversations as the tokenizer says; some files say "right"
+        return cls(image_processor, tokenizer, version=version)
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Write ``preprocessor_config.json`` and the tokenizer's files in the released layout.

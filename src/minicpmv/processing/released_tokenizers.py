@@ -32,14 +32,15 @@ class _ReleasedLayout(_Base):
     """Saves and decodes as the released tokenizers should."""
 
     _released: Mapping[str, Any] = MappingProxyType({})
-    """Fields of the file it was loaded from, of those that transformers drops."""
+    """Fields of the file it was loaded from, which are written again as they were."""
 
     @classmethod
     def _from_pretrained(cls, resolved_vocab_files: dict[str, str | None], *args: Any, **kwargs: Any) -> Any:
         path = resolved_vocab_files.get("tokenizer_config_file")
         stated = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
         tokenizer = super()._from_pretrained(resolved_vocab_files, *args, **kwargs)
-        tokenizer._released = {key: stated[key] for key in (*_UNSAVED, "extra_special_tokens") if key in stated}
+        kept = (*_UNSAVED, "extra_special_tokens", "padding_side")
+        tokenizer._released = {key: stated[key] for key in kept if key in stated}
         return tokenizer
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
