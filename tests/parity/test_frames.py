@@ -76,7 +76,7 @@ def test_a_group_of_frames_fills_one_block_and_its_times_matter(model: MiniCPMVF
     assert (logits[0, 3:] - moved[0, 3:]).abs().max() > 1e-3
 
 
-def test_beams_repeat_the_frames_of_their_row(model: MiniCPMVForConditionalGeneration) -> None:
+def test_beams_repeat_the_blocks_of_their_row(model: MiniCPMVForConditionalGeneration) -> None:
     """Two rows with differently many frames, each answered as by itself."""
     singles = [prompt(model, [[0, 1, 2], [3]], seed=1), prompt(model, [[0], [4, 5, 6, 7]], seed=2)]
     options = {"num_beams": 2, "do_sample": False, "max_new_tokens": 5, "eos_token_id": None, "pad_token_id": 0}

@@ -74,12 +74,32 @@ def test_greedy_answers_equal_the_released_ones(models: dict, stored: dict, vers
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_beams_and_several_answers_repeat_the_images_of_their_row(models: dict, stored: dict, version: str) -> None:
-    """Two copies of a row answer as the row alone; slices do not lie along the batch axis and must be repeated."""
-    inputs = inputs_of(version, stored[version], "image_sliced")
-    alone = generate(models[version], inputs, version, num_beams=2)
-    both = generate(models[version], inputs, version, num_beams=2, num_return_sequences=2)
+def test_beams_and_several_answers_repeat_the_images_of_their_row(
+    models: dict, stored: dict, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two copies of a row answer as the row alone, and the tower sees a picture once however many beams there are."""
+    model, inputs = models[version], inputs_of(version, stored[version], "image_sliced")
+    seen: list[int] = []
+    tower = model.vpm.forward
+    monkeypatch.setattr(model.vpm, "forward", lambda *given: seen.append(len(given[1])) or tower(*given))
+    alone = generate(model, inputs, version, num_beams=2)
+    both = generate(model, inputs, version, num_beams=2, num_return_sequences=2)
     assert both[0].tolist()[: alone.shape[1]] == alone[0].tolist()
+    assert seen == [len(inputs["tgt_sizes"])] * 2
+
+
+def test_image_features_stand_for_the_pictures(models: dict, stored: dict) -> None:
+    model, inputs = models["v2_6"], inputs_of("v2_6", stored["v2_6"], "image_sliced")
+    pictures = {key: inputs.pop(key) for key in ("pixel_values", "tgt_sizes")}
+    features = model.get_image_features(**pictures)
+    with torch.no_grad():
+        expected = model(**inputs, **pictures).logits
+        assert torch.equal(model(**inputs, image_features=features).logits, expected)
+    answers = [
+        generate(model, inputs | given, "v2_6", num_beams=3).tolist()
+        for given in (pictures, {"image_features": features})
+    ]
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("version", ["v2_6", "v4", "v4_5"])

@@ -6,7 +6,6 @@ the places that ``image_mask`` states, so nothing searches token ids. Pictures, 
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -36,6 +35,8 @@ __all__ = ["MiniCPMVForConditionalGeneration"]
 # Shape letters in this file
 #   B rows    T tokens    P patches of all slices    S slices    G blocks of image tokens    Q tokens of a block
 #   D language width
+
+_PICTURES = ("pixel_values", "tgt_sizes", "temporal_ids")
 
 _LANGUAGE_MODELS: dict[str, type[PreTrainedModel]] = {
     "granite": GraniteForCausalLM,
@@ -158,6 +159,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         tgt_sizes: Tensor | None = None,
         image_mask: Tensor | None = None,
         temporal_ids: Tensor | None = None,
+        image_features: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -180,6 +182,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             image_mask: (B, T) bool, true at the G * Q slots that image tokens fill, in order.
             temporal_ids: (S, 2) int64, for video frames (4.5): 1 where a slice opens a block of image tokens and 0
                 where it joins the slice before it, then its time index or -1. Without it every slice has a block.
+            image_features: (G, Q, D), what :meth:`get_image_features` returned, instead of the three before.
             labels: (B, T) int64, unshifted, -100 where nothing is trained.
             use_cache: Whether to return a cache; never with labels.
             logits_to_keep: Logits of that many last positions only; 0 for all.
@@ -209,8 +212,9 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("expected input_ids or inputs_embeds, got neither")
-            images = (pixel_values, tgt_sizes, image_mask, temporal_ids)
-            inputs_embeds = self._embed(input_ids, *images, packed=packed, keep_in_step=training_step)
+            if image_features is None and pixel_values is not None:
+                image_features = self._see(pixel_values, tgt_sizes, image_mask, temporal_ids, packed)
+            inputs_embeds = self._embed(input_ids, image_features, image_mask, keep_in_step=training_step)
         outputs = self.llm.model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -247,18 +251,26 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             kwargs |= {"cu_seq_lens_k": cu_seq_lens, "max_length_k": longest}
         return None
 
-    def _embed(
+    def _see(
         self,
-        input_ids: Tensor,
-        pixel_values: Tensor | None,
+        pixel_values: Tensor,
         tgt_sizes: Tensor | None,
         image_mask: Tensor | None,
         temporal_ids: Tensor | None,
-        *,
         packed: PackedRows | None,
-        keep_in_step: bool,
     ) -> Tensor:
-        """Text embeddings with image features in their slots, (B, T, D).
+        """Image tokens of a batch, (G, Q, D)."""
+        if tgt_sizes is None or image_mask is None:
+            raise ValueError("pixel_values came without tgt_sizes or image_mask; pass all that the processor returned")
+        if temporal_ids is not None:  # slots do not tell a sample's slices then, and nothing depends on its sample
+            return self.get_image_features(pixel_values, tgt_sizes, temporal_ids=temporal_ids)
+        slots = packed.count_by_sample(image_mask) if packed is not None else image_mask.sum(dim=1).tolist()
+        return self.get_image_features(pixel_values, tgt_sizes, [count // self.config.query_num for count in slots])
+
+    def _embed(
+        self, input_ids: Tensor, image_features: Tensor | None, image_mask: Tensor | None, *, keep_in_step: bool
+    ) -> Tensor:
+        """Text embeddings with image tokens in their slots, (B, T, D).
 
         ``keep_in_step`` runs tower and resampler on a blank patch when there is no image, with weight zero: engines
         that shard or synchronise parameters wait for ever if one rank skips a module that another one runs.
@@ -266,25 +278,19 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         embeds_BTD = self.get_input_embeddings()(input_ids)
         if self._embedding_scale != 1.0:
             embeds_BTD = embeds_BTD * self._embedding_scale
-        if pixel_values is None:
+        if image_features is None:
             if keep_in_step:
                 # From the config: reading a weight's shape would make ZeRO-3 gather it on this rank alone.
                 patch = 3 * cast("int", self.config.vision_config.patch_size) ** 2
                 blank = self.get_image_features(embeds_BTD.new_zeros(1, patch), torch.ones(1, 2, dtype=torch.long))
                 embeds_BTD = embeds_BTD + 0.0 * blank.sum().to(embeds_BTD)
             return embeds_BTD
-        if tgt_sizes is None or image_mask is None:
-            raise ValueError("pixel_values came without tgt_sizes or image_mask; pass all that the processor returned")
-        num_queries = self.config.query_num
-        slots = packed.count_by_sample(image_mask) if packed is not None else image_mask.sum(dim=1).tolist()
-        # Slots tell a sample's slices except where frames share them, and there nothing depends on its sample.
-        slices = None if temporal_ids is not None else [count // num_queries for count in slots]
-        features_GQD = self.get_image_features(pixel_values, tgt_sizes, slices, temporal_ids)
-        num_slots, num_features = sum(slots), features_GQD.shape[0] * num_queries
-        if num_slots != num_features:  # the released code drops the surplus in silence
-            raise ValueError(f"image_mask has {num_slots} slots for {num_features} image tokens")
-        mask_BT1 = image_mask[..., None].to(embeds_BTD.device)
-        return embeds_BTD.masked_scatter(mask_BT1, features_GQD.to(embeds_BTD))
+        if image_mask is None:
+            raise ValueError("image_features came without image_mask; pass all that the processor returned")
+        num_slots, num_tokens = int(image_mask.sum()), image_features.shape[0] * image_features.shape[1]
+        if num_slots != num_tokens:  # the released code drops the surplus in silence
+            raise ValueError(f"image_mask has {num_slots} slots for {num_tokens} image tokens")
+        return embeds_BTD.masked_scatter(image_mask[..., None].to(embeds_BTD.device), image_features.to(embeds_BTD))
 
     def _project(self, hidden: Tensor) -> Tensor:
         # Divided before the head, as released: in bfloat16 Granite's division of the logits would round differently.
@@ -294,41 +300,27 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         """Give the images to the first step only; afterwards they are in the cache."""
         inputs: dict[str, Any] = cast("Any", super()).prepare_inputs_for_generation(input_ids, **kwargs)
         if not kwargs.get("is_first_iteration", False) and kwargs.get("use_cache", True):
-            for key in ("pixel_values", "tgt_sizes", "image_mask", "temporal_ids"):
+            for key in (*_PICTURES, "image_mask", "image_features"):
                 inputs.pop(key, None)
         return inputs
 
     def _expand_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Repeat each row for beams or several answers, and its slices, which do not lie along the batch axis."""
-        images = {key: kwargs.pop(key, None) for key in ("pixel_values", "tgt_sizes", "temporal_ids")}
-        if expand_size > 1 and images["pixel_values"] is not None and kwargs.get("image_mask") is not None:
-            blocks = (kwargs["image_mask"].sum(dim=1) // self.config.query_num).tolist()
-            images = _repeat_images(images, blocks, expand_size)
+        """Repeat each row for beams or several answers; its pictures are seen once, and their tokens repeated."""
+        pictures = {key: kwargs.pop(key, None) for key in _PICTURES}
+        features, image_mask = kwargs.pop("image_features", None), kwargs.get("image_mask")
+        if (
+            expand_size > 1
+            and (features is not None or pictures["pixel_values"] is not None)
+            and image_mask is not None
+        ):
+            if features is None:
+                features = self._see(**pictures, image_mask=image_mask, packed=None)
+            blocks_by_row = features.split((image_mask.sum(dim=1) // self.config.query_num).tolist())
+            features = torch.cat([blocks for blocks in blocks_by_row for _ in range(expand_size)])
+            pictures = {}
         expand = cast("Any", super())._expand_inputs_for_generation
         input_ids, kwargs = expand(expand_size, is_encoder_decoder, input_ids, **kwargs)
-        return input_ids, kwargs | {key: value for key, value in images.items() if value is not None}
-
-
-def _repeat_images(images: dict[str, Tensor | None], blocks_per_row: list[int], times: int) -> dict[str, Tensor | None]:
-    """Repeat the slices of each row, the copies of a row side by side."""
-    pixel_values, tgt_sizes, temporal_ids = images["pixel_values"], images["tgt_sizes"], images["temporal_ids"]
-    assert pixel_values is not None
-    assert tgt_sizes is not None
-    slices_per_row = blocks_per_row
-    if temporal_ids is not None:
-        first_slices = [*temporal_ids[:, 0].nonzero().flatten().tolist(), len(temporal_ids)]
-        ends = [first_slices[sum(blocks_per_row[: row + 1])] for row in range(len(blocks_per_row))]
-        slices_per_row = [end - start for start, end in pairwise([0, *ends])]
-    sizes_by_row = tgt_sizes.split(slices_per_row)
-    patches_per_row = [int(sizes.prod(dim=1).sum()) for sizes in sizes_by_row]
-
-    def repeat(parts: tuple[Tensor, ...]) -> Tensor:
-        return torch.cat([part for part in parts for _ in range(times)])
-
-    return {
-        "pixel_values": repeat(pixel_values.split(patches_per_row)),
-        "tgt_sizes": repeat(sizes_by_row),
-        "temporal_ids": None if temporal_ids is None else repeat(temporal_ids.split(slices_per_row)),
-    }
+        kept = {key: value for key, value in (pictures | {"image_features": features}).items() if value is not None}
+        return input_ids, kwargs | kept
