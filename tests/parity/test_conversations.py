@@ -23,7 +23,7 @@ Tokens = list[tuple[int, int]]  # (id, label)
 
 DIFFERENT = {
     "special_like_text": VERSIONS,  # the official code makes control tokens of text that spells them
-    # The official code lets an answer's leading newline melt into the header, and puts the image of this case behind the
+    # The official code lets an answer's leading newline melt into the header, and puts this case's image behind the
     # blanks in its line instead of into one of its own. 2.5's format removes both.
     "whitespace": ("v2", "v2_6", "v4", "v4_5"),
 }
