@@ -214,7 +214,11 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
                 raise ValueError("expected input_ids or inputs_embeds, got neither")
             if image_features is None and pixel_values is not None:
                 image_features = self._see(pixel_values, tgt_sizes, image_mask, temporal_ids, packed)
-            inputs_embeds = self._embed(input_ids, image_features, image_mask, keep_in_step=training_step)
+            # Before the text's embeddings, as with a picture: engines count on gradients in one order on all ranks.
+            blank = self._see_nothing(input_ids.device) if training_step and image_features is None else None
+            inputs_embeds = self._embed(input_ids, image_features, image_mask)
+            if blank is not None:
+                inputs_embeds = inputs_embeds + blank.to(inputs_embeds)
         outputs = self.llm.model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -267,23 +271,22 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         slots = packed.count_by_sample(image_mask) if packed is not None else image_mask.sum(dim=1).tolist()
         return self.get_image_features(pixel_values, tgt_sizes, [count // self.config.query_num for count in slots])
 
-    def _embed(
-        self, input_ids: Tensor, image_features: Tensor | None, image_mask: Tensor | None, *, keep_in_step: bool
-    ) -> Tensor:
-        """Text embeddings with image tokens in their slots, (B, T, D).
+    def _see_nothing(self, device: torch.device) -> Tensor:
+        """Zero, by way of tower and resampler.
 
-        ``keep_in_step`` runs tower and resampler on a blank patch when there is no image, with weight zero: engines
-        that shard or synchronise parameters wait for ever if one rank skips a module that another one runs.
+        Engines that shard or synchronise parameters wait for ever if one rank skips a module that another one runs.
         """
+        # From the config: reading a weight's shape would make ZeRO-3 gather it on this rank alone.
+        patch = torch.zeros(1, 3 * cast("int", self.config.vision_config.patch_size) ** 2, device=device)
+        features_GQD = self.get_image_features(patch, torch.ones(1, 2, dtype=torch.long))
+        return 0.0 * features_GQD.sum()
+
+    def _embed(self, input_ids: Tensor, image_features: Tensor | None, image_mask: Tensor | None) -> Tensor:
+        """Text embeddings with image tokens in their slots, (B, T, D)."""
         embeds_BTD = self.get_input_embeddings()(input_ids)
         if self._embedding_scale != 1.0:
             embeds_BTD = embeds_BTD * self._embedding_scale
         if image_features is None:
-            if keep_in_step:
-                # From the config: reading a weight's shape would make ZeRO-3 gather it on this rank alone.
-                patch = 3 * cast("int", self.config.vision_config.patch_size) ** 2
-                blank = self.get_image_features(embeds_BTD.new_zeros(1, patch), torch.ones(1, 2, dtype=torch.long))
-                embeds_BTD = embeds_BTD + 0.0 * blank.sum().to(embeds_BTD)
             return embeds_BTD
         if image_mask is None:
             raise ValueError("image_features came without image_mask; pass all that the processor returned")
