@@ -16,7 +16,7 @@ from minicpmv.data.reading import RepeatedKeys
 from minicpmv.data.records import RawRecord, quote
 from minicpmv.errors import Problem
 from minicpmv.models.versions import Version
-from minicpmv.processing.chat import roles_of
+from minicpmv.processing.chat import Role, Turn, left_out, roles_of
 
 __all__ = ["RecordChecker", "check_image_value", "check_records"]
 
@@ -58,15 +58,13 @@ class RecordChecker:
     """Checks one record after the other and remembers the ids it has seen.
 
     Args:
-        version: The model to be trained, if known. Some versions have no system turns.
-
-    Raises:
-        CheckpointError: Conversations cannot be written for this version yet.
+        version: The model to be trained, if known. Some versions have no system turns, some a place for thinking.
     """
 
     def __init__(self, *, version: Version | None = None) -> None:
         self._first_with_id: dict[tuple[str, str], int] = {}
         self._roles = _ROLES if version is None else roles_of(version)
+        self._version = version
         self._model = "" if version is None else version.model
 
     def check(self, record: RawRecord) -> Iterator[Problem]:
@@ -100,6 +98,11 @@ class RecordChecker:
                 found, expected = f"a {message['role']} turn", f"none: {self._model} was trained without"
                 fix = "remove the turn, or put its text into the first user turn"
                 yield Problem("D151", record.where(f"{name}.role"), found, expected, fix)
+        if self._version is not None:
+            turns = [Turn(cast("Role", message["role"]), (message["content"],)) for message in messages]
+            for left in left_out(turns, self._version):
+                where = record.where(f"conversations[{left.turn}].content")
+                yield Problem("D152", where, left.found, left.expected, left.fix)
 
 
 def _check_keys(record: RawRecord, fields: Mapping[str, object]) -> Iterator[Problem]:
