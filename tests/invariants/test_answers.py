@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import minicpmv  # noqa: F401  registers the model and the processor
+from minicpmv.models.answers import end_token_ids
 from tests.parity.cases import FIXTURES, VERSIONS
 
 MAX_NEW_TOKENS = 8
@@ -53,7 +54,7 @@ def answer(model: Any, processor: Any, batch: list[Any]) -> list[list[int]]:
     inputs = processor.apply_chat_template(
         batch, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
     )
-    ends = processor.tokenizer.convert_tokens_to_ids(list(processor.version.terminators))
+    ends = end_token_ids(processor.tokenizer, processor.version)
     generated = model.generate(
         **inputs, do_sample=False, max_new_tokens=MAX_NEW_TOKENS, eos_token_id=ends, pad_token_id=ends[0]
     )

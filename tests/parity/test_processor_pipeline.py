@@ -39,7 +39,7 @@ def test_pipeline_answers_as_the_released_chat(model: str, tmp_path: Path, monke
     entry = next(entry for of, entry in ENTRIES if of == model and entry["name"] == "image_sliced")
     stored = load_file(FIXTURES / model / "inference.safetensors")
     (messages,) = [with_paths(entry["messages"], model)]
-    options = {"generate_kwargs": GREEDY, **thinking(model, entry)}
+    options = {"generate_kwargs": GREEDY, **thinking(entry)}
     (result,) = pipe(text=messages, return_tensors=True, **options)
     prompt = stored["image_sliced/input_ids"].tolist()
     expected = stored["image_sliced/generated_ids"].tolist()

@@ -56,9 +56,9 @@ def processor_of(model: str) -> MiniCPMVProcessor:
     return MiniCPMVProcessor.from_pretrained(FIXTURES / model)
 
 
-def thinking(model: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the switch that the released ``chat()`` of 4.5 had; if nothing is stored, its default."""
-    return {"enable_thinking": entry.get("enable_thinking", False)} if model == "v4_5" else {}
+def thinking(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the switch that the released ``chat()`` of 4.5 had; if nothing is stored, the default must do."""
+    return {"enable_thinking": entry["enable_thinking"]} if "enable_thinking" in entry else {}
 
 
 @pytest.mark.parametrize(("model", "entry"), ENTRIES, ids=[f"{model}-{entry['name']}" for model, entry in ENTRIES])
@@ -67,14 +67,14 @@ def test_chat_inputs_equal_the_released_ones(model: str, entry: dict[str, Any]) 
     stored = load_file(FIXTURES / model / "inference.safetensors")
     name = entry["name"]
     messages = with_paths(entry.get("batch") or entry["messages"], model)
-    inputs = processor.apply_chat_template(messages, **thinking(model, entry))
+    inputs = processor.apply_chat_template(messages, **thinking(entry))
     ids = np.atleast_2d(stored[f"{name}/input_ids"])
     assert inputs["input_ids"].tolist() == ids.tolist()
     mask = stored.get(f"{name}/attention_mask", np.ones_like(ids))
     assert inputs["attention_mask"].bool().tolist() == mask.astype(bool).tolist()
     if "prompt_text" in entry:
         bos = "<s>" if model == "v2" else ""  # 2.0's tokenizer adds it to the stored text, so it is in the ids above
-        text = processor.apply_chat_template(messages, tokenize=False, **thinking(model, entry))
+        text = processor.apply_chat_template(messages, tokenize=False, **thinking(entry))
         assert text == bos + entry["prompt_text"]
     if "batch" in entry:
         for row, image_mask in enumerate(inputs["image_mask"]):

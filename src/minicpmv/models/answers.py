@@ -82,8 +82,8 @@ def released_options(version: Version, *, sampling: bool, enable_thinking: bool 
 
 def end_token_ids(tokenizer: Any, version: Version) -> list[int]:
     """Return the ids at which an answer ends. Released generation configs miss some of them."""
-    ids = tokenizer.convert_tokens_to_ids(list(version.terminators))
-    return [token_id for token_id in ids if token_id is not None]
+    ids = tokenizer.added_tokens_encoder  # not convert_tokens_to_ids, which has <unk>'s id for what it does not know
+    return [ids[token] for token in version.terminators if token in ids]
 
 
 @torch.inference_mode()

@@ -35,7 +35,8 @@ class Version:
     dialect: Dialect
     """How a conversation becomes text; see ``minicpmv.processing.chat``."""
     terminators: tuple[str, ...]
-    """Tokens at which generation stops. Released generation configs miss some, such as 2.5's ``<|eot_id|>``."""
+    """Tokens at which generation stops, those of them that the tokenizer has. Released generation configs miss some,
+    such as 2.5's ``<|eot_id|>``."""
     vision_positions: PositionScheme
     """``interpolated``: a learned table resized to each slice (2.0). ``row``: bucketed along the first row of the table
     by the sample's longest slice, padding attended (2.5). ``grid``: bucketed rows and columns (2.6 and later)."""
@@ -112,7 +113,7 @@ VERSIONS: Mapping[str, Version] = {
             language_model="llama",
             llm_types=("llama", "llama3", "qwen"),  # three official readmes name it in three ways
             dialect="chatml",
-            terminators=("<|im_end|>", "<|endoftext|>"),
+            terminators=("<|im_end|>", "<|endoftext|>", "</s>"),  # MiniCPM4's text models end with the last
             vision_positions="grid",
             vision_activation="gelu_pytorch_tanh",
             query_positions=False,

@@ -16,6 +16,7 @@ from minicpmv.models.versions import Dialect, Version
 from minicpmv.processing.thinking import THINK, THOUGHT, split_thinking
 
 __all__ = [
+    "DEFAULT_SYSTEM",
     "ImageRef",
     "ImageSegment",
     "LeftOut",
@@ -24,6 +25,7 @@ __all__ = [
     "TextKind",
     "TextSegment",
     "Turn",
+    "can_think",
     "control_tokens_of",
     "left_out",
     "render",
@@ -93,6 +95,7 @@ def render(
     add_generation_prompt: bool,
     enable_thinking: bool | None = None,
     continue_final_message: bool = False,
+    default_system: bool = True,
 ) -> list[Segment]:
     """Write a conversation as its language model reads it.
 
@@ -103,6 +106,7 @@ def render(
         enable_thinking: How that opening ends, for models with a thinking mode (4.5): False closes the thinking, True
             opens it, None leaves it to the model. Without an opening it has no effect.
         continue_final_message: Whether to end inside the last turn, an assistant's, for the model to go on with it.
+        default_system: Whether a conversation without an instruction gets the dialect's own, if that has one.
 
     Raises:
         UsageError: A role, or a setting, that this version's dialect does not know, or an image in a wrong place.
@@ -114,6 +118,8 @@ def render(
             "  fix: leave enable_thinking out"
         )
     _check(turns, dialect, version)
+    if default_system and dialect.system and turns[0].role != "system":
+        turns = [Turn("system", (dialect.system,)), *turns]
     if continue_final_message:
         return _open_end(turns, dialect, add_generation_prompt=add_generation_prompt)
     segments = list(dialect.write(turns, add_generation_prompt))
@@ -132,6 +138,11 @@ def roles_of(version: Version) -> tuple[Role, ...]:
     return _dialect_of(version).roles
 
 
+def can_think(version: Version) -> bool:
+    """Return whether the version has a thinking mode."""
+    return bool(_dialect_of(version).thinking_openings)
+
+
 def role_tags_of(version: Version) -> tuple[str, ...]:
     """Return role tags that are written in ordinary text, not control tokens, so that content must not spell them."""
     return _dialect_of(version).plain_role_tags
@@ -148,6 +159,7 @@ class _Dialect:
     control_tokens: tuple[str, ...]
     roles: tuple[Role, ...] = ("system", "user", "assistant")
     plain_role_tags: tuple[str, ...] = ()
+    system: str = ""  # the instruction where a conversation brings none
     thinking_openings: Mapping[bool, str] = field(default_factory=dict[bool, str])
     left_out: Callable[[Sequence[Turn]], Iterator[LeftOut]] = lambda turns: iter(())
 
@@ -180,9 +192,7 @@ def _write_llama3(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterato
 
 
 def _write_chatml(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterator[Segment]:
-    """Write ChatML, with Qwen2's own system message when the conversation brings none."""
-    if turns[0].role != "system":
-        yield TextSegment("<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n", "template")
+    """Write ChatML."""
     for turn in turns:
         yield TextSegment(f"<|im_start|>{turn.role}\n", "template")
         if turn.role == "assistant":
@@ -195,6 +205,9 @@ def _write_chatml(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterato
     if add_generation_prompt:
         yield TextSegment("<|im_start|>assistant\n", "template")
 
+
+DEFAULT_SYSTEM = "You are a helpful assistant."
+"""Qwen2's instruction, in the templates of 2.6 and 4.0."""
 
 _NO_THINKING = f"{THINK}\n\n{THOUGHT}\n\n"
 
@@ -265,7 +278,7 @@ _DIALECTS: Mapping[Dialect, _Dialect] = {
         write=_write_llama3,
         control_tokens=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     ),
-    "chatml": _Dialect(write=_write_chatml, control_tokens=("<|im_start|>", "<|im_end|>")),
+    "chatml": _Dialect(write=_write_chatml, control_tokens=("<|im_start|>", "<|im_end|>"), system=DEFAULT_SYSTEM),
     "qwen3": _Dialect(
         write=_write_qwen3,
         control_tokens=("<|im_start|>", "<|im_end|>", THINK, THOUGHT),

@@ -100,6 +100,7 @@ def write_conversation(
     add_generation_prompt: bool = False,
     continue_final_message: bool = False,
     enable_thinking: bool | None = None,
+    default_system: bool = True,
 ) -> WrittenConversation:
     """Plan the images and write the text.
 
@@ -114,6 +115,7 @@ def write_conversation(
         add_generation_prompt: As in ``chat.render``.
         continue_final_message: As there.
         enable_thinking: As there.
+        default_system: As there.
 
     Raises:
         UsageError: The conversation does not fit the version, or images and text do not fit each other.
@@ -126,6 +128,7 @@ def write_conversation(
         add_generation_prompt=add_generation_prompt,
         continue_final_message=continue_final_message,
         enable_thinking=enable_thinking,
+        default_system=default_system,
     )
     return WrittenConversation(
         segments=segments,

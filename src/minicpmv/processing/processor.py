@@ -15,9 +15,9 @@ from transformers.processing_utils import ProcessorMixin
 
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.models.versions import VERSIONS, Version, detect_version
-from minicpmv.processing.answers import decode_generated
 from minicpmv.processing.batching import pad_left
-from minicpmv.processing.chat import Turn
+from minicpmv.processing.chat import DEFAULT_SYSTEM, Turn, can_think
+from minicpmv.processing.decoding import decode_generated
 from minicpmv.processing.encoding import (
     EncodedConversation,
     WrittenConversation,
@@ -136,6 +136,12 @@ class MiniCPMVProcessor(ProcessorMixin):
         """Whether images are numbered in the text."""
         stated = self.image_processor.use_image_id
         return self.version.image_ids if stated is None else stated
+
+    @property
+    def default_system(self) -> bool:
+        """Whether a conversation without an instruction gets the dialect's own: as the checkpoint's template has it."""
+        template = getattr(self.tokenizer, "chat_template", None)
+        return template is None or DEFAULT_SYSTEM in str(template)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -261,8 +267,8 @@ class MiniCPMVProcessor(ProcessorMixin):
             return_tensors: ``"pt"``, ``"np"``, or None for lists.
             max_slice_nums: Another limit of tiles per picture than the checkpoint's.
             use_image_id: Another numbering of images than the checkpoint's.
-            enable_thinking: For models with a thinking mode (4.5): False closes the thinking before the answer, True
-                opens it, None leaves it to the model.
+            enable_thinking: Whether the model shall think before it answers (4.5). By default it shall not: as the
+                released ``chat()``, and as it is trained here.
             temporal_ids: For video (4.5): groups of time indices over the images in the order of the text, such as
                 ``[[0, 1, 2], [3, 4, 5]]``, -1 for an image without time. The frames of one group share one block of
                 image slots. For a batch a list of such lists, with None for a conversation without times.
@@ -296,6 +302,8 @@ class MiniCPMVProcessor(ProcessorMixin):
         times = _times_of_each(temporal_ids, len(conversations)) if is_batch else [temporal_ids]
         if add_generation_prompt is None:
             add_generation_prompt = not continue_final_message
+        if enable_thinking is None and can_think(self.version):
+            enable_thinking = False
         texts: list[str] = []
         encoded: list[EncodedConversation] = []
         for index, messages in enumerate(conversations):
@@ -357,8 +365,20 @@ class MiniCPMVProcessor(ProcessorMixin):
         **how: Any,
     ) -> WrittenConversation:
         """Write a conversation; ``how`` as ``write_conversation`` knows it."""
-        numbered = self.use_image_id if use_image_id is None else use_image_id
-        return write_conversation(turns, image_sizes, self.image_processor, self.version, use_image_id=numbered, **how)
+        if use_image_id and not self.version.image_ids:
+            raise UsageError(
+                f"use_image_id: found True, expected False or nothing: {self.version.model} has no tokens for it\n"
+                "  fix: leave use_image_id out"
+            )
+        return write_conversation(
+            turns,
+            image_sizes,
+            self.image_processor,
+            self.version,
+            use_image_id=self.use_image_id if use_image_id is None else use_image_id,
+            default_system=self.default_system,
+            **how,
+        )
 
 
 def _times_of_each(temporal_ids: Any, num_conversations: int) -> Sequence[Any]:

@@ -1,17 +1,20 @@
 """The released tokenizers, under the class names that their ``tokenizer_config.json`` states.
 
-Thin: the work is transformers' own. What they add is reading MiniCPM-V-2's ``tokenizer.model`` rightly, not losing "!"
-when decoding 2.5, and saving files that the released code reads as well. The released ``.py`` files are never needed.
+Thin: the work is transformers' own. What they add is reading and decoding by MiniCPM-V-2's ``tokenizer.model`` rightly,
+not losing "!" when decoding 2.5, and saving files that the released code reads as well. The released ``.py`` files are
+never needed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from sentencepiece import SentencePieceProcessor
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from minicpmv.errors import CheckpointError
@@ -119,6 +122,7 @@ class LlamaTokenizerWrapper(_ReleasedLayout, LlamaTokenizer):
             )
         # Kept, so that saving works after the directory it came from is gone.
         self._model_bytes = Path(vocab_file).read_bytes()
+        self._sentencepiece = SentencePieceProcessor(model_proto=self._model_bytes)
         super().__init__(*args, **kwargs)
 
     @classmethod
@@ -126,6 +130,26 @@ class LlamaTokenizerWrapper(_ReleasedLayout, LlamaTokenizer):
         # transformers looks for tokenizer.json whether vocab_files_names lists it or not.
         kwargs.pop("tokenizer_file", None)
         return super().convert_to_native_format(trust_remote_code, **kwargs)
+
+    def _decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **kwargs: Any,
+    ) -> str:
+        # By sentencepiece, as released. Where a character's bytes are incomplete, the fast decoder gives up all bytes
+        # around them, whole letters among them; sentencepiece only those that are no character.
+        ids = [token_ids] if isinstance(token_ids, int) else [int(index) for index in token_ids]
+        added = self.added_tokens_decoder
+        texts: list[str] = []
+        for is_added, group in groupby(ids, key=added.__contains__):
+            if not is_added:
+                texts.append(self._sentencepiece.decode(list(group)))
+                continue
+            tokens = [added[index] for index in group]
+            texts += [token.content for token in tokens if not (skip_special_tokens and token.special)]
+        return "".join(texts)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Save with ``tokenizer.model``, which is the file that counts."""

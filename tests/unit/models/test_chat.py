@@ -16,6 +16,8 @@ from transformers import AutoModel, AutoProcessor, AutoTokenizer
 
 import minicpmv  # noqa: F401 # registers the model
 from minicpmv.errors import UsageError
+from minicpmv.models.answers import end_token_ids
+from minicpmv.models.versions import VERSIONS as RELEASES
 from minicpmv.processing import tokenization
 from tests.tiny import FIXTURES, conversation, picture
 
@@ -350,3 +352,11 @@ def test_an_adapted_and_a_halved_model_chat_as_well(model: Any) -> None:
     assert adapted.chat(msgs=msgs, **GREEDY) != model.chat(msgs=msgs, **GREEDY)
     assert isinstance(load("v2_6").half().chat(msgs=msgs, **GREEDY), str)
     assert isinstance(load("v4_5").to(torch.bfloat16).chat(msgs=msgs, **GREEDY), str)
+
+
+def test_an_answer_ends_at_tokens_that_the_tokenizer_has() -> None:
+    """4.0's list holds more than one vocabulary's; what a tokenizer does not have must not end answers at <unk>."""
+    tokenizer = AutoTokenizer.from_pretrained(FIXTURES / "v4")
+    assert "</s>" in RELEASES["4.0"].terminators
+    ends = end_token_ids(tokenizer, RELEASES["4.0"])
+    assert tokenizer.convert_ids_to_tokens(ends) == ["<|im_end|>", "<|endoftext|>"]

@@ -132,7 +132,8 @@ def test_chat_template_of_the_tokenizer_stays_usable(model: Path, tmp_path: Path
     again = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert again.chat_template == processor.tokenizer.chat_template == processor.chat_template
     messages = [{"role": "user", "content": "What?"}]
-    text = again.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    # The processor's default is chat()'s; where the format knows no such switch, the template ignores it.
+    text = again.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     assert text == processor.apply_chat_template(messages, tokenize=False)
     ids = again.encode(text, add_special_tokens=False)
     assert ids == processor.apply_chat_template(messages)["input_ids"][0].tolist()
@@ -288,3 +289,26 @@ def test_our_modules_may_be_imported_before_transformers(first: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "MiniCPMVProcessor", done.stderr
+
+
+@pytest.mark.parametrize("model", ["v2_6", "v4"], indirect=True)
+def test_an_instruction_that_nobody_gave_is_written_if_the_checkpoint_s_template_has_it(model: Path) -> None:
+    """4.0's own template was not at hand: whether it has Qwen2's instruction, its tokenizer_config.json says."""
+    processor = MiniCPMVProcessor.from_pretrained(model)
+    messages = [{"role": "user", "content": "What?"}]
+    instruction = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    asked = "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"
+    assert processor.apply_chat_template(messages, tokenize=False) == instruction + asked
+    processor.tokenizer.chat_template = "{% for turn in messages %}...{% endfor %}"
+    assert processor.apply_chat_template(messages, tokenize=False) == asked
+    trained = processor.encode_text([Turn("user", ("What?",)), Turn("assistant", ("ok",))])
+    assert trained.input_ids.count(processor.vocabulary["<|im_start|>"]) == 2, "training text follows the prompt"
+
+
+@pytest.mark.parametrize("model", ["v2", "v2_5"], indirect=True)
+def test_numbers_of_images_are_refused_where_there_are_no_tokens_for_them(model: Path) -> None:
+    processor = MiniCPMVProcessor.from_pretrained(model)
+    messages = [{"role": "user", "content": "What?"}]
+    with pytest.raises(UsageError, match="use_image_id: found True, expected False or nothing"):
+        processor.apply_chat_template(messages, use_image_id=True)
+    processor.apply_chat_template(messages, use_image_id=False)
