@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from minicpmv.models.loss import IGNORED
 
-__all__ = ["Collator"]
+__all__ = ["Collator", "PackedCollator"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,23 +22,70 @@ class Collator:
     """Stands behind the end of a shorter sample; the attention mask is 0 there, so its value does not matter."""
 
     def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Join samples.
+        """Join samples; none at all make a row of one token that trains nothing.
 
         Returns:
             ``input_ids``, ``labels`` and ``attention_mask`` [B, T] int64. If any sample has an image, also
             ``image_mask`` [B, T] bool, ``pixel_values`` [P, 588] float32 and ``tgt_sizes`` [S, 2] int64, both in batch
             order.
         """
+        samples = samples or [_nothing(self.pad_token_id)]
         batch = {
             "input_ids": _pad([sample["input_ids"] for sample in samples], self.pad_token_id),
             "labels": _pad([sample["labels"] for sample in samples], IGNORED),
             "attention_mask": _pad([torch.ones_like(sample["input_ids"]) for sample in samples], 0),
         }
-        if any(len(sample["tgt_sizes"]) for sample in samples):
+        if _has_image(samples):
             batch["image_mask"] = _pad([sample["image_mask"] for sample in samples], False)
-            batch["pixel_values"] = torch.cat([sample["pixel_values"] for sample in samples])
-            batch["tgt_sizes"] = torch.cat([sample["tgt_sizes"] for sample in samples])
+            batch |= {name: _join(samples, name) for name in _OF_SLICES}
         return batch
+
+
+@dataclass(frozen=True, slots=True)
+class PackedCollator:
+    """Puts samples end to end in a single row. Their positions start anew, which is how the model tells them apart."""
+
+    pad_token_id: int
+    """The only token of a row without samples."""
+
+    def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Join samples; none at all make a row of one token that trains nothing.
+
+        Returns:
+            ``input_ids``, ``labels`` and ``position_ids`` [1, T] int64, and no ``attention_mask``. If any sample has an
+            image, also ``image_mask`` [1, T] bool, ``pixel_values`` [P, 588] float32 and ``tgt_sizes`` [S, 2] int64.
+        """
+        samples = samples or [_nothing(self.pad_token_id)]
+        positions = [torch.arange(len(sample["input_ids"])) for sample in samples]
+        batch = {
+            "input_ids": _join(samples, "input_ids")[None],
+            "labels": _join(samples, "labels")[None],
+            "position_ids": torch.cat(positions)[None],
+        }
+        if _has_image(samples):
+            batch["image_mask"] = _join(samples, "image_mask")[None]
+            batch |= {name: _join(samples, name) for name in _OF_SLICES}
+        return batch
+
+
+_OF_SLICES = ("pixel_values", "tgt_sizes")
+
+
+def _nothing(token_id: int) -> dict[str, Tensor]:
+    """What a process computes in the last step of an epoch if no record is left for it."""
+    return {
+        "input_ids": torch.tensor([token_id]),
+        "labels": torch.tensor([IGNORED]),
+        "tgt_sizes": torch.zeros(0, 2, dtype=torch.int64),
+    }
+
+
+def _has_image(samples: Sequence[dict[str, Tensor]]) -> bool:
+    return any(len(sample["tgt_sizes"]) for sample in samples)
+
+
+def _join(samples: Sequence[dict[str, Tensor]], name: str) -> Tensor:
+    return torch.cat([sample[name] for sample in samples])
 
 
 def _pad(rows: list[Tensor], value: int) -> Tensor:

@@ -48,6 +48,8 @@ class LengthReport:
     """Tokens of each record, as it is trained on."""
     num_trained: tuple[int, ...]
     """Those of them that have a label."""
+    num_image_tokens: tuple[int, ...]
+    """Those of them that are image slots."""
     reductions: tuple[Reduction, ...]
 
 
@@ -55,6 +57,7 @@ class _Fit(NamedTuple):
     max_slice_nums: int
     length: int
     num_trained: int
+    num_image_tokens: int
     wanted: int
 
 
@@ -126,8 +129,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             DataError: Naming every record that does not fit with one slice per image either.
         """
         problems: list[Problem] = []
-        lengths: list[int] = []
-        num_trained: list[int] = []
+        fits: list[_Fit] = []
         reductions: list[Reduction] = []
         for index, record in enumerate(self.records):
             try:
@@ -135,8 +137,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             except DataError as error:
                 problems += error.problems
                 continue
-            lengths.append(fit.length)
-            num_trained.append(fit.num_trained)
+            fits.append(fit)
             if fit.wanted > fit.length:
                 reductions.append(
                     Reduction(
@@ -161,7 +162,12 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
                 first.length,
                 first.max_slice_nums,
             )
-        return LengthReport(lengths=tuple(lengths), num_trained=tuple(num_trained), reductions=tuple(reductions))
+        return LengthReport(
+            lengths=tuple(fit.length for fit in fits),
+            num_trained=tuple(fit.num_trained for fit in fits),
+            num_image_tokens=tuple(fit.num_image_tokens for fit in fits),
+            reductions=tuple(reductions),
+        )
 
     def _fit(self, index: int) -> _Fit:
         """Find the most slices per image with which a record fits."""
@@ -181,7 +187,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             wanted = wanted or length
             if length <= self.max_length:
                 num_trained = sum(label != IGNORED for label in sample.labels)
-                return _Fit(max_slice_nums, length, num_trained, wanted)
+                return _Fit(max_slice_nums, length, num_trained, num_image_tokens, wanted)
         images = f", {num_image_tokens} of them for images with one slice each" if sizes else ""
         raise DataError(
             [
