@@ -52,6 +52,12 @@ class RunArguments:
         2048, "Tokens. A longer record gets fewer slices; if that is not enough, it is an error."
     )
     max_slice_nums: int | None = _flag(None, "Most tiles cut from one image; default: what the checkpoint states.")
+    packing: bool = _flag(
+        False,
+        "Train on packed rows: records end to end, up to --pack_length tokens, none of which sees another. "
+        "--per_device_train_batch_size counts such rows; several of them are one longer row.",
+    )
+    pack_length: int | None = _flag(None, "Tokens of a packed row. Default: --model_max_length.")
     tune_llm: bool | None = _switch("Train all of the language model. Default: true, with LoRA false.")
     tune_vision: bool | None = _switch("Train all of the vision tower. Default: true.")
     use_lora: bool = _flag(False, "Train the language model through LoRA instead of as a whole.")
@@ -186,10 +192,23 @@ def _check(run: RunArguments, training: dict[str, Any], given: frozenset[str]) -
         )
     if run.model_max_length < 1:
         raise UsageError(f"--model_max_length: found {run.model_max_length}, expected at least 1\n  fix: correct it")
+    _check_packing(run)
     if run.max_slice_nums is not None and run.max_slice_nums < 1:
         raise UsageError(f"--max_slice_nums: found {run.max_slice_nums}, expected at least 1\n  fix: correct it")
     run.tune_llm = not run.use_lora if run.tune_llm is None else run.tune_llm
     _settle_vision(run)
+
+
+def _check_packing(run: RunArguments) -> None:
+    if run.pack_length is None:
+        return
+    if not run.packing:
+        raise UsageError("--pack_length: found without --packing true\n  fix: add it, or remove --pack_length")
+    if run.pack_length < run.model_max_length:
+        raise UsageError(
+            f"--pack_length: found {run.pack_length}, expected at least the {run.model_max_length} tokens that one "
+            "record may have (--model_max_length)\n  fix: lengthen the rows, or lower --model_max_length as well"
+        )
 
 
 def _settle_vision(run: RunArguments) -> None:

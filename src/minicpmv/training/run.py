@@ -12,15 +12,17 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-from minicpmv.data.collation import Collator
-from minicpmv.data.dataset import ConversationDataset
+from minicpmv.data.collation import Collator, PackedCollator
+from minicpmv.data.dataset import ConversationDataset, LengthReport
 from minicpmv.data.loading import load_records
+from minicpmv.data.packing import RowPlanner
 from minicpmv.data.records import Record
 from minicpmv.errors import MiniCPMVError, UsageError
 from minicpmv.models.versions import Version
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
 from minicpmv.training.base import check_llm_type, find_base, load_base, read_config, stated_dtype
+from minicpmv.training.batches import BatchPlan, estimate_costs, plan_batches
 from minicpmv.training.checkpoints import ResumePoint, choose_resume_point, remove_checkpoints, remove_stale
 from minicpmv.training.console import complain, notice, say
 from minicpmv.training.engine import prepare_rendezvous, quieten, start_deepspeed
@@ -47,6 +49,8 @@ class _Material:
     config: dict[str, Any]
     version: Version
     train: ConversationDataset
+    lengths: LengthReport
+    """Of the records to train on."""
     held_out: ConversationDataset | None
     collator: Collator
 
@@ -78,11 +82,13 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
     set_seed(args.seed)  # before the model: LoRA matrices start at random
     model = _build_model(material, request.run, args)
     parts = summarise_parts(model)
-    say(describe_settings(args, use_lora=request.run.use_lora))
+    plan = _plan(material, model, request.run, args)
+    packed = plan if isinstance(plan, RowPlanner) else None
+    say(describe_settings(args, use_lora=request.run.use_lora, rows=packed))
     say(format_parts(parts))
     record = describe_run(request, args, version=material.version, base=material.base, parts=parts)
     record_path = Path(args.output_dir or "") / "run.json"
-    trainer = _build_trainer(material, model, request, args)
+    trainer = _build_trainer(material, model, request, args, plan)
     if args.should_save:
         write_json(record_path, record)
 
@@ -110,14 +116,14 @@ def _gather_material(run: RunArguments, output_dir: str) -> _Material:
         ConversationDataset(records, processor, max_length=run.model_max_length, max_slice_nums=run.max_slice_nums)
         for records in (train_records, held_out_records)
     ]
-    for dataset in data:
-        dataset.check_lengths()
+    lengths = [dataset.check_lengths() for dataset in data]
     pad_token_id: Any = processor.tokenizer.pad_token_id
     return _Material(
         base=base,
         config=config,
         version=version,
         train=data[0],
+        lengths=lengths[0],
         held_out=data[1] if held_out_records else None,
         collator=Collator(pad_token_id if pad_token_id is not None else 0),
     )
@@ -176,7 +182,15 @@ def _build_model(material: _Material, run: RunArguments, args: TrainingArguments
     return model
 
 
-def _build_trainer(material: _Material, model: Any, request: Request, args: TrainingArguments) -> MiniCPMVTrainer:
+def _plan(material: _Material, model: Any, run: RunArguments, args: TrainingArguments) -> BatchPlan | None:
+    slicing = material.train.processor.image_processor
+    costs = estimate_costs(material.lengths, model.config, scale_resolution=slicing.scale_resolution)
+    return plan_batches(run, args, material.lengths, costs=costs)
+
+
+def _build_trainer(
+    material: _Material, model: Any, request: Request, args: TrainingArguments, plan: BatchPlan | None
+) -> MiniCPMVTrainer:
     def write_companions(directory: Path) -> None:
         copy_companions(material.base, directory, dtype=model.dtype)
 
@@ -187,6 +201,8 @@ def _build_trainer(material: _Material, model: Any, request: Request, args: Trai
             train_dataset=material.train,
             eval_dataset=material.held_out,
             data_collator=material.collator,
+            plan=plan,
+            train_collator=PackedCollator(material.collator.pad_token_id) if request.run.packing else None,
             write_companions=None if request.run.use_lora else write_companions,
         )
     except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker of --report_to that is not installed

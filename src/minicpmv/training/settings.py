@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
+from minicpmv.data.packing import RowPlanner
 from minicpmv.errors import UsageError
 from minicpmv.training.arguments import Request
 from minicpmv.training.presets import resolve_deepspeed
@@ -72,6 +73,8 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
     for name, reason in _REFUSED.items():
         if settings.get(name):
             raise UsageError(f"--{name}: found {settings[name]!r}, expected it off: {reason}\n  fix: remove the flag")
+    if request.run.packing:
+        _settle_packing(settings)
     _settle_precision(settings, notices, machine)
     _settle_fixed(settings, notices)
     _settle_evaluation(settings, notices, has_data=bool(request.run.eval_data_path))
@@ -92,6 +95,23 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
                 "  fix: use --deepspeed zero2"
             )
     return settings, notices
+
+
+def _settle_packing(settings: dict[str, Any]) -> None:
+    strategy = settings.get("train_sampling_strategy", "random")
+    if strategy not in ("random", "sequential"):
+        raise UsageError(
+            f"--train_sampling_strategy {strategy} --packing true: found two answers to which records share a batch\n"
+            "  fix: remove one of them"
+        )
+    for name, fix in (
+        ("auto_find_batch_size", "remove it; shorter rows (--pack_length) need less memory"),
+        ("dataloader_drop_last", "remove it; no row is dropped or repeated"),
+    ):
+        if settings.get(name):
+            raise UsageError(f"--{name} true --packing true: found both, expected at most one\n  fix: {fix}")
+    if settings.get("include_num_input_tokens_seen") == "non_padding":
+        settings["include_num_input_tokens_seen"] = "all"  # the same, where nothing is padded
 
 
 def _settle_precision(settings: dict[str, Any], notices: list[str], machine: Machine) -> None:
@@ -152,14 +172,23 @@ def build_training_arguments(settings: dict[str, Any]) -> TrainingArguments:
         raise UsageError(f"training arguments: {error}\n  fix: correct the flag it names") from error
 
 
-def describe_settings(args: TrainingArguments, *, use_lora: bool) -> str:
-    """Say in one line what matters most about how a run learns."""
+def describe_settings(args: TrainingArguments, *, use_lora: bool, rows: RowPlanner | None = None) -> str:
+    """Say in one line what matters most about how a run learns; two with packed rows."""
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    batches = args.gradient_accumulation_steps * args.world_size
+    batch = f"{args.per_device_train_batch_size * batches} records"
+    packed = ""
+    if rows is not None:
+        batch = f"{batches} packed row{'s' if batches > 1 else ''}"
+        steps = -(-rows.num_rows // batches)
+        packed = (
+            f"\npacked rows of up to {rows.capacity} tokens, {rows.fill:.1%} full; "
+            f"an epoch has {rows.num_rows} rows, {steps} steps of about {rows.num_records / steps:.3g} records"
+        )
     return (
         f"{'LoRA' if use_lora else 'full'} fine-tuning, learning rate {args.learning_rate:g} "
         f"({schedule}, warmup {args.warmup_steps:g}), {precision}, "
         f"{args.world_size} process{'es' if args.world_size > 1 else ''} on {args.device.type}, "
-        f"{batch} records per step, seed {args.seed}"
+        f"{batch} per step, seed {args.seed}{packed}"
     )

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 
+from minicpmv.training.batches import BatchPlan, Collate, EpochTeller, PlannedBatches, make_loader
 from minicpmv.training.callbacks import RunProgress, memory_gib
 from minicpmv.training.checkpoints import STAGING, publish, rotate, seal
 from minicpmv.training.console import notice
@@ -30,11 +32,25 @@ class MiniCPMVTrainer(Trainer):
     Args:
         write_companions: Called on the writing process with each new checkpoint's directory, to add the small files
             that make a full checkpoint usable by itself.
+        plan: Which records make up each batch of training; without it transformers' own sampler does.
+        train_collator: Joins the records of a planned batch; evaluation has ``data_collator``.
         kwargs: As for ``Trainer``.
     """
 
-    def __init__(self, *, write_companions: Callable[[Path], None] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        write_companions: Callable[[Path], None] | None = None,
+        plan: BatchPlan | None = None,
+        train_collator: Collate | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self._train_collator: Any = train_collator or self.data_collator
+        self._batches = None
+        if plan is not None:
+            self._batches = PlannedBatches(plan)
+            self.add_callback(EpochTeller(self._batches))
         self._write_companions = write_companions
         self._staging: str | None = None
         self._tokens: Tensor | int = 0
@@ -43,12 +59,28 @@ class MiniCPMVTrainer(Trainer):
             self.remove_callback(shown)
         self.add_callback(RunProgress(bar=not self.args.disable_tqdm))
 
+    # ------------------------------------------------------------------------------------------------------- batches
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        if self._batches is None:
+            return super().get_train_dataloader()
+        dataset: Any = self.train_dataset
+        return self.accelerator.prepare(make_loader(dataset, self._batches, self.args, self._train_collator))
+
+    def get_total_train_batch_size(self, args: TrainingArguments) -> int:
+        if self._batches is None:
+            return super().get_total_train_batch_size(args)
+        dataset: Any = self.train_dataset  # Trainer makes samples per second of this: on average, then
+        return max(1, round(len(dataset) * args.gradient_accumulation_steps * args.world_size / len(self._batches)))
+
     # ------------------------------------------------------------------------------------------------------- numbers
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         if self._clock is None:  # not before: setting up an engine takes longer than many steps
             self._clock = time.perf_counter()
-        self._tokens = self._tokens + inputs["attention_mask"].sum()  # stays on the device: no wait in each step
+        mask = inputs.get("attention_mask")  # a packed row has none, and no padding
+        # The sum stays on the device: no wait in each step.
+        self._tokens = self._tokens + (inputs["input_ids"].numel() if mask is None else mask.sum())
         return super().training_step(model, inputs, *args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

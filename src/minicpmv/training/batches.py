@@ -1,0 +1,136 @@
+"""Planned batches on their way through transformers' and accelerate's loading: which records, in which epoch, where.
+
+``data.packing`` and ``data.grouping`` decide; here their plan becomes a batch sampler that accelerate deals out to
+processes and that a resumed run continues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, cast
+
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import seed_worker
+
+from minicpmv.data.dataset import LengthReport
+from minicpmv.data.grouping import LengthGrouper
+from minicpmv.data.packing import RowPlanner
+from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.training.arguments import RunArguments
+
+__all__ = ["BatchPlan", "EpochTeller", "PlannedBatches", "estimate_costs", "make_loader", "plan_batches"]
+
+Collate = Callable[[Sequence[dict[str, Tensor]]], dict[str, Tensor]]
+
+
+class BatchPlan(Protocol):
+    """A plan of every epoch: as many batches in each, a multiple of the processes; batch n goes to process n % R."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def rows(self, epoch: int) -> list[list[int]]: ...
+
+
+class PlannedBatches(Sampler[list[int]]):
+    """A batch sampler that follows a plan."""
+
+    def __init__(self, plan: BatchPlan) -> None:
+        self._plan = plan
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._plan.num_rows
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._plan.rows(self._epoch))
+
+
+@dataclass
+class EpochTeller(TrainerCallback):
+    """Tells a batch sampler the epoch.
+
+    Trainer does so itself, but not through the two wrappers that the sampler has in a run of several processes that
+    goes on in the middle of an epoch. This may go when it does.
+    """
+
+    sampler: PlannedBatches
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
+def plan_batches(
+    run: RunArguments, args: TrainingArguments, lengths: LengthReport, *, costs: Sequence[float]
+) -> RowPlanner | LengthGrouper | None:
+    """Plan the batches of a run; None where transformers' own sampler does.
+
+    Args:
+        run: Says whether rows are packed.
+        args: Says how many processes there are, and how large a batch is. With packing, a row holds as many tokens as
+            a batch of that many rows of ``pack_length``.
+        lengths: Of the records.
+        costs: Of the records, see :func:`estimate_costs`.
+    """
+    seed = args.seed if args.data_seed is None else args.data_seed
+    if run.packing:
+        return RowPlanner(
+            lengths.lengths,
+            capacity=(run.pack_length or run.model_max_length) * args.per_device_train_batch_size,
+            costs=costs,
+            num_ranks=args.world_size,
+            seed=seed,
+            shuffle=args.train_sampling_strategy != "sequential",
+        )
+    if args.train_sampling_strategy == "group_by_length":
+        size = args.per_device_train_batch_size
+        return LengthGrouper(lengths.lengths, batch_size=size, num_ranks=args.world_size, seed=seed)
+    return None
+
+
+def estimate_costs(lengths: LengthReport, config: MiniCPMVConfig, *, scale_resolution: int) -> list[float]:
+    """Work of each record, in tokens of the language model: its own tokens, and what the tower does for its images.
+
+    Weights stand for work, because a layer multiplies each token or patch with each of its weights; what attention adds
+    with length is left out. Every slice has about ``scale_resolution`` squared pixels.
+    """
+    vision, text = config.vision_config, config.text_config
+    patches_per_token = (scale_resolution // cast("int", vision.patch_size)) ** 2 / config.query_num
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    attention = 2 * text.hidden_size * head * (text.num_attention_heads + text.num_key_value_heads)
+    per_token = text.num_hidden_layers * (attention + 3 * text.hidden_size * text.intermediate_size)
+    per_layer = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
+    weight = patches_per_token * vision.num_hidden_layers * per_layer / per_token
+    return [n + weight * seen for n, seen in zip(lengths.lengths, lengths.num_image_tokens, strict=True)]
+
+
+def make_loader(
+    dataset: Dataset[Any], sampler: PlannedBatches, args: TrainingArguments, collate: Collate
+) -> DataLoader[Any]:
+    """Make the loader of planned batches, with the workers that the flags say."""
+    # Fields that older releases of transformers lack.
+    newer = {
+        name: getattr(args, f"dataloader_{name}")
+        for name in ("in_order", "multiprocessing_context")
+        if hasattr(args, f"dataloader_{name}")
+    }
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory,
+        persistent_workers=args.dataloader_persistent_workers,
+        prefetch_factor=args.dataloader_prefetch_factor,
+        worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
+        **newer,
+    )

@@ -1,0 +1,110 @@
+"""Planned batches through real data loaders, dealt out by accelerate as in a run of several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from accelerate import skip_first_batches
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import Dataset
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from minicpmv.data.dataset import LengthReport
+from minicpmv.data.grouping import LengthGrouper
+from minicpmv.data.packing import RowPlanner
+from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.training.arguments import parse_arguments
+from minicpmv.training.batches import EpochTeller, PlannedBatches, estimate_costs, make_loader, plan_batches
+from tests.tiny import FIXTURES
+
+LENGTHS = np.random.default_rng(0).integers(1, 60, 50).tolist()
+
+
+class Numbers(Dataset[int]):
+    def __len__(self) -> int:
+        return len(LENGTHS)
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def as_list(items: Sequence[Any]) -> Any:
+    return {"ids": list(items)}
+
+
+def loader(plan: Any, *, rank: int, ranks: int, workers: int, output: Path) -> tuple[Any, PlannedBatches]:
+    args = TrainingArguments(output_dir=str(output), dataloader_num_workers=workers, use_cpu=True)
+    sampler = PlannedBatches(plan)
+    made = make_loader(Numbers(), sampler, args, as_list)
+    return prepare_data_loader(made, num_processes=ranks, process_index=rank, put_on_device=False), sampler
+
+
+def plans(ranks: int) -> list[Any]:
+    return [
+        RowPlanner(LENGTHS, capacity=100, num_ranks=ranks),
+        LengthGrouper(LENGTHS, batch_size=4, num_ranks=ranks),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")  # torch, where there are fewer cores
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_every_record_is_seen_once_in_an_epoch(ranks: int, workers: int, tmp_path: Path) -> None:
+    for plan in plans(ranks):
+        seen: list[list[list[int]]] = []
+        for rank in range(ranks):
+            batches, _ = loader(plan, rank=rank, ranks=ranks, workers=workers, output=tmp_path)
+            seen.append([batch["ids"] for batch in batches])
+        assert {len(rows) for rows in seen} == {plan.num_rows // ranks}, "every process takes as many steps"
+        assert sorted(i for rows in seen for row in rows for i in row) == list(range(len(LENGTHS)))
+        dealt = [row for rows in zip(*seen, strict=True) for row in rows]
+        assert dealt == plan.rows(0), "whatever the number of workers"
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_resumed_in_a_later_epoch_the_rest_is_seen(ranks: int, tmp_path: Path) -> None:
+    for plan in plans(ranks):
+        for rank in range(ranks):
+            batches, sampler = loader(plan, rank=rank, ranks=ranks, workers=0, output=tmp_path)
+            rest: Any = skip_first_batches(batches, 3)
+            args: Any = None
+            EpochTeller(sampler).on_epoch_begin(args, TrainerState(epoch=2.37), TrainerControl())
+            rest.set_epoch(2)
+            assert [batch["ids"] for batch in rest] == plan.rows(2)[rank::ranks][3:]
+
+
+def plan_of(flags: str, tmp_path: Path, **fields: Any) -> Any:
+    needed = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o"]
+    run = parse_arguments([*needed, *flags.split()]).run
+    args: Any = SimpleNamespace(
+        seed=1, data_seed=None, world_size=2, per_device_train_batch_size=1, train_sampling_strategy="random"
+    )
+    vars(args).update(fields)
+    lengths = LengthReport(lengths=(5, 9), num_trained=(1, 1), num_image_tokens=(0, 0), reductions=())
+    return plan_batches(run, args, lengths, costs=[5.0, 9.0])
+
+
+def test_a_row_has_as_many_tokens_as_the_rows_of_a_batch(tmp_path: Path) -> None:
+    assert plan_of("--packing true", tmp_path).capacity == 2048
+    assert plan_of("--packing true --pack_length 3000", tmp_path, per_device_train_batch_size=4).capacity == 12000
+
+
+def test_other_runs_are_left_to_transformers(tmp_path: Path) -> None:
+    assert plan_of("", tmp_path) is None
+    assert isinstance(plan_of("", tmp_path, train_sampling_strategy="group_by_length"), LengthGrouper)
+
+
+def test_images_cost_what_the_tower_does_for_them() -> None:
+    """A quarter of the pixels in each slice is a quarter of the work."""
+    config = MiniCPMVConfig.from_pretrained(FIXTURES / "v2_6")
+    lengths = LengthReport(lengths=(10, 100), num_trained=(1, 1), num_image_tokens=(0, 64), reductions=())
+    text, seen = estimate_costs(lengths, config, scale_resolution=448)
+    _, seen_small = estimate_costs(lengths, config, scale_resolution=224)
+    assert text == 10
+    assert seen > 100
+    assert seen_small - 100 == pytest.approx((seen - 100) / 4)
