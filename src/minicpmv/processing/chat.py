@@ -118,11 +118,14 @@ def render(
             "  fix: leave enable_thinking out"
         )
     _check(turns, dialect, version)
-    if default_system and dialect.system and turns[0].role != "system":
+    adds_system = default_system and bool(dialect.system) and turns[0].role != "system"
+    if adds_system:
         turns = [Turn("system", (dialect.system,)), *turns]
     if continue_final_message:
         return _open_end(turns, dialect, add_generation_prompt=add_generation_prompt)
     segments = list(dialect.write(turns, add_generation_prompt))
+    if adds_system:  # the format's words, not the user's
+        segments[1] = TextSegment(dialect.system, "template")
     if add_generation_prompt and enable_thinking is not None:
         segments.append(TextSegment(dialect.thinking_openings[enable_thinking], "template"))
     return segments

@@ -31,7 +31,7 @@ _SLOT = "<unk>"
 
 @dataclass(frozen=True, slots=True)
 class EncodedSample:
-    """One conversation in tokens; the three lists have one length."""
+    """One conversation in tokens; the four lists have one length."""
 
     input_ids: list[int]
     labels: list[int]
@@ -39,6 +39,9 @@ class EncodedSample:
     answers between turns have no end token: its label stands on the token that follows the answer."""
     image_mask: list[bool]
     """True where an image feature goes, in the order of the image blocks."""
+    template_mask: list[bool]
+    """True where the format, not the data, wrote the token: role headers, end tokens, tags around slices. A token made
+    of both counts as what its first character is."""
 
 
 class Vocabulary:
@@ -77,6 +80,10 @@ class Vocabulary:
     def encode_plain(self, text: str) -> list[int]:
         """Encode text in which no special token is recognised."""
         return self._plain.encode(text, add_special_tokens=False).ids if text else []
+
+    def find_tokens(self, text: str) -> list[int]:
+        """Return where each token of ``encode_plain(text)`` begins, in characters."""
+        return [start for start, _ in self._plain.encode(text, add_special_tokens=False).offsets]
 
     def split_template(self, text: str) -> Iterator[str | int]:
         """Yield the plain stretches of a template's text, and control tokens as ids."""
@@ -238,11 +245,12 @@ class _Writer:
         self._ids: list[int] = []
         self._labels: list[int] = []
         self._mask: list[bool] = []
-        self._waiting: list[str] = []
+        self._template: list[bool] = []
+        self._waiting: list[tuple[str, bool]] = []  # stretches of text, and whether each is a template's
         self._expected: int | None = None  # an end token that the next token's label holds
 
     def write_template(self, text: str) -> None:
-        self._write(self._vocabulary.split_template(text))
+        self._write(self._vocabulary.split_template(text), is_template=True)
 
     def write_content(self, text: str) -> None:
         self._write(self._vocabulary.split_content(text))
@@ -254,7 +262,7 @@ class _Writer:
 
     def write_end(self, text: str) -> None:
         self._flush()
-        self._append([self._vocabulary[text]], train=True)
+        self._append([self._vocabulary[text]], [True], train=True)
 
     def expect(self, text: str) -> None:
         self._flush()
@@ -262,35 +270,52 @@ class _Writer:
 
     def write_slots(self, count: int) -> None:
         self._flush()
-        self._append([self._vocabulary[_SLOT]] * count, is_image=True)
+        self._append([self._vocabulary[_SLOT]] * count, [False] * count, is_image=True)
 
     def finish(self) -> EncodedSample:
         self._flush()
         assert self._expected is None, "an unwritten end needs a token after it"
-        return EncodedSample(self._ids, self._labels, self._mask)
+        return EncodedSample(self._ids, self._labels, self._mask, self._template)
 
-    def _write(self, pieces: Iterator[str | int | None] | Iterator[str | int], *, train: bool = False) -> None:
+    def _write(
+        self,
+        pieces: Iterator[str | int | None] | Iterator[str | int],
+        *,
+        train: bool = False,
+        is_template: bool = False,
+    ) -> None:
         for piece in pieces:
             if isinstance(piece, str):
-                self._waiting.append(piece)
+                self._waiting.append((piece, is_template))
                 continue
             self._flush(train=train)
             if piece is not None:
-                self._append([piece], train=train)
+                self._append([piece], [is_template], train=train)
 
     def _flush(self, *, train: bool = False) -> None:
         if self._waiting:
-            ids = self._vocabulary.encode_plain("".join(self._waiting))
+            text = "".join(piece for piece, _ in self._waiting)
+            ids = self._vocabulary.encode_plain(text)
+            self._append(ids, self._owners(text, len(ids)), train=train)
             self._waiting.clear()
-            self._append(ids, train=train)
 
-    def _append(self, ids: list[int], *, train: bool = False, is_image: bool = False) -> None:
+    def _owners(self, text: str, num_tokens: int) -> list[bool]:
+        """Tell of each token of the waiting text whether a template wrote its first character."""
+        if len({is_template for _, is_template in self._waiting}) == 1:
+            return [self._waiting[0][1]] * num_tokens
+        owner_of_character = [is_template for piece, is_template in self._waiting for _ in piece]
+        return [owner_of_character[start] for start in self._vocabulary.find_tokens(text)]
+
+    def _append(
+        self, ids: list[int], from_template: list[bool], *, train: bool = False, is_image: bool = False
+    ) -> None:
         labels = list(ids) if train else [IGNORED] * len(ids)
         if self._expected is not None and ids:
             labels[0], self._expected = self._expected, None
         self._ids += ids
         self._labels += labels
         self._mask += [is_image] * len(ids)
+        self._template += from_template
 
 
 def _splitter(texts: Sequence[str]) -> re.Pattern[str]:

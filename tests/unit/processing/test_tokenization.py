@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 from PIL import Image
@@ -230,3 +231,23 @@ def test_preparing_to_encode_leaves_the_tokenizer_as_it_was(processors: dict[str
     processor.encode_conversation((user("<|im_end|>"),))
     ids = processor.tokenizer.encode("<|im_end|>", add_special_tokens=False)
     assert ids == [processor.vocabulary["<|im_end|>"]]
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_template_mask_leaves_out_what_the_conversation_says(processor: MiniCPMVProcessor, name: str) -> None:
+    """What is neither the format's nor an image, in one string, is what was said.
+
+    But for white space, which 2.5 removes at both ends, and for brackets: 2.0 may join ``>`` and ``<`` into one token.
+    """
+    turns = CONVERSATIONS[name]
+    sizes = [image.size for image in images_of(turns)]
+    sample = processor.encode_text(turns, sizes)
+    assert len(sample.template_mask) == len(sample.input_ids)
+    own = [
+        token
+        for token, is_image, is_template in zip(sample.input_ids, sample.image_mask, sample.template_mask, strict=True)
+        if not is_image and not is_template
+    ]
+    said = ["\n".join("" if isinstance(part, ImageRef) else part for part in turn.content) for turn in turns]
+    found = str(processor.tokenizer.decode(own))
+    assert re.sub(r"[\s<>]", "", found) == re.sub(r"[\s<>]", "", "".join(said))
