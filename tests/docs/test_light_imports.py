@@ -30,7 +30,7 @@ except SystemExit:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["chat", "--help"], ["eval", "--help"], ["demo", "-h"]]
+    "arguments", [["--help"], ["--version"], ["chat", "--help"], ["eval", "--help"], ["show", "--help"], ["demo", "-h"]]
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert _loaded_by(_command(*arguments)) == set()

@@ -1,0 +1,117 @@
+"""``minicpmv show``: a page with what the model sees of some records."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from minicpmv.cli.model_options import positive_int
+from minicpmv.errors import UsageError
+
+__all__ = ["NAME", "SUMMARY", "run"]
+
+NAME = "show"
+SUMMARY = "write a page that shows records as the model reads them"
+
+_SAMPLED = 8
+
+_EXAMPLES = """examples:
+  minicpmv show train.json --model output/demo/model
+  minicpmv show train.json --model output/demo/model --record digit-0003 --record 17 --output page.html
+"""
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"minicpmv {NAME}",
+        description="Write one HTML page that shows records as the model reads them in training: the conversation, "
+        "the images with the lines along which they are cut, every token with its id and whether it is trained, and "
+        "the lengths. The page needs nothing beside it and no network.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data", metavar="DATA", help="file of records, as for training")
+    parser.add_argument(
+        "--model", required=True, metavar="PATH", help="directory of a base model, a tuned model or an adapter"
+    )
+    parser.add_argument("--output", default="show.html", metavar="FILE", help="page to write (default: %(default)s)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--record",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="ID|INDEX",
+        help="records to show, by id, or by position from 0; may be repeated",
+    )
+    which.add_argument(
+        "--sample", type=positive_int, metavar="N", help=f"show N records drawn at random (default: {_SAMPLED})"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of --sample (default: %(default)s)")
+    parser.add_argument("--image-root", metavar="DIR", help="folder of relative image paths (default: DATA's own)")
+    parser.add_argument(
+        "--model-max-length",
+        type=positive_int,
+        default=2048,
+        metavar="N",
+        help="as training's --model_max_length (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-slice-nums",
+        type=positive_int,
+        metavar="N",
+        help="most tiles cut from one picture (default: the checkpoint's own)",
+    )
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Read and check the data, write the page, say where it is."""
+    options = _build_parser().parse_args(arguments)
+    _check_output(options.output, options.data)
+    from minicpmv.data.dataset import ConversationDataset
+    from minicpmv.data.loading import load_records
+    from minicpmv.inference.loading import base_of_adapter, find_version
+    from minicpmv.processing.processor import MiniCPMVProcessor
+    from minicpmv.report.page import Header, render_page
+    from minicpmv.report.selection import select_records
+
+    version = find_version(options.model)
+    records = load_records(options.data, image_root=options.image_root, version=version)
+    count = options.sample or _SAMPLED
+    chosen = select_records(records, names=options.record, sample=count, seed=options.seed)
+    dataset = ConversationDataset(
+        chosen,
+        MiniCPMVProcessor.from_pretrained(base_of_adapter(options.model) or options.model),
+        max_length=options.model_max_length,
+        max_slice_nums=options.max_slice_nums,
+    )
+    drawn = not options.record and len(chosen) < len(records)
+    header = Header(
+        data=options.data,
+        model=options.model,
+        num_records=len(records),
+        choice=f"drawn with seed {options.seed}" if drawn else "",
+    )
+    page = render_page(dataset, header)
+    try:
+        with open(options.output, "w", encoding="utf-8") as file:
+            file.write(page)
+    except OSError as error:
+        raise UsageError(
+            f"--output: cannot write {options.output!r} ({error.strerror})\n  fix: name a file that you may write"
+        ) from error
+    print(f"{len(chosen)} of {len(records)} records: {options.output}")
+    return 0
+
+
+def _check_output(output: str, data: str) -> None:
+    """Refuse what would fail, or overwrite the data, only after all the work."""
+    folder = os.path.dirname(output) or "."
+    if not os.path.isdir(folder):
+        raise UsageError(f"--output: found no folder {folder!r}, expected one\n  fix: make it, or name another")
+    if os.path.isdir(output):
+        raise UsageError(f"--output: found {output!r}, a folder; expected a file to write\n  fix: add a file name")
+    if os.path.exists(output) and os.path.exists(data) and os.path.samefile(output, data):
+        raise UsageError(f"--output: found {output!r}, the data file itself\n  fix: name another file")

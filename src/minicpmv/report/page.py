@@ -1,0 +1,89 @@
+"""Writes the page of ``minicpmv show``: one file that needs nothing beside it, neither network nor other files.
+
+All that comes from the data is escaped by the template engine; the style sheet and the script are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jinja2
+
+from minicpmv import __version__
+from minicpmv.data.dataset import ConversationDataset
+from minicpmv.report.record_views import view_record
+from minicpmv.report.sequence import ImageRun
+from minicpmv.report.spelling import TokenSpelling
+
+__all__ = ["Header", "render_page"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What a page says about itself."""
+
+    data: str
+    """The data file, as the user wrote it."""
+    model: str
+    """The model, as the user wrote it."""
+    num_records: int
+    """Records in the file, shown or not."""
+    choice: str
+    """How the records were chosen, in words; empty for all."""
+
+
+def render_page(dataset: ConversationDataset, header: Header) -> str:
+    """Return the page for all records of a data set.
+
+    Args:
+        dataset: Holds the chosen records, with the limits of the training that they are meant for.
+        header: What stands above them.
+
+    Raises:
+        DataError: An image is no longer what it was when it was checked.
+    """
+    processor = dataset.processor
+    spelling = TokenSpelling(processor.tokenizer)
+    views = [view_record(dataset, index, spelling) for index in range(len(dataset))]
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            header=header,
+            version=processor.version,
+            views=views,
+            max_length=dataset.max_length,
+            max_slice_nums=dataset.max_slice_nums,
+            query_num=processor.query_num,
+            package_version=__version__,
+        )
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("minicpmv.report", "assets"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": _count, "length_in_pixels": _length, "share": _share}
+    environment.tests["image_run"] = lambda value: isinstance(value, ImageRun)
+    return environment
+
+
+def _count(number: int) -> str:
+    """Write a whole number with its thousands apart."""
+    return f"{number:,}"
+
+
+def _length(pixels: float) -> str:
+    """Write pixels, with one decimal where they are not whole."""
+    return f"{pixels:,.1f}".removesuffix(".0")
+
+
+def _share(part: int, whole: int) -> str:
+    """Write a share in per cent; what is there is never 0 %."""
+    percent = 100 * part / whole if whole else 0.0
+    return "< 1 %" if 0 < percent < 1 else f"{percent:.0f} %"

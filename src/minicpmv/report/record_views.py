@@ -1,0 +1,154 @@
+"""Everything that a page shows of one record, taken from the data set that training reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from minicpmv.data.dataset import ConversationDataset
+from minicpmv.data.records import Record
+from minicpmv.errors import DataError
+from minicpmv.models.loss import IGNORED
+from minicpmv.processing.chat import ImageRef
+from minicpmv.processing.images import load_image
+from minicpmv.processing.tokenization import EncodedSample
+from minicpmv.report.pictures import Picture, show_picture
+from minicpmv.report.sequence import ImageRun, Kind, Word, arrange_tokens, classify
+from minicpmv.report.spelling import TokenSpelling
+
+__all__ = ["Lengths", "Message", "RecordView", "view_record"]
+
+TOO_LONG = "D201"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One turn."""
+
+    role: str
+    parts: tuple[str | Picture, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lengths:
+    """Tokens of one record, as it is shown."""
+
+    total: int
+    trained: int
+    """Tokens with a label."""
+    of_kind: dict[Kind, int]
+    wanted: int
+    """With all the slices that the limit of tiles allows."""
+    limit: int
+    """``--model_max_length``."""
+    max_slice_nums: int
+    """Most tiles per image with which the record is shown."""
+    wanted_slice_nums: int
+    """Most tiles per image without regard to length."""
+
+    @property
+    def is_reduced(self) -> bool:
+        """Whether it has fewer slices than it would have with more room."""
+        return self.wanted > self.total
+
+    @property
+    def scale(self) -> int:
+        """Tokens that the full width of a bar stands for."""
+        return max(self.total, self.limit)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecordView:
+    """One record on a page."""
+
+    record: Record
+    messages: tuple[Message, ...]
+    pictures: tuple[Picture, ...]
+    sequence: tuple[Word | ImageRun, ...]
+    lengths: Lengths
+    error: str = ""
+    """What training would say instead of using it; empty if it would be used."""
+
+
+def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpelling) -> RecordView:
+    """Encode one record as training does, and lay it out.
+
+    A record that is too long with one slice per image is shown so, with the error that training would raise.
+
+    Args:
+        dataset: As training has it, with the same limits.
+        index: Position in it.
+        spelling: Of its tokenizer.
+
+    Raises:
+        DataError: An image is no longer what it was when it was checked.
+    """
+    record, processor = dataset.records[index], dataset.processor
+    sizes = record.image_sizes or tuple(load_image(source).size for source in record.images)
+    max_slice_nums, wanted, sample = _fit(dataset, record, sizes)
+    input_ids, labels, error = sample.input_ids, sample.labels, ""
+    try:
+        item = dataset[index]
+    except DataError as problem:
+        if [each.code for each in problem.problems] != [TOO_LONG]:
+            raise
+        error = str(problem)
+    else:
+        input_ids, labels = item["input_ids"].tolist(), item["labels"].tolist()
+        assert input_ids == sample.input_ids, "the data set takes the first limit that fits"
+    plans = [processor.image_processor.plan(size, max_slice_nums) for size in sizes]
+    pictures = tuple(
+        show_picture(source, plan, number=number, query_num=processor.query_num)
+        for number, (source, plan) in enumerate(zip(record.images, plans, strict=True), start=1)
+    )
+    sequence = arrange_tokens(
+        input_ids=input_ids,
+        labels=labels,
+        image_mask=sample.image_mask,
+        template_mask=sample.template_mask,
+        slices=[name for picture in pictures for name in picture.slice_names(is_only=len(pictures) == 1)],
+        spelling=spelling,
+    )
+    masks = zip(labels, sample.image_mask, sample.template_mask, strict=True)
+    kinds = Counter[Kind](classify(label=label, is_image=image, is_template=own) for label, image, own in masks)
+    return RecordView(
+        record=record,
+        messages=_messages(record, pictures),
+        pictures=pictures,
+        sequence=tuple(sequence),
+        lengths=Lengths(
+            total=len(input_ids),
+            trained=sum(label != IGNORED for label in labels),
+            of_kind={kind: kinds[kind] for kind in ("image", "template", "context", "trained")},
+            wanted=wanted,
+            limit=dataset.max_length,
+            max_slice_nums=max_slice_nums,
+            wanted_slice_nums=dataset.max_slice_nums,
+        ),
+        error=error,
+    )
+
+
+def _fit(
+    dataset: ConversationDataset, record: Record, sizes: Sequence[tuple[int, int]]
+) -> tuple[int, int, EncodedSample]:
+    """Return the limit of tiles that the data set settles on, the tokens without it, and the sample with it."""
+    fewest = 1 if sizes else dataset.max_slice_nums
+    wanted = 0
+    for max_slice_nums in range(dataset.max_slice_nums, fewest - 1, -1):
+        sample = dataset.processor.encode_text(record.turns, sizes, max_slice_nums=max_slice_nums)
+        wanted = wanted or len(sample.input_ids)
+        if len(sample.input_ids) <= dataset.max_length or max_slice_nums == fewest:
+            return max_slice_nums, wanted, sample
+    raise AssertionError("the loop ends at the fewest slices")
+
+
+def _messages(record: Record, pictures: Sequence[Picture]) -> tuple[Message, ...]:
+    return tuple(
+        Message(
+            role=turn.role,
+            parts=tuple(pictures[part.index] if isinstance(part, ImageRef) else part for part in turn.content),
+        )
+        for turn in record.turns
+    )

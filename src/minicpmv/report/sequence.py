@@ -1,0 +1,129 @@
+"""From a sample's ids, labels and masks to what a page shows of them: chips, runs of image slots, broken characters.
+
+Takes the tokens as they are; nothing is encoded or left out here.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from minicpmv.models.loss import IGNORED
+from minicpmv.report.spelling import Mark, TokenSpelling, spell
+
+__all__ = ["ImageRun", "Kind", "Token", "Word", "arrange_tokens", "classify"]
+
+Kind = Literal["trained", "context", "template", "image"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Token:
+    """One token of the sequence."""
+
+    position: int
+    """From 0."""
+    id: int
+    kind: Kind
+    marks: tuple[Mark, ...]
+    text: str
+    """As ``marks``, in one string."""
+    is_added: bool
+    """Whether it is one of the tokenizer's own tokens and no piece of text."""
+    other_label: int | None = None
+    """The id that is learnt here where that is not the token itself (2.0, between turns); None elsewhere."""
+    num_breaks: int = 0
+    """Line breaks with which it ends."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Word:
+    """Tokens that belong together: usually one, several where they share a character."""
+
+    tokens: tuple[Token, ...]
+    whole: str = ""
+    """What several tokens say together; empty for one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageRun:
+    """The slots of one slice."""
+
+    label: str
+    tokens: tuple[Token, ...]
+
+
+def classify(*, label: int, is_image: bool, is_template: bool) -> Kind:
+    """Tell what a token is to the model. A trained end token counts as trained, though the format wrote it."""
+    if is_image:
+        return "image"
+    if label != IGNORED:
+        return "trained"
+    return "template" if is_template else "context"
+
+
+def arrange_tokens(
+    *,
+    input_ids: Sequence[int],
+    labels: Sequence[int],
+    image_mask: Sequence[bool],
+    template_mask: Sequence[bool],
+    slices: Sequence[str],
+    spelling: TokenSpelling,
+) -> list[Word | ImageRun]:
+    """Return every token once, in order.
+
+    Args:
+        input_ids: The sequence.
+        labels: Of each token; unshifted, -100 where nothing is trained.
+        image_mask: True where an image feature goes.
+        template_mask: True where the format wrote the token.
+        slices: What each run of image slots shows, in order.
+        spelling: Of the checkpoint's tokenizer.
+    """
+    tokens: list[Token] = []
+    for position, token_id in enumerate(input_ids):
+        label, data = labels[position], spelling.bytes_of(token_id)
+        marks = spell(data)
+        kind = classify(label=label, is_image=image_mask[position], is_template=template_mask[position])
+        tokens.append(
+            Token(
+                position=position,
+                id=token_id,
+                kind=kind,
+                marks=tuple(marks),
+                text="".join(mark.text for mark in marks),
+                is_added=spelling.is_added(token_id),
+                other_label=label if label not in (IGNORED, token_id) else None,
+                num_breaks=len(data) - len(data.rstrip(b"\n")),
+            )
+        )
+    names = iter(slices)
+    arranged: list[Word | ImageRun] = []
+    for is_image, group in groupby(tokens, key=lambda token: token.kind == "image"):
+        if is_image:
+            arranged.append(ImageRun(label=next(names), tokens=tuple(group)))
+        else:
+            arranged.extend(_words(list(group), spelling))
+    assert next(names, None) is None, "every slice has its run of slots"
+    return arranged
+
+
+def _words(tokens: Sequence[Token], spelling: TokenSpelling) -> Iterator[Word]:
+    """Join tokens that end inside a character with those that complete it."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    held: list[Token] = []
+    for position, token in enumerate(tokens):
+        held.append(token)
+        decoder.decode(spelling.bytes_of(token.id))
+        is_inside, _ = decoder.getstate()
+        follower = tokens[position + 1] if position + 1 < len(tokens) else None
+        if is_inside and follower is not None and not follower.is_added:
+            continue
+        data = b"".join(spelling.bytes_of(part.id) for part in held)
+        whole = "".join(mark.text for mark in spell(data)) if len(held) > 1 else ""
+        yield Word(tokens=tuple(held), whole=whole)
+        decoder.reset()
+        held = []

@@ -1,0 +1,87 @@
+"""``minicpmv show`` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minicpmv.data.dataset import ConversationDataset
+from minicpmv.data.loading import load_records
+from minicpmv.processing.processor import MiniCPMVProcessor
+from tests.parity.cases import FIXTURES
+from tests.run.test_chat import SLICED, minicpmv
+from tests.tiny import conversation, write_data
+from tests.unit.report.pages import read_page
+
+
+def write_records(folder: Path, version: str) -> str:
+    shutil.copy(FIXTURES / version / SLICED, folder / "wide.png")
+    records: list[dict[str, Any]] = [
+        {
+            "id": "a",
+            "image": "wide.png",
+            "conversations": conversation("<image>\nWhat is it?", "Noise.", "So?", "Yes."),
+        },
+        {"id": "b", "conversations": conversation("你好", "<script>alert(1)</script>")},
+        {"conversations": conversation("Third", "3")},
+    ]
+    return write_data(folder / "train.json", records)
+
+
+@pytest.mark.parametrize(("version", "limit"), [("v2", 48), ("v2_6", 64), ("v4_5", 64)])
+def test_the_page_shows_what_training_reads(tmp_path: Path, version: str, limit: int) -> None:
+    data, output = write_records(tmp_path, version), tmp_path / "page.html"
+    done = minicpmv("show", data, "--model", FIXTURES / version, "--output", output, "--model-max-length", str(limit))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"3 of 3 records: {output}\n"
+    page = read_page(output.read_text(encoding="utf-8"))
+    dataset = ConversationDataset(
+        load_records(data), MiniCPMVProcessor.from_pretrained(FIXTURES / version), max_length=limit
+    )
+    assert [(record.ids, record.labels) for record in page.records] == [
+        (item["input_ids"].tolist(), item["labels"].tolist()) for item in dataset
+    ]
+    assert "Fewer slices." in page.text
+    assert [link for link in page.links if not link.startswith(("#", "data:image/"))] == []
+
+
+def test_named_records_stand_in_the_order_of_their_names(tmp_path: Path) -> None:
+    data, output = write_records(tmp_path, "v2_6"), tmp_path / "page.html"
+    done = minicpmv("show", data, "--model", FIXTURES / "v2_6", "--record", "2", "a", "--output", output)
+    assert done.returncode == 0, done.stderr
+    text = read_page(output.read_text(encoding="utf-8")).text
+    assert len(read_page(output.read_text(encoding="utf-8")).records) == 2
+    assert text.index("record 2\n") < text.index("train.json:2, record 0")
+
+
+def test_a_sample_says_how_it_was_drawn(tmp_path: Path) -> None:
+    data, output = write_records(tmp_path, "v2_6"), tmp_path / "page.html"
+    done = minicpmv("show", data, "--model", FIXTURES / "v2_6", "--sample", "1", "--seed", "5", "--output", output)
+    assert done.stdout == f"1 of 3 records: {output}\n", done.stderr
+    assert "1 of 3, drawn with seed 5" in output.read_text(encoding="utf-8")
+
+
+def test_unsound_data_is_refused_with_the_report_of_training(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "train.json", [{"id": "a", "conversations": conversation("<image>\nWhy?", "So.")}])
+    done = minicpmv("show", data, "--model", FIXTURES / "v2_6", "--output", tmp_path / "page.html")
+    assert done.returncode == 2
+    assert "[D133] found 1 placeholder(s) for 0 image(s)" in done.stderr
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_the_data_file_is_never_overwritten(tmp_path: Path) -> None:
+    data = write_records(tmp_path, "v2_6")
+    done = minicpmv("show", data, "--model", FIXTURES / "v2_6", "--output", data)
+    assert done.returncode == 2
+    assert "the data file itself" in done.stderr
+    assert len(json.loads(Path(data).read_text(encoding="utf-8"))) == 3
+
+
+def test_a_folder_that_is_not_there_is_named_before_anything_is_read(tmp_path: Path) -> None:
+    done = minicpmv("show", "nowhere.json", "--model", "nowhere", "--output", tmp_path / "missing" / "page.html")
+    assert done.returncode == 2
+    assert "--output: found no folder" in done.stderr
