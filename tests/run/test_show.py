@@ -81,6 +81,13 @@ def test_the_data_file_is_never_overwritten(tmp_path: Path) -> None:
     assert len(json.loads(Path(data).read_text(encoding="utf-8"))) == 3
 
 
+def test_a_model_that_is_not_there_is_named_without_a_traceback(tmp_path: Path) -> None:
+    data = write_records(tmp_path, "v2_6")
+    done = minicpmv("show", data, "--model", "nowhere", "--output", tmp_path / "page.html")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: model: found no directory 'nowhere' and no such model on the hub")
+
+
 def test_a_folder_that_is_not_there_is_named_before_anything_is_read(tmp_path: Path) -> None:
     done = minicpmv("show", "nowhere.json", "--model", "nowhere", "--output", tmp_path / "missing" / "page.html")
     assert done.returncode == 2

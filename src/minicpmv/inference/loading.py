@@ -86,7 +86,13 @@ def find_version(path: str | Path) -> Version:
         CheckpointError: There is no model at ``path``, or none of MiniCPM-V.
     """
     base, _ = _locate(path)
-    config = AutoConfig.from_pretrained(base)
+    try:
+        config = AutoConfig.from_pretrained(base)
+    except OSError as error:  # transformers' word for a hub that has no such model or cannot be reached
+        raise CheckpointError(
+            f"model: found no directory {base!r} and no such model on the hub ({str(error).splitlines()[0]}), "
+            "expected a model or adapter directory, or a hub name\n  fix: correct the path"
+        ) from error
     if not isinstance(config, MiniCPMVConfig):
         raise _not_ours(base, config)
     return config.minicpmv_version
