@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = ["CheckpointError", "ConfigError", "DataError", "MiniCPMVError", "Problem", "UsageError"]
 
@@ -23,6 +24,8 @@ class Problem:
     found: str
     expected: str
     fix: str
+    severity: Literal["problem", "notice"] = "problem"
+    """A problem stops a run. A notice does not: it says what is done with something that is seldom meant."""
 
     def __str__(self) -> str:
         return f"{self.where}: [{self.code}] found {self.found}, expected {self.expected}\n  fix: {self.fix}"

@@ -6,8 +6,11 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+
+from tests.tiny import conversation, save_picture, write_data
 
 _HEAVY = ("torch", "transformers", "accelerate", "peft", "deepspeed")
 
@@ -30,7 +33,17 @@ except SystemExit:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["chat", "--help"], ["eval", "--help"], ["show", "--help"], ["demo", "-h"]]
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["chat", "--help"],
+        ["eval", "--help"],
+        ["show", "--help"],
+        ["demo", "-h"],
+        ["check", "-h"],
+        ["explain"],
+    ],
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert _loaded_by(_command(*arguments)) == set()
@@ -48,11 +61,20 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         "minicpmv.data.records",
         "minicpmv.data.reading",
         "minicpmv.data.checking",
+        "minicpmv.data.survey",
+        "minicpmv.data.report",
         "minicpmv.cli.main",
     ],
 )
 def test_module_loads_nothing_heavy(module: str) -> None:
     assert _loaded_by(f"import {module}") == set()
+
+
+def test_checking_data_loads_nothing_heavy(tmp_path: Path) -> None:
+    save_picture(tmp_path / "a.png")
+    data = write_data(tmp_path / "train.json", [{"image": "a.png", "conversations": conversation("Why?", "So.")}])
+    for arguments in (["check", data], ["check", data, "--json"]):
+        assert _loaded_by(_command(*arguments)) == set()
 
 
 def test_help_answers_in_half_a_second() -> None:

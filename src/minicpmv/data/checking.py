@@ -1,6 +1,7 @@
 """Judges raw records: every fault of every record, each with a stable code, in file order.
 
-Only what stands in the data file is judged here, image files by ``image_files``. A fault stops a run; nothing is
+Only what stands in the data file is judged here, image files by ``image_files``; ``oddities`` names what is allowed but
+seldom meant. A fault stops a run; nothing is
 mended, skipped or guessed. ``docs/data.md`` shows an example of every code.
 """
 
@@ -43,6 +44,8 @@ _MEANINGFUL_MESSAGE_KEYS = (
     "function_call",
 )
 """Keys that other tools act on. Passing over them in silence would train something else than what is written."""
+_MAX_MISSPELT = 40
+"""Characters. Longer keys are no misspelling of ours, and comparing them takes long."""
 _HIDES_THE_REST = {"D115", "D120", "D121", "D122", "D124"}
 """Faults that leave roles or texts unknown, without which order and placeholders cannot be judged."""
 
@@ -115,7 +118,8 @@ def _check_keys(record: RawRecord, fields: Mapping[str, object]) -> Iterator[Pro
     alias = None if "image" in fields else _find_alias(fields, "image", _IMAGE_ALIASES)
     if alias:
         fix = f"rename {alias!r} to 'image'"
-        yield Problem("D112", record.where(alias), f"the key {alias!r}", "images under the key 'image'", fix)
+        name = alias if alias.isprintable() else repr(alias)
+        yield Problem("D112", record.where(name), f"the key {alias!r}", "images under the key 'image'", fix)
 
 
 def _check_repeated(where: str, fields: Mapping[str, object]) -> Iterator[Problem]:
@@ -126,6 +130,8 @@ def _check_repeated(where: str, fields: Mapping[str, object]) -> Iterator[Proble
 def _find_alias(fields: Mapping[str, object], key: str, aliases: Sequence[str]) -> str | None:
     """Find a key that was probably meant to be ``key``."""
     for name in fields:
+        if len(name) > _MAX_MISSPELT:
+            continue
         if name.strip().casefold() in (key, *aliases) or difflib.SequenceMatcher(None, name, key).ratio() > 0.85:
             return name
     return None
@@ -228,6 +234,9 @@ def _check_content(where: str, role: object, content: object) -> Iterator[Proble
             yield Problem("D126", where, found, "an answer to learn", "write the answer or remove the record")
         else:
             yield Problem("D127", where, found, "text or a placeholder such as <image>", "write it or remove the turn")
+    if "\0" in content:
+        found, fix = f"a NUL character at character {content.index(chr(0))}", "remove it, or write the text again"
+        yield Problem("D129", where, found, "text: NUL comes from wrong decoding or binary data", fix)
     try:
         content.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Looks at image files before a run: is each there, complete and readable, and how large is it?
+"""Looks at image files before a run: is each there, complete and readable, how large is it, and what is odd about it?
 
 A file is decoded only where its end does not already prove it complete. Sizes are those of the stored pixels; EXIF
 rotation is not applied, as in ``processing.images``.
@@ -7,20 +7,24 @@ rotation is not applied, as in ``processing.images``.
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import struct
+import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from PIL import Image
 
+from minicpmv.data.image_traits import Trait, traits_of
 from minicpmv.errors import Problem
 from minicpmv.processing.images import ImageError, load_image
 
-__all__ = ["ImageUse", "inspect_images"]
+__all__ = ["ImageReport", "ImageUse", "inspect_images", "survey_images"]
 
 Size = tuple[int, int]
 
@@ -42,85 +46,152 @@ class ImageUse:
     """As messages name the place."""
     written: str
     """The path as the record has it."""
-    path: str
-    """The path that is opened."""
+    path: str | bytes
+    """The path that is opened, or an embedded image file's bytes."""
     root: str
     """The folder at which relative paths start."""
 
 
-def inspect_images(uses: Sequence[ImageUse]) -> tuple[dict[str, Size], list[tuple[int, Problem]]]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageReport:
+    """What is known of all files."""
+
+    sizes: dict[str | bytes, Size]
+    """Pixels, (width, height) of each readable file."""
+    problems: list[tuple[int, Problem]]
+    """One for each other file, with the position of the first record that uses it."""
+    notices: list[tuple[int, Problem]]
+    """What is odd about readable files, likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    size: Size
+    traits: tuple[Trait, ...] = ()
+    is_complete: bool = True
+
+
+def inspect_images(uses: Sequence[ImageUse]) -> tuple[dict[Any, Size], list[tuple[int, Problem]]]:
     """Look at each file once, however many records use it.
 
     Returns:
-        The (width, height) of each readable path, and for each other path one problem with the position of the first
-        record that uses it.
+        The (width, height) of each readable file by its path or bytes, and for each other file one problem with the
+        position of the first record that uses it.
     """
-    first: dict[str, ImageUse] = {}
-    counts: dict[str, int] = {}
+    report = survey_images(uses, with_notices=False)
+    return report.sizes, report.problems
+
+
+def survey_images(
+    uses: Sequence[ImageUse], *, with_notices: bool = True, on_progress: Callable[[int, int], None] | None = None
+) -> ImageReport:
+    """Look at each file once, in parallel, and say what is wrong or odd about it.
+
+    Args:
+        uses: Every place where a record names an image.
+        with_notices: Whether to look for oddities; costs a little for each file.
+        on_progress: Called with the number of files seen and of all, in the calling thread.
+    """
+    first: dict[str | bytes, ImageUse] = {}
+    counts: dict[str | bytes, int] = {}
     for use in uses:
         first.setdefault(use.path, use)
         counts[use.path] = counts.get(use.path, 0) + 1
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:  # reading and decoding release the GIL
-        outcomes = dict(zip(first, pool.map(_inspect, first), strict=True))
-    sizes: dict[str, Size] = {}
-    problems: list[tuple[int, Problem]] = []
-    for path, outcome in outcomes.items():
+    report = ImageReport(sizes={}, problems=[], notices=[])
+    for number, (path, outcome) in enumerate(zip(first, _inspect_all(list(first), with_notices), strict=True), 1):
+        use = first[path]
         if isinstance(outcome, ImageError):
-            use = first[path]
-            suggest = len(problems) < _MAX_SUGGESTIONS
+            suggest = len(report.problems) < _MAX_SUGGESTIONS
             problem = _describe(use, outcome, num_others=counts[path] - 1, suggest=suggest)
-            problems.append((use.record, problem))
+            report.problems.append((use.record, problem))
         else:
-            sizes[path] = outcome
-    return sizes, problems
+            report.sizes[path] = outcome.size
+            report.notices.extend((use.record, _word(use, trait, counts[path] - 1)) for trait in outcome.traits)
+        if on_progress is not None:
+            on_progress(number, len(first))
+    return report
 
 
-def _inspect(path: str) -> Size | ImageError:
+def _inspect_all(paths: Sequence[str | bytes], with_notices: bool) -> Iterator[_Seen | ImageError]:
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))  # reading and decoding release the GIL
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, about large or odd files: D307 says the first, the rest is harmless
+        try:
+            yield from pool.map(lambda path: _inspect(path, with_notices), paths)
+        finally:
+            pool.shutdown(cancel_futures=True)  # at Ctrl-C, only what is being read is still waited for
+
+
+def _inspect(path: str | bytes, with_notices: bool) -> _Seen | ImageError:
+    seen = _look(path, with_notices)
+    if seen is not None and seen.is_complete:
+        return seen
     try:
-        if os.path.isfile(path) and (size := _size_if_complete(path)):
-            return size
-        return load_image(path).size
+        size = load_image(path).size
     except ImageError as error:
         return error
+    return _Seen(size, seen.traits if seen is not None else ())
 
 
-def _size_if_complete(path: str) -> Size | None:
-    """Return the size if the file's end proves it complete; None means that only decoding can tell."""
+def _look(path: str | bytes, with_notices: bool) -> _Seen | None:
+    """Read a file's header and end. None where that fails: decoding, which follows, words the fault."""
+    is_file = not isinstance(path, bytes)
+    if is_file and not os.path.isfile(path):
+        return None
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
-            size = image.size
-            if image.format == "PNG":
-                image.verify()  # checks every chunk up to the end
-                return size
-            if image.format == "JPEG":  # verify() looks at nothing here
-                file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-                return size if file.read().rstrip(b"\0").endswith(_JPEG_END) else None
+        with open(path, "rb") if is_file else io.BytesIO(path) as file, Image.open(file) as image:
+            traits = tuple(traits_of(image, path if is_file else "")) if with_notices else ()
+            size = image.size  # before verify(), which closes the image
+            return _Seen(size, traits, is_complete=_is_complete(file, image))
     except (*_SUSPICIOUS, Image.DecompressionBombError):
-        pass  # decoding, which follows, words the fault
-    return None
+        return None
+
+
+def _is_complete(file: BinaryIO, image: Image.Image) -> bool:
+    if image.format == "PNG":
+        image.verify()  # checks every chunk up to the end
+        return True
+    if image.format == "JPEG":  # verify() looks at nothing here
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        return file.read().rstrip(b"\0").endswith(_JPEG_END)
+    return False
+
+
+def _word(use: ImageUse, trait: Trait, num_others: int) -> Problem:
+    found = f"{trait.found}: {_name(use)}{_others(num_others)}"
+    return Problem(trait.code, use.where, found, trait.expected, trait.fix, severity="notice")
+
+
+def _others(num_others: int) -> str:
+    return f"; {num_others} more use(s) of this file" if num_others else ""
+
+
+def _name(use: ImageUse) -> str:
+    return f"{len(use.path)} embedded bytes" if isinstance(use.path, bytes) else repr(use.path)
 
 
 def _describe(use: ImageUse, error: ImageError, *, num_others: int, suggest: bool) -> Problem:
-    others = f"; {num_others} more use(s) of this file" if num_others else ""
-    if os.path.isfile(use.path):
-        return Problem("D142", use.where, f"{error.found} in {use.path!r}{others}", error.expected, error.fix)
-    fix = _suggest(use) if suggest else "correct the path or add the file"
+    others = _others(num_others)
+    if isinstance(use.path, bytes) or os.path.isfile(use.path):
+        code = "D143" if isinstance(error.__cause__, Image.DecompressionBombError) else "D142"
+        return Problem(code, use.where, f"{error.found} in {_name(use)}{others}", error.expected, error.fix)
+    fix = _suggest(use, use.path) if suggest else "correct the path or add the file"
     found = f"a folder: {use.path!r}" if os.path.isdir(use.path) else f"no file {use.path!r}"
     return Problem("D141", use.where, found + others, "an image file", fix)
 
 
-def _suggest(use: ImageUse) -> str:
+def _suggest(use: ImageUse, written_path: str) -> str:
     """Tell what was probably meant by a path at which there is no file."""
-    path = Path(use.path)
+    path, is_folder = Path(written_path), os.path.isdir(os.path.dirname(written_path) or ".")
     if "\\" in use.written:
         return "write / instead of \\ in paths"
-    if not path.exists() and path.parent.is_dir() and (near := _nearest(path.name, sorted(os.listdir(path.parent)))):
+    if not os.path.exists(path) and is_folder and (near := _nearest(path.name, sorted(os.listdir(path.parent)))):
         return f"did you mean {near!r}, which is in that folder?"
     if not os.path.isabs(use.written) and os.path.isfile(use.written):
         return (
             f"relative paths start at {use.root}; the file exists from the current folder, so set the image root to it"
         )
-    if not path.parent.is_dir():
+    if not is_folder:
         return f"correct the path: there is no folder {str(path.parent)!r} (relative paths start at {use.root})"
     return "correct the path or add the file"
 

@@ -1,0 +1,180 @@
+"""``minicpmv check``: all that is wrong or odd about data files, and what they hold, before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minicpmv.cli.model_options import positive_int
+
+if TYPE_CHECKING:  # for annotations only: reading data is left to the command's body
+    from minicpmv.data.survey import Finding, Survey
+    from minicpmv.models.versions import Version
+
+__all__ = ["NAME", "SUMMARY", "run"]
+
+NAME = "check"
+SUMMARY = "find every problem in data files, and count what they hold"
+
+_EXAMPLES = """exit code: 0 without a problem, 1 with problems, 2 for wrong use. Notices do not count.
+
+examples:
+  minicpmv check train.json
+  minicpmv check train.json --model output/demo/base --model-max-length 2048 --json
+"""
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"minicpmv {NAME}",
+        description="Read data files once, with every image, and report all problems by kind, with examples and fixes; "
+        "then what the files hold. With a model also tokens, slices and steps. Nothing is changed.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data", metavar="DATA", nargs="+", help="file of records, as for training")
+    parser.add_argument("--model", metavar="PATH", help="directory of the model to be trained: checks lengths, too")
+    parser.add_argument("--image-root", metavar="DIR", help="folder of relative image paths (default: DATA's own)")
+    parser.add_argument(
+        "--model-max-length", type=positive_int, metavar="N", help="tokens of the longest record (default: 2048)"
+    )
+    parser.add_argument(
+        "--max-slice-nums", type=positive_int, metavar="N", help="most tiles of an image (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "--batch-size", type=positive_int, metavar="N", help="records of one optimizer step, on all GPUs (default: 1)"
+    )
+    parser.add_argument(
+        "--examples", type=_count, metavar="N", help="examples of each kind (default: 3; with --json, all)"
+    )
+    parser.add_argument("--no-images", action="store_true", help="do not open image files")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead (keys: docs/data.md)")
+    return parser
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else positive_int(text)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Check, print, and tell by the exit code whether there are problems."""
+    parser = _build_parser()
+    options = parser.parse_intermixed_args(arguments)
+    for name in ("model_max_length", "max_slice_nums", "batch_size"):
+        if getattr(options, name) and not options.model:
+            parser.error(f"--{name.replace('_', '-')} needs --model, which counts the tokens")
+    if options.model and options.no_images:
+        parser.error("--model and --no-images exclude each other: image tokens are counted by image sizes")
+    for stream in (sys.stdout, sys.stderr):  # a path or key may hold what the terminal's encoding cannot write
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    try:
+        code = _check(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _check(options: argparse.Namespace) -> int:
+    from minicpmv.data.report import SCHEMA, findings_as_json, statistics_lines, verdict
+    from minicpmv.data.survey import Survey
+
+    survey = Survey(options.data, image_root=options.image_root, version=_version(options.model))
+    survey.read_texts()
+    shown = _print_new(survey, 0, options)
+    if not options.no_images:
+        survey.read_images(on_progress=_progress)
+        shown = _print_new(survey, shown, options)
+    lengths = _measure(survey, options) if options.model else None
+    _print_new(survey, shown, options)
+    statistics, findings = survey.statistics(), survey.findings
+    if options.json:
+        report = {
+            "schema": SCHEMA,
+            "data": options.data,
+            "images_checked": not options.no_images,
+            "problems": findings_as_json(findings, "problem", options.examples),
+            "notices": findings_as_json(findings, "notice", options.examples),
+            "statistics": asdict(statistics),
+            "model": lengths,
+        }
+        print(json.dumps(report))
+    else:
+        _print_groups(findings, "notice", options)
+        print("\n".join(statistics_lines(statistics, lengths)))
+        print(f"\n{verdict(findings, statistics)}")
+    return int(any(finding.problem.severity == "problem" for finding in findings))
+
+
+def _print_new(survey: Survey, shown: int, options: argparse.Namespace) -> int:
+    """Print the problems that the last step found, so that they are seen even if the next is stopped."""
+    if not options.json:
+        _print_groups(survey.findings[shown:], "problem", options)
+        sys.stdout.flush()
+    return len(survey.findings)
+
+
+def _print_groups(findings: Sequence[Finding], severity: Any, options: argparse.Namespace) -> None:
+    from minicpmv.data.report import group_findings, group_lines
+
+    groups = group_findings(findings, severity)
+    if groups and severity == "notice":
+        print("Notices: trained on as they are\n")
+    for line in group_lines(groups, num_examples=3 if options.examples is None else options.examples):
+        print(line)
+
+
+def _progress(done: int, total: int) -> None:
+    if sys.stderr.isatty() and (done % 50 == 0 or done == total):
+        end = "\n" if done == total else ""
+        print(f"\r{done:,} of {total:,} images", end=end, file=sys.stderr, flush=True)
+
+
+def _version(model: str | None) -> Version | None:
+    """Tell the model's version, without torch where its own config.json says it."""
+    if model is None:
+        return None
+    from minicpmv.models.versions import detect_version
+
+    try:
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        if isinstance(config, dict) and config.get("model_type") == "minicpmv":
+            return detect_version(config)
+    except (OSError, ValueError):
+        pass  # an adapter, a name on the hub, or a fault that the next lines word
+    from minicpmv.inference.loading import find_version
+
+    return find_version(model)
+
+
+def _measure(survey: Survey, options: argparse.Namespace) -> dict[str, Any]:
+    """Count tokens, and add the records that are too long to the survey."""
+    from transformers.utils import logging
+
+    from minicpmv.data.lengths import measure_lengths
+    from minicpmv.inference.loading import base_of_adapter
+    from minicpmv.processing.processor import MiniCPMVProcessor
+
+    logging.set_verbosity_error()
+    sound = list(survey.sound_records())
+    processor = MiniCPMVProcessor.from_pretrained(base_of_adapter(options.model) or options.model)
+    max_length, batch_size = options.model_max_length or 2048, options.batch_size or 1
+    lengths, problems = measure_lengths(
+        [record for _, record in sound],
+        processor,
+        max_length=max_length,
+        max_slice_nums=options.max_slice_nums,
+        batch_size=batch_size,
+    )
+    raw_of = {record.where(): raw for raw, record in sound}
+    for problem in problems:
+        survey.add(raw_of[problem.where], [problem])
+    assert survey.version is not None
+    return {"name": survey.version.model, "model_max_length": max_length, **asdict(lengths)}
