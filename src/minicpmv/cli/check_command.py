@@ -53,6 +53,11 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--examples", type=_count, metavar="N", help="examples of each kind (default: 3; with --json, all)"
     )
+    parser.add_argument(
+        "--headers-only",
+        action="store_true",
+        help="judge image files by header and end, as a run does before it starts, instead of decoding all of them",
+    )
     parser.add_argument("--no-images", action="store_true", help="do not open image files")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead (keys: docs/data.md)")
     return parser
@@ -90,7 +95,7 @@ def _check(options: argparse.Namespace) -> int:
     survey.read_texts()
     shown = _print_new(survey, 0, options)
     if not options.no_images:
-        survey.read_images(on_progress=_progress)
+        survey.read_images(decode=not options.headers_only, on_progress=_progress)
         shown = _print_new(survey, shown, options)
     lengths = _measure(survey, options) if options.model else None
     _print_new(survey, shown, options)

@@ -1,6 +1,7 @@
 """Looks at image files before a run: is each there, complete and readable, how large is it, and what is odd about it?
 
-A file is decoded only where its end does not already prove it complete. Sizes are those of the stored pixels; EXIF
+Before a run a file is decoded only where its end does not already prove it complete; a check decodes every one, because
+neither a checksum nor an end says that all pixels are there. Sizes are those of the stored pixels; EXIF
 rotation is not applied, as in ``processing.images``.
 """
 
@@ -78,18 +79,23 @@ def inspect_images(uses: Sequence[ImageUse]) -> tuple[dict[Any, Size], list[tupl
         The (width, height) of each readable file by its path or bytes, and for each other file one problem with the
         position of the first record that uses it.
     """
-    report = survey_images(uses, with_notices=False)
+    report = survey_images(uses, with_notices=False, decode=False)
     return report.sizes, report.problems
 
 
 def survey_images(
-    uses: Sequence[ImageUse], *, with_notices: bool = True, on_progress: Callable[[int, int], None] | None = None
+    uses: Sequence[ImageUse],
+    *,
+    with_notices: bool = True,
+    decode: bool = True,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> ImageReport:
     """Look at each file once, in parallel, and say what is wrong or odd about it.
 
     Args:
         uses: Every place where a record names an image.
         with_notices: Whether to look for oddities; costs a little for each file.
+        decode: Whether to decode every file, not only those whose end leaves doubts.
         on_progress: Called with the number of files seen and of all, in the calling thread.
     """
     first: dict[str | bytes, ImageUse] = {}
@@ -98,7 +104,8 @@ def survey_images(
         first.setdefault(use.path, use)
         counts[use.path] = counts.get(use.path, 0) + 1
     report = ImageReport(sizes={}, problems=[], notices=[])
-    for number, (path, outcome) in enumerate(zip(first, _inspect_all(list(first), with_notices), strict=True), 1):
+    outcomes = _inspect_all(list(first), with_notices=with_notices, decode=decode)
+    for number, (path, outcome) in enumerate(zip(first, outcomes, strict=True), 1):
         use = first[path]
         if isinstance(outcome, ImageError):
             suggest = len(report.problems) < _MAX_SUGGESTIONS
@@ -112,20 +119,22 @@ def survey_images(
     return report
 
 
-def _inspect_all(paths: Sequence[str | bytes], with_notices: bool) -> Iterator[_Seen | ImageError]:
+def _inspect_all(paths: Sequence[str | bytes], *, with_notices: bool, decode: bool) -> Iterator[_Seen | ImageError]:
     pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))  # reading and decoding release the GIL
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about large or odd files: D307 says the first, the rest is harmless
         try:
-            yield from pool.map(lambda path: _inspect(path, with_notices), paths)
+            yield from pool.map(lambda path: _inspect(path, with_notices, decode), paths)
         finally:
             pool.shutdown(cancel_futures=True)  # at Ctrl-C, only what is being read is still waited for
 
 
-def _inspect(path: str | bytes, with_notices: bool) -> _Seen | ImageError:
+def _inspect(path: str | bytes, with_notices: bool, decode: bool) -> _Seen | ImageError:
     seen = _look(path, with_notices)
-    if seen is not None and seen.is_complete:
+    if seen is not None and seen.is_complete and (not decode or _decodes_as_jpeg(path)):
         return seen
+    if not isinstance(path, bytes) and not os.path.isfile(path):  # worded by _describe, which knows the record
+        return ImageError(where=path, found="no file", expected="an image file", fix="correct the path")
     try:
         size = load_image(path).size
     except ImageError as error:
@@ -145,6 +154,19 @@ def _look(path: str | bytes, with_notices: bool) -> _Seen | None:
             return _Seen(size, traits, is_complete=_is_complete(file, image))
     except (*_SUSPICIOUS, Image.DecompressionBombError):
         return None
+
+
+def _decodes_as_jpeg(path: str | bytes) -> bool:
+    """Read a JPEG to its end at an eighth of its size, three times as fast as all of it and as strict."""
+    try:
+        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path) as image:
+            if image.format != "JPEG":
+                return False
+            image.draft(None, (1, 1))
+            image.load()
+            return True
+    except (*_SUSPICIOUS, Image.DecompressionBombError):
+        return False
 
 
 def _is_complete(file: BinaryIO, image: Image.Image) -> bool:

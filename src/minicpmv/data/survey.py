@@ -63,10 +63,11 @@ class Survey:
     findings: list[Finding] = field(default_factory=list[Finding])
     """In the order in which they were found: for each file text, then for all images, each in file order."""
     num_image_files: int = 0
+    image_sizes: dict[str | bytes, Size] = field(default_factory=dict[str | bytes, Size])
+    """Pixels, (width, height) of each readable file by its path or bytes."""
     _records: list[tuple[RawRecord, str]] = field(default_factory=list[tuple[RawRecord, str]])
     """With the folder in which the paths of each start."""
     _uses: list[tuple[RawRecord, ImageUse]] = field(default_factory=list[tuple[RawRecord, ImageUse]])
-    _sizes: dict[str | bytes, Size] = field(default_factory=dict[str | bytes, Size])
 
     def read_texts(self) -> None:
         """Read every file and judge all that stands in it.
@@ -96,10 +97,11 @@ class Survey:
                     self.add(record, [oddity] if oddity else [])
         self.num_image_files = len({use.path for _, use in self._uses})
 
-    def read_images(self, on_progress: Callable[[int, int], None] | None = None) -> None:
+    def read_images(self, *, decode: bool = True, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Look at every image file once.
 
         Args:
+            decode: Whether to decode every file; otherwise header and end decide, as before a run.
             on_progress: Called with the number of files seen and of all.
         """
         # Positions count through all files here: one image may stand in several of them.
@@ -107,8 +109,8 @@ class Survey:
             ImageUse(record=number, where=use.where, written=use.written, path=use.path, root=use.root)
             for number, (_, use) in enumerate(self._uses)
         ]
-        report = survey_images(numbered, on_progress=on_progress)
-        self._sizes = report.sizes
+        report = survey_images(numbered, decode=decode, on_progress=on_progress)
+        self.image_sizes = report.sizes
         for number, problem in (*report.problems, *report.notices):
             self.add(self._uses[number][0], [problem])
 
@@ -116,7 +118,7 @@ class Survey:
         """Count what was read until now."""
         messages = [message for record, _ in self._records for message in messages_of(record)]
         with_images = len({id(record) for record, _ in self._uses})
-        sizes = sorted(self._sizes.values(), key=lambda size: size[0] * size[1])
+        sizes = sorted(self.image_sizes.values(), key=lambda size: size[0] * size[1])
         return Statistics(
             records=len(self._records),
             turns=len(messages),
@@ -131,10 +133,10 @@ class Survey:
     def sound_records(self) -> Iterator[tuple[RawRecord, Record]]:
         """Yield the records without a problem, as a run would train on them; images must have been read."""
         faulty = {id(finding.record) for finding in self.findings if finding.problem.severity == "problem"}
-        unreadable = {id(record) for record, use in self._uses if use.path not in self._sizes}
+        unreadable = {id(record) for record, use in self._uses if use.path not in self.image_sizes}
         for record, root in self._records:
             if id(record) not in faulty and id(record) not in unreadable:
-                yield record, _build(record, root, cast("dict[str, Size]", self._sizes))
+                yield record, _build(record, root, cast("dict[str, Size]", self.image_sizes))
 
     def add(self, record: RawRecord, problems: Iterable[Problem]) -> None:
         """Add what was found about a record."""

@@ -1,0 +1,418 @@
+"""Deliberately broken inputs, each with the code that names it: whole data files, records, image values, image files.
+
+A ``Case`` is a name, the code, and what to write. Codes below D3 are problems, others notices.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.tiny import conversation, picture
+from tests.unit.data.odd_images import huge_png
+
+GOOD = {"id": "a7", "conversations": conversation("Why?", "So.")}
+GOOD_TEXT = json.dumps([GOOD, {**GOOD, "id": "a8"}], indent=1)
+VALUES: dict[str, Any] = {
+    "null": None,
+    "true": True,
+    "false": False,
+    "zero": 0,
+    "number": 5,
+    "negative": -1,
+    "fraction": 1.5,
+    "infinity": float("inf"),
+    "nan": float("nan"),
+    "text": "Why?",
+    "empty_text": "",
+    "empty_list": [],
+    "list": [1],
+    "nested_list": [[[[]]]],
+    "empty_object": {},
+    "object": {"a": 1},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    name: str
+    code: str
+    data: bytes
+    """Of the data file."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """Beside it."""
+
+
+def spoilt_images() -> Iterator[Case]:
+    """Make files that are whole but for a stretch in the middle, in formats most of which have no checksum."""
+    for kind in _FORMATS:
+        data, name = _encode(kind), f"a.{kind.lower()}"
+        for byte in (b"\0", b"\xff"):
+            yield _image(f"{kind}_spoilt_{byte[0]}", "", name, "Why?", {name: _spoil(data, byte)})
+
+
+def all_cases() -> list[Case]:
+    """Make every case; names do not repeat."""
+    return [*_files(), *_cut_files(), *_records(), *_messages(), *_image_values(), *_image_files(), *_odd_texts()]
+
+
+def _files() -> Iterator[Case]:
+    one = json.dumps(GOOD)
+    texts = {
+        "empty": ("D103", b""),
+        "spaces": ("D103", b" \n\t "),
+        "byte_order_mark_alone": ("D103", b"\xef\xbb\xbf"),
+        "open_bracket": ("D103", b"["),
+        "open_brace": ("D103", b"[{"),
+        "minus": ("D103", b"[-"),
+        "comma_at_end": ("D103", f"[{one},".encode()),
+        "unclosed_list": ("D103", f"[{one}".encode()),
+        "word_begun": ("D103", b"[tru"),
+        "open_string": ("D103", b'["abc'),
+        "open_escape": ("D103", b'["abc\\'),
+        "close_bracket": ("D102", b"]"),
+        "two_lists": ("D102", b"[1][2]"),
+        "no_comma": ("D102", f"[{one} {one}]".encode()),
+        "no_colon": ("D102", b'[{"id" 5}]'),
+        "wrong_bracket": ("D102", b'[{"id": 5]]'),
+        "bare_word": ("D102", b"[cat]"),
+        "two_words": ("D102", b"hello world"),
+        "python_words": ("D102", b'[{"id": None}]'),
+        "line_break_in_string": ("D102", b'["a\nb"]'),
+        "bad_escape": ("D102", b'[{"a": "\\u12g4"}]'),
+        "backslash_alone": ("D102", b'[{"a": \\}]'),
+        "merge_marks": ("D102", f"[\n<<<<<<< HEAD\n{one}\n=======\n{one}\n>>>>>>> main\n]".encode()),
+        "html": ("D102", b"<!DOCTYPE html><html><body>404</body></html>"),
+        "xml": ("D102", b"<records></records>"),
+        "git_lfs": ("D102", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"),
+        "double_comma": ("D102", f"[{one},,{one}]".encode()),
+        "empty_list": ("D106", b"[]"),
+        "empty_list_spaced": ("D106", b" [ \n ] "),
+        "null": ("D105", b"null"),
+        "number": ("D105", b"5"),
+        "string": ("D105", b'"abc"'),
+        "true": ("D105", b"true"),
+        "utf16_le": ("D104", GOOD_TEXT.encode("utf-16")),
+        "utf16_be": ("D104", b"\xfe\xff" + GOOD_TEXT.encode("utf-16-be")),
+        "latin1": ("D104", GOOD_TEXT.replace("So", "S\u00f6").encode("latin-1")),
+        "gbk": ("D104", GOOD_TEXT.replace("So", "\u8fd9\u662f").encode("gbk")),
+        "shift_jis": ("D104", GOOD_TEXT.replace("So", "\u3053\u308c").encode("shift_jis")),
+        "cut_utf8": ("D104", GOOD_TEXT.replace("So.", "\u8fd9").encode()[:-60] + b"\xe8\xbf"),
+        "overlong_utf8": ("D104", b'["\xc0\xaf"]'),
+        "surrogate_utf8": ("D104", b'["\xed\xa0\xbd"]'),
+        "jpeg": ("D104", b"\xff\xd8\xff\xe0" + bytes(range(256))),
+        "gzip": ("D104", b"\x1f\x8b\x08\x00" + bytes(range(256))),
+        "pickle": ("D104", b"\x80\x04\x95\x10"),
+        "deep_lists": ("D102", b"[" * 100_000),
+        "deep_closed_lists": ("D102", b"[" * 100_000 + b"]" * 100_000),
+        "deep_objects": ("D102", b'[{"a":' * 100_000),
+    }
+    for name, (code, data) in texts.items():
+        yield Case(name=f"file_{name}", code=code, data=data)
+    for name, value in VALUES.items():
+        code = "D110"
+        if not isinstance(value, dict):
+            yield Case(name=f"record_{name}", code=code, data=_json([GOOD, value]))
+
+
+def _cut_files() -> Iterator[Case]:
+    """Cut a good file at every few characters."""
+    text = GOOD_TEXT.rstrip("]\n ")
+    for end in range(1, len(text), 17):
+        yield Case(name=f"cut_{end}", code="D103", data=text[:end].encode())
+
+
+def _records() -> Iterator[Case]:
+    record = {
+        "no_conversations": ("D111", {"id": "a7"}),
+        "messages_key": ("D111", {"messages": GOOD["conversations"]}),
+        "misspelt": ("D111", {"conversatons": GOOD["conversations"]}),
+        "upper": ("D111", {"Conversations": GOOD["conversations"]}),
+        "spaced": ("D111", {" conversations": GOOD["conversations"]}),
+        "images_key": ("D112", {**GOOD, "images": ["a.png"]}),
+        "img_key": ("D112", {**GOOD, "img": "a.png"}),
+        "upper_image": ("D112", {**GOOD, "Image": "a.png"}),
+        "no_message": ("D116", {"conversations": []}),
+        "one_message": ("D116", {"conversations": conversation("Why?")}),
+        "two_answers": ("D123", _with("user", "assistant", "assistant")),
+        "two_questions": ("D123", _with("user", "user", "assistant")),
+        "answer_first": ("D123", _with("assistant", "user")),
+        "question_last": ("D123", _with("user", "assistant", "user")),
+        "late_system": ("D123", _with("user", "assistant", "system", "user", "assistant")),
+        "two_systems": ("D123", _with("system", "system", "user", "assistant")),
+        "system_alone": ("D123", _with("system", "assistant")),
+    }
+    for name, (code, value) in record.items():
+        yield Case(name=f"record_{name}", code=code, data=_json([value]))
+    for name, value in VALUES.items():
+        if isinstance(value, (bool, float, list, dict)):
+            yield Case(name=f"id_{name}", code="D113", data=_json([{**GOOD, "id": value}]))
+        if not isinstance(value, list):
+            yield Case(name=f"conversations_{name}", code="D115", data=_json([{"conversations": value}]))
+    yield Case(name="same_ids", code="D114", data=_json([GOOD, GOOD]))
+    yield Case(name="same_ids_number_and_text", code="D114", data=_json([{**GOOD, "id": 7}, {**GOOD, "id": "7"}]))
+    yield Case(name="repeated_key", code="D107", data=b'[{"id": 1, "id": 2, "conversations": []}]')
+    yield Case(name="repeated_conversations", code="D107", data=b'[{"conversations": [], "conversations": []}]')
+    yield Case(
+        name="repeated_role",
+        code="D107",
+        data=b'[{"conversations": [{"role": "user", "role": "user", "content": "Why?"}]}]',
+    )
+
+
+def _messages() -> Iterator[Case]:
+    for name, value in VALUES.items():
+        if not isinstance(value, dict):
+            yield Case(name=f"message_{name}", code="D120", data=_json([{"conversations": [value, value]}]))
+        if not isinstance(value, str):
+            yield _message(f"content_{name}", "D124", {"role": "user", "content": value})
+        yield _message(f"role_{name}", "D122", {"role": value, "content": "Why?"})
+    for role in (
+        "human",
+        "gpt",
+        "User",
+        "USER",
+        "user ",
+        "bot",
+        "tool",
+        "function",
+        "observation",
+        "\u0000",
+        "us\u00e9r",
+    ):
+        yield _message(f"role_{role!r}", "D122", {"role": role, "content": "Why?"})
+    for name, message in {
+        "nothing": {},
+        "no_role": {"content": "Why?"},
+        "no_content": {"role": "user"},
+        "llava": {"from": "human", "value": "Why?"},
+        "upper": {"Role": "user", "Content": "Why?"},
+    }.items():
+        yield _message(f"message_{name}", "D121", message)
+    for key in ("image", "images", "loss", "mask", "weight", "train", "tool_calls", "function_call"):
+        yield _message(f"message_key_{key}", "D125", {"role": "user", "content": "Why?", key: None})
+    for name, blank in {
+        "nothing": "",
+        "space": " ",
+        "lines": "\n\n",
+        "tab": "\t",
+        "wide": "\u3000",
+        "nbsp": "\u00a0",
+    }.items():
+        yield Case(name=f"answer_{name}", code="D126", data=_json([{"conversations": conversation("Why?", blank)}]))
+        yield Case(name=f"question_{name}", code="D127", data=_json([{"conversations": conversation(blank, "So.")}]))
+    for name, text in {"high": "\ud83d", "low": "a\ude00", "swapped": "\ude00\ud83d", "middle": "So \ud800 so"}.items():
+        yield Case(name=f"surrogate_{name}", code="D128", data=_json([{"conversations": conversation("Why?", text)}]))
+    for name, text in {"alone": "\0", "end": "So.\0", "many": "S\0o\0.\0"}.items():
+        yield Case(name=f"nul_{name}", code="D129", data=_json([{"conversations": conversation("Why?", text)}]))
+
+
+def _image_values() -> Iterator[Case]:
+    good = {"a.png": _encode("PNG"), "b.png": _encode("PNG")}
+    for name, value in VALUES.items():
+        if value not in (None, [], {}, "Why?") and not isinstance(value, dict):
+            yield _image(f"image_{name}", "D130", value)
+        if value != "Why?":
+            yield _image(f"image_list_{name}", "D130", [value])
+            yield _image(f"image_dict_{name}", "D130", {"<image_00>": value}, "<image_00>")
+    for key in ("first", "", "<image>2", "image_00", "<image_a>", "<Image_00>", "<image_00> ", "<image_-1>"):
+        yield _image(f"image_key_{key!r}", "D131", {key: "a.png"}, "Why?", good)
+    for address in ("http://a.de/a.png", "https://a.de/a.png", "s3://a/a.png", "ftp://a/a.png"):
+        yield _image(f"address_{address[:5]}", "D132", address)
+    yield _image("spare_placeholder", "D133", None, "<image> Why?")
+    yield _image("two_placeholders", "D133", "a.png", "<image><image> Why?", good)
+    yield _image("mixed_placeholders", "D133", ["a.png"], "<image> or <ImageHere>", good)
+    yield _image("too_few_placeholders", "D134", ["a.png", "b.png"], "<image> Why?", good)
+    yield _image("unused_key", "D135", {"<image_00>": "a.png", "<image_01>": "b.png"}, "<image_00>", good)
+    yield _image("unknown_key", "D136", {"<image_00>": "a.png"}, "<image_00><image_01>", good)
+    yield _image("key_without_images", "D136", None, "<image_00> Why?")
+    yield _image("key_of_a_list", "D136", ["a.png"], "<image_00> Why?", good)
+    yield _image("used_twice", "D137", {"<image_00>": "a.png"}, "<image_00><image_00>", good)
+    for tag in ("<img>", "<Image>", "<IMAGE>", "< image >", "<image/>", "<imagehere>"):
+        yield _image(f"nearly_{tag}", "D138", "a.png", f"{tag} Why?", good)
+    paths = ("no.png", "A.PNG", "a.jpg", "no/a.png", "no\\a.png", "a.png\0", "a.png/b.png", ".", "..", "/", "~/a.png")
+    odd = (
+        "/dev/null",
+        "/dev/zero",
+        "\ud83d.png",
+        "\n",
+        "a\nb",
+        "x" * 300,
+        "x/" * 3000,
+        "\u202egnp.a",
+        "*.png",
+        "$HOME/a.png",
+    )
+    for path in (
+        *paths,
+        *odd,
+        "file:///a.png",
+        " a.png",
+        "a.png ",
+        "C:\\a.png",
+        "//server/a.png",
+        "a.png?raw=1",
+        "%61.png",
+    ):
+        code = "D130" if not path.strip() else "D141"
+        yield _image(f"path_{path[:20]!r}", code, path, "Why?", good)
+    yield _image("path_outside", "D308", "../a.png", "Why?", {"../a.png": good["a.png"]})
+    yield _image("path_outside_and_in", "D308", "x/../../a.png", "Why?", {"../a.png": good["a.png"], "x/y": b""})
+
+
+_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "JPEG2000", "PCX", "SGI", "DDS", "QOI")
+
+
+def _image_files() -> Iterator[Case]:
+    for kind in _FORMATS:
+        data, name = _encode(kind), f"a.{kind.lower()}"
+        for part in ("head", "half", "most"):
+            end = {"head": 6, "half": len(data) // 2, "most": len(data) - max(40, len(data) // 10)}[part]
+            yield _image(f"{kind}_{part}", "D142", name, "Why?", {name: data[:end]})
+    png = _encode("PNG")
+    garbage = {
+        "empty": b"",
+        "zeros": bytes(1000),
+        "ones": b"\xff" * 1000,
+        "text": b"not found\n",
+        "html": b"<html><body>403 Forbidden</body></html>",
+        "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="5" height="5"/>',
+        "pdf": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<<>>\nendobj\n",
+        "zip": b"PK\x03\x04" + bytes(100),
+        "gzip": b"\x1f\x8b\x08" + bytes(100),
+        "mp4": b"\0\0\0\x18ftypmp42" + bytes(100),
+        "heic": b"\0\0\0\x18ftypheic" + bytes(100),
+        "lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+        "json": b"[]",
+        "base64": b"iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk",
+        "png_signature": png[:8],
+        "png_header": png[:33],
+        "png_twice_cut": png[:40] + png[:40],
+        "png_bad_checksum": png[:29] + b"\0\0\0\0" + png[33:],
+        "png_zero_width": png[:16] + struct.pack(">I", 0) + png[20:],
+        "png_zeros_inside": _spoil(png, b"\0"),
+        "png_ones_inside": _spoil(png, b"\xff"),
+        "png_newlines": png.replace(b"\r\n", b"\n"),
+        "png_without_pixels": huge_png(50, 40),
+        "png_as_text": png.decode("latin-1").encode(),
+        "jpeg_start": b"\xff\xd8",
+        "jpeg_start_end": b"\xff\xd8\xff\xd9",
+        "jpeg_no_scan": _encode("JPEG")[:200] + b"\xff\xd9",
+        "gif_header": b"GIF89a\x05\0\x05\0\0\0\0",
+        "gif_no_frame": b"GIF89a\x05\0\x05\0\0\0\0;",
+        "bmp_header": b"BM" + bytes(52),
+        "tiff_header": b"II*\0\x08\0\0\0",
+        "tiff_loop": b"II*\0\x08\0\0\0\0\0\x08\0\0\0",
+        "webp_header": b"RIFF\x10\0\0\0WEBPVP8 " + bytes(20),
+        "ppm_no_pixels": b"P6 5 5 255\n",
+        "ppm_huge_number": b"P6 99999999999999999999 5 255\n",
+        "ppm_negative": b"P6 -5 5 255\n" + bytes(75),
+        "xbm": b"#define a_width 5",
+        "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 5\n",
+        "numpy": b"\x93NUMPY\x01\0v\0{'descr': '<f4'}",
+    }
+    for name, data in garbage.items():
+        yield _image(f"garbage_{name}", "D142", "a.png", "Why?", {"a.png": data})
+    for width, height in ((20_000, 20_000), (2**31 - 1, 1), (2**31 - 1, 2**31 - 1), (1, 200_000_000)):
+        yield _image(f"huge_{width}_{height}", "D143", "a.png", "Why?", {"a.png": huge_png(width, height)})
+    bitmap = struct.pack("<2sIHHIIiiHHIIiiII", b"BM", 54, 0, 0, 54, 40, 30_000, 30_000, 1, 24, 0, 0, 0, 0, 0, 0)
+    yield _image("huge_bmp", "D143", "a.bmp", "Why?", {"a.bmp": bitmap})
+    yield _image("huge_ppm", "D143", "a.ppm", "Why?", {"a.ppm": b"P6 30000 30000 255\n"})
+    gif = b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\x02\x4c\x01\0;"
+    yield _image("huge_gif", "D143", "a.gif", "Why?", {"a.gif": gif})
+    yield from _odd_images()
+
+
+def _odd_images() -> Iterator[Case]:
+    for kind, extension in (("PNG", "jpg"), ("JPEG", "png"), ("GIF", "png"), ("BMP", "jpeg"), ("WEBP", "jpg")):
+        name = f"a.{extension}"
+        yield _image(f"{kind}_in_{extension}", "D301", name, "Why?", {name: _encode(kind)})
+    for turn in range(2, 9):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        for kind in ("JPEG", "PNG", "WEBP"):
+            name = f"a.{kind.lower()}"
+            yield _image(f"{kind}_turned_{turn}", "D302", name, "Why?", {name: _encode(kind, exif=exif)})
+    frames = {"save_all": True, "append_images": [picture(seed=1)]}
+    for kind in ("GIF", "PNG", "WEBP", "TIFF"):
+        name = f"a.{kind.lower()}"
+        yield _image(f"{kind}_frames", "D303", name, "Why?", {name: _encode(kind, **frames)})
+    for mode, kind, code in (
+        ("CMYK", "JPEG", "D304"),
+        ("CMYK", "TIFF", "D304"),
+        ("LAB", "TIFF", "D304"),
+        ("YCbCr", "TIFF", "D304"),
+        ("P", "PNG", "D304"),
+        ("P", "BMP", "D304"),
+        ("F", "TIFF", "D305"),
+        ("I", "TIFF", "D305"),
+        ("RGBA", "PNG", "D306"),
+        ("RGBA", "WEBP", "D306"),
+        ("LA", "PNG", "D306"),
+    ):
+        data = _encode(kind, picture().convert("L").convert(mode) if mode in "FI" else _in_mode(mode))
+        yield _image(f"{kind}_{mode}", code, f"a.{kind.lower()}", "Why?", {f"a.{kind.lower()}": data})
+    deep = Image.fromarray(np.full((40, 50), 1000, np.uint16))
+    for kind in ("PNG", "TIFF", "PPM"):
+        name = f"a.{kind.lower()}"
+        yield _image(f"{kind}_16_bit", "D305", name, "Why?", {name: _encode(kind, deep)})
+    yield _image("PNG_transparent_colour", "D306", "a.png", "Why?", {"a.png": _encode("PNG", transparency=(0, 0, 0))})
+
+
+def _in_mode(mode: str) -> Image.Image:
+    if mode in ("RGBA", "LA"):
+        glass = picture().convert(mode)
+        glass.putalpha(100)
+        return glass
+    if mode != "LAB":
+        return picture().convert(mode)
+    return Image.merge("LAB", picture().split())
+
+
+def _odd_texts() -> Iterator[Case]:
+    marks = ("<|im_end|>", "<|im_start|>user", "</s>", "<s>", "<unk>", "<|endoftext|>", "<|eot_id|>", "[/INST]")
+    more = ("<image>", "<ImageHere>", "<image_00>", "</image>", "<slice>", "<|image_pad|>", "<end_of_turn>", "<pad>")
+    for mark in (*marks, *more):
+        yield Case(name=f"mark_{mark}", code="D311", data=_json([{"conversations": conversation("Why?", f"a {mark}")}]))
+    for character in "\x01\x07\x08\x0b\x0c\x1b\x7f\x80\x9f\ufeff\u202e\u2066":
+        value = {"conversations": conversation("Why?", f"So{character}.")}
+        yield Case(name=f"control_{ord(character):04x}", code="D312", data=_json([value]))
+    for name, text in {"windows": "a\r\nb", "old_mac": "a\rb", "end": "a\r"}.items():
+        yield Case(name=f"return_{name}", code="D313", data=_json([{"conversations": conversation(text, "So.")}]))
+    yield Case(name="lost_character", code="D314", data=_json([{"conversations": conversation("Why\ufffd", "So.")}]))
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _with(*roles: str) -> dict[str, Any]:
+    return {"conversations": [{"role": role, "content": "Hm."} for role in roles]}
+
+
+def _message(name: str, code: str, message: dict[str, Any]) -> Case:
+    return Case(name=name, code=code, data=_json([{"conversations": [message, conversation("", "So.")[1]]}]))
+
+
+def _image(name: str, code: str, image: Any, text: str = "Why?", files: dict[str, bytes] | None = None) -> Case:
+    value = {"id": "a7", "image": image, "conversations": conversation(text, "So.")}
+    return Case(name=name, code=code, data=_json([value]), files=files or {})
+
+
+def _encode(kind: str, image: Image.Image | None = None, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    (image or picture()).save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def _spoil(data: bytes, byte: bytes) -> bytes:
+    """Overwrite a stretch in the middle, headers left whole."""
+    start = len(data) // 2
+    return data[:start] + byte * 200 + data[start + 200 :]

@@ -1,0 +1,84 @@
+"""Every broken input is named by its code: no crash, no hang, no silent pass."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from minicpmv.data.code_pages import code_pages
+from minicpmv.data.loading import load_records
+from minicpmv.data.survey import Survey
+from minicpmv.errors import DataError
+from minicpmv.processing.images import load_image
+from tests.unit.data.broken_inputs import Case, all_cases, spoilt_images
+
+CASES = all_cases()
+_SECONDS = 10
+
+
+@pytest.fixture(autouse=True)
+def _time_limit() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"more than {_SECONDS} seconds")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, previous)
+
+
+def codes_of(case: Case, folder: Path) -> Counter[str]:
+    """Return what a check says, and make sure that a run refuses the same, unless only decoding can tell."""
+    folder = folder / "data"
+    folder.mkdir()
+    for name, data in case.files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    file = folder / "train.json"
+    file.write_bytes(case.data)
+    survey = Survey([str(file)])
+    survey.read_texts()
+    survey.read_images()
+    survey.statistics()
+    for path, size in survey.image_sizes.items():
+        assert load_image(path).size == size  # what a check passes does not fail later
+    found = [str(finding.problem) for finding in survey.findings if finding.problem.severity == "problem"]
+    try:
+        load_records(file)
+        refused: list[str] = []
+    except DataError as error:
+        refused = [str(problem) for problem in error.problems]
+    if found and not refused:
+        quick = Survey([str(file)])
+        quick.read_texts()
+        quick.read_images(decode=False)
+        assert not [finding for finding in quick.findings if finding.problem.severity == "problem"]
+        assert all("[D142]" in problem for problem in found)
+    else:
+        assert sorted(refused) == sorted(found)
+    return Counter(finding.problem.code for finding in survey.findings)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_broken_input_is_named_by_its_code(case: Case, tmp_path: Path) -> None:
+    codes = codes_of(case, tmp_path)
+    assert case.code in codes, f"found {dict(codes)}"
+
+
+@pytest.mark.parametrize("case", list(spoilt_images()), ids=lambda case: case.name)
+def test_spoilt_image_is_named_or_can_be_loaded(case: Case, tmp_path: Path) -> None:
+    """Where a format has no checksum, wrong pixels cannot be told from right ones."""
+    assert codes_of(case, tmp_path).keys() <= {"D142"}
+
+
+def test_there_are_hundreds_of_cases_and_every_code_of_a_file_has_some() -> None:
+    assert len(CASES) == len({case.name for case in CASES}) >= 400
+    needs_a_model = {"D151", "D152", "D201", "D202", "D203"}
+    by_path_or_size = {"D101", "D307"}
+    assert {case.code for case in CASES} == set(code_pages()) - needs_a_model - by_path_or_size
