@@ -236,7 +236,7 @@ def _check_content(where: str, role: object, content: object) -> Iterator[Proble
             yield Problem("D127", where, found, "text or a placeholder such as <image>", "write it or remove the turn")
     if "\0" in content:
         found, fix = f"a NUL character at character {content.index(chr(0))}", "remove it, or write the text again"
-        yield Problem("D129", where, found, "text: NUL comes from wrong decoding or binary data", fix)
+        yield Problem("D119", where, found, "text: NUL comes from wrong decoding or binary data", fix)
     try:
         content.encode()
     except UnicodeEncodeError as error:

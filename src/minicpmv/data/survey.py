@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from minicpmv.data.checking import RecordChecker
+from minicpmv.data.checking import RecordChecker, check_image_value
 from minicpmv.data.image_files import ImageUse, survey_images
-from minicpmv.data.loading import _build, _image_uses
+from minicpmv.data.loading import _build
 from minicpmv.data.oddities import find_path_oddity, find_text_oddities, messages_of
+from minicpmv.data.placeholders import parse_image_field
 from minicpmv.data.reading import read_records
 from minicpmv.data.records import RawRecord, Record
 from minicpmv.errors import DataError, Problem, UsageError
@@ -80,7 +81,6 @@ class Survey:
                 f"--image-root: found no folder {self.image_root!r}, expected one\n  fix: correct the path"
             )
         for path in self.paths:
-            root = self.image_root if self.image_root is not None else str(Path(path).parent)
             try:
                 records = read_records(path)
             except DataError as error:
@@ -88,10 +88,11 @@ class Survey:
                 continue
             checker = RecordChecker(version=self.version)
             for record in records:
+                root = self.image_root if self.image_root is not None else _folder_of(record.source)
                 self._records.append((record, root))
                 self.add(record, checker.check(record))
                 self.add(record, find_text_oddities(record))
-                for use in _image_uses(record, root):
+                for use in _uses_of(record, root):
                     self._uses.append((record, use))
                     oddity = find_path_oddity(use.where, use.written)
                     self.add(record, [oddity] if oddity else [])
@@ -141,3 +142,21 @@ class Survey:
     def add(self, record: RawRecord, problems: Iterable[Problem]) -> None:
         """Add what was found about a record."""
         self.findings += [Finding(problem, record.source, record) for problem in problems]
+
+
+def _folder_of(source: str) -> str:
+    return source if os.path.isdir(source) else str(Path(source).parent)
+
+
+def _uses_of(record: RawRecord, root: str) -> Iterator[ImageUse]:
+    """Yield every image of a record, unless its ``image`` has a problem of its own."""
+    if not isinstance(record.value, dict):
+        return
+    value = cast("dict[str, object]", record.value).get("image")
+    if any(True for _ in check_image_value(record, value)):
+        return
+    keys = list(cast("dict[str, object]", value)) if isinstance(value, dict) else []
+    for number, written in enumerate(parse_image_field(value).paths):
+        name = f"image[{keys[number]!r}]" if keys else f"image[{number}]" if isinstance(value, list) else "image"
+        path = str(Path(root, written))
+        yield ImageUse(record=record.index, where=record.where(name), written=written, path=path, root=root)

@@ -132,7 +132,7 @@ def _cut_files() -> Iterator[Case]:
 def _records() -> Iterator[Case]:
     record = {
         "no_conversations": ("D111", {"id": "a7"}),
-        "messages_key": ("D111", {"messages": GOOD["conversations"]}),
+        "dialog_key": ("D111", {"dialog": GOOD["conversations"]}),
         "misspelt": ("D111", {"conversatons": GOOD["conversations"]}),
         "upper": ("D111", {"Conversations": GOOD["conversations"]}),
         "spaced": ("D111", {" conversations": GOOD["conversations"]}),
@@ -192,7 +192,7 @@ def _messages() -> Iterator[Case]:
         "nothing": {},
         "no_role": {"content": "Why?"},
         "no_content": {"role": "user"},
-        "llava": {"from": "human", "value": "Why?"},
+        "text_key": {"role": "user", "text": "Why?"},
         "upper": {"Role": "user", "Content": "Why?"},
     }.items():
         yield _message(f"message_{name}", "D121", message)
@@ -211,7 +211,7 @@ def _messages() -> Iterator[Case]:
     for name, text in {"high": "\ud83d", "low": "a\ude00", "swapped": "\ude00\ud83d", "middle": "So \ud800 so"}.items():
         yield Case(name=f"surrogate_{name}", code="D128", data=_json([{"conversations": conversation("Why?", text)}]))
     for name, text in {"alone": "\0", "end": "So.\0", "many": "S\0o\0.\0"}.items():
-        yield Case(name=f"nul_{name}", code="D129", data=_json([{"conversations": conversation("Why?", text)}]))
+        yield Case(name=f"nul_{name}", code="D119", data=_json([{"conversations": conversation("Why?", text)}]))
 
 
 def _image_values() -> Iterator[Case]:
