@@ -33,7 +33,22 @@ _JPEG_END = b"\xff\xd9"
 _TAIL_BYTES = 64
 _MAX_SUGGESTIONS = 20
 """Missing files for which a nearby name is looked up: it takes long in large folders, and nobody reads more."""
-_SUSPICIOUS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
+_SUSPICIOUS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 """What Pillow raises while it only verifies; decoding then tells whether the picture is usable nevertheless."""
 
 
@@ -152,7 +167,7 @@ def _look(path: str | bytes, with_notices: bool) -> _Seen | None:
             traits = tuple(traits_of(image, path if is_file else "")) if with_notices else ()
             size = image.size  # before verify(), which closes the image
             return _Seen(size, traits, is_complete=_is_complete(file, image))
-    except (*_SUSPICIOUS, Image.DecompressionBombError):
+    except _SUSPICIOUS:
         return None
 
 
@@ -165,7 +180,7 @@ def _decodes_as_jpeg(path: str | bytes) -> bool:
             image.draft(None, (1, 1))
             image.load()
             return True
-    except (*_SUSPICIOUS, Image.DecompressionBombError):
+    except _SUSPICIOUS:
         return False
 
 

@@ -300,6 +300,7 @@ def _image_files() -> Iterator[Case]:
         "png_zeros_inside": _spoil(png, b"\0"),
         "png_ones_inside": _spoil(png, b"\xff"),
         "png_newlines": png.replace(b"\r\n", b"\n"),
+        "dds_no_format": b"DDS |\0\0\0\x0f\x10\0\0" + bytes(116),
         "png_without_pixels": huge_png(50, 40),
         "png_as_text": png.decode("latin-1").encode(),
         "jpeg_start": b"\xff\xd8",
