@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeGuard
 
 from PIL import Image
 
@@ -63,7 +63,7 @@ class ImageUse:
     written: str
     """The path as the record has it."""
     path: str | bytes
-    """The path that is opened, or an embedded image file's bytes."""
+    """The path that is opened; or, embedded, the image file's bytes or a ``data:`` URL."""
     root: str
     """The folder at which relative paths start."""
 
@@ -148,7 +148,7 @@ def _inspect(path: str | bytes, with_notices: bool, decode: bool) -> _Seen | Ima
     seen = _look(path, with_notices)
     if seen is not None and seen.is_complete and (not decode or _decodes_as_jpeg(path)):
         return seen
-    if not isinstance(path, bytes) and not os.path.isfile(path):  # worded by _describe, which knows the record
+    if _is_file_path(path) and not os.path.isfile(path):  # worded by _describe, which knows the record
         return ImageError(where=path, found="no file", expected="an image file", fix="correct the path")
     try:
         size = load_image(path).size
@@ -204,12 +204,16 @@ def _others(num_others: int) -> str:
 
 
 def _name(use: ImageUse) -> str:
-    return f"{len(use.path)} embedded bytes" if isinstance(use.path, bytes) else repr(use.path)
+    return repr(use.path) if _is_file_path(use.path) else "the embedded image"
+
+
+def _is_file_path(path: str | bytes) -> TypeGuard[str]:
+    return isinstance(path, str) and not path.startswith("data:")
 
 
 def _describe(use: ImageUse, error: ImageError, *, num_others: int, suggest: bool) -> Problem:
     others = _others(num_others)
-    if isinstance(use.path, bytes) or os.path.isfile(use.path):
+    if not _is_file_path(use.path) or os.path.isfile(use.path):
         code = "D143" if isinstance(error.__cause__, Image.DecompressionBombError) else "D142"
         return Problem(code, use.where, f"{error.found} in {_name(use)}{others}", error.expected, error.fix)
     fix = _suggest(use, use.path) if suggest else "correct the path or add the file"

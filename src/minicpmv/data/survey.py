@@ -94,7 +94,7 @@ class Survey:
                 self.add(record, find_text_oddities(record))
                 for use in _uses_of(record, root):
                     self._uses.append((record, use))
-                    oddity = find_path_oddity(use.where, use.written)
+                    oddity = find_path_oddity(use.where, use.written) if use.written else None
                     self.add(record, [oddity] if oddity else [])
         self.num_image_files = len({use.path for _, use in self._uses})
 
@@ -156,7 +156,9 @@ def _uses_of(record: RawRecord, root: str) -> Iterator[ImageUse]:
     if any(True for _ in check_image_value(record, value)):
         return
     keys = list(cast("dict[str, object]", value)) if isinstance(value, dict) else []
-    for number, written in enumerate(parse_image_field(value).paths):
+    for number, written in enumerate(cast("tuple[str | bytes, ...]", parse_image_field(value).paths)):
         name = f"image[{keys[number]!r}]" if keys else f"image[{number}]" if isinstance(value, list) else "image"
-        path = str(Path(root, written))
-        yield ImageUse(record=record.index, where=record.where(name), written=written, path=path, root=root)
+        text, path = "", written  # embedded, in one of the two forms that ImageUse knows
+        if isinstance(written, str) and not written.startswith("data:"):
+            text, path = written, str(Path(root, written))
+        yield ImageUse(record=record.index, where=record.where(name), written=text, path=path, root=root)
