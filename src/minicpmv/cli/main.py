@@ -10,14 +10,24 @@ import sys
 from collections.abc import Sequence
 
 from minicpmv import __version__
-from minicpmv.cli import chat_command, demo_command, eval_command, show_command, train_command
+from minicpmv.cli import (
+    chat_command,
+    convert_command,
+    demo_command,
+    eval_command,
+    show_command,
+    train_command,
+)
 from minicpmv.errors import MiniCPMVError
 
 __all__ = ["main"]
 
 EXIT_WRONG_USE, EXIT_INTERRUPTED = 2, 130
 
-_COMMANDS = {module.NAME: module for module in (train_command, chat_command, eval_command, show_command, demo_command)}
+_COMMANDS = {
+    module.NAME: module
+    for module in (train_command, chat_command, eval_command, show_command, convert_command, demo_command)
+}
 
 _EXAMPLES = """examples:
   minicpmv demo --output output/demo
