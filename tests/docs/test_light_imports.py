@@ -30,7 +30,16 @@ except SystemExit:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["chat", "--help"], ["eval", "--help"], ["show", "--help"], ["demo", "-h"]]
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["chat", "--help"],
+        ["eval", "--help"],
+        ["show", "--help"],
+        ["convert", "--help"],
+        ["demo", "-h"],
+    ],
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert _loaded_by(_command(*arguments)) == set()
@@ -48,6 +57,8 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         "minicpmv.data.records",
         "minicpmv.data.reading",
         "minicpmv.data.checking",
+        "minicpmv.data.mixing",
+        "minicpmv.data.conversion",
         "minicpmv.cli.main",
     ],
 )
