@@ -121,6 +121,13 @@ def test_output_must_not_be_the_data(capsys: pytest.CaptureFixture[str]) -> None
     assert "found a folder, expected a file" in capsys.readouterr().err
 
 
+def test_place_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_data()
+    Path("file").write_text("")
+    assert main(["convert", data, "--output", "file/out.jsonl"]) == 2
+    assert "file/out.jsonl: found a folder that cannot be written" in capsys.readouterr().err
+
+
 def test_pixel_boxes_are_rewritten_by_the_size_of_the_image() -> None:
     text = "<ref>it</ref><box>[5, 10, 25, 20]</box>"
     record = {"image": "images/a.png", "conversations": conversation(f"Is it {text}?", text)}

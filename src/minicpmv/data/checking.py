@@ -17,6 +17,7 @@ from minicpmv.data.records import RawRecord, quote
 from minicpmv.errors import Problem
 from minicpmv.models.versions import Version
 from minicpmv.processing.chat import Role, Turn, left_out, roles_of
+from minicpmv.processing.images import ImageError, read_data_url
 
 __all__ = ["RecordChecker", "check_image_value", "check_records"]
 
@@ -171,9 +172,18 @@ def check_image_value(record: RawRecord, value: object) -> Iterator[Problem]:
         if not isinstance(path, str) or not path.strip():
             fix = "write the path of the image file, or leave 'image' out of a text-only record"
             yield Problem("D130", record.where(field), quote(path), expected, fix)
+        elif path.startswith("data:"):
+            yield from _check_data_url(record.where(field), path)
         elif re.match(r"(?:https?|s3|ftp):", path):
             fix = "save the image as a file and write its path"
             yield Problem("D132", record.where(field), f"an address: {quote(path)}", "the path of a file", fix)
+
+
+def _check_data_url(where: str, url: str) -> Iterator[Problem]:
+    try:
+        read_data_url(url)
+    except ImageError as error:
+        yield Problem("D142", where, error.found, error.expected, error.fix)
 
 
 def _check_messages(record: RawRecord, messages: object) -> Iterator[Problem]:

@@ -24,7 +24,7 @@ from minicpmv.data.loading import load_raw_records
 from minicpmv.data.placeholders import parse_image_field
 from minicpmv.data.reading import data_folder
 from minicpmv.data.records import RawRecord
-from minicpmv.errors import DataError, Problem
+from minicpmv.errors import DataError, Problem, UsageError
 
 __all__ = ["Conversion", "convert", "write_whole"]
 
@@ -103,9 +103,18 @@ def convert(
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is never seen half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    """Write a file so that it is never seen half written.
+
+    Raises:
+        UsageError: Its folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UsageError(
+            f"{path}: found a folder that cannot be written ({error.strerror})\n  fix: choose another place"
+        ) from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -198,8 +207,6 @@ def _written(record: RawRecord, source: str | bytes, target: _Target) -> str:
     with Image.open(io.BytesIO(data)) as image:
         kind = (image.format or "png").lower()
     if target.image_dir is None:
-        if isinstance(source, str):
-            return source
         mime = Image.MIME.get(kind.upper(), f"image/{kind}")
         return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
     path = target.image_dir / f"{hashlib.sha256(data).hexdigest()[:20]}.{'jpg' if kind == 'jpeg' else kind}"

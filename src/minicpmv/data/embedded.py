@@ -23,7 +23,7 @@ def read_embedded(source: str | bytes) -> bytes:
 
 
 def inspect_embedded(source: str | bytes, where: str) -> tuple[int, int] | Problem:
-    """Decode an image to the end, and return its width and height in pixels or what is wrong with it.
+    """Decode an image to its end, and return its width and height in pixels or what is wrong with it.
 
     Args:
         source: An image value for which ``is_embedded`` holds.

@@ -83,7 +83,7 @@ class RawRecord:
     line: int | None
     """Line on which the record begins, from 1; None where the reader cannot tell (JSON5) or there are no lines."""
     value: object
-    """Whatever stands there; only ``checking`` makes sure that it is a dict of the right shape."""
+    """Whatever stands there, with embedded images as bytes. Only ``checking`` makes sure that its shape is right."""
     names: FieldNames = OWN_NAMES
     """What its fields are called in the file."""
     faults: tuple[Problem, ...] = ()

@@ -16,11 +16,15 @@ from minicpmv.data.formats.json_list import RepeatedKeys
 from minicpmv.data.formats.parts import read_parts
 from minicpmv.data.records import FieldNames, RawRecord
 from minicpmv.errors import Problem
+from minicpmv.processing.images import ImageError, read_data_url
 
 __all__ = ["to_own_form"]
 
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 """What ``from`` holds; user, assistant and system are taken as well."""
+
+_MEANINGFUL_KEYS = ("system", "tools", "video", "videos", "audio", "audios")
+"""Keys of a record that other tools train on. Passing over them in silence would lose a part of what is written."""
 
 
 def to_own_form(record: RawRecord) -> RawRecord:
@@ -33,7 +37,12 @@ def to_own_form(record: RawRecord) -> RawRecord:
     fields = cast("dict[str, object]", record.value)
     image_key = _present(fields, "image", "images")
     talk_key = _present(fields, "conversations", "messages")
-    faults = [*_mixed(record, fields, "conversations", "messages"), *_mixed(record, fields, "image", "images")]
+    faults = [
+        *_mixed(record, fields, "conversations", "messages"),
+        *_mixed(record, fields, "image", "images"),
+        *_check_ignored(record, fields),
+        *_check_inner_keys(record, fields, image_key),
+    ]
     names = FieldNames(conversations=talk_key, image=image_key)
     own = {key: value for key, value in fields.items() if key not in {"messages", "images", "image"}}
     if image_key in fields:
@@ -64,6 +73,38 @@ def _mixed(record: RawRecord, fields: Mapping[str, object], first: str, second: 
         yield Problem("D117", record.where(), found, "one of them", "join what they hold, or remove one")
 
 
+def _check_ignored(record: RawRecord, fields: Mapping[str, object]) -> Iterator[Problem]:
+    for key in _MEANINGFUL_KEYS:
+        if fields.get(key):
+            fix = "write a system message first in the conversation" if key == "system" else "remove the key"
+            yield Problem("D125", record.where(key), f"the key {key!r}", "nothing but images and a conversation", fix)
+
+
+def _check_inner_keys(record: RawRecord, fields: Mapping[str, object], image_key: str) -> Iterator[Problem]:
+    """Yield a problem for a key that stands twice in what is read and not kept: parts, and structs of images."""
+    image = fields.get(image_key)
+    if isinstance(image, list) or _is_image_struct(image):
+        yield from _repeated_in(record, image, image_key)
+    messages = fields.get("messages")
+    for number, message in enumerate(cast("list[object]", messages) if isinstance(messages, list) else ()):
+        content = cast("dict[str, object]", message).get("content") if isinstance(message, dict) else None
+        if isinstance(content, list):
+            yield from _repeated_in(record, content, f"messages[{number}].content")
+
+
+def _repeated_in(record: RawRecord, value: object, place: str) -> Iterator[Problem]:
+    if isinstance(value, RepeatedKeys):
+        for key in value.repeated:
+            where = record.where(place)
+            yield Problem("D107", where, f"the key {key!r} more than once", "each key once", "remove or rename one")
+    if isinstance(value, dict):
+        for key, entry in cast("dict[str, object]", value).items():
+            yield from _repeated_in(record, entry, f"{place}.{key}")
+    elif isinstance(value, list):
+        for number, entry in enumerate(cast("list[object]", value)):
+            yield from _repeated_in(record, entry, f"{place}[{number}]")
+
+
 def _like(original: Mapping[str, object], made: dict[str, object]) -> dict[str, object]:
     """Keep in mind that keys stood twice in what ``made`` was made of."""
     if not isinstance(original, RepeatedKeys):
@@ -74,7 +115,7 @@ def _like(original: Mapping[str, object], made: dict[str, object]) -> dict[str, 
 
 
 def _plain_images(value: object) -> object:
-    """Replace the structs of Hugging Face's image columns by their bytes, or else their path."""
+    """Replace ``data:`` URLs by what they hold, and the structs of Hugging Face's columns by their bytes or path."""
     if isinstance(value, list):
         return [_plain_image(entry) for entry in cast("list[object]", value)]
     if isinstance(value, dict) and not _is_image_struct(value):
@@ -84,6 +125,11 @@ def _plain_images(value: object) -> object:
 
 
 def _plain_image(value: object) -> object:
+    if isinstance(value, str) and value.startswith("data:"):
+        try:
+            return read_data_url(value)
+        except ImageError:
+            return value  # for ``checking`` to word
     if not _is_image_struct(value):
         return value
     struct = cast("dict[str, object]", value)

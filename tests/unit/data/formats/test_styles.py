@@ -201,6 +201,32 @@ def test_d107_repeated_keys_survive_the_change_of_form() -> None:
     assert found == [("D107", "the key 'id' more than once"), ("D107", "the key 'from' more than once")]
 
 
+@pytest.mark.parametrize(
+    ("fields", "place"),
+    [
+        (
+            '"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "text": "b"}]}]',
+            "messages[0].content[0]",
+        ),
+        ('"images": [{"path": "a.png", "path": "b.png"}], "conversations": []', "images[0]"),
+        ('"image": {"path": "a.png", "path": "b.png"}, "conversations": []', "image"),
+    ],
+)
+def test_d107_repeated_keys_inside_parts_and_structs(fields: str, place: str) -> None:
+    Path("train.json").write_text(f"[{{{fields}}}]")
+    with pytest.raises(DataError) as caught:
+        load_records("train.json")
+    (problem,) = caught.value.problems
+    assert (problem.code, problem.where) == ("D107", f"train.json:1 record 0 {place}")
+
+
+@pytest.mark.parametrize("key", ["system", "tools", "videos"])
+def test_d125_keys_of_a_record_that_other_tools_train_on(key: str) -> None:
+    talk = conversation("Why?", "So.")
+    assert told({"conversations": talk, key: "x"}) == [("D125", key)]
+    assert len(load({"conversations": talk, key: None}, {"conversations": talk, key: []})) == 2
+
+
 def test_one_file_may_hold_several_styles() -> None:
     records = load(
         {"conversations": conversation("Why?", "So.")},
