@@ -86,6 +86,18 @@ def test_image_root_of_the_data_is_written_into_the_paths() -> None:
     assert [Path(str(record.images[0])).name for record in load_records("out.jsonl")] == ["a.png"]
 
 
+def test_paths_are_right_beyond_linked_folders() -> None:
+    save_picture(Path("far/away/images/c.png"))
+    record = {"image": "../away/images/c.png", "conversations": conversation("Why?", "So.")}
+    write_data(Path("far/away/train.json"), [record])
+    Path("near").symlink_to("far/away", target_is_directory=True)
+    Path("other/place").mkdir(parents=True)
+    Path("link").symlink_to("other/place", target_is_directory=True)
+    assert main(["convert", "near/train.json", "--output", "link/out.jsonl"]) == 0
+    assert load_records("link/out.jsonl")
+    assert load_records("other/place/out.jsonl")
+
+
 def test_keys_that_are_left_out_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", make_data(model="x", source="y"), "--output", "out.jsonl"]) == 0
     assert "left out, because nothing here reads them: the keys model, source" in capsys.readouterr().err

@@ -87,6 +87,15 @@ def test_weight_two_is_the_data_twice(data: Path, tmp_path: Path) -> None:
     assert (described["path"], described["weight"]) == (str(data), 2)
 
 
+def test_half_of_the_data_is_chosen_by_the_seed_of_the_run(data: Path, tmp_path: Path) -> None:
+    def seen(name: str, *extra: str) -> list[float]:
+        return train(f"{data}:0.5", tmp_path / name, "--max_steps", "2", *extra)
+
+    halves = [seen(str(seed), "--seed", str(seed)) for seed in range(3)]
+    assert len({tuple(half) for half in halves}) > 1
+    assert seen("data", "--seed", "0", "--data_seed", "1") == pytest.approx(halves[1])
+
+
 def test_weight_for_evaluation_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *flags(str(data), tmp_path / "output", "--eval_data_path", f"{data}:2")]) == 2
     assert "--eval_data_path: found the weight 2" in capsys.readouterr().err

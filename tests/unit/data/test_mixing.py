@@ -109,3 +109,24 @@ def test_folder_is_all_its_data_files_in_order(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text("[5]")
     with pytest.raises(DataError, match=r"c\.json:1 record 0: \[D110\]"):
         load_records(tmp_path)
+
+
+def test_image_problems_of_a_folder_name_the_record_of_their_own_file(tmp_path: Path) -> None:
+    good = {"conversations": conversation("Why?", "So.")}
+    bad = {"image": "nope.png", "conversations": conversation("Why?", "")}
+    write_data(tmp_path / "b.json", [good, good])
+    write_data(tmp_path / "a.json", [bad, good, bad | {"image": "gone.png"}])
+    with pytest.raises(DataError) as caught:
+        load_records(tmp_path)
+    found = [problem.where.removeprefix(str(tmp_path)) for problem in caught.value.problems]
+    assert found == [
+        "/a.json:2 record 0 conversations[1].content",
+        "/a.json:2 record 0 image",
+        "/a.json:4 record 2 conversations[1].content",
+        "/a.json:4 record 2 image",
+    ]
+    write_data(tmp_path / "a.json", [good, good, good])
+    write_data(tmp_path / "b.json", [good, bad])
+    with pytest.raises(DataError) as caught:
+        load_records(tmp_path)
+    assert len({problem.where.rpartition(" ")[0] for problem in caught.value.problems}) == 1
