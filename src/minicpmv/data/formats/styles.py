@@ -60,11 +60,9 @@ def to_own_form(record: RawRecord) -> RawRecord:
 
 def _present(fields: Mapping[str, object], first: str, second: str) -> str:
     """Choose the key that holds something; tables, and some tools, write both with one of them null or empty."""
-    return (
-        second
-        if second in fields and not (fields.get(first) or (fields[second] is None and first in fields))
-        else first
-    )
+    if second not in fields or fields.get(first):
+        return first
+    return first if fields[second] is None and first in fields else second
 
 
 def _mixed(record: RawRecord, fields: Mapping[str, object], first: str, second: str) -> Iterator[Problem]:
