@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from minicpmv.cli.main import main
 from minicpmv.data.code_pages import code_pages
 from minicpmv.data.loading import load_records
 from minicpmv.data.survey import Survey
@@ -36,6 +38,39 @@ def _in_a_folder_with_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_right_records_load(example: str) -> None:
     Path("train.json").write_text(example)
     assert load_records("train.json")
+
+
+def test_lines_of_the_page_load() -> None:
+    (example,) = re.findall(r"```jsonl\n(.*?\n)```", PAGE, re.DOTALL)
+    Path("train.jsonl").write_text(example)
+    assert [len(record.images) for record in load_records("train.jsonl")] == [1, 0]
+
+
+def test_table_of_the_page_loads() -> None:
+    pytest.importorskip("pyarrow", reason="needs the extra `data`")
+    (example,) = re.findall(r"```python\n(.*?)\n```", PAGE, re.DOTALL)
+    exec(example, {})
+    (record,) = load_records("train.parquet")
+    assert record.images == (Path("cat.png").read_bytes(),)
+
+
+def test_all_styles_of_the_page_make_our_records() -> None:
+    """The same question in LLaVA's style and OpenAI's gives the same turns."""
+    turns = []
+    for heading in ("### LLaVA and ShareGPT", "### OpenAI's messages"):
+        (example, *_) = re.findall(r"```json\n(.*?)\n```", PAGE.partition(heading)[2], re.DOTALL)
+        Path("train.json").write_text(example)
+        (record,) = load_records("train.json")
+        turns.append([turn for turn in record.turns if turn.role != "system"])
+    assert turns[0] == turns[1]
+
+
+def test_conversion_of_the_page_names_the_box(capsys: pytest.CaptureFixture[str]) -> None:
+    messages = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "<box>10 20 900 60</box>"}]
+    Path("train.json").write_text(json.dumps([{"id": "a7", "image": "cat.png", "conversations": messages}]))
+    assert main(["convert", "train.json", "--pixel-boxes", "--output", "out.jsonl"]) == 2
+    (section,) = (section for section in CODES if section.startswith("D139"))
+    assert capsys.readouterr().err.strip().removeprefix("error: ") in section
 
 
 @pytest.mark.parametrize("code", [code for code in WRONG if code < "D3"])
@@ -71,8 +106,9 @@ def test_the_package_explains_codes_with_the_text_of_the_page() -> None:
 
 
 def test_every_code_of_the_package_has_its_section() -> None:
-    sources = (ROOT / "src" / "minicpmv" / "data").glob("*.py")
+    sources = (ROOT / "src" / "minicpmv" / "data").rglob("*.py")
     used = {code for source in sources for code in re.findall(r'"(D[1-3]\d\d)"', source.read_text(encoding="utf-8"))}
     assert sorted(used) == [section[:4] for section in CODES]
-    assert len(RIGHT) == 3
-    assert len(used - WRONG.keys()) == 5  # D101, D104, D201, D202, D203 need more than a data file to show
+    assert len(RIGHT) == 7
+    # D101, D104, D108, D139, D201, D202 and D203 need more than a data file to show.
+    assert len(used - WRONG.keys()) == 7

@@ -185,6 +185,6 @@ def test_explain_lists_all_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_explain_names_the_nearest_code(capsys: pytest.CaptureFixture[str]) -> None:
-    for given, near in (("D140", "D141"), ("D999", "D314"), ("E141", "D141"), ("D\u00b2", "D")):
+    for given, near in (("D144", "D143"), ("D999", "D314"), ("E141", "D141"), ("D\u00b2", "D")):
         assert main(["explain", given]) == 2
         assert f"did you mean {near}" in capsys.readouterr().err

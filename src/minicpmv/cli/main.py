@@ -13,6 +13,7 @@ from minicpmv import __version__
 from minicpmv.cli import (
     chat_command,
     check_command,
+    convert_command,
     demo_command,
     eval_command,
     explain_command,
@@ -33,6 +34,7 @@ _COMMANDS = {
         chat_command,
         eval_command,
         show_command,
+        convert_command,
         demo_command,
         explain_command,
     )

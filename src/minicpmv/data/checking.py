@@ -12,12 +12,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
+from minicpmv.data.formats.json_list import RepeatedKeys
 from minicpmv.data.placeholders import IMAGE_KEY, PLAIN_PLACEHOLDERS, check_placeholders, parse_image_field
-from minicpmv.data.reading import RepeatedKeys
 from minicpmv.data.records import RawRecord, quote
 from minicpmv.errors import Problem
 from minicpmv.models.versions import Version
 from minicpmv.processing.chat import Role, Turn, left_out, roles_of
+from minicpmv.processing.images import ImageError, read_data_url
 
 __all__ = ["RecordChecker", "check_image_value", "check_records"]
 
@@ -72,6 +73,9 @@ class RecordChecker:
 
     def check(self, record: RawRecord) -> Iterator[Problem]:
         """Yield every problem of a record."""
+        if record.faults:
+            yield from record.faults
+            return
         if not isinstance(record.value, dict):
             found = _describe(record.value)
             yield Problem("D110", record.where(), found, "an object", "write {...} or remove it")
@@ -169,12 +173,23 @@ def check_image_value(record: RawRecord, value: object) -> Iterator[Problem]:
     else:
         entries = [("image", value)]
     for field, path in entries:
+        if isinstance(path, bytes) and path:
+            continue
         if not isinstance(path, str) or not path.strip():
             fix = "write the path of the image file, or leave 'image' out of a text-only record"
             yield Problem("D130", record.where(field), quote(path), expected, fix)
-        elif re.match(r"(?:https?|s3|ftp|data):", path):
+        elif path.startswith("data:"):
+            yield from _check_data_url(record.where(field), path)
+        elif re.match(r"(?:https?|s3|ftp):", path):
             fix = "save the image as a file and write its path"
             yield Problem("D132", record.where(field), f"an address: {quote(path)}", "the path of a file", fix)
+
+
+def _check_data_url(where: str, url: str) -> Iterator[Problem]:
+    try:
+        read_data_url(url)
+    except ImageError as error:
+        yield Problem("D142", where, error.found, error.expected, error.fix)
 
 
 def _check_messages(record: RawRecord, messages: object) -> Iterator[Problem]:

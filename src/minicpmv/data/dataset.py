@@ -16,6 +16,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from minicpmv.data.embedded import describe_image
 from minicpmv.data.records import Record
 from minicpmv.errors import ConfigError, DataError, Problem
 from minicpmv.models.loss import IGNORED
@@ -207,7 +208,8 @@ def _load(record: Record, position: int) -> Image:
         return load_image(record.images[position])
     except ImageError as error:
         where = record.where(f"image {position}")
-        found = f"{error.found} in {record.images[position]!r}, which has changed since the data were checked"
+        name = describe_image(record.images[position])
+        found = f"{error.found} in {name}, which has changed since the data were checked"
         raise DataError([Problem("D202", where, found, error.expected, error.fix)]) from error
 
 

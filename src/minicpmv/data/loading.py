@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import cast
 
 from minicpmv.data.checking import RecordChecker, check_image_value
+from minicpmv.data.embedded import inspect_embedded, is_embedded, read_embedded
 from minicpmv.data.image_files import ImageUse, inspect_images
 from minicpmv.data.placeholders import build_turns, parse_image_field
-from minicpmv.data.reading import read_records
+from minicpmv.data.reading import data_folder, read_records
 from minicpmv.data.records import RawRecord, Record
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.models.versions import Version
 
-__all__ = ["load_records"]
+__all__ = ["build_record", "images_of", "load_raw_records", "load_records", "resolve_image"]
+
+_Sizes = Mapping[str | bytes, tuple[int, int]]
 
 
 def load_records(
@@ -30,61 +33,114 @@ def load_records(
     """Read a data file, check everything in it, and open every image file.
 
     Args:
-        path: A JSON list of records in the form that ``docs/data.md`` describes.
-        image_root: Folder at which relative image paths start; the data file's own folder if not given.
+        path: A file, a folder of files or a dataset directory, in a form that ``docs/data.md`` describes.
+        image_root: Folder at which relative image paths start; each data file's own folder if not given.
         version: The model to be trained, if known; some rules depend on it.
 
     Raises:
-        DataError: With every problem of the file, in file order.
-        UsageError: ``image_root`` is not a folder.
+        DataError: With every problem of the data, in file order.
+        UsageError: ``image_root`` is not a folder, or a table needs pyarrow.
+    """
+    raw_records, sizes = load_raw_records(path, image_root=image_root, version=version)
+    return [build_record(raw, _root(raw, image_root), sizes) for raw in raw_records]
+
+
+def load_raw_records(
+    path: str | os.PathLike[str],
+    *,
+    image_root: str | os.PathLike[str] | None = None,
+    version: Version | None = None,
+) -> tuple[list[RawRecord], dict[str | bytes, tuple[int, int]]]:
+    """Read and check as ``load_records`` does, and return the records as written, in our form.
+
+    Returns:
+        The records, none of which has a problem, and the (width, height) in pixels of every image by path or, if it is
+        embedded, by its value.
     """
     raw_records = read_records(path)
-    root = os.fspath(image_root) if image_root is not None else str(Path(path).parent)
-    if not os.path.isdir(root):
-        raise UsageError(f"image root: found no folder {root!r}, expected one\n  fix: correct the path")
-    sizes, image_problems = inspect_images([use for raw in raw_records for use in _image_uses(raw, root)])
+    if image_root is not None and not os.path.isdir(image_root):
+        found = os.fspath(image_root)
+        raise UsageError(f"image root: found no folder {found!r}, expected one\n  fix: correct the path")
     problems_of: dict[int, list[Problem]] = {}
-    for index, problem in image_problems:
-        problems_of.setdefault(index, []).append(problem)
+    sizes: dict[str | bytes, tuple[int, int]] = {}
+    uses: list[ImageUse] = []
+    for position, raw in enumerate(raw_records):
+        for source, where in images_of(raw):
+            if not is_embedded(source):
+                written, root = cast("str", source), _root(raw, image_root)
+                path_of_image = resolve_image(root, written)
+                uses.append(
+                    ImageUse(record=position, where=raw.where(where), written=written, path=path_of_image, root=root)
+                )
+            elif source not in sizes:
+                size = inspect_embedded(source, raw.where(where))
+                if isinstance(size, Problem):
+                    problems_of.setdefault(position, []).append(size)
+                else:
+                    sizes[source] = size
+    file_sizes, image_problems = inspect_images(uses)
+    for position, problem in image_problems:
+        problems_of.setdefault(position, []).append(problem)
     checker = RecordChecker(version=version)
-    problems = [p for raw in raw_records for p in (*checker.check(raw), *problems_of.get(raw.index, ()))]
+    problems = [
+        problem
+        for position, raw in enumerate(raw_records)
+        for problem in (*checker.check(raw), *problems_of.get(position, ()))
+    ]
     if problems:
         raise DataError(problems)
-    return [_build(raw, root, sizes) for raw in raw_records]
+    return raw_records, sizes | cast("dict[str | bytes, tuple[int, int]]", file_sizes)
 
 
-def _image_uses(raw: RawRecord, root: str) -> Iterator[ImageUse]:
-    if not isinstance(raw.value, dict):
+def _root(raw: RawRecord, image_root: str | os.PathLike[str] | None) -> str:
+    return data_folder(raw.source) if image_root is None else os.fspath(image_root)
+
+
+def images_of(raw: RawRecord) -> Iterator[tuple[str | bytes, str]]:
+    """Yield each image of a record with its field, or nothing if the record is not sound enough to tell."""
+    if raw.faults or not isinstance(raw.value, dict):
         return
     value = cast("dict[str, object]", raw.value).get("image")
     if any(True for _ in check_image_value(raw, value)):
         return
     field = parse_image_field(value)
-    for number, written in enumerate(field.paths):
+    for number, source in enumerate(field.paths):
         if isinstance(value, dict):
-            name = f"image[{list(cast('dict[str, str]', value))[number]!r}]"
+            name = f"image[{list(cast('dict[str, object]', value))[number]!r}]"
         else:
             name = f"image[{number}]" if isinstance(value, list) else "image"
-        yield ImageUse(
-            record=raw.index, where=raw.where(name), written=written, path=_resolve(root, written), root=root
-        )
+        yield source, name
 
 
-def _resolve(root: str, written: str) -> str:
+def resolve_image(root: str, written: str) -> str:
+    """Return the path that is opened for a path as written."""
     return str(Path(root, written))
 
 
-def _build(raw: RawRecord, root: str, sizes: Mapping[str, tuple[int, int]]) -> Record:
+def build_record(raw: RawRecord, root: str, sizes: _Sizes) -> Record:
+    """Make a record of a raw one that has no problem.
+
+    Args:
+        raw: As read.
+        root: Folder at which its relative paths start.
+        sizes: Pixels, (width, height) of its images by path or, if embedded, by value.
+    """
     fields = cast("dict[str, object]", raw.value)
     field = parse_image_field(fields.get("image"))
     turns, order = build_turns(cast("list[dict[str, str]]", fields["conversations"]), field)
-    images = tuple(_resolve(root, field.paths[position]) for position in order)
+    images: list[str | bytes] = []
+    image_sizes: list[tuple[int, int]] = []
+    for position in order:
+        source = field.paths[position]
+        opened = source if is_embedded(source) else resolve_image(root, cast("str", source))
+        image_sizes.append(sizes[opened])
+        images.append(read_embedded(source) if is_embedded(source) else opened)
     return Record(
         source=raw.source,
         index=raw.index,
         line=raw.line,
         id=cast("str | int | None", fields.get("id")),
-        images=images,
-        image_sizes=tuple(sizes[path] for path in images),
+        images=tuple(images),
+        image_sizes=tuple(image_sizes),
         turns=turns,
     )

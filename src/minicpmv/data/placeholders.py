@@ -31,8 +31,8 @@ _PLACEHOLDER = re.compile(rf"{'|'.join(PLAIN_PLACEHOLDERS)}|{IMAGE_KEY.pattern}"
 class ImageField:
     """The ``image`` value of a record, whatever its form."""
 
-    paths: tuple[str, ...]
-    """As written."""
+    paths: tuple[str | bytes, ...]
+    """Paths and ``data:`` URLs as written, and the bytes of image files from tables."""
     keys: tuple[str, ...] | None
     """One per path if the value was a dict of keys such as ``<image_00>``, otherwise None."""
 
@@ -40,18 +40,19 @@ class ImageField:
 def parse_image_field(value: object) -> ImageField:
     """Read an ``image`` value of a right type: a path, a list of paths, a dict of placeholders and paths, or nothing.
 
+    In the place of each path may stand the bytes of an image file.
     A dict with the single key ``<image>`` or ``<ImageHere>`` is the same as its path alone.
     """
     if not value:
         return ImageField((), None)
-    if isinstance(value, str):
+    if isinstance(value, (str, bytes)):
         return ImageField((value,), None)
     if isinstance(value, dict):
-        mapping = cast("dict[str, str]", value)
+        mapping = cast("dict[str, str | bytes]", value)
         if len(mapping) == 1 and next(iter(mapping)) in PLAIN_PLACEHOLDERS:
             return ImageField(tuple(mapping.values()), None)
         return ImageField(tuple(mapping.values()), tuple(mapping))
-    return ImageField(tuple(cast("list[str]", value)), None)
+    return ImageField(tuple(cast("list[str | bytes]", value)), None)
 
 
 def _find_placeholders(text: str) -> list[str]:

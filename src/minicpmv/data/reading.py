@@ -1,231 +1,123 @@
-"""From a data file to raw records: JSON first, JSON5 when that fails.
+"""From a data file, or a folder of them, to raw records in one form, whatever container and style they come in.
 
-Nothing is judged here beyond what keeps the file from being read at all; see ``checking`` for the rest.
+The content of a file says what it is; where that leaves it open, its name does. Nothing is judged here beyond what
+keeps records from being read at all; see ``checking`` for the rest.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import re
-import shlex
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import json5
-
-from minicpmv.data.records import RawRecord, quote
+from minicpmv.data.formats import json_lines, tables
+from minicpmv.data.formats.json_list import parse_json_list
+from minicpmv.data.formats.styles import to_own_form
+from minicpmv.data.records import RawRecord
 from minicpmv.errors import DataError, Problem
 
-__all__ = ["RepeatedKeys", "read_records"]
+__all__ = ["data_folder", "find_files", "read_records"]
 
-_logger = logging.getLogger(__name__)
-
-MAX_JSON5_BYTES = 5_000_000
-"""Larger files must be strict JSON. The JSON5 reader manages about 75 kB a second, so this is a minute's wait."""
-
-_SPACE = re.compile(r"[ \t\n\r]*")
-_JSON5_ERROR = re.compile(r"<string>:(?P<line>\d+) (?P<message>.*) at column (?P<column>\d+)", re.DOTALL)
-_CONVERT = (
-    "python -c \"import json, json5, sys; json.dump(json5.load(open(sys.argv[1], encoding='utf-8')), "
-    "open(sys.argv[2], 'w'))\" {0} converted.json"
-)
-
-
-class RepeatedKeys(dict[str, object]):
-    """An object in which keys stand twice. JSON keeps the last; ``checking`` reports it, so that nothing is lost.
-
-    Args:
-        pairs: Keys and values as written.
-    """
-
-    def __init__(self, pairs: Iterable[tuple[str, object]]) -> None:
-        pairs = list(pairs)
-        super().__init__(pairs)
-        counts = Counter(key for key, _ in pairs)
-        self.repeated = tuple(key for key, count in counts.items() if count > 1)
+DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".json5", ".parquet", ".arrow")
+"""Names of files that count as data where a folder is given."""
 
 
 def read_records(path: str | os.PathLike[str]) -> list[RawRecord]:
-    """Read every record of a data file.
+    """Read every record of a data file, of a folder of data files, or of a dataset directory.
+
+    A line of a JSON Lines file that cannot be read becomes a record with ``faults``, so that the other lines are seen.
 
     Raises:
-        DataError: The file is missing, is not text, is not JSON or JSON5, or is not a list of records.
+        DataError: A file is missing, is not text, is not JSON or JSON5, is not a list of records, or is damaged.
+        UsageError: The file is a table, and pyarrow is not installed.
+    """
+    return [record for source in find_files(path) for record in _read_source(source)]
+
+
+def find_files(path: str | os.PathLike[str]) -> list[str]:
+    """List what is read when a path is given: the file itself, a folder's data files by name, or a dataset directory.
+
+    Raises:
+        DataError: There is nothing of that kind.
     """
     source = os.fspath(path)
-    text = _read_text(source)
-    try:
-        located = _parse_list(text, source)
-    except json.JSONDecodeError as error:
-        located = [(None, value) for value in _parse_json5(text, source, error)]
-    if not located:
-        _fail("D106", source, "an empty list", "at least one record", "add records, or give another file")
-    return [
-        RawRecord(source=source, index=index, line=line, value=value) for index, (line, value) in enumerate(located)
-    ]
+    folder = Path(source)
+    if not folder.is_dir() or tables.is_dataset_directory(folder):
+        return [source]
+    if (folder / "dataset_dict.json").is_file():
+        splits = sorted(entry.name for entry in folder.iterdir() if tables.is_dataset_directory(entry))
+        found = f"a dataset of several splits: {', '.join(splits)}"
+        _fail("D101", source, found, "one split", f"name it: {os.path.join(source, splits[0] if splits else 'train')}")
+    files = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_file() and entry.suffix.lower() in DATA_SUFFIXES and not entry.name.startswith(".")
+    )
+    if not files:
+        fix = "name the file inside the folder, or give it one of these endings"
+        _fail("D101", source, "a folder without data files", f"files ending in {', '.join(DATA_SUFFIXES)}", fix)
+    return [os.path.join(source, name) for name in files]
+
+
+def data_folder(source: str) -> str:
+    """Return the folder at which relative image paths of a record with this ``source`` start."""
+    path = Path(source)
+    return str(path if path.is_dir() else path.parent)
 
 
 def _fail(code: str, where: str, found: str, expected: str, fix: str) -> NoReturn:
     raise DataError([Problem(code, where, found, expected, fix)])
 
 
-def _read_text(source: str) -> str:
+def _read_source(source: str) -> list[RawRecord]:
+    path = Path(source)
+    if path.is_dir():
+        records = _of_rows(source, tables.read_dataset_directory(source))
+    else:
+        kind = tables.table_kind(_read_head(source))
+        records = _read_text_file(source) if kind is None else _of_rows(source, tables.read_table(source, kind))
+    if not records:
+        _fail("D106", source, "an empty list", "at least one record", "add records, or give another file")
+    return records
+
+
+def _of_rows(source: str, rows: list[dict[str, object]]) -> list[RawRecord]:
+    return [to_own_form(RawRecord(source=source, index=index, line=None, value=row)) for index, row in enumerate(rows)]
+
+
+def _read_head(source: str) -> bytes:
     path = Path(source)
     if not path.exists():
         folder = path.parent
         lacking = f"no such file in {folder.resolve()}" if folder.is_dir() else f"no folder {folder}"
         _fail("D101", source, lacking, "a data file", "correct the path")
-    if path.is_dir():
-        _fail("D101", source, "a folder", "a data file", "name the file inside the folder")
+    return _read_bytes(source, 8)
+
+
+def _read_bytes(source: str, size: int = -1) -> bytes:
     try:
-        data = path.read_bytes()
+        with open(source, "rb") as file:
+            return file.read(size)
     except OSError as error:
         raise DataError(
             [Problem("D101", source, f"a file that cannot be read ({error.strerror})", "a data file", "fix its access")]
         ) from error
+
+
+def _read_text_file(source: str) -> list[RawRecord]:
+    data = _read_bytes(source)
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        _fail("D104", f"{source}:1", "UTF-16 text, which is not UTF-8", "UTF-8 text", "save the file as UTF-8")
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if json_lines.is_json_lines(data, named_so=Path(source).suffix.lower() in json_lines.SUFFIXES):
+        return [record if record.faults else to_own_form(record) for record in json_lines.parse_lines(data, source)]
     try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        kind = "UTF-16 text" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else f"byte 0x{data[error.start]:02x}"
-        raise DataError(
-            [Problem("D104", f"{source}:{line}", f"{kind}, which is not UTF-8", "UTF-8 text", "save the file as UTF-8")]
-        ) from error
-
-
-def _make_object(pairs: Iterable[tuple[str, Any]]) -> dict[str, object]:
-    entries = list(pairs)
-    made = dict(entries)
-    return made if len(made) == len(entries) else RepeatedKeys(entries)
-
-
-def _parse_list(text: str, source: str) -> list[tuple[int | None, object]]:
-    """Parse strict JSON entry by entry, which tells the line of each.
-
-    Raises:
-        json.JSONDecodeError: The text is not strict JSON.
-        DataError: It is, but not a list.
-    """
-    decoder = json.JSONDecoder(object_pairs_hook=_make_object)
-
-    def decode(position: int) -> tuple[object, int]:
-        try:
-            return decoder.raw_decode(text, position)
-        except RecursionError:
-            raise json.JSONDecodeError("Nested too deeply", text, position) from None
-
-    position = _skip(text, 0)
-    if text[position : position + 1] != "[":
-        value, end = decode(position)
-        _refuse_top_level(value, text[end:], source)
-    located: list[tuple[int | None, object]] = []
-    line, counted = 1, 0
-    position = _skip(text, position + 1)
-    closed = text[position : position + 1] == "]"
-    while not closed:
-        line, counted = line + text.count("\n", counted, position), position
-        value, end = decode(position)
-        located.append((line, value))
-        position = _skip(text, end)
-        closed = text[position : position + 1] == "]"
-        if not closed and text[position : position + 1] != ",":
-            raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
-        if not closed:
-            position = _skip(text, position + 1)
-    rest = _skip(text, position + 1)
-    if rest < len(text):
-        raise json.JSONDecodeError("Extra data", text, rest)
-    return located
-
-
-def _skip(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    return position if match is None else match.end()
-
-
-def _refuse_top_level(value: object, rest: str, source: str) -> NoReturn:
-    fix = "write [ before the first record and ] after the last"
-    if isinstance(value, dict) and rest.lstrip()[:1] == "{":
-        _fail("D105", source, "one object per line (JSON Lines)", "one list of records", f"{fix}, and a comma between")
-    found = "one object" if isinstance(value, dict) else "null" if value is None else quote(value)
-    _fail("D105", source, found, "a list of records", fix)
-
-
-def _parse_json5(text: str, source: str, strict: json.JSONDecodeError) -> list[object]:
-    """Parse what strict JSON refused.
-
-    Raises:
-        DataError: It is not JSON5 either, or too large to try.
-    """
-    if _is_cut_off(text, strict):
-        _fail_cut_off(text, source)
-    if not _json5_may_help(text, strict):
-        _fail_syntax(text, source, line=strict.lineno, column=strict.colno, message=strict.msg.removesuffix(" at"))
-    if len(text) > MAX_JSON5_BYTES:
-        _fail_syntax(
-            text,
-            source,
-            line=strict.lineno,
-            column=strict.colno,
-            message=strict.msg.removesuffix(" at"),
-            fix=f"mend it, or if the file is meant as JSON5, convert it once: {_CONVERT.format(shlex.quote(source))}",
-        )
-    _logger.warning(
-        "%s:%d:%d: not strict JSON (%s); reading it as JSON5, which accepts single quotes and trailing commas "
-        "but is slow. To convert it once: %s",
-        source,
-        strict.lineno,
-        strict.colno,
-        strict.msg,
-        _CONVERT.format(shlex.quote(source)),
-    )
-    try:
-        value = json5.loads(text, object_pairs_hook=_make_object)
-    except RecursionError:
-        _fail_syntax(text, source, line=strict.lineno, column=strict.colno, message="Nested too deeply")
-    except ValueError as error:
-        found = _JSON5_ERROR.fullmatch(str(error))
-        if found is None or found["message"] == "Unexpected end of input":
-            _fail_cut_off(text, source)
-        _fail_syntax(text, source, line=int(found["line"]), column=int(found["column"]), message=found["message"])
-    if not isinstance(value, list):
-        _refuse_top_level(value, "", source)
-    return value
-
-
-def _is_cut_off(text: str, error: json.JSONDecodeError) -> bool:
-    """Whether strict JSON failed because the text ends too early."""
-    if error.msg.startswith("Unterminated string"):  # a string that a line break ends has the other message
-        return True
-    if error.msg.startswith("Invalid control character") and '"' not in text[error.pos :]:
-        return True
-    rest = text[error.pos :].strip()
-    return not rest or any(word.startswith(rest) for word in ("true", "false", "null", "-"))
-
-
-def _json5_may_help(text: str, error: json.JSONDecodeError) -> bool:
-    """Whether JSON5 could accept what strict JSON stumbled over; a forgotten comma or colon is wrong in both."""
-    stumble = text[error.pos]
-    if error.msg.endswith("delimiter"):
-        return stumble not in "\"'[{0123456789"
-    if error.msg.startswith("Invalid control character"):
-        return stumble not in "\r\n"
-    return error.msg not in {"Nested too deeply", "Extra data"} or stumble == "/"
-
-
-def _fail_cut_off(text: str, source: str) -> NoReturn:
-    last = len(text.rstrip().splitlines()) or 1
-    found = f"the end of the file inside {quote(text.rstrip()[-40:])}" if text.strip() else "an empty file"
-    _fail("D103", f"{source}:{last}", found, "the list of records to be closed by ]", "copy or write the file again")
-
-
-def _fail_syntax(
-    text: str, source: str, *, line: int, column: int, message: str, fix: str = "correct this line or the one before"
-) -> NoReturn:
-    lines = text.splitlines()
-    shown = lines[line - 1] if line <= len(lines) else ""
-    start = max(0, column - 40)
-    _fail("D102", f"{source}:{line}:{column}", f"{quote(shown[start : start + 56])} ({message})", "JSON", fix)
+        found = f"byte 0x{data[error.start]:02x}, which is not UTF-8"
+        raise DataError([Problem("D104", f"{source}:{line}", found, "UTF-8 text", "save the file as UTF-8")]) from error
+    return [
+        to_own_form(RawRecord(source=source, index=index, line=line, value=value))
+        for index, (line, value) in enumerate(parse_json_list(text, source))
+    ]

@@ -1,4 +1,4 @@
-"""What a record is: as a file holds it, and as training takes it.
+"""What a record is: as it was read, and as training takes it.
 
 Nothing is read or judged here; ``reading`` makes raw records, ``checking`` judges them, ``loading`` turns the good ones
 into records.
@@ -6,12 +6,14 @@ into records.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import cast
 
+from minicpmv.errors import Problem
 from minicpmv.processing.chat import Turn
 
-__all__ = ["RawRecord", "Record", "place", "quote"]
+__all__ = ["FieldNames", "RawRecord", "Record", "place", "quote"]
 
 _MAX_QUOTED = 60
 """Characters of a user's value that a message repeats."""
@@ -34,22 +36,64 @@ def place(source: str, *, line: int | None, index: int, record_id: object, field
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FieldNames:
+    """How a record's own style calls what is ``conversations``, ``role``, ``content`` and ``image`` in ours.
+
+    Everything is judged in one form; messages name the fields as the user wrote them.
+    """
+
+    conversations: str = "conversations"
+    role: str = "role"
+    content: str = "content"
+    image: str = "image"
+    parts: tuple[str, ...] = ()
+    """Where images stand that are parts of messages: ``messages[0].content[1].image_url.url``."""
+
+    def written(self, field: str) -> str:
+        """Translate a field of our form.
+
+        >>> FieldNames(content="value", conversations="talk").written("conversations[0].content")
+        'talk[0].value'
+        """
+        if field.startswith("image"):
+            match = re.fullmatch(r"image\[(\d+)\]", field)
+            if match and int(match[1]) < len(self.parts):
+                return self.parts[int(match[1])]
+            return self.image + field.removeprefix("image")
+        if not field.startswith("conversations"):
+            return field
+        field = self.conversations + field.removeprefix("conversations")
+        for ours, theirs in (("role", self.role), ("content", self.content)):
+            if field.endswith(f"].{ours}"):
+                return field.removesuffix(ours) + theirs
+        return field
+
+
+OWN_NAMES = FieldNames()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RawRecord:
-    """One entry of a data file, parsed but not judged."""
+    """One entry of a data file, brought into our form but not judged."""
 
     source: str
     """The file, as the user wrote it."""
     index: int
     """Position in the file, from 0."""
     line: int | None
-    """Line on which the record begins, from 1; None where the reader cannot tell (JSON5)."""
+    """Line on which the record begins, from 1; None where the reader cannot tell (JSON5) or there are no lines."""
     value: object
-    """Whatever stands there; only ``checking`` makes sure that it is a dict of the right shape."""
+    """Whatever stands there, with embedded images as bytes. Only ``checking`` makes sure that its shape is right."""
+    names: FieldNames = OWN_NAMES
+    """What its fields are called in the file."""
+    faults: tuple[Problem, ...] = ()
+    """What kept it from being read, or from being brought into our form. If there are any, ``value`` says little."""
 
     def where(self, field: str = "") -> str:
         """Name this record, or one field of it."""
         record_id = cast("dict[str, object]", self.value).get("id") if isinstance(self.value, dict) else None
-        return place(self.source, line=self.line, index=self.index, record_id=record_id, field=field)
+        written = self.names.written(field)
+        return place(self.source, line=self.line, index=self.index, record_id=record_id, field=written)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +108,8 @@ class Record:
     """Line on which it begins, from 1; None where unknown."""
     id: str | int | None = None
     """As written; None if the record has none."""
-    images: tuple[str, ...] = ()
-    """Paths that can be opened as they stand, in the order in which the turns show the images."""
+    images: tuple[str | bytes, ...] = ()
+    """Paths that can be opened as they stand, or the bytes of embedded image files, in the order of the turns."""
     image_sizes: tuple[tuple[int, int], ...] | None = None
     """Pixels, (width, height) of each image; None if nobody has looked yet."""
     turns: tuple[Turn, ...]

@@ -8,15 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import cast
 
-from minicpmv.data.checking import RecordChecker, check_image_value
+from minicpmv.data.checking import RecordChecker
+from minicpmv.data.embedded import is_embedded
 from minicpmv.data.image_files import ImageUse, survey_images
-from minicpmv.data.loading import _build
+from minicpmv.data.loading import build_record, images_of, resolve_image
 from minicpmv.data.oddities import find_path_oddity, find_text_oddities, messages_of
-from minicpmv.data.placeholders import parse_image_field
-from minicpmv.data.reading import read_records
+from minicpmv.data.reading import data_folder, read_records
 from minicpmv.data.records import RawRecord, Record
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.models.versions import Version
@@ -88,7 +87,7 @@ class Survey:
                 continue
             checker = RecordChecker(version=self.version)
             for record in records:
-                root = self.image_root if self.image_root is not None else _folder_of(record.source)
+                root = self.image_root if self.image_root is not None else data_folder(record.source)
                 self._records.append((record, root))
                 self.add(record, checker.check(record))
                 self.add(record, find_text_oddities(record))
@@ -137,28 +136,18 @@ class Survey:
         unreadable = {id(record) for record, use in self._uses if use.path not in self.image_sizes}
         for record, root in self._records:
             if id(record) not in faulty and id(record) not in unreadable:
-                yield record, _build(record, root, cast("dict[str, Size]", self.image_sizes))
+                yield record, build_record(record, root, self.image_sizes)
 
     def add(self, record: RawRecord, problems: Iterable[Problem]) -> None:
         """Add what was found about a record."""
         self.findings += [Finding(problem, record.source, record) for problem in problems]
 
 
-def _folder_of(source: str) -> str:
-    return source if os.path.isdir(source) else str(Path(source).parent)
-
-
 def _uses_of(record: RawRecord, root: str) -> Iterator[ImageUse]:
-    """Yield every image of a record, unless its ``image`` has a problem of its own."""
-    if not isinstance(record.value, dict):
-        return
-    value = cast("dict[str, object]", record.value).get("image")
-    if any(True for _ in check_image_value(record, value)):
-        return
-    keys = list(cast("dict[str, object]", value)) if isinstance(value, dict) else []
-    for number, written in enumerate(cast("tuple[str | bytes, ...]", parse_image_field(value).paths)):
-        name = f"image[{keys[number]!r}]" if keys else f"image[{number}]" if isinstance(value, list) else "image"
-        text, path = "", written  # embedded, in one of the two forms that ImageUse knows
-        if isinstance(written, str) and not written.startswith("data:"):
-            text, path = written, str(Path(root, written))
+    """Yield every image of a record that is sound enough to tell them."""
+    for source, name in images_of(record):
+        text, path = "", source  # embedded, in one of the two forms that ImageUse knows
+        if not is_embedded(source):
+            text = cast("str", source)
+            path = resolve_image(root, text)
         yield ImageUse(record=record.index, where=record.where(name), written=text, path=path, root=root)

@@ -22,7 +22,7 @@ from PIL import Image
 from minicpmv.errors import MiniCPMVError
 from minicpmv.processing.slicing import SlicePlan
 
-__all__ = ["ImageError", "ImageSource", "image_patches", "load_image"]
+__all__ = ["ImageError", "ImageSource", "image_patches", "load_image", "read_data_url"]
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image
 """A path, the bytes of an image file, a ``data:`` URL, or an open image."""
@@ -75,7 +75,7 @@ def load_image(source: ImageSource) -> Image.Image:
     if isinstance(source, bytes):
         return _open(io.BytesIO(source), f"image of {len(source)} bytes")
     if isinstance(source, str) and source.startswith("data:"):
-        return _open(io.BytesIO(_data_url_bytes(source)), f"image {source[:40]}...")
+        return _open(io.BytesIO(read_data_url(source)), f"image {source[:40]}...")
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         raise ImageError(
             where=source,
@@ -180,7 +180,12 @@ def _damaged(where: str, error: BaseException) -> ImageError:
     )
 
 
-def _data_url_bytes(url: str) -> bytes:
+def read_data_url(url: str) -> bytes:
+    """Return the bytes of the file that a ``data:...;base64,...`` URL holds.
+
+    Raises:
+        ImageError: It holds none.
+    """
     header, comma, payload = url.partition(",")
     try:
         if not comma or not header.endswith(";base64"):

@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from minicpmv.data.mixing import Source, parse_source
 from minicpmv.errors import UsageError
 from minicpmv.models.versions import LLM_TYPES
 from minicpmv.training.spellings import modernise
@@ -38,10 +39,14 @@ class RunArguments:
 
     model_name_or_path: str = _flag("", "Directory, or hub name, of the MiniCPM-V checkpoint to start from. Required.")
     data_path: list[str] = field(
-        default_factory=list, metadata={"help": "JSON files with the conversations to train on. Required."}
+        default_factory=list,
+        metadata={
+            "help": "Files (JSON, JSON Lines, Parquet), folders of them or dataset directories to train on. PATH:2 is "
+            "seen twice in an epoch, PATH:0.5 by half. Required."
+        },
     )
     eval_data_path: list[str] = field(
-        default_factory=list, metadata={"help": "JSON files to measure the loss on; none by default."}
+        default_factory=list, metadata={"help": "Data to measure the loss on, without weights; none by default."}
     )
     image_root: str | None = _flag(None, "Folder at which relative image paths start; default: the data file's own.")
     llm_type: str | None = _flag(
@@ -90,6 +95,24 @@ class RunArguments:
     overwrite_output_dir: bool = _flag(
         False, "Start anew in a directory with checkpoints of an earlier run: delete them."
     )
+
+    @property
+    def train_sources(self) -> list[Source]:
+        """What ``data_path`` says.
+
+        Raises:
+            UsageError: A weight cannot work.
+        """
+        return [parse_source(written, flag="--data_path") for written in self.data_path]
+
+    @property
+    def eval_sources(self) -> list[Source]:
+        """What ``eval_data_path`` says.
+
+        Raises:
+            UsageError: There is a weight.
+        """
+        return [parse_source(path, flag="--eval_data_path", weights_allowed=False) for path in self.eval_data_path]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from typing import Any
 from transformers import TrainingArguments
 
 import minicpmv
+from minicpmv.data.mixing import Source
+from minicpmv.data.reading import find_files
 from minicpmv.data.records import Record
 from minicpmv.models.versions import Version
 from minicpmv.processing.chat import ImageRef
@@ -36,8 +38,8 @@ def describe_run(
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "minicpmv.training", *request.command]),
         "base_model": {"path": str(base.resolve()), "model": version.model, "version": version.name},
-        "data": [_digest(path) for path in request.run.data_path],
-        "eval_data": [_digest(path) for path in request.run.eval_data_path],
+        "data": [_digest(source) for source in request.run.train_sources],
+        "eval_data": [_digest(source) for source in request.run.eval_sources],
         "seed": args.seed,
         "processes": args.world_size,
         "device": args.device.type,
@@ -48,12 +50,17 @@ def describe_run(
     }
 
 
-def _digest(path: str) -> dict[str, Any]:
+def _digest(source: Source) -> dict[str, Any]:
+    """Name a source with the digest of its content: of the file, or of all files one after the other."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return {"path": os.path.abspath(path), "sha256": digest.hexdigest()}
+    for path in find_files(source.path):
+        files = sorted(entry for entry in Path(path).iterdir() if entry.is_file()) if os.path.isdir(path) else [path]
+        for name in files:
+            with open(name, "rb") as file:
+                while chunk := file.read(2**20):
+                    digest.update(chunk)
+    described: dict[str, Any] = {"path": os.path.abspath(source.path), "sha256": digest.hexdigest()}
+    return described if source.weight == 1 else described | {"weight": source.weight}
 
 
 def _versions() -> dict[str, str]:
@@ -75,17 +82,23 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _embeds(record: Record) -> bool:
+    return any(isinstance(image, bytes) for image in record.images)
+
+
 def chat_command(directory: str, records: Sequence[Record]) -> str:
-    """Write the command that talks to what was trained, with the first question that has an image if there is one.
+    """Write the command that talks to what was trained, with the first question that has an image file if there is one.
 
     The words can be pasted into a shell as they are: the scripts say in MINICPMV how a user reaches the command, which
     may lie in an environment that only they have active.
     """
     words = [os.environ.get("MINICPMV", "minicpmv"), "chat", directory]
-    record = next((record for record in records if record.images), records[0])
+    with_files = (record for record in records if record.images and not _embeds(record))
+    record = next(with_files, next((record for record in records if not _embeds(record)), records[0]))
     question = next(turn for turn in record.turns if turn.role == "user")
     for part in question.content:
         if isinstance(part, ImageRef):
-            words += ["--image", record.images[part.index]]
+            image = record.images[part.index]
+            words += ["--image", image if isinstance(image, str) else "IMAGE"]
     text = "\n".join(part for part in question.content if isinstance(part, str)).strip()
     return shlex.join([*words, text] if text else words)

@@ -14,9 +14,8 @@ from transformers.utils import logging as transformers_logging
 
 from minicpmv.data.collation import Collator, PackedCollator
 from minicpmv.data.dataset import ConversationDataset, LengthReport
-from minicpmv.data.loading import load_records
+from minicpmv.data.mixing import load_mixture
 from minicpmv.data.packing import RowPlanner
-from minicpmv.data.records import Record
 from minicpmv.errors import MiniCPMVError, UsageError
 from minicpmv.models.versions import Version
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -75,7 +74,10 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
     settings, notices = complete_settings(request, inspect_machine())
     for text in notices:
         notice(text)
-    material = _gather_material(request.run, settings["output_dir"])
+    seed = settings.get("data_seed")
+    material = _gather_material(
+        request.run, settings["output_dir"], seed=settings.get("seed", 42) if seed is None else seed
+    )
     args = _start_engine(request.run, settings)
     start = _prepare_directory(request.run, args)
 
@@ -102,15 +104,17 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
     return metrics
 
 
-def _gather_material(run: RunArguments, output_dir: str) -> _Material:
+def _gather_material(run: RunArguments, output_dir: str, *, seed: int) -> _Material:
     """Read and check everything small first: a fault in it must not cost the time of loading weights."""
     base = find_base(run)
     if base.resolve() == Path(output_dir).resolve():
         raise UsageError("--output_dir: found the base model's own directory\n  fix: choose another directory")
     config = read_config(base)
     version = check_llm_type(run.llm_type, config)
-    train_records = _read(run.data_path, run, version)
-    held_out_records = _read(run.eval_data_path, run, version)
+    train_records, held_out_records = (
+        load_mixture(sources, image_root=run.image_root, version=version, seed=seed)
+        for sources in (run.train_sources, run.eval_sources)
+    )
     processor = MiniCPMVProcessor.from_pretrained(base)
     data = [
         ConversationDataset(records, processor, max_length=run.model_max_length, max_slice_nums=run.max_slice_nums)
@@ -127,10 +131,6 @@ def _gather_material(run: RunArguments, output_dir: str) -> _Material:
         held_out=data[1] if held_out_records else None,
         collator=Collator(pad_token_id if pad_token_id is not None else 0),
     )
-
-
-def _read(paths: Sequence[str], run: RunArguments, version: Version) -> list[Record]:
-    return [record for path in paths for record in load_records(path, image_root=run.image_root, version=version)]
 
 
 def _start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArguments:

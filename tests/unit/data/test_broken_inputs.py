@@ -81,4 +81,5 @@ def test_there_are_hundreds_of_cases_and_every_code_of_a_file_has_some() -> None
     assert len(CASES) == len({case.name for case in CASES}) >= 400
     needs_a_model = {"D151", "D152", "D201", "D202", "D203"}
     by_path_or_size = {"D101", "D307"}
-    assert {case.code for case in CASES} == set(code_pages()) - needs_a_model - by_path_or_size
+    elsewhere = {"D108", "D139"}  # tables and the conversion of boxes have tests of their own
+    assert {case.code for case in CASES} == set(code_pages()) - needs_a_model - by_path_or_size - elsewhere

@@ -232,7 +232,7 @@ def test_d131_image_keys(keys: list[str]) -> None:
     assert [problem.code for problem in found] == ["D131"]
 
 
-@pytest.mark.parametrize("path", ["https://example.com/a.png", "data:image/png;base64,AAAA"])
+@pytest.mark.parametrize("path", ["https://example.com/a.png", "s3://bucket/a.png"])
 def test_d132_address_instead_of_path(path: str) -> None:
     problem = problem_of(with_texts("Why?", "So.", image=[path]))
     assert problem.code == "D132"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from minicpmv.data import reading
+from minicpmv.data.formats import json_list
 from minicpmv.data.loading import load_records
 from minicpmv.data.reading import read_records
 from minicpmv.errors import DataError, Problem
@@ -77,7 +77,7 @@ def test_d101_missing_file(tmp_path: Path) -> None:
         read_records(tmp_path / "train.json")
     with pytest.raises(DataError, match=r"\[D101\] found no folder "):
         read_records(tmp_path / "nowhere" / "train.json")
-    with pytest.raises(DataError, match=r"\[D101\] found a folder"):
+    with pytest.raises(DataError, match=r"\[D101\] found a folder without data files, "):
         read_records(tmp_path)
 
 
@@ -99,7 +99,7 @@ def test_d102_in_json5_counts_its_lines(tmp_path: Path) -> None:
 
 
 def test_d102_large_json5_is_to_be_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MAX_JSON5_BYTES", 10)
+    monkeypatch.setattr(json_list, "MAX_JSON5_BYTES", 10)
     problem = problem_of(tmp_path / "train.json", "[{'id': 'a long one'}]")
     assert problem.code == "D102"
     assert "convert it once: python -c" in problem.fix
@@ -141,7 +141,7 @@ def test_d104_other_encoding(tmp_path: Path) -> None:
     [
         ('{"id": 1}', "one object"),
         ("{'id': 1}", "one object"),
-        ('{"id": 1}\n{"id": 2}\n', "one object per line (JSON Lines)"),
+        ('{\n"id": 1}\n{"id": 2,\n"x": 3}\n', "several objects"),
         ('"text"', "'text'"),
         ("null", "null"),
     ],

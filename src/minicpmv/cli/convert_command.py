@@ -1,0 +1,69 @@
+"""``minicpmv convert``: data of any form that is read here, written as JSON Lines in our form."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from minicpmv.errors import UsageError
+
+__all__ = ["NAME", "SUMMARY", "run"]
+
+NAME = "convert"
+SUMMARY = "write data of any form as JSON Lines in ours"
+
+_EXAMPLES = """examples:
+  minicpmv convert llava.json more.parquet --image-dir pictures --output train.jsonl
+  minicpmv convert grounding.jsonl --pixel-boxes --output train.jsonl
+"""
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"minicpmv {NAME}",
+        description="Check data as training does and write all records, in order, into one JSON Lines file. With a "
+        "problem in the data nothing is written, and every problem is named.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("data", metavar="DATA", nargs="+", help="file, folder of files or dataset directory")
+    parser.add_argument("--output", metavar="FILE", required=True, help="the JSON Lines file to write")
+    parser.add_argument("--image-root", metavar="DIR", help="folder of relative image paths (default: each file's own)")
+    parser.add_argument(
+        "--image-dir",
+        metavar="DIR",
+        help="write embedded images into this folder (default: they stay embedded, as data: URLs)",
+    )
+    parser.add_argument(
+        "--pixel-boxes",
+        action="store_true",
+        help="boxes in <box>...</box>, or in [...] after </ref>, are in pixels: rewrite them to 0..1000 as the models "
+        "write them; do this once only",
+    )
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Read, check and write; say what was written."""
+    options = _build_parser().parse_intermixed_args(arguments)
+    from minicpmv.data.conversion import convert
+    from minicpmv.data.reading import find_files
+
+    sources = [os.path.realpath(file) for path in options.data for file in find_files(path)]
+    if os.path.realpath(options.output) in sources:
+        raise UsageError(f"--output {options.output}: found one of the data files\n  fix: choose another file")
+    if os.path.isdir(options.output):
+        raise UsageError(f"--output {options.output}: found a folder, expected a file\n  fix: name a file inside it")
+    done = convert(
+        options.data,
+        options.output,
+        image_root=options.image_root,
+        image_dir=options.image_dir,
+        pixel_boxes=options.pixel_boxes,
+    )
+    if done.left_out:
+        print(f"left out, because nothing here reads them: the keys {', '.join(done.left_out)}", file=sys.stderr)
+    print(f"Wrote {done.num_records} record{'' if done.num_records == 1 else 's'} to {options.output}")
+    return 0

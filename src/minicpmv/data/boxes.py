@@ -1,0 +1,81 @@
+"""Boxes in pixels, rewritten as MiniCPM-V writes them: ``<ref>cat</ref><box>x1 y1 x2 y2</box>`` on a grid of 0 to 1000.
+
+Only marked boxes are touched: what stands in ``<box>...</box>``, and a bracketed list directly after ``</ref>``.
+Numbers in prose are left alone, since nothing says what they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+__all__ = ["GRID", "BoxError", "scale_boxes"]
+
+GRID = 1000
+"""The far edge of an image, whatever its size, in the coordinates that the models were trained on."""
+
+_NUMBER = r"\d+(?:\.\d+)?"
+_SEPARATOR = r"(?:\s*,\s*|\s+)"
+_FOUR = _SEPARATOR.join([rf"({_NUMBER})"] * 4)
+_POINT = rf"\(\s*({_NUMBER}){_SEPARATOR}({_NUMBER})\s*\)"
+_FORMS = (
+    re.compile(_FOUR),
+    re.compile(rf"\[\s*{_FOUR}\s*\]"),
+    re.compile(rf"\(\s*{_FOUR}\s*\)"),
+    re.compile(rf"{_POINT}\s*,?\s*{_POINT}"),
+)
+_BOX = re.compile(r"<box>(?P<inside>.*?)</box>|(?<=</ref>)(?P<bracket>\[[^\[\]<>]*\])", re.DOTALL)
+_OTHER_MARKS = re.compile(r"<(quad|point)>")
+
+
+class BoxError(ValueError):
+    """A box that cannot be rewritten.
+
+    Args:
+        found: The box, or what is wrong with it.
+        expected: What would have worked.
+        fix: What its owner can do.
+    """
+
+    def __init__(self, found: str, expected: str, fix: str) -> None:
+        self.found, self.expected, self.fix = found, expected, fix
+        super().__init__(found)
+
+
+def scale_boxes(text: str, image_sizes: Sequence[tuple[int, int]]) -> str:
+    """Rewrite the boxes of a text.
+
+    >>> scale_boxes("<ref>cat</ref>[20, 30, 200, 100]", [(400, 200)])
+    '<ref>cat</ref><box>50 150 500 500</box>'
+
+    Args:
+        text: A message.
+        image_sizes: Pixels, (width, height) of every image of the record.
+
+    Raises:
+        BoxError: A box is not four numbers inside the image, or which image it belongs to is open.
+    """
+    other = _OTHER_MARKS.search(text)
+    if other:
+        fix = "rewrite these yourself, and convert without --pixel-boxes"
+        raise BoxError(f"a <{other[1]}>", "boxes only: quads and points are not rewritten", fix)
+    scaled = _BOX.sub(lambda match: _scale(match["inside"] or match["bracket"] or "", image_sizes), text)
+    if scaled.count("<box>") != scaled.count("</box>") or _BOX.sub("", scaled).count("<box>"):
+        raise BoxError("<box> and </box> that do not pair up", "one </box> after each <box>", "complete the markup")
+    return scaled
+
+
+def _scale(inside: str, image_sizes: Sequence[tuple[int, int]]) -> str:
+    forms = (form.fullmatch(inside.strip()) for form in _FORMS)
+    match = next((match for match in forms if match), None)
+    if match is None:
+        raise BoxError(f"the box {inside!r}", "four numbers: x1 y1 x2 y2", "write the corners as four numbers")
+    if len(image_sizes) != 1:
+        found = f"the box {inside!r} in a record with {len(image_sizes)} images"
+        raise BoxError(found, "one image, whose size gives the scale", "write this record's boxes on the grid yourself")
+    (width, height), (x1, y1, x2, y2) = image_sizes[0], map(float, match.groups())
+    if not (x1 < x2 <= width and y1 < y2 <= height):
+        found = f"the box {inside!r} in an image of {width} x {height} pixels"
+        raise BoxError(found, "x1 < x2 <= width and y1 < y2 <= height", "correct the box, or leave it out")
+    grid = (x1 * GRID / width, y1 * GRID / height, x2 * GRID / width, y2 * GRID / height)
+    return f"<box>{' '.join(str(int(place + 0.5)) for place in grid)}</box>"

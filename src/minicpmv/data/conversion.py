@@ -1,0 +1,215 @@
+"""From sound records of any form to JSON Lines in ours: what ``minicpmv convert`` writes.
+
+Files appear whole or not at all. Images keep their paths, rewritten where the new file lies in another folder.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from PIL import Image
+
+from minicpmv.data.boxes import BoxError, scale_boxes
+from minicpmv.data.embedded import is_embedded, read_embedded
+from minicpmv.data.loading import load_raw_records
+from minicpmv.data.placeholders import parse_image_field
+from minicpmv.data.reading import data_folder
+from minicpmv.data.records import RawRecord
+from minicpmv.errors import DataError, Problem, UsageError
+
+__all__ = ["Conversion", "convert", "write_whole"]
+
+_KEPT = ("id", "image", "conversations")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Conversion:
+    """What was written."""
+
+    num_records: int
+    left_out: tuple[str, ...]
+    """Keys of records that mean nothing here, such as ``source`` or ``model``."""
+
+
+@dataclasses.dataclass(kw_only=True, slots=True)
+class _Target:
+    output: Path
+    image_root: str | None
+    image_dir: Path | None
+    sizes: Mapping[str | bytes, tuple[int, int]]
+    pixel_boxes: bool
+
+
+def convert(
+    paths: Sequence[str],
+    output: str,
+    *,
+    image_root: str | None = None,
+    image_dir: str | None = None,
+    pixel_boxes: bool = False,
+) -> Conversion:
+    """Read data and write all of them, in order, into one file.
+
+    Args:
+        paths: Files, folders and dataset directories.
+        output: The file to write.
+        image_root: Folder at which relative image paths of the data start; each file's own folder if not given.
+        image_dir: Folder for embedded images; without it they stay embedded, as ``data:`` URLs.
+        pixel_boxes: Whether boxes are in pixels and to be rewritten; see ``boxes``.
+
+    Raises:
+        DataError: With every problem of the data. Nothing is written.
+        UsageError: As ``load_records`` does.
+    """
+    records: list[RawRecord] = []
+    problems: list[Problem] = []
+    sizes: dict[str | bytes, tuple[int, int]] = {}
+    for path in paths:
+        try:
+            loaded, found = load_raw_records(path, image_root=image_root)
+        except DataError as error:
+            problems += error.problems
+            continue
+        records += loaded
+        sizes |= found
+    problems += _repeated_ids(records)
+    target = _Target(
+        output=Path(output),
+        image_root=image_root,
+        image_dir=None if image_dir is None else Path(image_dir),
+        sizes=sizes,
+        pixel_boxes=pixel_boxes,
+    )
+    talks: list[list[dict[str, str]]] = []
+    for record in records:
+        talk, wrong = _conversation(record, target)
+        talks.append(talk)
+        problems += wrong
+    if problems:
+        raise DataError(problems)
+    lines = [_line(record, talk, target) for record, talk in zip(records, talks, strict=True)]
+    write_whole(target.output, "".join(lines).encode())
+    left_out = {key for record in records for key in _fields(record) if key not in _KEPT}
+    return Conversion(num_records=len(lines), left_out=tuple(sorted(left_out)))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is never seen half written.
+
+    Raises:
+        UsageError: Its folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UsageError(
+            f"{path}: found a folder that cannot be written ({error.strerror})\n  fix: choose another place"
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _fields(record: RawRecord) -> dict[str, Any]:
+    return cast("dict[str, Any]", record.value)
+
+
+def _repeated_ids(records: Sequence[RawRecord]) -> Iterator[Problem]:
+    """Yield a problem for an id that two files share; within a file, that was found when it was read."""
+    first: dict[str, RawRecord] = {}
+    for record in records:
+        record_id = _fields(record).get("id")
+        other = first.setdefault(str(record_id), record) if record_id is not None else record
+        if other is not record:
+            fix = "rename one, or convert the files into one each"
+            yield Problem("D114", record.where("id"), f"the id of {other.where()} again", "every id once", fix)
+
+
+def _conversation(record: RawRecord, target: _Target) -> tuple[list[dict[str, str]], list[Problem]]:
+    fields = _fields(record)
+    problems: list[Problem] = []
+    talk: list[dict[str, str]] = []
+    sources = parse_image_field(fields.get("image")).paths
+    sizes = [target.sizes[source if is_embedded(source) else _opened(record, source, target)] for source in sources]
+    for number, message in enumerate(fields["conversations"]):
+        text = message["content"]
+        if target.pixel_boxes:
+            try:
+                text = scale_boxes(text, sizes)
+            except BoxError as error:
+                where = record.where(f"conversations[{number}].content")
+                problems.append(Problem("D139", where, error.found, error.expected, error.fix))
+        talk.append({"role": message["role"], "content": text})
+    return talk, problems
+
+
+def _root(record: RawRecord, target: _Target) -> str:
+    return data_folder(record.source) if target.image_root is None else target.image_root
+
+
+def _opened(record: RawRecord, source: str | bytes, target: _Target) -> str:
+    return str(Path(_root(record, target), cast("str", source)))
+
+
+def _from_output(path: str | Path, target: _Target) -> str:
+    """Write a path as the new file must. A link to an image stays; folders are resolved, since ``..`` leaves them."""
+    folder, name = os.path.split(path)
+    return os.path.relpath(os.path.join(os.path.realpath(folder), name), os.path.realpath(target.output.parent))
+
+
+def _line(record: RawRecord, talk: list[dict[str, str]], target: _Target) -> str:
+    fields = _fields(record)
+    image = fields.get("image")
+    made: dict[str, Any] = {} if fields.get("id") is None else {"id": fields["id"]}
+    if isinstance(image, dict) and image:
+        mapping = cast("dict[str, str | bytes]", image)
+        made["image"] = {key: _written(record, value, target) for key, value in mapping.items()}
+    elif isinstance(image, list) and image:
+        made["image"] = [_written(record, value, target) for value in cast("list[str | bytes]", image)]
+    elif image:
+        made["image"] = _written(record, cast("str | bytes", image), target)
+    made["conversations"] = talk
+    return json.dumps(made, ensure_ascii=False) + "\n"
+
+
+def _written(record: RawRecord, source: str | bytes, target: _Target) -> str:
+    """Say how the new file names an image: by a path from its own folder, or by a ``data:`` URL."""
+    if not is_embedded(source):
+        written = cast("str", source)
+        stays = os.path.isabs(written) or os.path.realpath(_root(record, target)) == os.path.realpath(
+            target.output.parent
+        )
+        return written if stays else _from_output(_opened(record, source, target), target)
+    data = read_embedded(source)
+    with Image.open(io.BytesIO(data)) as image:
+        kind = (image.format or "png").lower()
+    if target.image_dir is None:
+        mime = Image.MIME.get(kind.upper(), f"image/{kind}")
+        return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
+    path = target.image_dir / f"{hashlib.sha256(data).hexdigest()[:20]}.{'jpg' if kind == 'jpeg' else kind}"
+    if not path.exists():
+        write_whole(path, data)
+    return _from_output(path, target)

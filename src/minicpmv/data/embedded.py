@@ -1,0 +1,40 @@
+"""Images that stand in the data themselves: ``data:`` URLs, and the bytes of image files in tables."""
+
+from __future__ import annotations
+
+from minicpmv.errors import Problem
+from minicpmv.processing.images import ImageError, load_image, read_data_url
+
+__all__ = ["describe_image", "inspect_embedded", "is_embedded", "read_embedded"]
+
+
+def is_embedded(source: str | bytes) -> bool:
+    """Whether an image value holds the image, rather than the path of its file."""
+    return isinstance(source, bytes) or source.startswith("data:")
+
+
+def read_embedded(source: str | bytes) -> bytes:
+    """Return the bytes of the image file.
+
+    Raises:
+        ImageError: A ``data:`` URL that cannot be decoded.
+    """
+    return source if isinstance(source, bytes) else read_data_url(source)
+
+
+def inspect_embedded(source: str | bytes, where: str) -> tuple[int, int] | Problem:
+    """Decode an image to its end, and return its width and height in pixels or what is wrong with it.
+
+    Args:
+        source: An image value for which ``is_embedded`` holds.
+        where: The record and field.
+    """
+    try:
+        return load_image(source).size
+    except ImageError as error:
+        return Problem("D142", where, f"{error.found} in the embedded image", error.expected, error.fix)
+
+
+def describe_image(source: str | bytes) -> str:
+    """Name an image in a message: its path in quotes, or its size if it has none."""
+    return f"an embedded image of {len(source):,} bytes" if isinstance(source, bytes) else repr(source)

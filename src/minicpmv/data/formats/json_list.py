@@ -1,0 +1,205 @@
+"""A list of records: JSON first, JSON5 when that fails.
+
+Nothing is judged here beyond what keeps the file from being read at all; see ``checking`` for the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import json5
+
+from minicpmv.data.records import quote
+from minicpmv.errors import DataError, Problem
+
+__all__ = ["RepeatedKeys", "is_cut_off", "make_object", "parse_json_list"]
+
+_logger = logging.getLogger(__name__)
+
+MAX_JSON5_BYTES = 5_000_000
+"""Larger files must be strict JSON. The JSON5 reader manages about 75 kB a second, so this is a minute's wait."""
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_JSON5_ERROR = re.compile(r"<string>:(?P<line>\d+) (?P<message>.*) at column (?P<column>\d+)", re.DOTALL)
+_CONVERT = (
+    "python -c \"import json, json5, sys; json.dump(json5.load(open(sys.argv[1], encoding='utf-8')), "
+    "open(sys.argv[2], 'w'))\" {0} converted.json"
+)
+
+
+class RepeatedKeys(dict[str, object]):
+    """An object in which keys stand twice. JSON keeps the last; ``checking`` reports it, so that nothing is lost.
+
+    Args:
+        pairs: Keys and values as written.
+    """
+
+    def __init__(self, pairs: Iterable[tuple[str, object]]) -> None:
+        pairs = list(pairs)
+        super().__init__(pairs)
+        counts = Counter(key for key, _ in pairs)
+        self.repeated = tuple(key for key, count in counts.items() if count > 1)
+
+
+def parse_json_list(text: str, source: str) -> list[tuple[int | None, object]]:
+    """Parse a list of records, each with the line on which it begins (None for JSON5).
+
+    Raises:
+        DataError: The text is neither JSON nor JSON5, or is not a list.
+    """
+    try:
+        return _parse_list(text, source)
+    except json.JSONDecodeError as error:
+        return [(None, value) for value in _parse_json5(text, source, error)]
+
+
+def _fail(code: str, where: str, found: str, expected: str, fix: str) -> NoReturn:
+    raise DataError([Problem(code, where, found, expected, fix)])
+
+
+def make_object(pairs: Iterable[tuple[str, Any]]) -> dict[str, object]:
+    """Make what JSON decoders make of an object, keeping in mind keys that stand twice."""
+    entries = list(pairs)
+    made = dict(entries)
+    return made if len(made) == len(entries) else RepeatedKeys(entries)
+
+
+def _parse_list(text: str, source: str) -> list[tuple[int | None, object]]:
+    """Parse strict JSON entry by entry, which tells the line of each.
+
+    Raises:
+        json.JSONDecodeError: The text is not strict JSON.
+        DataError: It is, but not a list.
+    """
+    decoder = json.JSONDecoder(object_pairs_hook=make_object)
+
+    def decode(position: int) -> tuple[object, int]:
+        try:
+            return decoder.raw_decode(text, position)
+        except RecursionError:
+            raise json.JSONDecodeError("Nested too deeply", text, position) from None
+
+    position = _skip(text, 0)
+    if text[position : position + 1] != "[":
+        value, end = decode(position)
+        _refuse_top_level(value, text[end:], source)
+    located: list[tuple[int | None, object]] = []
+    line, counted = 1, 0
+    position = _skip(text, position + 1)
+    closed = text[position : position + 1] == "]"
+    while not closed:
+        line, counted = line + text.count("\n", counted, position), position
+        value, end = decode(position)
+        located.append((line, value))
+        position = _skip(text, end)
+        closed = text[position : position + 1] == "]"
+        if not closed and text[position : position + 1] != ",":
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
+        if not closed:
+            position = _skip(text, position + 1)
+    rest = _skip(text, position + 1)
+    if rest < len(text):
+        raise json.JSONDecodeError("Extra data", text, rest)
+    return located
+
+
+def _skip(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return position if match is None else match.end()
+
+
+def _refuse_top_level(value: object, rest: str, source: str) -> NoReturn:
+    fix = "write [ before the first record and ] after the last"
+    if isinstance(value, dict) and rest.lstrip()[:1] == "{":
+        _fail(
+            "D105",
+            source,
+            "several objects",
+            "a list of records, or one record per line",
+            f"{fix}, and a comma between",
+        )
+    found = "one object" if isinstance(value, dict) else "null" if value is None else quote(value)
+    _fail("D105", source, found, "a list of records", fix)
+
+
+def _parse_json5(text: str, source: str, strict: json.JSONDecodeError) -> list[object]:
+    """Parse what strict JSON refused.
+
+    Raises:
+        DataError: It is not JSON5 either, or too large to try.
+    """
+    if is_cut_off(text, strict):
+        _fail_cut_off(text, source)
+    if not _json5_may_help(text, strict):
+        _fail_syntax(text, source, line=strict.lineno, column=strict.colno, message=strict.msg.removesuffix(" at"))
+    if len(text) > MAX_JSON5_BYTES:
+        _fail_syntax(
+            text,
+            source,
+            line=strict.lineno,
+            column=strict.colno,
+            message=strict.msg.removesuffix(" at"),
+            fix=f"mend it, or if the file is meant as JSON5, convert it once: {_CONVERT.format(shlex.quote(source))}",
+        )
+    _logger.warning(
+        "%s:%d:%d: not strict JSON (%s); reading it as JSON5, which accepts single quotes and trailing commas "
+        "but is slow. To convert it once: %s",
+        source,
+        strict.lineno,
+        strict.colno,
+        strict.msg,
+        _CONVERT.format(shlex.quote(source)),
+    )
+    try:
+        value = json5.loads(text, object_pairs_hook=make_object)
+    except RecursionError:
+        _fail_syntax(text, source, line=strict.lineno, column=strict.colno, message="Nested too deeply")
+    except ValueError as error:
+        found = _JSON5_ERROR.fullmatch(str(error))
+        if found is None or found["message"] == "Unexpected end of input":
+            _fail_cut_off(text, source)
+        _fail_syntax(text, source, line=int(found["line"]), column=int(found["column"]), message=found["message"])
+    if not isinstance(value, list):
+        _refuse_top_level(value, "", source)
+    return value
+
+
+def is_cut_off(text: str, error: json.JSONDecodeError) -> bool:
+    """Whether strict JSON failed because the text ends too early."""
+    if error.msg.startswith("Unterminated string"):  # a string that a line break ends has the other message
+        return True
+    if error.msg.startswith("Invalid control character") and '"' not in text[error.pos :]:
+        return True
+    rest = text[error.pos :].strip()
+    return not rest or any(word.startswith(rest) for word in ("true", "false", "null", "-"))
+
+
+def _json5_may_help(text: str, error: json.JSONDecodeError) -> bool:
+    """Whether JSON5 could accept what strict JSON stumbled over; a forgotten comma or colon is wrong in both."""
+    stumble = text[error.pos]
+    if error.msg.endswith("delimiter"):
+        return stumble not in "\"'[{0123456789"
+    if error.msg.startswith("Invalid control character"):
+        return stumble not in "\r\n"
+    return error.msg not in {"Nested too deeply", "Extra data"} or stumble == "/"
+
+
+def _fail_cut_off(text: str, source: str) -> NoReturn:
+    last = len(text.rstrip().splitlines()) or 1
+    found = f"the end of the file inside {quote(text.rstrip()[-40:])}" if text.strip() else "an empty file"
+    _fail("D103", f"{source}:{last}", found, "the list of records to be closed by ]", "copy or write the file again")
+
+
+def _fail_syntax(
+    text: str, source: str, *, line: int, column: int, message: str, fix: str = "correct this line or the one before"
+) -> NoReturn:
+    lines = text.splitlines()
+    shown = lines[line - 1] if line <= len(lines) else ""
+    start = max(0, column - 40)
+    _fail("D102", f"{source}:{line}:{column}", f"{quote(shown[start : start + 56])} ({message})", "JSON", fix)

@@ -1,0 +1,107 @@
+"""Several data files in one epoch, each with a weight: how often its records are seen.
+
+Weight 2 means every record twice, 0.5 half of the records, the same half for one seed. Nothing is shuffled here: the
+order is that of the command line, and the trainer's sampler does the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from minicpmv.data.loading import load_records
+from minicpmv.data.records import Record
+from minicpmv.errors import DataError, Problem, UsageError
+from minicpmv.models.versions import Version
+
+__all__ = ["Source", "load_mixture", "mix", "parse_source"]
+
+_WEIGHT = re.compile(r"(?P<path>.+):(?P<weight>[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.IGNORECASE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file, folder or dataset directory of a run."""
+
+    path: str
+    weight: float = 1.0
+    """How often each of its records is seen in an epoch."""
+
+
+def parse_source(written: str, *, flag: str, weights_allowed: bool = True) -> Source:
+    """Read ``PATH`` or ``PATH:WEIGHT``. What exists as it is written is a path, whatever colons it has.
+
+    >>> parse_source("nowhere.jsonl:0.5", flag="--data_path")
+    Source(path='nowhere.jsonl', weight=0.5)
+
+    Raises:
+        UsageError: The weight is not positive, or a weight stands where none can be.
+    """
+    match = _WEIGHT.fullmatch(written)
+    if match is None or os.path.exists(written):
+        return Source(written)
+    weight = float(match["weight"])
+    if not weights_allowed:
+        raise UsageError(
+            f"{flag}: found the weight {match['weight']} in {written!r}, expected a path alone: every record is "
+            f"measured once\n  fix: write {match['path']}"
+        )
+    if not 0 < weight < float("inf"):
+        raise UsageError(
+            f"{flag}: found the weight {match['weight']} in {written!r}, expected a positive number\n"
+            "  fix: correct the weight, or leave the file out"
+        )
+    return Source(match["path"], weight)
+
+
+def load_mixture(
+    sources: Sequence[Source],
+    *,
+    image_root: str | os.PathLike[str] | None = None,
+    version: Version | None = None,
+    seed: int = 0,
+) -> list[Record]:
+    """Load every source and mix them; see ``load_records`` and ``mix``.
+
+    Raises:
+        DataError: With the problems of all sources.
+        UsageError: A weight leaves no record of its source, or as ``load_records`` does.
+    """
+    loaded: list[tuple[Source, list[Record]]] = []
+    problems: list[Problem] = []
+    for source in sources:
+        try:
+            loaded.append((source, load_records(source.path, image_root=image_root, version=version)))
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return mix(loaded, seed=seed)
+
+
+def mix(loaded: Sequence[tuple[Source, Sequence[Record]]], *, seed: int) -> list[Record]:
+    """Repeat the records of each source as often as its weight says.
+
+    Of n records with weight w, all are there floor(w) times, and round((w - floor(w)) n) of them once more. Which ones
+    depends on the seed, on the name of the source and on n, not on the other sources.
+
+    Raises:
+        UsageError: A weight leaves no record of its source.
+    """
+    mixed: list[Record] = []
+    for source, records in loaded:
+        whole = int(source.weight)
+        num_more = int((source.weight - whole) * len(records) + 0.5)
+        if not whole and not num_more:
+            raise UsageError(
+                f"{source.path}: found the weight {source.weight:g} for {len(records)} record(s), which leaves none of "
+                "them\n  fix: give it a larger weight, or leave the file out"
+            )
+        mixed += list(records) * whole
+        chosen = random.Random(f"{seed} {Path(source.path).name} {len(records)}").sample(range(len(records)), num_more)
+        mixed += [records[position] for position in sorted(chosen)]
+    return mixed

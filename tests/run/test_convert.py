@@ -1,0 +1,162 @@
+"""``minicpmv convert``: any form becomes ours, and training cannot tell the difference."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minicpmv.cli.main import main
+from minicpmv.data.loading import load_records
+from minicpmv.data.records import Record
+from minicpmv.processing.images import load_image
+from tests.tiny import conversation, save_picture, write_data
+
+SHAREGPT = [{"from": "human", "value": "<image>\nWhy?"}, {"from": "gpt", "value": "So \u2028 é."}]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_picture(Path("data/images/a.png"))
+    save_picture(Path("data/b.jpg"), 30, 20)
+
+
+def make_data(**more: Any) -> str:
+    url = "data:image/png;base64," + base64.b64encode(Path("data/images/a.png").read_bytes()).decode()
+    parts = [{"type": "image_url", "image_url": {"url": path}} for path in (url, "b.jpg")]
+    records: list[dict[str, Any]] = [
+        {"id": "s", "images": "images/a.png", "conversations": SHAREGPT, **more},
+        {
+            "id": 5,
+            "image": {"<image_01>": "b.jpg", "<image_00>": "images/a.png"},
+            "conversations": conversation("<image_00> or <image_01>", "So."),
+        },
+        {"messages": [{"role": "user", "content": [*parts, {"type": "text", "text": "Why?"}]},
+                      {"role": "assistant", "content": "So."}]},
+        {"image": str(Path("data/b.jpg").resolve()), "conversations": conversation("Why?", "So.")},
+        {"conversations": [{"role": "system", "content": "Be brief."}, *conversation("Why?", "So.")]},
+    ]  # fmt: skip
+    return write_data(Path("data/train.json"), records)
+
+
+def content(records: list[Record]) -> list[Any]:
+    """Return what training sees of records: ids, turns and pixels."""
+    return [
+        (record.id, record.turns, [load_image(image).tobytes() for image in record.images], record.image_sizes)
+        for record in records
+    ]
+
+
+@pytest.mark.parametrize("extra", [[], ["--image-dir", "elsewhere/pictures"]])
+@pytest.mark.parametrize("output", ["data/out.jsonl", "new/folder/out.jsonl", "out.jsonl"])
+def test_converted_records_are_the_same_and_convert_to_themselves(output: str, extra: list[str]) -> None:
+    data = make_data()
+    assert main(["convert", data, "--output", output, *extra]) == 0
+    assert content(load_records(output)) == content(load_records(data))
+    lines = [json.loads(line) for line in Path(output).read_text(encoding="utf-8").split("\n")[:-1]]
+    assert [list(line) for line in lines] == [
+        ["id", "image", "conversations"],
+        ["id", "image", "conversations"],
+        ["image", "conversations"],
+        ["image", "conversations"],
+        ["conversations"],
+    ]
+    again = str(Path(output).with_name("again.jsonl"))
+    assert main(["convert", output, "--output", again]) == 0
+    assert Path(again).read_bytes() == Path(output).read_bytes()
+
+
+def test_embedded_images_become_files_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", make_data(), "--output", "out.jsonl", "--image-dir", "pictures"]) == 0
+    (file,) = Path("pictures").iterdir()
+    assert file.read_bytes() == Path("data/images/a.png").read_bytes()
+    record = json.loads(Path("out.jsonl").read_text(encoding="utf-8").split("\n")[2])
+    assert record["image"] == [f"pictures/{file.name}", "data/b.jpg"]
+    assert record["conversations"][0] == {"role": "user", "content": "<image>\n<image>\nWhy?"}
+    assert capsys.readouterr().out == "Wrote 5 records to out.jsonl\n"
+
+
+def test_image_root_of_the_data_is_written_into_the_paths() -> None:
+    data = write_data(Path("train.json"), [{"image": "a.png", "conversations": conversation("Why?", "So.")}])
+    assert main(["convert", data, "--image-root", "data/images", "--output", "out.jsonl"]) == 0
+    assert [Path(str(record.images[0])).name for record in load_records("out.jsonl")] == ["a.png"]
+
+
+def test_paths_are_right_beyond_linked_folders() -> None:
+    save_picture(Path("far/away/images/c.png"))
+    record = {"image": "../away/images/c.png", "conversations": conversation("Why?", "So.")}
+    write_data(Path("far/away/train.json"), [record])
+    Path("near").symlink_to("far/away", target_is_directory=True)
+    Path("other/place").mkdir(parents=True)
+    Path("link").symlink_to("other/place", target_is_directory=True)
+    assert main(["convert", "near/train.json", "--output", "link/out.jsonl"]) == 0
+    assert load_records("link/out.jsonl")
+    assert load_records("other/place/out.jsonl")
+
+
+def test_keys_that_are_left_out_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", make_data(model="x", source="y"), "--output", "out.jsonl"]) == 0
+    assert "left out, because nothing here reads them: the keys model, source" in capsys.readouterr().err
+
+
+def test_problems_of_all_files_are_named_and_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_data()
+    Path("lines.jsonl").write_text('{"id" 1}\n{"id": "x", "conversations": []}\n')
+    Path("out.jsonl").write_text("before")
+    assert main(["convert", data, "lines.jsonl", "nope.json", "--output", "out.jsonl", "--image-dir", "new"]) == 2
+    error = capsys.readouterr().err
+    assert "lines.jsonl:1:7: [D102]" in error
+    assert "lines.jsonl:2 record 1 (id 'x') conversations: [D116]" in error
+    assert "nope.json: [D101]" in error
+    assert Path("out.jsonl").read_text() == "before"
+    assert not Path("new").exists()
+    assert sorted(path.name for path in Path().iterdir()) == ["data", "lines.jsonl", "out.jsonl"]
+
+
+def test_ids_that_two_files_share_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (
+        write_data(Path(name), [{"id": 1, "conversations": conversation("a", "b")}]) for name in ("a", "b")
+    )
+    assert main(["convert", first, second, "--output", "out.jsonl"]) == 2
+    assert "b:2 record 0 (id 1) id: [D114] found the id of a:2 record 0 (id 1) again" in capsys.readouterr().err
+
+
+def test_output_must_not_be_the_data(capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_data()
+    assert main(["convert", "data", "--output", data]) == 2
+    assert "found one of the data files" in capsys.readouterr().err
+    assert main(["convert", data, "--output", "data"]) == 2
+    assert "found a folder, expected a file" in capsys.readouterr().err
+
+
+def test_place_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_data()
+    Path("file").write_text("")
+    assert main(["convert", data, "--output", "file/out.jsonl"]) == 2
+    assert "file/out.jsonl: found a folder that cannot be written" in capsys.readouterr().err
+
+
+def test_pixel_boxes_are_rewritten_by_the_size_of_the_image() -> None:
+    text = "<ref>it</ref><box>[5, 10, 25, 20]</box>"
+    record = {"image": "images/a.png", "conversations": conversation(f"Is it {text}?", text)}
+    data = write_data(Path("data/train.json"), [record])
+    assert main(["convert", data, "--pixel-boxes", "--output", "out.jsonl"]) == 0
+    messages = json.loads(Path("out.jsonl").read_text())["conversations"]
+    expected = "<ref>it</ref><box>100 250 500 500</box>"  # of 50 x 40 pixels
+    assert messages == conversation(f"Is it {expected}?", expected)
+
+
+def test_parquet_converts_as_well() -> None:
+    pa = pytest.importorskip("pyarrow", reason="needs the extra `data`")
+    pq = pytest.importorskip("pyarrow.parquet")
+    data = Path("data/b.jpg").read_bytes()
+    rows = [{"images": [{"bytes": data, "path": None}], "conversations": SHAREGPT}]
+    pq.write_table(pa.Table.from_pylist(rows), "train.parquet")
+    assert main(["convert", "train.parquet", "--output", "out.jsonl", "--image-dir", "pictures"]) == 0
+    (path,) = Path("pictures").iterdir()
+    assert (path.suffix, path.read_bytes()) == (".jpg", data)
+    assert content(load_records("out.jsonl")) == content(load_records("train.parquet"))
