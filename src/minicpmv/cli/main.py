@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs, so ``--help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -24,7 +25,7 @@ from minicpmv.errors import MiniCPMVError
 
 __all__ = ["main"]
 
-EXIT_WRONG_USE, EXIT_INTERRUPTED = 2, 130
+EXIT_WRONG_USE, EXIT_INTERRUPTED, EXIT_NOT_READ = 2, 130, 141
 
 _COMMANDS = {
     module.NAME: module
@@ -68,7 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: As typed after ``minicpmv``; the process's own if not given.
 
     Returns:
-        0 when done, 2 when the input was wrong, 130 when interrupted, else what the command returned.
+        0 when done, 2 when the input was wrong, 130 when interrupted, 141 when nobody reads the output any more, else
+        what the command returned.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = _build_parser().parse_args(given[:1] or ["--help"]).command
@@ -80,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever reads has seen enough, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains while it ends
+        return EXIT_NOT_READ
 
 
 if __name__ == "__main__":

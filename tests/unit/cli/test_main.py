@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from minicpmv import __version__
 from minicpmv.cli.main import main
 
 
-@pytest.mark.parametrize("command", ["chat", "eval", "demo"])
+@pytest.mark.parametrize("command", ["check", "chat", "eval", "show", "convert", "demo"])
 def test_every_help_ends_with_two_commands(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
@@ -28,3 +31,15 @@ def test_wrong_use_exits_with_2(given: list[str], capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit, match="2"):
         main(given)
     assert "usage: minicpmv" in capsys.readouterr().err
+
+
+def test_a_reader_who_has_seen_enough_causes_no_traceback() -> None:
+    """As `minicpmv explain | head -1`, with a pipe that is closed before the first line."""
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "minicpmv", "explain"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 141
