@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
 from collections.abc import Sequence
 
@@ -34,8 +33,7 @@ def run(arguments: Sequence[str]) -> int:
 
     pages = code_pages()
     if given is None:
-        with contextlib.suppress(BrokenPipeError):  # `| head` has seen enough
-            print("\n".join(f"{page.code}  {page.title}" for page in pages.values()), flush=True)
+        print("\n".join(f"{page.code}  {page.title}" for page in pages.values()))
         return 0
     code = given.strip("[] ").upper()
     code = code if code.startswith("D") else f"D{code}"
