@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -78,13 +77,7 @@ def run(arguments: Sequence[str]) -> int:
         parser.error("--model and --no-images exclude each other: image tokens are counted by image sizes")
     for stream in (sys.stdout, sys.stderr):  # a path or key may hold what the terminal's encoding cannot write
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
-    try:
-        code = _check(options)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return code
+    return _check(options)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -75,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     command = _build_parser().parse_args(given[:1] or ["--help"]).command
     try:
-        return _COMMANDS[command].run(given[1:])
+        code = _COMMANDS[command].run(given[1:])
+        sys.stdout.flush()
+        return code
     except MiniCPMVError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_WRONG_USE

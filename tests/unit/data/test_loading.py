@@ -217,3 +217,15 @@ def test_text_and_image_problems_stand_together_in_file_order(tmp_path: Path) ->
 def test_reading_and_checking_need_no_torch() -> None:
     code = "import sys, minicpmv.data.loading; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"id": %s}]', "[{id: %s,}]", '{"id": %s}\n{"id": 2}\n'], ids=["json", "json5", "lines"]
+)
+def test_a_number_of_thousands_of_digits_is_a_wrong_id_not_a_crash(text: str, tmp_path: Path) -> None:
+    """Python refuses to convert them, because it would take long."""
+    file = tmp_path / "train.json"
+    file.write_text(text % ("7" * 5000))
+    with pytest.raises(DataError) as caught:
+        load_records(file)
+    assert "D113" in {problem.code for problem in caught.value.problems}

@@ -6,7 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator
 
-from minicpmv.data.formats.json_list import is_cut_off, make_object
+from minicpmv.data.formats.json_list import DECODER, is_cut_off
 from minicpmv.data.records import RawRecord, quote
 from minicpmv.errors import Problem
 
@@ -14,8 +14,6 @@ __all__ = ["SUFFIXES", "is_json_lines", "parse_lines"]
 
 SUFFIXES = (".jsonl", ".ndjson")
 """Names that decide where the content does not."""
-
-_DECODER = json.JSONDecoder(object_pairs_hook=make_object)
 
 
 def is_json_lines(data: bytes, *, named_so: bool) -> bool:
@@ -72,7 +70,7 @@ def _parse(line: bytes, where: str) -> tuple[object, Problem | None]:
         found = f"byte 0x{line[error.start]:02x}, which is not UTF-8"
         return None, Problem("D104", where, found, "UTF-8 text", "save the file as UTF-8")
     try:
-        value, end = _DECODER.raw_decode(text)
+        value, end = DECODER.raw_decode(text)
     except json.JSONDecodeError as error:
         if is_cut_off(text, error):
             found = f"the end of the line inside {quote(text[-40:])}"

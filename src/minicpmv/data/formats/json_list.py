@@ -18,12 +18,15 @@ import json5
 from minicpmv.data.records import quote
 from minicpmv.errors import DataError, Problem
 
-__all__ = ["RepeatedKeys", "is_cut_off", "make_object", "parse_json_list"]
+__all__ = ["DECODER", "RepeatedKeys", "is_cut_off", "make_object", "parse_json_list"]
 
 _logger = logging.getLogger(__name__)
 
 MAX_JSON5_BYTES = 5_000_000
 """Larger files must be strict JSON. The JSON5 reader manages about 75 kB a second, so this is a minute's wait."""
+
+_MOST_DIGITS = 1000
+"""Of a whole number. Python stops at 4,300; nothing in a record needs more than an id has."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _JSON5_ERROR = re.compile(r"<string>:(?P<line>\d+) (?P<message>.*) at column (?P<column>\d+)", re.DOTALL)
@@ -70,6 +73,15 @@ def make_object(pairs: Iterable[tuple[str, Any]]) -> dict[str, object]:
     return made if len(made) == len(entries) else RepeatedKeys(entries)
 
 
+def _read_integer(digits: str, base: int = 10) -> int | float:
+    """Read a whole number; as a float, which no field takes, where Python refuses to convert thousands of digits."""
+    return int(digits, base) if len(digits) <= _MOST_DIGITS else float("inf")
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=make_object, parse_int=_read_integer)
+"""Reads one value and tells where it ends."""
+
+
 def _parse_list(text: str, source: str) -> list[tuple[int | None, object]]:
     """Parse strict JSON entry by entry, which tells the line of each.
 
@@ -77,11 +89,10 @@ def _parse_list(text: str, source: str) -> list[tuple[int | None, object]]:
         json.JSONDecodeError: The text is not strict JSON.
         DataError: It is, but not a list.
     """
-    decoder = json.JSONDecoder(object_pairs_hook=make_object)
 
     def decode(position: int) -> tuple[object, int]:
         try:
-            return decoder.raw_decode(text, position)
+            return DECODER.raw_decode(text, position)
         except RecursionError:
             raise json.JSONDecodeError("Nested too deeply", text, position) from None
 
@@ -157,7 +168,7 @@ def _parse_json5(text: str, source: str, strict: json.JSONDecodeError) -> list[o
         _CONVERT.format(shlex.quote(source)),
     )
     try:
-        value = json5.loads(text, object_pairs_hook=make_object)
+        value = json5.loads(text, object_pairs_hook=make_object, parse_int=_read_integer)
     except RecursionError:
         _fail_syntax(text, source, line=strict.lineno, column=strict.colno, message="Nested too deeply")
     except ValueError as error:
