@@ -1,4 +1,4 @@
-"""Joins conversations into a batch for generation, padded on the left. Batches for training are ``minicpmv.data``'s."""
+"""One conversation or a batch of them, joined for generation with padding on the left. Training batches: ``minicpmv.data``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import BatchFeature
 from minicpmv.errors import UsageError
 from minicpmv.processing.encoding import EncodedConversation
 
-__all__ = ["PAD_ID", "pad_left"]
+__all__ = ["PAD_ID", "as_batch", "pad_left", "times_of_each"]
 
 PAD_ID = 0
 """What the released processors pad with; the attention mask is what counts."""
@@ -61,3 +61,34 @@ def pad_left(encoded: Sequence[EncodedConversation], return_tensors: str | None)
 
 def _times(sample: EncodedConversation) -> list[tuple[int, int]]:
     return [(1, -1)] * len(sample.tgt_sizes) if sample.temporal_ids is None else sample.temporal_ids
+
+
+def as_batch(conversation: Sequence[Any]) -> tuple[Sequence[Any], bool]:
+    """Tell one conversation from a batch of them."""
+    if not isinstance(conversation, (list, tuple)) or not conversation:
+        raise UsageError(
+            f"conversation: found {conversation!r:.60}, expected a list of messages, or a list of such lists\n"
+            "  fix: pass [{'role': 'user', 'content': ...}]"
+        )
+    nested = [isinstance(item, (list, tuple)) for item in conversation]
+    if any(nested) and not all(nested):
+        raise UsageError(
+            "conversation: found messages and lists of messages side by side, expected one kind\n"
+            "  fix: put every conversation of the batch into its own list"
+        )
+    return (conversation, True) if nested[0] else ([conversation], False)
+
+
+def times_of_each(temporal_ids: Any, num_conversations: int) -> Sequence[Any]:
+    """Return the ``temporal_ids`` of each conversation of a batch."""
+    if temporal_ids is None:
+        return [None] * num_conversations
+    if not isinstance(temporal_ids, (list, tuple)) or len(temporal_ids) != num_conversations:
+        found = (
+            f"{len(temporal_ids)}" if isinstance(temporal_ids, (list, tuple)) else f"a {type(temporal_ids).__name__}"
+        )
+        raise UsageError(
+            f"temporal_ids: found {found}, expected a list of {num_conversations}, one for each conversation\n"
+            "  fix: write None for a conversation without times"
+        )
+    return temporal_ids

@@ -15,7 +15,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.models.versions import VERSIONS, Version, detect_version
-from minicpmv.processing.batching import pad_left
+from minicpmv.processing.batching import as_batch, pad_left, times_of_each
 from minicpmv.processing.chat import DEFAULT_SYSTEM, Turn, can_think
 from minicpmv.processing.decoding import decode_generated
 from minicpmv.processing.encoding import (
@@ -297,9 +297,9 @@ class MiniCPMVProcessor(ProcessorMixin):
                 "temporal_ids": temporal_ids,
             }
             return self.apply_chat_template(conversation, **(own | options | dict(processor_kwargs)))
-        conversations, is_batch = _as_batch(conversation)
+        conversations, is_batch = as_batch(conversation)
         check_template_options(options, num_conversations=len(conversations))
-        times = _times_of_each(temporal_ids, len(conversations)) if is_batch else [temporal_ids]
+        times = times_of_each(temporal_ids, len(conversations)) if is_batch else [temporal_ids]
         if add_generation_prompt is None:
             add_generation_prompt = not continue_final_message
         if enable_thinking is None and can_think(self.version):
@@ -381,21 +381,6 @@ class MiniCPMVProcessor(ProcessorMixin):
         )
 
 
-def _times_of_each(temporal_ids: Any, num_conversations: int) -> Sequence[Any]:
-    """Return the ``temporal_ids`` of each conversation of a batch."""
-    if temporal_ids is None:
-        return [None] * num_conversations
-    if not isinstance(temporal_ids, (list, tuple)) or len(temporal_ids) != num_conversations:
-        found = (
-            f"{len(temporal_ids)}" if isinstance(temporal_ids, (list, tuple)) else f"a {type(temporal_ids).__name__}"
-        )
-        raise UsageError(
-            f"temporal_ids: found {found}, expected a list of {num_conversations}, one for each conversation\n"
-            "  fix: write None for a conversation without times"
-        )
-    return temporal_ids
-
-
 def _stated_version(path: Any, options: Mapping[str, Any]) -> Version | None:
     """Return the version that ``config.json`` states; an adapter's directory may have none."""
     try:
@@ -403,19 +388,3 @@ def _stated_version(path: Any, options: Mapping[str, Any]) -> Version | None:
     except OSError:
         return None
     return detect_version(fields) if fields.get("model_type") == "minicpmv" else None
-
-
-def _as_batch(conversation: Sequence[Any]) -> tuple[Sequence[Any], bool]:
-    """Tell one conversation from a batch of them."""
-    if not isinstance(conversation, (list, tuple)) or not conversation:
-        raise UsageError(
-            f"conversation: found {conversation!r:.60}, expected a list of messages, or a list of such lists\n"
-            "  fix: pass [{'role': 'user', 'content': ...}]"
-        )
-    nested = [isinstance(item, (list, tuple)) for item in conversation]
-    if any(nested) and not all(nested):
-        raise UsageError(
-            "conversation: found messages and lists of messages side by side, expected one kind\n"
-            "  fix: put every conversation of the batch into its own list"
-        )
-    return (conversation, True) if nested[0] else ([conversation], False)
