@@ -1,4 +1,4 @@
-"""One conversation or a batch of them, joined for generation with padding on the left. Training batches: ``minicpmv.data``."""
+"""Tells one conversation from a batch, and joins a batch for generation, padded on the left."""
 
 from __future__ import annotations
 
