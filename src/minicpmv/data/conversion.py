@@ -122,7 +122,7 @@ def write_whole(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(name, 0o666 & ~_umask())
         os.replace(name, path)
-    except BaseException:
+    except BaseException:  # an interruption too: nothing half written stays behind
         os.unlink(name)
         raise
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import difflib
 import io
 import os
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from PIL import Image
 
 from minicpmv.data.image_traits import Trait, traits_of
 from minicpmv.errors import Problem
-from minicpmv.processing.images import ImageError, load_image
+from minicpmv.processing.images import DAMAGE, ImageError, load_image
 
 __all__ = ["ImageReport", "ImageUse", "inspect_images", "survey_images"]
 
@@ -33,23 +31,6 @@ _JPEG_END = b"\xff\xd9"
 _TAIL_BYTES = 64
 _MAX_SUGGESTIONS = 20
 """Missing files for which a nearby name is looked up: it takes long in large folders, and nobody reads more."""
-_SUSPICIOUS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    EOFError,
-    LookupError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
-"""What Pillow raises while it only verifies; decoding then tells whether the picture is usable nevertheless."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,7 +148,7 @@ def _look(path: str | bytes, with_notices: bool) -> _Seen | None:
             traits = tuple(traits_of(image, path if is_file else "")) if with_notices else ()
             size = image.size  # before verify(), which closes the image
             return _Seen(size, traits, is_complete=_is_complete(file, image))
-    except _SUSPICIOUS:
+    except DAMAGE:
         return None
 
 
@@ -180,7 +161,7 @@ def _decodes_as_jpeg(path: str | bytes) -> bool:
             image.draft(None, (1, 1))
             image.load()
             return True
-    except _SUSPICIOUS:
+    except DAMAGE:
         return False
 
 

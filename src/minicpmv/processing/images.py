@@ -22,13 +22,12 @@ from PIL import Image
 from minicpmv.errors import MiniCPMVError
 from minicpmv.processing.slicing import SlicePlan
 
-__all__ = ["ImageError", "ImageSource", "image_patches", "load_image", "read_data_url"]
+__all__ = ["DAMAGE", "ImageError", "ImageSource", "image_patches", "load_image", "read_data_url"]
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image
 """A path, the bytes of an image file, a ``data:`` URL, or an open image."""
 
-# What Pillow's format plugins raise on damaged files; OSError includes its UnidentifiedImageError.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -44,6 +43,7 @@ _DAMAGE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+"""What Pillow's format plugins raise on damaged files; OSError includes its UnidentifiedImageError."""
 
 
 class ImageError(MiniCPMVError):
@@ -152,7 +152,7 @@ def _open(file: Path | io.BytesIO, where: str) -> Image.Image:
     try:
         with Image.open(file) as image:
             return _decode(image, where)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _damaged(where, error) from error
 
 
@@ -160,7 +160,7 @@ def _decode(image: Image.Image, where: str) -> Image.Image:
     try:
         image.load()
         return image if image.mode == "RGB" else image.convert("RGB")
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _damaged(where, error) from error
 
 
