@@ -55,7 +55,7 @@ def thinking_setting(version: Version, enable_thinking: bool) -> bool | None:
     Raises:
         UsageError: Thinking is asked of a version that cannot.
     """
-    if version.dialect == "qwen3":
+    if version.thinking:
         return bool(enable_thinking)
     if enable_thinking:
         raise UsageError(

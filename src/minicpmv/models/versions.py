@@ -54,6 +54,8 @@ class Version:
     """Tokens. The released ``chat()``'s default ``max_inp_length``."""
     temporal: bool = False
     """Whether the resampler can join frames of a video (4.5)."""
+    thinking: bool = False
+    """Whether the template has a switch for thinking (4.5)."""
 
 
 _TILE_AS_IMAGE: tuple[str, str] = ("<image>", "</image>")
@@ -137,6 +139,7 @@ VERSIONS: Mapping[str, Version] = {
             image_ids=True,
             max_input_tokens=16384,
             temporal=True,
+            thinking=True,
         ),
     )
 }

@@ -25,7 +25,6 @@ __all__ = [
     "TextKind",
     "TextSegment",
     "Turn",
-    "can_think",
     "control_tokens_of",
     "left_out",
     "render",
@@ -112,7 +111,7 @@ def render(
         UsageError: A role, or a setting, that this version's dialect does not know, or an image in a wrong place.
     """
     dialect = _dialect_of(version)
-    if enable_thinking is not None and not dialect.thinking_openings:
+    if enable_thinking is not None and not version.thinking:
         raise UsageError(
             f"enable_thinking: found {enable_thinking}, expected nothing: {version.model} has no thinking mode\n"
             "  fix: leave enable_thinking out"
@@ -139,11 +138,6 @@ def left_out(turns: Sequence[Turn], version: Version) -> Iterator[LeftOut]:
 def roles_of(version: Version) -> tuple[Role, ...]:
     """Return the roles a conversation may have; ``system``, where listed, stands only at the start."""
     return _dialect_of(version).roles
-
-
-def can_think(version: Version) -> bool:
-    """Return whether the version has a thinking mode."""
-    return bool(_dialect_of(version).thinking_openings)
 
 
 def role_tags_of(version: Version) -> tuple[str, ...]:

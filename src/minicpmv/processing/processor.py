@@ -16,7 +16,7 @@ from transformers.processing_utils import ProcessorMixin
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.models.versions import VERSIONS, Version, detect_version
 from minicpmv.processing.batching import as_batch, pad_left, times_of_each
-from minicpmv.processing.chat import DEFAULT_SYSTEM, Turn, can_think
+from minicpmv.processing.chat import DEFAULT_SYSTEM, Turn
 from minicpmv.processing.decoding import decode_generated
 from minicpmv.processing.encoding import (
     EncodedConversation,
@@ -302,7 +302,7 @@ class MiniCPMVProcessor(ProcessorMixin):
         times = times_of_each(temporal_ids, len(conversations)) if is_batch else [temporal_ids]
         if add_generation_prompt is None:
             add_generation_prompt = not continue_final_message
-        if enable_thinking is None and can_think(self.version):
+        if enable_thinking is None and self.version.thinking:
             enable_thinking = False
         texts: list[str] = []
         encoded: list[EncodedConversation] = []
