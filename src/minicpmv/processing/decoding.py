@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from minicpmv.models.answers import end_token_ids
 from minicpmv.models.versions import Version
 from minicpmv.processing.batching import PAD_ID
 from minicpmv.processing.chat import control_tokens_of
@@ -32,7 +33,7 @@ def decode_generated(
     ids = tokenizer.added_tokens_encoder
     padding = (PAD_ID, tokenizer.pad_token_id)
     opening = ids[control_tokens_of(version)[0]]
-    ends = {ids[token] for token in version.terminators if token in ids}
+    ends = end_token_ids(tokenizer, version)
     row = list(token_ids)
     text_start = next((place for place, index in enumerate(row) if index not in padding), 0)
     if row and row[text_start] == opening:
