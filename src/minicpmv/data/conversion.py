@@ -20,9 +20,8 @@ from PIL import Image
 
 from minicpmv.data.boxes import BoxError, scale_boxes
 from minicpmv.data.embedded import is_embedded, read_embedded
-from minicpmv.data.loading import load_raw_records
+from minicpmv.data.loading import load_raw_records, open_as, root_of
 from minicpmv.data.placeholders import parse_image_field
-from minicpmv.data.reading import data_folder
 from minicpmv.data.records import RawRecord
 from minicpmv.errors import DataError, Problem, UsageError
 
@@ -153,7 +152,7 @@ def _conversation(record: RawRecord, target: _Target) -> tuple[list[dict[str, st
     problems: list[Problem] = []
     talk: list[dict[str, str]] = []
     sources = parse_image_field(fields.get("image")).paths
-    sizes = [target.sizes[source if is_embedded(source) else _opened(record, source, target)] for source in sources]
+    sizes = [target.sizes[open_as(root_of(record, target.image_root), source)] for source in sources]
     for number, message in enumerate(fields["conversations"]):
         text = message["content"]
         if target.pixel_boxes:
@@ -164,14 +163,6 @@ def _conversation(record: RawRecord, target: _Target) -> tuple[list[dict[str, st
                 problems.append(Problem("D139", where, error.found, error.expected, error.fix))
         talk.append({"role": message["role"], "content": text})
     return talk, problems
-
-
-def _root(record: RawRecord, target: _Target) -> str:
-    return data_folder(record.source) if target.image_root is None else target.image_root
-
-
-def _opened(record: RawRecord, source: str | bytes, target: _Target) -> str:
-    return str(Path(_root(record, target), cast("str", source)))
 
 
 def _from_output(path: str | Path, target: _Target) -> str:
@@ -198,11 +189,9 @@ def _line(record: RawRecord, talk: list[dict[str, str]], target: _Target) -> str
 def _written(record: RawRecord, source: str | bytes, target: _Target) -> str:
     """Say how the new file names an image: by a path from its own folder, or by a ``data:`` URL."""
     if not is_embedded(source):
-        written = cast("str", source)
-        stays = os.path.isabs(written) or os.path.realpath(_root(record, target)) == os.path.realpath(
-            target.output.parent
-        )
-        return written if stays else _from_output(_opened(record, source, target), target)
+        written, root = cast("str", source), root_of(record, target.image_root)
+        stays = os.path.isabs(written) or os.path.realpath(root) == os.path.realpath(target.output.parent)
+        return written if stays else _from_output(os.path.join(root, written), target)
     data = read_embedded(source)
     with Image.open(io.BytesIO(data)) as image:
         kind = (image.format or "png").lower()

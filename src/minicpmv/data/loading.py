@@ -19,7 +19,7 @@ from minicpmv.data.records import RawRecord, Record
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.models.versions import Version
 
-__all__ = ["build_record", "images_of", "load_raw_records", "load_records", "resolve_image"]
+__all__ = ["build_record", "image_uses", "load_raw_records", "load_records", "open_as", "root_of"]
 
 _Sizes = Mapping[str | bytes, tuple[int, int]]
 
@@ -42,7 +42,7 @@ def load_records(
         UsageError: ``image_root`` is not a folder, or a table needs pyarrow.
     """
     raw_records, sizes = load_raw_records(path, image_root=image_root, version=version)
-    return [build_record(raw, _root(raw, image_root), sizes) for raw in raw_records]
+    return [build_record(raw, root_of(raw, image_root), sizes) for raw in raw_records]
 
 
 def load_raw_records(
@@ -65,15 +65,12 @@ def load_raw_records(
     sizes: dict[str | bytes, tuple[int, int]] = {}
     uses: list[ImageUse] = []
     for position, raw in enumerate(raw_records):
-        for source, where in images_of(raw):
+        for use in image_uses(raw, root_of(raw, image_root), record=position):
+            source = use.path
             if not is_embedded(source):
-                written, root = cast("str", source), _root(raw, image_root)
-                path_of_image = resolve_image(root, written)
-                uses.append(
-                    ImageUse(record=position, where=raw.where(where), written=written, path=path_of_image, root=root)
-                )
+                uses.append(use)
             elif source not in sizes:
-                size = inspect_embedded(source, raw.where(where))
+                size = inspect_embedded(source, use.where)
                 if isinstance(size, Problem):
                     problems_of.setdefault(position, []).append(size)
                 else:
@@ -92,12 +89,19 @@ def load_raw_records(
     return raw_records, sizes | cast("dict[str | bytes, tuple[int, int]]", file_sizes)
 
 
-def _root(raw: RawRecord, image_root: str | os.PathLike[str] | None) -> str:
+def root_of(raw: RawRecord, image_root: str | os.PathLike[str] | None) -> str:
+    """Return the folder at which relative paths of a record start: the one given, or its data file's own."""
     return data_folder(raw.source) if image_root is None else os.fspath(image_root)
 
 
-def images_of(raw: RawRecord) -> Iterator[tuple[str | bytes, str]]:
-    """Yield each image of a record with its field, or nothing if the record is not sound enough to tell."""
+def image_uses(raw: RawRecord, root: str, *, record: int) -> Iterator[ImageUse]:
+    """Yield each image of a record, or nothing if the record is not sound enough to tell.
+
+    Args:
+        raw: As read.
+        root: Folder at which its relative paths start.
+        record: What stands for the record in the uses.
+    """
     if raw.faults or not isinstance(raw.value, dict):
         return
     value = cast("dict[str, object]", raw.value).get("image")
@@ -109,12 +113,18 @@ def images_of(raw: RawRecord) -> Iterator[tuple[str | bytes, str]]:
             name = f"image[{list(cast('dict[str, object]', value))[number]!r}]"
         else:
             name = f"image[{number}]" if isinstance(value, list) else "image"
-        yield source, name
+        yield ImageUse(
+            record=record,
+            where=raw.where(name),
+            written="" if is_embedded(source) else cast("str", source),
+            path=open_as(root, source),
+            root=root,
+        )
 
 
-def resolve_image(root: str, written: str) -> str:
-    """Return the path that is opened for a path as written."""
-    return str(Path(root, written))
+def open_as(root: str, source: str | bytes) -> str | bytes:
+    """Return what is opened for an image value: an embedded image as it is, or the path of its file."""
+    return source if is_embedded(source) else str(Path(root, cast("str", source)))
 
 
 def build_record(raw: RawRecord, root: str, sizes: _Sizes) -> Record:
@@ -132,7 +142,7 @@ def build_record(raw: RawRecord, root: str, sizes: _Sizes) -> Record:
     image_sizes: list[tuple[int, int]] = []
     for position in order:
         source = field.paths[position]
-        opened = source if is_embedded(source) else resolve_image(root, cast("str", source))
+        opened = open_as(root, source)
         image_sizes.append(sizes[opened])
         images.append(read_embedded(source) if is_embedded(source) else opened)
     return Record(

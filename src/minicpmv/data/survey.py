@@ -8,14 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 from minicpmv.data.checking import RecordChecker
-from minicpmv.data.embedded import is_embedded
 from minicpmv.data.image_files import ImageUse, survey_images
-from minicpmv.data.loading import build_record, images_of, resolve_image
+from minicpmv.data.loading import build_record, image_uses, root_of
 from minicpmv.data.oddities import find_path_oddity, find_text_oddities, messages_of
-from minicpmv.data.reading import data_folder, read_records
+from minicpmv.data.reading import read_records
 from minicpmv.data.records import RawRecord, Record
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.models.versions import Version
@@ -87,11 +85,12 @@ class Survey:
                 continue
             checker = RecordChecker(version=self.version)
             for record in records:
-                root = self.image_root if self.image_root is not None else data_folder(record.source)
+                root = root_of(record, self.image_root)
                 self._records.append((record, root))
                 self.add(record, checker.check(record))
                 self.add(record, find_text_oddities(record))
-                for use in _uses_of(record, root):
+                # The number of the record counts through all files here: one image may stand in several of them.
+                for use in image_uses(record, root, record=len(self._records) - 1):
                     self._uses.append((record, use))
                     oddity = find_path_oddity(use.where, use.written) if use.written else None
                     self.add(record, [oddity] if oddity else [])
@@ -104,15 +103,10 @@ class Survey:
             decode: Whether to decode every file; otherwise header and end decide, as before a run.
             on_progress: Called with the number of files seen and of all.
         """
-        # Positions count through all files here: one image may stand in several of them.
-        numbered = [
-            ImageUse(record=number, where=use.where, written=use.written, path=use.path, root=use.root)
-            for number, (_, use) in enumerate(self._uses)
-        ]
-        report = survey_images(numbered, decode=decode, on_progress=on_progress)
+        report = survey_images([use for _, use in self._uses], decode=decode, on_progress=on_progress)
         self.image_sizes = report.sizes
         for number, problem in (*report.problems, *report.notices):
-            self.add(self._uses[number][0], [problem])
+            self.add(self._records[number][0], [problem])
 
     def statistics(self) -> Statistics:
         """Count what was read until now."""
@@ -141,13 +135,3 @@ class Survey:
     def add(self, record: RawRecord, problems: Iterable[Problem]) -> None:
         """Add what was found about a record."""
         self.findings += [Finding(problem, record.source, record) for problem in problems]
-
-
-def _uses_of(record: RawRecord, root: str) -> Iterator[ImageUse]:
-    """Yield every image of a record that is sound enough to tell them."""
-    for source, name in images_of(record):
-        text, path = "", source  # embedded, in one of the two forms that ImageUse knows
-        if not is_embedded(source):
-            text = cast("str", source)
-            path = resolve_image(root, text)
-        yield ImageUse(record=record.index, where=record.where(name), written=text, path=path, root=root)
