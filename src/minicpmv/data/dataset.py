@@ -23,7 +23,7 @@ from minicpmv.models.loss import IGNORED
 from minicpmv.processing.images import ImageError, load_image
 from minicpmv.processing.processor import MiniCPMVProcessor
 
-__all__ = ["ConversationDataset", "LengthReport", "Reduction"]
+__all__ = ["ConversationDataset", "Fit", "LengthReport", "Reduction"]
 
 _logger = logging.getLogger(__name__)
 
@@ -54,12 +54,17 @@ class LengthReport:
     reductions: tuple[Reduction, ...]
 
 
-class _Fit(NamedTuple):
+class Fit(NamedTuple):
+    """How one record is trained on."""
+
     max_slice_nums: int
+    """Most tiles per image."""
     length: int
+    """Tokens; the next two are shares of them."""
     num_trained: int
     num_image_tokens: int
     wanted: int
+    """Tokens with all the slices that the data set's limit of tiles allows."""
 
 
 class ConversationDataset(Dataset[dict[str, Tensor]]):
@@ -93,7 +98,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         self.processor = processor
         self.max_length = max_length
         self.max_slice_nums = processor.image_processor.slice_config(max_slice_nums).max_slice_nums
-        self._fits: dict[int, _Fit] = {}
+        self._fits: dict[int, Fit] = {}
 
     def __len__(self) -> int:
         return len(self.records)
@@ -108,7 +113,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             DataError: It is too long even with one slice per image, or an image is no longer what it was when checked.
         """
         record = self.records[index]
-        fit = self._fit(index)
+        fit = self.fit(index)
         images = [_load(record, position) for position in range(len(record.images))]
         sample = self.processor.encode_conversation(record.turns, images, max_slice_nums=fit.max_slice_nums)
         if len(sample.input_ids) != fit.length:
@@ -130,11 +135,11 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             DataError: Naming every record that does not fit with one slice per image either.
         """
         problems: list[Problem] = []
-        fits: list[_Fit] = []
+        fits: list[Fit] = []
         reductions: list[Reduction] = []
         for index, record in enumerate(self.records):
             try:
-                fit = self._fit(index)
+                fit = self.fit(index)
             except DataError as error:
                 problems += error.problems
                 continue
@@ -170,13 +175,17 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             reductions=tuple(reductions),
         )
 
-    def _fit(self, index: int) -> _Fit:
-        """Find the most slices per image with which a record fits."""
+    def fit(self, index: int) -> Fit:
+        """Find the most slices per image with which a record fits, once for each record.
+
+        Raises:
+            DataError: It is too long even with one slice per image.
+        """
         if index not in self._fits:
             self._fits[index] = self._search(self.records[index])
         return self._fits[index]
 
-    def _search(self, record: Record) -> _Fit:
+    def _search(self, record: Record) -> Fit:
         sizes = record.image_sizes
         if sizes is None:
             sizes = tuple(_load(record, position).size for position in range(len(record.images)))
@@ -188,7 +197,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             wanted = wanted or length
             if length <= self.max_length:
                 num_trained = sum(label != IGNORED for label in sample.labels)
-                return _Fit(max_slice_nums, length, num_trained, num_image_tokens, wanted)
+                return Fit(max_slice_nums, length, num_trained, num_image_tokens, wanted)
         images = f", {num_image_tokens} of them for images with one slice each" if sizes else ""
         raise DataError(
             [

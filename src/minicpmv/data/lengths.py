@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from minicpmv.data.dataset import ConversationDataset, LengthReport
+from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.records import Record
 from minicpmv.errors import DataError, Problem
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -88,7 +88,7 @@ def measure_lengths(
         tokens=_spread(report.lengths),
         total_tokens=total,
         trained_share=sum(report.num_trained) / total if total else None,
-        slices_per_image=_spread(_slices(fitting, report, processor, dataset.max_slice_nums)),
+        slices_per_image=_spread(_slices(dataset)),
         fewer_slices=len(report.reductions),
         too_long=len(problems),
         steps_per_epoch=math.ceil(len(fitting) / batch_size),
@@ -97,17 +97,14 @@ def measure_lengths(
     return lengths, problems
 
 
-def _slices(
-    records: Sequence[Record], report: LengthReport, processor: MiniCPMVProcessor, max_slice_nums: int
-) -> list[int]:
-    reduced = {reduction.where: reduction.max_slice_nums for reduction in report.reductions}
+def _slices(dataset: ConversationDataset) -> list[int]:
     counts: Counter[tuple[tuple[int, int], int]] = Counter()  # sizes repeat
-    for record in records:
-        most = reduced.get(record.where(), max_slice_nums)
+    for index, record in enumerate(dataset.records):
+        most = dataset.fit(index).max_slice_nums
         counts.update((size, most) for size in record.image_sizes or ())
     slices: list[int] = []
     for ((width, height), most), count in counts.items():
-        config = processor.image_processor.slice_config(most)
+        config = dataset.processor.image_processor.slice_config(most)
         slices += [plan_slices(width, height, config).num_slices] * count
     return slices
 

@@ -12,7 +12,6 @@ from minicpmv.errors import DataError
 from minicpmv.models.loss import IGNORED
 from minicpmv.processing.chat import ImageRef
 from minicpmv.processing.images import load_image
-from minicpmv.processing.tokenization import EncodedSample
 from minicpmv.report.pictures import Picture, show_picture
 from minicpmv.report.sequence import ImageRun, Kind, Word, arrange_tokens, classify
 from minicpmv.report.spelling import TokenSpelling
@@ -86,17 +85,20 @@ def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpellin
     """
     record, processor = dataset.records[index], dataset.processor
     sizes = record.image_sizes or tuple(load_image(source).size for source in record.images)
-    max_slice_nums, wanted, sample = _fit(dataset, record, sizes)
-    input_ids, labels, error = sample.input_ids, sample.labels, ""
     try:
-        item = dataset[index]
+        fit = dataset.fit(index)
     except DataError as problem:
         if [each.code for each in problem.problems] != [TOO_LONG]:
             raise
-        error = str(problem)
+        error, max_slice_nums = str(problem), 1 if sizes else dataset.max_slice_nums
+        sample = processor.encode_text(record.turns, sizes, max_slice_nums=max_slice_nums)
+        everything = processor.encode_text(record.turns, sizes, max_slice_nums=dataset.max_slice_nums)
+        input_ids, labels, wanted = sample.input_ids, sample.labels, len(everything.input_ids)
     else:
+        error, max_slice_nums, wanted, item = "", fit.max_slice_nums, fit.wanted, dataset[index]
+        sample = processor.encode_text(record.turns, sizes, max_slice_nums=max_slice_nums)
         input_ids, labels = item["input_ids"].tolist(), item["labels"].tolist()
-        assert input_ids == sample.input_ids, "the data set takes the first limit that fits"
+        assert input_ids == sample.input_ids, "text and image sizes tell every token"
     plans = [processor.image_processor.plan(size, max_slice_nums) for size in sizes]
     pictures = tuple(
         show_picture(source, plan, number=number, query_num=processor.query_num)
@@ -128,20 +130,6 @@ def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpellin
         ),
         error=error,
     )
-
-
-def _fit(
-    dataset: ConversationDataset, record: Record, sizes: Sequence[tuple[int, int]]
-) -> tuple[int, int, EncodedSample]:
-    """Return the limit of tiles that the data set settles on, the tokens without it, and the sample with it."""
-    fewest = 1 if sizes else dataset.max_slice_nums
-    wanted = 0
-    for max_slice_nums in range(dataset.max_slice_nums, fewest - 1, -1):
-        sample = dataset.processor.encode_text(record.turns, sizes, max_slice_nums=max_slice_nums)
-        wanted = wanted or len(sample.input_ids)
-        if len(sample.input_ids) <= dataset.max_length or max_slice_nums == fewest:
-            return max_slice_nums, wanted, sample
-    raise AssertionError("the loop ends at the fewest slices")
 
 
 def _messages(record: Record, pictures: Sequence[Picture]) -> tuple[Message, ...]:
