@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from minicpmv.data.formats.json_list import RepeatedKeys
@@ -20,7 +20,7 @@ from minicpmv.models.versions import Version
 from minicpmv.processing.chat import Role, Turn, left_out, roles_of
 from minicpmv.processing.images import ImageError, read_data_url
 
-__all__ = ["RecordChecker", "check_image_value", "check_records"]
+__all__ = ["RecordChecker", "check_image_value"]
 
 _ROLES = ("user", "assistant", "system")
 _ROLE_ALIASES = {
@@ -51,22 +51,14 @@ _HIDES_THE_REST = {"D115", "D120", "D121", "D122", "D124"}
 """Faults that leave roles or texts unknown, without which order and placeholders cannot be judged."""
 
 
-def check_records(records: Iterable[RawRecord], *, version: Version | None = None) -> Iterator[Problem]:
-    """Yield every problem of every record; see ``RecordChecker``."""
-    checker = RecordChecker(version=version)
-    for record in records:
-        yield from checker.check(record)
-
-
 class RecordChecker:
-    """Checks one record after the other and remembers the ids it has seen.
+    """Checks one record after the other, each by itself; ``ids`` finds what two of them share.
 
     Args:
         version: The model to be trained, if known. Some versions have no system turns, some a place for thinking.
     """
 
     def __init__(self, *, version: Version | None = None) -> None:
-        self._first_with_id: dict[tuple[str, str], int] = {}
         self._roles = _ROLES if version is None else roles_of(version)
         self._version = version
         self._model = "" if version is None else version.model
@@ -83,7 +75,7 @@ class RecordChecker:
         fields = cast("dict[str, object]", record.value)
         image_faults = list(check_image_value(record, fields.get("image")))
         yield from _check_keys(record, fields)
-        yield from _check_id(record, fields.get("id"), self._first_with_id)
+        yield from _check_id(record, fields.get("id"))
         yield from image_faults
         if "conversations" not in fields:
             return
@@ -141,16 +133,9 @@ def _find_alias(fields: Mapping[str, object], key: str, aliases: Sequence[str]) 
     return None
 
 
-def _check_id(record: RawRecord, value: object, first_with_id: dict[tuple[str, str], int]) -> Iterator[Problem]:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
+def _check_id(record: RawRecord, value: object) -> Iterator[Problem]:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (str, int))):
         yield Problem("D113", record.where("id"), quote(value), "text or a whole number", "give the record another id")
-        return
-    first = first_with_id.setdefault((record.source, str(value)), record.index)
-    if first != record.index:
-        found = f"the id of record {first} again"
-        yield Problem("D114", record.where("id"), found, "every id once", "rename one, or remove the repeated record")
 
 
 def check_image_value(record: RawRecord, value: object) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +20,9 @@ from PIL import Image
 
 from minicpmv.data.boxes import BoxError, scale_boxes
 from minicpmv.data.embedded import is_embedded, read_embedded
-from minicpmv.data.loading import load_raw_records, open_as, root_of
-from minicpmv.data.placeholders import parse_image_field
+from minicpmv.data.image_files import Size
+from minicpmv.data.loading import check_records, root_of
+from minicpmv.data.reading import open_records
 from minicpmv.data.records import RawRecord
 from minicpmv.errors import DataError, Problem, UsageError
 
@@ -44,7 +45,6 @@ class _Target:
     output: Path
     image_root: str | None
     image_dir: Path | None
-    sizes: Mapping[str | bytes, tuple[int, int]]
     pixel_boxes: bool
 
 
@@ -71,26 +71,27 @@ def convert(
     """
     records: list[RawRecord] = []
     problems: list[Problem] = []
-    sizes: dict[str | bytes, tuple[int, int]] = {}
+    sizes: list[Sequence[Size]] = []
     for path in paths:
         try:
-            loaded, found = load_raw_records(path, image_root=image_root)
+            checked = check_records(open_records(path), image_root=image_root)
         except DataError as error:
             problems += error.problems
             continue
-        records += loaded
-        sizes |= found
+        problems += [problem for _, problem in checked.problems]
+        if not checked.problems:
+            records += checked.raw
+            sizes += checked.sizes
     problems += _repeated_ids(records)
     target = _Target(
         output=Path(output),
         image_root=image_root,
         image_dir=None if image_dir is None else Path(image_dir),
-        sizes=sizes,
         pixel_boxes=pixel_boxes,
     )
     talks: list[list[dict[str, str]]] = []
-    for record in records:
-        talk, wrong = _conversation(record, target)
+    for record, of_images in zip(records, sizes, strict=True):
+        talk, wrong = _conversation(record, of_images, target)
         talks.append(talk)
         problems += wrong
     if problems:
@@ -147,12 +148,12 @@ def _repeated_ids(records: Sequence[RawRecord]) -> Iterator[Problem]:
             yield Problem("D114", record.where("id"), f"the id of {other.where()} again", "every id once", fix)
 
 
-def _conversation(record: RawRecord, target: _Target) -> tuple[list[dict[str, str]], list[Problem]]:
+def _conversation(
+    record: RawRecord, sizes: Sequence[Size], target: _Target
+) -> tuple[list[dict[str, str]], list[Problem]]:
     fields = _fields(record)
     problems: list[Problem] = []
     talk: list[dict[str, str]] = []
-    sources = parse_image_field(fields.get("image")).paths
-    sizes = [target.sizes[open_as(root_of(record, target.image_root), source)] for source in sources]
     for number, message in enumerate(fields["conversations"]):
         text = message["content"]
         if target.pixel_boxes:

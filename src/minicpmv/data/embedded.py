@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from minicpmv.errors import Problem
-from minicpmv.processing.images import ImageError, load_image, read_data_url
+from minicpmv.processing.images import read_data_url
 
-__all__ = ["describe_image", "inspect_embedded", "is_embedded", "read_embedded"]
+__all__ = ["describe_image", "is_embedded", "read_embedded"]
 
 
 def is_embedded(source: str | bytes) -> bool:
@@ -20,19 +19,6 @@ def read_embedded(source: str | bytes) -> bytes:
         ImageError: A ``data:`` URL that cannot be decoded.
     """
     return source if isinstance(source, bytes) else read_data_url(source)
-
-
-def inspect_embedded(source: str | bytes, where: str) -> tuple[int, int] | Problem:
-    """Decode an image to its end, and return its width and height in pixels or what is wrong with it.
-
-    Args:
-        source: An image value for which ``is_embedded`` holds.
-        where: The record and field.
-    """
-    try:
-        return load_image(source).size
-    except ImageError as error:
-        return Problem("D142", where, f"{error.found} in the embedded image", error.expected, error.fix)
 
 
 def describe_image(source: str | bytes) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeGuard
+from typing import BinaryIO, TypeGuard
 
 from PIL import Image
 
@@ -23,13 +23,24 @@ from minicpmv.data.image_traits import Trait, traits_of
 from minicpmv.errors import Problem
 from minicpmv.processing.images import DAMAGE, ImageError, load_image
 
-__all__ = ["ImageReport", "ImageUse", "inspect_images", "survey_images"]
+__all__ = [
+    "MAX_SUGGESTIONS",
+    "ImageReport",
+    "ImageUse",
+    "Seen",
+    "Size",
+    "describe_fault",
+    "inspect_files",
+    "survey_images",
+]
 
 Size = tuple[int, int]
 
 _JPEG_END = b"\xff\xd9"
 _TAIL_BYTES = 64
-_MAX_SUGGESTIONS = 20
+_WORTH_THREADS = 4
+"""Files."""
+MAX_SUGGESTIONS = 20
 """Missing files for which a nearby name is looked up: it takes long in large folders, and nobody reads more."""
 
 
@@ -62,21 +73,12 @@ class ImageReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class Seen:
+    """A readable image."""
+
     size: Size
     traits: tuple[Trait, ...] = ()
     is_complete: bool = True
-
-
-def inspect_images(uses: Sequence[ImageUse]) -> tuple[dict[Any, Size], list[tuple[int, Problem]]]:
-    """Look at each file once, however many records use it.
-
-    Returns:
-        The (width, height) of each readable file by its path or bytes, and for each other file one problem with the
-        position of the first record that uses it.
-    """
-    report = survey_images(uses, with_notices=False, decode=False)
-    return report.sizes, report.problems
 
 
 def survey_images(
@@ -100,12 +102,12 @@ def survey_images(
         first.setdefault(use.path, use)
         counts[use.path] = counts.get(use.path, 0) + 1
     report = ImageReport(sizes={}, problems=[], notices=[])
-    outcomes = _inspect_all(list(first), with_notices=with_notices, decode=decode)
+    outcomes = inspect_files(list(first), with_notices=with_notices, decode=decode)
     for number, (path, outcome) in enumerate(zip(first, outcomes, strict=True), 1):
         use = first[path]
         if isinstance(outcome, ImageError):
-            suggest = len(report.problems) < _MAX_SUGGESTIONS
-            problem = _describe(use, outcome, num_others=counts[path] - 1, suggest=suggest)
+            suggest = len(report.problems) < MAX_SUGGESTIONS
+            problem = describe_fault(use, outcome, num_others=counts[path] - 1, suggest=suggest)
             report.problems.append((use.record, problem))
         else:
             report.sizes[path] = outcome.size
@@ -115,30 +117,42 @@ def survey_images(
     return report
 
 
-def _inspect_all(paths: Sequence[str | bytes], *, with_notices: bool, decode: bool) -> Iterator[_Seen | ImageError]:
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))  # reading and decoding release the GIL
+def inspect_files(
+    paths: Sequence[str | bytes], *, with_notices: bool = False, decode: bool = False
+) -> Iterator[Seen | ImageError]:
+    """Look at files, several at a time, and yield what was found in their order.
+
+    Args:
+        paths: Of files; or embedded images.
+        with_notices: As in ``survey_images``.
+        decode: As there.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about large or odd files: D307 says the first, the rest is harmless
+        if len(paths) < _WORTH_THREADS:
+            yield from (_inspect(path, with_notices, decode) for path in paths)
+            return
+        pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))  # reading and decoding release the GIL
         try:
             yield from pool.map(lambda path: _inspect(path, with_notices, decode), paths)
         finally:
             pool.shutdown(cancel_futures=True)  # at Ctrl-C, only what is being read is still waited for
 
 
-def _inspect(path: str | bytes, with_notices: bool, decode: bool) -> _Seen | ImageError:
+def _inspect(path: str | bytes, with_notices: bool, decode: bool) -> Seen | ImageError:
     seen = _look(path, with_notices)
     if seen is not None and seen.is_complete and (not decode or _decodes_as_jpeg(path)):
         return seen
-    if _is_file_path(path) and not os.path.isfile(path):  # worded by _describe, which knows the record
+    if _is_file_path(path) and not os.path.isfile(path):  # worded by describe_fault, which knows the record
         return ImageError(where=path, found="no file", expected="an image file", fix="correct the path")
     try:
         size = load_image(path).size
     except ImageError as error:
         return error
-    return _Seen(size, seen.traits if seen is not None else ())
+    return Seen(size, seen.traits if seen is not None else ())
 
 
-def _look(path: str | bytes, with_notices: bool) -> _Seen | None:
+def _look(path: str | bytes, with_notices: bool) -> Seen | None:
     """Read a file's header and end. None where that fails: decoding, which follows, words the fault."""
     is_file = not isinstance(path, bytes)
     if is_file and not os.path.isfile(path):
@@ -147,7 +161,7 @@ def _look(path: str | bytes, with_notices: bool) -> _Seen | None:
         with open(path, "rb") if is_file else io.BytesIO(path) as file, Image.open(file) as image:
             traits = tuple(traits_of(image, path if is_file else "")) if with_notices else ()
             size = image.size  # before verify(), which closes the image
-            return _Seen(size, traits, is_complete=_is_complete(file, image))
+            return Seen(size, traits, is_complete=_is_complete(file, image))
     except DAMAGE:
         return None
 
@@ -192,7 +206,15 @@ def _is_file_path(path: str | bytes) -> TypeGuard[str]:
     return isinstance(path, str) and not path.startswith("data:")
 
 
-def _describe(use: ImageUse, error: ImageError, *, num_others: int, suggest: bool) -> Problem:
+def describe_fault(use: ImageUse, error: ImageError, *, num_others: int, suggest: bool) -> Problem:
+    """Word the fault of a file.
+
+    Args:
+        use: The first use of it.
+        error: From ``inspect_files``.
+        num_others: Its further uses.
+        suggest: Whether to look for a file that may be meant, if there is none; see ``MAX_SUGGESTIONS``.
+    """
     others = _others(num_others)
     if not _is_file_path(use.path) or os.path.isfile(use.path):
         code = "D143" if isinstance(error.__cause__, Image.DecompressionBombError) else "D142"

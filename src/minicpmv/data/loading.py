@@ -6,22 +6,76 @@ Needs neither torch nor a model, so that a bad file stops a run in its first sec
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from minicpmv.data.checking import RecordChecker, check_image_value
-from minicpmv.data.embedded import inspect_embedded, is_embedded, read_embedded
-from minicpmv.data.image_files import ImageUse, inspect_images
+from minicpmv.data.embedded import is_embedded, read_embedded
+from minicpmv.data.ids import IdRegister
+from minicpmv.data.image_files import ImageUse, Size
+from minicpmv.data.image_sizes import ImageSizes, SizeReader
 from minicpmv.data.placeholders import build_turns, parse_image_field
-from minicpmv.data.reading import data_folder, read_records
+from minicpmv.data.reading import data_folder, open_records
 from minicpmv.data.records import RawRecord, Record
+from minicpmv.data.sequences import LazySequence
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.models.versions import Version
 
-__all__ = ["build_record", "image_uses", "load_raw_records", "load_records", "open_as", "root_of"]
+__all__ = ["Checked", "Records", "build_record", "check_records", "image_uses", "load_records", "open_as", "root_of"]
 
-_Sizes = Mapping[str | bytes, tuple[int, int]]
+_AT_A_TIME = 2048
+"""Records whose images are opened together."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """Every record of some data, sound or not."""
+
+    raw: Sequence[RawRecord]
+    """In the order of the files; read when asked for."""
+    sizes: ImageSizes
+    """Of the images of each, as its ``image`` value lists them; none where they cannot be told."""
+    problems: list[tuple[int, Problem]]
+    """Each with the position of its record, in the order of the records."""
+
+
+class Records(LazySequence[Record]):
+    """Sound records, made when they are asked for, by any process that has a copy of the sequence.
+
+    Args:
+        raw: As read.
+        sizes: Of the images of each, or None if nobody has looked: then each record is checked when it is asked for,
+            which raises a ``DataError`` if it has a problem.
+        image_root: Folder at which relative image paths start; each data file's own folder if not given.
+        version: The model to be trained, if known; for records that are not checked yet.
+    """
+
+    def __init__(
+        self,
+        raw: Sequence[RawRecord],
+        sizes: ImageSizes | None,
+        *,
+        image_root: str | os.PathLike[str] | None = None,
+        version: Version | None = None,
+    ) -> None:
+        self._raw = raw
+        self._sizes = sizes
+        self._image_root = image_root
+        self._version = version
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def _item(self, index: int) -> Record:
+        raw, sizes, position = self._raw[index], self._sizes, index
+        if sizes is None:
+            checked = check_records([raw], image_root=self._image_root, version=self._version)
+            if checked.problems:
+                raise DataError([problem for _, problem in checked.problems])
+            sizes, position = checked.sizes, 0
+        return build_record(raw, root_of(raw, self._image_root), sizes[position])
 
 
 def load_records(
@@ -29,8 +83,8 @@ def load_records(
     *,
     image_root: str | os.PathLike[str] | None = None,
     version: Version | None = None,
-) -> list[Record]:
-    """Read a data file, check everything in it, and open every image file.
+) -> Records:
+    """Open data, check everything in them, and look at every image file.
 
     Args:
         path: A file, a folder of files or a dataset directory, in a form that ``docs/data.md`` describes.
@@ -41,52 +95,46 @@ def load_records(
         DataError: With every problem of the data, in file order.
         UsageError: ``image_root`` is not a folder, or a table needs pyarrow.
     """
-    raw_records, sizes = load_raw_records(path, image_root=image_root, version=version)
-    return [build_record(raw, root_of(raw, image_root), sizes) for raw in raw_records]
+    checked = check_records(open_records(path), image_root=image_root, version=version)
+    if checked.problems:
+        raise DataError([problem for _, problem in checked.problems])
+    return Records(checked.raw, checked.sizes, image_root=image_root)
 
 
-def load_raw_records(
-    path: str | os.PathLike[str],
+def check_records(
+    raw: Sequence[RawRecord],
     *,
     image_root: str | os.PathLike[str] | None = None,
     version: Version | None = None,
-) -> tuple[list[RawRecord], dict[str | bytes, tuple[int, int]]]:
-    """Read and check as ``load_records`` does, and return the records as written, in our form.
+) -> Checked:
+    """Read every record once, judge it, and look at its images, a few thousand records at a time.
 
-    Returns:
-        The records, none of which has a problem, and the (width, height) in pixels of every image by path or, if it is
-        embedded, by its value.
+    Args:
+        raw: From ``open_records``.
+        image_root: As for ``load_records``.
+        version: As there.
+
+    Raises:
+        UsageError: ``image_root`` is not a folder.
     """
-    raw_records = read_records(path)
     if image_root is not None and not os.path.isdir(image_root):
         found = os.fspath(image_root)
         raise UsageError(f"image root: found no folder {found!r}, expected one\n  fix: correct the path")
-    problems_of: dict[int, list[Problem]] = {}
-    sizes: dict[str | bytes, tuple[int, int]] = {}
-    uses: list[ImageUse] = []
-    for position, raw in enumerate(raw_records):
-        for use in image_uses(raw, root_of(raw, image_root), record=position):
-            source = use.path
-            if not is_embedded(source):
-                uses.append(use)
-            elif source not in sizes:
-                size = inspect_embedded(source, use.where)
-                if isinstance(size, Problem):
-                    problems_of.setdefault(position, []).append(size)
-                else:
-                    sizes[source] = size
-    file_sizes, image_problems = inspect_images(uses)
-    for position, problem in image_problems:
-        problems_of.setdefault(position, []).append(problem)
-    checker = RecordChecker(version=version)
-    problems = [
-        problem
-        for position, raw in enumerate(raw_records)
-        for problem in (*checker.check(raw), *problems_of.get(position, ()))
-    ]
-    if problems:
-        raise DataError(problems)
-    return raw_records, sizes | cast("dict[str | bytes, tuple[int, int]]", file_sizes)
+    checker, ids, reader, sizes = RecordChecker(version=version), IdRegister(), SizeReader(), ImageSizes()
+    problems: list[tuple[int, Problem]] = []
+    for start in range(0, len(raw), _AT_A_TIME):
+        uses: list[list[ImageUse]] = []
+        for position in range(start, min(start + _AT_A_TIME, len(raw))):
+            record = raw[position]
+            problems += [(position, problem) for problem in checker.check(record)]
+            ids.add(record, position)
+            uses.append(list(image_uses(record, root_of(record, image_root), record=position)))
+        found = iter(reader.read([use for of_record in uses for use in of_record]))
+        for of_record in uses:
+            known = [next(found) for _ in of_record]
+            sizes.append([size for size in known if size is not None])
+    problems += [*ids.problems(raw), *reader.problems()]
+    return Checked(raw=raw, sizes=sizes, problems=sorted(problems, key=lambda found: found[0]))
 
 
 def root_of(raw: RawRecord, image_root: str | os.PathLike[str] | None) -> str:
@@ -127,30 +175,26 @@ def open_as(root: str, source: str | bytes) -> str | bytes:
     return source if is_embedded(source) else str(Path(root, cast("str", source)))
 
 
-def build_record(raw: RawRecord, root: str, sizes: _Sizes) -> Record:
+def build_record(raw: RawRecord, root: str, sizes: Sequence[Size]) -> Record:
     """Make a record of a raw one that has no problem.
 
     Args:
         raw: As read.
         root: Folder at which its relative paths start.
-        sizes: Pixels, (width, height) of its images by path or, if embedded, by value.
+        sizes: Pixels, (width, height) of its images as its ``image`` value lists them.
     """
     fields = cast("dict[str, object]", raw.value)
     field = parse_image_field(fields.get("image"))
     turns, order = build_turns(cast("list[dict[str, str]]", fields["conversations"]), field)
-    images: list[str | bytes] = []
-    image_sizes: list[tuple[int, int]] = []
-    for position in order:
-        source = field.paths[position]
-        opened = open_as(root, source)
-        image_sizes.append(sizes[opened])
-        images.append(read_embedded(source) if is_embedded(source) else opened)
+    sources = [field.paths[position] for position in order]
     return Record(
         source=raw.source,
         index=raw.index,
         line=raw.line,
         id=cast("str | int | None", fields.get("id")),
-        images=tuple(images),
-        image_sizes=tuple(image_sizes),
+        images=tuple(
+            read_embedded(source) if is_embedded(source) else cast("str", open_as(root, source)) for source in sources
+        ),
+        image_sizes=tuple(sizes[position] for position in order),
         turns=turns,
     )

@@ -13,12 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minicpmv.data.loading import load_records
+import numpy as np
+
+from minicpmv.data.loading import Records, check_records
+from minicpmv.data.reading import open_records
 from minicpmv.data.records import Record
+from minicpmv.data.sequences import Concatenated, Selected
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.models.versions import Version
 
-__all__ = ["Source", "load_mixture", "mix", "parse_source"]
+__all__ = ["Mixture", "Source", "load_mixture", "mix", "parse_source"]
 
 _WEIGHT = re.compile(r"(?P<path>.+):(?P<weight>[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.IGNORECASE | re.DOTALL)
 
@@ -58,32 +62,61 @@ def parse_source(written: str, *, flag: str, weights_allowed: bool = True) -> So
     return Source(match["path"], weight)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mixture:
+    """The records of an epoch."""
+
+    records: Sequence[Record]
+    """In the order of the sources, made when they are asked for."""
+    left_out: list[Problem]
+    """Of the records that are not among them."""
+
+
 def load_mixture(
     sources: Sequence[Source],
     *,
     image_root: str | os.PathLike[str] | None = None,
     version: Version | None = None,
     seed: int = 0,
-) -> list[Record]:
-    """Load every source and mix them; see ``load_records`` and ``mix``.
+    skip_bad: bool = False,
+) -> Mixture:
+    """Load every source, and mix them; see ``load_records`` and ``mix``.
+
+    Args:
+        sources: Where the records are.
+        image_root: As for ``load_records``.
+        version: As there.
+        seed: As for ``mix``.
+        skip_bad: Whether records with a problem are left out, and their problems returned, instead of raised. A file
+            that cannot be read at all is an error nevertheless.
 
     Raises:
         DataError: With the problems of all sources.
         UsageError: A weight leaves no record of its source, or as ``load_records`` does.
     """
-    loaded: list[tuple[Source, list[Record]]] = []
+    loaded: list[tuple[Source, Sequence[Record]]] = []
     problems: list[Problem] = []
+    left_out: list[Problem] = []
     for source in sources:
         try:
-            loaded.append((source, load_records(source.path, image_root=image_root, version=version)))
+            checked = check_records(open_records(source.path), image_root=image_root, version=version)
         except DataError as error:
             problems += error.problems
+            continue
+        bad = np.array(sorted({position for position, _ in checked.problems}), dtype=np.int64)
+        found = [problem for _, problem in checked.problems]
+        if not skip_bad or len(bad) == len(checked.raw):
+            problems += found
+        left_out += found
+        records = Records(checked.raw, checked.sizes, image_root=image_root)
+        sound = Selected(records, np.delete(np.arange(len(records)), bad)) if len(bad) else records
+        loaded.append((source, sound))
     if problems:
         raise DataError(problems)
-    return mix(loaded, seed=seed)
+    return Mixture(records=mix(loaded, seed=seed), left_out=left_out)
 
 
-def mix(loaded: Sequence[tuple[Source, Sequence[Record]]], *, seed: int) -> list[Record]:
+def mix(loaded: Sequence[tuple[Source, Sequence[Record]]], *, seed: int) -> Sequence[Record]:
     """Repeat the records of each source as often as its weight says.
 
     Of n records with weight w, all are there floor(w) times, and round((w - floor(w)) n) of them once more. Which ones
@@ -92,7 +125,7 @@ def mix(loaded: Sequence[tuple[Source, Sequence[Record]]], *, seed: int) -> list
     Raises:
         UsageError: A weight leaves no record of its source.
     """
-    mixed: list[Record] = []
+    mixed: list[Sequence[Record]] = []
     for source, records in loaded:
         whole = int(source.weight)
         num_more = int((source.weight - whole) * len(records) + 0.5)
@@ -101,7 +134,7 @@ def mix(loaded: Sequence[tuple[Source, Sequence[Record]]], *, seed: int) -> list
                 f"{source.path}: found the weight {source.weight:g} for {len(records)} record(s), which leaves none of "
                 "them\n  fix: give it a larger weight, or leave the file out"
             )
-        mixed += list(records) * whole
+        mixed += [records] * whole
         chosen = random.Random(f"{seed} {Path(source.path).name} {len(records)}").sample(range(len(records)), num_more)
-        mixed += [records[position] for position in sorted(chosen)]
-    return mixed
+        mixed.append(Selected(records, np.array(sorted(chosen), dtype=np.int64)))
+    return Concatenated(mixed)

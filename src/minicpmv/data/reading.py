@@ -7,6 +7,7 @@ keeps records from being read at all; see ``checking`` for the rest.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,24 +15,35 @@ from minicpmv.data.formats import json_lines, tables
 from minicpmv.data.formats.json_list import parse_json_list
 from minicpmv.data.formats.styles import to_own_form
 from minicpmv.data.records import RawRecord
+from minicpmv.data.sequences import Concatenated, LazySequence
 from minicpmv.errors import DataError, Problem
 
-__all__ = ["data_folder", "find_files", "read_records"]
+__all__ = ["data_folder", "find_files", "open_records", "read_records"]
 
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".json5", ".parquet", ".arrow")
 """Names of files that count as data where a folder is given."""
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-def read_records(path: str | os.PathLike[str]) -> list[RawRecord]:
-    """Read every record of a data file, of a folder of data files, or of a dataset directory.
 
-    A line of a JSON Lines file that cannot be read becomes a record with ``faults``, so that the other lines are seen.
+def open_records(path: str | os.PathLike[str]) -> Sequence[RawRecord]:
+    """Open the records of a data file, of a folder of data files, or of a dataset directory.
+
+    Each record is read when it is asked for, by any process that has a copy of the sequence, which raises a
+    ``DataError`` if the file has changed meanwhile. What is held in memory depends on the form: of JSON Lines the
+    places of the lines, of other JSON the text, of Parquet its columns, of Arrow files nothing. A line of a JSON Lines
+    file that cannot be read becomes a record with ``faults``, so that the other lines are seen.
 
     Raises:
         DataError: A file is missing, is not text, is not JSON or JSON5, is not a list of records, or is damaged.
         UsageError: The file is a table, and pyarrow is not installed.
     """
-    return [record for source in find_files(path) for record in _read_source(source)]
+    return Concatenated([_open_source(source) for source in find_files(path)])
+
+
+def read_records(path: str | os.PathLike[str]) -> list[RawRecord]:
+    """Read every record into memory; see ``open_records``."""
+    return list(open_records(path))
 
 
 def find_files(path: str | os.PathLike[str]) -> list[str]:
@@ -69,20 +81,43 @@ def _fail(code: str, where: str, found: str, expected: str, fix: str) -> NoRetur
     raise DataError([Problem(code, where, found, expected, fix)])
 
 
-def _read_source(source: str) -> list[RawRecord]:
-    path = Path(source)
-    if path.is_dir():
-        records = _of_rows(source, tables.read_dataset_directory(source))
+def _open_source(source: str) -> Sequence[RawRecord]:
+    if Path(source).is_dir():
+        entries = _Rows(source, tables.open_dataset_directory(source))
     else:
         kind = tables.table_kind(_read_head(source))
-        records = _read_text_file(source) if kind is None else _of_rows(source, tables.read_table(source, kind))
-    if not records:
+        entries = _open_text_file(source) if kind is None else _Rows(source, tables.Table(source, kind))
+    if not len(entries):
         _fail("D106", source, "an empty list", "at least one record", "add records, or give another file")
-    return records
+    return _InOwnForm(entries)
 
 
-def _of_rows(source: str, rows: list[dict[str, object]]) -> list[RawRecord]:
-    return [to_own_form(RawRecord(source=source, index=index, line=None, value=row)) for index, row in enumerate(rows)]
+class _InOwnForm(LazySequence[RawRecord]):
+    """Records of one file, each brought into our form when it is asked for."""
+
+    def __init__(self, entries: Sequence[RawRecord]) -> None:
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _item(self, index: int) -> RawRecord:
+        record = self._entries[index]
+        return record if record.faults else to_own_form(record)
+
+
+class _Rows(LazySequence[RawRecord]):
+    """The rows of a table as records."""
+
+    def __init__(self, source: str, rows: Sequence[dict[str, object]]) -> None:
+        self._source = source
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _item(self, index: int) -> RawRecord:
+        return RawRecord(source=self._source, index=index, line=None, value=self._rows[index])
 
 
 def _read_head(source: str) -> bytes:
@@ -104,20 +139,18 @@ def _read_bytes(source: str, size: int = -1) -> bytes:
         ) from error
 
 
-def _read_text_file(source: str) -> list[RawRecord]:
-    data = _read_bytes(source)
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+def _open_text_file(source: str) -> Sequence[RawRecord]:
+    head = _read_head(source)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         _fail("D104", f"{source}:1", "UTF-16 text, which is not UTF-8", "UTF-8 text", "save the file as UTF-8")
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    if json_lines.is_json_lines(data, named_so=Path(source).suffix.lower() in json_lines.SUFFIXES):
-        return [record if record.faults else to_own_form(record) for record in json_lines.parse_lines(data, source)]
+    start = len(_BYTE_ORDER_MARK) if head.startswith(_BYTE_ORDER_MARK) else 0
+    if json_lines.is_json_lines(source, start=start, named_so=Path(source).suffix.lower() in json_lines.SUFFIXES):
+        return json_lines.JsonLines(source, start=start)
+    data = _read_bytes(source)[start:]
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         found = f"byte 0x{data[error.start]:02x}, which is not UTF-8"
         raise DataError([Problem("D104", f"{source}:{line}", found, "UTF-8 text", "save the file as UTF-8")]) from error
-    return [
-        to_own_form(RawRecord(source=source, index=index, line=line, value=value))
-        for index, (line, value) in enumerate(parse_json_list(text, source))
-    ]
+    return parse_json_list(text, source)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from minicpmv.data.checking import RecordChecker
+from minicpmv.data.ids import IdRegister
 from minicpmv.data.image_files import ImageUse, survey_images
 from minicpmv.data.loading import build_record, image_uses, root_of
 from minicpmv.data.oddities import find_path_oddity, find_text_oddities, messages_of
@@ -83,17 +84,20 @@ class Survey:
             except DataError as error:
                 self.findings += [Finding(problem, os.fspath(path)) for problem in error.problems]
                 continue
-            checker = RecordChecker(version=self.version)
-            for record in records:
+            checker, ids = RecordChecker(version=self.version), IdRegister()
+            for position, record in enumerate(records):
                 root = root_of(record, self.image_root)
                 self._records.append((record, root))
                 self.add(record, checker.check(record))
+                ids.add(record, position)
                 self.add(record, find_text_oddities(record))
                 # The number of the record counts through all files here: one image may stand in several of them.
                 for use in image_uses(record, root, record=len(self._records) - 1):
                     self._uses.append((record, use))
                     oddity = find_path_oddity(use.where, use.written) if use.written else None
                     self.add(record, [oddity] if oddity else [])
+            for position, problem in ids.problems(records):
+                self.add(records[position], [problem])
         self.num_image_files = len({use.path for _, use in self._uses})
 
     def read_images(self, *, decode: bool = True, on_progress: Callable[[int, int], None] | None = None) -> None:
@@ -130,7 +134,8 @@ class Survey:
         unreadable = {id(record) for record, use in self._uses if use.path not in self.image_sizes}
         for record, root in self._records:
             if id(record) not in faulty and id(record) not in unreadable:
-                yield record, build_record(record, root, self.image_sizes)
+                sizes = [self.image_sizes[use.path] for use in image_uses(record, root, record=0)]
+                yield record, build_record(record, root, sizes)
 
     def add(self, record: RawRecord, problems: Iterable[Problem]) -> None:
         """Add what was found about a record."""

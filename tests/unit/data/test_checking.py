@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from minicpmv.data.checking import check_records
+from minicpmv.data.checking import RecordChecker
+from minicpmv.data.ids import IdRegister
 from minicpmv.data.reading import read_records
 from minicpmv.data.records import RawRecord
 from minicpmv.errors import Problem
@@ -15,7 +16,15 @@ from tests.tiny import conversation
 
 def problems_of(*values: Any, version: str | None = None) -> list[Problem]:
     records = [RawRecord(source="train.json", index=i, line=i + 2, value=value) for i, value in enumerate(values)]
-    return list(check_records(records, version=None if version is None else VERSIONS[version]))
+    return problems_in(records, version=version)
+
+
+def problems_in(records: list[RawRecord], *, version: str | None = None) -> list[Problem]:
+    checker, ids = RecordChecker(version=None if version is None else VERSIONS[version]), IdRegister()
+    for position, record in enumerate(records):
+        ids.add(record, position)
+    found = [problem for record in records for problem in checker.check(record)]
+    return [*found, *(problem for _, problem in ids.problems(records))]
 
 
 def problem_of(*values: Any, version: str | None = None) -> Problem:
@@ -86,7 +95,7 @@ def test_d107_repeated_keys(tmp_path: Path) -> None:
         '[{"id": 1, "id": 2, "conversations": [{"role": "user", "content": "a", "content": "b"}, '
         '{"role": "assistant", "content": "c"}], "image": {"<image_00>": "a.png", "<image_00>": "b.png"}}]'
     )
-    found = list(check_records(read_records(file)))
+    found = problems_in(read_records(file))
     assert [problem.code for problem in found] == ["D107", "D107", "D107"]
     assert [problem.where.rpartition(" ")[2] for problem in found] == ["2)", "image", "conversations[0]"]
     assert found[1].found == "the key '<image_00>' more than once"
@@ -129,7 +138,7 @@ def test_d114_repeated_id() -> None:
 
 def test_d114_ids_of_two_files_do_not_meet() -> None:
     records = [RawRecord(source=name, index=0, line=1, value=with_texts("Why?", "So.")) for name in ("a", "b")]
-    assert list(check_records(records)) == []
+    assert problems_in(records) == []
 
 
 @pytest.mark.parametrize("value", [{}, "Why?", None])

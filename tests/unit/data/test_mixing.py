@@ -42,7 +42,7 @@ def test_what_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     write(Path("odd:2"), 1)
     assert parse_source("odd:2", flag="--data_path") == Source("odd:2")
     assert parse_source("odd:2:2", flag="--data_path") == Source("odd:2", 2)
-    assert len(load_mixture([Source("odd:2")])) == 1
+    assert len(load_mixture([Source("odd:2")]).records) == 1
 
 
 @pytest.mark.parametrize("weight", ["0", "-1", "1e999"])
@@ -58,19 +58,19 @@ def test_evaluation_has_no_weights() -> None:
 
 def test_whole_weights_repeat_every_record(tmp_path: Path) -> None:
     sources = [Source(write(tmp_path / "a.json", 2), 2), Source(write(tmp_path / "b.json", 1))]
-    assert ids(load_mixture(sources)) == ["a0", "a1", "a0", "a1", "b0"]
+    assert ids(load_mixture(sources).records) == ["a0", "a1", "a0", "a1", "b0"]
 
 
 def test_half_is_a_half_chosen_by_the_seed(tmp_path: Path) -> None:
     sources = [Source(write(tmp_path / "a.json", 20), 0.5)]
-    first = ids(load_mixture(sources, seed=1))
+    first = ids(load_mixture(sources, seed=1).records)
     assert len(set(first)) == 10
-    assert ids(load_mixture(sources, seed=1)) == first
-    assert ids(load_mixture(sources, seed=2)) != first
+    assert ids(load_mixture(sources, seed=1).records) == first
+    assert ids(load_mixture(sources, seed=2).records) != first
 
 
 def test_one_and_a_half_sees_all_and_half_of_them_again(tmp_path: Path) -> None:
-    seen = ids(load_mixture([Source(write(tmp_path / "a.json", 4), 1.5)]))
+    seen = ids(load_mixture([Source(write(tmp_path / "a.json", 4), 1.5)]).records)
     assert seen[:4] == ["a0", "a1", "a2", "a3"]
     assert len(seen[4:]) == len(set(seen[4:])) == 2
 
@@ -78,7 +78,7 @@ def test_one_and_a_half_sees_all_and_half_of_them_again(tmp_path: Path) -> None:
 def test_choice_does_not_depend_on_the_other_sources(tmp_path: Path) -> None:
     half = Source(write(tmp_path / "a.json", 20), 0.5)
     other = Source(write(tmp_path / "b.json", 3), 2)
-    assert ids(load_mixture([other, half], seed=1))[6:] == ids(load_mixture([half], seed=1))
+    assert ids(load_mixture([other, half], seed=1).records)[6:] == ids(load_mixture([half], seed=1).records)
 
 
 def test_weight_that_leaves_nothing_is_refused() -> None:

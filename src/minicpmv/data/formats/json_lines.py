@@ -1,37 +1,52 @@
-"""JSON Lines: one record per line. A line that cannot be read is a fault of that line, and hides no other."""
+"""JSON Lines: one record per line, read when it is asked for. Only the places of the lines are held in memory.
+
+A line that cannot be read is a fault of that line, and hides no other.
+"""
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterator
+import os
 
+import numpy as np
+from numpy.typing import NDArray
+
+from minicpmv.data.file_state import FileState, check_unchanged
 from minicpmv.data.formats.json_list import DECODER, is_cut_off
 from minicpmv.data.records import RawRecord, quote
+from minicpmv.data.sequences import LazySequence
 from minicpmv.errors import Problem
 
-__all__ = ["SUFFIXES", "is_json_lines", "parse_lines"]
+__all__ = ["SUFFIXES", "JsonLines", "is_json_lines"]
 
 SUFFIXES = (".jsonl", ".ndjson")
 """Names that decide where the content does not."""
 
+_BLOCK = 2**24
+"""Bytes that are searched for the ends of lines at a time."""
+_MAY_BE_BLANK = np.frombuffer(b"\0 \t\r\v\f", np.uint8)
+"""With which a line of white space alone begins, and 0 for a line whose beginning was not looked at."""
 
-def is_json_lines(data: bytes, *, named_so: bool) -> bool:
+
+def is_json_lines(source: str, *, start: int, named_so: bool) -> bool:
     """Tell JSON Lines from a list of records.
 
     A list begins with ``[``. Several lines of which one of the first two is an object by itself are JSON Lines;
     anything else, such as a single object, is what its name says.
 
     Args:
-        data: The whole file.
+        source: The file.
+        start: Bytes to pass over.
         named_so: Its name ends as JSON Lines files do.
     """
-    start = data[:4096].lstrip()[:1]
-    if start == b"[":
-        return False
-    if named_so or start != b"{":
-        return named_so
-    first = list(itertools.islice((line for _, line in _lines(data)), 2))
+    with open(source, "rb") as file:
+        file.seek(start)
+        opening = file.read(4096).lstrip()[:1]
+        if opening == b"[" or named_so or opening != b"{":
+            return named_so and opening != b"["
+        file.seek(start)
+        lines = (line for line in map(bytes.strip, file) if line)
+        first = [line for line, _ in zip(lines, range(2), strict=False)]
     return len(first) > 1 and any(_is_object(line) for line in first)
 
 
@@ -42,25 +57,71 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield number and content of each line that is not blank."""
-    start = 0
-    for number in itertools.count(1):
-        if start >= len(data):
-            return
-        end = data.find(b"\n", start)
-        end = len(data) if end < 0 else end
-        line = data[start:end].strip()
-        if line:
-            yield number, line
-        start = end + 1
+class JsonLines(LazySequence[RawRecord]):
+    """The records of a file, one for every line that is not blank; those that cannot be read carry their fault.
+
+    Lines are read by position, not through a mapping of the file: what was read does not count as this process's
+    memory, and a file that is cut short meanwhile makes an error instead of killing the process. A copy in another
+    process opens the file anew.
+
+    Args:
+        source: The file, as the user wrote it.
+        start: Bytes to pass over, such as those of a byte order mark.
+    """
+
+    def __init__(self, source: str, *, start: int = 0) -> None:
+        self._source = source
+        self._file = os.open(source, os.O_RDONLY)
+        self._state = FileState.of(self._file)
+        self._starts, self._ends, self._numbers = _find_lines(self._file, start)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_file"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        self._file = os.open(self._source, os.O_RDONLY)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def _item(self, index: int) -> RawRecord:
+        check_unchanged(self._file, self._state, self._source)
+        start, end = int(self._starts[index]), int(self._ends[index])
+        number = index + 1 if self._numbers is None else int(self._numbers[index])
+        value, fault = _parse(os.pread(self._file, end - start, start).strip(), f"{self._source}:{number}")
+        faults = () if fault is None else (fault,)
+        return RawRecord(source=self._source, index=index, line=number, value=value, faults=faults)
 
 
-def parse_lines(data: bytes, source: str) -> Iterator[RawRecord]:
-    """Yield a record for every line that is not blank; those that cannot be read carry their fault."""
-    for index, (number, line) in enumerate(_lines(data)):
-        value, fault = _parse(line, f"{source}:{number}")
-        yield RawRecord(source=source, index=index, line=number, value=value, faults=() if fault is None else (fault,))
+def _find_lines(file: int, start: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
+    """Find the lines that are not blank.
+
+    Returns:
+        Where each begins and ends, in bytes; and their numbers, from 1, or None if no line is blank.
+    """
+    ends: list[NDArray[np.int64]] = []
+    openings = [np.zeros(1, np.uint8)]  # the first byte of each line; 0 where nobody has looked
+    position = start
+    while block := os.pread(file, _BLOCK, position):
+        values = np.frombuffer(block, np.uint8)
+        newlines = np.flatnonzero(values == ord("\n"))
+        ends.append(newlines + position)
+        openings.append(np.append(values, np.uint8(0))[newlines + 1])
+        position += len(block)
+    line_ends = np.concatenate([*ends, np.array([position])]).astype(np.int64)
+    starts = np.concatenate([np.array([start]), line_ends[:-1] + 1]).astype(np.int64)
+    keep = line_ends > starts
+    for line in np.flatnonzero(keep & np.isin(np.concatenate(openings), _MAY_BE_BLANK)):
+        first, last = int(starts[line]), int(line_ends[line])
+        keep[line] = bool(os.pread(file, last - first, first).strip())
+    if keep.all():
+        return starts, line_ends, None
+    return starts[keep], line_ends[keep], np.flatnonzero(keep) + 1
 
 
 def _parse(line: bytes, where: str) -> tuple[object, Problem | None]:

@@ -1,6 +1,8 @@
 """A list of records: JSON first, JSON5 when that fails.
 
-Nothing is judged here beyond what keeps the file from being read at all; see ``checking`` for the rest.
+The text is parsed once to find its records, and each of them again when it is asked for: parsed, all of them would take
+several times the memory. Nothing is judged here beyond what keeps the file from being read at all; see ``checking`` for
+the rest.
 """
 
 from __future__ import annotations
@@ -9,13 +11,15 @@ import json
 import logging
 import re
 import shlex
+from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import json5
 
-from minicpmv.data.records import quote
+from minicpmv.data.records import RawRecord, quote
+from minicpmv.data.sequences import LazySequence
 from minicpmv.errors import DataError, Problem
 
 __all__ = ["DECODER", "RepeatedKeys", "is_cut_off", "make_object", "parse_json_list"]
@@ -50,16 +54,17 @@ class RepeatedKeys(dict[str, object]):
         self.repeated = tuple(key for key, count in counts.items() if count > 1)
 
 
-def parse_json_list(text: str, source: str) -> list[tuple[int | None, object]]:
+def parse_json_list(text: str, source: str) -> Sequence[RawRecord]:
     """Parse a list of records, each with the line on which it begins (None for JSON5).
 
     Raises:
         DataError: The text is neither JSON nor JSON5, or is not a list.
     """
     try:
-        return _parse_list(text, source)
+        return JsonList(text, source)
     except json.JSONDecodeError as error:
-        return [(None, value) for value in _parse_json5(text, source, error)]
+        values = _parse_json5(text, source, error)
+        return [RawRecord(source=source, index=index, line=None, value=value) for index, value in enumerate(values)]
 
 
 def _fail(code: str, where: str, found: str, expected: str, fix: str) -> NoReturn:
@@ -82,13 +87,33 @@ DECODER = json.JSONDecoder(object_pairs_hook=make_object, parse_int=_read_intege
 """Reads one value and tells where it ends."""
 
 
-def _parse_list(text: str, source: str) -> list[tuple[int | None, object]]:
-    """Parse strict JSON entry by entry, which tells the line of each.
+class JsonList(LazySequence[RawRecord]):
+    """The records of a list in strict JSON.
+
+    Args:
+        text: Of the file.
+        source: The file, as the user wrote it.
 
     Raises:
         json.JSONDecodeError: The text is not strict JSON.
         DataError: It is, but not a list.
     """
+
+    def __init__(self, text: str, source: str) -> None:
+        self._text = text
+        self._source = source
+        self._lines, self._starts = _find_entries(text, source)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def _item(self, index: int) -> RawRecord:
+        value, _ = DECODER.raw_decode(self._text, self._starts[index])
+        return RawRecord(source=self._source, index=index, line=self._lines[index], value=value)
+
+
+def _find_entries(text: str, source: str) -> tuple[array[int], array[int]]:
+    """Parse strict JSON entry by entry, which tells the line of each and the character at which it begins."""
 
     def decode(position: int) -> tuple[object, int]:
         try:
@@ -100,14 +125,15 @@ def _parse_list(text: str, source: str) -> list[tuple[int | None, object]]:
     if text[position : position + 1] != "[":
         value, end = decode(position)
         _refuse_top_level(value, text[end:], source)
-    located: list[tuple[int | None, object]] = []
+    lines, starts = array("q"), array("q")
     line, counted = 1, 0
     position = _skip(text, position + 1)
     closed = text[position : position + 1] == "]"
     while not closed:
         line, counted = line + text.count("\n", counted, position), position
-        value, end = decode(position)
-        located.append((line, value))
+        _, end = decode(position)
+        lines.append(line)
+        starts.append(position)
         position = _skip(text, end)
         closed = text[position : position + 1] == "]"
         if not closed and text[position : position + 1] != ",":
@@ -117,7 +143,7 @@ def _parse_list(text: str, source: str) -> list[tuple[int | None, object]]:
     rest = _skip(text, position + 1)
     if rest < len(text):
         raise json.JSONDecodeError("Extra data", text, rest)
-    return located
+    return lines, starts
 
 
 def _skip(text: str, position: int) -> int:

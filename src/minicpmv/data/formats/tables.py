@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from minicpmv.data.file_state import FileState, check_unchanged
+from minicpmv.data.sequences import Concatenated, LazySequence
 from minicpmv.errors import DataError, Problem, UsageError
 
-__all__ = ["is_dataset_directory", "read_dataset_directory", "read_table", "table_kind"]
+__all__ = ["Table", "is_dataset_directory", "open_dataset_directory", "table_kind"]
 
 TableKind = Literal["parquet", "arrow file", "arrow stream"]
 
@@ -36,23 +40,57 @@ def is_dataset_directory(folder: Path) -> bool:
     return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
 
 
-def read_table(source: str, kind: TableKind) -> list[dict[str, object]]:
-    """Read the rows of one file.
+class Table(LazySequence["dict[str, object]"]):
+    """The rows of one file, made when they are asked for.
+
+    Arrow files are mapped into memory, not read. Parquet files, which are compressed, are held as Arrow's columns. A
+    copy in another process opens the file anew.
+
+    Args:
+        source: The file.
+        kind: What it holds.
 
     Raises:
         DataError: It is damaged.
         UsageError: pyarrow is not installed.
     """
-    pyarrow = _import("pyarrow", source)
-    try:
-        if kind == "parquet":
-            batches = _import("pyarrow.parquet", source).ParquetFile(source).iter_batches()
-            return list(_rows(batches))
-        with pyarrow.OSFile(source, "rb") as file:
-            opened = pyarrow.ipc.open_stream(file) if kind == "arrow stream" else pyarrow.ipc.open_file(file)
-            return list(_rows(opened.read_all().to_batches()))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError([_damaged(source, kind, error)]) from error
+
+    def __init__(self, source: str, kind: TableKind) -> None:
+        self._source, self._kind = source, kind
+        self._state = FileState.of(source)
+        self._batches = self._open()
+        self._ends = list(accumulate(len(batch) for batch in self._batches))
+
+    def _open(self) -> list[Any]:
+        pyarrow = _import("pyarrow", self._source)
+        try:
+            if self._kind == "parquet":
+                table = _import("pyarrow.parquet", self._source).ParquetFile(self._source).read()
+            else:
+                file = pyarrow.memory_map(self._source)
+                is_stream = self._kind == "arrow stream"
+                table = (pyarrow.ipc.open_stream(file) if is_stream else pyarrow.ipc.open_file(file)).read_all()
+            table.validate(full=True)  # an offset that lies outside would crash the process that reads the row
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError([_damaged(self._source, self._kind, error)]) from error
+        return [batch for batch in table.to_batches() if len(batch)]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_batches"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        check_unchanged(self._source, self._state, self._source)
+        self._batches = self._open()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def _item(self, index: int) -> dict[str, object]:
+        number = bisect_right(self._ends, index)
+        start = self._ends[number - 1] if number else 0
+        (row,) = self._batches[number].slice(index - start, 1).to_pylist()
+        return cast("dict[str, object]", _without_nulls(row))
 
 
 def _damaged(source: str, kind: str, error: Exception) -> Problem:
@@ -60,8 +98,8 @@ def _damaged(source: str, kind: str, error: Exception) -> Problem:
     return Problem("D108", source, found, "a complete table", "copy or write the file again")
 
 
-def read_dataset_directory(source: str) -> list[dict[str, object]]:
-    """Read the rows of a directory for which ``is_dataset_directory`` holds, in its own order.
+def open_dataset_directory(source: str) -> Sequence[dict[str, object]]:
+    """Open the rows of a directory for which ``is_dataset_directory`` holds, in its own order.
 
     Raises:
         DataError: A file of it is missing or damaged.
@@ -75,7 +113,7 @@ def read_dataset_directory(source: str) -> list[dict[str, object]]:
         found = f"a state.json that lists no data files ({type(error).__name__}: {error})"
         fix = "save the dataset again with save_to_disk"
         raise DataError([Problem("D108", source, found, "a saved dataset", fix)]) from error
-    rows: list[dict[str, object]] = []
+    files: list[Table] = []
     for name in names:
         path = folder / name
         if not path.is_file():
@@ -85,14 +123,8 @@ def read_dataset_directory(source: str) -> list[dict[str, object]]:
             kind = table_kind(file.read(8))
         if kind is None:
             raise DataError([_damaged(str(path), "arrow", ValueError("it begins like no table"))])
-        rows += read_table(str(path), kind)
-    return rows
-
-
-def _rows(batches: Any) -> Iterator[dict[str, object]]:
-    for batch in batches:
-        for row in batch.to_pylist():
-            yield cast("dict[str, object]", _without_nulls(row))
+        files.append(Table(str(path), kind))
+    return Concatenated(files)
 
 
 def _without_nulls(value: object) -> object:

@@ -1,0 +1,72 @@
+"""Sequences made of others without a copy: several end to end, or some items of one. Data read lazily are joined so."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
+from typing import TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Concatenated", "LazySequence", "Selected"]
+
+T = TypeVar("T")
+
+
+class LazySequence(Sequence[T]):
+    """A sequence whose items are made when asked for. Slices are lists; subclasses say ``__len__`` and ``_item``."""
+
+    def _item(self, index: int) -> T:
+        """Make one item; the index is in range and not negative."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self._item(i) for i in range(*index.indices(len(self)))]
+        size = len(self)
+        if not -size <= index < size:
+            raise IndexError(f"index {index} of a sequence of {size}")
+        return self._item(index % size)
+
+
+class Concatenated(LazySequence[T]):
+    """Sequences end to end."""
+
+    def __init__(self, parts: Sequence[Sequence[T]]) -> None:
+        self._parts = [part for part in parts if len(part)]
+        self._ends = list(accumulate(len(part) for part in self._parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[T]:
+        return chain.from_iterable(self._parts)
+
+    def _item(self, index: int) -> T:
+        number = bisect_right(self._ends, index)
+        return self._parts[number][index - (self._ends[number - 1] if number else 0)]
+
+
+class Selected(LazySequence[T]):
+    """Items of another sequence, by position.
+
+    Args:
+        items: The sequence.
+        positions: Which of them, in order; any may come more than once.
+    """
+
+    def __init__(self, items: Sequence[T], positions: NDArray[np.integer]) -> None:
+        self._items = items
+        self._positions = positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def _item(self, index: int) -> T:
+        return self._items[int(self._positions[index])]
