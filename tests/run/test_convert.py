@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def make_data(**more: Any) -> str:
     return write_data(Path("data/train.json"), records)
 
 
-def content(records: list[Record]) -> list[Any]:
+def content(records: Sequence[Record]) -> list[Any]:
     """Return what training sees of records: ids, turns and pixels."""
     return [
         (record.id, record.turns, [load_image(image).tobytes() for image in record.images], record.image_sizes)

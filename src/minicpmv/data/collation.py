@@ -22,14 +22,14 @@ class Collator:
     """Stands behind the end of a shorter sample; the attention mask is 0 there, so its value does not matter."""
 
     def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Join samples; none at all make a row of one token that trains nothing.
+        """Join samples, skipped ones apart; none at all make a row of one token that trains nothing.
 
         Returns:
             ``input_ids``, ``labels`` and ``attention_mask`` [B, T] int64. If any sample has an image, also
             ``image_mask`` [B, T] bool, ``pixel_values`` [P, 588] float32 and ``tgt_sizes`` [S, 2] int64, both in batch
             order.
         """
-        samples = samples or [_nothing(self.pad_token_id)]
+        samples = _present(samples) or [_nothing(self.pad_token_id)]
         batch = {
             "input_ids": _pad([sample["input_ids"] for sample in samples], self.pad_token_id),
             "labels": _pad([sample["labels"] for sample in samples], IGNORED),
@@ -49,13 +49,13 @@ class PackedCollator:
     """The only token of a row without samples."""
 
     def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Join samples; none at all make a row of one token that trains nothing.
+        """Join samples, skipped ones apart; none at all make a row of one token that trains nothing.
 
         Returns:
             ``input_ids``, ``labels`` and ``position_ids`` [1, T] int64, and no ``attention_mask``. If any sample has an
             image, also ``image_mask`` [1, T] bool, ``pixel_values`` [P, 588] float32 and ``tgt_sizes`` [S, 2] int64.
         """
-        samples = samples or [_nothing(self.pad_token_id)]
+        samples = _present(samples) or [_nothing(self.pad_token_id)]
         positions = [torch.arange(len(sample["input_ids"])) for sample in samples]
         batch = {
             "input_ids": _join(samples, "input_ids")[None],
@@ -69,6 +69,11 @@ class PackedCollator:
 
 
 _OF_SLICES = ("pixel_values", "tgt_sizes")
+
+
+def _present(samples: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Leave out skipped records, which have no tokens."""
+    return [sample for sample in samples if len(sample["input_ids"])]
 
 
 def _nothing(token_id: int) -> dict[str, Tensor]:

@@ -1,83 +1,71 @@
 """Records as a map-style torch dataset. Pictures are opened when an item is asked for; nothing is altered in silence.
 
-A record that is too long gets fewer slices per image, the same ones every time, and is listed; if one slice per image
-is still too long, it is an error. Text is never cut, an image neither.
+A record that is too long is made to fit, or refused, as ``fitting`` says. A record that turns out bad is an error, or,
+where the user said so, an item without tokens, which collators pass over.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from minicpmv.data.embedded import describe_image
+from minicpmv.data.fitting import Fit, Limits, OnLongRecord, fit_record
 from minicpmv.data.records import Record
+from minicpmv.data.sequences import Selected
+from minicpmv.data.skipping import SkipLog
 from minicpmv.errors import ConfigError, DataError, Problem
-from minicpmv.models.loss import IGNORED
 from minicpmv.processing.images import ImageError, load_image
 from minicpmv.processing.processor import MiniCPMVProcessor
 
-__all__ = ["ConversationDataset", "Fit", "LengthReport", "Reduction"]
+__all__ = ["ConversationDataset", "LengthReport"]
 
 _logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reduction:
-    """One record whose images get fewer slices, so that it fits."""
-
-    where: str
-    wanted: int
-    """Tokens without the reduction."""
-    length: int
-    """Tokens with it."""
-    max_slice_nums: int
-    """Most tiles per image in this record; 1 leaves the overview only."""
+_FIT = np.dtype([(name, np.int32) for name in Fit._fields])
+_STOPS_ANY_RUN = {"D204", "D205"}
+"""Not about one record: the data file has changed, or too many records are bad."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LengthReport:
     """What a data set costs in tokens, known before any picture is decoded."""
 
-    lengths: tuple[int, ...]
+    lengths: NDArray[np.int32]
     """Tokens of each record, as it is trained on."""
-    num_trained: tuple[int, ...]
+    num_trained: NDArray[np.int32]
     """Those of them that have a label."""
-    num_image_tokens: tuple[int, ...]
+    num_image_tokens: NDArray[np.int32]
     """Those of them that are image slots."""
-    reductions: tuple[Reduction, ...]
-
-
-class Fit(NamedTuple):
-    """How one record is trained on."""
-
-    max_slice_nums: int
-    """Most tiles per image."""
-    length: int
-    """Tokens; the next two are shares of them."""
-    num_trained: int
-    num_image_tokens: int
-    wanted: int
-    """Tokens with all the slices that the data set's limit of tiles allows."""
+    num_reduced: int
+    """Records whose images get fewer slices."""
+    num_cut: int
+    """Records whose last answer loses its end."""
+    left_out: dict[str, list[Problem]]
+    """Records that did not fit and are not in the data set any more, by name."""
 
 
 class ConversationDataset(Dataset[dict[str, Tensor]]):
     """Encodes one record at a time; safe in worker processes and deterministic in any order.
 
     An item holds ``input_ids`` and ``labels`` [T] int64, ``image_mask`` [T] bool, ``pixel_values`` [P, 588] float32 and
-    ``tgt_sizes`` [S, 2] int64, the last two without rows for a record without images.
+    ``tgt_sizes`` [S, 2] int64, the last two without rows for a record without images. A skipped record has T = 0.
 
     Args:
-        records: From ``load_records``.
+        records: From ``load_records`` or ``load_mixture``.
         processor: The checkpoint's.
         max_length: Most tokens of one record, image tokens included.
         max_slice_nums: Most tiles per image; the checkpoint's own number if not given.
+        on_long_record: What becomes of a record that does not fit, see ``fitting.Limits``. ``skip`` leaves it out.
+        truncate_answers: Whether a record that does not fit otherwise loses the end of its last answer.
 
     Raises:
         ConfigError: A limit cannot work.
@@ -90,15 +78,23 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         *,
         max_length: int,
         max_slice_nums: int | None = None,
+        on_long_record: OnLongRecord = "fewer_slices",
+        truncate_answers: bool = False,
     ) -> None:
         for name, value in (("model_max_length", max_length), ("max_slice_nums", max_slice_nums)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: found {value}, expected at least 1\n  fix: set {name} to a positive number")
-        self.records = tuple(records)
+        self.records = records
         self.processor = processor
-        self.max_length = max_length
-        self.max_slice_nums = processor.image_processor.slice_config(max_slice_nums).max_slice_nums
-        self._fits: dict[int, Fit] = {}
+        self.limits = Limits(
+            max_length=max_length,
+            max_slice_nums=processor.image_processor.slice_config(max_slice_nums).max_slice_nums,
+            on_long_record=on_long_record,
+            truncate_answers=truncate_answers,
+        )
+        self.skip_log: SkipLog | None = None
+        """Where a record that turns out bad when it is asked for is written down; without it, that is an error."""
+        self._fits = np.zeros(len(records), _FIT)  # a length of 0: nobody has looked
 
     def __len__(self) -> int:
         return len(self.records)
@@ -110,106 +106,136 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         """Encode one record.
 
         Raises:
-            DataError: It is too long even with one slice per image, or an image is no longer what it was when checked.
+            DataError: It is bad or too long, or an image or the data file is no longer what it was when checked. With a
+                ``skip_log`` only if that stops any run.
         """
+        try:
+            return self._encode(index)
+        except DataError as error:
+            codes = {problem.code for problem in error.problems}
+            if self.skip_log is None or not codes.isdisjoint(_STOPS_ANY_RUN):
+                raise
+            self.skip_log.add({self._name(index, error): error.problems})
+            return _nothing(self.processor.image_processor.patch_size)
+
+    def _encode(self, index: int) -> dict[str, Tensor]:
         record = self.records[index]
-        fit = self.fit(index)
+        fit = self.fit(index, record)
         images = [_load(record, position) for position in range(len(record.images))]
         sample = self.processor.encode_conversation(record.turns, images, max_slice_nums=fit.max_slice_nums)
-        if len(sample.input_ids) != fit.length:
+        if len(sample.input_ids) != fit.length + fit.num_cut:
             raise DataError([_resized(record)])
         return {
-            "input_ids": torch.tensor(sample.input_ids, dtype=torch.int64),
-            "labels": torch.tensor(sample.labels, dtype=torch.int64),
-            "image_mask": torch.tensor(sample.image_mask, dtype=torch.bool),
+            "input_ids": torch.tensor(sample.input_ids[: fit.length], dtype=torch.int64),
+            "labels": torch.tensor(sample.labels[: fit.length], dtype=torch.int64),
+            "image_mask": torch.tensor(sample.image_mask[: fit.length], dtype=torch.bool),
             "pixel_values": torch.from_numpy(sample.pixel_values),
             "tgt_sizes": torch.tensor(sample.tgt_sizes, dtype=torch.int64).reshape(-1, 2),
         }
 
-    def check_lengths(self) -> LengthReport:
+    def check_lengths(self, *, on_progress: Callable[[int, int], None] | None = None) -> LengthReport:
         """Measure every record, from texts and image sizes alone, so that a run can stop before it starts.
 
-        Records that need fewer slices are logged in one warning and listed in the report.
+        Records that are changed to fit are counted in the report and in a warning, which names the first. Those that do
+        not fit are taken out of the data set if ``on_long_record`` is ``skip``.
+
+        Args:
+            on_progress: Called with the number of records measured and of all.
 
         Raises:
-            DataError: Naming every record that does not fit with one slice per image either.
+            DataError: Naming every record that does not fit.
         """
+        total = len(self)
         problems: list[Problem] = []
-        fits: list[Fit] = []
-        reductions: list[Reduction] = []
-        for index, record in enumerate(self.records):
+        left_out: dict[int, list[Problem]] = {}
+        for index in range(total):
             try:
-                fit = self.fit(index)
+                self.fit(index)
             except DataError as error:
-                problems += error.problems
-                continue
-            fits.append(fit)
-            if fit.wanted > fit.length:
-                reductions.append(
-                    Reduction(
-                        where=record.where(),
-                        wanted=fit.wanted,
-                        length=fit.length,
-                        max_slice_nums=fit.max_slice_nums,
-                    )
-                )
+                if self.limits.on_long_record == "skip":
+                    left_out[index] = list(error.problems)
+                else:
+                    problems += error.problems
+            if on_progress is not None:
+                on_progress(index + 1, total)
         if problems:
             raise DataError(problems)
-        if reductions:
-            first = reductions[0]
-            _logger.warning(
-                "%d of %d records exceed %d tokens and get fewer slices per image, the first of them %s: "
-                "%d tokens become %d with max_slice_nums %d. A larger --model_max_length keeps all slices.",
-                len(reductions),
-                len(self.records),
-                self.max_length,
-                first.where,
-                first.wanted,
-                first.length,
-                first.max_slice_nums,
-            )
+        named = {self.records[index].where(): found for index, found in left_out.items()}
+        if left_out:
+            keep = np.delete(np.arange(total), list(left_out))
+            self.records, self._fits = Selected(self.records, keep), self._fits[keep]
+        num_reduced = self._warn(
+            self._fits["wanted"] - self._fits["num_cut"] > self._fits["length"],
+            "get fewer slices per image",
+            "A larger --model_max_length keeps all slices",
+        )
+        num_cut = self._warn(
+            self._fits["num_cut"] > 0,
+            "lose the end of their last answer",
+            "A larger --model_max_length keeps all text",
+        )
         return LengthReport(
-            lengths=tuple(fit.length for fit in fits),
-            num_trained=tuple(fit.num_trained for fit in fits),
-            num_image_tokens=tuple(fit.num_image_tokens for fit in fits),
-            reductions=tuple(reductions),
+            lengths=self._fits["length"].copy(),
+            num_trained=self._fits["num_trained"].copy(),
+            num_image_tokens=self._fits["num_image_tokens"].copy(),
+            num_reduced=num_reduced,
+            num_cut=num_cut,
+            left_out=named,
         )
 
-    def fit(self, index: int) -> Fit:
-        """Find the most slices per image with which a record fits, once for each record.
+    def _warn(self, concerned: NDArray[np.bool_], what: str, remedy: str) -> int:
+        positions = np.flatnonzero(concerned)
+        if len(positions):
+            fit = self.fit(int(positions[0]))
+            _logger.warning(
+                "%d of %d records exceed %d tokens and %s, the first of them %s: %d tokens become %d with "
+                "max_slice_nums %d. %s.",
+                len(positions),
+                len(self),
+                self.limits.max_length,
+                what,
+                self.records[int(positions[0])].where(),
+                fit.wanted,
+                fit.length,
+                fit.max_slice_nums,
+                remedy,
+            )
+        return len(positions)
+
+    def fit(self, index: int, record: Record | None = None) -> Fit:
+        """Find how a record fits, once for each.
+
+        Args:
+            index: Position.
+            record: The record, if it is at hand.
 
         Raises:
-            DataError: It is too long even with one slice per image.
+            DataError: It does not fit.
         """
-        if index not in self._fits:
-            self._fits[index] = self._search(self.records[index])
-        return self._fits[index]
+        if not self._fits["length"][index]:
+            record = self.records[index] if record is None else record
+            sizes = record.image_sizes
+            if sizes is None:
+                sizes = tuple(_load(record, position).size for position in range(len(record.images)))
+            self._fits[index] = fit_record(record, sizes, self.processor, self.limits)
+        return Fit(*self._fits[index].item())
 
-    def _search(self, record: Record) -> Fit:
-        sizes = record.image_sizes
-        if sizes is None:
-            sizes = tuple(_load(record, position).size for position in range(len(record.images)))
-        fewest = 1 if sizes else self.max_slice_nums
-        wanted = length = num_image_tokens = 0
-        for max_slice_nums in range(self.max_slice_nums, fewest - 1, -1):
-            sample = self.processor.encode_text(record.turns, sizes, max_slice_nums=max_slice_nums)
-            length, num_image_tokens = len(sample.input_ids), sum(sample.image_mask)
-            wanted = wanted or length
-            if length <= self.max_length:
-                num_trained = sum(label != IGNORED for label in sample.labels)
-                return Fit(max_slice_nums, length, num_trained, num_image_tokens, wanted)
-        images = f", {num_image_tokens} of them for images with one slice each" if sizes else ""
-        raise DataError(
-            [
-                Problem(
-                    code="D201",
-                    where=record.where(),
-                    found=f"{length} tokens{images}",
-                    expected=f"at most {self.max_length} (--model_max_length)",
-                    fix=f"set --model_max_length to {length} or more, or shorten or split the conversation",
-                )
-            ]
-        )
+    def _name(self, index: int, error: DataError) -> str:
+        """Name a record that may be too bad to be made."""
+        try:
+            return self.records[index].where()
+        except DataError:
+            return error.problems[0].where
+
+
+def _nothing(patch_size: int) -> dict[str, Tensor]:
+    return {
+        "input_ids": torch.zeros(0, dtype=torch.int64),
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "image_mask": torch.zeros(0, dtype=torch.bool),
+        "pixel_values": torch.zeros(0, 3 * patch_size**2),
+        "tgt_sizes": torch.zeros(0, 2, dtype=torch.int64),
+    }
 
 
 def _load(record: Record, position: int) -> Image:
@@ -218,7 +244,7 @@ def _load(record: Record, position: int) -> Image:
     except ImageError as error:
         where = record.where(f"image {position}")
         name = describe_image(record.images[position])
-        found = f"{error.found} in {name}, which has changed since the data were checked"
+        found = f"{error.found} in {name}, whose header and end looked sound"
         raise DataError([Problem("D202", where, found, error.expected, error.fix)]) from error
 
 

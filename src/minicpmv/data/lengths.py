@@ -82,14 +82,14 @@ def measure_lengths(
         fitting = [record for record in records if record.where() not in named]
         dataset = ConversationDataset(fitting, processor, max_length=max_length, max_slice_nums=max_slice_nums)
         report = dataset.check_lengths()
-    total = sum(report.lengths)
+    total = int(report.lengths.sum())
     lengths = Lengths(
         records=len(fitting),
-        tokens=_spread(report.lengths),
+        tokens=_spread(report.lengths.tolist()),
         total_tokens=total,
-        trained_share=sum(report.num_trained) / total if total else None,
+        trained_share=int(report.num_trained.sum()) / total if total else None,
         slices_per_image=_spread(_slices(dataset)),
-        fewer_slices=len(report.reductions),
+        fewer_slices=report.num_reduced,
         too_long=len(problems),
         steps_per_epoch=math.ceil(len(fitting) / batch_size),
         batch_size=batch_size,

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from minicpmv.data.checking import RecordChecker, check_image_value
 from minicpmv.data.embedded import is_embedded, read_embedded
 from minicpmv.data.ids import IdRegister
@@ -38,7 +41,10 @@ class Checked:
     sizes: ImageSizes
     """Of the images of each, as its ``image`` value lists them; none where they cannot be told."""
     problems: list[tuple[int, Problem]]
-    """Each with the position of its record, in the order of the records."""
+    """Each with the position of its record, in the order of the records. An image that cannot be read is one problem,
+    of the first record that has it."""
+    bad: NDArray[np.int64]
+    """Positions of all records that cannot be trained on."""
 
 
 class Records(LazySequence[Record]):
@@ -122,6 +128,7 @@ def check_records(
         raise UsageError(f"image root: found no folder {found!r}, expected one\n  fix: correct the path")
     checker, ids, reader, sizes = RecordChecker(version=version), IdRegister(), SizeReader(), ImageSizes()
     problems: list[tuple[int, Problem]] = []
+    unreadable: list[int] = []
     for start in range(0, len(raw), _AT_A_TIME):
         uses: list[list[ImageUse]] = []
         for position in range(start, min(start + _AT_A_TIME, len(raw))):
@@ -133,8 +140,12 @@ def check_records(
         for of_record in uses:
             known = [next(found) for _ in of_record]
             sizes.append([size for size in known if size is not None])
+            if None in known:
+                unreadable.append(of_record[0].record)
     problems += [*ids.problems(raw), *reader.problems()]
-    return Checked(raw=raw, sizes=sizes, problems=sorted(problems, key=lambda found: found[0]))
+    problems.sort(key=lambda found: found[0])
+    bad = np.unique(np.array([*unreadable, *(position for position, _ in problems)], dtype=np.int64))
+    return Checked(raw=raw, sizes=sizes, problems=problems, bad=bad)
 
 
 def root_of(raw: RawRecord, image_root: str | os.PathLike[str] | None) -> str:

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from minicpmv.data.loading import Records, check_records
+from minicpmv.data.loading import Checked, Records, check_records
 from minicpmv.data.reading import open_records
 from minicpmv.data.records import Record
 from minicpmv.data.sequences import Concatenated, Selected
+from minicpmv.data.skipping import Skipped
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.models.versions import Version
 
@@ -68,8 +69,8 @@ class Mixture:
 
     records: Sequence[Record]
     """In the order of the sources, made when they are asked for."""
-    left_out: list[Problem]
-    """Of the records that are not among them."""
+    left_out: Skipped
+    """Bad records that are not among them."""
 
 
 def load_mixture(
@@ -79,6 +80,7 @@ def load_mixture(
     version: Version | None = None,
     seed: int = 0,
     skip_bad: bool = False,
+    check_first: bool = True,
 ) -> Mixture:
     """Load every source, and mix them; see ``load_records`` and ``mix``.
 
@@ -87,8 +89,9 @@ def load_mixture(
         image_root: As for ``load_records``.
         version: As there.
         seed: As for ``mix``.
-        skip_bad: Whether records with a problem are left out, and their problems returned, instead of raised. A file
-            that cannot be read at all is an error nevertheless.
+        skip_bad: Whether records with a problem are left out, and returned by name, instead of raised. A file that
+            cannot be read at all, or has no sound record, is an error nevertheless.
+        check_first: Whether all records are checked now, or each when it is asked for.
 
     Raises:
         DataError: With the problems of all sources.
@@ -96,24 +99,42 @@ def load_mixture(
     """
     loaded: list[tuple[Source, Sequence[Record]]] = []
     problems: list[Problem] = []
-    left_out: list[Problem] = []
+    left_out: dict[str, list[Problem]] = {}
     for source in sources:
         try:
-            checked = check_records(open_records(source.path), image_root=image_root, version=version)
+            raw = open_records(source.path)
+            if not check_first:
+                loaded.append((source, Records(raw, None, image_root=image_root, version=version)))
+                continue
+            checked = check_records(raw, image_root=image_root, version=version)
         except DataError as error:
             problems += error.problems
             continue
-        bad = np.array(sorted({position for position, _ in checked.problems}), dtype=np.int64)
-        found = [problem for _, problem in checked.problems]
-        if not skip_bad or len(bad) == len(checked.raw):
-            problems += found
-        left_out += found
-        records = Records(checked.raw, checked.sizes, image_root=image_root)
-        sound = Selected(records, np.delete(np.arange(len(records)), bad)) if len(bad) else records
-        loaded.append((source, sound))
+        records: Sequence[Record] = Records(raw, checked.sizes, image_root=image_root)
+        if not skip_bad or len(checked.bad) == len(raw):
+            problems += [problem for _, problem in checked.problems]
+        elif len(checked.bad):
+            left_out |= _name_bad(checked, image_root, version)
+            records = Selected(records, np.delete(np.arange(len(raw)), checked.bad))
+        loaded.append((source, records))
     if problems:
         raise DataError(problems)
     return Mixture(records=mix(loaded, seed=seed), left_out=left_out)
+
+
+def _name_bad(
+    checked: Checked, image_root: str | os.PathLike[str] | None, version: Version | None
+) -> dict[str, list[Problem]]:
+    """Give each bad record its problems; an image that several have is a problem of all of them."""
+    found: dict[int, list[Problem]] = {}
+    for position, problem in checked.problems:
+        found.setdefault(position, []).append(problem)
+    named: dict[str, list[Problem]] = {}
+    for position in checked.bad.tolist():
+        raw = checked.raw[position]
+        alone = check_records([raw], image_root=image_root, version=version) if position not in found else None
+        named[raw.where()] = found[position] if alone is None else [problem for _, problem in alone.problems]
+    return named
 
 
 def mix(loaded: Sequence[tuple[Source, Sequence[Record]]], *, seed: int) -> Sequence[Record]:

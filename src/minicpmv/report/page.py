@@ -52,8 +52,8 @@ def render_page(dataset: ConversationDataset, header: Header) -> str:
             header=header,
             version=processor.version,
             views=views,
-            max_length=dataset.max_length,
-            max_slice_nums=dataset.max_slice_nums,
+            max_length=dataset.limits.max_length,
+            max_slice_nums=dataset.limits.max_slice_nums,
             query_num=processor.query_num,
             package_version=__version__,
         )

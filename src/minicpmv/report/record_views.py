@@ -90,9 +90,9 @@ def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpellin
     except DataError as problem:
         if [each.code for each in problem.problems] != [TOO_LONG]:
             raise
-        error, max_slice_nums = str(problem), 1 if sizes else dataset.max_slice_nums
+        error, max_slice_nums = str(problem), 1 if sizes else dataset.limits.max_slice_nums
         sample = processor.encode_text(record.turns, sizes, max_slice_nums=max_slice_nums)
-        everything = processor.encode_text(record.turns, sizes, max_slice_nums=dataset.max_slice_nums)
+        everything = processor.encode_text(record.turns, sizes, max_slice_nums=dataset.limits.max_slice_nums)
         input_ids, labels, wanted = sample.input_ids, sample.labels, len(everything.input_ids)
     else:
         error, max_slice_nums, wanted, item = "", fit.max_slice_nums, fit.wanted, dataset[index]
@@ -124,9 +124,9 @@ def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpellin
             trained=sum(label != IGNORED for label in labels),
             of_kind={kind: kinds[kind] for kind in ("image", "template", "context", "trained")},
             wanted=wanted,
-            limit=dataset.max_length,
+            limit=dataset.limits.max_length,
             max_slice_nums=max_slice_nums,
-            wanted_slice_nums=dataset.max_slice_nums,
+            wanted_slice_nums=dataset.limits.max_slice_nums,
         ),
         error=error,
     )

@@ -53,8 +53,23 @@ class RunArguments:
         None, f"Checked against the checkpoint, never needed. One of {', '.join(LLM_TYPES)}.".replace("%", "%%")
     )
     cache_dir: str | None = _flag(None, "Where downloaded checkpoints are kept; transformers' own place by default.")
-    model_max_length: int = _flag(
-        2048, "Tokens. A longer record gets fewer slices; if that is not enough, it is an error."
+    on_bad_record: Literal["error", "skip"] = _flag(
+        "error",
+        "What to do with a record that has a problem, before or during the run. error: stop and name it. skip: go on "
+        "without it, and name it in the log and in OUTPUT_DIR/skipped.jsonl.",
+    )
+    max_bad_share: float | None = _flag(
+        None, "With --on_bad_record skip: the run stops when more of all records than this are bad. Default: 0.01."
+    )
+    model_max_length: int = _flag(2048, "Tokens of the longest record, image tokens included.")
+    on_long_record: Literal["fewer_slices", "error", "skip"] = _flag(
+        "fewer_slices",
+        "What to do with a longer record. fewer_slices: cut its images into as many slices as fit; if one for each is "
+        "too long, stop. skip: the same, but leave it out then, and name it in OUTPUT_DIR/skipped.jsonl. error: stop.",
+    )
+    truncate_answers: bool = _flag(
+        False,
+        "Let a record that does not fit otherwise lose the end of its last answer. Images and other turns stay whole.",
     )
     max_slice_nums: int | None = _flag(None, "Most tiles cut from one image; default: what the checkpoint states.")
     packing: bool = _flag(
@@ -216,6 +231,7 @@ def _check(run: RunArguments, training: dict[str, Any], given: frozenset[str]) -
     if run.model_max_length < 1:
         raise UsageError(f"--model_max_length: found {run.model_max_length}, expected at least 1\n  fix: correct it")
     _check_packing(run)
+    _check_policies(run)
     if run.max_slice_nums is not None and run.max_slice_nums < 1:
         raise UsageError(f"--max_slice_nums: found {run.max_slice_nums}, expected at least 1\n  fix: correct it")
     run.tune_llm = not run.use_lora if run.tune_llm is None else run.tune_llm
@@ -231,6 +247,22 @@ def _check_packing(run: RunArguments) -> None:
         raise UsageError(
             f"--pack_length: found {run.pack_length}, expected at least the {run.model_max_length} tokens that one "
             "record may have (--model_max_length)\n  fix: lengthen the rows, or lower --model_max_length as well"
+        )
+
+
+def _check_policies(run: RunArguments) -> None:
+    if run.max_bad_share is not None and run.on_bad_record != "skip":
+        raise UsageError(
+            "--max_bad_share: found without --on_bad_record skip\n  fix: add it, or remove --max_bad_share"
+        )
+    if run.max_bad_share is not None and not 0 <= run.max_bad_share <= 1:
+        raise UsageError(
+            f"--max_bad_share: found {run.max_bad_share}, expected a number from 0 to 1\n  fix: correct it"
+        )
+    if run.truncate_answers and run.on_long_record == "error":
+        raise UsageError(
+            "--truncate_answers true --on_long_record error: found two answers to what becomes of a long record\n"
+            "  fix: remove one of them"
         )
 
 

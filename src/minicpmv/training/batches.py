@@ -84,7 +84,7 @@ def plan_batches(
     seed = args.seed if args.data_seed is None else args.data_seed
     if run.packing:
         return RowPlanner(
-            lengths.lengths,
+            lengths.lengths.tolist(),
             capacity=(run.pack_length or run.model_max_length) * args.per_device_train_batch_size,
             costs=costs,
             num_ranks=args.world_size,
@@ -93,7 +93,7 @@ def plan_batches(
         )
     if args.train_sampling_strategy == "group_by_length":
         size = args.per_device_train_batch_size
-        return LengthGrouper(lengths.lengths, batch_size=size, num_ranks=args.world_size, seed=seed)
+        return LengthGrouper(lengths.lengths.tolist(), batch_size=size, num_ranks=args.world_size, seed=seed)
     return None
 
 

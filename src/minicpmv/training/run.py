@@ -16,6 +16,7 @@ from minicpmv.data.collation import Collator, PackedCollator
 from minicpmv.data.dataset import ConversationDataset, LengthReport
 from minicpmv.data.mixing import load_mixture
 from minicpmv.data.packing import RowPlanner
+from minicpmv.data.skipping import SKIPPED, SkipLog, Skipped
 from minicpmv.errors import MiniCPMVError, UsageError
 from minicpmv.models.versions import Version
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -39,6 +40,8 @@ from minicpmv.training.trainer import MiniCPMVTrainer
 
 __all__ = ["main", "train"]
 
+_MAX_BAD_SHARE = 0.01
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Material:
@@ -52,6 +55,9 @@ class _Material:
     """Of the records to train on."""
     held_out: ConversationDataset | None
     collator: Collator
+    skip_log: SkipLog
+    skipped: Skipped
+    """Records that are left out from the beginning."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -80,6 +86,8 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
     )
     args = _start_engine(request.run, settings)
     start = _prepare_directory(request.run, args)
+    if args.should_save:
+        material.skip_log.begin(material.skipped, afresh=start.path is None)
 
     set_seed(args.seed)  # before the model: LoRA matrices start at random
     model = _build_model(material, request.run, args)
@@ -111,16 +119,44 @@ def _gather_material(run: RunArguments, output_dir: str, *, seed: int) -> _Mater
         raise UsageError("--output_dir: found the base model's own directory\n  fix: choose another directory")
     config = read_config(base)
     version = check_llm_type(run.llm_type, config)
-    train_records, held_out_records = (
-        load_mixture(sources, image_root=run.image_root, version=version, seed=seed)
+    mixtures = [
+        load_mixture(
+            sources,
+            image_root=run.image_root,
+            version=version,
+            seed=seed,
+            skip_bad=run.on_bad_record == "skip",
+        )
         for sources in (run.train_sources, run.eval_sources)
-    )
+    ]
     processor = MiniCPMVProcessor.from_pretrained(base)
     data = [
-        ConversationDataset(records, processor, max_length=run.model_max_length, max_slice_nums=run.max_slice_nums)
-        for records in (train_records, held_out_records)
+        ConversationDataset(
+            mixture.records,
+            processor,
+            max_length=run.model_max_length,
+            max_slice_nums=run.max_slice_nums,
+            on_long_record=run.on_long_record,
+            truncate_answers=run.truncate_answers,
+        )
+        for mixture in mixtures
     ]
+    skip_log = SkipLog(
+        path=Path(output_dir) / SKIPPED,
+        num_records=sum(len(mixture.records) + len(mixture.left_out) for mixture in mixtures),
+        max_share=_MAX_BAD_SHARE if run.max_bad_share is None else run.max_bad_share,
+    )
     lengths = [dataset.check_lengths() for dataset in data]
+    skipped = {name: problems for part in (*mixtures, *lengths) for name, problems in part.left_out.items()}
+    skip_log.check(skipped)
+    if run.on_bad_record == "skip":
+        for dataset in data:
+            dataset.skip_log = skip_log
+    if not len(data[0]):
+        raise UsageError(
+            f"--on_long_record skip: found no record of at most {run.model_max_length} tokens, expected some\n"
+            "  fix: raise --model_max_length"
+        )
     pad_token_id: Any = processor.tokenizer.pad_token_id
     return _Material(
         base=base,
@@ -128,8 +164,10 @@ def _gather_material(run: RunArguments, output_dir: str, *, seed: int) -> _Mater
         version=version,
         train=data[0],
         lengths=lengths[0],
-        held_out=data[1] if held_out_records else None,
+        held_out=data[1] if len(data[1]) else None,
         collator=Collator(pad_token_id if pad_token_id is not None else 0),
+        skip_log=skip_log,
+        skipped=skipped,
     )
 
 

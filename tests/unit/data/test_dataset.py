@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,11 +26,11 @@ def processor_of(name: str) -> MiniCPMVProcessor:
     return MiniCPMVProcessor.from_pretrained(FIXTURES / name)
 
 
-def records_in(folder: Path, *records: dict[str, Any]) -> list[Record]:
+def records_in(folder: Path, *records: dict[str, Any]) -> Sequence[Record]:
     return load_records(write_data(folder / "train.json", list(records)))
 
 
-def large_and_long(folder: Path) -> list[Record]:
+def large_and_long(folder: Path) -> Sequence[Record]:
     """Make a record with one picture of four tiles, and one that is only text."""
     save_picture(folder / "large.png", 112, 112)
     return records_in(
@@ -80,21 +81,23 @@ def test_lengths_need_no_pixels(tmp_path: Path) -> None:
 def test_report_agrees_with_the_items(tmp_path: Path, name: str) -> None:
     dataset = with_limit(tmp_path, 512, name)
     report = dataset.check_lengths()
-    assert report.lengths == tuple(len(item["input_ids"]) for item in dataset)
-    assert report.num_trained == tuple(int((item["labels"] != -100).sum()) for item in dataset)
-    assert report.reductions == ()
+    assert report.lengths.tolist() == [len(item["input_ids"]) for item in dataset]
+    assert report.num_trained.tolist() == [int((item["labels"] != -100).sum()) for item in dataset]
+    assert report.num_image_tokens.tolist() == [int(item["image_mask"].sum()) for item in dataset]
+    assert report.num_reduced == report.num_cut == 0
 
 
 def test_too_long_gets_fewer_slices_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     full = len(with_limit(tmp_path, 512)[0]["input_ids"])
     dataset = with_limit(tmp_path, full - 1)
     with caplog.at_level(logging.WARNING):
-        (reduction,) = dataset.check_lengths().reductions
+        report = dataset.check_lengths()
     (message,) = caplog.messages
-    assert f"1 of 2 records exceed {full - 1} tokens" in message
-    assert reduction.where.endswith("record 0 (id 'large')")
-    assert (reduction.wanted, reduction.max_slice_nums) == (full, 3)
-    assert reduction.length == len(dataset[0]["input_ids"]) < full
+    assert f"1 of 2 records exceed {full - 1} tokens and get fewer slices" in message
+    assert "record 0 (id 'large')" in message
+    fit = dataset.fit(0)
+    assert (report.num_reduced, fit.wanted, fit.max_slice_nums) == (1, full, 3)
+    assert report.lengths[0] == fit.length == len(dataset[0]["input_ids"]) < full
     expected = processor_of("v2_6").encode_conversation(
         dataset.records[0].turns, dataset.records[0].images, max_slice_nums=3
     )
@@ -125,15 +128,15 @@ def test_d201_too_long_with_one_slice(tmp_path: Path) -> None:
 def test_fewer_slices_by_setting(tmp_path: Path) -> None:
     dataset = ConversationDataset(large_and_long(tmp_path), processor_of("v2_6"), max_length=512, max_slice_nums=1)
     assert len(dataset[0]["tgt_sizes"]) == 1
-    assert dataset.check_lengths().reductions == ()
+    assert dataset.check_lengths().num_reduced == 0
 
 
 @pytest.mark.parametrize(
     ("name", "settings"), [("model_max_length", {"max_length": 0}), ("max_slice_nums", {"max_slice_nums": 0})]
 )
-def test_limits_must_be_positive(name: str, settings: dict[str, int]) -> None:
+def test_limits_must_be_positive(name: str, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"{name}: found 0, expected at least 1"):
-        ConversationDataset([], processor_of("v2_6"), **{"max_length": 8, **settings})
+        ConversationDataset([], processor_of("v2_6"), max_length=settings.pop("max_length", 8), **settings)
 
 
 def test_d202_image_that_breaks_during_the_run(tmp_path: Path) -> None:
@@ -145,7 +148,7 @@ def test_d202_image_that_breaks_during_the_run(tmp_path: Path) -> None:
     (problem,) = caught.value.problems
     assert problem.code == "D202"
     assert problem.where.endswith("train.json:2 record 0 (id 'large') image 0")
-    assert "has changed since the data were checked" in problem.found
+    assert "whose header and end looked sound" in problem.found
 
 
 def test_d203_image_that_changes_its_size_during_the_run(tmp_path: Path) -> None:
@@ -160,7 +163,7 @@ def test_sizes_are_looked_up_when_nobody_did(tmp_path: Path) -> None:
     bare = Record(source="memory", index=0, images=record.images, turns=record.turns)
     settings: dict[str, Any] = {"processor": processor_of("v2_6"), "max_length": 512}
     lengths = [ConversationDataset([one], **settings).check_lengths().lengths for one in (bare, record)]
-    assert lengths[0] == lengths[1]
+    assert lengths[0].tolist() == lengths[1].tolist()
 
 
 def test_errors_survive_pickling(tmp_path: Path) -> None:

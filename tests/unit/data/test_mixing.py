@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def write(file: Path, num_records: int) -> str:
     return write_data(file, records)
 
 
-def ids(records: list[Record]) -> list[object]:
+def ids(records: Sequence[Record]) -> list[object]:
     return [record.id for record in records]
 
 

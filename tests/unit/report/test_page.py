@@ -29,7 +29,8 @@ def dataset_of(folder: Path, records: list[dict[str, Any]], name: str, **limits:
     return ConversationDataset(
         load_records(write_data(folder / "train.json", records)),
         processor_of(name),
-        **({"max_length": 2048} | limits),
+        max_length=limits.pop("max_length", 2048),
+        **limits,
     )
 
 

@@ -25,6 +25,17 @@ from tests.tiny import FIXTURES
 LENGTHS = np.random.default_rng(0).integers(1, 60, 50).tolist()
 
 
+def lengths_of(lengths: Sequence[int], num_image_tokens: Sequence[int]) -> LengthReport:
+    return LengthReport(
+        lengths=np.array(lengths, np.int32),
+        num_trained=np.ones(len(lengths), np.int32),
+        num_image_tokens=np.array(num_image_tokens, np.int32),
+        num_reduced=0,
+        num_cut=0,
+        left_out={},
+    )
+
+
 class Numbers(Dataset[int]):
     def __len__(self) -> int:
         return len(LENGTHS)
@@ -85,7 +96,7 @@ def plan_of(flags: str, tmp_path: Path, **fields: Any) -> Any:
         seed=1, data_seed=None, world_size=2, per_device_train_batch_size=1, train_sampling_strategy="random"
     )
     vars(args).update(fields)
-    lengths = LengthReport(lengths=(5, 9), num_trained=(1, 1), num_image_tokens=(0, 0), reductions=())
+    lengths = lengths_of((5, 9), (0, 0))
     return plan_batches(run, args, lengths, costs=[5.0, 9.0])
 
 
@@ -102,7 +113,7 @@ def test_other_runs_are_left_to_transformers(tmp_path: Path) -> None:
 def test_images_cost_what_the_tower_does_for_them() -> None:
     """A quarter of the pixels in each slice is a quarter of the work."""
     config = MiniCPMVConfig.from_pretrained(FIXTURES / "v2_6")
-    lengths = LengthReport(lengths=(10, 100), num_trained=(1, 1), num_image_tokens=(0, 64), reductions=())
+    lengths = lengths_of((10, 100), (0, 64))
     text, seen = estimate_costs(lengths, config, scale_resolution=448)
     _, seen_small = estimate_costs(lengths, config, scale_resolution=224)
     assert text == 10

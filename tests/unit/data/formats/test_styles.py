@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def data_url() -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def load(*records: dict[str, Any]) -> list[Record]:
+def load(*records: dict[str, Any]) -> Sequence[Record]:
     return load_records(write_data(Path("train.json"), list(records)))
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def check(records: list[Any]) -> None:
+def check(records: Sequence[Any]) -> None:
     assert [record.id for record in records] == [1, 2, 3]
     assert [record.turns for record in records[:2]] == [TURNS, TURNS]
     assert records[2].turns[0].content == ("Why?",)
