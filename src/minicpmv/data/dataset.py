@@ -220,6 +220,14 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             self._fits[index] = fit_record(record, sizes, self.processor, self.limits)
         return Fit(*self._fits[index].item())
 
+    def readable_records(self) -> Iterator[Record]:
+        """Yield the records, passing over those that are bad where they are checked only when they are read."""
+        for index in range(len(self)):
+            try:
+                yield self.records[index]
+            except DataError as error:
+                _logger.debug("passed over: %s", error)
+
     def _name(self, index: int, error: DataError) -> str:
         """Name a record that may be too bad to be made."""
         try:

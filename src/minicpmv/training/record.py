@@ -93,6 +93,8 @@ def chat_command(directory: str, records: Sequence[Record]) -> str:
     may lie in an environment that only they have active.
     """
     words = [os.environ.get("MINICPMV", "minicpmv"), "chat", directory]
+    if not records:
+        return shlex.join(words)
     with_files = (record for record in records if record.images and not _embeds(record))
     record = next(with_files, next((record for record in records if not _embeds(record)), records[0]))
     question = next(turn for turn in record.turns if turn.role == "user")

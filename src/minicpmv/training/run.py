@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ from minicpmv.training.trainer import MiniCPMVTrainer
 __all__ = ["main", "train"]
 
 _MAX_BAD_SHARE = 0.01
+_EXAMPLES = 100
+"""Records among which the last line looks for a question to ask the model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -266,7 +269,7 @@ def _save(trainer: MiniCPMVTrainer, material: _Material, request: Request, args:
 
 
 def _report(material: _Material, run: RunArguments, args: TrainingArguments) -> None:
-    records = (material.held_out or material.train).records
+    records = list(itertools.islice((material.held_out or material.train).readable_records(), _EXAMPLES))
     say(f"Saved the {'adapter' if run.use_lora else 'model'} to {Path(args.output_dir or '').resolve()}")
     say("Talk to it:")
     say(f"  {chat_command(args.output_dir or '', records)}")
