@@ -1,8 +1,10 @@
 """Judges raw records: every fault of every record, each with a stable code, in file order.
 
 Only what stands in the data file is judged here, image files by ``image_files``; ``oddities`` names what is allowed but
-seldom meant. A fault stops a run; nothing is
-mended, skipped or guessed. ``docs/data.md`` shows an example of every code.
+seldom meant. A fault stops a run; nothing is mended, skipped or guessed. ``docs/data.md`` shows an example of every
+code.
+
+Most records are sound, and there may be millions: the place of a fault is worded only where there is one.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import cast
 
 from minicpmv.data.formats.json_list import RepeatedKeys
@@ -105,7 +108,7 @@ class RecordChecker:
 
 
 def _check_keys(record: RawRecord, fields: Mapping[str, object]) -> Iterator[Problem]:
-    yield from _check_repeated(record.where(), fields)
+    yield from _check_repeated(record, "", fields)
     if "conversations" not in fields:
         alias = _find_alias(fields, "conversations", _CONVERSATIONS_ALIASES)
         found = f"the key {alias!r} instead" if alias else _list_keys(fields)
@@ -118,19 +121,20 @@ def _check_keys(record: RawRecord, fields: Mapping[str, object]) -> Iterator[Pro
         yield Problem("D112", record.where(name), f"the key {alias!r}", "images under the key 'image'", fix)
 
 
-def _check_repeated(where: str, fields: Mapping[str, object]) -> Iterator[Problem]:
+def _check_repeated(record: RawRecord, name: str, fields: Mapping[str, object]) -> Iterator[Problem]:
     for key in fields.repeated if isinstance(fields, RepeatedKeys) else ():
-        yield Problem("D107", where, f"the key {key!r} more than once", "each key once", "remove or rename one")
+        found, fix = f"the key {key!r} more than once", "remove or rename one"
+        yield Problem("D107", record.where(name), found, "each key once", fix)
 
 
-def _find_alias(fields: Mapping[str, object], key: str, aliases: Sequence[str]) -> str | None:
+def _find_alias(fields: Mapping[str, object], key: str, aliases: tuple[str, ...]) -> str | None:
     """Find a key that was probably meant to be ``key``."""
-    for name in fields:
-        if len(name) > _MAX_MISSPELT:
-            continue
-        if name.strip().casefold() in (key, *aliases) or difflib.SequenceMatcher(None, name, key).ratio() > 0.85:
-            return name
-    return None
+    return next((name for name in fields if len(name) <= _MAX_MISSPELT and _is_meant_as(name, key, aliases)), None)
+
+
+@lru_cache(maxsize=1024)  # the same few names stand in every record
+def _is_meant_as(name: str, key: str, aliases: tuple[str, ...]) -> bool:
+    return name.strip().casefold() in (key, *aliases) or difflib.SequenceMatcher(None, name, key).ratio() > 0.85
 
 
 def _check_id(record: RawRecord, value: object) -> Iterator[Problem]:
@@ -154,7 +158,7 @@ def check_image_value(record: RawRecord, value: object) -> Iterator[Problem]:
             if key not in allowed and not IMAGE_KEY.fullmatch(key):
                 fix = "rename the key here and in the text"
                 yield Problem("D131", record.where("image"), f"the key {key!r}", "keys such as '<image_00>'", fix)
-        yield from _check_repeated(record.where("image"), mapping)
+        yield from _check_repeated(record, "image", mapping)
     else:
         entries = [("image", value)]
     for field, path in entries:
@@ -178,13 +182,13 @@ def _check_data_url(where: str, url: str) -> Iterator[Problem]:
 
 
 def _check_messages(record: RawRecord, messages: object) -> Iterator[Problem]:
-    where = record.where("conversations")
     if not isinstance(messages, list):
+        where = record.where("conversations")
         yield Problem("D115", where, _describe(messages), "a list of messages", "write [...]")
         return
     entries = cast("list[object]", messages)
     if len(entries) < 2:
-        found = "one message" if entries else "no message"
+        where, found = record.where("conversations"), "one message" if entries else "no message"
         yield Problem("D116", where, found, "at least a question and its answer", "complete or remove the record")
     for number, message in enumerate(entries):
         yield from _check_message(record, number, message)
@@ -199,7 +203,7 @@ def _check_message(record: RawRecord, number: int, message: object) -> Iterator[
         )
         return
     fields = cast("dict[str, object]", message)
-    yield from _check_repeated(record.where(name), fields)
+    yield from _check_repeated(record, name, fields)
     for key, aliases in _MESSAGE_ALIASES.items():
         if key not in fields:
             alias = next((name for name in aliases if name in fields), None)
@@ -213,7 +217,7 @@ def _check_message(record: RawRecord, number: int, message: object) -> Iterator[
     if "role" in fields and fields["role"] not in _ROLES:
         yield _unknown_role(record.where(f"{name}.role"), fields["role"])
     if "content" in fields:
-        yield from _check_content(record.where(f"{name}.content"), fields.get("role"), fields["content"])
+        yield from _check_content(record, f"{name}.content", fields.get("role"), fields["content"])
 
 
 def _unknown_role(where: str, role: object) -> Problem:
@@ -223,25 +227,27 @@ def _unknown_role(where: str, role: object) -> Problem:
     return Problem("D122", where, f"the role {quote(role)}", "user, assistant or system", fix)
 
 
-def _check_content(where: str, role: object, content: object) -> Iterator[Problem]:
+def _check_content(record: RawRecord, name: str, role: object, content: object) -> Iterator[Problem]:
     if not isinstance(content, str):
         fix = "write the text in quotes, with <image> where an image stands"
-        yield Problem("D124", where, _describe(content), "text", fix)
+        yield Problem("D124", record.where(name), _describe(content), "text", fix)
         return
     if not content.strip():
-        found = "white space only" if content else "nothing"
+        where, found = record.where(name), "white space only" if content else "nothing"
         if role == "assistant":
             yield Problem("D126", where, found, "an answer to learn", "write the answer or remove the record")
         else:
             yield Problem("D127", where, found, "text or a placeholder such as <image>", "write it or remove the turn")
     if "\0" in content:
         found, fix = f"a NUL character at character {content.index(chr(0))}", "remove it, or write the text again"
-        yield Problem("D119", where, found, "text: NUL comes from wrong decoding or binary data", fix)
+        expected = "text: NUL comes from wrong decoding or binary data"
+        yield Problem("D119", record.where(name), found, expected, fix)
     try:
         content.encode()
     except UnicodeEncodeError as error:
         found = f"half of a surrogate pair at character {error.start}: {quote(content[error.start])}"
-        yield Problem("D128", where, found, "characters that UTF-8 can write", "write the text again")
+        expected = "characters that UTF-8 can write"
+        yield Problem("D128", record.where(name), found, expected, "write the text again")
 
 
 def _check_order(record: RawRecord, messages: Sequence[Mapping[str, str]]) -> Iterator[Problem]:

@@ -30,24 +30,29 @@ _CONTROL_CHARACTER = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u202
 def find_text_oddities(record: RawRecord) -> Iterator[Problem]:
     """Yield at most one notice of each kind for every message of a record, whatever else is wrong with it."""
     for number, role, content in messages_of(record):
-        where = record.where(f"conversations[{number}].content")
-        token = _CONTROL_TOKEN.search(content) or (role != "user" and _PLACEHOLDER.search(content)) or None
-        if token:
-            expected = "no mark of a template; it is plain text here and ends no turn and shows no image"
-            yield _notice("D311", where, quote(token.group()), expected, "remove it, unless the text is about it")
-        control = _CONTROL_CHARACTER.search(content)
-        if control:
-            found = f"the control character {control.group()!r} at character {control.start()}"
-            fix = "remove it: nobody sees it, and the model learns to write it"
-            yield _notice("D312", where, found, "letters, signs, tabs and line feeds; kept as it is", fix)
-        if "\r" in content:
-            found = f"{content.count(chr(13))} carriage return(s), the first at character {content.index(chr(13))}"
-            fix = "write line breaks as \\n"
-            yield _notice("D313", where, found, "line feeds alone; kept, so lines end in other tokens", fix)
-        if "\ufffd" in content:
-            found = f"the character U+FFFD at character {content.index(chr(0xFFFD))}"
-            fix = "make the text again from its source, read in its own encoding"
-            yield _notice("D314", where, found, "the character that a program could not read there; kept", fix)
+        for code, found, expected, fix in _oddities_of(role, content):
+            yield _notice(code, record.where(f"conversations[{number}].content"), found, expected, fix)
+
+
+def _oddities_of(role: object, content: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield code, found, expected and fix."""
+    token = _CONTROL_TOKEN.search(content) or (role != "user" and _PLACEHOLDER.search(content)) or None
+    if token:
+        expected = "no mark of a template; it is plain text here and ends no turn and shows no image"
+        yield "D311", quote(token.group()), expected, "remove it, unless the text is about it"
+    control = _CONTROL_CHARACTER.search(content)
+    if control:
+        found = f"the control character {control.group()!r} at character {control.start()}"
+        fix = "remove it: nobody sees it, and the model learns to write it"
+        yield "D312", found, "letters, signs, tabs and line feeds; kept as it is", fix
+    if "\r" in content:
+        found = f"{content.count(chr(13))} carriage return(s), the first at character {content.index(chr(13))}"
+        fix = "write line breaks as \\n"
+        yield "D313", found, "line feeds alone; kept, so lines end in other tokens", fix
+    if "\ufffd" in content:
+        found = f"the character U+FFFD at character {content.index(chr(0xFFFD))}"
+        fix = "make the text again from its source, read in its own encoding"
+        yield "D314", found, "the character that a program could not read there; kept", fix
 
 
 def find_path_oddity(where: str, written: str) -> Problem | None:

@@ -84,8 +84,11 @@ def build_turns(messages: Sequence[Mapping[str, str]], field: ImageField) -> tup
 
 def _image_order(messages: Sequence[Mapping[str, str]], field: ImageField) -> Iterator[int]:
     """Yield indices into ``field.paths`` in the order in which the text shows them."""
+    if field.keys is None:
+        yield from range(len(field.paths))
+        return
     used = [tag for m in messages if m["role"] == "user" for tag in _find_placeholders(m["content"])]
-    if field.keys is None or not used:
+    if not used:
         yield from range(len(field.paths))
         return
     for tag in used:

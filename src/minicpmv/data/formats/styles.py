@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import cast
 
 from minicpmv.data.formats.json_list import RepeatedKeys
@@ -43,7 +44,7 @@ def to_own_form(record: RawRecord) -> RawRecord:
         *_check_ignored(record, fields),
         *_check_inner_keys(record, fields, image_key),
     ]
-    names = FieldNames(conversations=talk_key, image=image_key)
+    names = _shared_names(talk_key, image_key)
     own = {key: value for key, value in fields.items() if key not in {"messages", "images", "image"}}
     if image_key in fields:
         own["image"] = _plain_images(fields[image_key])
@@ -56,6 +57,11 @@ def to_own_form(record: RawRecord) -> RawRecord:
     if _is_sharegpt(fields.get("conversations")):
         return _from_sharegpt(record, fields, own, names)
     return dataclasses.replace(record, value=_like(fields, own), names=names)
+
+
+@lru_cache(maxsize=32)  # one object for all records of a style, not one for each of millions
+def _shared_names(conversations: str, image: str, *, role: str = "role", content: str = "content") -> FieldNames:
+    return FieldNames(conversations=conversations, role=role, content=content, image=image)
 
 
 def _present(fields: Mapping[str, object], first: str, second: str) -> str:
@@ -168,7 +174,7 @@ def _from_sharegpt(
         made["content"] = given.get("value")
         talk.append(_like(given, made))
     own["conversations"] = talk
-    names = dataclasses.replace(names, role="from", content="value")
+    names = _shared_names(names.conversations, names.image, role="from", content="value")
     return dataclasses.replace(record, value=_like(fields, own), names=names, faults=tuple(faults))
 
 
