@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from minicpmv.cli.main import main
+from minicpmv.data.lengths import padding_share, plan_rows
+from minicpmv.data.report import statistics_lines
 from minicpmv.data.survey import Survey
 from tests.docs.repository import ROOT
 from tests.tiny import FIXTURES, conversation, picture, save_picture, write_data
@@ -46,7 +51,8 @@ def test_exit_code_is_0_without_1_with_problems_and_2_for_wrong_use(
     assert main(["check", str(tmp_path / "nowhere.json")]) == 1
     assert main(["check", str(tmp_path / "train.json"), "--image-root", str(tmp_path / "nowhere")]) == 2
     assert main(["check", str(tmp_path / "train.json"), "--model", str(tmp_path / "nowhere")]) == 2
-    for options in (["--batch-size", "4"], ["--model", MODEL, "--no-images"], ["--examples", "-1"], ["--nonsense"]):
+    wrong = [["--batch-size", "4"], ["--pack-length", "4096"], ["--examples", "-1"], ["--nonsense"]]
+    for options in (*wrong, ["--model", MODEL, "--no-images"]):
         with pytest.raises(SystemExit) as ended:
             main(["check", str(tmp_path / "train.json"), *options])
         assert ended.value.code == 2
@@ -144,12 +150,63 @@ def test_a_model_counts_tokens_and_names_what_does_not_fit(tmp_path: Path, capsy
     assert model["slices_per_image"]["min"] == 1 < model["slices_per_image"]["max"]
     assert 0.5 < model["trained_share"] < 0.9, "the long answer is most of it"
 
+    assert model["packed"] == {
+        "pack_length": 2048,
+        "rows": 1,
+        "fill": model["total_tokens"] / 2048,
+        "steps_per_epoch": 1,
+    }
+    assert 0 < model["padding_in_batches_of_4"] < 1
+
     limit = str(model["slices_per_image"]["max"] * 4 + 26)
     code, out = check(tmp_path, capsys, records, "--model", MODEL, "--model-max-length", limit)
     assert code == 1
     assert "D201 Too long: 1\n" in out
     assert "record 3 (id 'long')" in out
     assert "too long     1 get fewer slices, 1 do not fit\n" in out
+    assert re.search(r"\npacked       \d rows of up to \d\d tokens, [\d.]+% full\n", out)
+    assert "\nnot packed   3 step(s) an epoch, of 1 record(s) each\n" in out
+
+
+def test_rows_and_steps_of_the_page_are_those_of_such_lengths() -> None:
+    tokens = np.random.default_rng(0).integers(50, 2000, 3000, endpoint=True)
+    given = {
+        "name": "",
+        "model_max_length": 2048,
+        "tokens": None,
+        "slices_per_image": None,
+        "fewer_slices": 0,
+        "too_long": 0,
+        "records": 3000,
+        "batch_size": 8,
+        "packed": dataclasses.asdict(plan_rows(tokens, 2048, 8)),
+        "steps_per_epoch": 375,
+        "padding_in_batches_of_4": padding_share(tokens, 4),
+    }
+    statistics = Survey([]).statistics()
+    said = "\n".join(line for line in statistics_lines(statistics, given)).partition("packed")
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    assert f"```text\n{said[1]}{said[2]}\n```" in page
+
+
+def test_rows_hold_the_longest_record(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ("--model", MODEL, "--model-max-length", "512", "--pack-length")
+    assert check_json(tmp_path, capsys, [GOOD], *limits, "512")["model"]["packed"]["pack_length"] == 512
+    with pytest.raises(SystemExit) as ended:
+        check(tmp_path, capsys, [GOOD], *limits, "511")
+    assert ended.value.code == 2
+    assert "--pack-length: found 511, expected at least the 512 tokens" in capsys.readouterr().err
+
+
+def test_progress_of_images_and_tokens_is_seen_on_a_terminal_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, turned: dict[str, Any]
+) -> None:
+    path = write_data(tmp_path / "train.json", [turned, GOOD])
+    main(["check", path, "--model", MODEL])
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    main(["check", path, "--model", MODEL])
+    assert capsys.readouterr().err == "\r1 of 1 images\n\r2 of 2 records, counting tokens\n"
 
 
 def test_version_of_the_model_decides_about_system_turns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

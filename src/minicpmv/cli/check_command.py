@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ __all__ = ["NAME", "SUMMARY", "run"]
 NAME = "check"
 SUMMARY = "find every problem in data files, and count what they hold"
 
+_MAX_LENGTH = 2048
+
 _EXAMPLES = """exit code: 0 without a problem, 1 with problems, 2 for wrong use. Notices do not count.
 
 examples:
@@ -33,7 +36,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"minicpmv {NAME}",
         description="Read data files once, with every image, and report all problems by kind, with examples and fixes; "
-        "then what the files hold. With a model also tokens, slices and steps. Nothing is changed.",
+        "then what the files hold. With a model also tokens, slices, packed rows and steps. Nothing is changed.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -44,10 +47,16 @@ def _build_parser() -> argparse.ArgumentParser:
         "--model-max-length", type=positive_int, metavar="N", help="tokens of the longest record (default: 2048)"
     )
     parser.add_argument(
+        "--pack-length", type=positive_int, metavar="N", help="tokens of a packed row (default: --model-max-length)"
+    )
+    parser.add_argument(
         "--max-slice-nums", type=positive_int, metavar="N", help="most tiles of an image (default: the checkpoint's)"
     )
     parser.add_argument(
-        "--batch-size", type=positive_int, metavar="N", help="records of one optimizer step, on all GPUs (default: 1)"
+        "--batch-size",
+        type=positive_int,
+        metavar="N",
+        help="packed rows of one optimizer step, on all GPUs; without packing, records (default: 1)",
     )
     parser.add_argument(
         "--examples", type=_count, metavar="N", help="examples of each kind (default: 3; with --json, all)"
@@ -70,9 +79,15 @@ def run(arguments: Sequence[str]) -> int:
     """Check, print, and tell by the exit code whether there are problems."""
     parser = _build_parser()
     options = parser.parse_intermixed_args(arguments)
-    for name in ("model_max_length", "max_slice_nums", "batch_size"):
+    for name in ("model_max_length", "pack_length", "max_slice_nums", "batch_size"):
         if getattr(options, name) and not options.model:
             parser.error(f"--{name.replace('_', '-')} needs --model, which counts the tokens")
+    max_length = options.model_max_length = options.model_max_length or _MAX_LENGTH
+    if options.pack_length and options.pack_length < max_length:
+        parser.error(
+            f"--pack-length: found {options.pack_length}, expected at least the {max_length} tokens that one record "
+            "may have (--model-max-length)"
+        )
     if options.model and options.no_images:
         parser.error("--model and --no-images exclude each other: image tokens are counted by image sizes")
     for stream in (sys.stdout, sys.stderr):  # a path or key may hold what the terminal's encoding cannot write
@@ -88,7 +103,7 @@ def _check(options: argparse.Namespace) -> int:
     survey.read_texts()
     shown = _print_new(survey, 0, options)
     if not options.no_images:
-        survey.read_images(decode=not options.headers_only, on_progress=_progress)
+        survey.read_images(decode=not options.headers_only, on_progress=partial(_progress, things="images"))
         shown = _print_new(survey, shown, options)
     lengths = _measure(survey, options) if options.model else None
     _print_new(survey, shown, options)
@@ -129,10 +144,10 @@ def _print_groups(findings: Sequence[Finding], severity: Any, options: argparse.
         print(line)
 
 
-def _progress(done: int, total: int) -> None:
+def _progress(done: int, total: int, *, things: str) -> None:
     if sys.stderr.isatty() and (done % 50 == 0 or done == total):
         end = "\n" if done == total else ""
-        print(f"\r{done:,} of {total:,} images", end=end, file=sys.stderr, flush=True)
+        print(f"\r{done:,} of {total:,} {things}", end=end, file=sys.stderr, flush=True)
 
 
 def _version(model: str | None) -> Version | None:
@@ -163,16 +178,16 @@ def _measure(survey: Survey, options: argparse.Namespace) -> dict[str, Any]:
     logging.set_verbosity_error()
     sound = list(survey.sound_records())
     processor = MiniCPMVProcessor.from_pretrained(base_of_adapter(options.model) or options.model)
-    max_length, batch_size = options.model_max_length or 2048, options.batch_size or 1
     lengths, problems = measure_lengths(
         [record for _, record in sound],
         processor,
-        max_length=max_length,
+        max_length=options.model_max_length,
         max_slice_nums=options.max_slice_nums,
-        batch_size=batch_size,
+        batch_size=options.batch_size or 1,
+        pack_length=options.pack_length,
+        on_progress=partial(_progress, things="records, counting tokens"),
     )
-    raw_of = {record.where(): raw for raw, record in sound}
-    for problem in problems:
-        survey.add(raw_of[problem.where], [problem])
+    for position, problem in problems:
+        survey.add(sound[position][0], [problem])
     assert survey.version is not None
-    return {"name": survey.version.model, "model_max_length": max_length, **asdict(lengths)}
+    return {"name": survey.version.model, "model_max_length": options.model_max_length, **asdict(lengths)}

@@ -77,7 +77,17 @@ def _length_rows(lengths: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if lengths["slices_per_image"]:
         yield "slices", f"{_words(lengths['slices_per_image'])} for an image"
     yield "too long", f"{lengths['fewer_slices']:,} get fewer slices, {lengths['too_long']:,} do not fit"
-    yield "steps", f"{lengths['steps_per_epoch']:,} in an epoch of {lengths['batch_size']:,} record(s) each"
+    if lengths["packed"]:
+        yield from _step_rows(lengths)
+
+
+def _step_rows(lengths: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    packed, batch_size = lengths["packed"], lengths["batch_size"]
+    steps, num_records = packed["steps_per_epoch"], lengths["records"] / packed["steps_per_epoch"]
+    yield "packed", f"{packed['rows']:,} rows of up to {packed['pack_length']:,} tokens, {packed['fill']:.1%} full"
+    yield "", f"{steps:,} step(s) an epoch, of {batch_size:,} row(s) each: about {num_records:,.3g} record(s)"
+    yield "not packed", f"{lengths['steps_per_epoch']:,} step(s) an epoch, of {batch_size:,} record(s) each"
+    yield "", f"{lengths['padding_in_batches_of_4']:.1%} of padding in batches of 4 records"
 
 
 def _words(spread: Mapping[str, float]) -> str:
