@@ -176,10 +176,10 @@ def _measure(survey: Survey, options: argparse.Namespace) -> dict[str, Any]:
     from minicpmv.processing.processor import MiniCPMVProcessor
 
     logging.set_verbosity_error()
-    sound = list(survey.sound_records())
+    sound = survey.sound_records()
     processor = MiniCPMVProcessor.from_pretrained(base_of_adapter(options.model) or options.model)
     lengths, problems = measure_lengths(
-        [record for _, record in sound],
+        sound,
         processor,
         max_length=options.model_max_length,
         max_slice_nums=options.max_slice_nums,
@@ -188,6 +188,6 @@ def _measure(survey: Survey, options: argparse.Namespace) -> dict[str, Any]:
         on_progress=partial(_progress, things="records, counting tokens"),
     )
     for position, problem in problems:
-        survey.add(sound[position][0], [problem])
+        survey.add(int(sound.positions[position]), [problem])
     assert survey.version is not None
     return {"name": survey.version.model, "model_max_length": options.model_max_length, **asdict(lengths)}

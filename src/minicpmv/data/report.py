@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from minicpmv.data.code_pages import code_pages
 from minicpmv.data.survey import Finding, Statistics
@@ -125,14 +125,13 @@ def findings_as_json(findings: Sequence[Finding], severity: Literal["problem", "
 
 
 def _num_records(findings: Iterable[Finding]) -> int:
-    return len({id(finding.record) for finding in findings if finding.record is not None})
+    return len({finding.record.position for finding in findings if finding.record is not None})
 
 
 def _example(finding: Finding) -> dict[str, Any]:
     record, problem = finding.record, asdict(finding.problem)
     del problem["code"], problem["severity"]
-    value = record.value if record is not None else None
-    record_id = cast("dict[str, object]", value).get("id") if isinstance(value, dict) else None
+    record_id = record.id if record else None
     return {
         "file": finding.source,
         "line": record.line if record else None,

@@ -1,27 +1,46 @@
 """Everything that can be said of data files without a model: problems, notices and what they hold. Stops at nothing.
 
 A run calls ``loading`` instead, which refuses at the first step that fails; the two judge with the same functions.
+Records are read again when they are needed again: what stays in memory is the findings, and the places of images.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from minicpmv.data.checking import RecordChecker
 from minicpmv.data.ids import IdRegister
 from minicpmv.data.image_files import ImageUse, survey_images
 from minicpmv.data.loading import build_record, image_uses, root_of
 from minicpmv.data.oddities import find_path_oddity, find_text_oddities, messages_of
-from minicpmv.data.reading import read_records
+from minicpmv.data.reading import open_records
 from minicpmv.data.records import RawRecord, Record
+from minicpmv.data.sequences import Concatenated, LazySequence, Selected
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.models.versions import Version
 
-__all__ = ["Finding", "Statistics", "Survey"]
+__all__ = ["Finding", "RecordName", "SoundRecords", "Statistics", "Survey"]
 
 Size = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordName:
+    """What tells a record from all others."""
+
+    position: int
+    """Among the records of all files, from 0."""
+    index: int
+    """In its file, from 0."""
+    line: int | None
+    id: object
+    """As written, whatever it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +50,7 @@ class Finding:
     problem: Problem
     source: str
     """The data file, as the user wrote it."""
-    record: RawRecord | None = None
+    record: RecordName | None = None
     """None where the whole file is meant."""
 
 
@@ -52,6 +71,28 @@ class Statistics:
     """Pixels, (width, height) of the smallest, the median and the largest readable file by area; None without any."""
 
 
+class SoundRecords(LazySequence[Record]):
+    """The records without a problem, as a run would train on them, each made when it is asked for.
+
+    Args:
+        survey: Has read texts and images.
+        positions: Of the records, among those of all files.
+    """
+
+    def __init__(self, survey: Survey, positions: NDArray[np.int64]) -> None:
+        self.positions = positions
+        self._survey = survey
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def _item(self, index: int) -> Record:
+        survey = self._survey
+        raw = survey.records[int(self.positions[index])]
+        root = survey.root(raw)
+        return build_record(raw, root, [survey.image_sizes[use.path] for use in image_uses(raw, root, record=0)])
+
+
 @dataclass(slots=True)
 class Survey:
     """Reads files in two steps, text first; what a step found stays, whatever becomes of the next."""
@@ -64,9 +105,14 @@ class Survey:
     num_image_files: int = 0
     image_sizes: dict[str | bytes, Size] = field(default_factory=dict[str | bytes, Size])
     """Pixels, (width, height) of each readable file by its path or bytes."""
-    _records: list[tuple[RawRecord, str]] = field(default_factory=list[tuple[RawRecord, str]])
-    """With the folder in which the paths of each start."""
-    _uses: list[tuple[RawRecord, ImageUse]] = field(default_factory=list[tuple[RawRecord, ImageUse]])
+    records: Sequence[RawRecord] = ()
+    """Of all files, sound or not, as far as they can be read; read when asked for."""
+    _num_records: int = 0
+    _num_with_images: int = 0
+    _num_turns: int = 0
+    _num_characters: int = 0
+    _uses: list[ImageUse] = field(default_factory=list[ImageUse])
+    _roots: dict[str, str] = field(default_factory=dict[str, str])
 
     def read_texts(self) -> None:
         """Read every file and judge all that stands in it.
@@ -78,27 +124,42 @@ class Survey:
             raise UsageError(
                 f"--image-root: found no folder {self.image_root!r}, expected one\n  fix: correct the path"
             )
+        parts: list[Sequence[RawRecord]] = []
         for path in self.paths:
+            start, records = self._num_records, cast("Sequence[RawRecord]", ())
             try:
-                records = read_records(path)
-            except DataError as error:
+                records = open_records(path)
+                self._read_records(records)
+            except DataError as error:  # nothing can be read; or, in a table, nothing behind a damaged place
                 self.findings += [Finding(problem, os.fspath(path)) for problem in error.problems]
-                continue
-            checker, ids = RecordChecker(version=self.version), IdRegister()
-            for position, record in enumerate(records):
-                root = root_of(record, self.image_root)
-                self._records.append((record, root))
-                self.add(record, checker.check(record))
-                ids.add(record, position)
-                self.add(record, find_text_oddities(record))
-                # The number of the record counts through all files here: one image may stand in several of them.
-                for use in image_uses(record, root, record=len(self._records) - 1):
-                    self._uses.append((record, use))
-                    oddity = find_path_oddity(use.where, use.written) if use.written else None
-                    self.add(record, [oddity] if oddity else [])
-            for position, problem in ids.problems(records):
-                self.add(records[position], [problem])
-        self.num_image_files = len({use.path for _, use in self._uses})
+            num_read = self._num_records - start
+            parts.append(records if num_read == len(records) else Selected(records, np.arange(num_read)))
+        self.records = Concatenated(parts)
+        self.num_image_files = len({use.path for use in self._uses})
+
+    def _read_records(self, records: Sequence[RawRecord]) -> None:
+        start, ids, checker = self._num_records, IdRegister(), RecordChecker(version=self.version)
+        for position, record in enumerate(records, start):
+            self._add(record, position, checker.check(record))
+            ids.add(record, position - start)
+            self._add(record, position, find_text_oddities(record))
+            texts = [content for _, _, content in messages_of(record)]
+            self._num_turns += len(texts)
+            self._num_characters += sum(map(len, texts))
+            uses = list(image_uses(record, self.root(record), record=position))
+            self._num_with_images += bool(uses)
+            self._uses += uses
+            oddities = [find_path_oddity(use.where, use.written) for use in uses if use.written]
+            self._add(record, position, [oddity for oddity in oddities if oddity])
+            self._num_records += 1
+        for index, problem in ids.problems(records):
+            self._add(records[index], start + index, [problem])
+
+    def root(self, record: RawRecord) -> str:
+        """Return the folder at which relative paths of a record start."""
+        if record.source not in self._roots:  # it takes a look at the disk
+            self._roots[record.source] = root_of(record, self.image_root)
+        return self._roots[record.source]
 
     def read_images(self, *, decode: bool = True, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Look at every image file once.
@@ -107,36 +168,41 @@ class Survey:
             decode: Whether to decode every file; otherwise header and end decide, as before a run.
             on_progress: Called with the number of files seen and of all.
         """
-        report = survey_images([use for _, use in self._uses], decode=decode, on_progress=on_progress)
+        report = survey_images(self._uses, decode=decode, on_progress=on_progress)
         self.image_sizes = report.sizes
-        for number, problem in (*report.problems, *report.notices):
-            self.add(self._records[number][0], [problem])
+        for position, problem in (*report.problems, *report.notices):
+            self.add(position, [problem])
 
     def statistics(self) -> Statistics:
         """Count what was read until now."""
-        messages = [message for record, _ in self._records for message in messages_of(record)]
-        with_images = len({id(record) for record, _ in self._uses})
         sizes = sorted(self.image_sizes.values(), key=lambda size: size[0] * size[1])
         return Statistics(
-            records=len(self._records),
-            turns=len(messages),
-            records_with_images=with_images,
-            records_without_images=len(self._records) - with_images,
+            records=self._num_records,
+            turns=self._num_turns,
+            records_with_images=self._num_with_images,
+            records_without_images=self._num_records - self._num_with_images,
             images=len(self._uses),
             image_files=self.num_image_files,
-            characters=sum(len(content) for _, _, content in messages),
+            characters=self._num_characters,
             image_sizes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else None,
         )
 
-    def sound_records(self) -> Iterator[tuple[RawRecord, Record]]:
-        """Yield the records without a problem, as a run would train on them; images must have been read."""
-        faulty = {id(finding.record) for finding in self.findings if finding.problem.severity == "problem"}
-        unreadable = {id(record) for record, use in self._uses if use.path not in self.image_sizes}
-        for record, root in self._records:
-            if id(record) not in faulty and id(record) not in unreadable:
-                sizes = [self.image_sizes[use.path] for use in image_uses(record, root, record=0)]
-                yield record, build_record(record, root, sizes)
+    def sound_records(self) -> SoundRecords:
+        """Return the records without a problem; images must have been read."""
+        faulty = [
+            finding.record.position
+            for finding in self.findings
+            if finding.record is not None and finding.problem.severity == "problem"
+        ]
+        unreadable = [use.record for use in self._uses if use.path not in self.image_sizes]
+        return SoundRecords(self, np.delete(np.arange(self._num_records), [*faulty, *unreadable]))
 
-    def add(self, record: RawRecord, problems: Iterable[Problem]) -> None:
-        """Add what was found about a record."""
-        self.findings += [Finding(problem, record.source, record) for problem in problems]
+    def add(self, position: int, problems: Iterable[Problem]) -> None:
+        """Add what was found about a record, by its position among those of all files."""
+        self._add(self.records[position], position, problems)
+
+    def _add(self, record: RawRecord, position: int, problems: Iterable[Problem]) -> None:
+        for problem in problems:
+            record_id = cast("dict[str, object]", record.value).get("id") if isinstance(record.value, dict) else None
+            name = RecordName(position, record.index, record.line, record_id)
+            self.findings.append(Finding(problem, record.source, name))
