@@ -73,6 +73,28 @@ def test_unsound_data_is_refused_with_the_report_of_training(tmp_path: Path) -> 
     assert not (tmp_path / "page.html").exists()
 
 
+def test_broken_records_are_counted_and_hide_no_other(tmp_path: Path) -> None:
+    output = tmp_path / "page.html"
+    good, bad = conversation("Why?", "So."), conversation("<image>\nWhy?", "So.")
+    talks = {"a": good, "b": bad, "c": good, "d": bad}
+    data = write_data(tmp_path / "train.json", [{"id": name, "conversations": talk} for name, talk in talks.items()])
+    done = minicpmv("show", data, "--model", FIXTURES / "v2_6", "--record", "c", "--output", output)
+    assert done.returncode == 0, done.stderr
+    command = f"minicpmv check {data} --model {FIXTURES / 'v2_6'}"
+    assert done.stdout == f"1 of 4 records: {output}\n2 with problems, none of them there: `{command}` names them\n"
+    page = read_page(output.read_text(encoding="utf-8"))
+    assert len(page.records) == 1
+    assert "2, none of them here" in page.text
+    assert minicpmv(*command.split()[1:]).returncode == 1
+
+    output.unlink()
+    done = minicpmv("show", data, "--model", FIXTURES / "v2_6", "--record", "a", "d", "--output", output)
+    assert done.returncode == 2
+    assert done.stderr.count("[D133]") == 1
+    assert "record 3 (id 'd')" in done.stderr
+    assert not output.exists()
+
+
 def test_the_data_file_is_never_overwritten(tmp_path: Path) -> None:
     data = write_records(tmp_path, "v2_6")
     done = minicpmv("show", data, "--model", FIXTURES / "v2_6", "--output", data)

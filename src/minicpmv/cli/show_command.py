@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 
 from minicpmv.cli.model_options import positive_int
-from minicpmv.errors import UsageError
+from minicpmv.errors import DataError, UsageError
 
 __all__ = ["NAME", "SUMMARY", "run"]
 
@@ -67,32 +68,37 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Read and check the data, write the page, say where it is."""
+    """Read and check the data, write the page of records without a problem, say where it is."""
     options = _build_parser().parse_args(arguments)
     _check_output(options.output, options.data)
     from minicpmv.data.dataset import ConversationDataset
-    from minicpmv.data.loading import load_records
+    from minicpmv.data.survey import Survey
     from minicpmv.inference.loading import base_of_adapter, find_version
     from minicpmv.processing.processor import MiniCPMVProcessor
     from minicpmv.report.page import Header, render_page
     from minicpmv.report.selection import select_records
 
-    version = find_version(options.model)
-    records = load_records(options.data, image_root=options.image_root, version=version)
+    survey = Survey([options.data], image_root=options.image_root, version=find_version(options.model))
+    survey.read_texts()
+    if unreadable := [finding.problem for finding in survey.findings if finding.record is None]:
+        raise DataError(unreadable)
+    survey.read_images(decode=False)
+    num_records, num_sound = len(survey.records), len(survey.sound_records())
     count = options.sample or _SAMPLED
-    chosen = select_records(records, names=options.record, sample=count, seed=options.seed)
+    chosen = select_records(survey, names=options.record, sample=count, seed=options.seed)
     dataset = ConversationDataset(
         chosen,
         MiniCPMVProcessor.from_pretrained(base_of_adapter(options.model) or options.model),
         max_length=options.model_max_length,
         max_slice_nums=options.max_slice_nums,
     )
-    drawn = not options.record and len(chosen) < len(records)
+    drawn = not options.record and len(chosen) < num_sound
     header = Header(
         data=options.data,
         model=options.model,
-        num_records=len(records),
+        num_records=num_records,
         choice=f"drawn with seed {options.seed}" if drawn else "",
+        num_faulty=num_records - num_sound,
     )
     page = render_page(dataset, header)
     try:
@@ -102,7 +108,11 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError(
             f"--output: cannot write {options.output!r} ({error.strerror})\n  fix: name a file that you may write"
         ) from error
-    print(f"{len(chosen)} of {len(records)} records: {options.output}")
+    print(f"{len(chosen)} of {num_records} records: {options.output}")
+    if num_sound < num_records:
+        root = ["--image-root", options.image_root] if options.image_root else []
+        command = shlex.join(["minicpmv", "check", options.data, "--model", options.model, *root])
+        print(f"{num_records - num_sound} with problems, none of them there: `{command}` names them")
     return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -196,6 +196,29 @@ class Survey:
         ]
         unreadable = [use.record for use in self._uses if use.path not in self.image_sizes]
         return SoundRecords(self, np.delete(np.arange(self._num_records), [*faulty, *unreadable]))
+
+    def problems_of(self, position: int) -> list[Problem]:
+        """Return what keeps a record from being trained on; images must have been read.
+
+        An image that cannot be read is a finding of the first record that uses it; here it is a problem of each.
+        """
+        problems = self._problems_at(position)
+        named = {problem.where for problem in problems}
+        for use in image_uses(self.records[position], self.root(self.records[position]), record=position):
+            if use.path not in self.image_sizes and use.where not in named:
+                first = next(other for other in self._uses if other.path == use.path)
+                same = [problem for problem in self._problems_at(first.record) if problem.where == first.where]
+                problems += [replace(problem, where=use.where) for problem in same]
+        return problems
+
+    def _problems_at(self, position: int) -> list[Problem]:
+        return [
+            finding.problem
+            for finding in self.findings
+            if finding.record is not None
+            and finding.record.position == position
+            and finding.problem.severity == "problem"
+        ]
 
     def add(self, position: int, problems: Iterable[Problem]) -> None:
         """Add what was found about a record, by its position among those of all files."""

@@ -30,6 +30,8 @@ class Header:
     """Records in the file, shown or not."""
     choice: str
     """How the records were chosen, in words; empty for all."""
+    num_faulty: int = 0
+    """Records in the file that have problems, of which none is shown."""
 
 
 def render_page(dataset: ConversationDataset, header: Header) -> str:

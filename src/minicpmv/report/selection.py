@@ -4,42 +4,64 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+from typing import cast
 
-from minicpmv.data.records import Record
-from minicpmv.errors import UsageError
+from minicpmv.data.records import RawRecord, Record
+from minicpmv.data.survey import Survey
+from minicpmv.errors import DataError, UsageError
 
 __all__ = ["select_records"]
 
 
 def select_records(
-    records: Sequence[Record], *, names: Sequence[str] = (), sample: int | None = None, seed: int = 0
+    survey: Survey, *, names: Sequence[str] = (), sample: int | None = None, seed: int = 0
 ) -> list[Record]:
-    """Return the named records in the order of their names, or a sample in the order of the file.
+    """Return the named records in the order of their names, or a sample of the sound ones in the order of the file.
 
     Args:
-        records: All records of the data.
+        survey: Has read texts and images.
         names: Ids, or positions from 0 where no record has such an id.
         sample: How many to draw if none is named; all if there are fewer.
         seed: Makes the sample repeatable; another one draws others.
 
     Raises:
         UsageError: A name fits no record.
+        DataError: A named record has problems; or none is named, and all have.
     """
+    sound = survey.sound_records()
     if not names:
-        count = len(records) if sample is None else min(sample, len(records))
-        return [records[position] for position in sorted(Random(seed).sample(range(len(records)), count))]
-    by_id: dict[str, Record] = {}
-    for record in records:
-        if record.id is not None:
-            by_id.setdefault(str(record.id), record)
-    chosen = {name: by_id[name] if name in by_id else _at(records, name) for name in names}
-    return list(chosen.values())
+        if not len(sound):
+            raise DataError([finding.problem for finding in survey.findings if finding.problem.severity == "problem"])
+        count = len(sound) if sample is None else min(sample, len(sound))
+        return [sound[index] for index in sorted(Random(seed).sample(range(len(sound)), count))]
+    index_of = {position: index for index, position in enumerate(sound.positions.tolist())}
+    chosen = list(dict.fromkeys(_find(survey.records, names)))
+    if problems := [found for position in chosen if position not in index_of for found in survey.problems_of(position)]:
+        raise DataError(problems)
+    return [sound[index_of[position]] for position in chosen]
 
 
-def _at(records: Sequence[Record], name: str) -> Record:
-    if name.isascii() and name.isdigit() and int(name) < len(records):
-        return records[int(name)]
+def _find(records: Sequence[RawRecord], names: Sequence[str]) -> list[int]:
+    """Return the position of each name."""
+    wanted, by_id = set(names), dict[str, int]()
+    for position, record in enumerate(records):
+        if len(by_id) == len(wanted):
+            break
+        record_id = _id(record)
+        if record_id is not None and record_id in wanted:
+            by_id.setdefault(record_id, position)
+    return [by_id[name] if name in by_id else _position(len(records), name) for name in names]
+
+
+def _id(record: RawRecord) -> str | None:
+    written = cast("dict[str, object]", record.value).get("id") if isinstance(record.value, dict) else None
+    return str(written) if isinstance(written, (str, int)) and not isinstance(written, bool) else None
+
+
+def _position(num_records: int, name: str) -> int:
+    if name.isascii() and name.isdigit() and int(name) < num_records:
+        return int(name)
     raise UsageError(
         f"--record: found {name!r}, which is no record's id, expected an id or a position from 0 to "
-        f"{len(records) - 1}\n  fix: correct the name"
+        f"{num_records - 1}\n  fix: correct the name"
     )
