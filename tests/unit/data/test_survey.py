@@ -56,8 +56,9 @@ def test_records_before_a_damaged_place_are_surveyed(tmp_path: Path, monkeypatch
             return self.records[index]
 
     monkeypatch.setattr(survey_module, "open_records", Damaged)
-    survey = read(data(tmp_path, "a.json", {"id": 0}, {"id": 1}, {"id": 2}, {"id": 3}))
-    assert [record.id for record in survey.sound_records()] == [0, 1]
+    first = data(tmp_path, "a.json", {"id": 0}, {"id": 1}, {"id": 2}, {"id": 3})
+    survey = read(first, data(tmp_path, "b.json", {"id": 4}, {"id": 5}))
+    assert [record.id for record in survey.sound_records()] == [0, 1, 4, 5]
     assert [(finding.problem.code, finding.record) for finding in survey.findings] == [("D108", None)]
 
 
