@@ -21,7 +21,7 @@ from PIL import Image
 from minicpmv.data.boxes import BoxError, scale_boxes
 from minicpmv.data.embedded import is_embedded, read_embedded
 from minicpmv.data.image_files import Size
-from minicpmv.data.loading import check_records, root_of
+from minicpmv.data.loading import ImageRoots, check_records
 from minicpmv.data.reading import open_records
 from minicpmv.data.records import RawRecord
 from minicpmv.errors import DataError, Problem, UsageError
@@ -43,7 +43,7 @@ class Conversion:
 @dataclasses.dataclass(kw_only=True, slots=True)
 class _Target:
     output: Path
-    image_root: str | None
+    roots: ImageRoots
     image_dir: Path | None
     pixel_boxes: bool
 
@@ -85,7 +85,7 @@ def convert(
     problems += _repeated_ids(records)
     target = _Target(
         output=Path(output),
-        image_root=image_root,
+        roots=ImageRoots(image_root),
         image_dir=None if image_dir is None else Path(image_dir),
         pixel_boxes=pixel_boxes,
     )
@@ -190,7 +190,7 @@ def _line(record: RawRecord, talk: list[dict[str, str]], target: _Target) -> str
 def _written(record: RawRecord, source: str | bytes, target: _Target) -> str:
     """Say how the new file names an image: by a path from its own folder, or by a ``data:`` URL."""
     if not is_embedded(source):
-        written, root = cast("str", source), root_of(record, target.image_root)
+        written, root = cast("str", source), target.roots.of(record)
         stays = os.path.isabs(written) or os.path.realpath(root) == os.path.realpath(target.output.parent)
         return written if stays else _from_output(os.path.join(root, written), target)
     data = read_embedded(source)

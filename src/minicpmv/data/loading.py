@@ -26,7 +26,7 @@ from minicpmv.data.sequences import LazySequence
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.models.versions import Version
 
-__all__ = ["Checked", "Records", "build_record", "check_records", "image_uses", "load_records", "open_as", "root_of"]
+__all__ = ["Checked", "ImageRoots", "Records", "build_record", "check_records", "image_uses", "load_records", "open_as"]
 
 _AT_A_TIME = 2048
 """Records whose images are opened together."""
@@ -69,6 +69,7 @@ class Records(LazySequence[Record]):
         self._raw = raw
         self._sizes = sizes
         self._image_root = image_root
+        self._roots = ImageRoots(image_root)
         self._version = version
 
     def __len__(self) -> int:
@@ -81,7 +82,7 @@ class Records(LazySequence[Record]):
             if checked.problems:
                 raise DataError([problem for _, problem in checked.problems])
             sizes, position = checked.sizes, 0
-        return build_record(raw, root_of(raw, self._image_root), sizes[position])
+        return build_record(raw, self._roots.of(raw), sizes[position])
 
 
 def load_records(
@@ -126,7 +127,8 @@ def check_records(
     if image_root is not None and not os.path.isdir(image_root):
         found = os.fspath(image_root)
         raise UsageError(f"image root: found no folder {found!r}, expected one\n  fix: correct the path")
-    checker, ids, reader, sizes = RecordChecker(version=version), IdRegister(), SizeReader(), ImageSizes()
+    checker, roots = RecordChecker(version=version), ImageRoots(image_root)
+    ids, reader, sizes = IdRegister(), SizeReader(), ImageSizes()
     problems: list[tuple[int, Problem]] = []
     unreadable: list[int] = []
     for start in range(0, len(raw), _AT_A_TIME):
@@ -135,7 +137,7 @@ def check_records(
             record = raw[position]
             problems += [(position, problem) for problem in checker.check(record)]
             ids.add(record, position)
-            uses.append(list(image_uses(record, root_of(record, image_root), record=position)))
+            uses.append(list(image_uses(record, roots.of(record), record=position)))
         found = iter(reader.read([use for of_record in uses for use in of_record]))
         for of_record in uses:
             known = [next(found) for _ in of_record]
@@ -148,9 +150,23 @@ def check_records(
     return Checked(raw=raw, sizes=sizes, problems=problems, bad=bad)
 
 
-def root_of(raw: RawRecord, image_root: str | os.PathLike[str] | None) -> str:
-    """Return the folder at which relative paths of a record start: the one given, or its data file's own."""
-    return data_folder(raw.source) if image_root is None else os.fspath(image_root)
+class ImageRoots:
+    """Folders at which relative image paths start: the one given, or that of each data file.
+
+    A file's folder is looked up once; on a network's disk that takes long.
+    """
+
+    def __init__(self, image_root: str | os.PathLike[str] | None) -> None:
+        self._given = None if image_root is None else os.fspath(image_root)
+        self._found: dict[str, str] = {}
+
+    def of(self, raw: RawRecord) -> str:
+        """Return the folder for a record."""
+        if self._given is not None:
+            return self._given
+        if raw.source not in self._found:
+            self._found[raw.source] = data_folder(raw.source)
+        return self._found[raw.source]
 
 
 def image_uses(raw: RawRecord, root: str, *, record: int) -> Iterator[ImageUse]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from minicpmv.data.checking import RecordChecker
 from minicpmv.data.ids import IdRegister
 from minicpmv.data.image_files import ImageUse, survey_images
-from minicpmv.data.loading import build_record, image_uses, root_of
+from minicpmv.data.loading import ImageRoots, build_record, image_uses
 from minicpmv.data.oddities import find_path_oddity, find_text_oddities, messages_of
 from minicpmv.data.reading import open_records
 from minicpmv.data.records import RawRecord, Record
@@ -89,7 +89,7 @@ class SoundRecords(LazySequence[Record]):
     def _item(self, index: int) -> Record:
         survey = self._survey
         raw = survey.records[int(self.positions[index])]
-        root = survey.root(raw)
+        root = survey.roots.of(raw)
         return build_record(raw, root, [survey.image_sizes[use.path] for use in image_uses(raw, root, record=0)])
 
 
@@ -112,7 +112,11 @@ class Survey:
     _num_turns: int = 0
     _num_characters: int = 0
     _uses: list[ImageUse] = field(default_factory=list[ImageUse])
-    _roots: dict[str, str] = field(default_factory=dict[str, str])
+    roots: ImageRoots = field(init=False)
+    """Where the relative paths of each record start."""
+
+    def __post_init__(self) -> None:
+        self.roots = ImageRoots(self.image_root)
 
     def read_texts(self) -> None:
         """Read every file and judge all that stands in it.
@@ -146,7 +150,7 @@ class Survey:
             texts = [content for _, _, content in messages_of(record)]
             self._num_turns += len(texts)
             self._num_characters += sum(map(len, texts))
-            uses = list(image_uses(record, self.root(record), record=position))
+            uses = list(image_uses(record, self.roots.of(record), record=position))
             self._num_with_images += bool(uses)
             self._uses += uses
             oddities = [find_path_oddity(use.where, use.written) for use in uses if use.written]
@@ -154,12 +158,6 @@ class Survey:
             self._num_records += 1
         for index, problem in ids.problems(records):
             self._add(records[index], start + index, [problem])
-
-    def root(self, record: RawRecord) -> str:
-        """Return the folder at which relative paths of a record start."""
-        if record.source not in self._roots:  # it takes a look at the disk
-            self._roots[record.source] = root_of(record, self.image_root)
-        return self._roots[record.source]
 
     def read_images(self, *, decode: bool = True, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Look at every image file once.
@@ -204,7 +202,7 @@ class Survey:
         """
         problems = self._problems_at(position)
         named = {problem.where for problem in problems}
-        for use in image_uses(self.records[position], self.root(self.records[position]), record=position):
+        for use in image_uses(self.records[position], self.roots.of(self.records[position]), record=position):
             if use.path not in self.image_sizes and use.where not in named:
                 first = next(other for other in self._uses if other.path == use.path)
                 same = [problem for problem in self._problems_at(first.record) if problem.where == first.where]
