@@ -27,17 +27,19 @@ OUTPUT_DIR=${OUTPUT_DIR:-output/lora}
 if [ -n "$MODEL$DATA" ]; then
     LEARNING_RATE=${LEARNING_RATE:-1e-4}
     EPOCHS=${EPOCHS:-3}
-    BATCH_SIZE=${BATCH_SIZE:-1}   # records in one process and step
-    ACCUMULATION=${ACCUMULATION:-8} # steps added up to one update
-    PRECISION=${PRECISION:-}      # bf16, fp16 or fp32; empty: the best that the hardware does
+    # Records are packed into rows of MODEL_MAX_LENGTH tokens. One row holds several, so that two make an update of some
+    # 8 records in each process; the run says how many. With --packing false both numbers count records.
+    BATCH_SIZE=${BATCH_SIZE:-1}     # rows in one process and step
+    ACCUMULATION=${ACCUMULATION:-2} # steps added up to one update
+    PRECISION=${PRECISION:-}        # bf16, fp16 or fp32; empty: the best that the hardware does
 else # the demo, tuned on its validation split: a model of this size takes larger steps
     LEARNING_RATE=${LEARNING_RATE:-1e-3}
     EPOCHS=${EPOCHS:-5}
-    BATCH_SIZE=${BATCH_SIZE:-16}
+    BATCH_SIZE=${BATCH_SIZE:-16} # records, padded: all are 41 tokens long, so that packing would save nothing
     ACCUMULATION=${ACCUMULATION:-1}
     PRECISION=${PRECISION:-fp32}
     # Running the demo again starts it anew, unless --resume_from_checkpoint true is given.
-    set -- --activation_checkpointing false --logging_steps 50 --overwrite_output_dir true "$@"
+    set -- --packing false --activation_checkpointing false --logging_steps 50 --overwrite_output_dir true "$@"
 fi
 
 . "$ROOT/scripts/finetune.sh"

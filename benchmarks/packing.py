@@ -1,4 +1,4 @@
-"""What padding costs and packing saves: shares of padding on mixed lengths, time to plan, and training speed.
+"""What padding costs and packing saves: shares of padding on mixed lengths, training speed, and the cost of planning.
 
     python benchmarks/packing.py
 
@@ -9,7 +9,8 @@ forward and backward, in this machine's best precision; trust the ratio, not the
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from minicpmv.data.collation import Collator, PackedCollator
-from minicpmv.data.grouping import LengthGrouper
+from minicpmv.data.grouping import BatchPlanner, LengthGrouper
 from minicpmv.data.packing import RowPlanner
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
@@ -31,7 +32,7 @@ def uniform_lengths(number: int) -> list[int]:
     return np.random.default_rng(0).integers(50, 2000, number, endpoint=True).tolist()
 
 
-def padding(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
+def padding(lengths: Sequence[int], batches: Iterable[Sequence[int]]) -> float:
     """Share of a padded batch that is padding."""
     used = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches if batch)
     return 1 - sum(lengths) / used
@@ -55,6 +56,27 @@ def report_shares(number: int) -> None:
             processes = f"{num_ranks} process{'es' if num_ranks > 1 else '  '}"
             empty = 1 - planner.fill
             print(f"  rows of {capacity}, {processes}  {empty:6.1%} empty; an epoch planned in {spent:.2f} s")
+
+
+def report_planning(number: int) -> None:
+    """Print what planning the first epoch costs: seconds, and in a second go the peak of memory."""
+    lengths = np.random.default_rng(0).integers(50, 2000, number, endpoint=True, dtype=np.int32)
+    print(f"planning {number} records")
+    makers: dict[str, Callable[[], RowPlanner | BatchPlanner]] = {
+        "rows of 2048": lambda: RowPlanner(lengths, capacity=2048),
+        "rows of 2048, 4 processes": lambda: RowPlanner(lengths, capacity=2048, num_ranks=4),
+        "plain batches of 4": lambda: BatchPlanner(number, batch_size=4),
+        "batches of 4 by length": lambda: LengthGrouper(lengths, batch_size=4),
+    }
+    for name, make in makers.items():
+        started = time.perf_counter()
+        make().rows(0)
+        spent = time.perf_counter() - started
+        tracemalloc.start()
+        make().rows(0)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        print(f"  {name:26s} {spent:5.1f} s  {peak / 2**20:4.0f} MiB")
 
 
 def make_items(lengths: Sequence[int], vocabulary: int) -> list[dict[str, Tensor]]:
@@ -115,4 +137,5 @@ def report_speed(number: int) -> None:
 if __name__ == "__main__":
     report_shares(3_000)
     report_shares(100_000)
+    report_planning(1_000_000)
     report_speed(400 if torch.cuda.is_available() else 16)

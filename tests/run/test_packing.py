@@ -1,4 +1,4 @@
-"""Packed runs by the command line: the same training as unpacked ones, every record once, and resumed exactly."""
+"""Planned batches by the command line: packed is unpacked training, every record once, and resumed exactly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from minicpmv.training.run import main
 from tests.run.training import (
     command,
     environment,
@@ -62,13 +61,19 @@ def test_a_row_in_each_of_two_processes_is_one(data: str, unpacked: list[float],
 def test_what_the_run_says_is_what_it_does(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_here([*flags(data, tmp_path, *_SHORT, "--num_train_epochs", "3", steps=-1)])
     told = capsys.readouterr().out
-    assert "1 packed row per step" in told
-    assert "an epoch has 5 rows, 5 steps of about 1.6 records" in told
+    assert "each step: 1 packed row of up to 110 tokens" in told
+    assert "about 1.6 records" in told
+    assert "an epoch has 5 steps" in told
     assert len(losses(run)) == 15
 
 
 @pytest.mark.parametrize(
-    "batches", [_SHORT, ["--train_sampling_strategy", "group_by_length", "--per_device_train_batch_size", "2"]]
+    "batches",
+    [
+        _SHORT,
+        ["--train_sampling_strategy", "group_by_length", "--per_device_train_batch_size", "2"],
+        ["--train_sampling_strategy", "random", "--per_device_train_batch_size", "3"],
+    ],
 )
 def test_resumed_within_a_later_epoch_is_uninterrupted(batches: list[str], data: str, tmp_path: Path) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -80,14 +85,15 @@ def test_resumed_within_a_later_epoch_is_uninterrupted(batches: list[str], data:
     assert same_bytes(stopped / "adapter_model.safetensors", whole / "adapter_model.safetensors")
 
 
-def _run_recorded(arguments: list[str], notes: Path) -> list[list[int]]:
-    """Train in two processes; return the records that each has read."""
+def _run_recorded(arguments: list[str], notes: Path, *, processes: int = 2) -> list[list[int]]:
+    """Train in several processes; return the records that each has read."""
     notes.mkdir()
-    words = [word.replace("minicpmv.training", "tests.run.recorded") for word in command(arguments, processes=2)]
+    words = command(arguments, processes=processes)
+    words = [word.replace("minicpmv.training", "tests.run.recorded") for word in words]
     variables = environment() | {"RECORDED": str(notes)}
     done = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    return [[int(line) for line in (notes / f"rank-{rank}").read_text().split()] for rank in range(2)]
+    return [[int(line) for line in (notes / f"rank-{rank}").read_text().split()] for rank in range(processes)]
 
 
 def test_two_processes_read_every_record_once_in_an_epoch_and_a_resumed_run_the_rest(data: str, tmp_path: Path) -> None:
@@ -104,18 +110,33 @@ def test_two_processes_read_every_record_once_in_an_epoch_and_a_resumed_run_the_
     assert same_bytes(stopped / _WEIGHTS, whole / _WEIGHTS)
 
 
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        ("--pack_length 4096", "--pack_length: found without --packing true"),
-        ("--packing true --pack_length 1024", "found 1024, expected at least the 2048 tokens that one record may have"),
-        ("--packing true --train_sampling_strategy group_by_length", "two answers to which records share a batch"),
-        ("--packing true --auto_find_batch_size true", "shorter rows"),
-        ("--packing true --dataloader_drop_last true", "no row is dropped"),
-    ],
-)
-def test_what_does_not_go_with_packing_is_refused(
-    extra: str, message: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def three(data: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[int]]]:
+    """Two epochs without packing in three processes: eight records, so that the last process has none in the end."""
+    output = tmp_path_factory.mktemp("three")
+    arguments = flags(data, output, "--save_steps", "4", "--dataloader_num_workers", "1", steps=6)
+    return output, _run_recorded(arguments, output / "notes", processes=3)
+
+
+def test_unpacked_too_three_processes_read_every_record_once_in_an_epoch(
+    three: tuple[Path, list[list[int]]],
 ) -> None:
-    assert main(flags(data, tmp_path, *extra.split())) == 2
-    assert message in capsys.readouterr().err
+    assert three[1] == [[0, 3, 6] * 2, [1, 4, 7] * 2, [2, 5] * 2]
+
+
+def test_a_process_without_a_record_changes_no_loss(
+    three: tuple[Path, list[list[int]]], data: str, tmp_path: Path
+) -> None:
+    """One process takes the same eight records one after the other: three, three and two in a step."""
+    alone = run_here(flags(data, tmp_path, "--gradient_accumulation_steps", "3", steps=6))
+    assert losses(read_run(three[0])) == pytest.approx(losses(alone), abs=_LOSS)
+
+
+def test_unpacked_too_three_processes_resume_with_exactly_the_rest(
+    three: tuple[Path, list[list[int]]], data: str, tmp_path: Path
+) -> None:
+    whole, _ = three
+    shutil.copytree(whole / "checkpoint-4", tmp_path / "checkpoint-4")
+    arguments = flags(data, tmp_path, "--resume_from_checkpoint", "true", "--save_steps", "4", steps=6)
+    assert _run_recorded(arguments, tmp_path / "notes", processes=3) == [[3, 6], [4, 7], [5]]
+    assert losses(read_run(tmp_path))[-2:] == pytest.approx(losses(read_run(whole))[-2:], abs=_LOSS)

@@ -27,6 +27,7 @@ _NUM_RECORDS = 32_000
 _NUM_HELD_OUT = 600
 _TRAINING_FLAGS = (
     "--num_train_epochs=4",
+    "--packing=false",
     "--per_device_train_batch_size=32",
     "--learning_rate=1e-3",
     "--lr_scheduler_type=cosine",

@@ -72,10 +72,11 @@ class RunArguments:
         "Let a record that does not fit otherwise lose the end of its last answer. Images and other turns stay whole.",
     )
     max_slice_nums: int | None = _flag(None, "Most tiles cut from one image; default: what the checkpoint states.")
-    packing: bool = _flag(
-        False,
+    packing: bool | None = _switch(
         "Train on packed rows: records end to end, up to --pack_length tokens, none of which sees another. "
-        "--per_device_train_batch_size counts such rows; several of them are one longer row.",
+        "--per_device_train_batch_size counts such rows; several of them are one longer row. Default: true, unless a "
+        "flag asks for what only padded batches can do (--train_sampling_strategy group_by_length, "
+        "--dataloader_drop_last true)."
     )
     pack_length: int | None = _flag(None, "Tokens of a packed row. Default: --model_max_length.")
     tune_llm: bool | None = _switch("Train all of the language model. Default: true, with LoRA false.")
@@ -188,6 +189,7 @@ def parse_arguments(arguments: Sequence[str]) -> Request:
     run = RunArguments(**{name: value for name, value in given.items() if name in own})
     training = {name: value for name, value in given.items() if name not in own}
     _check(run, training, frozenset(given))
+    notices += _settle_packing(run, training)
     return Request(run, training, frozenset(given), tuple(notices), tuple(arguments))
 
 
@@ -230,7 +232,6 @@ def _check(run: RunArguments, training: dict[str, Any], given: frozenset[str]) -
         )
     if run.model_max_length < 1:
         raise UsageError(f"--model_max_length: found {run.model_max_length}, expected at least 1\n  fix: correct it")
-    _check_packing(run)
     _check_policies(run)
     if run.max_slice_nums is not None and run.max_slice_nums < 1:
         raise UsageError(f"--max_slice_nums: found {run.max_slice_nums}, expected at least 1\n  fix: correct it")
@@ -238,16 +239,24 @@ def _check(run: RunArguments, training: dict[str, Any], given: frozenset[str]) -
     _settle_vision(run)
 
 
-def _check_packing(run: RunArguments) -> None:
+def _settle_packing(run: RunArguments, training: dict[str, Any]) -> list[str]:
+    """Decide whether rows are packed where the command line does not say; return notices."""
+    notices: list[str] = []
+    if run.packing is None:
+        for_padded = (("train_sampling_strategy", "group_by_length"), ("dataloader_drop_last", True))
+        asked = [f"--{name} {str(value).lower()}" for name, value in for_padded if training.get(name) == value]
+        run.packing = not asked
+        notices += [f"{flag}: records are padded, not packed; without it they are packed" for flag in asked]
     if run.pack_length is None:
-        return
+        return notices
     if not run.packing:
-        raise UsageError("--pack_length: found without --packing true\n  fix: add it, or remove --pack_length")
+        raise UsageError("--pack_length: found without packing\n  fix: remove it, or the flag that turns packing off")
     if run.pack_length < run.model_max_length:
         raise UsageError(
             f"--pack_length: found {run.pack_length}, expected at least the {run.model_max_length} tokens that one "
             "record may have (--model_max_length)\n  fix: lengthen the rows, or lower --model_max_length as well"
         )
+    return notices
 
 
 def _check_policies(run: RunArguments) -> None:

@@ -1,7 +1,8 @@
 """Planned batches on their way through transformers' and accelerate's loading: which records, in which epoch, where.
 
-``data.packing`` and ``data.grouping`` decide; here their plan becomes a batch sampler that accelerate deals out to
-processes and that a resumed run continues.
+``data.packing`` and ``data.grouping`` decide, in every run; here their plan becomes a batch sampler that accelerate
+deals out to processes and that a resumed run continues. transformers' own sampler is never used, because accelerate
+then repeats records to fill up the last step.
 """
 
 from __future__ import annotations
@@ -11,18 +12,29 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, cast
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import seed_worker
 
 from minicpmv.data.dataset import LengthReport
-from minicpmv.data.grouping import LengthGrouper
+from minicpmv.data.grouping import BatchPlanner, LengthGrouper
 from minicpmv.data.packing import RowPlanner
+from minicpmv.data.rows import Rows
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.training.arguments import RunArguments
 
-__all__ = ["BatchPlan", "EpochTeller", "PlannedBatches", "estimate_costs", "make_loader", "plan_batches"]
+__all__ = [
+    "BatchPlan",
+    "EpochTeller",
+    "PlannedBatches",
+    "describe_step",
+    "estimate_costs",
+    "make_loader",
+    "plan_batches",
+]
 
 Collate = Callable[[Sequence[dict[str, Tensor]]], dict[str, Tensor]]
 
@@ -33,7 +45,7 @@ class BatchPlan(Protocol):
     @property
     def num_rows(self) -> int: ...
 
-    def rows(self, epoch: int) -> list[list[int]]: ...
+    def rows(self, epoch: int) -> Rows: ...
 
 
 class PlannedBatches(Sampler[list[int]]):
@@ -70,9 +82,9 @@ class EpochTeller(TrainerCallback):
 
 
 def plan_batches(
-    run: RunArguments, args: TrainingArguments, lengths: LengthReport, *, costs: Sequence[float]
-) -> RowPlanner | LengthGrouper | None:
-    """Plan the batches of a run; None where transformers' own sampler does.
+    run: RunArguments, args: TrainingArguments, lengths: LengthReport, *, costs: npt.NDArray[np.float64]
+) -> RowPlanner | BatchPlanner:
+    """Plan the batches of a run.
 
     Args:
         run: Says whether rows are packed.
@@ -80,7 +92,11 @@ def plan_batches(
             a batch of that many rows of ``pack_length``.
         lengths: Of the records.
         costs: Of the records, see :func:`estimate_costs`.
+
+    Raises:
+        ConfigError: ``dataloader_drop_last`` leaves nothing to train on.
     """
+    shuffle = args.train_sampling_strategy != "sequential"
     seed = args.seed if args.data_seed is None else args.data_seed
     if run.packing:
         return RowPlanner(
@@ -89,15 +105,38 @@ def plan_batches(
             costs=costs,
             num_ranks=args.world_size,
             seed=seed,
-            shuffle=args.train_sampling_strategy != "sequential",
+            shuffle=shuffle,
         )
+    common: dict[str, Any] = {
+        "batch_size": args.per_device_train_batch_size,
+        "num_ranks": args.world_size,
+        "seed": seed,
+        "drop_last": args.dataloader_drop_last,
+    }
     if args.train_sampling_strategy == "group_by_length":
-        size = args.per_device_train_batch_size
-        return LengthGrouper(lengths.lengths.tolist(), batch_size=size, num_ranks=args.world_size, seed=seed)
-    return None
+        return LengthGrouper(lengths.lengths, **common)
+    return BatchPlanner(len(lengths.lengths), shuffle=shuffle, **common)
 
 
-def estimate_costs(lengths: LengthReport, config: MiniCPMVConfig, *, scale_resolution: int) -> list[float]:
+def describe_step(plan: RowPlanner | BatchPlanner, args: TrainingArguments, lengths: LengthReport) -> str:
+    """Say in one line what an optimizer step holds, on all processes together, and how many an epoch has."""
+    size, num_batches = args.per_device_train_batch_size, args.gradient_accumulation_steps * args.world_size
+    num_steps = -(-plan.num_rows // num_batches)
+    tokens = f"{float(np.mean(lengths.lengths)) * plan.num_records / num_steps:,.0f} tokens"
+    if isinstance(plan, RowPlanner):
+        rows = f"{_count(min(num_batches, plan.num_rows), 'packed row')} of up to {plan.capacity} tokens"
+        held = f"{rows} ({plan.fill:.1%} full), about {plan.num_records / num_steps:.3g} records and {tokens}"
+    else:
+        records = _count(min(size * num_batches, plan.num_records), "record")
+        held = f"{records} in padded batches of {size}, about {tokens}"
+    return f"each step: {held}; an epoch has {_count(num_steps, 'step')}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def estimate_costs(lengths: LengthReport, config: MiniCPMVConfig, *, scale_resolution: int) -> npt.NDArray[np.float64]:
     """Work of each record, in tokens of the language model: its own tokens, and what the tower does for its images.
 
     Weights stand for work, because a layer multiplies each token or patch with each of its weights; what attention adds
@@ -110,7 +149,7 @@ def estimate_costs(lengths: LengthReport, config: MiniCPMVConfig, *, scale_resol
     per_token = text.num_hidden_layers * (attention + 3 * text.hidden_size * text.intermediate_size)
     per_layer = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
     weight = patches_per_token * vision.num_hidden_layers * per_layer / per_token
-    return [n + weight * seen for n, seen in zip(lengths.lengths, lengths.num_image_tokens, strict=True)]
+    return np.asarray(lengths.lengths) + weight * np.asarray(lengths.num_image_tokens)
 
 
 def make_loader(

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from minicpmv.data.collation import Collator, PackedCollator
 from minicpmv.data.dataset import ConversationDataset, LengthReport
+from minicpmv.data.grouping import BatchPlanner
 from minicpmv.data.mixing import load_mixture
 from minicpmv.data.packing import RowPlanner
 from minicpmv.data.skipping import SKIPPED, SkipLog, Skipped
@@ -23,7 +24,7 @@ from minicpmv.models.versions import Version
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
 from minicpmv.training.base import check_llm_type, find_base, load_base, read_config, stated_dtype
-from minicpmv.training.batches import BatchPlan, estimate_costs, plan_batches
+from minicpmv.training.batches import BatchPlan, describe_step, estimate_costs, plan_batches
 from minicpmv.training.checkpoints import ResumePoint, choose_resume_point, remove_checkpoints, remove_stale
 from minicpmv.training.console import complain, notice, say
 from minicpmv.training.engine import prepare_rendezvous, quieten, start_deepspeed
@@ -96,8 +97,8 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
     model = _build_model(material, request.run, args)
     parts = summarise_parts(model)
     plan = _plan(material, model, request.run, args)
-    packed = plan if isinstance(plan, RowPlanner) else None
-    say(describe_settings(args, use_lora=request.run.use_lora, rows=packed))
+    say(describe_settings(args, use_lora=request.run.use_lora))
+    say(describe_step(plan, args, material.lengths))
     say(format_parts(parts))
     record = describe_run(request, args, version=material.version, base=material.base, parts=parts)
     record_path = Path(args.output_dir or "") / "run.json"
@@ -223,14 +224,14 @@ def _build_model(material: _Material, run: RunArguments, args: TrainingArguments
     return model
 
 
-def _plan(material: _Material, model: Any, run: RunArguments, args: TrainingArguments) -> BatchPlan | None:
+def _plan(material: _Material, model: Any, run: RunArguments, args: TrainingArguments) -> RowPlanner | BatchPlanner:
     slicing = material.train.processor.image_processor
     costs = estimate_costs(material.lengths, model.config, scale_resolution=slicing.scale_resolution)
     return plan_batches(run, args, material.lengths, costs=costs)
 
 
 def _build_trainer(
-    material: _Material, model: Any, request: Request, args: TrainingArguments, plan: BatchPlan | None
+    material: _Material, model: Any, request: Request, args: TrainingArguments, plan: BatchPlan
 ) -> MiniCPMVTrainer:
     def write_companions(directory: Path) -> None:
         copy_companions(material.base, directory, dtype=model.dtype)

@@ -10,7 +10,6 @@ import torch
 from transformers import TrainingArguments
 from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
-from minicpmv.data.packing import RowPlanner
 from minicpmv.errors import UsageError
 from minicpmv.training.arguments import Request
 from minicpmv.training.presets import resolve_deepspeed
@@ -35,6 +34,8 @@ def inspect_machine() -> Machine:
 
 # flag -> why it is refused as soon as it is switched on
 _REFUSED = {
+    "auto_find_batch_size": "all batches are planned before training; a smaller --per_device_train_batch_size or "
+    "shorter rows (--pack_length) need less memory",
     "enable_jit_checkpoint": "it saves in the middle of an optimizer step",
     "fsdp": "sharding is done by DeepSpeed here (--deepspeed zero3)",
     "label_smoothing_factor": "it needs the logits of every token, which are never computed",
@@ -104,12 +105,11 @@ def _settle_packing(settings: dict[str, Any]) -> None:
             f"--train_sampling_strategy {strategy} --packing true: found two answers to which records share a batch\n"
             "  fix: remove one of them"
         )
-    for name, fix in (
-        ("auto_find_batch_size", "remove it; shorter rows (--pack_length) need less memory"),
-        ("dataloader_drop_last", "remove it; no row is dropped or repeated"),
-    ):
-        if settings.get(name):
-            raise UsageError(f"--{name} true --packing true: found both, expected at most one\n  fix: {fix}")
+    if settings.get("dataloader_drop_last"):
+        raise UsageError(
+            "--dataloader_drop_last true --packing true: found both, expected at most one: no row is dropped\n"
+            "  fix: remove one of them"
+        )
     if settings.get("include_num_input_tokens_seen") == "non_padding":
         settings["include_num_input_tokens_seen"] = "all"  # the same, where nothing is padded
 
@@ -167,28 +167,24 @@ def build_training_arguments(settings: dict[str, Any]) -> TrainingArguments:
         UsageError: transformers refuses a value or a combination.
     """
     try:
-        return TrainingArguments(**settings)
+        args = TrainingArguments(**settings)
     except (ValueError, TypeError) as error:
         raise UsageError(f"training arguments: {error}\n  fix: correct the flag it names") from error
+    for name in ("dispatch_batches", "split_batches"):
+        if getattr(args.accelerator_config, name):
+            raise UsageError(
+                f"--accelerator_config: found {name} true, expected it off: every process reads its own planned "
+                "batches\n  fix: remove it"
+            )
+    return args
 
 
-def describe_settings(args: TrainingArguments, *, use_lora: bool, rows: RowPlanner | None = None) -> str:
-    """Say in one line what matters most about how a run learns; two with packed rows."""
+def describe_settings(args: TrainingArguments, *, use_lora: bool) -> str:
+    """Say in one line what matters most about how a run learns."""
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
-    batches = args.gradient_accumulation_steps * args.world_size
-    batch = f"{args.per_device_train_batch_size * batches} records"
-    packed = ""
-    if rows is not None:
-        batch = f"{batches} packed row{'s' if batches > 1 else ''}"
-        steps = -(-rows.num_rows // batches)
-        packed = (
-            f"\npacked rows of up to {rows.capacity} tokens, {rows.fill:.1%} full; "
-            f"an epoch has {rows.num_rows} rows, {steps} steps of about {rows.num_records / steps:.3g} records"
-        )
     return (
         f"{'LoRA' if use_lora else 'full'} fine-tuning, learning rate {args.learning_rate:g} "
         f"({schedule}, warmup {args.warmup_steps:g}), {precision}, "
-        f"{args.world_size} process{'es' if args.world_size > 1 else ''} on {args.device.type}, "
-        f"{batch} per step, seed {args.seed}{packed}"
+        f"{args.world_size} process{'es' if args.world_size > 1 else ''} on {args.device.type}, seed {args.seed}"
     )

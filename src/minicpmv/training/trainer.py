@@ -30,9 +30,9 @@ class MiniCPMVTrainer(Trainer):
     """Trains a MiniCPM-V model, bare or wrapped by PEFT.
 
     Args:
+        plan: Which records make up each batch of training.
         write_companions: Called on the writing process with each new checkpoint's directory, to add the small files
             that make a full checkpoint usable by itself.
-        plan: Which records make up each batch of training; without it transformers' own sampler does.
         train_collator: Joins the records of a planned batch; evaluation has ``data_collator``.
         kwargs: As for ``Trainer``.
     """
@@ -40,17 +40,15 @@ class MiniCPMVTrainer(Trainer):
     def __init__(
         self,
         *,
+        plan: BatchPlan,
         write_companions: Callable[[Path], None] | None = None,
-        plan: BatchPlan | None = None,
         train_collator: Collate | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self._train_collator: Any = train_collator or self.data_collator
-        self._batches = None
-        if plan is not None:
-            self._batches = PlannedBatches(plan)
-            self.add_callback(EpochTeller(self._batches))
+        self._batches = PlannedBatches(plan)
+        self.add_callback(EpochTeller(self._batches))
         self._write_companions = write_companions
         self._staging: str | None = None
         self._tokens: Tensor | int = 0
@@ -62,14 +60,10 @@ class MiniCPMVTrainer(Trainer):
     # ------------------------------------------------------------------------------------------------------- batches
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        if self._batches is None:
-            return super().get_train_dataloader()
         dataset: Any = self.train_dataset
         return self.accelerator.prepare(make_loader(dataset, self._batches, self.args, self._train_collator))
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
-        if self._batches is None:
-            return super().get_total_train_batch_size(args)
         dataset: Any = self.train_dataset  # Trainer makes samples per second of this: on average, then
         return max(1, round(len(dataset) * args.gradient_accumulation_steps * args.world_size / len(self._batches)))
 

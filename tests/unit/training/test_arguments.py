@@ -48,6 +48,31 @@ def test_every_training_argument_is_a_flag() -> None:
 
 
 @pytest.mark.parametrize(
+    ("extra", "packing", "notices"),
+    [
+        ("", True, []),
+        ("--packing", True, []),
+        ("--packing false --dataloader_drop_last true", False, []),
+        ("--dataloader_drop_last false --train_sampling_strategy sequential", True, []),
+        (
+            "--train_sampling_strategy group_by_length",
+            False,
+            ["--train_sampling_strategy group_by_length: records are padded, not packed; without it they are packed"],
+        ),
+        (
+            "--dataloader_drop_last true",
+            False,
+            ["--dataloader_drop_last true: records are padded, not packed; without it they are packed"],
+        ),
+    ],
+)
+def test_rows_are_packed_unless_something_speaks_against_it(extra: str, packing: bool, notices: list[str]) -> None:
+    request = parse_arguments([*NEEDED, *extra.split()])
+    assert request.run.packing is packing
+    assert list(request.notices) == notices
+
+
+@pytest.mark.parametrize(
     ("extra", "message"),
     [
         ("--learnin_rate 1e-4", r"--learnin_rate: no such flag\n  fix: did you mean --learning_rate"),
@@ -60,6 +85,9 @@ def test_every_training_argument_is_a_flag() -> None:
         ("--use_lora --lora_weight_path a --lora_r 8", "--lora_r: found beside --lora_weight_path"),
         ("--use_lora --lora_layer_replication [[0,2]]", "PEFT replicates layers only in bare language models"),
         ("--max_slice_nums 0", "--max_slice_nums: found 0"),
+        ("--packing false --pack_length 4096", "--pack_length: found without packing"),
+        ("--dataloader_drop_last true --pack_length 4096", "--pack_length: found without packing"),
+        ("--pack_length 1024", "found 1024, expected at least the 2048 tokens that one record may have"),
     ],
 )
 def test_fault_in_the_flags_is_explained(extra: str, message: str) -> None:

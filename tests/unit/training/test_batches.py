@@ -15,11 +15,19 @@ from torch.utils.data import Dataset
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from minicpmv.data.dataset import LengthReport
-from minicpmv.data.grouping import LengthGrouper
+from minicpmv.data.grouping import BatchPlanner, LengthGrouper
 from minicpmv.data.packing import RowPlanner
+from minicpmv.errors import ConfigError
 from minicpmv.models.configuration import MiniCPMVConfig
-from minicpmv.training.arguments import parse_arguments
-from minicpmv.training.batches import EpochTeller, PlannedBatches, estimate_costs, make_loader, plan_batches
+from minicpmv.training.arguments import RunArguments, parse_arguments
+from minicpmv.training.batches import (
+    EpochTeller,
+    PlannedBatches,
+    describe_step,
+    estimate_costs,
+    make_loader,
+    plan_batches,
+)
 from tests.tiny import FIXTURES
 
 LENGTHS = np.random.default_rng(0).integers(1, 60, 50).tolist()
@@ -59,6 +67,7 @@ def plans(ranks: int) -> list[Any]:
     return [
         RowPlanner(LENGTHS, capacity=100, num_ranks=ranks),
         LengthGrouper(LENGTHS, batch_size=4, num_ranks=ranks),
+        BatchPlanner(len(LENGTHS), batch_size=4, num_ranks=ranks),
     ]
 
 
@@ -74,7 +83,7 @@ def test_every_record_is_seen_once_in_an_epoch(ranks: int, workers: int, tmp_pat
         assert {len(rows) for rows in seen} == {plan.num_rows // ranks}, "every process takes as many steps"
         assert sorted(i for rows in seen for row in rows for i in row) == list(range(len(LENGTHS)))
         dealt = [row for rows in zip(*seen, strict=True) for row in rows]
-        assert dealt == plan.rows(0), "whatever the number of workers"
+        assert dealt == list(plan.rows(0)), "whatever the number of workers"
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
@@ -86,28 +95,63 @@ def test_resumed_in_a_later_epoch_the_rest_is_seen(ranks: int, tmp_path: Path) -
             args: Any = None
             EpochTeller(sampler).on_epoch_begin(args, TrainerState(epoch=2.37), TrainerControl())
             rest.set_epoch(2)
-            assert [batch["ids"] for batch in rest] == plan.rows(2)[rank::ranks][3:]
+            assert [batch["ids"] for batch in rest] == list(plan.rows(2))[rank::ranks][3:]
 
 
-def plan_of(flags: str, tmp_path: Path, **fields: Any) -> Any:
+TWO = lengths_of((5, 9), (0, 0))
+
+
+def arguments(flags: str, **fields: Any) -> tuple[RunArguments, Any]:
+    """Say what a run was asked for: its own flags as typed, transformers' as they end up."""
     needed = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o"]
     run = parse_arguments([*needed, *flags.split()]).run
     args: Any = SimpleNamespace(
-        seed=1, data_seed=None, world_size=2, per_device_train_batch_size=1, train_sampling_strategy="random"
+        seed=1,
+        data_seed=None,
+        world_size=2,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=3,
+        train_sampling_strategy="random",
+        dataloader_drop_last=False,
     )
     vars(args).update(fields)
-    lengths = lengths_of((5, 9), (0, 0))
-    return plan_batches(run, args, lengths, costs=[5.0, 9.0])
+    return run, args
 
 
-def test_a_row_has_as_many_tokens_as_the_rows_of_a_batch(tmp_path: Path) -> None:
-    assert plan_of("--packing true", tmp_path).capacity == 2048
-    assert plan_of("--packing true --pack_length 3000", tmp_path, per_device_train_batch_size=4).capacity == 12000
+def plan_of(flags: str, **fields: Any) -> Any:
+    return plan_batches(*arguments(flags, **fields), TWO, costs=np.array([5.0, 9.0]))
 
 
-def test_other_runs_are_left_to_transformers(tmp_path: Path) -> None:
-    assert plan_of("", tmp_path) is None
-    assert isinstance(plan_of("", tmp_path, train_sampling_strategy="group_by_length"), LengthGrouper)
+def test_a_row_has_as_many_tokens_as_the_rows_of_a_batch() -> None:
+    assert plan_of("").capacity == 2048
+    assert plan_of("--pack_length 3000", per_device_train_batch_size=4).capacity == 12000
+
+
+def test_runs_without_packing_follow_a_plan_too() -> None:
+    assert type(plan_of("--packing false")) is BatchPlanner
+    assert list(plan_of("--packing false", train_sampling_strategy="sequential").rows(3)) == [[0], [1]]
+    assert type(plan_of("--packing false", train_sampling_strategy="group_by_length")) is LengthGrouper
+    assert plan_of("--packing false", world_size=1, per_device_train_batch_size=2).num_rows == 1
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_a_last_step_is_dropped_on_request(strategy: str) -> None:
+    flags = {"dataloader_drop_last": True, "train_sampling_strategy": strategy}
+    with pytest.raises(ConfigError, match="found 2 records, fewer than the 6 of the only step"):
+        plan_of("--packing false", per_device_train_batch_size=3, **flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("", "2 packed rows of up to 2048 tokens (0.3% full), about 2 records and 14 tokens; an epoch has 1 step"),
+        ("--packing false", "2 records in padded batches of 1, about 14 tokens; an epoch has 1 step"),
+    ],
+)
+def test_a_step_is_told_in_one_line(flags: str, told: str) -> None:
+    run, args = arguments(flags)
+    plan = plan_batches(run, args, TWO, costs=np.array([5.0, 9.0]))
+    assert describe_step(plan, args, TWO) == f"each step: {told}"
 
 
 def test_images_cost_what_the_tower_does_for_them() -> None:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from minicpmv.errors import UsageError
 from minicpmv.training.arguments import parse_arguments
-from minicpmv.training.settings import Machine, complete_settings
+from minicpmv.training.settings import Machine, build_training_arguments, complete_settings
 
 CPU, GPU, OLD_GPU = Machine(False, False), Machine(True, True), Machine(True, False)
 
@@ -52,6 +53,10 @@ def test_precision_is_what_the_machine_does_best(
         ("--push_to_hub true", "a run never uploads anything"),
         ("--fsdp full_shard", "--deepspeed zero3"),
         ("--label_smoothing_factor 0.1", "never computed"),
+        ("--auto_find_batch_size true", "all batches are planned before training"),
+        ("--packing true --auto_find_batch_size true", "shorter rows"),
+        ("--packing true --train_sampling_strategy group_by_length", "two answers to which records share a batch"),
+        ("--packing true --dataloader_drop_last true", "no row is dropped"),
         ("--load_best_model_at_end true", "add the data to judge by"),
         ("--q_lora --deepspeed zero3", "it cannot shard 4-bit weights"),
     ],
@@ -59,6 +64,12 @@ def test_precision_is_what_the_machine_does_best(
 def test_what_cannot_be_honoured_is_refused(extra: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         complete(extra, GPU if "--bf16" in extra else CPU)
+
+
+@pytest.mark.parametrize("name", ["split_batches", "dispatch_batches"])
+def test_batches_are_not_dealt_out_in_another_way(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"found {name} true, expected it off"):
+        build_training_arguments({"output_dir": str(tmp_path), "accelerator_config": {name: True}})
 
 
 def test_evaluation_without_data_is_told_and_left_out() -> None:
