@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from minicpmv.training.run import main
-from tests.run.training import flags, losses, read_run, run_command, run_here
+from tests.run.training import flags, losses, read_run, run_command, run_here, same_bytes
 from tests.tiny import conversation, save_picture, write_data
 
 # Measured: 1e-6 on losses around 5.
@@ -117,9 +117,43 @@ def test_a_run_with_nothing_short_enough_says_so(tmp_path: Path, capsys: pytest.
     assert "found no record of at most 5 tokens" in capsys.readouterr().err
 
 
+def test_records_checked_as_they_are_read_train_the_same(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "sound.json", records_of(tmp_path)[:2])
+    common = ["--packing", "false", "--per_device_train_batch_size", "2"]
+    first = run_here(flags(data, tmp_path / "first", *common))
+    later = run_here(flags(data, tmp_path / "later", *common, "--check_first", "false"))
+    assert losses(first) == losses(later)
+    assert same_bytes(tmp_path / "first" / "model.safetensors", tmp_path / "later" / "model.safetensors")
+
+
+def test_records_checked_as_they_are_read_stop_a_run_or_are_skipped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = records_of(tmp_path)
+    records[2]["image"] = "missing.png"
+    records[3]["conversations"][1]["content"] = ""
+    records[4]["conversations"] = conversation("Why?", "word " * 3000)
+    data = write_data(tmp_path / "all.json", records[:5])
+    arguments = [*flags(data, tmp_path / "run", "--gradient_accumulation_steps", "5"), "--check_first", "false"]
+    assert main(arguments) == 2
+    assert "record 2 (id '2') image: [D141]" in capsys.readouterr().err
+    run = run_here([*arguments, "--on_bad_record", "skip", "--max_bad_share", "0.5", "--overwrite_output_dir", "true"])
+    assert {name[:3]: code for name, code in skipped(tmp_path / "run").items()} == {
+        "'2'": "D141",
+        "'3'": "D126",
+        "'4'": "D201",
+    }
+    sound = write_data(tmp_path / "sound.json", records[:2])
+    expected = run_here(flags(sound, tmp_path / "sound", "--gradient_accumulation_steps", "2"))
+    assert losses(run) == pytest.approx(losses(expected), abs=_LOSS)
+
+
 @pytest.mark.parametrize(
     ("extra", "told"),
     [
+        (["--check_first", "false", "--packing", "true"], "--check_first false --packing true: found both"),
+        (["--check_first", "false", "--train_sampling_strategy", "group_by_length"], "found both"),
+        (["--check_first", "false", "--on_long_record", "skip"], "--on_long_record skip: found both"),
         (["--max_bad_share", "0.1"], "--max_bad_share: found without --on_bad_record skip"),
         (
             ["--on_bad_record", "skip", "--max_bad_share", "2"],

@@ -61,6 +61,11 @@ class RunArguments:
     max_bad_share: float | None = _flag(
         None, "With --on_bad_record skip: the run stops when more of all records than this are bad. Default: 0.01."
     )
+    check_first: bool = _flag(
+        True,
+        "Check every record, open every image and count all tokens before the first step. false: as they are read, "
+        "which starts sooner on very many records; without lengths nothing is packed.",
+    )
     model_max_length: int = _flag(2048, "Tokens of the longest record, image tokens included.")
     on_long_record: Literal["fewer_slices", "error", "skip"] = _flag(
         "fewer_slices",
@@ -232,7 +237,7 @@ def _check(run: RunArguments, training: dict[str, Any], given: frozenset[str]) -
         )
     if run.model_max_length < 1:
         raise UsageError(f"--model_max_length: found {run.model_max_length}, expected at least 1\n  fix: correct it")
-    _check_policies(run)
+    _check_policies(run, training)
     if run.max_slice_nums is not None and run.max_slice_nums < 1:
         raise UsageError(f"--max_slice_nums: found {run.max_slice_nums}, expected at least 1\n  fix: correct it")
     run.tune_llm = not run.use_lora if run.tune_llm is None else run.tune_llm
@@ -245,6 +250,7 @@ def _settle_packing(run: RunArguments, training: dict[str, Any]) -> list[str]:
     if run.packing is None:
         for_padded = (("train_sampling_strategy", "group_by_length"), ("dataloader_drop_last", True))
         asked = [f"--{name} {str(value).lower()}" for name, value in for_padded if training.get(name) == value]
+        asked += [] if run.check_first else ["--check_first false"]
         run.packing = not asked
         notices += [f"{flag}: records are padded, not packed; without it they are packed" for flag in asked]
     if run.pack_length is None:
@@ -259,7 +265,18 @@ def _settle_packing(run: RunArguments, training: dict[str, Any]) -> list[str]:
     return notices
 
 
-def _check_policies(run: RunArguments) -> None:
+def _check_policies(run: RunArguments, training: dict[str, Any]) -> None:
+    needing_lengths = {
+        "--packing true": run.packing,
+        "--train_sampling_strategy group_by_length": training.get("train_sampling_strategy") == "group_by_length",
+        "--on_long_record skip": run.on_long_record == "skip" and run.on_bad_record != "skip",
+    }
+    for flag, is_given in needing_lengths.items():
+        if is_given and not run.check_first:
+            raise UsageError(
+                f"--check_first false {flag}: found both, expected one: it needs the length of every record before the "
+                "first step\n  fix: remove one of them"
+            )
     if run.max_bad_share is not None and run.on_bad_record != "skip":
         raise UsageError(
             "--max_bad_share: found without --on_bad_record skip\n  fix: add it, or remove --max_bad_share"

@@ -82,7 +82,12 @@ class EpochTeller(TrainerCallback):
 
 
 def plan_batches(
-    run: RunArguments, args: TrainingArguments, lengths: LengthReport, *, costs: npt.NDArray[np.float64]
+    run: RunArguments,
+    args: TrainingArguments,
+    num_records: int,
+    *,
+    lengths: LengthReport | None,
+    costs: npt.NDArray[np.float64] | None,
 ) -> RowPlanner | BatchPlanner:
     """Plan the batches of a run.
 
@@ -90,7 +95,8 @@ def plan_batches(
         run: Says whether rows are packed.
         args: Says how many processes there are, and how large a batch is. With packing, a row holds as many tokens as
             a batch of that many rows of ``pack_length``.
-        lengths: Of the records.
+        num_records: Of the data.
+        lengths: Of the records; None only where batches do not depend on them.
         costs: Of the records, see :func:`estimate_costs`.
 
     Raises:
@@ -99,8 +105,9 @@ def plan_batches(
     shuffle = args.train_sampling_strategy != "sequential"
     seed = args.seed if args.data_seed is None else args.data_seed
     if run.packing:
+        assert lengths is not None, "without lengths, arguments turn packing off"
         return RowPlanner(
-            lengths.lengths.tolist(),
+            lengths.lengths,
             capacity=(run.pack_length or run.model_max_length) * args.per_device_train_batch_size,
             costs=costs,
             num_ranks=args.world_size,
@@ -114,21 +121,24 @@ def plan_batches(
         "drop_last": args.dataloader_drop_last,
     }
     if args.train_sampling_strategy == "group_by_length":
+        assert lengths is not None, "arguments refuse it without lengths"
         return LengthGrouper(lengths.lengths, **common)
-    return BatchPlanner(len(lengths.lengths), shuffle=shuffle, **common)
+    return BatchPlanner(num_records, shuffle=shuffle, **common)
 
 
-def describe_step(plan: RowPlanner | BatchPlanner, args: TrainingArguments, lengths: LengthReport) -> str:
+def describe_step(plan: RowPlanner | BatchPlanner, args: TrainingArguments, lengths: LengthReport | None) -> str:
     """Say in one line what an optimizer step holds, on all processes together, and how many an epoch has."""
     size, num_batches = args.per_device_train_batch_size, args.gradient_accumulation_steps * args.world_size
     num_steps = -(-plan.num_rows // num_batches)
-    tokens = f"{float(np.mean(lengths.lengths)) * plan.num_records / num_steps:,.0f} tokens"
+    tokens = ""
+    if lengths is not None:
+        tokens = f"{float(np.mean(lengths.lengths)) * plan.num_records / num_steps:,.0f} tokens"
     if isinstance(plan, RowPlanner):
         rows = f"{_count(min(num_batches, plan.num_rows), 'packed row')} of up to {plan.capacity} tokens"
         held = f"{rows} ({plan.fill:.1%} full), about {plan.num_records / num_steps:.3g} records and {tokens}"
     else:
         records = _count(min(size * num_batches, plan.num_records), "record")
-        held = f"{records} in padded batches of {size}, about {tokens}"
+        held = f"{records} in padded batches of {size}{tokens and f', about {tokens}'}"
     return f"each step: {held}; an epoch has {_count(num_steps, 'step')}"
 
 

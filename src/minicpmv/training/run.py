@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,18 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
-from minicpmv.data.collation import Collator, PackedCollator
-from minicpmv.data.dataset import ConversationDataset, LengthReport
+from minicpmv.data.collation import PackedCollator
 from minicpmv.data.grouping import BatchPlanner
-from minicpmv.data.mixing import load_mixture
 from minicpmv.data.packing import RowPlanner
-from minicpmv.data.skipping import SKIPPED, SkipLog, Skipped
 from minicpmv.errors import MiniCPMVError, UsageError
-from minicpmv.models.versions import Version
-from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
-from minicpmv.training.base import check_llm_type, find_base, load_base, read_config, stated_dtype
+from minicpmv.training.base import load_base, stated_dtype
 from minicpmv.training.batches import BatchPlan, describe_step, estimate_costs, plan_batches
 from minicpmv.training.checkpoints import ResumePoint, choose_resume_point, remove_checkpoints, remove_stale
 from minicpmv.training.console import complain, notice, say
 from minicpmv.training.engine import prepare_rendezvous, quieten, start_deepspeed
 from minicpmv.training.lora import add_lora
+from minicpmv.training.material import Material, gather_material
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
 from minicpmv.training.record import chat_command, describe_run
 from minicpmv.training.saving import copy_companions, save_adapter, save_full, write_json
@@ -42,26 +37,8 @@ from minicpmv.training.trainer import MiniCPMVTrainer
 
 __all__ = ["main", "train"]
 
-_MAX_BAD_SHARE = 0.01
 _EXAMPLES = 100
 """Records among which the last line looks for a question to ask the model."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Material:
-    """What a run starts from, known to be sound before a weight is loaded."""
-
-    base: Path
-    config: dict[str, Any]
-    version: Version
-    train: ConversationDataset
-    lengths: LengthReport
-    """Of the records to train on."""
-    held_out: ConversationDataset | None
-    collator: Collator
-    skip_log: SkipLog
-    skipped: Skipped
-    """Records that are left out from the beginning."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -85,7 +62,7 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
     for text in notices:
         notice(text)
     seed = settings.get("data_seed")
-    material = _gather_material(
+    material = gather_material(
         request.run, settings["output_dir"], seed=settings.get("seed", 42) if seed is None else seed
     )
     args = _start_engine(request.run, settings)
@@ -114,65 +91,6 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
         write_json(record_path, record | {"status": "finished", "metrics": metrics, "log": trainer.state.log_history})
     _report(material, request.run, args)
     return metrics
-
-
-def _gather_material(run: RunArguments, output_dir: str, *, seed: int) -> _Material:
-    """Read and check everything small first: a fault in it must not cost the time of loading weights."""
-    base = find_base(run)
-    if base.resolve() == Path(output_dir).resolve():
-        raise UsageError("--output_dir: found the base model's own directory\n  fix: choose another directory")
-    config = read_config(base)
-    version = check_llm_type(run.llm_type, config)
-    mixtures = [
-        load_mixture(
-            sources,
-            image_root=run.image_root,
-            version=version,
-            seed=seed,
-            skip_bad=run.on_bad_record == "skip",
-        )
-        for sources in (run.train_sources, run.eval_sources)
-    ]
-    processor = MiniCPMVProcessor.from_pretrained(base)
-    data = [
-        ConversationDataset(
-            mixture.records,
-            processor,
-            max_length=run.model_max_length,
-            max_slice_nums=run.max_slice_nums,
-            on_long_record=run.on_long_record,
-            truncate_answers=run.truncate_answers,
-        )
-        for mixture in mixtures
-    ]
-    skip_log = SkipLog(
-        path=Path(output_dir) / SKIPPED,
-        num_records=sum(len(mixture.records) + len(mixture.left_out) for mixture in mixtures),
-        max_share=_MAX_BAD_SHARE if run.max_bad_share is None else run.max_bad_share,
-    )
-    lengths = [dataset.check_lengths() for dataset in data]
-    skipped = {name: problems for part in (*mixtures, *lengths) for name, problems in part.left_out.items()}
-    skip_log.check(skipped)
-    if run.on_bad_record == "skip":
-        for dataset in data:
-            dataset.skip_log = skip_log
-    if not len(data[0]):
-        raise UsageError(
-            f"--on_long_record skip: found no record of at most {run.model_max_length} tokens, expected some\n"
-            "  fix: raise --model_max_length"
-        )
-    pad_token_id: Any = processor.tokenizer.pad_token_id
-    return _Material(
-        base=base,
-        config=config,
-        version=version,
-        train=data[0],
-        lengths=lengths[0],
-        held_out=data[1] if len(data[1]) else None,
-        collator=Collator(pad_token_id if pad_token_id is not None else 0),
-        skip_log=skip_log,
-        skipped=skipped,
-    )
 
 
 def _start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArguments:
@@ -216,7 +134,7 @@ def _prepare_directory(run: RunArguments, args: TrainingArguments) -> ResumePoin
     return start
 
 
-def _build_model(material: _Material, run: RunArguments, args: TrainingArguments) -> Any:
+def _build_model(material: Material, run: RunArguments, args: TrainingArguments) -> Any:
     model: PreTrainedModel = load_base(material.base, run, args)
     if run.use_lora:
         return add_lora(model, run, keep_dtype=bool(args.deepspeed))
@@ -224,14 +142,16 @@ def _build_model(material: _Material, run: RunArguments, args: TrainingArguments
     return model
 
 
-def _plan(material: _Material, model: Any, run: RunArguments, args: TrainingArguments) -> RowPlanner | BatchPlanner:
+def _plan(material: Material, model: Any, run: RunArguments, args: TrainingArguments) -> RowPlanner | BatchPlanner:
     slicing = material.train.processor.image_processor
-    costs = estimate_costs(material.lengths, model.config, scale_resolution=slicing.scale_resolution)
-    return plan_batches(run, args, material.lengths, costs=costs)
+    costs = None
+    if material.lengths is not None:
+        costs = estimate_costs(material.lengths, model.config, scale_resolution=slicing.scale_resolution)
+    return plan_batches(run, args, len(material.train), lengths=material.lengths, costs=costs)
 
 
 def _build_trainer(
-    material: _Material, model: Any, request: Request, args: TrainingArguments, plan: BatchPlan
+    material: Material, model: Any, request: Request, args: TrainingArguments, plan: BatchPlan
 ) -> MiniCPMVTrainer:
     def write_companions(directory: Path) -> None:
         copy_companions(material.base, directory, dtype=model.dtype)
@@ -259,7 +179,7 @@ def _evaluate(trainer: MiniCPMVTrainer) -> dict[str, float]:
     return trainer.evaluate()
 
 
-def _save(trainer: MiniCPMVTrainer, material: _Material, request: Request, args: TrainingArguments) -> None:
+def _save(trainer: MiniCPMVTrainer, material: Material, request: Request, args: TrainingArguments) -> None:
     directory = Path(args.output_dir or "")
     if request.run.use_lora:
         save_adapter(trainer, directory)
@@ -269,7 +189,7 @@ def _save(trainer: MiniCPMVTrainer, material: _Material, request: Request, args:
     save_full(trainer, directory, base=material.base, dtype=dtype)
 
 
-def _report(material: _Material, run: RunArguments, args: TrainingArguments) -> None:
+def _report(material: Material, run: RunArguments, args: TrainingArguments) -> None:
     records = list(itertools.islice((material.held_out or material.train).readable_records(), _EXAMPLES))
     say(f"Saved the {'adapter' if run.use_lora else 'model'} to {Path(args.output_dir or '').resolve()}")
     say("Talk to it:")

@@ -119,7 +119,7 @@ def arguments(flags: str, **fields: Any) -> tuple[RunArguments, Any]:
 
 
 def plan_of(flags: str, **fields: Any) -> Any:
-    return plan_batches(*arguments(flags, **fields), TWO, costs=np.array([5.0, 9.0]))
+    return plan_batches(*arguments(flags, **fields), 2, lengths=TWO, costs=np.array([5.0, 9.0]))
 
 
 def test_a_row_has_as_many_tokens_as_the_rows_of_a_batch() -> None:
@@ -150,7 +150,7 @@ def test_a_last_step_is_dropped_on_request(strategy: str) -> None:
 )
 def test_a_step_is_told_in_one_line(flags: str, told: str) -> None:
     run, args = arguments(flags)
-    plan = plan_batches(run, args, TWO, costs=np.array([5.0, 9.0]))
+    plan = plan_batches(run, args, 2, lengths=TWO, costs=np.array([5.0, 9.0]))
     assert describe_step(plan, args, TWO) == f"each step: {told}"
 
 
