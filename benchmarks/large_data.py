@@ -30,7 +30,7 @@ from minicpmv.processing.processor import MiniCPMVProcessor
 
 FIXTURE = Path(__file__).parents[1] / "tests" / "fixtures" / "v2_6"
 LENGTH = 2048
-SIZES = (1_000, 20_000)
+SIZES = (1_000, 1_000_000)
 STAGES = ("opened", "checked", "counted", "planned", "first batch")
 
 

@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from minicpmv.data.embedded import describe_image
-from minicpmv.data.fitting import Fit, Limits, OnLongRecord, fit_record
+from minicpmv.data.fitting import TOO_LONG, Fit, Limits, OnLongRecord, fit_record
+from minicpmv.data.measuring import FIT, measure
 from minicpmv.data.records import Record
 from minicpmv.data.sequences import Selected
-from minicpmv.data.skipping import SkipLog
+from minicpmv.data.skipping import SkipLog, Skipped
 from minicpmv.errors import ConfigError, DataError, Problem
 from minicpmv.processing.images import ImageError, load_image
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -30,7 +31,6 @@ __all__ = ["ConversationDataset", "LengthReport"]
 
 _logger = logging.getLogger(__name__)
 
-_FIT = np.dtype([(name, np.int32) for name in Fit._fields])
 _STOPS_ANY_RUN = {"D204", "D205"}
 """Not about one record: the data file has changed, or too many records are bad."""
 
@@ -49,7 +49,7 @@ class LengthReport:
     """Records whose images get fewer slices."""
     num_cut: int
     """Records whose last answer loses its end."""
-    left_out: dict[str, list[Problem]]
+    left_out: Skipped
     """Records that did not fit and are not in the data set any more, by name."""
 
 
@@ -94,7 +94,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         )
         self.skip_log: SkipLog | None = None
         """Where a record that turns out bad when it is asked for is written down; without it, that is an error."""
-        self._fits = np.zeros(len(records), _FIT)  # a length of 0: nobody has looked
+        self._fits = np.zeros(len(records), FIT)  # a length of 0: nobody has looked
 
     def __len__(self) -> int:
         return len(self.records)
@@ -146,21 +146,17 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             DataError: Naming every record that does not fit.
         """
         total = len(self)
-        problems: list[Problem] = []
-        left_out: dict[int, list[Problem]] = {}
-        for index in range(total):
-            try:
-                self.fit(index)
-            except DataError as error:
-                if self.limits.on_long_record == "skip":
-                    left_out[index] = list(error.problems)
-                else:
-                    problems += error.problems
+        left_out: dict[int, Sequence[Problem]] = {}
+        for share in measure(self.fit, total):
+            done = share.start + len(share.fits)
+            self._fits[share.start : done] = share.fits
+            left_out |= share.problems
             if on_progress is not None:
-                on_progress(index + 1, total)
-        if problems:
-            raise DataError(problems)
-        named = {self.records[index].where(): found for index, found in left_out.items()}
+                on_progress(done, total)
+        found = [problem for problems in left_out.values() for problem in problems]
+        if found and (self.limits.on_long_record != "skip" or any(problem.code != TOO_LONG for problem in found)):
+            raise DataError(found)
+        named = {self.records[index].where(): problems for index, problems in left_out.items()}
         if left_out:
             keep = np.delete(np.arange(total), list(left_out))
             self.records, self._fits = Selected(self.records, keep), self._fits[keep]

@@ -16,7 +16,10 @@ from minicpmv.models.loss import IGNORED
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.tokenization import EncodedSample
 
-__all__ = ["Fit", "Limits", "OnLongRecord", "fit_record"]
+__all__ = ["TOO_LONG", "Fit", "Limits", "OnLongRecord", "fit_record"]
+
+TOO_LONG = "D201"
+"""The one problem that ``on_long_record`` is about."""
 
 OnLongRecord = Literal["fewer_slices", "error", "skip"]
 
@@ -109,7 +112,7 @@ def _too_long(record: Record, sample: EncodedSample, limits: Limits, *, num_imag
         images += " with one slice each" if num_images else ""
         fix = f"{needed}, or shorten or split the conversation"
     return Problem(
-        code="D201",
+        code=TOO_LONG,
         where=record.where(),
         found=f"{length} tokens{images}",
         expected=f"at most {limits.max_length} (--model_max_length)",

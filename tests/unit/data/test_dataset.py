@@ -194,3 +194,26 @@ def test_workers_give_the_same_items(tmp_path: Path, start: str) -> None:
         assert here.keys() == there.keys()
         for key in here:
             torch.testing.assert_close(there[key], here[key], rtol=0, atol=0)
+
+
+def test_many_records_are_measured_alike_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_picture(tmp_path / "large.png", 112, 112)
+    records = records_in(
+        tmp_path,
+        *(
+            {"id": str(i), "conversations": conversation("Why?", "word " * (1 + 13 * i % 40))}
+            | ({"image": "large.png"} if i % 3 == 0 else {})
+            for i in range(30)
+        ),
+    )
+    settings: dict[str, Any] = {"max_length": 40, "on_long_record": "skip"}
+    alone = ConversationDataset(records, processor_of("v2_6"), **settings)
+    together = ConversationDataset(records, processor_of("v2_6"), **settings)
+    expected = alone.check_lengths()
+    monkeypatch.setattr("minicpmv.data.measuring._SHARE", 4)
+    monkeypatch.setattr("minicpmv.data.measuring._WORTH_PROCESSES", 1)
+    found = together.check_lengths()
+    assert found.lengths.tolist() == expected.lengths.tolist()
+    assert found.left_out == expected.left_out
+    assert len(found.lengths) + len(found.left_out) == 30
+    assert [together.fit(index) for index in range(len(together))] == [alone.fit(index) for index in range(len(alone))]
