@@ -49,6 +49,20 @@ def test_the_page_shows_what_training_reads(tmp_path: Path, version: str, limit:
     assert [link for link in page.links if not link.startswith(("#", "data:image/"))] == []
 
 
+def test_a_cut_answer_is_shown_as_it_is_trained(tmp_path: Path) -> None:
+    data, output = write_records(tmp_path, "v2_6"), tmp_path / "page.html"
+    command = ["show", data, "--model", FIXTURES / "v2_6", "--record", "b", "--output", output]
+    done = minicpmv(*command, "--model-max-length", "40", "--truncate-answers")
+    assert done.returncode == 0, done.stderr
+    page = read_page(output.read_text(encoding="utf-8"))
+    processor = MiniCPMVProcessor.from_pretrained(FIXTURES / "v2_6")
+    dataset = ConversationDataset(load_records(data), processor, max_length=40, truncate_answers=True)
+    (record,) = page.records
+    assert (record.ids, record.labels) == (dataset[1]["input_ids"].tolist(), dataset[1]["labels"].tolist())
+    assert len(record.ids) == 40
+    assert f"Its last answer loses the final {dataset.fit(1).num_cut}" in page.text
+
+
 def test_named_records_stand_in_the_order_of_their_names(tmp_path: Path) -> None:
     data, output = write_records(tmp_path, "v2_6"), tmp_path / "page.html"
     done = minicpmv("show", data, "--model", FIXTURES / "v2_6", "--record", "2", "a", "--output", output)

@@ -64,6 +64,9 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="most tiles cut from one picture (default: the checkpoint's own)",
     )
+    parser.add_argument(
+        "--truncate-answers", action="store_true", help="as training's --truncate_answers true: cut answers too long"
+    )
     return parser
 
 
@@ -91,6 +94,7 @@ def run(arguments: Sequence[str]) -> int:
         MiniCPMVProcessor.from_pretrained(base_of_adapter(options.model) or options.model),
         max_length=options.model_max_length,
         max_slice_nums=options.max_slice_nums,
+        truncate_answers=options.truncate_answers,
     )
     drawn = not options.record and len(chosen) < num_sound
     header = Header(

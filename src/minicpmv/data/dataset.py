@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from minicpmv.data.embedded import describe_image
-from minicpmv.data.fitting import TOO_LONG, Fit, Limits, OnLongRecord, fit_record
+from minicpmv.data.fitting import Fit, Limits, OnLongRecord, fit_record
 from minicpmv.data.measuring import FIT, measure
 from minicpmv.data.records import Record
 from minicpmv.data.sequences import Selected
-from minicpmv.data.skipping import SkipLog, Skipped
+from minicpmv.data.skipping import TOO_LONG, SkipLog, Skipped
 from minicpmv.errors import ConfigError, DataError, Problem
 from minicpmv.processing.images import ImageError, load_image
 from minicpmv.processing.processor import MiniCPMVProcessor

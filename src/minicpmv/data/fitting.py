@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from minicpmv.data.records import Record
+from minicpmv.data.skipping import TOO_LONG
 from minicpmv.errors import DataError, Problem
 from minicpmv.models.loss import IGNORED
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.tokenization import EncodedSample
 
-__all__ = ["TOO_LONG", "Fit", "Limits", "OnLongRecord", "fit_record"]
-
-TOO_LONG = "D201"
-"""The one problem that ``on_long_record`` is about."""
+__all__ = ["Fit", "Limits", "OnLongRecord", "fit_record"]
 
 OnLongRecord = Literal["fewer_slices", "error", "skip"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from minicpmv.errors import DataError, Problem
 
-__all__ = ["SKIPPED", "SkipLog", "Skipped"]
+__all__ = ["SKIPPED", "TOO_LONG", "SkipLog", "Skipped"]
 
 SKIPPED = "skipped.jsonl"
 """Its name in a run's directory."""
@@ -23,8 +23,8 @@ SKIPPED = "skipped.jsonl"
 Skipped = Mapping[str, Sequence[Problem]]
 """Problems by the name of their record."""
 
-_TOO_LONG = "D201"
-"""Left out because of ``--on_long_record``: a choice of data, which counts for no limit."""
+TOO_LONG = "D201"
+"""The one problem that ``--on_long_record`` is about: leaving such records out is a choice, and no fault of theirs."""
 _MOST_SAID = 10
 
 _logger = logging.getLogger(__name__)
@@ -96,4 +96,4 @@ class SkipLog:
 
 
 def _is_bad(code: str) -> bool:
-    return code != _TOO_LONG
+    return code != TOO_LONG

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.records import Record
+from minicpmv.data.skipping import TOO_LONG
 from minicpmv.errors import DataError
 from minicpmv.models.loss import IGNORED
 from minicpmv.processing.chat import ImageRef
@@ -17,8 +18,6 @@ from minicpmv.report.sequence import ImageRun, Kind, Word, arrange_tokens, class
 from minicpmv.report.spelling import TokenSpelling
 
 __all__ = ["Lengths", "Message", "RecordView", "view_record"]
-
-TOO_LONG = "D201"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +38,8 @@ class Lengths:
     of_kind: dict[Kind, int]
     wanted: int
     """With all the slices that the limit of tiles allows."""
+    cut: int
+    """That the last answer has lost at its end."""
     limit: int
     """``--model_max_length``."""
     max_slice_nums: int
@@ -49,7 +50,7 @@ class Lengths:
     @property
     def is_reduced(self) -> bool:
         """Whether it has fewer slices than it would have with more room."""
-        return self.wanted > self.total
+        return self.wanted - self.cut > self.total
 
     @property
     def scale(self) -> int:
@@ -90,15 +91,15 @@ def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpellin
     except DataError as problem:
         if [each.code for each in problem.problems] != [TOO_LONG]:
             raise
-        error, max_slice_nums = str(problem), 1 if sizes else dataset.limits.max_slice_nums
+        error, max_slice_nums, num_cut = str(problem), 1 if sizes else dataset.limits.max_slice_nums, 0
         sample = processor.encode_text(record.turns, sizes, max_slice_nums=max_slice_nums)
         everything = processor.encode_text(record.turns, sizes, max_slice_nums=dataset.limits.max_slice_nums)
         input_ids, labels, wanted = sample.input_ids, sample.labels, len(everything.input_ids)
     else:
-        error, max_slice_nums, wanted, item = "", fit.max_slice_nums, fit.wanted, dataset[index]
+        error, max_slice_nums, wanted, num_cut, item = "", fit.max_slice_nums, fit.wanted, fit.num_cut, dataset[index]
         sample = processor.encode_text(record.turns, sizes, max_slice_nums=max_slice_nums)
         input_ids, labels = item["input_ids"].tolist(), item["labels"].tolist()
-        assert input_ids == sample.input_ids, "text and image sizes tell every token"
+        assert input_ids == sample.input_ids[: fit.length], "text and image sizes tell every token"
     plans = [processor.image_processor.plan(size, max_slice_nums) for size in sizes]
     pictures = tuple(
         show_picture(source, plan, number=number, query_num=processor.query_num)
@@ -107,12 +108,12 @@ def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpellin
     sequence = arrange_tokens(
         input_ids=input_ids,
         labels=labels,
-        image_mask=sample.image_mask,
-        template_mask=sample.template_mask,
+        image_mask=sample.image_mask[: len(input_ids)],
+        template_mask=sample.template_mask[: len(input_ids)],
         slices=[name for picture in pictures for name in picture.slice_names(is_only=len(pictures) == 1)],
         spelling=spelling,
     )
-    masks = zip(labels, sample.image_mask, sample.template_mask, strict=True)
+    masks = zip(labels, sample.image_mask, sample.template_mask, strict=False)  # of a cut answer, what is left
     kinds = Counter[Kind](classify(label=label, is_image=image, is_template=own) for label, image, own in masks)
     return RecordView(
         record=record,
@@ -124,6 +125,7 @@ def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpellin
             trained=sum(label != IGNORED for label in labels),
             of_kind={kind: kinds[kind] for kind in ("image", "template", "context", "trained")},
             wanted=wanted,
+            cut=num_cut,
             limit=dataset.limits.max_length,
             max_slice_nums=max_slice_nums,
             wanted_slice_nums=dataset.limits.max_slice_nums,
