@@ -6,16 +6,15 @@ An adapter's directory names its base; both are loaded and joined. Nothing here 
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from minicpmv.errors import CheckpointError
+from minicpmv.models.adapters import attach_adapter
 from minicpmv.models.answers import end_token_ids
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
@@ -109,7 +108,7 @@ def load_model(
         dtype: Of the weights; float32 on a CPU, elsewhere the one that the checkpoint was saved in.
 
     Raises:
-        CheckpointError: There is no model at ``path``, or the adapter's base is missing.
+        CheckpointError: There is no model at ``path``, or the adapter's base is missing or another model.
     """
     base, adapter = _locate(path)
     target = torch.device(device) if device is not None else _default_device()
@@ -119,10 +118,7 @@ def load_model(
     if not isinstance(model, MiniCPMVForConditionalGeneration):
         raise _not_ours(base, model)
     if adapter is not None:
-        with warnings.catch_warnings():
-            # PEFT 0.21 asks transformers by its old name; may go with the PEFT release that asks by the new one.
-            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
-            model = cast("MiniCPMVForConditionalGeneration", PeftModel.from_pretrained(model, adapter))
+        model = cast("MiniCPMVForConditionalGeneration", attach_adapter(model, adapter))
     model.to(cast("Any", target))  # transformers leaves the method untyped
     return LoadedModel(str(path), base, model.eval(), MiniCPMVProcessor.from_pretrained(base))
 

@@ -16,25 +16,16 @@ from transformers import HfArgumentParser, TrainingArguments
 from minicpmv.data.mixing import Source, parse_source
 from minicpmv.errors import UsageError
 from minicpmv.models.versions import LLM_TYPES
+from minicpmv.training.learning_flags import LearningArguments, check_learning
+from minicpmv.training.learning_flags import flag as _flag
+from minicpmv.training.learning_flags import switch as _switch
 from minicpmv.training.spellings import modernise
 
 __all__ = ["Request", "RunArguments", "parse_arguments"]
 
-DEFAULT_LORA_TARGET = r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
-"""The language model's attention, as in the official recipe."""
-
-
-def _flag(default: Any, text: str, **more: Any) -> Any:
-    return field(default=default, metadata={"help": text, **more})
-
-
-def _switch(text: str) -> Any:
-    """A switch that may also be left open, and may be given without a value."""
-    return _flag(None, text, nargs="?", const=True)
-
 
 @dataclass(kw_only=True)
-class RunArguments:
+class RunArguments(LearningArguments):
     """What a run needs beside transformers' ``TrainingArguments``."""
 
     model_name_or_path: str = _flag("", "Directory, or hub name, of the MiniCPM-V checkpoint to start from. Required.")
@@ -84,31 +75,6 @@ class RunArguments:
         "--dataloader_drop_last true)."
     )
     pack_length: int | None = _flag(None, "Tokens of a packed row. Default: --model_max_length.")
-    tune_llm: bool | None = _switch("Train all of the language model. Default: true, with LoRA false.")
-    tune_vision: bool | None = _switch("Train all of the vision tower. Default: true.")
-    use_lora: bool = _flag(False, "Train the language model through LoRA instead of as a whole.")
-    q_lora: bool = _flag(False, "Keep the frozen language model in 4 bits (needs bitsandbytes). Implies --use_lora.")
-    lora_r: int = _flag(64, "Rank of the LoRA matrices.")
-    lora_alpha: int = _flag(64, "LoRA scale; the update is multiplied by alpha / r.")
-    lora_dropout: float = _flag(0.05, "Dropout on the input of the LoRA matrices.")
-    lora_target_modules: str = _flag(
-        DEFAULT_LORA_TARGET,
-        "Modules that get LoRA: a regular expression over full names, 'all-linear' (every linear layer of the language "
-        "model), or comma-separated last names inside the language model.",
-    )
-    lora_modules_to_save: str | None = _flag(
-        None,
-        "Comma-separated modules that are trained fully and saved beside the LoRA matrices; 'none' for none. Default: "
-        "embed_tokens,resampler, and vpm with --tune_vision. Each costs its own size again, with gradients and "
-        "optimizer state on top.",
-    )
-    lora_weight_path: str | None = _flag(None, "An adapter directory to go on from, instead of new LoRA matrices.")
-    lora_bias: Literal["none", "all", "lora_only"] = _flag("none", "Which biases are trained as well.")
-    lora_layers_to_transform: list[int] | None = field(
-        default=None, metadata={"help": "Only these layers get LoRA, counted from 0."}
-    )
-    lora_layers_pattern: str | None = _flag(None, "Name of the list of layers that --lora_layers_to_transform counts.")
-    lora_layer_replication: str | None = _flag(None, "Not supported by PEFT for vision-language models; refused.")
     save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = _flag(
         "auto", "Precision of the full checkpoint that a run leaves. auto: that of the checkpoint it started from."
     )
@@ -151,17 +117,6 @@ class Request:
 
 
 _UNSET = object()
-
-_OF_AN_ADAPTER = {
-    "lora_alpha",
-    "lora_bias",
-    "lora_dropout",
-    "lora_layers_pattern",
-    "lora_layers_to_transform",
-    "lora_modules_to_save",
-    "lora_r",
-    "lora_target_modules",
-}
 
 
 class _Parser(HfArgumentParser):
@@ -214,34 +169,12 @@ def _check(run: RunArguments, training: dict[str, Any], given: frozenset[str]) -
     missing += [] if training.get("output_dir") else ["--output_dir"]
     if missing:
         raise UsageError(f"found no {', '.join(missing)}, expected each of them\n  fix: add {' '.join(missing)}")
-    if run.use_lora and run.tune_llm:
-        raise UsageError(
-            "--tune_llm true --use_lora true: found both, expected one: LoRA keeps the language model frozen\n"
-            "  fix: remove --tune_llm, or --use_lora to train it as a whole"
-        )
-    if not run.use_lora:
-        idle = sorted(f"--{name}" for name in given if name.startswith("lora_") and getattr(run, name))
-        # The official full-training script passes no such flag; with values they would be ignored.
-        if idle:
-            raise UsageError(f"{', '.join(idle)}: found without --use_lora true\n  fix: add it, or remove these flags")
-    settled = sorted(f"--{name}" for name in given & _OF_AN_ADAPTER)
-    if run.lora_weight_path and settled:
-        raise UsageError(
-            f"{', '.join(settled)}: found beside --lora_weight_path, whose adapter has settled them\n"
-            "  fix: remove these flags, or --lora_weight_path to start a new adapter"
-        )
-    if run.lora_layer_replication:
-        raise UsageError(
-            f"--lora_layer_replication: found {run.lora_layer_replication!r}; PEFT replicates layers only in bare "
-            "language models, not inside a vision-language model\n  fix: remove the flag"
-        )
+    check_learning(run, given)
     if run.model_max_length < 1:
         raise UsageError(f"--model_max_length: found {run.model_max_length}, expected at least 1\n  fix: correct it")
     _check_policies(run, training)
     if run.max_slice_nums is not None and run.max_slice_nums < 1:
         raise UsageError(f"--max_slice_nums: found {run.max_slice_nums}, expected at least 1\n  fix: correct it")
-    run.tune_llm = not run.use_lora if run.tune_llm is None else run.tune_llm
-    _settle_vision(run)
 
 
 def _settle_packing(run: RunArguments, training: dict[str, Any]) -> list[str]:
@@ -290,16 +223,3 @@ def _check_policies(run: RunArguments, training: dict[str, Any]) -> None:
             "--truncate_answers true --on_long_record error: found two answers to what becomes of a long record\n"
             "  fix: remove one of them"
         )
-
-
-def _settle_vision(run: RunArguments) -> None:
-    if run.lora_modules_to_save is None:
-        run.tune_vision = True if run.tune_vision is None else run.tune_vision
-        return
-    listed = "vpm" in (name.strip() for name in run.lora_modules_to_save.split(","))
-    if run.tune_vision is not None and run.tune_vision != listed:
-        raise UsageError(
-            f"--tune_vision {str(run.tune_vision).lower()} --lora_modules_to_save {run.lora_modules_to_save}: found "
-            "two answers to whether the vision tower is trained\n  fix: remove --tune_vision, or list vpm accordingly"
-        )
-    run.tune_vision = listed

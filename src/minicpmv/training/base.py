@@ -11,12 +11,13 @@ from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel, TrainingArguments
 
 from minicpmv.errors import CheckpointError, UsageError
+from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.models.versions import LLM_TYPES, Version, detect_version
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.lora import quantisation
 
-__all__ = ["check_llm_type", "find_base", "load_base", "read_config", "stated_dtype"]
+__all__ = ["build_skeleton", "check_llm_type", "find_base", "load_base", "read_config", "stated_dtype"]
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx")
 
@@ -86,6 +87,13 @@ def stated_dtype(config: dict[str, Any]) -> torch.dtype | None:
     """Return the precision that a checkpoint states for its weights."""
     name = config.get("torch_dtype") or config.get("dtype")
     return getattr(torch, name, None) if isinstance(name, str) else None
+
+
+def build_skeleton(base: Path) -> PreTrainedModel:
+    """Build a checkpoint's model without weights, to look at its modules: milliseconds, whatever its size."""
+    config = MiniCPMVConfig.from_pretrained(base)
+    with torch.device("meta"):
+        return MiniCPMVForConditionalGeneration(config)
 
 
 def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrainedModel:

@@ -1,36 +1,46 @@
-"""Puts LoRA on the language model, and full copies of the other trained parts beside it, through PEFT."""
+"""Puts LoRA on the modules that get it, and full copies of the other trained parts beside it, through PEFT."""
 
 from __future__ import annotations
 
 import importlib.util
-import re
+import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from minicpmv.errors import ConfigError, UsageError
-from minicpmv.training.arguments import RunArguments
+from minicpmv.models.adapters import attach_adapter
+from minicpmv.training.learning_flags import BESIDE_LORA, LearningArguments
+from minicpmv.training.targets import find_targets, resolve_target
 
-__all__ = ["add_lora", "is_lora_tensor", "modules_to_save", "quantisation"]
+__all__ = ["add_lora", "as_plain_lora", "modules_to_save", "quantisation", "wanted_targets"]
 
 # Trained fully, or read directly by code that does not know packed weights.
 _NEVER_QUANTISED = ["vpm", "resampler", "embed_tokens", "lm_head"]
 
-
-def is_lora_tensor(name: str) -> bool:
-    """Whether a parameter of a PEFT model is one of LoRA's own."""
-    return ".lora_" in name
+_START = "minicpmv_lora_start"
+"""Attribute of a PEFT model: what LoRA took out of the base when it started, by the matrices' names."""
 
 
-def modules_to_save(run: RunArguments) -> list[str]:
-    """Say which modules are trained fully beside LoRA; the official recipe unless the user lists others."""
-    if run.lora_modules_to_save is None:
-        return ["embed_tokens", "resampler", *(["vpm"] if run.tune_vision else [])]
-    names = [name.strip() for name in run.lora_modules_to_save.replace(" ", ",").split(",") if name.strip()]
-    return [] if names == ["none"] else names
+def modules_to_save(run: LearningArguments) -> list[str]:
+    """Say which modules are trained fully beside LoRA; the switches are settled."""
+    listed = run.listed_beside_lora
+    return [module for name, module in BESIDE_LORA.items() if getattr(run, name)] if listed is None else listed
+
+
+def wanted_targets(model: nn.Module, run: LearningArguments) -> list[str]:
+    """Return the full names of the modules that get LoRA.
+
+    Raises:
+        UsageError: The flags name none, or one that cannot carry it.
+    """
+    return find_targets(
+        model, run.lora_target_modules, layers=run.lora_layers_to_transform, pattern=run.lora_layers_pattern
+    )
 
 
 def quantisation(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -52,93 +62,89 @@ def quantisation(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def add_lora(model: PreTrainedModel, run: RunArguments, *, keep_dtype: bool) -> PeftModel:
+def add_lora(model: PreTrainedModel, run: LearningArguments, *, keep_dtype: bool) -> PeftModel:
     """Wrap the model.
 
     Args:
         model: The base model; its parameters are frozen.
-        run: The LoRA flags.
+        run: The flags, with every switch settled.
         keep_dtype: Leave the trained tensors in the precision they were loaded in: DeepSpeed keeps float32 masters of
             them. Otherwise they become float32, since a step of the optimizer is often below bfloat16's resolution.
 
     Raises:
-        UsageError: The flags name no module, or one module twice.
+        UsageError: PEFT refuses the flags.
+        CheckpointError: The adapter to go on from does not fit the model.
     """
     # PEFT's own cast covers the LoRA matrices only, and ZeRO-3 wants everything that is trained in one precision.
     if run.lora_weight_path:
-        wrapped = _continue_adapter(model, run.lora_weight_path, autocast=not keep_dtype)
+        wrapped = attach_adapter(model, run.lora_weight_path, is_trainable=True, autocast_adapter_dtype=not keep_dtype)
     else:
         wrapped = _new_adapter(model, run, autocast=not keep_dtype)
     base = model.name_or_path
     if base and Path(base).is_dir():  # an adapter finds its base by this entry, from wherever it is loaded
         wrapped.peft_config["default"].base_model_name_or_path = str(Path(base).resolve())
-    if not keep_dtype:
-        for parameter in wrapped.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+    for name, parameter in wrapped.named_parameters():
+        if ".original_module." in name:  # of what is trained beside LoRA; --lora_bias all would switch its biases on
+            parameter.requires_grad_(False)
+        elif parameter.requires_grad and not keep_dtype:
+            parameter.data = parameter.data.float()
+    if run.changes_base:
+        matrices = {name: parameter for name, parameter in wrapped.named_parameters() if _is_matrix(name)}
+        setattr(wrapped, _START, {name: matrix.detach().cpu().clone() for name, matrix in matrices.items()})
     return wrapped
 
 
-def _new_adapter(model: PreTrainedModel, run: RunArguments, *, autocast: bool) -> PeftModel:
-    target, full = _target(run.lora_target_modules), modules_to_save(run)
-    _check_names(model, run.lora_target_modules, target, full)
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=run.lora_r,
-        lora_alpha=run.lora_alpha,
-        lora_dropout=run.lora_dropout,
-        target_modules=target,
-        bias=run.lora_bias,
-        modules_to_save=full or None,
-        layers_to_transform=run.lora_layers_to_transform,
-        layers_pattern=run.lora_layers_pattern,
-    )
+def _new_adapter(model: PreTrainedModel, run: LearningArguments, *, autocast: bool) -> PeftModel:
+    start: Any = True if run.init_lora_weights == "true" else run.init_lora_weights
     try:
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=run.lora_r,
+            lora_alpha=run.lora_alpha,
+            lora_dropout=run.lora_dropout,
+            target_modules=resolve_target(
+                run.lora_target_modules, layers=run.lora_layers_to_transform, pattern=run.lora_layers_pattern
+            ),
+            bias=run.lora_bias,
+            modules_to_save=modules_to_save(run) or None,
+            use_rslora=run.use_rslora,
+            use_dora=run.use_dora,
+            init_lora_weights=start,
+        )
         wrapped = get_peft_model(model, config, autocast_adapter_dtype=autocast)
     except ValueError as error:
         raise UsageError(f"--lora_...: PEFT refuses: {error}\n  fix: correct the flag it names") from error
     return wrapped  # pyright: ignore[reportReturnType] # a mixed model only with mixed=True
 
 
-def _continue_adapter(model: PreTrainedModel, path: str, *, autocast: bool) -> PeftModel:
-    if not (Path(path) / "adapter_config.json").is_file():
-        raise UsageError(
-            f"--lora_weight_path: found no adapter_config.json in {path!r}\n  fix: name an adapter directory"
-        )
-    return PeftModel.from_pretrained(model, path, is_trainable=True, autocast_adapter_dtype=autocast)
+def _is_matrix(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
 
 
-def _target(written: str) -> str:
-    """Turn the flag into one regular expression; bare names would also hit the vision tower's projections."""
-    if written == "all-linear":
-        return r"llm\.model\.layers\.\d+\..*_proj"
-    if re.fullmatch(r"\w+(,\s*\w+)*,?", written):
-        names = "|".join(name.strip() for name in written.split(",") if name.strip())
-        return rf"llm\..*\.({names})"
-    return written
+def as_plain_lora(model: PeftModel, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Say what an adapter is for the unchanged base, if LoRA started by taking a part out of the base's weights.
 
+    That part is ``B0 A0``, so the base is ``W - B0 A0`` while training, and ``W + (B A - B0 A0)`` is what was learnt:
+    LoRA of twice the rank, ``[B, -B0] [A; A0]``. Source: arXiv:2404.02948, appendix; PEFT's own conversion drops
+    all that is trained beside LoRA.
 
-def _check_names(model: nn.Module, written: str, target: str, full: list[str]) -> None:
-    try:
-        pattern = re.compile(target)
-    except re.error as error:
-        raise UsageError(
-            f"--lora_target_modules: found {written!r}, no regular expression ({error})\n  fix: correct or quote it"
-        ) from error
-    names = [name for name, _ in model.named_modules()]
-    hits = [name for name in names if pattern.fullmatch(name)]
-    if not hits:
-        example = next((name for name in names if name.endswith("q_proj") and name.startswith("llm.")), "llm.model")
-        raise UsageError(
-            f"--lora_target_modules: found {written!r}, which matches no module, expected names like {example}\n"
-            "  fix: correct the expression; it must match a full name"
-        )
-    for module in full:
-        if not any(name.endswith(module) for name in names):
-            raise UsageError(f"--lora_modules_to_save: found {module!r}, which names no module\n  fix: correct it")
-    twice = [hit for hit in hits if any(re.search(rf"(^|\.){re.escape(module)}(\.|$)", hit) for module in full)]
-    if twice:
-        raise UsageError(
-            f"--lora_target_modules: found {twice[0]}, which is already trained fully, expected one or the other\n"
-            "  fix: narrow the expression, or set --tune_vision false / --lora_modules_to_save"
-        )
+    Args:
+        model: The model as :func:`add_lora` returned it.
+        tensors: What is saved, by full name, whole and on the CPU.
+
+    Returns:
+        What to save instead, and what the adapter's config says differently then.
+    """
+    start: dict[str, Tensor] | None = getattr(model, _START, None)
+    if start is None:
+        return tensors, {}
+    plain = dict(tensors)
+    for name, before in start.items():
+        now = tensors[name]
+        pieces, axis = ([now, before], 0) if ".lora_A." in name else ([now, -before], 1)
+        plain[name] = torch.cat([piece.to(now.dtype) for piece in pieces], dim=axis).contiguous()
+    config = model.peft_config["default"]
+    rank, alpha = getattr(config, "r"), getattr(config, "lora_alpha")  # noqa: B009  not of the class it is typed as
+    # The scale stays: alpha / r, or alpha / sqrt(r).
+    scaled = alpha * math.sqrt(2) if getattr(config, "use_rslora", False) else alpha * 2
+    return plain, {"r": rank * 2, "lora_alpha": scaled, "init_lora_weights": True}

@@ -1,14 +1,23 @@
-"""What learns: which parts of the model are trained, and the table that says so before a run starts."""
+"""The parts of a model: what belongs to which, what full fine-tuning trains, and the table that says so."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from torch import nn
 
-__all__ = ["PartSummary", "choose_trained_parts", "format_parts", "part_of", "summarise_parts"]
+from minicpmv.training.learning_flags import LearningArguments
+
+__all__ = [
+    "PART_FLAGS",
+    "PartSummary",
+    "choose_trained_parts",
+    "format_parts",
+    "is_lora_tensor",
+    "part_of",
+    "summarise_parts",
+]
 
 _PARTS = (
     ("vision tower", "vpm."),
@@ -17,6 +26,15 @@ _PARTS = (
     ("output head", "llm.lm_head."),
     ("language model", "llm."),
 )
+
+PART_FLAGS = {
+    "vision tower": "tune_vision",
+    "resampler": "tune_resampler",
+    "token embeddings": "tune_embeddings",
+    "output head": "tune_output_head",
+    "language model": "tune_llm",
+}
+"""Part -> the switch that trains it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +45,17 @@ class PartSummary:
     parameters: int
     """Without LoRA matrices."""
     trainable: int
-    how: Literal["full", "LoRA", "LoRA + full", "frozen"]
+    how: str
+    """``full``, ``LoRA``, ``biases``, two of them joined by `` + ``, ``frozen``; ``tied`` has no weights of its own."""
+    learning_rates: list[float] = field(default_factory=list)
+    """Of all that learns here, each once."""
+    weight_decays: list[float] = field(default_factory=list)
 
 
-def choose_trained_parts(model: nn.Module, *, tune_llm: bool, tune_vision: bool) -> None:
-    """Set what full fine-tuning trains. The resampler always learns."""
+def choose_trained_parts(model: nn.Module, run: LearningArguments) -> None:
+    """Set what full fine-tuning trains, from switches that are all settled."""
     for name, parameter in model.named_parameters():
-        part = part_of(name)
-        parameter.requires_grad_(part == "resampler" or (tune_vision if part == "vision tower" else tune_llm))
+        parameter.requires_grad_(bool(getattr(run, PART_FLAGS[part_of(name)])))
 
 
 def part_of(name: str) -> str:
@@ -50,28 +71,51 @@ def part_of(name: str) -> str:
     raise ValueError(f"parameter {name!r} belongs to no known part")
 
 
-def summarise_parts(model: nn.Module) -> list[PartSummary]:
-    """Count parameters per part: once, although PEFT keeps a frozen original beside each module it trains fully."""
-    counts = {part: [0, 0, 0] for part, _ in _PARTS}  # own parameters, trained of those, LoRA
+def is_lora_tensor(name: str) -> bool:
+    """Whether a parameter of a PEFT model is one of LoRA's own, DoRA's magnitudes included."""
+    return ".lora_" in name
+
+
+def summarise_parts(
+    model: nn.Module, *, rates_of: Callable[[str], tuple[float, float]] | None = None
+) -> list[PartSummary]:
+    """Count parameters per part: once, although PEFT keeps a frozen original beside each module it trains fully.
+
+    Args:
+        model: The model, bare or wrapped by PEFT, with all that learns switched on.
+        rates_of: Tells the learning rate and weight decay of a parameter by its name.
+    """
+    own = {part: 0 for part, _ in _PARTS}
+    kinds: dict[str, dict[str, int]] = {part: {} for part in own}  # how it learns -> number of parameters
+    rates: dict[str, set[tuple[float, float]]] = {part: set() for part in own}
     for name, parameter in model.named_parameters():
         if ".original_module." in name:
             continue
-        size = _size(parameter)
-        count = counts[part_of(name)]
-        if ".lora_" in name:
-            count[2] += size if parameter.requires_grad else 0
-            continue
-        count[0] += size
-        count[1] += size if parameter.requires_grad else 0
+        part, size = part_of(name), _size(parameter)
+        own[part] += 0 if is_lora_tensor(name) else size
+        if parameter.requires_grad:
+            kind = "LoRA" if is_lora_tensor(name) else "biases" if name.endswith("bias") else "full"
+            kinds[part][kind] = kinds[part].get(kind, 0) + size
+            if rates_of is not None:
+                rates[part].add(rates_of(name))
     return [
-        PartSummary(part, own, trained + lora, _how(trained, lora)) for part, (own, trained, lora) in counts.items()
+        PartSummary(
+            part,
+            own[part],
+            sum(kinds[part].values()),
+            _how(kinds[part]) if own[part] else "tied",
+            sorted({rate for rate, _ in rates[part]}, reverse=True),
+            sorted({decay for _, decay in rates[part]}, reverse=True),
+        )
+        for part in own
     ]
 
 
-def _how(trained: int, lora: int) -> Literal["full", "LoRA", "LoRA + full", "frozen"]:
-    if lora:
-        return "LoRA + full" if trained else "LoRA"
-    return "full" if trained else "frozen"
+def _how(kinds: Iterable[str]) -> str:
+    found = set(kinds)
+    if "full" in found:
+        found.discard("biases")
+    return " + ".join(kind for kind in ("LoRA", "full", "biases") if kind in found) or "frozen"
 
 
 def _size(parameter: nn.Parameter) -> int:
@@ -83,17 +127,30 @@ def _size(parameter: nn.Parameter) -> int:
 
 
 def format_parts(summaries: Iterable[PartSummary]) -> str:
-    """Write the table: part, parameters, trainable, share of the part that learns, and how."""
+    """Write the table: each part, how much of it learns, how, and with which rate and decay if that is known."""
     rows = list(summaries)
     total, learning = sum(row.parameters for row in rows), sum(row.trainable for row in rows)
-    cells = [("part", "parameters", "trainable", "share", "how")]
-    cells += [(r.part, f"{r.parameters:,}", f"{r.trainable:,}", _share(r.trainable, r.parameters), r.how) for r in rows]
-    cells.append(("all", f"{total:,}", f"{learning:,}", _share(learning, total), ""))
-    widths = [max(len(row[column]) for row in cells) for column in range(5)]
-    return "\n".join(
-        f"{row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}".rstrip()
-        for row in cells
+    cells = [("part", "parameters", "trainable", "share", "how", "learning rate", "weight decay")]
+    cells += [
+        (
+            row.part,
+            f"{row.parameters:,}",
+            f"{row.trainable:,}",
+            _share(row.trainable, row.parameters),
+            row.how,
+            ", ".join(f"{rate:g}" for rate in row.learning_rates),
+            ", ".join(f"{decay:g}" for decay in row.weight_decays),
+        )
+        for row in rows
+    ]
+    cells.append(("all", f"{total:,}", f"{learning:,}", _share(learning, total), "", "", ""))
+    shown = 7 if any(row.learning_rates for row in rows) else 5
+    widths = [max(len(row[column]) for row in cells) for column in range(7)]
+    aligned = (str.ljust, str.rjust, str.rjust, str.rjust, str.ljust, str.ljust, str.ljust)
+    aligned_rows = (
+        [align(cell, width) for align, cell, width in zip(aligned, row, widths, strict=True)] for row in cells
     )
+    return "\n".join("  ".join(row[:shown]).rstrip() for row in aligned_rows)
 
 
 def _share(count: int, total: int) -> str:

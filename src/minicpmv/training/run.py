@@ -17,14 +17,16 @@ from minicpmv.data.grouping import BatchPlanner
 from minicpmv.data.packing import RowPlanner
 from minicpmv.errors import MiniCPMVError, UsageError
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
-from minicpmv.training.base import load_base, stated_dtype
+from minicpmv.training.base import build_skeleton, check_llm_type, find_base, load_base, read_config, stated_dtype
 from minicpmv.training.batches import BatchPlan, describe_step, estimate_costs, plan_batches
 from minicpmv.training.checkpoints import ResumePoint, choose_resume_point, remove_checkpoints, remove_stale
 from minicpmv.training.console import complain, notice, say
 from minicpmv.training.engine import prepare_rendezvous, quieten, start_deepspeed
+from minicpmv.training.learning import settle_learning
 from minicpmv.training.lora import add_lora
 from minicpmv.training.material import Material, gather_material
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
+from minicpmv.training.rates import Rates
 from minicpmv.training.record import chat_command, describe_run
 from minicpmv.training.saving import copy_companions, save_adapter, save_full, write_json
 from minicpmv.training.settings import (
@@ -61,6 +63,7 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
     settings, notices = complete_settings(request, inspect_machine())
     for text in notices:
         notice(text)
+    _settle(request)
     seed = settings.get("data_seed")
     material = gather_material(
         request.run, settings["output_dir"], seed=settings.get("seed", 42) if seed is None else seed
@@ -72,7 +75,8 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
 
     set_seed(args.seed)  # before the model: LoRA matrices start at random
     model = _build_model(material, request.run, args)
-    parts = summarise_parts(model)
+    rates = Rates.of_run(request.run, learning_rate=args.learning_rate, weight_decay=args.weight_decay)
+    parts = summarise_parts(model, rates_of=rates.of)
     plan = _plan(material, model, request.run, args)
     say(describe_settings(args, use_lora=request.run.use_lora))
     say(describe_step(plan, args, material.lengths))
@@ -80,6 +84,7 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
     record = describe_run(request, args, version=material.version, base=material.base, parts=parts)
     record_path = Path(args.output_dir or "") / "run.json"
     trainer = _build_trainer(material, model, request, args, plan)
+    trainer.rates = rates
     if args.should_save:
         write_json(record_path, record)
 
@@ -91,6 +96,14 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
         write_json(record_path, record | {"status": "finished", "metrics": metrics, "log": trainer.state.log_history})
     _report(material, request.run, args)
     return metrics
+
+
+def _settle(request: Request) -> None:
+    """Decide what learns from the model's modules alone, before data are read."""
+    base = find_base(request.run)
+    check_llm_type(request.run.llm_type, read_config(base))
+    for text in settle_learning(request.run, build_skeleton(base), given=request.given):
+        notice(text)
 
 
 def _start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArguments:
@@ -138,7 +151,7 @@ def _build_model(material: Material, run: RunArguments, args: TrainingArguments)
     model: PreTrainedModel = load_base(material.base, run, args)
     if run.use_lora:
         return add_lora(model, run, keep_dtype=bool(args.deepspeed))
-    choose_trained_parts(model, tune_llm=bool(run.tune_llm), tune_vision=bool(run.tune_vision))
+    choose_trained_parts(model, run)
     return model
 
 

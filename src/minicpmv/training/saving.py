@@ -22,7 +22,8 @@ from transformers import PreTrainedModel
 
 from minicpmv.training.checkpoints import STAGING
 from minicpmv.training.engine import load_deepspeed
-from minicpmv.training.lora import is_lora_tensor
+from minicpmv.training.lora import as_plain_lora
+from minicpmv.training.parts import is_lora_tensor
 from minicpmv.training.trainer import MiniCPMVTrainer
 
 __all__ = ["FULLY_TRAINED", "copy_companions", "save_adapter", "save_full", "write_json"]
@@ -44,10 +45,15 @@ def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> None:
     tensors = _gather(model)
     if not trainer.args.should_save:
         return
+    assert isinstance(model, PeftModel)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    tensors, changes = as_plain_lora(model, tensors)
     with _staged(directory) as staged:
-        assert isinstance(model, PeftModel)
-        model.save_pretrained(str(staged), state_dict=tensors)
+        # Embeddings that carry LoRA stay as they were in the base; PEFT would save them as well.
+        model.save_pretrained(str(staged), state_dict=tensors, save_embedding_layers=False)
+        if changes:
+            config = json.loads((staged / "adapter_config.json").read_text(encoding="utf-8"))
+            write_json(staged / "adapter_config.json", config | changes)
         (staged / "README.md").unlink(missing_ok=True)  # PEFT's model card: a form with nothing filled in
         full = {name: tensor for name, tensor in tensors.items() if name in trained and not is_lora_tensor(name)}
         torch.save(full, staged / FULLY_TRAINED)

@@ -12,6 +12,7 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from minicpmv.errors import UsageError
 from minicpmv.training.arguments import Request
+from minicpmv.training.optimizers import check_optimizer
 from minicpmv.training.presets import resolve_deepspeed
 
 __all__ = ["Machine", "build_training_arguments", "complete_settings", "describe_settings", "inspect_machine"]
@@ -95,6 +96,7 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
                 "--q_lora --deepspeed: found ZeRO-3, expected another stage: it cannot shard 4-bit weights\n"
                 "  fix: use --deepspeed zero2"
             )
+    check_optimizer(settings, given=request.given)
     return settings, notices
 
 

@@ -22,6 +22,7 @@ from minicpmv.training.batches import BatchPlan, Collate, EpochTeller, PlannedBa
 from minicpmv.training.callbacks import RunProgress, memory_gib
 from minicpmv.training.checkpoints import STAGING, publish, rotate, seal
 from minicpmv.training.console import notice
+from minicpmv.training.rates import Rates, split_groups
 
 __all__ = ["MiniCPMVTrainer", "is_peft"]
 
@@ -53,6 +54,8 @@ class MiniCPMVTrainer(Trainer):
         self._staging: str | None = None
         self._tokens: Tensor | int = 0
         self._clock: float | None = None
+        self.rates: Rates | None = None
+        """What each part is trained with; without it transformers' two groups, with and without decay."""
         for shown in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown)
         self.add_callback(RunProgress(bar=not self.args.disable_tqdm))
@@ -66,6 +69,16 @@ class MiniCPMVTrainer(Trainer):
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
         dataset: Any = self.train_dataset  # Trainer makes samples per second of this: on average, then
         return max(1, round(len(dataset) * args.gradient_accumulation_steps * args.world_size / len(self._batches)))
+
+    # ----------------------------------------------------------------------------------------------------- optimizer
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        made = self.optimizer is None
+        optimizer = super().create_optimizer(*(() if model is None else (model,)))  # transformers 5.20 takes none
+        if made and self.rates is not None:
+            owner: Any = self.model if model is None else model
+            split_groups(optimizer, owner, self.rates, decaying=self.get_decay_parameter_names(owner))
+        return optimizer
 
     # ------------------------------------------------------------------------------------------------------- numbers
 

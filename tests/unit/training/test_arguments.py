@@ -21,22 +21,10 @@ def test_defaults_of_the_official_recipe() -> None:
     run = parse_arguments([*NEEDED, "--use_lora"]).run
     assert (run.lora_r, run.lora_alpha, run.lora_dropout, run.model_max_length) == (64, 64, 0.05, 2048)
     assert run.lora_target_modules == r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
-    assert (run.tune_llm, run.tune_vision) == (False, True)
-
-
-def test_full_mode_trains_the_language_model() -> None:
-    run = parse_arguments(NEEDED).run
-    assert (run.use_lora, run.tune_llm, run.tune_vision) == (False, True, True)
 
 
 def test_q_lora_implies_lora() -> None:
     assert parse_arguments([*NEEDED, "--q_lora"]).run.use_lora
-
-
-def test_modules_to_save_decide_about_vision() -> None:
-    given = [*NEEDED, "--use_lora", "--lora_modules_to_save"]
-    assert parse_arguments([*given, "resampler"]).run.tune_vision is False
-    assert parse_arguments([*given, "resampler,vpm"]).run.tune_vision is True
 
 
 def test_every_training_argument_is_a_flag() -> None:
@@ -82,7 +70,18 @@ def test_rows_are_packed_unless_something_speaks_against_it(extra: str, packing:
         ("--use_lora --tune_llm true", "LoRA keeps the language model frozen"),
         ("--lora_r 8", "--lora_r: found without --use_lora true"),
         ("--use_lora --tune_vision true --lora_modules_to_save resampler", "two answers"),
-        ("--use_lora --lora_weight_path a --lora_r 8", "--lora_r: found beside --lora_weight_path"),
+        ("--use_dora true --init_lora_weights pissa", "--init_lora_weights, --use_dora: found without --use_lora true"),
+        ("--lora_lr 1e-4", "--lora_lr: found without --use_lora true"),
+        ("--vision_lr 0", "--vision_lr: found 0, expected more than 0"),
+        ("--embeddings_weight_decay -1", "--embeddings_weight_decay: found -1"),
+        ("--use_lora --lora_r 0", "--lora_r: found 0"),
+        ("--use_lora --lora_dropout 1", "--lora_dropout: found 1"),
+        ("--use_lora --lora_layers_pattern layers", "found without --lora_layers_to_transform"),
+        ("--use_lora --init_lora_weights svd", "found 'svd', expected true, gaussian, pissa, pissa_niter_N or olora"),
+        ("--q_lora --init_lora_weights pissa", "cannot be taken out of its 4 bits"),
+        ("--use_lora --lora_weight_path a --init_lora_weights olora", "matrices have started long ago"),
+        ("--use_lora --init_lora_weights pissa --lora_dropout 0.1", "expected no dropout"),
+        ("--use_lora --tune_output_head --lora_modules_to_save none", "two answers to whether lm_head is trained"),
         ("--use_lora --lora_layer_replication [[0,2]]", "PEFT replicates layers only in bare language models"),
         ("--max_slice_nums 0", "--max_slice_nums: found 0"),
         ("--packing false --pack_length 4096", "--pack_length: found without packing"),

@@ -1,0 +1,178 @@
+"""Attaches a LoRA adapter to a model, and fails unless every tensor of it finds its place and every place its tensor.
+
+PEFT warns at most, and goes on with matrices that add nothing. Names and shapes are compared before PEFT touches the
+model, so that a message can say which model the adapter was trained on. Nothing here trains or saves.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict
+
+from minicpmv.errors import CheckpointError
+from minicpmv.models.checkpoint import own_shapes
+from minicpmv.models.versions import VERSIONS, Version, detect_version
+from minicpmv.models.weight_files import Shape, read_shapes
+
+__all__ = ["attach_adapter"]
+
+_CONFIG = "adapter_config.json"
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_MATRIX = re.compile(r"(?P<module>.+)\.(?P<kind>lora_A|lora_B|lora_magnitude_vector)(\.default)?(\.weight)?")
+_MOST_SHOWN = 5
+
+
+def attach_adapter(model: Any, path: str | Path, **options: Any) -> PeftModel:
+    """Wrap a base model in an adapter.
+
+    Args:
+        model: A MiniCPM-V model; unchanged if its adapter does not fit.
+        path: The adapter's directory.
+        options: As for ``PeftModel.from_pretrained``.
+
+    Raises:
+        CheckpointError: The adapter is broken, belongs to another model, or lacks tensors.
+    """
+    folder = Path(path)
+    config = _read_json(folder / _CONFIG)
+    _refuse_unfinished(folder, config)
+    files = [folder / name for name in _WEIGHTS if (folder / name).is_file()]
+    if not files:
+        raise CheckpointError(
+            f"{folder}: found no {_WEIGHTS[0]}, expected the adapter's weights\n  fix: restore the file, or train again"
+        )
+    found = read_shapes(files[:1])
+    trained_on, here = _base_of(folder, config), _describe(model)
+    misfits = _misfits(found, model, rank=None if config.get("rank_pattern") else config.get("r"))
+    if misfits or trained_on.version not in (None, here.version):
+        raise CheckpointError(
+            f"{folder}: found an adapter of {trained_on}, expected one of {here}{_listed(misfits)}\n"
+            "  fix: load it on the model that it was trained on, or train one for this model"
+        )
+    at_fault = f"{files[0]}: found {len(found)} tensors, expected {{}} more for {here}"
+    _refuse_missing(_missing_beside_lora(found, model, config.get("modules_to_save") or ()), at_fault)
+    wrapped = _wrap(model, folder, f"an adapter of {trained_on} that PEFT cannot put on {here}", options)
+    expected = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    _refuse_missing([name for name in expected if name not in found], at_fault)
+    return wrapped
+
+
+def _wrap(model: Any, folder: Path, found: str, options: Mapping[str, Any]) -> PeftModel:
+    try:
+        with warnings.catch_warnings():
+            # PEFT 0.21 asks transformers by its old name; may go with the PEFT release that asks by the new one.
+            warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")  # the caller's to find
+            return PeftModel.from_pretrained(model, str(folder), **options)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}: found {found} ({str(error).splitlines()[0]}), expected what PEFT wrote\n"
+            "  fix: load it on the model that it was trained on, or train one for this model"
+        ) from error
+
+
+def _refuse_missing(names: list[str], at_fault: str) -> None:
+    if names:
+        raise CheckpointError(
+            f"{at_fault.replace('{}', str(len(names)))}{_listed([f'{name}: missing' for name in names])}\n"
+            "  fix: copy the file again; if it is whole, train again"
+        )
+
+
+def _missing_beside_lora(found: Mapping[str, Shape], model: Any, modules: Sequence[str]) -> list[str]:
+    """Names of what is trained fully beside LoRA and not in the file: PEFT fails at the first of them."""
+    owners = [name for name, _ in model.named_modules() if name.endswith(tuple(modules))]
+    expected = [name for name in own_shapes(model) if any(name.startswith(f"{owner}.") for owner in owners)]
+    return [name for name in (f"base_model.model.{bare}" for bare in expected) if name not in found]
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """A model as a message names it."""
+
+    where: str
+    version: Version | None
+
+    def __str__(self) -> str:
+        return f"{self.version.model} ({self.where})" if self.version else self.where
+
+
+def _describe(model: Any) -> _Base:
+    return _Base(model.name_or_path or "built from a config", model.config.minicpmv_version)
+
+
+def _base_of(folder: Path, config: Mapping[str, Any]) -> _Base:
+    """Tell what an adapter was trained on: its run says so, or the base that it names."""
+    stated = config.get("base_model_name_or_path") or "an unnamed model"
+    record = _read_json(folder / "run.json", needed=False).get("base_model") or {}
+    version = VERSIONS.get(str(record.get("version")))
+    if version is not None:
+        return _Base(record.get("path") or stated, version)
+    base = _read_json(Path(stated) / "config.json", needed=False)
+    try:
+        return _Base(stated, detect_version(base) if base else None)
+    except CheckpointError:
+        return _Base(stated, None)
+
+
+def _read_json(file: Path, *, needed: bool = True) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        if not needed:
+            return {}
+        raise CheckpointError(
+            f"{file}: found no readable JSON ({error}), expected what PEFT wrote\n"
+            "  fix: restore the file, or train again"
+        ) from error
+    return content if isinstance(content, dict) else {}
+
+
+def _refuse_unfinished(folder: Path, config: Mapping[str, Any]) -> None:
+    start = str(config.get("init_lora_weights"))
+    if start.startswith(("pissa", "olora")):
+        raise CheckpointError(
+            f"{folder}: found LoRA that belongs to a changed base (init_lora_weights {start}), as a run keeps it in "
+            "its checkpoints, expected the adapter that a finished run leaves\n"
+            "  fix: go on with --resume_from_checkpoint, and load the finished run's directory"
+        )
+
+
+def _misfits(found: Mapping[str, Shape], model: Any, *, rank: int | None) -> list[str]:
+    """Describe each tensor that has no place of its shape in the model."""
+    modules, shapes = dict(model.named_modules()), own_shapes(model)
+    described = []
+    for name, shape in found.items():
+        bare = name.removeprefix("base_model.model.")
+        matrix = _MATRIX.fullmatch(bare)
+        if matrix is not None:
+            module = modules.get(matrix["module"])
+            width = getattr(module, "in_features" if matrix["kind"] == "lora_A" else "out_features", None)
+            axis = -1 if matrix["kind"] == "lora_A" else 0
+            inner = shape[axis + 1] if len(shape) == 2 else rank
+            if module is None:
+                described.append(f"{name}: no such module")
+            elif width is not None and shape[axis] != width:
+                described.append(f"{name}: found {list(shape)}, expected a width of {width}")
+            elif rank is not None and inner != rank:
+                described.append(f"{name}: found {list(shape)}, expected rank {rank}, as {_CONFIG} says")
+        elif ".lora_" not in bare:
+            expected = shapes.get(bare.replace(".base_layer.", ".").replace(".modules_to_save.default.", "."))
+            if expected is None:
+                described.append(f"{name}: no such tensor")
+            elif expected != shape:
+                described.append(f"{name}: found {list(shape)}, expected {list(expected)}")
+    return described
+
+
+def _listed(lines: list[str]) -> str:
+    shown = lines[:_MOST_SHOWN] + ([f"... and {len(lines) - _MOST_SHOWN} more"] if lines[_MOST_SHOWN:] else [])
+    return "".join(f"\n    {line}" for line in shown)
