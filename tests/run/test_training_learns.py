@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.run.training import flags, losses, make_data, read_run, run_here, same_bytes
 from tests.tiny import FIXTURES
 
-_SHORT = ["--save_strategy", "no", "--use_lora", "--lora_r", "4", "--packing", "false"]
+_PLAIN = ["--save_strategy", "no", "--packing", "false"]
+_SHORT = [*_PLAIN, "--use_lora", "--lora_r", "4"]
 _KINDS = {
     "principal": "--init_lora_weights pissa_niter_2 --lora_target_modules attention,vision-attention",
     "orthonormal": "--init_lora_weights olora --use_rslora --lora_modules_to_save resampler",
@@ -107,7 +109,7 @@ def test_training_goes_on_from_an_adapter_of_its_release_only(
 ) -> None:
     first = tmp_path / "first"
     run_here(flags(data, first, *_SHORT, "--init_lora_weights", "olora", steps=1))
-    more = ["--save_strategy", "no", "--use_lora", "--lora_weight_path", str(first)]
+    more = [*_PLAIN, "--use_lora", "--lora_weight_path", str(first)]
     run = run_here(flags(data, tmp_path / "second", *more, "--lora_r", "8", steps=1))
     assert run["arguments"]["lora_r"] == 8  # twice what was asked for at first
     with pytest.raises(
@@ -123,7 +125,7 @@ def test_optimizers_of_torch_and_transformers_train_with_rates_of_parts(
     optimizer: str, data: str, tmp_path: Path
 ) -> None:
     rates = ["--optim", optimizer, "--vision_lr", "1e-30", "--weight_decay", "0.1", "--save_dtype", "float32"]
-    run_here(flags(data, tmp_path, "--save_strategy", "no", *rates, steps=1))
+    run_here(flags(data, tmp_path, *_PLAIN, *rates, steps=1))
     old, new = (load_file(folder / "model.safetensors") for folder in (FIXTURES / "v2_6", tmp_path))
     changed = {name.partition(".")[0] for name in old if not torch.equal(old[name].float(), new[name])}
     assert changed == {"llm", "resampler"}
@@ -132,7 +134,7 @@ def test_optimizers_of_torch_and_transformers_train_with_rates_of_parts(
 @pytest.mark.parametrize("optimizer", ["adamw_bnb_8bit", "lion_8bit", "ademamix"])
 def test_optimizers_of_bitsandbytes_train(optimizer: str, data: str, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    run = run_here(flags(data, tmp_path, "--save_strategy", "no", "--optim", optimizer, "--vision_lr", "1e-5"))
+    run = run_here(flags(data, tmp_path, *_PLAIN, "--optim", optimizer, "--vision_lr", "1e-5"))
     assert losses(run)[-1] < losses(run)[0]
 
 
@@ -150,3 +152,11 @@ def test_q_lora_packs_the_language_model_and_nothing_else(data: str, live: list[
     names = [name for name in trained if ".lora_" in name or ".modules_to_save." in name]
     assert all(torch.equal(loaded[name], trained[name]) for name in names)
     assert any(trained[name].abs().max() > 1e-4 for name in names if "lora_B" in name)
+
+
+def test_packed_weights_are_trained_through_lora_only(data: str, tmp_path: Path) -> None:
+    base = shutil.copytree(FIXTURES / "v2_6", tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"load_in_4bit": True}}))
+    with pytest.raises(UsageError, match="found weights packed in fewer bits, expected whole ones"):
+        run_here([*flags(data, tmp_path / "output", *_PLAIN), "--model_name_or_path", str(base)])

@@ -25,8 +25,8 @@ __all__ = ["Request", "RunArguments", "parse_arguments"]
 
 
 @dataclass(kw_only=True)
-class RunArguments(LearningArguments):
-    """What a run needs beside transformers' ``TrainingArguments``."""
+class _Subject:
+    """What is trained, and on what: ``--help`` names it first."""
 
     model_name_or_path: str = _flag("", "Directory, or hub name, of the MiniCPM-V checkpoint to start from. Required.")
     data_path: list[str] = field(
@@ -40,6 +40,12 @@ class RunArguments(LearningArguments):
         default_factory=list, metadata={"help": "Data to measure the loss on, without weights; none by default."}
     )
     image_root: str | None = _flag(None, "Folder at which relative image paths start; default: the data file's own.")
+
+
+@dataclass(kw_only=True)
+class RunArguments(LearningArguments, _Subject):
+    """What a run needs beside transformers' ``TrainingArguments``."""
+
     llm_type: str | None = _flag(
         None, f"Checked against the checkpoint, never needed. One of {', '.join(LLM_TYPES)}.".replace("%", "%%")
     )

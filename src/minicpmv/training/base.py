@@ -17,7 +17,7 @@ from minicpmv.models.versions import LLM_TYPES, Version, detect_version
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.lora import quantisation
 
-__all__ = ["build_skeleton", "check_llm_type", "find_base", "load_base", "read_config", "stated_dtype"]
+__all__ = ["build_skeleton", "check_llm_type", "check_weights", "find_base", "load_base", "read_config", "stated_dtype"]
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx")
 
@@ -81,6 +81,19 @@ def check_llm_type(stated: str | None, config: dict[str, Any]) -> Version:
             f"expected {' or '.join(version.llm_types)}\n  fix: set --llm_type {version.llm_types[0]}, or leave it out"
         )
     return version
+
+
+def check_weights(config: dict[str, Any], run: RunArguments) -> None:
+    """Make sure that the checkpoint's weights can learn in the way asked for.
+
+    Raises:
+        UsageError: They are packed, and are to be trained themselves.
+    """
+    if config.get("quantization_config") and not run.use_lora:
+        raise UsageError(
+            f"--model_name_or_path: {run.model_name_or_path!r}: found weights packed in fewer bits, expected "
+            "whole ones to train themselves\n  fix: use --use_lora true, or start from the release that is not quantised"
+        )
 
 
 def stated_dtype(config: dict[str, Any]) -> torch.dtype | None:

@@ -83,11 +83,10 @@ def add_lora(model: PreTrainedModel, run: LearningArguments, *, keep_dtype: bool
     base = model.name_or_path
     if base and Path(base).is_dir():  # an adapter finds its base by this entry, from wherever it is loaded
         wrapped.peft_config["default"].base_model_name_or_path = str(Path(base).resolve())
-    for name, parameter in wrapped.named_parameters():
-        if ".original_module." in name:  # of what is trained beside LoRA; --lora_bias all would switch its biases on
-            parameter.requires_grad_(False)
-        elif parameter.requires_grad and not keep_dtype:
-            parameter.data = parameter.data.float()
+    if not keep_dtype:
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     if run.changes_base:
         matrices = {name: parameter for name, parameter in wrapped.named_parameters() if _is_matrix(name)}
         setattr(wrapped, _START, {name: matrix.detach().cpu().clone() for name, matrix in matrices.items()})

@@ -17,7 +17,15 @@ from minicpmv.data.grouping import BatchPlanner
 from minicpmv.data.packing import RowPlanner
 from minicpmv.errors import MiniCPMVError, UsageError
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
-from minicpmv.training.base import build_skeleton, check_llm_type, find_base, load_base, read_config, stated_dtype
+from minicpmv.training.base import (
+    build_skeleton,
+    check_llm_type,
+    check_weights,
+    find_base,
+    load_base,
+    read_config,
+    stated_dtype,
+)
 from minicpmv.training.batches import BatchPlan, describe_step, estimate_costs, plan_batches
 from minicpmv.training.checkpoints import ResumePoint, choose_resume_point, remove_checkpoints, remove_stale
 from minicpmv.training.console import complain, notice, say
@@ -101,7 +109,9 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
 def _settle(request: Request) -> None:
     """Decide what learns from the model's modules alone, before data are read."""
     base = find_base(request.run)
-    check_llm_type(request.run.llm_type, read_config(base))
+    config = read_config(base)
+    check_llm_type(request.run.llm_type, config)
+    check_weights(config, request.run)
     if request.run.q_lora:
         quantisation(torch.float32)  # for its complaint where the package is missing
     for text in settle_learning(request.run, build_skeleton(base), given=request.given):

@@ -73,11 +73,12 @@ def find_targets(model: nn.Module, written: str, *, layers: Sequence[int] | None
             f"{', '.join(PRESETS)}"
         )
     for hit in hits:
-        if not isinstance(modules[hit], nn.Linear):
+        kind = type(modules[hit])
+        if not issubclass(kind, nn.Linear):
             raise UsageError(
-                f"--lora_target_modules: found {written!r}, which matches {hit}, a {type(modules[hit]).__name__}, "
-                f"expected linear layers only\n  fix: narrow the expression; its modules are named like "
-                f"{_example(modules)}"
+                f"--lora_target_modules: found {written!r}, which matches {hit or 'the whole model'}, a "
+                f"{kind.__name__}, expected linear layers only\n"
+                f"  fix: narrow the expression; its modules are named like {_example(modules)}"
             )
     for word in written.split(","):
         if word in PRESETS and not any(re.fullmatch(PRESETS[word], hit) for hit in hits):

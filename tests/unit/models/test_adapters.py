@@ -79,6 +79,12 @@ def test_adapter_of_another_release_is_refused_with_both_names(adapter: Path, re
     assert "fix: load it on the model that it was trained on" in message
 
 
+def test_release_counts_even_where_every_shape_fits(adapter: Path) -> None:
+    edit(adapter / "run.json", base_model={"path": "/models/mine", "version": "4.5"})
+    with pytest.raises(CheckpointError, match=r"adapter of openbmb/MiniCPM-V-4_5 \(/models/mine\), expected one of"):
+        attach_adapter(base(), adapter)
+
+
 def test_opening_such_an_adapter_to_chat_fails_in_the_same_way(adapter: Path) -> None:
     edit(adapter / "run.json", base_model={"path": "/models/mine", "version": "2.5"})
     edit(adapter / "adapter_config.json", base_model_name_or_path=str(FIXTURES / "v2"))
