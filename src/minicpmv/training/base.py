@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel, TrainingArguments
 
-from minicpmv.errors import CheckpointError, UsageError
+from minicpmv.errors import CheckpointError, ConfigError, UsageError
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.models.versions import LLM_TYPES, Version, detect_version
@@ -88,11 +89,19 @@ def check_weights(config: dict[str, Any], run: RunArguments) -> None:
 
     Raises:
         UsageError: They are packed, and are to be trained themselves.
+        ConfigError: They are packed, or shall be, and bitsandbytes is not installed.
     """
-    if config.get("quantization_config") and not run.use_lora:
+    packed = config.get("quantization_config")
+    if packed and not run.use_lora:
         raise UsageError(
-            f"--model_name_or_path: {run.model_name_or_path!r}: found weights packed in fewer bits, expected "
-            "whole ones to train themselves\n  fix: use --use_lora true, or start from the release that is not quantised"
+            f"--model_name_or_path: {run.model_name_or_path!r}: found weights packed in fewer bits, expected whole "
+            "ones to train themselves\n  fix: use --use_lora true, or start from the release that is not quantised"
+        )
+    if (packed or run.q_lora) and importlib.util.find_spec("bitsandbytes") is None:
+        what = f"--model_name_or_path {run.model_name_or_path}" if packed else "--q_lora true"
+        raise ConfigError(
+            f"{what}: found no bitsandbytes, expected the package that reads 4-bit weights\n"
+            "  fix: pip install bitsandbytes, or use --use_lora true with a release that is not quantised"
         )
 
 
@@ -117,7 +126,6 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
 
     Raises:
         CheckpointError: The weights do not fit the config, or cannot be fetched.
-        ConfigError: ``--q_lora`` without bitsandbytes.
     """
     half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     dtype = half if args.deepspeed or run.use_lora else torch.float32

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from minicpmv.errors import ConfigError, UsageError
+from minicpmv.errors import UsageError
 from minicpmv.models.adapters import attach_adapter
 from minicpmv.training.learning_flags import BESIDE_LORA, LearningArguments
 from minicpmv.training.targets import find_targets, resolve_target
@@ -44,15 +43,7 @@ def wanted_targets(model: nn.Module, run: LearningArguments) -> list[str]:
 
 
 def quantisation(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Say how ``--q_lora`` loads the frozen linear layers of the language model.
-
-    Raises:
-        ConfigError: bitsandbytes is not installed.
-    """
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(
-            "--q_lora: found no bitsandbytes, expected the package\n  fix: pip install bitsandbytes, or use --use_lora"
-        )
+    """Say how ``--q_lora`` loads the frozen linear layers of the language model."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

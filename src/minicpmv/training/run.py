@@ -31,7 +31,7 @@ from minicpmv.training.checkpoints import ResumePoint, choose_resume_point, remo
 from minicpmv.training.console import complain, notice, say
 from minicpmv.training.engine import prepare_rendezvous, quieten, start_deepspeed
 from minicpmv.training.learning import settle_learning
-from minicpmv.training.lora import add_lora, quantisation
+from minicpmv.training.lora import add_lora
 from minicpmv.training.material import Material, gather_material
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
 from minicpmv.training.rates import Rates
@@ -112,8 +112,6 @@ def _settle(request: Request) -> None:
     config = read_config(base)
     check_llm_type(request.run.llm_type, config)
     check_weights(config, request.run)
-    if request.run.q_lora:
-        quantisation(torch.float32)  # for its complaint where the package is missing
     for text in settle_learning(request.run, build_skeleton(base), given=request.given):
         notice(text)
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from transformers import AutoModelForCausalLM
 
 import minicpmv  # noqa: F401  registers the models
 from minicpmv.errors import ConfigError
 from minicpmv.training.arguments import RunArguments
+from minicpmv.training.base import check_weights
 from minicpmv.training.learning import settle_learning
-from minicpmv.training.lora import add_lora, quantisation
+from minicpmv.training.lora import add_lora
 from minicpmv.training.parts import PartSummary, format_parts, summarise_parts
 from tests.tiny import FIXTURES
 
@@ -52,12 +55,19 @@ def test_lora_recipe(model) -> None:
     assert {row.part: row.trainable for row in summarise_parts(wrapped)}["language model"] == 2 * 8 * (4 * 128 + 320)
 
 
-def test_missing_bitsandbytes_names_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
+@pytest.mark.parametrize(
+    ("config", "flags", "named"),
+    [
+        ({}, {"q_lora": True}, "--q_lora true: found no bitsandbytes"),
+        ({"quantization_config": {"load_in_4bit": True}}, {}, "--model_name_or_path m"),
+    ],
+)
+def test_missing_bitsandbytes_names_the_install_line(
+    config: dict[str, Any], flags: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match="pip install bitsandbytes"):
-        quantisation(torch.float32)
+    with pytest.raises(ConfigError, match=rf"{named}(.|\n)*pip install bitsandbytes"):
+        check_weights(config, RunArguments(model_name_or_path="m", use_lora=True, **flags))
 
 
 def test_biases_and_lora_in_one_part_are_told_apart(model) -> None:
