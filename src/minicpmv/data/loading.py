@@ -28,8 +28,8 @@ from minicpmv.models.versions import Version
 
 __all__ = ["Checked", "ImageRoots", "Records", "build_record", "check_records", "image_uses", "load_records", "open_as"]
 
-_AT_A_TIME = 2048
-"""Records whose images are opened together."""
+_AT_A_TIME = 256
+"""Records whose images are opened together, and held in memory if they are embedded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
