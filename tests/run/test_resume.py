@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from minicpmv.training.checkpoints import STAGING, find_fault, list_checkpoints
+from minicpmv.training.checkpoints import STAGING, list_checkpoints
+from minicpmv.training.manifest import find_fault
 from minicpmv.training.run import main, train
 from tests.run.training import command, environment, flags, make_data, run_here, same_bytes
 

@@ -1,0 +1,194 @@
+"""Kills a run at random moments, in every way it may end, and continues it: the result must be the uninterrupted run's.
+
+``python -m tests.run.chaos --moments 20`` does it twenty times and prints what happened; the default suite a few times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from minicpmv.training.checkpoints import STAGING, list_checkpoints
+from minicpmv.training.manifest import find_fault
+from tests.run import forked
+from tests.run.training import flags, make_data
+
+WEIGHTS = "adapter_model.safetensors"
+NUM_STEPS = 16
+_FULL_DISK, _STOPPED = 2, 128 + signal.SIGTERM
+
+
+@dataclass
+class Chaos:
+    """One run, killed again and again.
+
+    Args:
+        arguments: Of the training command; it must save often and resume.
+        output: Its directory.
+        log: What the runs print.
+        seed: Of the moments.
+    """
+
+    arguments: list[str]
+    output: Path
+    log: Path
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+
+    def kill_anywhere(self) -> str:
+        process = self._start()
+        moment = self._random.uniform(0, 4)
+        process.join(moment)
+        process.kill()
+        return f"SIGKILL after {moment:.2f} s: {forked.exit_code(process)}"
+
+    def kill_while_saving(self) -> str:
+        process = self._start()
+        self._await(process, self._is_saving)
+        moment = self._random.uniform(0, 0.06)
+        time.sleep(moment)
+        process.kill()
+        return f"SIGKILL {moment * 1000:.0f} ms into a save: {forked.exit_code(process)}"
+
+    def stop(self) -> str:
+        """SIGTERM, from the start of the run to its end; exits with 143 unless it is done already."""
+        process = self._start()
+        self._await(process, lambda: "trainable" in self._printed)  # Python has set its handlers
+        moment = self._random.uniform(0, 1.5)
+        process.join(moment)
+        process.terminate()
+        code = forked.exit_code(process)
+        assert code in (0, _STOPPED), f"SIGTERM ended the run with {code}"
+        return f"SIGTERM after {moment:.2f} s: {code}"
+
+    def stop_in_a_hurry(self) -> str:
+        """A second SIGTERM ends the run at once, wherever it is."""
+        process = self._start()
+        self._await(process, self._is_saving)
+        process.terminate()
+        time.sleep(1.05)
+        if process.is_alive():
+            process.terminate()
+        return f"SIGTERM twice: {forked.exit_code(process)}"
+
+    def fill_the_disk(self) -> str:
+        """No file can grow beyond some size: the first that wants to ends the run, with one message."""
+        most = self._random.choice([200, 20_000, 200_000, 800_000])
+        process = self._start(most_file_bytes=most)
+        code = forked.exit_code(process)
+        assert code == _FULL_DISK, f"a full disk ended the run with {code}"
+        assert not (self.output / STAGING).exists(), "half a checkpoint was left"
+        return f"no room beyond {most:,} bytes: {code}"
+
+    def tear_a_file(self) -> str:
+        """Damage the newest checkpoint: cut one of its files, or change one of its bytes."""
+        process = self._start()
+        self._await(process, lambda: len(list_checkpoints(self.output)) > 1)
+        process.kill()
+        forked.exit_code(process)
+        newest = list_checkpoints(self.output)[-1]
+        path = self._random.choice(sorted(path for path in newest.iterdir() if path.stat().st_size))
+        at = self._random.randrange(path.stat().st_size)
+        if self._random.random() < 0.5:
+            os.truncate(path, at)
+        else:
+            content = bytearray(path.read_bytes())
+            content[at] ^= 1
+            path.write_bytes(content)
+        # A byte of the manifest that changes nothing it says does no harm.
+        assert path.name == "checkpoint.json" or find_fault(newest, check_content=True), f"{path} was not recognised"
+        return f"damage at byte {at:,} of {newest.name}/{path.name}"
+
+    def finish(self) -> str:
+        """Let the run go on to its end; return the digest of what it saved."""
+        code = forked.exit_code(self._start())
+        assert code == 0, f"the last start ended with {code}"
+        return digest(self.output)
+
+    @property
+    def ways(self) -> list[Callable[[], str]]:
+        return [
+            self.kill_anywhere,
+            self.stop,
+            self.kill_while_saving,
+            self.fill_the_disk,
+            self.tear_a_file,
+            self.stop_in_a_hurry,
+        ]
+
+    # -------------------------------------------------------------------------------------------------------- inside
+
+    def _start(self, most_file_bytes: int | None = None) -> BaseProcess:
+        # Every start is a new run if nothing is left to continue, and none ever ends early for having been complete.
+        self._skipped = self.log.stat().st_size if self.log.exists() else 0
+        return forked.start(self.arguments, log=self.log, most_file_bytes=most_file_bytes)
+
+    @property
+    def _printed(self) -> str:
+        return self.log.read_bytes()[self._skipped :].decode() if self.log.exists() else ""
+
+    def _is_saving(self) -> bool:
+        staging = self.output / STAGING
+        return staging.exists() and any(path.name.startswith("checkpoint-") for path in staging.iterdir())
+
+    def _await(self, process: BaseProcess, has_come: Callable[[], bool]) -> None:
+        """Wait for a moment, or for the end of a run in which it does not come again."""
+        deadline = time.monotonic() + 60
+        while process.is_alive() and not has_come():
+            assert time.monotonic() < deadline, "the moment did not come"
+            time.sleep(0.001)
+
+
+def digest(output: Path) -> str:
+    return hashlib.sha256((output / WEIGHTS).read_bytes()).hexdigest()
+
+
+def arguments(data: str, output: Path) -> list[str]:
+    """A run with everything that has a state: shuffling, dropout, momentum, a schedule; and a save after each step."""
+    extra = "--use_lora --lora_r 4 --lora_dropout 0.3 --train_sampling_strategy random --save_steps 1 --packing false"
+    extra += " --save_total_limit 3 --lr_scheduler_type cosine --resume_from_checkpoint true"
+    return flags(data, output, *extra.split(), steps=NUM_STEPS)
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.run.chaos", description=__doc__)
+    parser.add_argument("--moments", type=int, default=20, help="how often the run is ended")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        data = make_data(root)
+        whole = Chaos(arguments(data, root / "whole"), root / "whole", root / "whole.log", asked.seed)
+        expected = whole.finish()
+        chaos, round_ends = None, []
+        for moment in range(asked.moments):
+            if chaos is None or (chaos.output / WEIGHTS).exists():  # done in spite of everything: once more
+                if chaos is not None:
+                    round_ends.append(chaos.finish())
+                output = root / f"run-{moment}"
+                chaos = Chaos(arguments(data, output), output, root / f"run-{moment}.log", asked.seed + moment)
+            told = chaos.ways[moment % len(chaos.ways)]()
+            steps = [path.name.rpartition("-")[2] for path in list_checkpoints(chaos.output)]
+            print(f"{moment + 1:3}  {told}; checkpoints {', '.join(steps) or 'none'}", flush=True)
+        if chaos is not None:
+            round_ends.append(chaos.finish())
+        same = all(found == expected for found in round_ends)
+        print(f"{len(round_ends)} run(s) ended {asked.moments} times: weights {'identical' if same else 'DIFFER'}")
+        return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
