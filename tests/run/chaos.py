@@ -24,7 +24,6 @@ from tests.run import forked
 from tests.run.training import flags, make_data
 
 WEIGHTS = "adapter_model.safetensors"
-NUM_STEPS = 16
 _FULL_DISK, _STOPPED = 2, 128 + signal.SIGTERM
 
 
@@ -35,24 +34,26 @@ class Chaos:
     Args:
         arguments: Of the training command; it must save often and resume.
         output: Its directory.
-        log: What the runs print.
+        logs: A folder for what the runs print.
         seed: Of the moments.
     """
 
     arguments: list[str]
     output: Path
-    log: Path
+    logs: Path
     seed: int
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+        self._num_starts = 0
+        self.logs.mkdir()
 
     def kill_anywhere(self) -> str:
         process = self._start()
-        moment = self._random.uniform(0, 4)
+        moment = self._random.uniform(0, 3)
         process.join(moment)
         process.kill()
-        return f"SIGKILL after {moment:.2f} s: {forked.exit_code(process)}"
+        return f"SIGKILL {moment:.2f} s after the start: {forked.exit_code(process)}"
 
     def kill_while_saving(self) -> str:
         process = self._start()
@@ -63,18 +64,18 @@ class Chaos:
         return f"SIGKILL {moment * 1000:.0f} ms into a save: {forked.exit_code(process)}"
 
     def stop(self) -> str:
-        """SIGTERM, from the start of the run to its end; exits with 143 unless it is done already."""
+        """SIGTERM during training; ends with 143 unless the run is done already."""
         process = self._start()
-        self._await(process, lambda: "trainable" in self._printed)  # Python has set its handlers
-        moment = self._random.uniform(0, 1.5)
+        self._await(process, lambda: "step " in self._printed)
+        moment = self._random.uniform(0, 0.8)
         process.join(moment)
         process.terminate()
         code = forked.exit_code(process)
         assert code in (0, _STOPPED), f"SIGTERM ended the run with {code}"
-        return f"SIGTERM after {moment:.2f} s: {code}"
+        return f"SIGTERM {moment:.2f} s after the first step: {code}"
 
     def stop_in_a_hurry(self) -> str:
-        """A second SIGTERM ends the run at once, wherever it is."""
+        """SIGTERM while saving, and a second one as soon as it counts."""
         process = self._start()
         self._await(process, self._is_saving)
         process.terminate()
@@ -85,7 +86,7 @@ class Chaos:
 
     def fill_the_disk(self) -> str:
         """No file can grow beyond some size: the first that wants to ends the run, with one message."""
-        most = self._random.choice([200, 20_000, 200_000, 800_000])
+        most = self._random.choice([12_000, 20_000, 200_000, 800_000])
         process = self._start(most_file_bytes=most)
         code = forked.exit_code(process)
         assert code == _FULL_DISK, f"a full disk ended the run with {code}"
@@ -95,6 +96,7 @@ class Chaos:
     def tear_a_file(self) -> str:
         """Damage the newest checkpoint: cut one of its files, or change one of its bytes."""
         process = self._start()
+        self._await(process, self._is_saving)
         self._await(process, lambda: len(list_checkpoints(self.output)) > 1)
         process.kill()
         forked.exit_code(process)
@@ -131,13 +133,16 @@ class Chaos:
     # -------------------------------------------------------------------------------------------------------- inside
 
     def _start(self, most_file_bytes: int | None = None) -> BaseProcess:
-        # Every start is a new run if nothing is left to continue, and none ever ends early for having been complete.
-        self._skipped = self.log.stat().st_size if self.log.exists() else 0
-        return forked.start(self.arguments, log=self.log, most_file_bytes=most_file_bytes)
+        self._num_starts += 1
+        return forked.start(self.arguments, log=self._log, most_file_bytes=most_file_bytes)
+
+    @property
+    def _log(self) -> Path:
+        return self.logs / f"{self._num_starts}.log"
 
     @property
     def _printed(self) -> str:
-        return self.log.read_bytes()[self._skipped :].decode() if self.log.exists() else ""
+        return self._log.read_text() if self._log.exists() else ""
 
     def _is_saving(self) -> bool:
         staging = self.output / STAGING
@@ -155,38 +160,40 @@ def digest(output: Path) -> str:
     return hashlib.sha256((output / WEIGHTS).read_bytes()).hexdigest()
 
 
-def arguments(data: str, output: Path) -> list[str]:
+def arguments(data: str, output: Path, *, steps: int = 12) -> list[str]:
     """A run with everything that has a state: shuffling, dropout, momentum, a schedule; and a save after each step."""
     extra = "--use_lora --lora_r 4 --lora_dropout 0.3 --train_sampling_strategy random --save_steps 1 --packing false"
     extra += " --save_total_limit 3 --lr_scheduler_type cosine --resume_from_checkpoint true"
-    return flags(data, output, *extra.split(), steps=NUM_STEPS)
+    return flags(data, output, *extra.split(), steps=steps)
 
 
 def main() -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.run.chaos", description=__doc__)
     parser.add_argument("--moments", type=int, default=20, help="how often the run is ended")
+    parser.add_argument("--steps", type=int, default=24, help="of a whole run, with a save after each")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = make_data(root)
-        whole = Chaos(arguments(data, root / "whole"), root / "whole", root / "whole.log", asked.seed)
-        expected = whole.finish()
-        chaos, round_ends = None, []
+
+        def make(name: str, seed: int) -> Chaos:
+            output = root / name
+            return Chaos(arguments(data, output, steps=asked.steps), output, root / f"{name}-logs", seed)
+
+        expected = make("whole", 0).finish()
+        chaos, found = make("0", asked.seed), []
         for moment in range(asked.moments):
-            if chaos is None or (chaos.output / WEIGHTS).exists():  # done in spite of everything: once more
-                if chaos is not None:
-                    round_ends.append(chaos.finish())
-                output = root / f"run-{moment}"
-                chaos = Chaos(arguments(data, output), output, root / f"run-{moment}.log", asked.seed + moment)
+            if (chaos.output / WEIGHTS).exists():  # done in spite of everything: once more
+                found.append(chaos.finish())
+                chaos = make(str(moment), asked.seed + moment)
             told = chaos.ways[moment % len(chaos.ways)]()
             steps = [path.name.rpartition("-")[2] for path in list_checkpoints(chaos.output)]
             print(f"{moment + 1:3}  {told}; checkpoints {', '.join(steps) or 'none'}", flush=True)
-        if chaos is not None:
-            round_ends.append(chaos.finish())
-        same = all(found == expected for found in round_ends)
-        print(f"{len(round_ends)} run(s) ended {asked.moments} times: weights {'identical' if same else 'DIFFER'}")
+        found.append(chaos.finish())
+        same = all(digest == expected for digest in found)
+        print(f"{len(found)} run(s) ended {asked.moments} times: weights {'identical' if same else 'DIFFER'}")
         return 0 if same else 1
 
 

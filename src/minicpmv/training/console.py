@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 __all__ = ["complain", "is_first_process", "notice", "say"]
 
@@ -32,7 +33,8 @@ def complain(message: str, *, everywhere: bool = False) -> None:
         message: Complete in itself.
         everywhere: Whether each process says its own, because the others may know nothing of it.
     """
-    if is_first_process():
-        print(f"error: {message}", file=sys.stderr, flush=True)
-    elif everywhere:
-        print(f"error in process {os.environ['RANK']}: {message}", file=sys.stderr, flush=True)
+    first = is_first_process()
+    if first or everywhere:
+        who = "error" if first else f"error in process {os.environ['RANK']}"
+        with suppress(OSError):  # the log may be on the very disk that is full; the exit code remains
+            print(f"{who}: {message}", file=sys.stderr, flush=True)
