@@ -1,6 +1,9 @@
 """Kills a run at random moments, in every way it may end, and continues it: the result must be the uninterrupted run's.
 
 ``python -m tests.run.chaos --moments 20`` does it twenty times and prints what happened; the default suite a few times.
+With a small disk, here as somebody who need not be root, it is the disk that runs full:
+
+    unshare -rm sh -c 'mount -t tmpfs -o size=24m tmpfs /mnt && python -m tests.run.chaos --disk /mnt'
 """
 
 from __future__ import annotations
@@ -9,11 +12,13 @@ import argparse
 import hashlib
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -36,12 +41,14 @@ class Chaos:
         output: Its directory.
         logs: A folder for what the runs print.
         seed: Of the moments.
+        has_small_disk: Whether the folder above ``output`` may be filled up to the last byte.
     """
 
     arguments: list[str]
     output: Path
     logs: Path
     seed: int
+    has_small_disk: bool = False
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -85,13 +92,20 @@ class Chaos:
         return f"SIGTERM twice: {forked.exit_code(process)}"
 
     def fill_the_disk(self) -> str:
-        """No file can grow beyond some size: the first that wants to ends the run, with one message."""
-        most = self._random.choice([12_000, 20_000, 200_000, 800_000])
-        process = self._start(most_file_bytes=most)
-        code = forked.exit_code(process)
+        """A write fails: on a disk of its own for lack of room, elsewhere because no file can grow beyond some size."""
+        if self.has_small_disk:
+            room = int(self._random.uniform(0, 2_000_000))
+            told = f"{room:,} bytes free"
+            with self._filled_up(room):
+                code = forked.exit_code(self._start())
+        else:
+            most = self._random.choice([12_000, 20_000, 200_000, 800_000])
+            told = f"no room beyond {most:,} bytes"
+            code = forked.exit_code(self._start(most_file_bytes=most))
         assert code == _FULL_DISK, f"a full disk ended the run with {code}"
-        assert not (self.output / STAGING).exists(), "half a checkpoint was left"
-        return f"no room beyond {most:,} bytes: {code}"
+        staging = self.output / STAGING
+        assert not staging.exists() or not any(staging.iterdir()), "half a checkpoint was left"
+        return f"{told}: {code}"
 
     def tear_a_file(self) -> str:
         """Damage the newest checkpoint: cut one of its files, or change one of its bytes."""
@@ -132,6 +146,17 @@ class Chaos:
 
     # -------------------------------------------------------------------------------------------------------- inside
 
+    @contextmanager
+    def _filled_up(self, room: int) -> Iterator[None]:
+        shutil.rmtree(self.output / STAGING, ignore_errors=True)  # the next start does so, and would have room again
+        filler = self.output.parent / "filler"
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(filler).free - room)
+        try:
+            yield
+        finally:
+            filler.unlink()
+
     def _start(self, most_file_bytes: int | None = None) -> BaseProcess:
         self._num_starts += 1
         return forked.start(self.arguments, log=self._log, most_file_bytes=most_file_bytes)
@@ -145,6 +170,8 @@ class Chaos:
         return self._log.read_text() if self._log.exists() else ""
 
     def _is_saving(self) -> bool:
+        if "trainable" not in self._printed:  # what the run before left is still there
+            return False
         staging = self.output / STAGING
         return staging.exists() and any(path.name.startswith("checkpoint-") for path in staging.iterdir())
 
@@ -173,14 +200,16 @@ def main() -> int:
     parser.add_argument("--moments", type=int, default=20, help="how often the run is ended")
     parser.add_argument("--steps", type=int, default=24, help="of a whole run, with a save after each")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--disk", type=Path, help="an empty disk of about 20 MB, which is filled up now and then")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         data = make_data(root)
 
         def make(name: str, seed: int) -> Chaos:
-            output = root / name
-            return Chaos(arguments(data, output, steps=asked.steps), output, root / f"{name}-logs", seed)
+            output = (asked.disk or root) / name
+            words = arguments(data, output, steps=asked.steps)
+            return Chaos(words, output, root / f"{name}-logs", seed, has_small_disk=asked.disk is not None)
 
         expected = make("whole", 0).finish()
         chaos, found = make("0", asked.seed), []
