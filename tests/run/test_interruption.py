@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from minicpmv.training.callbacks import RunProgress
@@ -36,13 +37,15 @@ def arguments(data: str, output: Path, *extra: str) -> list[str]:
 
 @contextmanager
 def signalled(hook: str, is_time: Callable[[Any], bool], number: int = signal.SIGTERM) -> Iterator[None]:
-    """Send this process a signal when a hook of the trainer's callbacks is called at some state."""
+    """Send a signal, to data workers as well, when a hook of the trainer's callbacks is called at some state."""
     original = getattr(RunProgress, hook)
 
     def interrupted(self: RunProgress, args: Any, state: Any, *rest: Any, **more: Any) -> None:
         original(self, args, state, *rest, **more)
         if is_time(state):
-            os.kill(os.getpid(), number)
+            workers = [child for child in psutil.Process().children() if child.name() == "pt_data_worker"]
+            for process in (*workers, psutil.Process()):
+                process.send_signal(number)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunProgress, hook, interrupted)
@@ -63,7 +66,7 @@ def uninterrupted(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("number", "extra"),
     [
-        (signal.SIGTERM, []),
+        (signal.SIGTERM, ["--dataloader_num_workers", "1"]),
         (signal.SIGINT, ["--save_strategy", "no"]),
         (signal.SIGUSR1, ["--save_only_model", "true"]),
     ],
@@ -135,7 +138,10 @@ def test_launcher_hands_the_signal_on_and_all_processes_stop_at_the_same_step(da
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        trainings = psutil.Process(process.pid).children()
         process.terminate()
+        for training in trainings:  # as Slurm does: to data workers as well
+            os.killpg(training.pid, signal.SIGTERM)
         assert process.wait(60) == 128 + signal.SIGTERM, log.read_text()
     steps = len(losses(read_run(output)))
     assert f"stopped by SIGTERM after step {steps} of 999, saved in {output}/checkpoint-{steps}" in log.read_text()

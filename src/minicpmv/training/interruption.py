@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing.context import ForkContext, ForkProcess
 from types import FrameType
 from typing import Any
 
 from minicpmv.training.console import is_first_process
 
-__all__ = ["SIGNALS", "Interrupted", "Interruption", "WorkerStart"]
+__all__ = ["SIGNALS", "Interrupted", "Interruption", "ShelteringContext", "WorkerStart"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
@@ -111,7 +111,16 @@ class Interruption:
         if is_first_process():
             # os.write: the interrupted code may be inside print.
             told = f"\n{signal.Signals(number).name}: {self._promise}; a second signal ends the run at once\n"
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, told.encode())
+            try:
+                os.write(2, told.encode())
+            except OSError:  # SIGHUP: the terminal is gone, and the next line of the log would end the run unsaved
+                _write_nowhere()
+
+
+def _write_nowhere() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):
+        os.dup2(nowhere, output)
 
 
 def _is_nohup() -> bool:
@@ -135,8 +144,24 @@ class WorkerStart:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _outlive_one)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a shelter's, see below
         if self._start is not None:
             self._start(worker)
+
+
+class _ShelteredProcess(ForkProcess):
+    def start(self) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # forked processes inherit it
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class ShelteringContext(ForkContext):
+    """Forks data workers in which signals wait for ``WorkerStart``: handlers that torch sets first would end them."""
+
+    Process = _ShelteredProcess
 
 
 def _outlive_one(number: int, frame: FrameType | None) -> None:

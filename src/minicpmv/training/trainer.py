@@ -6,6 +6,7 @@ micro-batches and processes (``num_items_in_batch``); Trainer makes up for the a
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +26,7 @@ from minicpmv.training.checkpoints import STAGING, publish, rotate
 from minicpmv.training.console import notice
 from minicpmv.training.disk import check_space, estimate_bytes, writing
 from minicpmv.training.engine import name_engine
-from minicpmv.training.interruption import Interruption, WorkerStart
+from minicpmv.training.interruption import Interruption, ShelteringContext, WorkerStart
 from minicpmv.training.manifest import num_bytes, seal
 from minicpmv.training.numbering import NumberedCollator, NumberedDataset, take_numbers
 from minicpmv.training.processes import raise_together, wait_for_all
@@ -265,8 +266,12 @@ class MiniCPMVTrainer(Trainer):
 
 def _sheltered(loader: DataLoader[Any]) -> DataLoader[Any]:
     """Let a loader's workers leave signals to the run."""
-    if loader.num_workers and not isinstance(loader.worker_init_fn, WorkerStart):
-        loader.worker_init_fn = WorkerStart(loader.worker_init_fn)
+    # accelerate's loaders hold the one that starts the workers; of the outer one they make those that skip batches.
+    for each in (loader, getattr(loader, "base_dataloader", loader)):
+        if each.num_workers and not isinstance(each.worker_init_fn, WorkerStart):
+            each.worker_init_fn = WorkerStart(each.worker_init_fn)
+            if (each.multiprocessing_context or multiprocessing).get_start_method() == "fork":
+                each.multiprocessing_context = ShelteringContext()
     return loader
 
 

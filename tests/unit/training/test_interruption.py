@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from minicpmv.training.interruption import SIGNALS, Interrupted, Interruption, WorkerStart
+from minicpmv.training.interruption import SIGNALS, Interrupted, Interruption, ShelteringContext, WorkerStart
 
 
 def send(number: int) -> None:
@@ -80,6 +80,12 @@ with Interruption():
     assert run_script(script) == 0
 
 
+def _receive_before_and_after_starting() -> None:
+    send(signal.SIGTERM)  # from the group, before anything is set
+    WorkerStart()(0)
+    send(signal.SIGINT)
+
+
 class _Suicidal(Dataset[int]):
     """Sends its own process what a launcher sends to all of a group."""
 
@@ -93,8 +99,15 @@ class _Suicidal(Dataset[int]):
 
 
 def test_data_workers_leave_signals_to_the_run() -> None:
-    started: Any = WorkerStart()
-    assert list(DataLoader(_Suicidal(), batch_size=None, num_workers=1, worker_init_fn=started)) == [0, 1]
+    options: Any = {"worker_init_fn": WorkerStart(), "multiprocessing_context": ShelteringContext()}
+    assert list(DataLoader(_Suicidal(), batch_size=None, num_workers=1, **options)) == [0, 1]
+
+
+def test_signal_waits_while_a_data_worker_starts() -> None:
+    process = ShelteringContext().Process(target=_receive_before_and_after_starting)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
 
 
 def test_data_workers_obey_a_second_signal() -> None:
