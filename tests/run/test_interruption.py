@@ -124,6 +124,18 @@ def test_trained_weights_are_saved_first_if_no_checkpoint_has_them(
     assert same_bytes(tmp_path / _ADAPTER, uninterrupted / _ADAPTER)
 
 
+def test_run_that_was_stopped_after_its_last_step_trains_no_further(
+    data: str, tmp_path: Path, uninterrupted: Path
+) -> None:
+    """Steps 6 of 8 in an epoch: Trainer alone would take a seventh, and one more with each start."""
+    with signalled("on_train_end", after(_STEPS)):
+        assert main(arguments(data, tmp_path)) == 128 + signal.SIGTERM
+    assert main(arguments(data, tmp_path, "--resume_from_checkpoint", "true")) == 0
+    assert same_bytes(tmp_path / _ADAPTER, uninterrupted / _ADAPTER)
+    assert [path.name for path in list_checkpoints(tmp_path)][-1] == f"checkpoint-{_STEPS}"
+    assert read_run(tmp_path)["status"] == "finished"
+
+
 def test_launcher_hands_the_signal_on_and_all_processes_stop_at_the_same_step(data: str, tmp_path: Path) -> None:
     output = tmp_path / "output"
     words = flags(data, output, "--packing", "true", "--deepspeed", "zero2", "--dataloader_num_workers", "1", steps=999)

@@ -18,7 +18,15 @@ from minicpmv.errors import MiniCPMVError
 from minicpmv.training.interruption import Interruption
 from minicpmv.training.processes import gather, take_maximum
 
-__all__ = ["MOST_SKIPPED", "EvaluationStopped", "NotFinite", "StepBoundary", "Stopped", "misses_evaluation"]
+__all__ = [
+    "MOST_SKIPPED",
+    "AlreadyTrained",
+    "EvaluationStopped",
+    "NotFinite",
+    "StepBoundary",
+    "Stopped",
+    "misses_evaluation",
+]
 
 MOST_SKIPPED = 50
 """Steps in a row that float16's scaling may skip. It halves its factor each time: after about 20 it has none left."""
@@ -40,6 +48,10 @@ class Stopped(BaseException):
 
 class EvaluationStopped(Stopped):
     """A signal came while the loss was measured between two steps; nothing of the step behind is saved yet."""
+
+
+class AlreadyTrained(BaseException):
+    """A run goes on from the checkpoint of its last step; Trainer would take one more before it looks."""
 
 
 class _Batch(NamedTuple):
@@ -91,6 +103,8 @@ class StepBoundary(TrainerCallback):
     ) -> None:
         if misses_evaluation(args, state):
             self._make_up()
+        if state.global_step >= state.max_steps:
+            raise AlreadyTrained
         self._is_training = True
 
     def on_step_begin(

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import TrainOutput
 
 from minicpmv.training.batches import BatchPlan, Collate, EpochTeller, PlannedBatches, make_loader
-from minicpmv.training.boundary import EvaluationStopped, StepBoundary, Stopped
+from minicpmv.training.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
 from minicpmv.training.callbacks import RunProgress, memory_gib
 from minicpmv.training.checkpoints import STAGING, publish, rotate
 from minicpmv.training.console import notice
@@ -181,6 +182,13 @@ class MiniCPMVTrainer(Trainer):
         except Stopped:
             self.callback_handler.on_train_end(self.args, self.state, self.control)
             raise
+        except AlreadyTrained:
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+                self._load_best_model()
+            self.callback_handler.on_train_end(self.args, self.state, self.control)
+            self.is_in_train = False
+            self.last_saved = self.state.global_step
+            return TrainOutput(self.state.global_step, 0.0, {})
 
     @property
     def _live_model(self) -> nn.Module:
