@@ -111,8 +111,21 @@ prepare() {
 }
 
 # torch's launcher, made to end with the training's own exit code. MINICPMV is for the chat command that it prints.
+# It runs beside the shell, which would otherwise not hand on a signal: the training stops at the end of a step, saved.
 torchrun() {
-    MINICPMV=$MINICPMV "$PYTHON" "$ROOT/scripts/torchrun.py" "$@"
+    MINICPMV=$MINICPMV "$PYTHON" "$ROOT/scripts/torchrun.py" "$@" &
+    _training=$!
+    for _name in TERM INT USR1 HUP; do
+        trap "_signalled=yes; kill -s $_name $_training 2>/dev/null || :" "$_name"
+    done
+    _signalled=yes
+    while [ "$_signalled" = yes ]; do # a signal ends the waiting, not the training
+        _signalled=no
+        _ended=0
+        wait "$_training" || _ended=$?
+    done
+    trap - TERM INT USR1 HUP
+    return "$_ended"
 }
 
 # The last lines of the demo. For a run on your own data the training has printed its own.

@@ -1,41 +1,87 @@
 """torchrun, ending as the training ended: with its exit code, and without a traceback of the launcher's own.
 
 torch's torchrun ends with 1 whatever its processes did, under a traceback about itself. A fault in the data would be
-buried by it: the training has printed file, record and fix, and ends with 2. Everything else is torch's.
+buried by it: the training has printed file, record and fix, and ends with 2. And torch's kills its processes 30 seconds
+after a signal; a checkpoint may take longer. Here a signal is handed on, and the processes are waited for. Everything
+else is torch's.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+import threading
+import time
+from types import FrameType
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
+import psutil
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main
 
 WRONG_USE = 2
 """The training's exit code for a fault that its message explains completely."""
 
+HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+_ONE_EVENT = 1.0
+"""Seconds. Ctrl-C arrives twice, from the terminal and from the script; later than that it is meant."""
+
+
+class _Messenger:
+    """Hands signals to the training processes: the first two as they come, after that SIGKILL."""
+
+    def __init__(self) -> None:
+        self._num_events = 0
+        self._when = -_ONE_EVENT
+        for number in HANDED_ON:
+            # nohup ignores SIGHUP, and that must stay so. A script's `&` ignores SIGINT, and that must not.
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._hand_on)
+
+    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+        processes = psutil.Process().children()
+        if not processes:
+            print(f"stopped by {signal.Signals(number).name} before the training began", file=sys.stderr, flush=True)
+            os._exit(128 + number)  # torch's rendezvous waits in another thread
+        if time.monotonic() - self._when > _ONE_EVENT:
+            self._num_events += 1
+            self._when = time.monotonic()
+        for process in processes:
+            try:
+                process.send_signal(number if self._num_events <= 2 else signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+
 
 def launch(arguments: list[str]) -> int:
     """Run torchrun and return the exit code of the process that failed first, as a shell counts: 128 + signal."""
     # Its errors are the processes' exit codes, which are told below.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    ended: list[int] = []
+    # In a thread torch sets no signal handlers. They would kill the processes while they save.
+    torch_thread = threading.Thread(target=lambda: ended.append(_run(arguments)), daemon=True)
+    _Messenger()
+    torch_thread.start()
+    torch_thread.join()
+    return ended[0] if ended else 1
+
+
+def _run(arguments: list[str]) -> int:
     try:
         main(arguments)
-    except SignalException as stopped:
-        print(f"stopped by {stopped.sigval.name}", file=sys.stderr)
-        return 128 + stopped.sigval
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
-            print(f"training process {rank} was ended by {name}; SIGKILL often means: out of memory", file=sys.stderr)
+            hint = "; that often means: out of memory" if name == "SIGKILL" else ""
+            print(f"training process {rank} was ended by {name}{hint}", file=sys.stderr)
             return 128 - failure.exitcode
-        if failure.exitcode != WRONG_USE:
+        if failure.exitcode not in (WRONG_USE, *(128 + number for number in HANDED_ON)):
             print(f"training process {rank} ended with {failure.exitcode}; its message is above", file=sys.stderr)
         return failure.exitcode
+    except SystemExit as wrong_use:  # of torchrun itself, which has said what
+        return wrong_use.code if isinstance(wrong_use.code, int) else 1
     return 0
 
 

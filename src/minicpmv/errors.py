@@ -34,6 +34,9 @@ class Problem:
 class MiniCPMVError(Exception):
     """Base of every fault that its reader can mend. The message is complete: it needs no traceback beside it."""
 
+    is_of_one_process: bool = False
+    """Whether, in a run of several, the others may know nothing of it. Each process then says its own."""
+
 
 class UsageError(MiniCPMVError):
     """A command or function was called with arguments that cannot work together."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from minicpmv.training.checkpoints import STAGING, find_fault, list_checkpoints
+from minicpmv.training.checkpoints import STAGING, list_checkpoints
+from minicpmv.training.manifest import find_fault
 from minicpmv.training.run import main, train
-from tests.run.training import command, environment, flags, make_data, run_here, same_bytes
+from tests.run import chaos, forked
+from tests.run.training import flags, make_data, run_here, same_bytes
 
 _ADAPTER = "adapter_model.safetensors"
 
@@ -68,8 +69,28 @@ def test_adapter_and_full_model_do_not_share_a_directory(
     assert f"found a full model in {str(tmp_path)!r}, where an adapter is to be saved" in capsys.readouterr().err
 
 
-def _has_checkpoint(number: int) -> Callable[[Path], bool]:
-    return lambda output: (output / f"checkpoint-{number}").exists()
+def test_altered_checkpoint_is_passed_over(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One bit of the optimizer's state: sizes are right, and torch would load it."""
+    arguments = flags(data, tmp_path, "--save_steps", "1", "--use_lora", "--lora_r", "4", steps=2)
+    train(arguments)
+    path = tmp_path / "checkpoint-2" / "optimizer.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    train([*arguments, "--resume_from_checkpoint", "true"])
+    told = capsys.readouterr().out
+    assert f"{path.parent} is not whole (optimizer.pt is not what was written" in told
+    assert f"resuming from {tmp_path}/checkpoint-1" in told
+
+
+def test_another_engine_is_refused_with_the_way_to_go_on(data: str, tmp_path: Path) -> None:
+    output, log = tmp_path / "output", tmp_path / "log"
+    arguments = flags(data, output, "--save_steps", "1", "--use_lora", "--lora_r", "4", steps=1)
+    assert main(arguments) == 0
+    resumed = [*arguments, "--resume_from_checkpoint", "true", "--deepspeed", "zero2"]
+    assert forked.exit_code(forked.start(resumed, log=log)) == 2  # not here: DeepSpeed leaves traces in a process
+    assert f"{output}/checkpoint-1: written with no DeepSpeed, this run uses DeepSpeed ZeRO-2" in log.read_text()
+    assert f"--lora_weight_path {output}/checkpoint-1" in log.read_text()
 
 
 def _is_saving(output: Path) -> bool:
@@ -82,36 +103,40 @@ def _is_saving(output: Path) -> bool:
     [
         ("before the first checkpoint", lambda output: (output / "run.json").exists()),
         ("while saving", _is_saving),
-        ("between checkpoints", _has_checkpoint(3)),
     ],
 )
 def test_killed_run_goes_on_with_the_same_command(
     moment: str, is_there: Callable[[Path], bool], data: str, tmp_path: Path, uninterrupted: Path
 ) -> None:
-    arguments = _killable(data, tmp_path)
-    process = subprocess.Popen(
-        command(arguments), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    output = tmp_path / "output"
+    arguments = chaos.arguments(data, output)
+    process = forked.start(arguments, log=tmp_path / "log")
     deadline = time.monotonic() + 90
-    while not is_there(tmp_path):
-        assert process.poll() is None, f"the run ended before it could be killed {moment}"
+    while not is_there(output):
+        assert process.is_alive(), f"the run ended before it could be killed {moment}"
         assert time.monotonic() < deadline
         time.sleep(0.0005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert all(find_fault(path) is None for path in list_checkpoints(tmp_path))
+    process.kill()
+    assert forked.exit_code(process) == -signal.SIGKILL
+    assert all(find_fault(path, check_content=True) is None for path in list_checkpoints(output))
     train(arguments)
-    assert same_bytes(tmp_path / _ADAPTER, uninterrupted / _ADAPTER)
-    assert not (tmp_path / STAGING).exists()
+    assert same_bytes(output / _ADAPTER, uninterrupted / _ADAPTER)
+    assert not (output / STAGING).exists()
 
 
-def _killable(data: str, output: Path) -> list[str]:
-    extra = ["--save_steps", "1", "--use_lora", "--lora_r", "4", "--resume_from_checkpoint", "true"]
-    return flags(data, output, *extra, steps=12)
+def test_run_that_ends_in_every_way_at_random_moments_ends_identical(
+    data: str, tmp_path: Path, uninterrupted: Path
+) -> None:
+    """`python -m tests.run.chaos` does the same more often."""
+    output = tmp_path / "output"
+    run = chaos.Chaos(chaos.arguments(data, output), output, tmp_path / "logs", seed=1)
+    for end in run.ways:
+        end()
+    assert run.finish() == chaos.digest(uninterrupted)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("uninterrupted")
-    train(_killable(data, output))
+    train(chaos.arguments(data, output))
     return output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,7 +16,11 @@ def main(arguments: Sequence[str]) -> int:
         # OpenMP threads that wait by spinning slow a run on few cores down tenfold. Read when torch is loaded, so it is
         # set before; a user's own value stays.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return import_module("minicpmv.training.run").main(arguments)
+    try:
+        return import_module("minicpmv.training.run").main(arguments)
+    except KeyboardInterrupt:  # while that is imported; a run says itself where it stopped
+        print("stopped by SIGINT before the run began", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
-__all__ = ["complain", "notice", "say"]
+__all__ = ["complain", "is_first_process", "notice", "say"]
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
+    """Whether this process speaks for all of them."""
     # torchrun states the rank before any library knows it; without a launcher there is one process.
     return os.environ.get("RANK", "0") == "0"
 
 
 def say(message: str = "") -> None:
     """Print a line of the run's report."""
-    if _is_first_process():
+    if is_first_process():
         print(message, flush=True)
 
 
@@ -24,7 +26,15 @@ def notice(message: str) -> None:
     say(f"notice: {message}")
 
 
-def complain(message: str) -> None:
-    """Print an error that stops the run."""
-    if _is_first_process():
-        print(f"error: {message}", file=sys.stderr, flush=True)
+def complain(message: str, *, everywhere: bool = False) -> None:
+    """Print an error that stops the run.
+
+    Args:
+        message: Complete in itself.
+        everywhere: Whether each process says its own, because the others may know nothing of it.
+    """
+    first = is_first_process()
+    if first or everywhere:
+        who = "error" if first else f"error in process {os.environ['RANK']}"
+        with suppress(OSError):  # the log may be on the very disk that is full; the exit code remains
+            print(f"{who}: {message}", file=sys.stderr, flush=True)

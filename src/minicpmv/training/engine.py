@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 
 from minicpmv.errors import ConfigError
 
-__all__ = ["load_deepspeed", "prepare_rendezvous", "quieten", "start_deepspeed"]
+__all__ = ["load_deepspeed", "name_engine", "prepare_rendezvous", "quieten", "start_deepspeed"]
 
 # What the libraries below us tell each other, not us; each may go with the release named.
 _NOISE = (
@@ -45,6 +45,15 @@ def prepare_rendezvous(*, use_deepspeed: bool) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def name_engine(args: TrainingArguments) -> str:
+    """Say what shards weights and optimizer, for whoever continues a checkpoint: each engine reads its own alone."""
+    if not args.deepspeed:
+        return "no DeepSpeed"
+    config: Any = args.deepspeed
+    assert isinstance(config, dict), "settings have read it"
+    return f"DeepSpeed ZeRO-{config.get('zero_optimization', {}).get('stage', 0)}"
 
 
 def load_deepspeed() -> Any:

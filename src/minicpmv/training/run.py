@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from minicpmv.data.collation import PackedCollator
 from minicpmv.data.grouping import BatchPlanner
 from minicpmv.data.packing import RowPlanner
-from minicpmv.errors import MiniCPMVError, UsageError
+from minicpmv.errors import DataError, MiniCPMVError, UsageError
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
 from minicpmv.training.base import (
     build_skeleton,
@@ -27,15 +28,20 @@ from minicpmv.training.base import (
     stated_dtype,
 )
 from minicpmv.training.batches import BatchPlan, describe_step, estimate_costs, plan_batches
-from minicpmv.training.checkpoints import ResumePoint, choose_resume_point, remove_checkpoints, remove_stale
+from minicpmv.training.boundary import Stopped
+from minicpmv.training.checkpoints import list_checkpoints, remove_checkpoints, remove_stale
 from minicpmv.training.console import complain, notice, say
-from minicpmv.training.engine import prepare_rendezvous, quieten, start_deepspeed
+from minicpmv.training.disk import explain_full
+from minicpmv.training.engine import name_engine, prepare_rendezvous, quieten, start_deepspeed
+from minicpmv.training.interruption import Interrupted, Interruption
 from minicpmv.training.learning import settle_learning
 from minicpmv.training.lora import add_lora
 from minicpmv.training.material import Material, gather_material
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
+from minicpmv.training.processes import wait_for_all
 from minicpmv.training.rates import Rates
 from minicpmv.training.record import chat_command, describe_run
+from minicpmv.training.resume import ResumePoint, Setting, choose_resume_point, choose_together
 from minicpmv.training.saving import copy_companions, save_adapter, save_full, write_json
 from minicpmv.training.settings import (
     build_training_arguments,
@@ -52,12 +58,24 @@ _EXAMPLES = 100
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line; return the exit code: 0 done, 2 something that its reader can mend."""
+    """Run the command line; return the exit code.
+
+    0: done. 2: something that its reader can mend. 128 and a signal's number: stopped by it, and resumable.
+    """
     try:
         train(arguments)
     except MiniCPMVError as error:
-        complain(str(error))
+        complain(str(error), everywhere=error.is_of_one_process)
         return 2
+    except OSError as error:
+        explained = explain_full(error)
+        if explained is None:
+            raise
+        complain(explained, everywhere=True)
+        return 2
+    except Interrupted as stopped:
+        say(stopped.message)
+        return stopped.exit_code
     return 0
 
 
@@ -66,7 +84,13 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         MiniCPMVError: Something that the reader of the message can mend: a flag, the data, a checkpoint.
+        Interrupted: A signal stopped the run.
     """
+    with Interruption() as interruption:
+        return _train(arguments, interruption)
+
+
+def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, Any]:
     request = parse_arguments(arguments)
     settings, notices = complete_settings(request, inspect_machine())
     for text in notices:
@@ -91,12 +115,23 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
     say(format_parts(parts))
     record = describe_run(request, args, version=material.version, base=material.base, parts=parts)
     record_path = Path(args.output_dir or "") / "run.json"
-    trainer = _build_trainer(material, model, request, args, plan)
+    trainer = _build_trainer(material, model, request, args, plan, interruption)
     trainer.rates = rates
     if args.should_save:
         write_json(record_path, record)
+    interruption.act_at_once(_how_to_go_on(args))
 
-    metrics = dict(trainer.train(resume_from_checkpoint=start.path).metrics)
+    try:
+        metrics = dict(trainer.train(resume_from_checkpoint=start.path).metrics)
+    except DataError as error:  # such as an image that has changed since it was checked
+        error.is_of_one_process = True
+        raise
+    except Stopped as stop:
+        raise _interrupted(stop, trainer, record_path, record) from None
+    if trainer.last_saved == trainer.state.global_step:
+        interruption.act_at_once(_how_to_go_on(args))
+    else:
+        interruption.defer("training is over, and no checkpoint has its result: saving that first")
     if material.held_out is not None:
         metrics |= _evaluate(trainer)
     _save(trainer, material, request, args)
@@ -114,6 +149,32 @@ def _settle(request: Request) -> None:
     check_weights(config, request.run)
     for text in settle_learning(request.run, build_skeleton(base), given=request.given):
         notice(text)
+
+
+def _how_to_go_on(args: TrainingArguments) -> str:
+    checkpoints = list_checkpoints(args.output_dir or "")
+    if not checkpoints:
+        return "nothing was trained yet; the same command starts again"
+    return (
+        f"nothing was lost, the newest checkpoint is {checkpoints[-1]}\n"
+        "go on: the same command with --resume_from_checkpoint true"
+    )
+
+
+def _interrupted(stop: Stopped, trainer: MiniCPMVTrainer, record_path: Path, record: dict[str, Any]) -> Interrupted:
+    """Write down where a run stopped and say how it goes on."""
+    state, args = trainer.state, trainer.args
+    name = signal.Signals(stop.signal_number).name
+    if args.should_save:
+        stopped = {"status": "stopped", "stopped_by": name, "step": state.global_step, "log": state.log_history}
+        write_json(record_path, record | stopped)
+    wait_for_all()  # a launcher that sees one process end ends the others
+    return Interrupted(
+        stop.signal_number,
+        f"stopped by {name} after step {state.global_step} of {state.max_steps}, saved in "
+        f"{Path(args.output_dir or '') / f'checkpoint-{state.global_step}'}\n"
+        "go on: the same command with --resume_from_checkpoint true",
+    )
 
 
 def _start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArguments:
@@ -138,12 +199,16 @@ def _prepare_directory(run: RunArguments, args: TrainingArguments) -> ResumePoin
             f"--output_dir: found {kinds[not run.use_lora]} in {args.output_dir!r}, where {kinds[run.use_lora]} is to "
             "be saved\n  fix: choose another directory"
         )
-    start = choose_resume_point(
-        args.resume_from_checkpoint,
-        output_dir=args.output_dir or "",
-        world_size=args.world_size,
-        overwrite=run.overwrite_output_dir,
-    )
+
+    def choose() -> ResumePoint:
+        return choose_resume_point(
+            args.resume_from_checkpoint,
+            output_dir=args.output_dir or "",
+            setting=Setting(args.world_size, name_engine(args)),
+            overwrite=run.overwrite_output_dir,
+        )
+
+    start = choose_together(choose, is_leader=args.local_process_index == 0)
     for text in start.notices:
         notice(text)
     if args.local_process_index == 0 and args.output_dir:
@@ -174,7 +239,12 @@ def _plan(material: Material, model: Any, run: RunArguments, args: TrainingArgum
 
 
 def _build_trainer(
-    material: Material, model: Any, request: Request, args: TrainingArguments, plan: BatchPlan
+    material: Material,
+    model: Any,
+    request: Request,
+    args: TrainingArguments,
+    plan: BatchPlan,
+    interruption: Interruption,
 ) -> MiniCPMVTrainer:
     def write_companions(directory: Path) -> None:
         copy_companions(material.base, directory, dtype=model.dtype)
@@ -189,6 +259,7 @@ def _build_trainer(
             plan=plan,
             train_collator=PackedCollator(material.collator.pad_token_id) if request.run.packing else None,
             write_companions=None if request.run.use_lora else write_companions,
+            interruption=interruption,
         )
     except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker of --report_to that is not installed
         raise UsageError(f"transformers' Trainer refuses: {error}\n  fix: correct the flag it names") from error

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from minicpmv.training.checkpoints import STAGING
+from minicpmv.training.disk import writing
 from minicpmv.training.engine import load_deepspeed
 from minicpmv.training.lora import as_plain_lora
 from minicpmv.training.parts import is_lora_tensor
@@ -105,8 +106,11 @@ def copy_companions(base: Path, directory: Path, *, dtype: torch.dtype) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file in one step."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # half of one on a full disk
 
 
 @contextmanager
@@ -114,8 +118,9 @@ def _staged(directory: Path) -> Iterator[Path]:
     """Collect files aside, then move each into place whole."""
     staged = directory / STAGING / "final"
     shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir(parents=True)
-    yield staged
+    with writing(staged, needed=None):
+        staged.mkdir(parents=True)
+        yield staged
     for path in sorted(path for path in staged.rglob("*") if path.is_file()):
         target = directory / path.relative_to(staged)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -6,22 +6,31 @@ micro-batches and processes (``num_items_in_batch``); Trainer makes up for the a
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import TrainOutput
 
 from minicpmv.training.batches import BatchPlan, Collate, EpochTeller, PlannedBatches, make_loader
+from minicpmv.training.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
 from minicpmv.training.callbacks import RunProgress, memory_gib
-from minicpmv.training.checkpoints import STAGING, publish, rotate, seal
+from minicpmv.training.checkpoints import STAGING, publish, rotate
 from minicpmv.training.console import notice
+from minicpmv.training.disk import check_space, estimate_bytes, writing
+from minicpmv.training.engine import name_engine
+from minicpmv.training.interruption import Interruption, ShelteringContext, WorkerStart
+from minicpmv.training.manifest import num_bytes, seal
+from minicpmv.training.numbering import NumberedCollator, NumberedDataset, take_numbers
+from minicpmv.training.processes import raise_together, wait_for_all
 from minicpmv.training.rates import Rates, split_groups
 
 __all__ = ["MiniCPMVTrainer", "is_peft"]
@@ -35,6 +44,7 @@ class MiniCPMVTrainer(Trainer):
         write_companions: Called on the writing process with each new checkpoint's directory, to add the small files
             that make a full checkpoint usable by itself.
         train_collator: Joins the records of a planned batch; evaluation has ``data_collator``.
+        interruption: Signals that it heeds end training at a step boundary, with a checkpoint.
         kwargs: As for ``Trainer``.
     """
 
@@ -44,6 +54,7 @@ class MiniCPMVTrainer(Trainer):
         plan: BatchPlan,
         write_companions: Callable[[Path], None] | None = None,
         train_collator: Collate | None = None,
+        interruption: Interruption | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -52,6 +63,16 @@ class MiniCPMVTrainer(Trainer):
         self.add_callback(EpochTeller(self._batches))
         self._write_companions = write_companions
         self._staging: str | None = None
+        self.last_saved = -1
+        """Step of the newest checkpoint of this process's own; -1: none."""
+        self._bytes_needed: int | None = None
+        self._boundary = StepBoundary(
+            interruption,
+            describe=self._describe_record,
+            was_skipped=lambda: bool(self.accelerator.optimizer_step_was_skipped),
+            make_up=self._make_up_evaluation,
+        )
+        self.add_callback(self._boundary)
         self._tokens: Tensor | int = 0
         self._clock: float | None = None
         self.rates: Rates | None = None
@@ -63,8 +84,16 @@ class MiniCPMVTrainer(Trainer):
     # ------------------------------------------------------------------------------------------------------- batches
 
     def get_train_dataloader(self) -> DataLoader[Any]:
+        dataset: Any = NumberedDataset(self.train_dataset)
+        loader = make_loader(dataset, self._batches, self.args, NumberedCollator(self._train_collator))
+        return _sheltered(self.accelerator.prepare(loader))
+
+    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
+        return _sheltered(super().get_eval_dataloader(*args, **kwargs))
+
+    def _describe_record(self, number: int) -> str:
         dataset: Any = self.train_dataset
-        return self.accelerator.prepare(make_loader(dataset, self._batches, self.args, self._train_collator))
+        return dataset.records[number].where()
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
         dataset: Any = self.train_dataset  # Trainer makes samples per second of this: on average, then
@@ -88,7 +117,15 @@ class MiniCPMVTrainer(Trainer):
         mask = inputs.get("attention_mask")  # a packed row has none, and no padding
         # The sum stays on the device: no wait in each step.
         self._tokens = self._tokens + (inputs["input_ids"].numel() if mask is None else mask.sum())
-        return super().training_step(model, inputs, *args, **kwargs)
+        numbers = take_numbers(inputs)
+        loss = super().training_step(model, inputs, *args, **kwargs)
+        self._boundary.note_loss(loss, numbers)
+        return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        norm = super()._get_grad_norm(*args, **kwargs)
+        self._boundary.note_gradient(norm)
+        return norm
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self._clock is not None:
@@ -102,9 +139,18 @@ class MiniCPMVTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         started = time.perf_counter()
-        metrics = super().evaluate(*args, **kwargs)
+        # Measuring draws random numbers, for its data loader. Training goes on as if it had not, so a run that was
+        # stopped before an evaluation and measures after it was resumed is the same run.
+        with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
+            metrics = super().evaluate(*args, **kwargs)
         self._leave_out(started)
         return metrics
+
+    def _make_up_evaluation(self) -> None:
+        metrics = self._evaluate(None, None)
+        checkpoint = self._checkpoint_path()
+        if self._determine_best_metric(metrics, None) and checkpoint.is_dir():
+            self.state.best_model_checkpoint = str(checkpoint)
 
     def _leave_out(self, started: float) -> None:
         """Take what has passed since then out of training's time."""
@@ -117,43 +163,96 @@ class MiniCPMVTrainer(Trainer):
     # in one step. It loads weights key by key past those it does not know: `_load_from_checkpoint` and
     # `_load_best_model` may go when it loads through `from_pretrained`, which converts MiniCPM-V-2's keys.
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer does.
+
+        Raises:
+            Stopped: A signal asked for it; the newest checkpoint holds everything.
+            NotFinite: A loss or gradient is no number.
+            DiskError: A checkpoint could not be written.
+        """
+        try:
+            return super().train(*args, **kwargs)
+        except EvaluationStopped:  # weights, optimizer and schedule are those of the end of a step
+            if self.last_saved != self.state.global_step:
+                self.args.save_only_model = False
+                self._save_checkpoint(self._live_model, None)
+            self.callback_handler.on_train_end(self.args, self.state, self.control)
+            raise
+        except Stopped:
+            self.callback_handler.on_train_end(self.args, self.state, self.control)
+            raise
+        except AlreadyTrained:
+            if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+                self._load_best_model()
+            self.callback_handler.on_train_end(self.args, self.state, self.control)
+            self.is_in_train = False
+            self.last_saved = self.state.global_step
+            return TrainOutput(self.state.global_step, 0.0, {})
+
+    @property
+    def _live_model(self) -> nn.Module:
+        assert self.model is not None, "it was built with one"
+        return self.model
+
     def _get_output_dir(self, trial: Any) -> str:
         return self._staging or super()._get_output_dir(trial)
 
+    def _checkpoint_path(self) -> Path:
+        return Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        root = Path(self.args.output_dir or "")
-        name = f"checkpoint-{self.state.global_step}"
-        staged, final = root / STAGING / name, root / name
+        final = self._checkpoint_path()
+        staged = final.parent / STAGING / final.name
         started = time.perf_counter()
+        needed = self._bytes_needed or estimate_bytes(
+            self._live_model, None if self.is_deepspeed_enabled else self.optimizer
+        )
+
+        def write() -> None:
+            with writing(staged, needed=needed):
+                self._write_checkpoint(model, trial, staged)
+
+        def finish() -> None:
+            if self.args.should_save:
+                with writing(staged, needed=needed):
+                    self._finish(staged)
+                publish(staged, final)
+
+        raise_together(lambda: check_space(final.parent, self._bytes_needed or 0))
+        if self.is_deepspeed_enabled or self.state.best_global_step:
+            write()  # the processes wait for each other inside: one with a fault must leave, not wait here
+            wait_for_all()
+        else:
+            raise_together(write)
+        raise_together(finish)
+        if self.args.local_process_index == 0 and staged.exists():  # another machine with a disk of its own
+            publish(staged, final)
+        if self.args.should_save:
+            keep = (str(final), self.state.best_model_checkpoint)
+            rotate(final.parent, limit=self.args.save_total_limit, keep=keep)
+            with suppress(OSError):  # another machine is still writing
+                staged.parent.rmdir()
+        self.last_saved = self.state.global_step
+        self._leave_out(started)
+
+    def _write_checkpoint(self, model: nn.Module, trial: Any, staged: Path) -> None:
         self._staging = str(staged.parent)
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self._staging = None
         if self.state.best_model_checkpoint == str(staged):
-            self.state.best_model_checkpoint = str(final)
-        self._wait()
-        if self.args.should_save:
-            self._finish(staged)
-            publish(staged, final)
-        self._wait()
-        if self.args.local_process_index == 0 and staged.exists():  # another machine with a disk of its own
-            publish(staged, final)
-        if self.args.should_save:
-            keep = (str(final), self.state.best_model_checkpoint)
-            rotate(root, limit=self.args.save_total_limit, keep=keep)
-        self._leave_out(started)
+            self.state.best_model_checkpoint = str(self._checkpoint_path())
 
     def _finish(self, staged: Path) -> None:
         self.state.save_to_json(str(staged / TRAINER_STATE_NAME))  # again: it now names the best checkpoint's own place
         (staged / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads; run.json has the settings
         if self._write_companions is not None:
             self._write_companions(staged)
-        seal(staged, step=self.state.global_step, world_size=self.args.world_size)
-
-    def _wait(self) -> None:
-        if dist.is_available() and dist.is_initialized():
-            dist.barrier()
+        engine = name_engine(self.args)
+        seal(staged, step=self.state.global_step, world_size=self.args.world_size, engine=engine)
+        self._bytes_needed = num_bytes(staged)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         live: Any = model if model is not None else self.model
@@ -171,6 +270,17 @@ class MiniCPMVTrainer(Trainer):
         assert self.state.best_model_checkpoint is not None, "Trainer asks only if there is one"
         notice(f"going back to the best checkpoint, {self.state.best_model_checkpoint}")
         self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def _sheltered(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Let a loader's workers leave signals to the run."""
+    # accelerate's loaders hold the one that starts the workers; of the outer one they make those that skip batches.
+    for each in (loader, getattr(loader, "base_dataloader", loader)):
+        if each.num_workers and not isinstance(each.worker_init_fn, WorkerStart):
+            each.worker_init_fn = WorkerStart(each.worker_init_fn)
+            if (each.multiprocessing_context or multiprocessing).get_start_method() == "fork":
+                each.multiprocessing_context = ShelteringContext()
+    return loader
 
 
 def is_peft(model: Any) -> bool:

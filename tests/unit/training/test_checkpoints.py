@@ -1,21 +1,15 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
 from minicpmv.errors import CheckpointError, UsageError
-from minicpmv.training.checkpoints import (
-    MANIFEST,
-    STAGING,
-    choose_resume_point,
-    find_fault,
-    list_checkpoints,
-    publish,
-    remove_stale,
-    rotate,
-    seal,
-)
+from minicpmv.training.checkpoints import STAGING, list_checkpoints, publish, remove_stale, rotate
+from minicpmv.training.manifest import MANIFEST, find_fault, seal
+from minicpmv.training.resume import Setting, choose_resume_point
 
 
 def write(output: Path, step: int, *, world_size: int = 1, files: tuple[str, ...] = ("rng_state.pth", "w")) -> Path:
@@ -23,7 +17,7 @@ def write(output: Path, step: int, *, world_size: int = 1, files: tuple[str, ...
     staged.mkdir(parents=True)
     for name in files:
         (staged / name).write_bytes(b"x" * 10)
-    seal(staged, step=step, world_size=world_size)
+    seal(staged, step=step, world_size=world_size, engine="zero2")
     final = output / f"checkpoint-{step}"
     publish(staged, final)
     return final
@@ -33,8 +27,8 @@ def names(output: Path) -> list[str]:
     return [path.name for path in list_checkpoints(output)]
 
 
-def choose(output: Path, flag: str | None = "true", *, world_size: int = 1, overwrite: bool = False) -> str | None:
-    return choose_resume_point(flag, output_dir=str(output), world_size=world_size, overwrite=overwrite).path
+def choose(output: Path, flag: str | None = "true", *, overwrite: bool = False, engine: str = "zero2") -> str | None:
+    return choose_resume_point(flag, output_dir=str(output), setting=Setting(1, engine), overwrite=overwrite).path
 
 
 def test_published_checkpoint_is_whole(tmp_path: Path) -> None:
@@ -55,6 +49,27 @@ def test_harm_is_named(harm, fault: str, tmp_path: Path) -> None:
     checkpoint = write(tmp_path, 5)
     harm(checkpoint)
     assert find_fault(checkpoint) == fault
+
+
+def test_altered_byte_is_found_by_content_alone(tmp_path: Path) -> None:
+    checkpoint = write(tmp_path, 5)
+    (checkpoint / "w").write_bytes(b"xxxxyxxxxx")
+    assert find_fault(checkpoint) is None
+    assert find_fault(checkpoint, check_content=True).startswith("w is not what was written: its sha256 is ")
+
+
+def test_digests_are_those_of_sha256sum(tmp_path: Path) -> None:
+    checkpoint = write(tmp_path, 5)
+    told = json.loads((checkpoint / MANIFEST).read_text())["sha256"]
+    assert told["w"] == hashlib.sha256(b"x" * 10).hexdigest()
+
+
+def test_checkpoint_without_digests_and_engine_counts_by_its_sizes(tmp_path: Path) -> None:
+    checkpoint = write(tmp_path, 5)
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    del manifest["sha256"], manifest["engine"]
+    (checkpoint / MANIFEST).write_text(json.dumps(manifest))
+    assert choose(tmp_path) == str(checkpoint)
 
 
 def test_checkpoints_are_ordered_by_step_not_by_name(tmp_path: Path) -> None:
@@ -101,13 +116,21 @@ def test_resume_takes_the_newest_whole_one(tmp_path: Path) -> None:
     write(tmp_path, 9)
     torn = write(tmp_path, 10)
     (torn / "w").unlink()
-    point = choose_resume_point("true", output_dir=str(tmp_path), world_size=1, overwrite=False)
+    point = choose_resume_point("true", output_dir=str(tmp_path), setting=Setting(1, "zero2"), overwrite=False)
     assert point.path == str(tmp_path / "checkpoint-9")
     assert point.notices[0] == f"{torn} is not whole (w is missing); passed over"
 
 
+def test_altered_checkpoint_is_passed_over_and_its_file_named(tmp_path: Path) -> None:
+    write(tmp_path, 9)
+    (write(tmp_path, 10) / "rng_state.pth").write_bytes(b"y" * 10)
+    point = choose_resume_point("true", output_dir=str(tmp_path), setting=Setting(1, "zero2"), overwrite=False)
+    assert point.path == str(tmp_path / "checkpoint-9")
+    assert "checkpoint-10 is not whole (rng_state.pth is not what was written" in point.notices[0]
+
+
 def test_resume_without_any_checkpoint_starts_anew_and_says_so(tmp_path: Path) -> None:
-    point = choose_resume_point("true", output_dir=str(tmp_path / "new"), world_size=1, overwrite=False)
+    point = choose_resume_point("true", output_dir=str(tmp_path / "new"), setting=Setting(1, ""), overwrite=False)
     assert point.path is None
     assert "starting from the beginning" in point.notices[0]
 
@@ -132,8 +155,15 @@ def test_named_checkpoint_must_exist_and_be_whole(tmp_path: Path) -> None:
 
 def test_another_number_of_processes_is_refused_with_the_way_out(tmp_path: Path) -> None:
     write(tmp_path, 3, world_size=2)
-    with pytest.raises(CheckpointError, match=r"written by 2 processes, this run has 1\n  fix: start with 2 processes"):
+    with pytest.raises(CheckpointError, match="written by 2 processes, this run has 1") as refused:
         choose(tmp_path)
+    assert "fix: start with 2 processes" in str(refused.value)
+
+
+def test_another_engine_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    with pytest.raises(CheckpointError, match=r"written with zero2, this run uses zero3[\s\S]*fix: use zero2"):
+        choose(tmp_path, engine="zero3")
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""A disk that has no room: said once, with where and how much, and nothing half-written stays.
+
+Looks before writing as far as the size is known, and names the fault where it comes up all the same: other programs
+write, too, and quotas show themselves only then.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from minicpmv.errors import MiniCPMVError
+
+__all__ = ["DiskError", "check_space", "estimate_bytes", "explain_full", "writing"]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What torch and safetensors make of an error number: torch says only that its writer failed.
+_WRITERS = ("os error", "PytorchStreamWriter", "inline_container", "No space left", "Disk quota", "file write failed")
+
+
+class DiskError(MiniCPMVError):
+    """Something could not be written."""
+
+    is_of_one_process = True
+
+
+def estimate_bytes(model: nn.Module, optimizer: Any) -> int:
+    """Say about how large a checkpoint will be: its weights, and an optimizer as it is, or like Adam's.
+
+    Args:
+        model: With PEFT, only what is trained is saved.
+        optimizer: torch's own, whose state is counted; of another kind, in shards, it is taken for float32 weights
+            and two moments for each trained one.
+    """
+    parameters = list(model.parameters())
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    saved = trained if hasattr(model, "peft_config") else parameters
+    states = getattr(optimizer, "state", None) or {}
+    tensors = [value for state in states.values() for value in state.values() if isinstance(value, Tensor)]
+    size = sum(_count(parameter) * parameter.element_size() for parameter in saved)
+    if tensors:
+        return size + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return size + 12 * sum(_count(parameter) for parameter in trained)
+
+
+def _count(parameter: Any) -> int:
+    return getattr(parameter, "ds_numel", None) or parameter.numel()  # ZeRO-3 leaves an empty tensor of each
+
+
+def check_space(directory: Path, needed: int) -> None:
+    """Look for room before writing.
+
+    Args:
+        directory: Where, even if it does not exist yet.
+        needed: Bytes.
+
+    Raises:
+        DiskError: There is less.
+    """
+    free = _free(directory)
+    if free < needed:
+        raise DiskError(_message(directory, "too little room", free=free, needed=needed))
+
+
+@contextmanager
+def writing(staged: Path, *, needed: int | None) -> Iterator[None]:
+    """Collect files in a folder that disappears again if they cannot be written.
+
+    Args:
+        staged: The folder; the one above it goes as well if nothing else is in it.
+        needed: Bytes, for the message; None if that is not known.
+
+    Raises:
+        DiskError: A file could not be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_writing(error):
+            raise
+        free = _free(staged)
+        shutil.rmtree(staged, ignore_errors=True)
+        if staged.parent.is_dir() and not any(staged.parent.iterdir()):
+            staged.parent.rmdir()
+        reason = _reason(error)
+        raise DiskError(_message(staged.parent.parent, reason, free=free, needed=needed)) from error
+
+
+def explain_full(error: OSError) -> str | None:
+    """Say what a full disk means where nobody expected it; None if that is not what the error is about."""
+    if error.errno not in _FULL:
+        return None
+    place = Path(error.filename or ".").parent
+    return _message(place, _reason(error), free=_free(place), needed=None)
+
+
+def _is_writing(error: BaseException) -> bool:
+    return isinstance(error, OSError) or any(word in str(error) for word in _WRITERS)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error)
+    for known in ("No space left on device", "Disk quota exceeded", "File too large"):
+        if known in text:
+            return known
+    return "a write that ended half-way"
+
+
+def _free(directory: Path) -> int:
+    existing = next(path for path in (directory, *directory.resolve().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _message(directory: Path, reason: str, *, free: int, needed: int | None) -> str:
+    wanted = f"{needed:,} bytes" if needed is not None else "room"
+    return (
+        f"{directory}: found {reason}, {free:,} bytes free there, expected {wanted} for what is saved next; "
+        "earlier checkpoints are as they were\n"
+        "  fix: make room there, or lower --save_total_limit, then go on with --resume_from_checkpoint true"
+    )

@@ -1,0 +1,46 @@
+"""Lets a batch of training know which records it is made of, so that a fault in it can name them.
+
+The numbers travel beside the tensors from the data set through any collator, and are taken off before the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+__all__ = ["NumberedCollator", "NumberedDataset", "take_numbers"]
+
+_KEY = "record_numbers"
+
+
+class NumberedDataset(Dataset[dict[str, Tensor]]):
+    """A map-style data set whose items carry their number."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return self._dataset[index] | {_KEY: torch.tensor(index)}
+
+
+class NumberedCollator:
+    """Joins numbered items: the numbers into one tensor [records] int64, the rest as another collator does."""
+
+    def __init__(self, collate: Any) -> None:
+        self._collate = collate
+
+    def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        numbers = [int(sample.pop(_KEY)) for sample in samples]
+        return self._collate(samples) | {_KEY: torch.tensor(numbers, dtype=torch.int64)}
+
+
+def take_numbers(batch: dict[str, Any]) -> Tensor:
+    """Take a batch's numbers off it; none where it was made in another way."""
+    return batch.pop(_KEY, torch.zeros(0, dtype=torch.int64))

@@ -1,0 +1,149 @@
+"""Decides where a run starts: at the beginning, or at the newest checkpoint that is whole and that it can continue.
+
+Every process starts at the same place: one on each machine looks, and all compare what was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from minicpmv.errors import CheckpointError, MiniCPMVError, UsageError
+from minicpmv.training.checkpoints import list_checkpoints
+from minicpmv.training.manifest import find_fault, read_manifest
+from minicpmv.training.processes import gather
+
+__all__ = ["ResumePoint", "Setting", "choose_resume_point", "choose_together"]
+
+_CONTINUED_OTHERWISE = (
+    "or start a new run from its weights, in another --output_dir: --model_name_or_path {path} (full) or "
+    "--lora_weight_path {path} (LoRA)"
+)
+
+
+class ResumePoint(NamedTuple):
+    """Where a run starts."""
+
+    path: str | None
+    """None: from the beginning."""
+    notices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What must be as it was when a checkpoint was written."""
+
+    world_size: int
+    engine: str
+    """As :func:`minicpmv.training.engine.name_engine` says it."""
+
+
+def choose_resume_point(flag: str | None, *, output_dir: str, setting: Setting, overwrite: bool) -> ResumePoint:
+    """Decide where a run starts.
+
+    Args:
+        flag: ``--resume_from_checkpoint``: true for the newest whole checkpoint, a path for that one, else a new run.
+        output_dir: The run's directory.
+        setting: Of this run.
+        overwrite: ``--overwrite_output_dir``.
+
+    Raises:
+        UsageError: A new run would mix with the checkpoints of an earlier one, or the path is no checkpoint.
+        CheckpointError: The checkpoint is damaged or cannot be continued by such a run.
+    """
+    word = (flag or "false").strip()
+    if word.lower() in ("false", "no", "none", "0"):
+        existing = list_checkpoints(output_dir)
+        if existing and not overwrite:
+            raise UsageError(
+                f"--output_dir: found {existing[-1].name} of an earlier run in {output_dir!r}\n  fix: continue it "
+                "with --resume_from_checkpoint true, discard it with --overwrite_output_dir true, or choose another "
+                "directory"
+            )
+        return ResumePoint(None, ())
+    if word.lower() not in ("true", "yes", "1"):
+        return ResumePoint(str(_check_resumable(_named(word), setting)), ())
+    notices = []
+    for checkpoint in reversed(list_checkpoints(output_dir)):
+        fault = find_fault(checkpoint, check_content=True)
+        if fault is None:
+            _check_resumable(checkpoint, setting)
+            return ResumePoint(str(checkpoint), (*notices, f"resuming from {checkpoint}"))
+        notices.append(f"{checkpoint} is not whole ({fault}); passed over")
+    notices.append(f"--resume_from_checkpoint: no whole checkpoint in {output_dir}; starting from the beginning")
+    return ResumePoint(None, tuple(notices))
+
+
+def choose_together(choose: Callable[[], ResumePoint], *, is_leader: bool) -> ResumePoint:
+    """Let one process of each machine choose, and all start at the same place. Every process must call it.
+
+    Args:
+        choose: Looks at this machine's disk; called by leaders alone, because it reads whole checkpoints.
+        is_leader: Whether this is the first process of its machine.
+
+    Raises:
+        MiniCPMVError: What ``choose`` raised on the first machine.
+        CheckpointError: Another machine sees something else.
+    """
+    mine: ResumePoint | MiniCPMVError | None = None
+    if is_leader:
+        try:
+            mine = choose()
+        except MiniCPMVError as error:
+            mine = error
+    found = gather(mine)
+    first = found[0]
+    assert first is not None, "process 0 is the first of its machine"
+    if isinstance(first, MiniCPMVError):
+        raise first
+    for rank, other in enumerate(found):
+        if other is not None and (isinstance(other, MiniCPMVError) or other.path != first.path):
+            seen = other if isinstance(other, MiniCPMVError) else other.path or "no checkpoint"
+            raise CheckpointError(
+                f"--resume_from_checkpoint: process 0 found {first.path or 'no checkpoint'}, process {rank} on another "
+                f"machine found {seen}\n  fix: put --output_dir on a disk that all machines share"
+            )
+    return first
+
+
+def _named(path: str) -> Path:
+    checkpoint = Path(path)
+    if not checkpoint.is_dir():
+        raise UsageError(
+            f"--resume_from_checkpoint: found no directory {path!r}, expected true, false or a checkpoint\n"
+            "  fix: correct the path"
+        )
+    fault = find_fault(checkpoint, check_content=True)
+    if fault is not None:
+        raise CheckpointError(f"{checkpoint}: {fault}, expected a whole checkpoint\n  fix: resume from another one")
+    return checkpoint
+
+
+def _check_resumable(checkpoint: Path, setting: Setting) -> Path:
+    manifest = read_manifest(checkpoint)
+    assert manifest is not None, "find_fault has read it"
+    otherwise = _CONTINUED_OTHERWISE.format(path=checkpoint)
+    if manifest["world_size"] != setting.world_size:
+        before = _processes(manifest["world_size"])
+        raise CheckpointError(
+            f"{checkpoint}: written by {before}, this run has {setting.world_size}; batches and the optimizer's shards "
+            f"would be others\n  fix: start with {before} (GPUS_PER_NODE x NNODES of the scripts), {otherwise}"
+        )
+    engine = manifest.get("engine") or setting.engine  # earlier releases did not write it down
+    if engine != setting.engine:
+        raise CheckpointError(
+            f"{checkpoint}: written with {engine}, this run uses {setting.engine}, which cannot read its optimizer\n"
+            f"  fix: use {engine} (--deepspeed), {otherwise}"
+        )
+    if not any(name.startswith("rng_state") for name in manifest["files"]):
+        raise CheckpointError(
+            f"{checkpoint}: holds weights only (--save_only_model), expected optimizer and random state as well\n"
+            "  fix: use it as --model_name_or_path (full) or --lora_weight_path (LoRA) of a new run"
+        )
+    return checkpoint
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'es' if count > 1 else ''}"
