@@ -20,6 +20,8 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArg
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 
+from minicpmv.data.grouping import BatchPlanner
+from minicpmv.models.loss import IGNORED
 from minicpmv.training.batches import BatchPlan, Collate, EpochTeller, PlannedBatches, make_loader
 from minicpmv.training.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
 from minicpmv.training.callbacks import RunProgress, memory_gib
@@ -75,6 +77,8 @@ class MiniCPMVTrainer(Trainer):
         self.add_callback(self._boundary)
         self._tokens: Tensor | int = 0
         self._clock: float | None = None
+        self._measured: tuple[float, int] = (0.0, 0)
+        """Of this evaluation and process, until now: summed loss, and the tokens that it is of."""
         self.rates: Rates | None = None
         """What each part is trained with; without it transformers' two groups, with and without decay."""
         for shown in (ProgressCallback, PrinterCallback):
@@ -88,8 +92,13 @@ class MiniCPMVTrainer(Trainer):
         loader = make_loader(dataset, self._batches, self.args, NumberedCollator(self._train_collator))
         return _sheltered(self.accelerator.prepare(loader))
 
-    def get_eval_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader[Any]:
-        return _sheltered(super().get_eval_dataloader(*args, **kwargs))
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        size = self.args.per_device_eval_batch_size
+        plan = BatchPlanner(len(dataset), batch_size=size, num_ranks=self.args.world_size, shuffle=False)
+        collate: Any = self.data_collator
+        loader = make_loader(dataset, PlannedBatches(plan), self.args, collate)
+        return _sheltered(self.accelerator.prepare(loader))
 
     def _describe_record(self, number: int) -> str:
         dataset: Any = self.train_dataset
@@ -145,6 +154,25 @@ class MiniCPMVTrainer(Trainer):
             metrics = super().evaluate(*args, **kwargs)
         self._leave_out(started)
         return metrics
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Measure the loss by token over all processes; transformers' mean is of batches, however little they hold."""
+        self._measured = (0.0, 0)
+        output = super().evaluation_loop(*args, **kwargs)
+        both: Any = self.accelerator.reduce(torch.tensor(self._measured, device=self.args.device))
+        total, count = both.tolist()
+        metrics: Any = output.metrics
+        metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_loss"] = total / count if count else float("nan")
+        return output
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        inputs = self._prepare_inputs(inputs)
+        count = int(inputs["labels"][..., 1:].ne(IGNORED).sum())  # the model predicts from the token before
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss: Any = self.compute_loss(model, inputs)  # the mean of this batch, on this process
+        total, num_tokens = self._measured
+        self._measured = (total + float(loss) * count, num_tokens + count)
+        return loss.detach(), None, None
 
     def _make_up_evaluation(self) -> None:
         metrics = self._evaluate(None, None)
