@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,8 +13,23 @@ from torch.utils.data import DataLoader, Dataset
 from minicpmv.training.interruption import SIGNALS, Interrupted, Interruption, ShelteringContext, WorkerStart
 
 
+@pytest.fixture(autouse=True)
+def _hangup_as_in_a_terminal() -> Iterator[None]:
+    """Where the tests run under nohup, they would inherit that SIGHUP is ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def send(number: int) -> None:
     os.kill(os.getpid(), number)
+
+
+def test_hangup_stays_ignored_under_nohup() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Interruption() as interruption:
+        send(signal.SIGHUP)
+        assert interruption.requested is None
 
 
 @pytest.mark.parametrize("number", SIGNALS)
