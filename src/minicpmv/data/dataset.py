@@ -184,8 +184,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         if len(positions):
             fit = self.fit(int(positions[0]))
             _logger.warning(
-                "%d of %d records exceed %d tokens and %s, the first of them %s: %d tokens become %d with "
-                "max_slice_nums %d. %s.",
+                "%d of %d records exceed %d tokens and %s, the first of them %s: %d tokens become %d%s. %s.",
                 len(positions),
                 len(self),
                 self.limits.max_length,
@@ -193,7 +192,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
                 self.records[int(positions[0])].where(),
                 fit.wanted,
                 fit.length,
-                fit.max_slice_nums,
+                "" if fit.num_cut else f" with max_slice_nums {fit.max_slice_nums}",
                 remedy,
             )
         return len(positions)
