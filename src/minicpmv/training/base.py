@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub import snapshot_download
@@ -18,9 +18,30 @@ from minicpmv.models.versions import LLM_TYPES, Version, detect_version
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.lora import quantisation
 
-__all__ = ["build_skeleton", "check_llm_type", "check_weights", "find_base", "load_base", "read_config", "stated_dtype"]
+__all__ = ["Base", "build_skeleton", "check_weights", "load_base", "open_base", "stated_dtype"]
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx")
+
+
+class Base(NamedTuple):
+    """A checkpoint to start from, without its weights."""
+
+    path: Path
+    config: dict[str, Any]
+    """As its ``config.json`` has it."""
+    version: Version
+
+
+def open_base(run: RunArguments) -> Base:
+    """Find a checkpoint, and read what it is.
+
+    Raises:
+        CheckpointError: There is none, or it is broken or of no known version.
+        UsageError: ``--llm_type`` means another version.
+    """
+    path = find_base(run)
+    config = read_config(path)
+    return Base(path, config, check_llm_type(run.llm_type, config))
 
 
 def find_base(run: RunArguments) -> Path:

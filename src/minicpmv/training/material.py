@@ -17,7 +17,7 @@ from minicpmv.errors import UsageError
 from minicpmv.models.versions import Version
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training.arguments import RunArguments
-from minicpmv.training.base import check_llm_type, find_base, read_config
+from minicpmv.training.base import Base
 
 __all__ = ["Material", "gather_material"]
 
@@ -41,35 +41,33 @@ class Material:
     """Records that are left out from the beginning."""
 
 
-def gather_material(run: RunArguments, output_dir: str, *, seed: int) -> Material:
+def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int) -> Material:
     """Read and check everything small.
 
     Args:
         run: The flags.
+        base: What the run starts from.
         output_dir: Where the run will leave its files.
         seed: Decides which records of a source with a broken weight are seen.
 
     Raises:
         MiniCPMVError: Whatever is wrong with model, data or flags.
     """
-    base = find_base(run)
-    if base.resolve() == Path(output_dir).resolve():
+    if base.path.resolve() == Path(output_dir).resolve():
         raise UsageError("--output_dir: found the base model's own directory\n  fix: choose another directory")
-    config = read_config(base)
-    version = check_llm_type(run.llm_type, config)
 
     def load(sources: list[Source]) -> Mixture:
         return load_mixture(
             sources,
             image_root=run.image_root,
-            version=version,
+            version=base.version,
             seed=seed,
             skip_bad=run.on_bad_record == "skip",
             check_first=run.check_first,
         )
 
     mixtures = [load(run.train_sources), load(run.eval_sources)]
-    processor = MiniCPMVProcessor.from_pretrained(base)
+    processor = MiniCPMVProcessor.from_pretrained(base.path)
     train, held_out = (_make_dataset(run, mixture, processor) for mixture in mixtures)
     reports = [dataset.check_lengths() for dataset in (train, held_out)] if run.check_first else []
     skip_log, skipped = _settle_skips(run, output_dir, mixtures, reports)
@@ -82,9 +80,9 @@ def gather_material(run: RunArguments, output_dir: str, *, seed: int) -> Materia
         )
     pad_token_id: Any = processor.tokenizer.pad_token_id
     return Material(
-        base=base,
-        config=config,
-        version=version,
+        base=base.path,
+        config=base.config,
+        version=base.version,
         train=train,
         lengths=reports[0] if reports else None,
         held_out=held_out if len(held_out) else None,

@@ -18,15 +18,7 @@ from minicpmv.data.grouping import BatchPlanner
 from minicpmv.data.packing import RowPlanner
 from minicpmv.errors import DataError, MiniCPMVError, UsageError
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
-from minicpmv.training.base import (
-    build_skeleton,
-    check_llm_type,
-    check_weights,
-    find_base,
-    load_base,
-    read_config,
-    stated_dtype,
-)
+from minicpmv.training.base import Base, build_skeleton, check_weights, load_base, open_base, stated_dtype
 from minicpmv.training.batches import BatchPlan, describe_step, estimate_costs, plan_batches
 from minicpmv.training.boundary import Stopped
 from minicpmv.training.checkpoints import list_checkpoints, remove_checkpoints, remove_stale
@@ -95,10 +87,10 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
     settings, notices = complete_settings(request, inspect_machine())
     for text in notices:
         notice(text)
-    _settle(request)
+    base = _settle(request)
     seed = settings.get("data_seed")
     material = gather_material(
-        request.run, settings["output_dir"], seed=settings.get("seed", 42) if seed is None else seed
+        request.run, base, settings["output_dir"], seed=settings.get("seed", 42) if seed is None else seed
     )
     args = _start_engine(request.run, settings)
     start = _prepare_directory(request.run, args)
@@ -141,14 +133,13 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
     return metrics
 
 
-def _settle(request: Request) -> None:
+def _settle(request: Request) -> Base:
     """Decide what learns from the model's modules alone, before data are read."""
-    base = find_base(request.run)
-    config = read_config(base)
-    check_llm_type(request.run.llm_type, config)
-    check_weights(config, request.run)
-    for text in settle_learning(request.run, build_skeleton(base), given=request.given):
+    base = open_base(request.run)
+    check_weights(base.config, request.run)
+    for text in settle_learning(request.run, build_skeleton(base.path), given=request.given):
         notice(text)
+    return base
 
 
 def _how_to_go_on(args: TrainingArguments) -> str:
