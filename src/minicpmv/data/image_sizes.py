@@ -61,27 +61,21 @@ class SizeReader:
         """Return the size of each image; None where it cannot be read."""
         if len(self._known) > _REMEMBERED:
             self._known.clear()
-        paths = dict.fromkeys(use.path for use in uses if use.path not in self._known and use.path not in self._faults)
-        seen = dict(zip(paths, inspect_files(list(paths)), strict=True))
-        sizes: list[Size | None] = []
+        new: dict[str | bytes, ImageUse] = {}
         for use in uses:
-            outcome = seen.get(use.path)
+            if use.path not in self._known and use.path not in self._faults:
+                new.setdefault(use.path, use)
+        for use, outcome in zip(new.values(), inspect_files(list(new)), strict=True):
             if isinstance(outcome, ImageError):
-                fault = self._faults.setdefault(use.path, _Fault(use, outcome, 0))
-                fault.uses += 1
-                sizes.append(None)
-            elif outcome is not None:
-                sizes.append(outcome.size)
-            elif use.path in self._faults:
-                self._faults[use.path].uses += 1
-                sizes.append(None)
+                self._faults[use.path] = _Fault(use, outcome, 0)
             else:
-                sizes.append(self._known[use.path])
-        self._known |= {
-            path: outcome.size
-            for path, outcome in seen.items()
-            if not isinstance(outcome, ImageError) and not is_embedded(path)
-        }
+                self._known[use.path] = outcome.size
+        for use in uses:
+            if use.path in self._faults:
+                self._faults[use.path].uses += 1
+        sizes = [self._known.get(use.path) for use in uses]
+        for path in filter(is_embedded, new):  # a whole image each, and hardly ever the same twice
+            self._known.pop(path, None)
         return sizes
 
     def problems(self) -> list[tuple[int, Problem]]:

@@ -150,7 +150,7 @@ def _slices(uses: Counter[tuple[tuple[int, int], int]], processor: MiniCPMVProce
 
 def plan_rows(lengths: np.ndarray, pack_length: int, batch_size: int) -> PackedRows:
     """Plan an epoch of packed rows, ``batch_size`` of them in a step, given the tokens of each record, one or more."""
-    planner = RowPlanner(lengths.tolist(), capacity=pack_length, seed=_SEED)
+    planner = RowPlanner(lengths, capacity=pack_length, seed=_SEED)
     return PackedRows(
         pack_length=pack_length,
         rows=planner.num_rows,

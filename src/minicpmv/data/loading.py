@@ -26,7 +26,16 @@ from minicpmv.data.sequences import LazySequence
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.models.versions import Version
 
-__all__ = ["Checked", "ImageRoots", "Records", "build_record", "check_records", "image_uses", "load_records", "open_as"]
+__all__ = [
+    "Checked",
+    "ImageRoots",
+    "Records",
+    "build_record",
+    "check_image_root",
+    "check_records",
+    "image_uses",
+    "load_records",
+]
 
 _AT_A_TIME = 256
 """Records whose images are opened together, and held in memory if they are embedded."""
@@ -68,7 +77,6 @@ class Records(LazySequence[Record]):
     ) -> None:
         self._raw = raw
         self._sizes = sizes
-        self._image_root = image_root
         self._roots = ImageRoots(image_root)
         self._version = version
 
@@ -78,7 +86,7 @@ class Records(LazySequence[Record]):
     def _item(self, index: int) -> Record:
         raw, sizes, position = self._raw[index], self._sizes, index
         if sizes is None:
-            checked = check_records([raw], image_root=self._image_root, version=self._version)
+            checked = _check([raw], self._roots, self._version)
             if checked.problems:
                 raise DataError([problem for _, problem in checked.problems])
             sizes, position = checked.sizes, 0
@@ -114,7 +122,7 @@ def check_records(
     image_root: str | os.PathLike[str] | None = None,
     version: Version | None = None,
 ) -> Checked:
-    """Read every record once, judge it, and look at its images, a few thousand records at a time.
+    """Read every record once, judge it, and look at its images, a few hundred records at a time.
 
     Args:
         raw: From ``open_records``.
@@ -124,11 +132,27 @@ def check_records(
     Raises:
         UsageError: ``image_root`` is not a folder.
     """
+    check_image_root(image_root, name="image root")
+    return _check(raw, ImageRoots(image_root), version)
+
+
+def check_image_root(image_root: str | os.PathLike[str] | None, *, name: str) -> None:
+    """Make sure that an image root, if there is one, is a folder.
+
+    Args:
+        image_root: As given.
+        name: What the user calls it.
+
+    Raises:
+        UsageError: It is not.
+    """
     if image_root is not None and not os.path.isdir(image_root):
         found = os.fspath(image_root)
-        raise UsageError(f"image root: found no folder {found!r}, expected one\n  fix: correct the path")
-    checker, roots = RecordChecker(version=version), ImageRoots(image_root)
-    ids, reader, sizes = IdRegister(), SizeReader(), ImageSizes()
+        raise UsageError(f"{name}: found no folder {found!r}, expected one\n  fix: correct the path")
+
+
+def _check(raw: Sequence[RawRecord], roots: ImageRoots, version: Version | None) -> Checked:
+    checker, ids, reader, sizes = RecordChecker(version=version), IdRegister(), SizeReader(), ImageSizes()
     problems: list[tuple[int, Problem]] = []
     unreadable: list[int] = []
     for start in range(0, len(raw), _AT_A_TIME):
@@ -192,12 +216,12 @@ def image_uses(raw: RawRecord, root: str, *, record: int) -> Iterator[ImageUse]:
             record=record,
             where=raw.where(name),
             written="" if is_embedded(source) else cast("str", source),
-            path=open_as(root, source),
+            path=_open_as(root, source),
             root=root,
         )
 
 
-def open_as(root: str, source: str | bytes) -> str | bytes:
+def _open_as(root: str, source: str | bytes) -> str | bytes:
     """Return what is opened for an image value: an embedded image as it is, or the path of its file."""
     return source if is_embedded(source) else str(Path(root, cast("str", source)))
 
@@ -220,7 +244,7 @@ def build_record(raw: RawRecord, root: str, sizes: Sequence[Size]) -> Record:
         line=raw.line,
         id=cast("str | int | None", fields.get("id")),
         images=tuple(
-            read_embedded(source) if is_embedded(source) else cast("str", open_as(root, source)) for source in sources
+            read_embedded(source) if is_embedded(source) else cast("str", _open_as(root, source)) for source in sources
         ),
         image_sizes=tuple(sizes[position] for position in order),
         turns=turns,

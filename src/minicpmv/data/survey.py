@@ -16,18 +16,16 @@ from numpy.typing import NDArray
 
 from minicpmv.data.checking import RecordChecker
 from minicpmv.data.ids import IdRegister
-from minicpmv.data.image_files import ImageUse, survey_images
-from minicpmv.data.loading import ImageRoots, build_record, image_uses
+from minicpmv.data.image_files import ImageUse, Size, survey_images
+from minicpmv.data.loading import ImageRoots, build_record, check_image_root, image_uses
 from minicpmv.data.oddities import find_path_oddity, find_text_oddities, messages_of
 from minicpmv.data.reading import open_records
 from minicpmv.data.records import RawRecord, Record
 from minicpmv.data.sequences import Concatenated, LazySequence, Selected
-from minicpmv.errors import DataError, Problem, UsageError
+from minicpmv.errors import DataError, Problem
 from minicpmv.models.versions import Version
 
 __all__ = ["Finding", "RecordName", "SoundRecords", "Statistics", "Survey"]
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +122,7 @@ class Survey:
         Raises:
             UsageError: The image root is not a folder.
         """
-        if self.image_root is not None and not os.path.isdir(self.image_root):
-            raise UsageError(
-                f"--image-root: found no folder {self.image_root!r}, expected one\n  fix: correct the path"
-            )
+        check_image_root(self.image_root, name="--image-root")
         parts: list[Sequence[RawRecord]] = []
         for path in self.paths:
             start, records = self._num_records, cast("Sequence[RawRecord]", ())
