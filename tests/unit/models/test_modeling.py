@@ -33,7 +33,9 @@ def test_a_sample_s_features_do_not_depend_on_its_batch_mates(version: str) -> N
         first = int(patches[:before].sum())
         pixels = inputs["pixel_values"][first : first + int(patches[here].sum())]
         alone = model.get_image_features(pixels, inputs["tgt_sizes"][here], [slices[row]])
-        torch.testing.assert_close(together[here], alone, atol=2e-6, rtol=0)
+        # Matrix products of other sizes round otherwise, by processor: up to 4.4e-6 was measured. A neighbour that is
+        # seen changes 2.5's features here by 2.6.
+        torch.testing.assert_close(together[here], alone, atol=1e-5, rtol=0)
 
 
 def test_2_5_attends_its_padding_as_it_was_trained() -> None:

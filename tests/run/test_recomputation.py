@@ -1,0 +1,81 @@
+"""Activations are computed again in the part that was chosen, in no other, and nothing else changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
+
+from minicpmv.errors import UsageError
+from minicpmv.models.siglip import VisionMLP
+from tests.run.training import flags, losses, make_data, run_here
+
+_LAYERS = {"llm": 2, "vision": 2}
+"""Of the tiny model; each has one MLP, which runs once forward and, if its layer is computed again, once more."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_data(tmp_path_factory.mktemp("data"), num_records=2)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    counted: Counter[str] = Counter()
+
+    def count(part: str, kind: type[nn.Module]) -> None:
+        original: Any = kind.forward
+
+        def forward(self: nn.Module, *args: Any) -> Tensor:
+            counted[part] += 1
+            return original(self, *args)
+
+        monkeypatch.setattr(kind, "forward", forward)
+
+    count("llm", Qwen2MLP)
+    count("vision", VisionMLP)
+    return counted
+
+
+@pytest.mark.parametrize(
+    ("extra", "again"),
+    [
+        ("", ""),
+        ("--activation_checkpointing", "llm vision"),
+        ("--gradient_checkpointing true", "llm vision"),  # its name of 2024
+        ("--llm_activation_checkpointing", "llm"),
+        ("--vision_activation_checkpointing", "vision"),
+        ("--activation_checkpointing true --vision_activation_checkpointing false", "llm"),
+        ("--activation_checkpointing true --llm_activation_checkpointing false", "vision"),
+        ("--use_lora --lora_r 4 --vision_activation_checkpointing", "vision"),
+        ("--use_lora --lora_r 4 --tune_vision false --activation_checkpointing", "llm"),  # a frozen tower keeps nothing
+    ],
+)
+def test_only_the_chosen_part_is_computed_again(
+    extra: str, again: str, data: str, calls: Counter[str], tmp_path: Path
+) -> None:
+    run_here(flags(data, tmp_path, "--save_strategy", "no", *extra.split(), steps=1))
+    assert calls == {part: number * (2 if part in again.split() else 1) for part, number in _LAYERS.items()}
+
+
+def test_losses_are_those_of_a_run_that_keeps_everything(data: str, tmp_path: Path) -> None:
+    plain, again = tmp_path / "plain", tmp_path / "again"
+    kept = run_here(flags(data, plain, "--save_strategy", "no"))
+    computed = run_here(flags(data, again, "--save_strategy", "no", "--vision_activation_checkpointing"))
+    assert losses(computed) == losses(kept)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("--vision_activation_checkpointing --tune_vision false", "nothing learns in the vision tower"),
+        ('--activation_checkpointing_kwargs {"use_reentrant":false}', "found without --activation_checkpointing true"),
+    ],
+)
+def test_what_could_have_no_effect_is_refused(extra: str, message: str, data: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        run_here(flags(data, tmp_path, *extra.split()))
