@@ -107,6 +107,22 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.llm.set_input_embeddings(value)
 
+    def enable_input_require_grads(self) -> None:
+        """As transformers does, for whoever trains what lies behind frozen embeddings, but not in a frozen tower.
+
+        PEFT asks for it always. A frozen tower would be run backwards then, to no end, which doubles its work.
+        """
+
+        def require(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            output.requires_grad_(True)
+
+        def require_if_tower_learns(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            if any(parameter.requires_grad for parameter in self.vpm.parameters()):
+                output.requires_grad_(True)
+
+        hooked = ((self.get_input_embeddings(), require), (self.vpm.get_input_embeddings(), require_if_tower_learns))
+        self._require_grads_hooks = [module.register_forward_hook(hook) for module, hook in hooked]
+
     def get_output_embeddings(self) -> nn.Module:
         return self.llm.get_output_embeddings()
 

@@ -51,6 +51,12 @@ def settle_learning(run: LearningArguments, model: nn.Module, *, given: Set[str]
         switches = ", ".join(f"--{name}" for name in PART_FLAGS.values())
         raise UsageError(f"{switches}: found all of them false, so nothing would learn\n  fix: switch one on")
     check_rates(run, full=full, with_lora=with_lora)
+    asked = run.vision_activation_checkpointing and "vision_activation_checkpointing" in given
+    if asked and "vision tower" not in full | with_lora:
+        raise UsageError(
+            "--vision_activation_checkpointing: found true, but nothing learns in the vision tower, so none of its "
+            "activations are kept anyway\n  fix: remove the flag, or use --tune_vision true"
+        )
     return _notices(targets)
 
 

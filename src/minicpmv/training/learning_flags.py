@@ -104,6 +104,13 @@ class LearningArguments:
     )
     lora_layers_pattern: str | None = flag(None, "Name of the list of layers that --lora_layers_to_transform counts.")
     lora_layer_replication: str | None = flag(None, "Not supported by PEFT for vision-language models; refused.")
+    llm_activation_checkpointing: bool | None = switch(
+        "Compute the language model's activations again in the backward pass instead of keeping them: less memory, "
+        "more time. Default: as --activation_checkpointing says for all."
+    )
+    vision_activation_checkpointing: bool | None = switch(
+        "The same for the vision tower. Default: as --activation_checkpointing says for all."
+    )
 
     @property
     def changes_base(self) -> bool:

@@ -32,6 +32,7 @@ from minicpmv.training.material import Material, gather_material
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
 from minicpmv.training.processes import wait_for_all
 from minicpmv.training.rates import Rates
+from minicpmv.training.recomputation import RecomputedLayers
 from minicpmv.training.record import chat_command, describe_run
 from minicpmv.training.resume import ResumePoint, Setting, choose_resume_point, choose_together
 from minicpmv.training.saving import copy_companions, save_adapter, save_full, write_json
@@ -109,6 +110,7 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
     record_path = Path(args.output_dir or "") / "run.json"
     trainer = _build_trainer(material, model, request, args, plan, interruption)
     trainer.rates = rates
+    trainer.add_callback(RecomputedLayers.of_run(request.run))
     if args.should_save:
         write_json(record_path, record)
     interruption.act_at_once(_how_to_go_on(args))

@@ -14,6 +14,7 @@ from minicpmv.errors import UsageError
 from minicpmv.training.arguments import Request
 from minicpmv.training.optimizers import check_optimizer
 from minicpmv.training.presets import resolve_deepspeed
+from minicpmv.training.recomputation import settle_recomputation
 
 __all__ = ["Machine", "build_training_arguments", "complete_settings", "describe_settings", "inspect_machine"]
 
@@ -79,6 +80,7 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
         _settle_packing(settings)
     _settle_precision(settings, notices, machine)
     _settle_fixed(settings, notices)
+    settle_recomputation(request.run, settings)
     _settle_evaluation(settings, notices, has_data=bool(request.run.eval_data_path))
     settings.setdefault("learning_rate", 1e-4 if request.run.use_lora else 1e-5)
     if machine.has_accelerator and not settings["use_cpu"]:

@@ -165,3 +165,20 @@ def test_damaged_adapter_is_explained(damage, message: str, adapter: Path) -> No
     damage(adapter)
     with pytest.raises(CheckpointError, match=re.escape(message)):
         attach_adapter(base(), adapter)
+
+
+@pytest.mark.parametrize(
+    ("target", "learns"), [(r"llm\..*\.q_proj", False), (r"vpm\..*\.q_proj", True)], ids=["frozen tower", "LoRA on it"]
+)
+def test_tower_is_run_backwards_only_if_something_learns_in_it(target: str, learns: bool) -> None:
+    wrapped: Any = get_peft_model(base("v2_6"), LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=target))
+    model = wrapped.base_model.model
+    if learns:  # the older kind of recomputation, which loses every gradient behind inputs that need none
+        model.activation_checkpointing_enable({"use_reentrant": True})
+    features = model.vpm.train()(torch.randn(6, 588), [(2, 3)], [1])
+    assert features.requires_grad == learns
+    if learns:
+        features.square().sum().backward()
+        matrices = [parameter for name, parameter in model.vpm.named_parameters() if "lora_B" in name]
+        assert matrices
+        assert all(matrix.grad.abs().max() > 0 for matrix in matrices)
