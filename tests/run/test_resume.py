@@ -93,6 +93,22 @@ def test_another_engine_is_refused_with_the_way_to_go_on(data: str, tmp_path: Pa
     assert f"--lora_weight_path {output}/checkpoint-1" in log.read_text()
 
 
+def test_other_data_or_flags_are_refused_and_a_longer_run_is_not(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_data(tmp_path, num_records=5)
+    arguments = flags(data, tmp_path / "output", "--use_lora", "--lora_r", "4", steps=1)
+    assert main(arguments) == 0
+    resumed = [*arguments, "--resume_from_checkpoint", "true"]
+    assert main([*resumed, "--learning_rate", "1e-5", "--data_path", other]) == 2
+    told = capsys.readouterr().err
+    assert "checkpoint-1: found settings that are not those of the run that wrote it" in told
+    assert "--learning_rate: 0.001 then, 1e-05 now" in told
+    assert "--data_path: the files hold something else now" in told
+    assert main([*resumed, "--max_steps", "2", "--dataloader_num_workers", "1"]) == 0
+    assert "notice: --max_steps: 1 then, 2 now" in capsys.readouterr().out
+
+
 def _is_saving(output: Path) -> bool:
     staging = output / STAGING
     return staging.exists() and any(staging.iterdir())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,9 @@ _THREADS = min(8, os.cpu_count() or 1)
 _T = TypeVar("_T")
 
 
-def seal(directory: Path, *, step: int, world_size: int, engine: str = "") -> None:
+def seal(
+    directory: Path, *, step: int, world_size: int, engine: str = "", course: Mapping[str, Any] | None = None
+) -> None:
     """List the files of a finished checkpoint with their digests, and force everything to disk.
 
     Args:
@@ -32,6 +34,7 @@ def seal(directory: Path, *, step: int, world_size: int, engine: str = "") -> No
         step: Optimizer steps that it has behind it.
         world_size: Number of processes that wrote it.
         engine: What shards weights and optimizer, as :func:`minicpmv.training.engine.name_engine` says it.
+        course: What decides the course of the run, as :func:`minicpmv.training.course.describe_course` says it.
 
     Raises:
         OSError: The disk is full, or fails.
@@ -43,6 +46,7 @@ def seal(directory: Path, *, step: int, world_size: int, engine: str = "") -> No
         "step": step,
         "world_size": world_size,
         "engine": engine,
+        "course": course or {},
         "files": {name: path.stat().st_size for name, path in zip(names, paths, strict=True)},
         "sha256": digests,
     }

@@ -24,13 +24,19 @@ from minicpmv.processing.chat import ImageRef
 from minicpmv.training.arguments import Request
 from minicpmv.training.parts import PartSummary
 
-__all__ = ["chat_command", "describe_run"]
+__all__ = ["chat_command", "describe_data", "describe_run"]
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "tokenizers", "safetensors", "numpy", "pillow")
 
 
 def describe_run(
-    request: Request, args: TrainingArguments, *, version: Version, base: Path, parts: Iterable[PartSummary]
+    request: Request,
+    args: TrainingArguments,
+    *,
+    version: Version,
+    base: Path,
+    data: list[dict[str, Any]],
+    parts: Iterable[PartSummary],
 ) -> dict[str, Any]:
     """Collect what a run is made of, as JSON; metrics are added when it is over."""
     return {
@@ -38,8 +44,8 @@ def describe_run(
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "minicpmv.training", *request.command]),
         "base_model": {"path": str(base.resolve()), "model": version.model, "version": version.name},
-        "data": [_digest(source) for source in request.run.train_sources],
-        "eval_data": [_digest(source) for source in request.run.eval_sources],
+        "data": data,
+        "eval_data": describe_data(request.run.eval_sources),
         "seed": args.seed,
         "processes": args.world_size,
         "device": args.device.type,
@@ -48,6 +54,11 @@ def describe_run(
         "training_arguments": _plain(args.to_dict()),
         "versions": _versions(),
     }
+
+
+def describe_data(sources: Iterable[Source]) -> list[dict[str, Any]]:
+    """Name each source with its weight and the digest of its content."""
+    return [_digest(source) for source in sources]
 
 
 def _digest(source: Source) -> dict[str, Any]:

@@ -5,13 +5,14 @@ Every process starts at the same place: one on each machine looks, and all compa
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from minicpmv.errors import CheckpointError, MiniCPMVError, UsageError
 from minicpmv.training.checkpoints import list_checkpoints
+from minicpmv.training.course import find_changes, find_extension
 from minicpmv.training.manifest import find_fault, read_manifest
 from minicpmv.training.processes import gather
 
@@ -38,6 +39,8 @@ class Setting:
     world_size: int
     engine: str
     """As :func:`minicpmv.training.engine.name_engine` says it."""
+    course: Mapping[str, Any] = field(default_factory=dict)
+    """As :func:`minicpmv.training.course.describe_course` says it. Its length may be another."""
 
 
 def choose_resume_point(flag: str | None, *, output_dir: str, setting: Setting, overwrite: bool) -> ResumePoint:
@@ -64,12 +67,13 @@ def choose_resume_point(flag: str | None, *, output_dir: str, setting: Setting, 
             )
         return ResumePoint(None, ())
     if word.lower() not in ("true", "yes", "1"):
-        return ResumePoint(str(_check_resumable(_named(word), setting)), ())
+        checkpoint = _named(word)
+        return ResumePoint(str(checkpoint), _check_resumable(checkpoint, setting))
     notices = []
     for checkpoint in reversed(list_checkpoints(output_dir)):
         fault = find_fault(checkpoint, check_content=True)
         if fault is None:
-            _check_resumable(checkpoint, setting)
+            notices += _check_resumable(checkpoint, setting)
             return ResumePoint(str(checkpoint), (*notices, f"resuming from {checkpoint}"))
         notices.append(f"{checkpoint} is not whole ({fault}); passed over")
     notices.append(f"--resume_from_checkpoint: no whole checkpoint in {output_dir}; starting from the beginning")
@@ -121,7 +125,8 @@ def _named(path: str) -> Path:
     return checkpoint
 
 
-def _check_resumable(checkpoint: Path, setting: Setting) -> Path:
+def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[str, ...]:
+    """Make sure that a whole checkpoint can be continued by such a run; return notices."""
     manifest = read_manifest(checkpoint)
     assert manifest is not None, "find_fault has read it"
     otherwise = _CONTINUED_OTHERWISE.format(path=checkpoint)
@@ -142,7 +147,15 @@ def _check_resumable(checkpoint: Path, setting: Setting) -> Path:
             f"{checkpoint}: holds weights only (--save_only_model), expected optimizer and random state as well\n"
             "  fix: use it as --model_name_or_path (full) or --lora_weight_path (LoRA) of a new run"
         )
-    return checkpoint
+    course = manifest.get("course") or setting.course  # earlier releases did not write it down
+    changes = "\n  ".join(find_changes(course, setting.course))
+    if changes:
+        raise CheckpointError(
+            f"{checkpoint}: found settings that are not those of the run that wrote it, expected the same ones, or its "
+            f"end would belong to another run than its beginning\n  {changes}\n  fix: start with what was then, "
+            f"{otherwise}"
+        )
+    return tuple(find_extension(course, setting.course))
 
 
 def _processes(count: int) -> str:

@@ -23,6 +23,7 @@ from minicpmv.training.batches import BatchPlan, describe_step, estimate_costs, 
 from minicpmv.training.boundary import Stopped
 from minicpmv.training.checkpoints import list_checkpoints, remove_checkpoints, remove_stale
 from minicpmv.training.console import complain, notice, say
+from minicpmv.training.course import describe_course
 from minicpmv.training.disk import explain_full
 from minicpmv.training.engine import name_engine, prepare_rendezvous, quieten, start_deepspeed
 from minicpmv.training.interruption import Interrupted, Interruption
@@ -33,7 +34,7 @@ from minicpmv.training.parts import choose_trained_parts, format_parts, summaris
 from minicpmv.training.processes import wait_for_all
 from minicpmv.training.rates import Rates
 from minicpmv.training.recomputation import RecomputedLayers
-from minicpmv.training.record import chat_command, describe_run
+from minicpmv.training.record import chat_command, describe_data, describe_run
 from minicpmv.training.resume import ResumePoint, Setting, choose_resume_point, choose_together
 from minicpmv.training.saving import copy_companions, save_adapter, save_full, write_json
 from minicpmv.training.settings import (
@@ -94,7 +95,9 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
         request.run, base, settings["output_dir"], seed=settings.get("seed", 42) if seed is None else seed
     )
     args = _start_engine(request.run, settings)
-    start = _prepare_directory(request.run, args)
+    data = describe_data(request.run.train_sources)
+    course = describe_course(request.run, args, data)
+    start = _prepare_directory(request.run, args, course)
     if args.should_save:
         material.skip_log.begin(material.skipped, afresh=start.path is None)
 
@@ -106,10 +109,10 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
     say(describe_settings(args, use_lora=request.run.use_lora))
     say(describe_step(plan, args, material.lengths))
     say(format_parts(parts))
-    record = describe_run(request, args, version=material.version, base=material.base, parts=parts)
+    record = describe_run(request, args, version=material.version, base=material.base, data=data, parts=parts)
     record_path = Path(args.output_dir or "") / "run.json"
     trainer = _build_trainer(material, model, request, args, plan, interruption)
-    trainer.rates = rates
+    trainer.rates, trainer.course = rates, course
     trainer.add_callback(RecomputedLayers.of_run(request.run))
     if args.should_save:
         write_json(record_path, record)
@@ -184,7 +187,7 @@ def _start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArgume
     return args
 
 
-def _prepare_directory(run: RunArguments, args: TrainingArguments) -> ResumePoint:
+def _prepare_directory(run: RunArguments, args: TrainingArguments, course: dict[str, Any]) -> ResumePoint:
     other = "config.json" if run.use_lora else "adapter_config.json"
     if (Path(args.output_dir or "") / other).exists():  # PEFT and transformers would each read the other's files
         kinds = ("a full model", "an adapter")
@@ -197,7 +200,7 @@ def _prepare_directory(run: RunArguments, args: TrainingArguments) -> ResumePoin
         return choose_resume_point(
             args.resume_from_checkpoint,
             output_dir=args.output_dir or "",
-            setting=Setting(args.world_size, name_engine(args)),
+            setting=Setting(args.world_size, name_engine(args), course),
             overwrite=run.overwrite_output_dir,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,8 @@ class MiniCPMVTrainer(Trainer):
         """Of this evaluation and process, until now: summed loss, and the tokens that it is of."""
         self.rates: Rates | None = None
         """What each part is trained with; without it transformers' two groups, with and without decay."""
+        self.course: Mapping[str, Any] = {}
+        """What decides the course of the run; each checkpoint states it."""
         for shown in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown)
         self.add_callback(RunProgress(bar=not self.args.disable_tqdm))
@@ -278,8 +280,13 @@ class MiniCPMVTrainer(Trainer):
         (staged / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads; run.json has the settings
         if self._write_companions is not None:
             self._write_companions(staged)
-        engine = name_engine(self.args)
-        seal(staged, step=self.state.global_step, world_size=self.args.world_size, engine=engine)
+        seal(
+            staged,
+            step=self.state.global_step,
+            world_size=self.args.world_size,
+            engine=name_engine(self.args),
+            course=self.course,
+        )
         self._bytes_needed = num_bytes(staged)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:

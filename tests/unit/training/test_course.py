@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainingArguments
+
+from minicpmv.training.arguments import parse_arguments
+from minicpmv.training.course import describe_course, find_changes, find_extension
+from minicpmv.training.settings import Machine, complete_settings
+
+_DATA = [{"path": "a.json", "sha256": "1" * 64}]
+
+
+def course(extra: str = "", data: list[dict[str, Any]] = _DATA, *, output: Path = Path("o")) -> dict[str, Any]:
+    needed = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", str(output), "--report_to", "none"]
+    request = parse_arguments([*needed, *extra.split()])
+    settings, _ = complete_settings(request, Machine(False, False))
+    return describe_course(request.run, TrainingArguments(**settings), data)
+
+
+@pytest.mark.parametrize(
+    ("extra", "change"),
+    [
+        ("--seed 7", "--seed: 42 then, 7 now"),
+        ("--learning_rate 1e-4", "--learning_rate: 1e-05 then, 0.0001 now"),
+        ("--lr_scheduler_type linear", "--lr_scheduler_type: cosine then, linear now"),
+        ("--packing false", "--packing: true then, false now"),
+        ("--tune_vision false", "--tune_vision: null then, false now"),
+        ("--vision_lr 1e-6", "--vision_lr: null then, 1e-06 now"),
+        ("--bf16 true", "--bf16: false then, true now"),
+        ("--max_slice_nums 4", "--max_slice_nums: null then, 4 now"),
+        ("--gradient_accumulation_steps 2", "--gradient_accumulation_steps: 1 then, 2 now"),
+    ],
+)
+def test_what_decides_the_numbers_is_compared(extra: str, change: str) -> None:
+    assert find_changes(course(), course(extra)) == [change]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        "--logging_steps 1 --save_steps 3 --save_total_limit 1 --report_to none --eval_steps 7",
+        "--dataloader_num_workers 2 --resume_from_checkpoint true --run_name again",
+        "--activation_checkpointing true",
+        "--seed 42 --learning_rate 1e-5",  # written out, and what they would be anyway
+    ],
+)
+def test_what_changes_no_number_is_free(extra: str) -> None:
+    assert find_changes(course(), course(extra, output=Path("elsewhere"))) == []
+
+
+def test_files_count_by_what_they_hold_and_by_their_weight() -> None:
+    moved = [{"path": "elsewhere.json", "sha256": "1" * 64}]
+    assert find_changes(course(), course(data=moved)) == []
+    for data in ([{"path": "a.json", "sha256": "2" * 64}], [*_DATA, *_DATA], [_DATA[0] | {"weight": 2.0}]):
+        (change,) = find_changes(course(), course(data=data))
+        assert change.startswith("--data_path: the files hold something else")
+
+
+def test_a_longer_run_is_an_extension_and_no_change() -> None:
+    before, now = course("--num_train_epochs 3"), course("--num_train_epochs 5")
+    assert find_changes(before, now) == []
+    assert find_extension(before, now) == [
+        "--num_train_epochs: 3.0 then, 5.0 now; from here on the schedule is the new run's"
+    ]
+
+
+def test_what_an_earlier_release_did_not_write_down_is_passed_over() -> None:
+    before = course("--seed 7")
+    del before["seed"]
+    assert find_changes(before, course()) == []
