@@ -30,6 +30,7 @@ from minicpmv.training.interruption import Interrupted, Interruption
 from minicpmv.training.learning import settle_learning
 from minicpmv.training.lora import add_lora
 from minicpmv.training.material import Material, gather_material
+from minicpmv.training.network import choose_interface
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
 from minicpmv.training.processes import wait_for_all
 from minicpmv.training.rates import Rates
@@ -177,6 +178,7 @@ def _start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArgume
     if run.logging_dir:  # transformers 5 takes it from the environment only
         os.environ["TENSORBOARD_LOGGING_DIR"] = run.logging_dir
     uses_deepspeed = bool(settings.get("deepspeed"))
+    choose_interface()
     prepare_rendezvous(use_deepspeed=uses_deepspeed)
     if settings["disable_tqdm"]:
         transformers_logging.disable_progress_bar()

@@ -1,0 +1,47 @@
+"""Which network interface the processes of several machines talk through, where gloo would take the wrong one.
+
+gloo binds to the address that the machine's own name resolves to. Debian, Ubuntu and most containers resolve it to
+127.0.0.1 or 127.0.1.1, at which every machine finds only itself, and the run waits for half an hour.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+
+import psutil
+
+__all__ = ["choose_interface", "find_interface"]
+
+_ELSEWHERE = "192.0.2.1"
+"""Reserved for documentation, so it lies behind the default route wherever there is one. Nothing is sent to it."""
+
+
+def choose_interface() -> None:
+    """Tell gloo the interface that leads to the first machine, unless the user has chosen or there is one machine."""
+    is_alone = os.environ.get("WORLD_SIZE") == os.environ.get("LOCAL_WORLD_SIZE")
+    if is_alone or "GLOO_SOCKET_IFNAME" in os.environ:
+        return
+    found = find_interface(os.environ.get("MASTER_ADDR", "")) or find_interface(_ELSEWHERE)
+    if found is not None:
+        os.environ["GLOO_SOCKET_IFNAME"] = found
+
+
+def find_interface(host: str) -> str | None:
+    """Name the interface through which a host is reached; None if there is no way, or only the loopback.
+
+    Args:
+        host: A name or an address.
+    """
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(target)  # of a datagram socket: looks up the route and sends nothing
+            address = probe.getsockname()[0]
+    except OSError:
+        return None
+    if ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        return None
+    interfaces = psutil.net_if_addrs().items()
+    return next((name for name, its in interfaces if any(entry.address == address for entry in its)), None)
