@@ -161,3 +161,21 @@ def test_launcher_hands_the_signal_on_and_all_processes_stop_at_the_same_step(da
     assert "Traceback" not in log.read_text()
     files = {path.name for path in (output / f"checkpoint-{steps}").iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= files
+
+
+def test_process_that_waits_for_a_missing_one_ends_at_a_signal(data: str, tmp_path: Path) -> None:
+    """It waits inside torch, where no handler of Python's would run for half an hour."""
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    variables = environment() | alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "20917"}
+    words = [sys.executable, "-m", "minicpmv.training", *arguments(data, tmp_path)]
+    run = subprocess.Popen(words, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    listening = time.monotonic() + 60
+    while not any(connection.laddr.port == 20917 for connection in psutil.Process(run.pid).net_connections()):
+        assert run.poll() is None, run.communicate()[0]
+        assert time.monotonic() < listening
+        time.sleep(0.1)
+    time.sleep(1)  # from listening to waiting
+    run.terminate()
+    told, _ = run.communicate(timeout=40)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM: nothing was trained yet" in told

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 _ONE_EVENT = 1.0
 """Seconds. Ctrl-C reaches a process twice, from the terminal and from its launcher; later than that it is meant."""
+
+_PATIENCE = 10.0
+"""Seconds that a process may take to notice a signal while it has nothing to lose."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -49,7 +53,8 @@ class Interruption:
 
     Until :meth:`defer` is called, and after :meth:`act_at_once`, nothing would be lost: the first signal raises
     ``Interrupted`` wherever the run is. In between it is remembered for whoever asks. A second one ends the process
-    like the signal itself.
+    like the signal itself. Before ``defer`` and after ``act_at_once``, a signal ends the process within
+    ``_PATIENCE`` even if its main thread cannot notice it.
     """
 
     def __init__(self) -> None:
@@ -60,17 +65,28 @@ class Interruption:
         self._when = 0.0
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
+        self._woken: tuple[int, int] | None = None
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():  # Python lets no other set handlers
             heeded = [number for number in SIGNALS if number is not signal.SIGHUP or not _is_nohup()]
             self._before = {number: signal.signal(number, self._receive) for number in heeded}
+            # Python runs a handler between two steps of the main thread, and that may be inside a call that does not
+            # return, such as joining processes of which one never comes. This pipe is written to all the same.
+            reading, writing = os.pipe()
+            os.set_blocking(writing, False)
+            self._woken = (writing, signal.set_wakeup_fd(writing, warn_on_full_buffer=False))
+            threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             if handler is not None:  # None: set by something other than Python
                 signal.signal(number, handler)
+        if self._woken is not None:
+            writing, before = self._woken
+            signal.set_wakeup_fd(before)
+            os.close(writing)
 
     def defer(self, promise: str) -> None:
         """From here on a signal is remembered.
@@ -93,6 +109,17 @@ class Interruption:
         self._promise = None
         if self.requested is not None:
             raise self._interrupted(self.requested)
+
+    def _watch(self, reading: int) -> None:
+        """End the process if the main thread does not notice a signal while nothing would be lost."""
+        with os.fdopen(reading, "rb", buffering=0) as signals:
+            while received := signals.read(1):  # empty once the run is over
+                if received[0] not in SIGNALS:
+                    continue
+                time.sleep(_PATIENCE)
+                if self.requested is None and self._promise is None:
+                    print(self._interrupted(received[0]).message, file=sys.stderr, flush=True)
+                    os._exit(self._interrupted(received[0]).exit_code)
 
     def _interrupted(self, number: int) -> Interrupted:
         return Interrupted(number, f"stopped by {signal.Signals(number).name}: {self._message}")
@@ -141,6 +168,7 @@ class WorkerStart:
         self._start = start
 
     def __call__(self, worker: int) -> None:
+        signal.set_wakeup_fd(-1)  # the parent's, if this is a fork of it
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _outlive_one)
