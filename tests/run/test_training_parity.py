@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.run.training import flags, largest_difference, losses, make_data, rea
 # Measured: 7e-7 on losses around 5, and 4e-5 on weights after 4 steps of Adam at 1e-3, which turns rounding in the
 # smallest gradients into steps. A loss averaged per micro-batch is off by 0.1 and more on these records.
 _LOSS, _WEIGHT = 5e-6, 2e-4
+_NORM = 1e-3
 _WEIGHTS = "checkpoint-4/model.safetensors"
 
 # Every engine has to keep the groups that these make.
@@ -43,6 +45,10 @@ def one_batch(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+def test_norms_of_parts_make_up_the_norm_of_the_gradient(one_batch: Path) -> None:
+    check_norms_of_parts(one_batch, one_batch)
+
+
 def test_four_accumulated_are_one_batch_of_four(data: str, one_batch: Path, tmp_path: Path) -> None:
     run = run_here(flags(data, tmp_path, *_RATES, "--gradient_accumulation_steps", "4"))
     assert losses(run) == pytest.approx(losses(read_run(one_batch)), abs=_LOSS)
@@ -63,10 +69,21 @@ def test_two_processes_are_one(engine: str, data: str, one_batch: Path, tmp_path
     done = run_command(flags(data, output, *extra), processes=2)
     assert done.returncode == 0, done.stderr
     assert losses(read_run(output)) == pytest.approx(losses(read_run(one_batch)), abs=_LOSS)
+    check_norms_of_parts(output, one_batch)
     weights = "model.safetensors" if engine == "zero3" else _WEIGHTS
     if engine == "zero3":  # the finished model was gathered from all shards, and rounded to the checkpoint's bfloat16
         assert largest_difference(output / weights, one_batch / weights) < 2e-3
     assert largest_difference(output / _WEIGHTS, one_batch / _WEIGHTS) < _WEIGHT
+
+
+def check_norms_of_parts(output: Path, reference: Path) -> None:
+    """Each logged step has the norm of every part; they make up the norm of the whole, and equal the reference's."""
+    ours, theirs = ([entry for entry in read_run(run)["log"] if "loss" in entry] for run in (output, reference))
+    for entry, expected in zip(ours, theirs, strict=True):
+        norms = {name: entry[name] for name in entry if name.startswith("grad_norm/")}
+        assert norms == pytest.approx({name: expected[name] for name in norms}, rel=_NORM)
+        assert len(norms) == 5
+        assert math.hypot(*norms.values()) == pytest.approx(entry["grad_norm"], rel=1e-5)
 
 
 @pytest.mark.parametrize("stage", [pytest.param("zero2", marks=pytest.mark.slow), "zero3"])
