@@ -34,6 +34,7 @@ from minicpmv.training.processes import wait_for_all
 from minicpmv.training.rates import Rates
 from minicpmv.training.record import chat_command, describe_run
 from minicpmv.training.resume import ResumePoint, Setting, choose_resume_point, choose_together
+from minicpmv.training.samples import SAMPLES, Samples
 from minicpmv.training.saving import copy_companions, save_adapter, save_full, write_json
 from minicpmv.training.settings import (
     build_training_arguments,
@@ -251,9 +252,21 @@ def _build_trainer(
             train_collator=PackedCollator(material.collator.pad_token_id) if request.run.packing else None,
             write_companions=None if request.run.use_lora else write_companions,
             interruption=interruption,
+            samples=_samples(material, request.run, args),
         )
     except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker of --report_to that is not installed
         raise UsageError(f"transformers' Trainer refuses: {error}\n  fix: correct the flag it names") from error
+
+
+def _samples(material: Material, run: RunArguments, args: TrainingArguments) -> Samples | None:
+    if material.held_out is None or not run.eval_samples:
+        return None
+    return Samples(
+        material.held_out,
+        num_records=run.eval_samples,
+        max_new_tokens=run.eval_sample_tokens,
+        path=Path(args.output_dir or "") / SAMPLES,
+    )
 
 
 def _evaluate(trainer: MiniCPMVTrainer) -> dict[str, float]:

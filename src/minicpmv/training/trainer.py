@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 
@@ -27,7 +28,7 @@ from minicpmv.training.batches import BatchPlan, Collate, EpochTeller, PlannedBa
 from minicpmv.training.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
 from minicpmv.training.callbacks import RunProgress, memory_gib
 from minicpmv.training.checkpoints import STAGING, publish, rotate
-from minicpmv.training.console import notice
+from minicpmv.training.console import notice, say
 from minicpmv.training.disk import check_space, estimate_bytes, writing
 from minicpmv.training.engine import name_engine
 from minicpmv.training.gradients import before_each_step, part_norms
@@ -36,6 +37,7 @@ from minicpmv.training.manifest import num_bytes, seal
 from minicpmv.training.numbering import NumberedCollator, NumberedDataset, take_numbers
 from minicpmv.training.processes import raise_together, wait_for_all
 from minicpmv.training.rates import Rates, split_groups
+from minicpmv.training.samples import AskAtStart, Samples
 from minicpmv.training.throughput import Throughput
 
 __all__ = ["MiniCPMVTrainer", "is_peft"]
@@ -50,6 +52,7 @@ class MiniCPMVTrainer(Trainer):
             that make a full checkpoint usable by itself.
         train_collator: Joins the records of a planned batch; evaluation has ``data_collator``.
         interruption: Signals that it heeds end training at a step boundary, with a checkpoint.
+        samples: What is asked of the model before the first step and at each evaluation.
         kwargs: As for ``Trainer``.
     """
 
@@ -60,6 +63,7 @@ class MiniCPMVTrainer(Trainer):
         write_companions: Callable[[Path], None] | None = None,
         train_collator: Collate | None = None,
         interruption: Interruption | None = None,
+        samples: Samples | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -82,6 +86,8 @@ class MiniCPMVTrainer(Trainer):
             flops_of_each(self._live_model.config, self._live_model.named_parameters(remove_duplicate=False))
         )
         self._part_norms: dict[str, float] = {}
+        self._samples = samples
+        self.add_callback(AskAtStart(self._ask_samples))
         self._measured: tuple[float, int] = (0.0, 0)
         """Of this evaluation and process, until now: summed loss, and the tokens that it is of."""
         self.rates: Rates | None = None
@@ -168,12 +174,34 @@ class MiniCPMVTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         started = time.perf_counter()
-        # Measuring draws random numbers, for its data loader. Training goes on as if it had not, so a run that was
-        # stopped before an evaluation and measures after it was resumed is the same run.
-        with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
+        with self._random_numbers_kept():
             metrics = super().evaluate(*args, **kwargs)
         self._throughput.leave_out(started)
+        if self.is_in_train or not self.args.load_best_model_at_end:  # the best one was asked at its own step
+            self._ask_samples()
         return metrics
+
+    def _ask_samples(self) -> None:
+        if self._samples is None:
+            return
+        samples, started = self._samples, time.perf_counter()
+        lines: list[str] = []
+        step, is_leader = self.state.global_step, self.is_world_process_zero()
+        with self._random_numbers_kept():
+            raise_together(lambda: lines.extend(samples.take(self._live_model, step=step, is_leader=is_leader)))
+        for line in lines:
+            say(line)
+        for callback in self.callback_handler.callbacks:
+            if lines and isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                callback.tb_writer.add_text("samples", "\n\n".join(lines), step)
+        self._throughput.leave_out(started)
+
+    def _random_numbers_kept(self) -> Any:
+        """Measuring draws random numbers, for its data loader. Training goes on as if it had not.
+
+        So a run that was stopped before an evaluation and measures after it was resumed is the same run.
+        """
+        return torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else [])
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Measure the loss by token over all processes; transformers' mean is of batches, however little they hold."""
