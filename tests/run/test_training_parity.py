@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,20 @@ def one_batch(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_norms_of_parts_make_up_the_norm_of_the_gradient(one_batch: Path) -> None:
     check_norms_of_parts(one_batch, one_batch)
+
+
+def test_run_json_says_what_was_run(data: str, one_batch: Path) -> None:
+    run = read_run(one_batch)
+    assert run["plan"]["records"] == 8
+    assert run["plan"]["steps_per_epoch"] == 2
+    assert run["plan"]["records_per_step"] == 4
+    assert run["plan"]["tokens_per_step"] > 4
+    assert run["data"] == [{"path": data, "sha256": hashlib.sha256(Path(data).read_bytes()).hexdigest()}]
+    assert (run["seed"], run["arguments"]["packing"], run["training_arguments"]["max_steps"]) == (42, False, 4)
+    assert run["versions"].keys() >= {"minicpmv-finetune", "python", "torch", "transformers", "peft"}
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    assert (run["commit"] or "").removesuffix("-dirty") == done.stdout.strip()
 
 
 def test_four_accumulated_are_one_batch_of_four(data: str, one_batch: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from minicpmv.data.packing import RowPlanner
 from minicpmv.errors import DataError, MiniCPMVError, UsageError
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
 from minicpmv.training.base import Base, build_skeleton, check_weights, load_base, open_base, stated_dtype
-from minicpmv.training.batches import BatchPlan, describe_step, estimate_costs, plan_batches
+from minicpmv.training.batches import BatchPlan, describe_plan, describe_step, estimate_costs, plan_batches
 from minicpmv.training.boundary import Stopped
 from minicpmv.training.checkpoints import list_checkpoints, remove_checkpoints, remove_stale
 from minicpmv.training.console import complain, notice, say
@@ -106,7 +106,8 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
     say(describe_settings(args, use_lora=request.run.use_lora))
     say(describe_step(plan, args, material.lengths))
     say(format_parts(parts))
-    record = describe_run(request, args, version=material.version, base=material.base, parts=parts)
+    step = describe_plan(plan, args, material.lengths)._asdict()
+    record = describe_run(request, args, version=material.version, base=material.base, parts=parts, plan=step)
     record_path = Path(args.output_dir or "") / "run.json"
     trainer = _build_trainer(material, model, request, args, plan, interruption)
     trainer.rates = rates
@@ -254,7 +255,7 @@ def _build_trainer(
             interruption=interruption,
             samples=_samples(material, request.run, args),
         )
-    except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker of --report_to that is not installed
+    except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker that lacks its settings
         raise UsageError(f"transformers' Trainer refuses: {error}\n  fix: correct the flag it names") from error
 
 
