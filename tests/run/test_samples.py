@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from minicpmv.data.dataset import ConversationDataset
+from minicpmv.data.loading import load_records
 from minicpmv.inference.chat import Conversation
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import load_model
+from minicpmv.training.samples import Samples
 from tests.run.training import flags, make_data, read_samples, run_here, same_bytes
+from tests.tiny import FIXTURES, conversation, write_data
 
 _ADAPTER = "adapter_model.safetensors"
 # Dropout would draw other numbers after an answer that drew one; checkpointing keeps no cache while it trains.
@@ -63,3 +67,21 @@ def test_resumed_run_answers_again_what_came_after_its_checkpoint(asked: Path, d
     extra = [*_LORA, *_EVALUATED, *_ASKED, "--eval_data_path", data, "--resume_from_checkpoint", "true"]
     run_here(flags(data, tmp_path, *extra))
     assert read_samples(tmp_path) == read_samples(asked)
+
+
+def test_only_the_first_question_is_asked(tmp_path: Path) -> None:
+    """Of a record that begins with an instruction and goes on after its first answer."""
+    turns = [{"role": "system", "content": "Be brief."}, *conversation("First?", "One.", "Second?", "Two.")]
+    data = write_data(tmp_path / "held_out.json", [{"id": "0", "conversations": turns}])
+    loaded = load_model(FIXTURES / "v2_6")
+    dataset = ConversationDataset(load_records(data), loaded.processor, max_length=2048)
+    samples = Samples(dataset, num_records=3, max_new_tokens=4, path=tmp_path / "samples.jsonl")
+    loaded.model.train()
+    (told,) = samples.take(loaded.model, step=7, is_leader=True)
+    (sample,) = read_samples(tmp_path)
+    assert told.startswith("sample at step 7: 'First?' -> ")
+    assert (sample["question"], sample["expected"], sample["images"]) == ("First?", "One.", [])
+    settings = GenerationSettings(max_new_tokens=4)
+    assert sample["answer"] == Conversation(loaded, settings=settings, system="Be brief.").ask("First?")
+    assert loaded.model.training
+    assert samples.take(loaded.model, step=7, is_leader=True) == [], "once for each step"
