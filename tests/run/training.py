@@ -85,6 +85,10 @@ def read_run(output: Path) -> dict[str, Any]:
     return json.loads((output / "run.json").read_text(encoding="utf-8"))
 
 
+def read_samples(output: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (output / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
 def losses(run: dict[str, Any]) -> list[float]:
     return [entry["loss"] for entry in run["log"] if "loss" in entry]
 

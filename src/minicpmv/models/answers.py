@@ -86,7 +86,9 @@ def end_token_ids(tokenizer: Any, version: Version) -> list[int]:
     return [ids[token] for token in version.terminators if token in ids]
 
 
-@torch.inference_mode()
+# Not inference_mode: asked between two steps of its training, a model and the caches below would keep tensors that no
+# backward pass can use.
+@torch.no_grad()
 def generate_answers(
     model: Any, inputs: Mapping[str, Any], *, options: Mapping[str, Any], end_ids: Sequence[int], streamer: Any = None
 ) -> list[list[int]]:

@@ -81,6 +81,12 @@ class RunArguments(LearningArguments, _Subject):
         "--dataloader_drop_last true)."
     )
     pack_length: int | None = _flag(None, "Tokens of a packed row. Default: --model_max_length.")
+    eval_samples: int = _flag(
+        2,
+        "Records of --eval_data_path whose first question the model answers, before the first step and at each "
+        "evaluation: the first ones, greedily, into OUTPUT_DIR/samples.jsonl. 0: none.",
+    )
+    eval_sample_tokens: int = _flag(64, "Tokens of the longest such answer.")
     save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = _flag(
         "auto", "Precision of the full checkpoint that a run leaves. auto: that of the checkpoint it started from."
     )
@@ -176,11 +182,23 @@ def _check(run: RunArguments, training: dict[str, Any], given: frozenset[str]) -
     if missing:
         raise UsageError(f"found no {', '.join(missing)}, expected each of them\n  fix: add {' '.join(missing)}")
     check_learning(run, given)
+    _check_samples(run, given)
     if run.model_max_length < 1:
         raise UsageError(f"--model_max_length: found {run.model_max_length}, expected at least 1\n  fix: correct it")
     _check_policies(run, training)
     if run.max_slice_nums is not None and run.max_slice_nums < 1:
         raise UsageError(f"--max_slice_nums: found {run.max_slice_nums}, expected at least 1\n  fix: correct it")
+
+
+def _check_samples(run: RunArguments, given: frozenset[str]) -> None:
+    for name, least in (("eval_samples", 0), ("eval_sample_tokens", 1)):
+        if getattr(run, name) < least:
+            raise UsageError(f"--{name}: found {getattr(run, name)}, expected at least {least}\n  fix: correct it")
+    if "eval_samples" in given and run.eval_samples and not run.eval_data_path:
+        raise UsageError("--eval_samples: found no --eval_data_path\n  fix: add the data to ask about")
+    if "eval_sample_tokens" in given and not (run.eval_samples and run.eval_data_path):
+        missing = "--eval_data_path" if run.eval_samples else "--eval_samples above 0"
+        raise UsageError(f"--eval_sample_tokens: found without {missing}, so nothing is asked\n  fix: remove the flag")
 
 
 def _settle_packing(run: RunArguments, training: dict[str, Any]) -> list[str]:

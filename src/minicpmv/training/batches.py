@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ __all__ = [
     "BatchPlan",
     "EpochTeller",
     "PlannedBatches",
+    "StepPlan",
+    "describe_plan",
     "describe_step",
     "estimate_costs",
     "make_loader",
@@ -126,20 +128,37 @@ def plan_batches(
     return BatchPlanner(num_records, shuffle=shuffle, **common)
 
 
+class StepPlan(NamedTuple):
+    """Averages of an epoch."""
+
+    records: int
+    """In each epoch."""
+    steps_per_epoch: int
+    records_per_step: float
+    tokens_per_step: float | None
+    """None if records are checked, and counted, only when they are read."""
+
+
+def describe_plan(plan: RowPlanner | BatchPlanner, args: TrainingArguments, lengths: LengthReport | None) -> StepPlan:
+    """Say in numbers what an optimizer step holds, on all processes together, and how many an epoch has."""
+    batches = args.gradient_accumulation_steps * args.world_size
+    num_steps = -(-plan.num_rows // batches)
+    tokens = None if lengths is None else float(np.mean(lengths.lengths)) * plan.num_records / num_steps
+    return StepPlan(plan.num_records, num_steps, plan.num_records / num_steps, tokens)
+
+
 def describe_step(plan: RowPlanner | BatchPlanner, args: TrainingArguments, lengths: LengthReport | None) -> str:
-    """Say in one line what an optimizer step holds, on all processes together, and how many an epoch has."""
+    """Say the same in one line."""
     size, num_batches = args.per_device_train_batch_size, args.gradient_accumulation_steps * args.world_size
-    num_steps = -(-plan.num_rows // num_batches)
-    tokens = ""
-    if lengths is not None:
-        tokens = f"{float(np.mean(lengths.lengths)) * plan.num_records / num_steps:,.0f} tokens"
+    step = describe_plan(plan, args, lengths)
+    tokens = "" if step.tokens_per_step is None else f"{step.tokens_per_step:,.0f} tokens"
     if isinstance(plan, RowPlanner):
         rows = f"{_count(min(num_batches, plan.num_rows), 'packed row')} of up to {plan.capacity} tokens"
-        held = f"{rows} ({plan.fill:.1%} full), about {plan.num_records / num_steps:.3g} records and {tokens}"
+        held = f"{rows} ({plan.fill:.1%} full), about {step.records_per_step:.3g} records and {tokens}"
     else:
         records = _count(min(size * num_batches, plan.num_records), "record")
         held = f"{records} in padded batches of {size}{tokens and f', about {tokens}'}"
-    return f"each step: {held}; an epoch has {_count(num_steps, 'step')}"
+    return f"each step: {held}; an epoch has {_count(step.steps_per_epoch, 'step')}"
 
 
 def _count(number: int, thing: str) -> str:

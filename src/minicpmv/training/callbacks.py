@@ -18,6 +18,7 @@ _SHOWN = (
     ("learning_rate", "lr {:.2e}"),
     ("grad_norm", "gradient {:.3g}"),
     ("tokens_per_second", "{:,.0f} tokens/s"),
+    ("tflops_per_second", "{:.3g} TFLOP/s"),
     ("memory_gib", "{:.2f} GiB"),
 )
 

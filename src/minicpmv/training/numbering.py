@@ -31,13 +31,17 @@ class NumberedDataset(Dataset[dict[str, Tensor]]):
 
 
 class NumberedCollator:
-    """Joins numbered items: the numbers into one tensor [records] int64, the rest as another collator does."""
+    """Joins numbered items: the numbers into one tensor [records] int64, the rest as another collator does.
+
+    A skipped record, which has no tokens, has no number either.
+    """
 
     def __init__(self, collate: Any) -> None:
         self._collate = collate
 
     def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        numbers = [int(sample.pop(_KEY)) for sample in samples]
+        numbers = [int(sample[_KEY]) for sample in samples if len(sample["input_ids"])]
+        samples = [{name: value for name, value in sample.items() if name != _KEY} for sample in samples]
         return self._collate(samples) | {_KEY: torch.tensor(numbers, dtype=torch.int64)}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minicpmv.errors import MiniCPMVError
 
-__all__ = ["gather", "raise_together", "take_maximum", "wait_for_all"]
+__all__ = ["add_up", "gather", "num_processes", "raise_together", "take_maximum", "wait_for_all"]
 
 _T = TypeVar("_T")
 
@@ -22,6 +22,18 @@ def gather(value: _T) -> list[_T]:
     found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
+
+
+def num_processes() -> int:
+    """Count the processes of the run."""
+    return dist.get_world_size() if _are_several() else 1
+
+
+def add_up(values: Tensor) -> Tensor:
+    """Add up the values of all processes, element by element and in place."""
+    if _are_several():
+        dist.all_reduce(values)
+    return values
 
 
 def take_maximum(values: Tensor) -> Tensor:

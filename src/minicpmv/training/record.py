@@ -7,7 +7,9 @@ import hashlib
 import os
 import platform
 import shlex
-from collections.abc import Iterable, Sequence
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -37,6 +39,7 @@ def describe_run(
     base: Path,
     data: list[dict[str, Any]],
     parts: Iterable[PartSummary],
+    plan: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Collect what a run is made of, as JSON; metrics are added when it is over."""
     return {
@@ -49,10 +52,12 @@ def describe_run(
         "seed": args.seed,
         "processes": args.world_size,
         "device": args.device.type,
+        "plan": dict(plan),
         "trained": [dataclasses.asdict(part) for part in parts],
         "arguments": dataclasses.asdict(request.run),
         "training_arguments": _plain(args.to_dict()),
         "versions": _versions(),
+        "commit": _commit(),
     }
 
 
@@ -82,6 +87,21 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def _commit() -> str | None:
+    """Name the commit that this package is run from, ``-dirty`` with changes since; None if it is no checkout's."""
+    here = Path(minicpmv.__file__)
+
+    def git(*arguments: str) -> str | None:
+        with suppress(OSError):  # no git
+            done = subprocess.run(["git", *arguments], cwd=here.parent, capture_output=True, text=True, check=False)
+            return done.stdout.strip() if done.returncode == 0 else None
+        return None
+
+    if git("ls-files", "--error-unmatch", here.name) is None:  # installed, perhaps inside another repository
+        return None
+    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

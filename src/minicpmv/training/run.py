@@ -19,7 +19,7 @@ from minicpmv.data.packing import RowPlanner
 from minicpmv.errors import DataError, MiniCPMVError, UsageError
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
 from minicpmv.training.base import Base, build_skeleton, check_weights, load_base, open_base, stated_dtype
-from minicpmv.training.batches import BatchPlan, describe_step, estimate_costs, plan_batches
+from minicpmv.training.batches import BatchPlan, describe_plan, describe_step, estimate_costs, plan_batches
 from minicpmv.training.boundary import Stopped
 from minicpmv.training.checkpoints import list_checkpoints, remove_checkpoints, remove_stale
 from minicpmv.training.console import complain, notice, say
@@ -37,6 +37,7 @@ from minicpmv.training.rates import Rates
 from minicpmv.training.recomputation import RecomputedLayers
 from minicpmv.training.record import chat_command, describe_data, describe_run
 from minicpmv.training.resume import ResumePoint, Setting, choose_resume_point, choose_together
+from minicpmv.training.samples import SAMPLES, Samples
 from minicpmv.training.saving import copy_companions, save_adapter, save_full, write_json
 from minicpmv.training.settings import (
     build_training_arguments,
@@ -110,7 +111,10 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
     say(describe_settings(args, use_lora=request.run.use_lora))
     say(describe_step(plan, args, material.lengths))
     say(format_parts(parts))
-    record = describe_run(request, args, version=material.version, base=material.base, data=data, parts=parts)
+    step = describe_plan(plan, args, material.lengths)._asdict()
+    record = describe_run(
+        request, args, version=material.version, base=material.base, data=data, parts=parts, plan=step
+    )
     record_path = Path(args.output_dir or "") / "run.json"
     trainer = _build_trainer(material, model, request, args, plan, interruption)
     trainer.rates, trainer.course = rates, course
@@ -258,9 +262,21 @@ def _build_trainer(
             train_collator=PackedCollator(material.collator.pad_token_id) if request.run.packing else None,
             write_companions=None if request.run.use_lora else write_companions,
             interruption=interruption,
+            samples=_samples(material, request.run, args),
         )
-    except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker of --report_to that is not installed
+    except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker that lacks its settings
         raise UsageError(f"transformers' Trainer refuses: {error}\n  fix: correct the flag it names") from error
+
+
+def _samples(material: Material, run: RunArguments, args: TrainingArguments) -> Samples | None:
+    if material.held_out is None or not run.eval_samples:
+        return None
+    return Samples(
+        material.held_out,
+        num_records=run.eval_samples,
+        max_new_tokens=run.eval_sample_tokens,
+        path=Path(args.output_dir or "") / SAMPLES,
+    )
 
 
 def _evaluate(trainer: MiniCPMVTrainer) -> dict[str, float]:

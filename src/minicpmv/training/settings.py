@@ -15,6 +15,7 @@ from minicpmv.training.arguments import Request
 from minicpmv.training.optimizers import check_optimizer
 from minicpmv.training.presets import resolve_deepspeed
 from minicpmv.training.recomputation import settle_recomputation
+from minicpmv.training.trackers import settle_trackers
 
 __all__ = ["Machine", "build_training_arguments", "complete_settings", "describe_settings", "inspect_machine"]
 
@@ -99,6 +100,7 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
                 "  fix: use --deepspeed zero2"
             )
     check_optimizer(settings, given=request.given)
+    settle_trackers(settings)
     return settings, notices
 
 

@@ -17,23 +17,28 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 
 from minicpmv.data.grouping import BatchPlanner
+from minicpmv.models.flops import flops_of_each
 from minicpmv.models.loss import IGNORED
 from minicpmv.training.batches import BatchPlan, Collate, EpochTeller, PlannedBatches, make_loader
 from minicpmv.training.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
 from minicpmv.training.callbacks import RunProgress, memory_gib
 from minicpmv.training.checkpoints import STAGING, publish, rotate
-from minicpmv.training.console import notice
+from minicpmv.training.console import notice, say
 from minicpmv.training.disk import check_space, estimate_bytes, writing
 from minicpmv.training.engine import name_engine
+from minicpmv.training.gradients import before_each_step, part_norms
 from minicpmv.training.interruption import Interruption, ShelteringContext, WorkerStart
 from minicpmv.training.manifest import num_bytes, seal
 from minicpmv.training.numbering import NumberedCollator, NumberedDataset, take_numbers
 from minicpmv.training.processes import raise_together, wait_for_all
 from minicpmv.training.rates import Rates, split_groups
+from minicpmv.training.samples import AskAtStart, Samples
+from minicpmv.training.throughput import Throughput
 
 __all__ = ["MiniCPMVTrainer", "is_peft"]
 
@@ -47,6 +52,7 @@ class MiniCPMVTrainer(Trainer):
             that make a full checkpoint usable by itself.
         train_collator: Joins the records of a planned batch; evaluation has ``data_collator``.
         interruption: Signals that it heeds end training at a step boundary, with a checkpoint.
+        samples: What is asked of the model before the first step and at each evaluation.
         kwargs: As for ``Trainer``.
     """
 
@@ -57,6 +63,7 @@ class MiniCPMVTrainer(Trainer):
         write_companions: Callable[[Path], None] | None = None,
         train_collator: Collate | None = None,
         interruption: Interruption | None = None,
+        samples: Samples | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -75,8 +82,12 @@ class MiniCPMVTrainer(Trainer):
             make_up=self._make_up_evaluation,
         )
         self.add_callback(self._boundary)
-        self._tokens: Tensor | int = 0
-        self._clock: float | None = None
+        self._throughput = Throughput(
+            flops_of_each(self._live_model.config, self._live_model.named_parameters(remove_duplicate=False))
+        )
+        self._part_norms: dict[str, float] = {}
+        self._samples = samples
+        self.add_callback(AskAtStart(self._ask_samples))
         self._measured: tuple[float, int] = (0.0, 0)
         """Of this evaluation and process, until now: summed loss, and the tokens that it is of."""
         self.rates: Rates | None = None
@@ -123,39 +134,76 @@ class MiniCPMVTrainer(Trainer):
     # ------------------------------------------------------------------------------------------------------- numbers
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
-        if self._clock is None:  # not before: setting up an engine takes longer than many steps
-            self._clock = time.perf_counter()
-        mask = inputs.get("attention_mask")  # a packed row has none, and no padding
-        # The sum stays on the device: no wait in each step.
-        self._tokens = self._tokens + (inputs["input_ids"].numel() if mask is None else mask.sum())
+        if not self._throughput.is_running:  # not before: setting up an engine takes longer than many steps
+            self._throughput.start()
+            if self.is_deepspeed_enabled:
+                before_each_step(model, self._measure_parts)
         numbers = take_numbers(inputs)
+        self._throughput.count(inputs, num_records=len(numbers))
         loss = super().training_step(model, inputs, *args, **kwargs)
         self._boundary.note_loss(loss, numbers)
         return loss
 
-    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
-        norm = super()._get_grad_norm(*args, **kwargs)
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        if not self.is_deepspeed_enabled:  # whose step is done by now, and its gradients gone
+            self._measure_parts()
+        return super()._clip_grad_norm(model)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        if grad_norm is None and not self.is_deepspeed_enabled:  # nothing is clipped
+            self._measure_parts()
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         self._boundary.note_gradient(norm)
         return norm
 
+    def _measure_parts(self) -> None:
+        """Measure the gradient of each part, if the step at hand will be logged."""
+        args, step = self.args, self.state.global_step + 1
+        is_due = args.logging_strategy == "steps" and step % self.state.logging_steps == 0
+        if not (is_due or args.logging_strategy == "epoch" or (step == 1 and args.logging_first_step)):
+            return
+        scaler, engine = self.accelerator.scaler, self.deepspeed
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        if engine is not None:
+            scale = float(getattr(engine.optimizer, "loss_scale", 1.0))
+        self._part_norms = part_norms(self._live_model, device=args.device, scale=scale)
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if "loss" in logs and self._clock is not None:
-            tokens = torch.as_tensor(self._tokens, device=self.args.device)
-            total = int(self.accelerator.gather(tokens).sum())  # pyright: ignore[reportAttributeAccessIssue]
-            now = time.perf_counter()
-            logs["tokens_per_second"] = total / max(now - self._clock, 1e-9)
-            logs["memory_gib"] = memory_gib()
-            self._tokens, self._clock = 0, now
+        if "loss" in logs:
+            logs |= self._part_norms | self._throughput.read(self.args.device) | {"memory_gib": memory_gib()}
+            self._part_norms = {}
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         started = time.perf_counter()
-        # Measuring draws random numbers, for its data loader. Training goes on as if it had not, so a run that was
-        # stopped before an evaluation and measures after it was resumed is the same run.
-        with torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else []):
+        with self._random_numbers_kept():
             metrics = super().evaluate(*args, **kwargs)
-        self._leave_out(started)
+        self._throughput.leave_out(started)
+        if self.is_in_train or not self.args.load_best_model_at_end:  # the best one was asked at its own step
+            self._ask_samples()
         return metrics
+
+    def _ask_samples(self) -> None:
+        if self._samples is None:
+            return
+        samples, started = self._samples, time.perf_counter()
+        lines: list[str] = []
+        step, is_leader = self.state.global_step, self.is_world_process_zero()
+        with self._random_numbers_kept():
+            raise_together(lambda: lines.extend(samples.take(self._live_model, step=step, is_leader=is_leader)))
+        for line in lines:
+            say(line)
+        for callback in self.callback_handler.callbacks:
+            if lines and isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+                callback.tb_writer.add_text("samples", "\n\n".join(lines), step)
+        self._throughput.leave_out(started)
+
+    def _random_numbers_kept(self) -> Any:
+        """Measuring draws random numbers, for its data loader. Training goes on as if it had not.
+
+        So a run that was stopped before an evaluation and measures after it was resumed is the same run.
+        """
+        return torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else [])
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Measure the loss by token over all processes; transformers' mean is of batches, however little they hold."""
@@ -181,11 +229,6 @@ class MiniCPMVTrainer(Trainer):
         checkpoint = self._checkpoint_path()
         if self._determine_best_metric(metrics, None) and checkpoint.is_dir():
             self.state.best_model_checkpoint = str(checkpoint)
-
-    def _leave_out(self, started: float) -> None:
-        """Take what has passed since then out of training's time."""
-        if self._clock is not None:
-            self._clock += time.perf_counter() - started
 
     # --------------------------------------------------------------------------------------------------- checkpoints
     # What follows overrides private methods. Trainer writes a checkpoint's files straight under its final name and has
@@ -264,7 +307,7 @@ class MiniCPMVTrainer(Trainer):
             with suppress(OSError):  # another machine is still writing
                 staged.parent.rmdir()
         self.last_saved = self.state.global_step
-        self._leave_out(started)
+        self._throughput.leave_out(started)
 
     def _write_checkpoint(self, model: nn.Module, trial: Any, staged: Path) -> None:
         self._staging = str(staged.parent)

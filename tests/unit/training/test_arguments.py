@@ -103,3 +103,25 @@ def test_empty_variables_of_a_script_mean_nothing() -> None:
     run = parse_arguments([*NEEDED, "--eval_data_path", "", "--llm_type", ""]).run
     assert run.eval_data_path == []
     assert not run.llm_type
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--eval_samples", "3"], "--eval_samples: found no --eval_data_path"),
+        (["--eval_samples", "-1", "--eval_data_path", "e"], "--eval_samples: found -1, expected at least 0"),
+        (["--eval_sample_tokens", "0", "--eval_data_path", "e"], "--eval_sample_tokens: found 0, expected at least 1"),
+        (["--eval_sample_tokens", "9"], "--eval_sample_tokens: found without --eval_data_path"),
+        (
+            ["--eval_sample_tokens", "9", "--eval_data_path", "e", "--eval_samples", "0"],
+            "--eval_sample_tokens: found without --eval_samples above 0",
+        ),
+    ],
+)
+def test_samples_that_could_not_be_taken_are_refused(extra: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_arguments([*NEEDED, *extra])
+
+
+def test_no_samples_may_always_be_asked_for() -> None:
+    assert parse_arguments([*NEEDED, "--eval_samples", "0"]).run.eval_samples == 0

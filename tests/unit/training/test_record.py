@@ -29,7 +29,8 @@ def test_chat_command_works_without_images() -> None:
 
 
 def test_log_line() -> None:
-    logs = {"loss": 1.23456, "grad_norm": 2.0, "learning_rate": 1e-4, "tokens_per_second": 12345.6, "memory_gib": 1.5}
-    expected = "step 10/100  loss 1.2346  lr 1.00e-04  gradient 2  12,346 tokens/s  1.50 GiB"
+    logs = {"loss": 1.23456, "grad_norm": 2.0, "learning_rate": 1e-4, "tokens_per_second": 12345.6}
+    logs |= {"tflops_per_second": 412.345, "memory_gib": 1.5, "samples_per_second": 8, "grad_norm/resampler": 1.0}
+    expected = "step 10/100  loss 1.2346  lr 1.00e-04  gradient 2  12,346 tokens/s  412 TFLOP/s  1.50 GiB"
     assert format_log(logs, step=10, max_steps=100) == expected
     assert format_log({"train_runtime": 3.0}, step=10, max_steps=100) is None

@@ -1,0 +1,164 @@
+"""Floating-point operations of training, from a model's sizes and what learns: arithmetic that needs no torch.
+
+Counted is useful work: the multiplications and additions of matrix products and attention, forward and backward, that
+a step cannot do without. Not counted are padding, what activation checkpointing computes a second time, and whatever
+is no matrix product (norms, activations, softmax, DoRA's magnitudes), which is little. A backward pass computes the
+gradient of a layer's weights only where they are trained, and that of its input only where something before it is. As
+usual, causal attention counts like full attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+__all__ = ["Work", "flops_of_each", "total_flops"]
+
+_PEFT_PREFIX = "base_model.model."
+
+
+class Work(NamedTuple):
+    """What batches consist of, padding left out; or a number for one of each, such as operations."""
+
+    tokens: int = 0
+    token_pairs: int = 0
+    """Sum of squared lengths of the samples, packed or not: which token may look at which."""
+    labelled_tokens: int = 0
+    """Only these are projected onto the vocabulary."""
+    patches: int = 0
+    patch_pairs: int = 0
+    """Sum of squared patch counts of the slices. (2.5's tower attends padding as well, which is not counted.)"""
+    blocks: int = 0
+    """Of image tokens: one for each slice, or for each group of frames."""
+    image_batches: int = 0
+    """Batches with an image: the resampler projects its queries once in each."""
+
+
+def flops_of_each(config: Any, parameters: Iterable[tuple[str, Any]]) -> Work:
+    """Find the operations that one token, one pair of tokens, ... cost in a training step.
+
+    Args:
+        config: A ``MiniCPMVConfig``.
+        parameters: ``model.named_parameters(remove_duplicate=False)`` of the model, bare or wrapped by PEFT, with all
+            that learns switched on. Its weights may be on the meta device, or sharded.
+
+    Returns:
+        Floating-point operations, two for each multiplication with its addition.
+    """
+    walk = _Walk(parameters)
+    seen = _walk_resampler(walk, config, _walk_tower(walk, config.vision_config))
+    _walk_language_model(walk, config.text_config, seen or walk.trains("llm.model.embed_tokens"))
+    return Work(**walk.flops)
+
+
+def total_flops(of_each: Work, work: Work) -> int:
+    """Add up the operations of some work."""
+    return sum(cost * number for cost, number in zip(of_each, work, strict=True))
+
+
+class _Walk:
+    """Follows the network from input to loss, and adds up what each operation costs.
+
+    Of every intermediate result it is only known whether a gradient with respect to it is needed (``grad``).
+    """
+
+    def __init__(self, parameters: Iterable[tuple[str, Any]]) -> None:
+        self.flops = dict.fromkeys(Work._fields, 0)
+        self._trained: set[str] = set()  # parameters, and all modules around them
+        self._ranks: dict[str, int] = {}
+        for name, parameter in parameters:
+            if not parameter.requires_grad or ".original_module." in name:
+                continue
+            bare = name.removeprefix(_PEFT_PREFIX).replace(".modules_to_save.default", "").replace(".base_layer", "")
+            if ".lora_A." in bare:
+                shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves an empty shell
+                self._ranks[bare.partition(".lora_A.")[0]] = int(shape[0])
+            pieces = bare.split(".")
+            self._trained.update(".".join(pieces[:end]) for end in range(1, len(pieces) + 1))
+
+    def trains(self, name: str) -> bool:
+        """Whether a parameter, or anything in a module, is trained."""
+        return name in self._trained
+
+    def linear(
+        self, name: str, width_in: int, width_out: int, *, grad: bool, unit: str, times: int = 1, weight: str = ""
+    ) -> bool:
+        """Multiply ``times`` rows for each ``unit`` by a weight; return whether the result needs a gradient."""
+        products = 1 + grad + self.trains(weight or f"{name}.weight")
+        flops = width_in * width_out * products
+        rank = self._ranks.get(name, 0)
+        # Two products more, the second of which always has something trained before it.
+        flops += rank * (width_in * (2 + grad) + width_out * 3)
+        self.flops[unit] += 2 * flops * times
+        return grad or self.trains(weight or name)
+
+    def attention(self, width: int, *, grads: tuple[bool, bool, bool], unit: str, times: int = 1) -> bool:
+        """Let a query look at a key, ``times`` for each ``unit``; ``grads`` are those of query, key and value."""
+        query, key, value = grads
+        backward = (query or key) + query + key + value  # of the weights, and of each that needs one
+        self.flops[unit] += 2 * width * (2 + backward) * times
+        return query or key or value
+
+
+def _walk_tower(walk: _Walk, config: Any) -> bool:
+    width, side = config.hidden_size, config.patch_size
+    grad = walk.linear("vpm.embeddings.patch_embedding", 3 * side**2, width, grad=False, unit="patches")
+    grad = grad or walk.trains("vpm.embeddings.position_embedding")
+    for layer in range(config.num_hidden_layers):
+        name = f"vpm.encoder.layers.{layer}"
+        normed = grad or walk.trains(f"{name}.layer_norm1")
+        query, key, value = (
+            walk.linear(f"{name}.self_attn.{each}_proj", width, width, grad=normed, unit="patches") for each in "qkv"
+        )
+        attended = walk.attention(width, grads=(query, key, value), unit="patch_pairs")
+        grad |= walk.linear(f"{name}.self_attn.out_proj", width, width, grad=attended, unit="patches")
+        grad |= walk.trains(f"{name}.layer_norm2")
+        inner = walk.linear(f"{name}.mlp.fc1", width, config.intermediate_size, grad=grad, unit="patches")
+        grad |= walk.linear(f"{name}.mlp.fc2", config.intermediate_size, width, grad=inner, unit="patches")
+    return grad or walk.trains("vpm.post_layernorm")
+
+
+def _walk_resampler(walk: _Walk, config: Any, grad: bool) -> bool:
+    vision, width, num_queries = config.vision_config.hidden_size, config.text_config.hidden_size, config.query_num
+    if vision != width:
+        grad = walk.linear("resampler.kv_proj", vision, width, grad=grad, unit="patches")
+    grad |= walk.trains("resampler.ln_kv")
+    query = walk.trains("resampler.query") or walk.trains("resampler.ln_q")
+
+    def project(grad: bool, *, unit: str, times: int = 1) -> bool:
+        # One parameter for all three, and one for their biases.
+        joint = "resampler.attn.in_proj_weight"
+        grad = walk.linear("", width, width, grad=grad, unit=unit, times=times, weight=joint)
+        return grad or walk.trains("resampler.attn.in_proj_bias")
+
+    query = project(query, unit="image_batches", times=num_queries)
+    key, value = project(grad, unit="patches"), project(grad, unit="patches")
+    grad = walk.attention(width, grads=(query, key, value), unit="patches", times=num_queries)
+    grad = walk.linear("resampler.attn.out_proj", width, width, grad=grad, unit="blocks", times=num_queries)
+    grad |= walk.trains("resampler.ln_post")
+    return walk.linear("", width, width, grad=grad, unit="blocks", times=num_queries, weight="resampler.proj")
+
+
+def _walk_language_model(walk: _Walk, config: Any, grad: bool) -> None:
+    width, inner = config.hidden_size, config.intermediate_size
+    num_heads = config.num_attention_heads
+    head = getattr(config, "head_dim", None) or width // num_heads
+    outputs = {"q": num_heads * head, "k": config.num_key_value_heads * head, "v": config.num_key_value_heads * head}
+    for layer in range(config.num_hidden_layers):
+        name = f"llm.model.layers.{layer}"
+        normed = grad or walk.trains(f"{name}.input_layernorm")
+        query, key, value = (
+            walk.linear(f"{name}.self_attn.{each}_proj", width, output, grad=normed, unit="tokens")
+            or walk.trains(f"{name}.self_attn.{each}_norm")  # Qwen3
+            for each, output in outputs.items()
+        )
+        attended = walk.attention(num_heads * head, grads=(query, key, value), unit="token_pairs")
+        grad |= walk.linear(f"{name}.self_attn.o_proj", num_heads * head, width, grad=attended, unit="tokens")
+        grad |= walk.trains(f"{name}.post_attention_layernorm")
+        gate, up = (
+            walk.linear(f"{name}.mlp.{each}_proj", width, inner, grad=grad, unit="tokens") for each in ("gate", "up")
+        )
+        grad |= walk.linear(f"{name}.mlp.down_proj", inner, width, grad=gate or up, unit="tokens")
+    walk.linear(
+        "llm.lm_head", width, config.vocab_size, grad=grad or walk.trains("llm.model.norm"), unit="labelled_tokens"
+    )

@@ -1,0 +1,143 @@
+"""What the model answers to a few held-out questions: before the first step, and again at every evaluation.
+
+Of each of the first held-out records the first question is asked, by the prompt that ``minicpmv chat`` would use, and
+answered greedily. Training goes on as if nobody had asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from minicpmv.data.dataset import ConversationDataset
+from minicpmv.data.embedded import describe_image
+from minicpmv.data.records import Record, quote
+from minicpmv.errors import DataError
+from minicpmv.evaluation.answers import Prediction, predict
+from minicpmv.inference.generation import GenerationSettings
+from minicpmv.inference.loading import LoadedModel
+
+__all__ = ["SAMPLES", "AskAtStart", "Samples"]
+
+SAMPLES = "samples.jsonl"
+
+
+class Samples:
+    """Asks a model that is being trained, and writes down what it says.
+
+    Args:
+        dataset: The held-out records.
+        num_records: How many of them are asked, the first ones.
+        max_new_tokens: Longest answer.
+        path: The file: one line for each step and record, in order.
+    """
+
+    def __init__(self, dataset: ConversationDataset, *, num_records: int, max_new_tokens: int, path: Path) -> None:
+        self._processor = dataset.processor
+        self._questions = list(islice(_first_questions(dataset, max_new_tokens), num_records))
+        self._path = path
+        self._step = -1
+
+    def take(self, model: nn.Module, *, step: int, is_leader: bool) -> list[str]:
+        """Ask after this step, once for each step.
+
+        Args:
+            model: The model itself, bare or wrapped by PEFT, without an engine around it. Where processes share its
+                weights all of them ask, otherwise the leader alone.
+            step: Optimizer steps that it has learned.
+            is_leader: Whether this process writes.
+
+        Returns:
+            What the leader has to tell: a line for each record.
+
+        Raises:
+            ImageError: An image cannot be read any more.
+        """
+        if step == self._step or not (is_leader or _is_sharded(model)):
+            return []
+        self._step = step
+        was_training = model.training
+        model.eval()
+        try:
+            found = [(record, self._ask(model, record, settings)) for record, settings in self._questions]
+        finally:
+            model.train(was_training)
+        if not is_leader:
+            return []
+        _replace_from(self._path, step, [_describe(step, record, said) for record, said in found])
+        return [_shorten(step, said) for _, said in found]
+
+    def _ask(self, model: Any, record: Record, settings: GenerationSettings) -> Prediction:
+        return next(predict(LoadedModel("", "", model, self._processor), [record], settings=settings))
+
+
+@dataclass
+class AskAtStart(TrainerCallback):
+    """Has samples taken before the first step; a run that goes on has them from before."""
+
+    ask: Callable[[], None]
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step == 0:
+            self.ask()
+
+
+def _first_questions(dataset: ConversationDataset, max_new_tokens: int) -> Iterator[tuple[Record, GenerationSettings]]:
+    """Yield records cut after their first answer, with as many slices as evaluation gives them."""
+    for index in range(len(dataset)):
+        try:
+            record = dataset.records[index]
+            fit = dataset.fit(index, record)
+        except DataError:  # passed over, or named, where the loss is measured
+            continue
+        first = next(place for place, turn in enumerate(record.turns) if turn.role == "assistant")
+        settings = GenerationSettings(max_new_tokens=max_new_tokens, max_slice_nums=fit.max_slice_nums)
+        yield dataclasses.replace(record, turns=record.turns[: first + 1]), settings
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    """Whether no process can run the model alone: under ZeRO-3 and FSDP."""
+    return any(hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def _describe(step: int, record: Record, said: Prediction) -> dict[str, Any]:
+    return {
+        "step": step,
+        "record": record.where(),
+        "images": [image if isinstance(image, str) else describe_image(image) for image in record.images],
+        "question": said.question,
+        "expected": said.reference,
+        "answer": said.answer,
+    }
+
+
+def _shorten(step: int, said: Prediction) -> str:
+    return f"sample at step {step}: {quote(said.question)} -> {quote(said.answer)}, expected {quote(said.reference)}"
+
+
+def _replace_from(path: Path, step: int, lines: Sequence[dict[str, Any]]) -> None:
+    """Put lines behind those of earlier steps. A run that goes on comes by steps again that it has been at before."""
+    kept: list[str] = []
+    with suppress(FileNotFoundError):
+        kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] < step]
+    added = [json.dumps(line, ensure_ascii=False) for line in lines]
+    aside = path.with_name(f".{path.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        aside.write_text("".join(f"{line}\n" for line in [*kept, *added]), encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
