@@ -25,12 +25,14 @@ from minicpmv.training.checkpoints import list_checkpoints, remove_checkpoints, 
 from minicpmv.training.console import complain, notice, say
 from minicpmv.training.disk import explain_full
 from minicpmv.training.engine import name_engine, prepare_rendezvous, quieten, start_deepspeed
+from minicpmv.training.evidence import discard
 from minicpmv.training.interruption import Interrupted, Interruption
 from minicpmv.training.learning import settle_learning
 from minicpmv.training.lora import add_lora
 from minicpmv.training.material import Material, gather_material
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
 from minicpmv.training.processes import wait_for_all
+from minicpmv.training.proof import prove_saved
 from minicpmv.training.rates import Rates
 from minicpmv.training.record import chat_command, describe_run
 from minicpmv.training.resume import ResumePoint, Setting, choose_resume_point, choose_together
@@ -126,9 +128,12 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
         interruption.defer("training is over, and no checkpoint has its result: saving that first")
     if material.held_out is not None:
         metrics |= _evaluate(trainer)
-    _save(trainer, material, request, args)
+    saved = _save(trainer, material, request, args)
+    record |= {"status": "finished", "metrics": metrics, "log": trainer.state.log_history}
+    if request.run.prove_saved:
+        _prove(trainer, material, request.run, saved, interruption, record_path, record)
     if args.should_save:
-        write_json(record_path, record | {"status": "finished", "metrics": metrics, "log": trainer.state.log_history})
+        write_json(record_path, record)
     _report(material, request.run, args)
     return metrics
 
@@ -264,14 +269,42 @@ def _evaluate(trainer: MiniCPMVTrainer) -> dict[str, float]:
     return trainer.evaluate()
 
 
-def _save(trainer: MiniCPMVTrainer, material: Material, request: Request, args: TrainingArguments) -> None:
+def _save(
+    trainer: MiniCPMVTrainer, material: Material, request: Request, args: TrainingArguments
+) -> dict[str, torch.Tensor]:
+    """Save what was trained; return it, by the names that it has in the model that will be loaded."""
     directory = Path(args.output_dir or "")
+    if args.should_save:
+        discard(directory)
     if request.run.use_lora:
-        save_adapter(trainer, directory)
-        return
+        return save_adapter(trainer, directory)
     chosen = request.run.save_dtype
     dtype = stated_dtype(material.config) or torch.float32 if chosen == "auto" else getattr(torch, chosen)
-    save_full(trainer, directory, base=material.base, dtype=dtype)
+    return save_full(trainer, directory, base=material.base, dtype=dtype)
+
+
+def _prove(
+    trainer: MiniCPMVTrainer,
+    material: Material,
+    run: RunArguments,
+    saved: dict[str, torch.Tensor],
+    interruption: Interruption,
+    record_path: Path,
+    record: dict[str, Any],
+) -> None:
+    """Prove what was saved; a run that is ended in between, or fails here, does not have the status ``finished``."""
+
+    def note(status: str) -> None:
+        if trainer.args.should_save:
+            write_json(record_path, record | {"status": status})
+
+    note("saved")
+    dataset = material.train if material.held_out is None else material.held_out
+    try:
+        prove_saved(trainer, run, saved, dataset=dataset, collator=material.collator, interruption=interruption)
+    except MiniCPMVError:
+        note("not proved")
+        raise
 
 
 def _report(material: Material, run: RunArguments, args: TrainingArguments) -> None:
