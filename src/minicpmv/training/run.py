@@ -14,11 +14,9 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from minicpmv.data.collation import PackedCollator
-from minicpmv.data.grouping import BatchPlanner
-from minicpmv.data.packing import RowPlanner
 from minicpmv.errors import DataError, MiniCPMVError, UsageError
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
-from minicpmv.training.base import Base, build_skeleton, check_weights, load_base, open_base, stated_dtype
+from minicpmv.training.base import Base, build_skeleton, check_weights, dtype_to_save, load_base, open_base
 from minicpmv.training.batches import BatchPlan, describe_step, estimate_costs, plan_batches
 from minicpmv.training.boundary import Stopped
 from minicpmv.training.checkpoints import list_checkpoints, remove_checkpoints, remove_stale
@@ -31,6 +29,7 @@ from minicpmv.training.learning import settle_learning
 from minicpmv.training.lora import add_lora
 from minicpmv.training.material import Material, gather_material
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
+from minicpmv.training.preflight import Checklist, rehearse
 from minicpmv.training.processes import wait_for_all
 from minicpmv.training.proof import prove_saved
 from minicpmv.training.rates import Rates
@@ -90,27 +89,40 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
     for text in notices:
         notice(text)
     base = _settle(request)
+    checks = Checklist(is_dry=request.run.dry_run)
+    checks.passed("flags", f"{base.version.model} in {base.path}")
     seed = settings.get("data_seed")
     material = gather_material(
         request.run, base, settings["output_dir"], seed=settings.get("seed", 42) if seed is None else seed
     )
+    checks.data(material)
     args = _start_engine(request.run, settings)
     start = _prepare_directory(request.run, args)
-    if args.should_save:
+    checks.directory(settings["output_dir"], start)
+    if args.should_save and not request.run.dry_run:
         material.skip_log.begin(material.skipped, afresh=start.path is None)
 
     set_seed(args.seed)  # before the model: LoRA matrices start at random
     model = _build_model(material, request.run, args)
     rates = Rates.of_run(request.run, learning_rate=args.learning_rate, weight_decay=args.weight_decay)
     parts = summarise_parts(model, rates_of=rates.of)
-    plan = _plan(material, model, request.run, args)
+    checks.weights(model, material.base)
+    costs = _estimate_costs(material, model)
+    plan = plan_batches(request.run, args, len(material.train), lengths=material.lengths, costs=costs)
     say(describe_settings(args, use_lora=request.run.use_lora))
-    say(describe_step(plan, args, material.lengths))
-    say(format_parts(parts))
+    checks.report("batches", describe_step(plan, args, material.lengths))
+    checks.report("what learns", format_parts(parts))
+
+    def build(plan: BatchPlan, interruption: Interruption | None = None) -> MiniCPMVTrainer:
+        trainer = _build_trainer(material, model, request, args, plan, interruption)
+        trainer.rates = rates
+        return trainer
+
+    if request.run.dry_run:
+        return rehearse(checks, build, plan=plan, costs=costs, material=material, run=request.run, args=args)
     record = describe_run(request, args, version=material.version, base=material.base, parts=parts)
     record_path = Path(args.output_dir or "") / "run.json"
-    trainer = _build_trainer(material, model, request, args, plan, interruption)
-    trainer.rates = rates
+    trainer = build(plan, interruption)
     if args.should_save:
         write_json(record_path, record)
     interruption.act_at_once(_how_to_go_on(args))
@@ -207,7 +219,7 @@ def _prepare_directory(run: RunArguments, args: TrainingArguments) -> ResumePoin
     start = choose_together(choose, is_leader=args.local_process_index == 0)
     for text in start.notices:
         notice(text)
-    if args.local_process_index == 0 and args.output_dir:
+    if args.local_process_index == 0 and args.output_dir and not run.dry_run:
         stale = remove_stale(args.output_dir)
         if stale:
             notice(f"removed what a killed run was writing: {', '.join(stale)}")
@@ -226,12 +238,11 @@ def _build_model(material: Material, run: RunArguments, args: TrainingArguments)
     return model
 
 
-def _plan(material: Material, model: Any, run: RunArguments, args: TrainingArguments) -> RowPlanner | BatchPlanner:
+def _estimate_costs(material: Material, model: Any) -> Any:
+    if material.lengths is None:
+        return None
     slicing = material.train.processor.image_processor
-    costs = None
-    if material.lengths is not None:
-        costs = estimate_costs(material.lengths, model.config, scale_resolution=slicing.scale_resolution)
-    return plan_batches(run, args, len(material.train), lengths=material.lengths, costs=costs)
+    return estimate_costs(material.lengths, model.config, scale_resolution=slicing.scale_resolution)
 
 
 def _build_trainer(
@@ -240,7 +251,7 @@ def _build_trainer(
     request: Request,
     args: TrainingArguments,
     plan: BatchPlan,
-    interruption: Interruption,
+    interruption: Interruption | None,
 ) -> MiniCPMVTrainer:
     def write_companions(directory: Path) -> None:
         copy_companions(material.base, directory, dtype=model.dtype)
@@ -278,9 +289,7 @@ def _save(
         discard(directory)
     if request.run.use_lora:
         return save_adapter(trainer, directory)
-    chosen = request.run.save_dtype
-    dtype = stated_dtype(material.config) or torch.float32 if chosen == "auto" else getattr(torch, chosen)
-    return save_full(trainer, directory, base=material.base, dtype=dtype)
+    return save_full(trainer, directory, base=material.base, dtype=dtype_to_save(request.run, material.config))
 
 
 def _prove(
