@@ -108,6 +108,26 @@ def _training_flags(script: Path) -> list[str]:
     return ran.stdout.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("words", "is_dry"),
+    [
+        ("--max_steps 3", False),
+        ("--dry_run", True),
+        ("--dry-run --max_steps 3", True),
+        ("--max_steps 3 --dry_run true", True),
+        ("--dry_run=true", True),
+        ("--dry_run false", False),
+        ("--dry_run=False --max_steps 3", False),
+    ],
+)
+def test_dry_run_of_the_demo_measures_nothing(words: str, is_dry: bool) -> None:
+    start = f". {ROOT}/scripts/finetune.sh; find_dry_run {words}; DEMO=yes; OUTPUT_DIR=o; HELD_OUT=h"
+    end = "_measure() { exit 3; }; finish"
+    ended = subprocess.run([_POSIX_SHELL, "-euc", f"{start}; {end}"], capture_output=True, text=True, check=False)
+    assert ended.returncode == (0 if is_dry else 3)
+    assert ended.stderr == ""
+
+
 @pytest.mark.parametrize("script", TRAINING_SCRIPTS, ids=_name)
 def test_flags_of_the_script_are_known_and_modern(script: Path) -> None:
     from minicpmv.training.arguments import parse_arguments

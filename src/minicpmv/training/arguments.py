@@ -90,6 +90,16 @@ class RunArguments(LearningArguments, _Subject):
     save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = _flag(
         "auto", "Precision of the full checkpoint that a run leaves. auto: that of the checkpoint it started from."
     )
+    prove_saved: bool = _flag(
+        True,
+        "At the end, load what was saved in a fresh process, compare every tensor and the loss on a few records with "
+        "the trained model, and write the result to OUTPUT_DIR/proof.json; a difference makes the run fail.",
+    )
+    dry_run: bool = _flag(
+        False,
+        "Check all that can be checked first: flags, data, weights, one optimizer step on the costliest row, memory, "
+        "disk and time; then end. Nothing is written.",
+    )
     logging_dir: str | None = _flag(None, "Where TensorBoard files go; default: OUTPUT_DIR/runs.")
     overwrite_output_dir: bool = _flag(
         False, "Start anew in a directory with checkpoints of an earlier run: delete them."

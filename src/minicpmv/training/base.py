@@ -18,7 +18,7 @@ from minicpmv.models.versions import LLM_TYPES, Version, detect_version
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.lora import quantisation
 
-__all__ = ["Base", "build_skeleton", "check_weights", "load_base", "open_base", "stated_dtype"]
+__all__ = ["Base", "build_skeleton", "check_weights", "dtype_to_save", "load_base", "open_base", "stated_dtype"]
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx")
 
@@ -130,6 +130,11 @@ def stated_dtype(config: dict[str, Any]) -> torch.dtype | None:
     """Return the precision that a checkpoint states for its weights."""
     name = config.get("torch_dtype") or config.get("dtype")
     return getattr(torch, name, None) if isinstance(name, str) else None
+
+
+def dtype_to_save(run: RunArguments, config: dict[str, Any]) -> torch.dtype:
+    """Return the precision in which a full model is saved, as ``--save_dtype`` says."""
+    return stated_dtype(config) or torch.float32 if run.save_dtype == "auto" else getattr(torch, run.save_dtype)
 
 
 def build_skeleton(base: Path) -> PreTrainedModel:

@@ -7,6 +7,7 @@ then repeats records to fill up the last step.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ __all__ = [
     "EpochTeller",
     "PlannedBatches",
     "StepPlan",
+    "count_steps",
     "describe_plan",
     "describe_step",
     "estimate_costs",
@@ -159,6 +161,14 @@ def describe_step(plan: RowPlanner | BatchPlanner, args: TrainingArguments, leng
         records = _count(min(size * num_batches, plan.num_records), "record")
         held = f"{records} in padded batches of {size}{tokens and f', about {tokens}'}"
     return f"each step: {held}; an epoch has {_count(step.steps_per_epoch, 'step')}"
+
+
+def count_steps(plan: BatchPlan, args: TrainingArguments, *, epochs: float | None = None) -> int:
+    """Count the optimizer steps of a run, as Trainer does, or of so many epochs."""
+    steps_per_epoch = -(-plan.num_rows // (args.gradient_accumulation_steps * args.world_size))
+    if epochs is None and args.max_steps > 0:
+        return args.max_steps
+    return math.ceil((args.num_train_epochs if epochs is None else epochs) * steps_per_epoch)
 
 
 def _count(number: int, thing: str) -> str:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from minicpmv.errors import MiniCPMVError
 
-__all__ = ["DiskError", "check_space", "estimate_bytes", "explain_full", "writing"]
+__all__ = ["DiskError", "check_space", "estimate_bytes", "explain_full", "free_bytes", "writing"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch and safetensors make of an error number: torch says only that its writer failed.
@@ -64,7 +64,7 @@ def check_space(directory: Path, needed: int) -> None:
     Raises:
         DiskError: There is less.
     """
-    free = _free(directory)
+    free = free_bytes(directory)
     if free < needed:
         raise DiskError(_message(directory, "too little room", free=free, needed=needed))
 
@@ -85,7 +85,7 @@ def writing(staged: Path, *, needed: int | None) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if not _is_writing(error):
             raise
-        free = _free(staged)
+        free = free_bytes(staged)
         shutil.rmtree(staged, ignore_errors=True)
         if staged.parent.is_dir() and not any(staged.parent.iterdir()):
             staged.parent.rmdir()
@@ -98,7 +98,7 @@ def explain_full(error: OSError) -> str | None:
     if error.errno not in _FULL:
         return None
     place = Path(error.filename or ".").parent
-    return _message(place, _reason(error), free=_free(place), needed=None)
+    return _message(place, _reason(error), free=free_bytes(place), needed=None)
 
 
 def _is_writing(error: BaseException) -> bool:
@@ -115,7 +115,8 @@ def _reason(error: BaseException) -> str:
     return "a write that ended half-way"
 
 
-def _free(directory: Path) -> int:
+def free_bytes(directory: Path) -> int:
+    """Say how much can be written to a directory, even if it does not exist yet."""
     existing = next(path for path in (directory, *directory.resolve().parents) if path.exists())
     return shutil.disk_usage(existing).free
 

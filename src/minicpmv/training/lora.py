@@ -16,7 +16,7 @@ from minicpmv.models.adapters import attach_adapter
 from minicpmv.training.learning_flags import BESIDE_LORA, LearningArguments
 from minicpmv.training.targets import find_targets, resolve_target
 
-__all__ = ["add_lora", "as_plain_lora", "modules_to_save", "quantisation", "wanted_targets"]
+__all__ = ["add_lora", "as_plain_lora", "evaluate_as_trained", "modules_to_save", "quantisation", "wanted_targets"]
 
 # Trained fully, or read directly by code that does not know packed weights.
 _NEVER_QUANTISED = ["vpm", "resampler", "embed_tokens", "lm_head"]
@@ -51,6 +51,17 @@ def quantisation(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_compute_dtype=compute_dtype,
         llm_int8_skip_modules=_NEVER_QUANTISED,  # the name is historical; it holds for 4 bits too
     )
+
+
+def evaluate_as_trained(model: nn.Module) -> None:
+    """Switch to evaluation mode, layers in 4 bits apart.
+
+    On a CPU bitsandbytes would pack those anew for inference, which not all widths allow. They have no dropout.
+    """
+    model.eval()
+    for module in model.modules():
+        if type(module).__module__.startswith("bitsandbytes"):
+            module.training = True
 
 
 def add_lora(model: PreTrainedModel, run: LearningArguments, *, keep_dtype: bool) -> PeftModel:

@@ -26,7 +26,7 @@ from minicpmv.processing.chat import ImageRef
 from minicpmv.training.arguments import Request
 from minicpmv.training.parts import PartSummary
 
-__all__ = ["chat_command", "describe_data", "describe_run"]
+__all__ = ["chat_command", "describe_data", "describe_run", "list_versions"]
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "tokenizers", "safetensors", "numpy", "pillow")
 
@@ -56,7 +56,7 @@ def describe_run(
         "trained": [dataclasses.asdict(part) for part in parts],
         "arguments": dataclasses.asdict(request.run),
         "training_arguments": _plain(args.to_dict()),
-        "versions": _versions(),
+        "versions": list_versions(),
         "commit": _commit(),
     }
 
@@ -79,7 +79,8 @@ def _digest(source: Source) -> dict[str, Any]:
     return described if source.weight == 1 else described | {"weight": source.weight}
 
 
-def _versions() -> dict[str, str]:
+def list_versions() -> dict[str, str]:
+    """List what computes, with versions; packages that are not installed are left out."""
     versions = {"minicpmv-finetune": minicpmv.__version__, "python": platform.python_version()}
     for name in _PACKAGES:
         try:

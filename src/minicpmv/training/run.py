@@ -14,11 +14,9 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from minicpmv.data.collation import PackedCollator
-from minicpmv.data.grouping import BatchPlanner
-from minicpmv.data.packing import RowPlanner
 from minicpmv.errors import DataError, MiniCPMVError, UsageError
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
-from minicpmv.training.base import Base, build_skeleton, check_weights, load_base, open_base, stated_dtype
+from minicpmv.training.base import Base, build_skeleton, check_weights, dtype_to_save, load_base, open_base
 from minicpmv.training.batches import BatchPlan, describe_plan, describe_step, estimate_costs, plan_batches
 from minicpmv.training.boundary import Stopped
 from minicpmv.training.checkpoints import list_checkpoints, remove_checkpoints, remove_stale
@@ -26,13 +24,16 @@ from minicpmv.training.console import complain, notice, say
 from minicpmv.training.course import describe_course
 from minicpmv.training.disk import explain_full
 from minicpmv.training.engine import name_engine, prepare_rendezvous, quieten, start_deepspeed
+from minicpmv.training.evidence import discard
 from minicpmv.training.interruption import Interrupted, Interruption
 from minicpmv.training.learning import settle_learning
 from minicpmv.training.lora import add_lora
 from minicpmv.training.material import Material, gather_material
 from minicpmv.training.network import choose_interface
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
+from minicpmv.training.preflight import Checklist, rehearse
 from minicpmv.training.processes import wait_for_all
+from minicpmv.training.proof import prove_saved
 from minicpmv.training.rates import Rates
 from minicpmv.training.recomputation import RecomputedLayers
 from minicpmv.training.record import chat_command, describe_data, describe_run
@@ -92,33 +93,46 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
     for text in notices:
         notice(text)
     base = _settle(request)
+    checks = Checklist(is_dry=request.run.dry_run)
+    checks.passed("flags", f"{base.version.model} in {base.path}")
     seed = settings.get("data_seed")
     material = gather_material(
         request.run, base, settings["output_dir"], seed=settings.get("seed", 42) if seed is None else seed
     )
+    checks.data(material)
     args = _start_engine(request.run, settings)
     data = describe_data(request.run.train_sources)
     course = describe_course(request.run, args, data)
     start = _prepare_directory(request.run, args, course)
-    if args.should_save:
+    checks.directory(settings["output_dir"], start)
+    if args.should_save and not request.run.dry_run:
         material.skip_log.begin(material.skipped, afresh=start.path is None)
 
     set_seed(args.seed)  # before the model: LoRA matrices start at random
     model = _build_model(material, request.run, args)
     rates = Rates.of_run(request.run, learning_rate=args.learning_rate, weight_decay=args.weight_decay)
     parts = summarise_parts(model, rates_of=rates.of)
-    plan = _plan(material, model, request.run, args)
+    checks.weights(model, material.base)
+    costs = _estimate_costs(material, model)
+    plan = plan_batches(request.run, args, len(material.train), lengths=material.lengths, costs=costs)
     say(describe_settings(args, use_lora=request.run.use_lora))
-    say(describe_step(plan, args, material.lengths))
-    say(format_parts(parts))
+    checks.report("batches", describe_step(plan, args, material.lengths))
+    checks.report("what learns", format_parts(parts))
+
+    def build(plan: BatchPlan, interruption: Interruption | None = None) -> MiniCPMVTrainer:
+        trainer = _build_trainer(material, model, request, args, plan, interruption)
+        trainer.rates, trainer.course = rates, course
+        trainer.add_callback(RecomputedLayers.of_run(request.run))
+        return trainer
+
+    if request.run.dry_run:
+        return rehearse(checks, build, plan=plan, costs=costs, material=material, run=request.run, args=args)
     step = describe_plan(plan, args, material.lengths)._asdict()
     record = describe_run(
         request, args, version=material.version, base=material.base, data=data, parts=parts, plan=step
     )
     record_path = Path(args.output_dir or "") / "run.json"
-    trainer = _build_trainer(material, model, request, args, plan, interruption)
-    trainer.rates, trainer.course = rates, course
-    trainer.add_callback(RecomputedLayers.of_run(request.run))
+    trainer = build(plan, interruption)
     if args.should_save:
         write_json(record_path, record)
     interruption.act_at_once(_how_to_go_on(args))
@@ -136,9 +150,12 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
         interruption.defer("training is over, and no checkpoint has its result: saving that first")
     if material.held_out is not None:
         metrics |= _evaluate(trainer)
-    _save(trainer, material, request, args)
+    saved = _save(trainer, material, request, args)
+    record |= {"status": "finished", "metrics": metrics, "log": trainer.state.log_history}
+    if request.run.prove_saved:
+        _prove(trainer, material, request.run, saved, interruption, record_path, record)
     if args.should_save:
-        write_json(record_path, record | {"status": "finished", "metrics": metrics, "log": trainer.state.log_history})
+        write_json(record_path, record)
     _report(material, request.run, args)
     return metrics
 
@@ -213,7 +230,7 @@ def _prepare_directory(run: RunArguments, args: TrainingArguments, course: dict[
     start = choose_together(choose, is_leader=args.local_process_index == 0)
     for text in start.notices:
         notice(text)
-    if args.local_process_index == 0 and args.output_dir:
+    if args.local_process_index == 0 and args.output_dir and not run.dry_run:
         stale = remove_stale(args.output_dir)
         if stale:
             notice(f"removed what a killed run was writing: {', '.join(stale)}")
@@ -232,12 +249,11 @@ def _build_model(material: Material, run: RunArguments, args: TrainingArguments)
     return model
 
 
-def _plan(material: Material, model: Any, run: RunArguments, args: TrainingArguments) -> RowPlanner | BatchPlanner:
+def _estimate_costs(material: Material, model: Any) -> Any:
+    if material.lengths is None:
+        return None
     slicing = material.train.processor.image_processor
-    costs = None
-    if material.lengths is not None:
-        costs = estimate_costs(material.lengths, model.config, scale_resolution=slicing.scale_resolution)
-    return plan_batches(run, args, len(material.train), lengths=material.lengths, costs=costs)
+    return estimate_costs(material.lengths, model.config, scale_resolution=slicing.scale_resolution)
 
 
 def _build_trainer(
@@ -246,7 +262,7 @@ def _build_trainer(
     request: Request,
     args: TrainingArguments,
     plan: BatchPlan,
-    interruption: Interruption,
+    interruption: Interruption | None,
 ) -> MiniCPMVTrainer:
     def write_companions(directory: Path) -> None:
         copy_companions(material.base, directory, dtype=model.dtype)
@@ -269,7 +285,7 @@ def _build_trainer(
 
 
 def _samples(material: Material, run: RunArguments, args: TrainingArguments) -> Samples | None:
-    if material.held_out is None or not run.eval_samples:
+    if material.held_out is None or not run.eval_samples or run.dry_run:
         return None
     return Samples(
         material.held_out,
@@ -287,14 +303,40 @@ def _evaluate(trainer: MiniCPMVTrainer) -> dict[str, float]:
     return trainer.evaluate()
 
 
-def _save(trainer: MiniCPMVTrainer, material: Material, request: Request, args: TrainingArguments) -> None:
+def _save(
+    trainer: MiniCPMVTrainer, material: Material, request: Request, args: TrainingArguments
+) -> dict[str, torch.Tensor]:
+    """Save what was trained; return it, by the names that it has in the model that will be loaded."""
     directory = Path(args.output_dir or "")
+    if args.should_save:
+        discard(directory)
     if request.run.use_lora:
-        save_adapter(trainer, directory)
-        return
-    chosen = request.run.save_dtype
-    dtype = stated_dtype(material.config) or torch.float32 if chosen == "auto" else getattr(torch, chosen)
-    save_full(trainer, directory, base=material.base, dtype=dtype)
+        return save_adapter(trainer, directory)
+    return save_full(trainer, directory, base=material.base, dtype=dtype_to_save(request.run, material.config))
+
+
+def _prove(
+    trainer: MiniCPMVTrainer,
+    material: Material,
+    run: RunArguments,
+    saved: dict[str, torch.Tensor],
+    interruption: Interruption,
+    record_path: Path,
+    record: dict[str, Any],
+) -> None:
+    """Prove what was saved; a run that is ended in between, or fails here, does not have the status ``finished``."""
+
+    def note(status: str) -> None:
+        if trainer.args.should_save:
+            write_json(record_path, record | {"status": status})
+
+    note("saved")
+    dataset = material.train if material.held_out is None else material.held_out
+    try:
+        prove_saved(trainer, run, saved, dataset=dataset, collator=material.collator, interruption=interruption)
+    except MiniCPMVError:
+        note("not proved")
+        raise
 
 
 def _report(material: Material, run: RunArguments, args: TrainingArguments) -> None:

@@ -33,19 +33,22 @@ FULLY_TRAINED = "vpm_resampler_embedtokens.pt"
 """The official recipe's name for the tensors that an adapter's run has trained fully, outside LoRA."""
 
 _NOT_COPIED = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.index.json")
-_WRITTEN_ANEW = {"config.json", "run.json", "checkpoint.json", "trainer_state.json"}
+_WRITTEN_ANEW = {"config.json", "run.json", "checkpoint.json", "proof.json", "trainer_state.json"}
 _MOST_BYTES = 256 * 2**20
 
 
-def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> None:
+def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> dict[str, Tensor]:
     """Write the adapter and the fully trained tensors. Every process must call it.
 
     The directory holds no tokenizer on purpose: PEFT's ``Auto`` classes would resize the embeddings to it.
+
+    Returns:
+        The tensors, by their names in the model that will be loaded; none on a process that writes nothing.
     """
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     tensors = _gather(model)
     if not trainer.args.should_save:
-        return
+        return {}
     assert isinstance(model, PeftModel)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     tensors, changes = as_plain_lora(model, tensors)
@@ -58,22 +61,28 @@ def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> None:
         (staged / "README.md").unlink(missing_ok=True)  # PEFT's model card: a form with nothing filled in
         full = {name: tensor for name, tensor in tensors.items() if name in trained and not is_lora_tensor(name)}
         torch.save(full, staged / FULLY_TRAINED)
+    return tensors
 
 
-def save_full(trainer: MiniCPMVTrainer, directory: Path, *, base: Path, dtype: torch.dtype) -> None:
-    """Write a complete checkpoint in the released layout. Every process must call it."""
+def save_full(trainer: MiniCPMVTrainer, directory: Path, *, base: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Write a complete checkpoint in the released layout. Every process must call it.
+
+    Returns:
+        The tensors as they were written, by the model's own names; none on a process that writes nothing.
+    """
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_deepspeed_enabled:
         tensors: Any = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # empty except on the first process
     else:
         tensors = model.state_dict()
     if not trainer.args.should_save:
-        return
+        return {}
     assert isinstance(model, PreTrainedModel)
     cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     with _staged(directory) as staged:
         model.save_pretrained(str(staged), state_dict=cast)
         copy_companions(base, staged, dtype=dtype)
+    return cast
 
 
 def copy_companions(base: Path, directory: Path, *, dtype: torch.dtype) -> None:

@@ -33,6 +33,7 @@ from minicpmv.training.disk import check_space, estimate_bytes, writing
 from minicpmv.training.engine import name_engine
 from minicpmv.training.gradients import before_each_step, part_norms
 from minicpmv.training.interruption import Interruption, ShelteringContext, WorkerStart
+from minicpmv.training.lora import evaluate_as_trained
 from minicpmv.training.manifest import num_bytes, seal
 from minicpmv.training.numbering import NumberedCollator, NumberedDataset, take_numbers
 from minicpmv.training.processes import raise_together, wait_for_all
@@ -223,6 +224,13 @@ class MiniCPMVTrainer(Trainer):
         total, num_tokens = self._measured
         self._measured = (total + float(loss) * count, num_tokens + count)
         return loss.detach(), None, None
+
+    def measure(self, batch: dict[str, Tensor]) -> float:
+        """Return the loss of one batch in evaluation mode. Every process must call it, with the same batch."""
+        evaluate_as_trained(self._live_model)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss: Any = self.compute_loss(self._live_model, self._prepare_inputs(dict(batch)))
+        return float(loss)
 
     def _make_up_evaluation(self) -> None:
         metrics = self._evaluate(None, None)
