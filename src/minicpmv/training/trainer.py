@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import FSDP_MODEL_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 
 from minicpmv.data.grouping import BatchPlanner
@@ -29,6 +29,7 @@ from minicpmv.training.checkpoints import STAGING, publish, rotate
 from minicpmv.training.console import notice
 from minicpmv.training.disk import check_space, estimate_bytes, writing
 from minicpmv.training.engine import name_engine
+from minicpmv.training.fsdp import check_sharded, load_whole, whole
 from minicpmv.training.interruption import Interruption, ShelteringContext, WorkerStart
 from minicpmv.training.manifest import num_bytes, seal
 from minicpmv.training.numbering import NumberedCollator, NumberedDataset, take_numbers
@@ -123,6 +124,8 @@ class MiniCPMVTrainer(Trainer):
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         if self._clock is None:  # not before: setting up an engine takes longer than many steps
             self._clock = time.perf_counter()
+            if self.args.fsdp:
+                check_sharded(model, self.args)
         mask = inputs.get("attention_mask")  # a packed row has none, and no padding
         # The sum stays on the device: no wait in each step.
         self._tokens = self._tokens + (inputs["input_ids"].numel() if mask is None else mask.sum())
@@ -133,6 +136,7 @@ class MiniCPMVTrainer(Trainer):
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         norm = super()._get_grad_norm(*args, **kwargs)
+        norm = whole(norm) if isinstance(norm, Tensor) else norm
         self._boundary.note_gradient(norm)
         return norm
 
@@ -248,7 +252,7 @@ class MiniCPMVTrainer(Trainer):
                 publish(staged, final)
 
         raise_together(lambda: check_space(final.parent, self._bytes_needed or 0))
-        if self.is_deepspeed_enabled or self.state.best_global_step:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or self.state.best_global_step:
             write()  # the processes wait for each other inside: one with a fault must leave, not wait here
             wait_for_all()
         else:
@@ -276,6 +280,8 @@ class MiniCPMVTrainer(Trainer):
     def _finish(self, staged: Path) -> None:
         self.state.save_to_json(str(staged / TRAINER_STATE_NAME))  # again: it now names the best checkpoint's own place
         (staged / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads; run.json has the settings
+        if not is_peft(self.model):  # weights once more, beside model.safetensors, which is read instead
+            (staged / f"{FSDP_MODEL_NAME}.bin").unlink(missing_ok=True)
         if self._write_companions is not None:
             self._write_companions(staged)
         engine = name_engine(self.args)
@@ -289,7 +295,7 @@ class MiniCPMVTrainer(Trainer):
             return
         dtype = next(live.parameters()).dtype
         saved = type(live).from_pretrained(resume_from_checkpoint, dtype=dtype)
-        live.load_state_dict(saved.state_dict())
+        load_whole(live, saved.state_dict())
 
     def _load_best_model(self) -> None:
         if is_peft(self.model) or self.is_deepspeed_enabled:
