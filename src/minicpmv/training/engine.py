@@ -24,14 +24,20 @@ _NOISE = (
     # torch 2.13 tells of what would go wrong if image features were changed in place; they are copied into their slots.
     r"FSDP2-wrapped module \(FSDPResampler\) returned a view",
 )
-_MISMATCH = "Gradient accumulation steps mismatch"  # accelerate 1.15 compares DeepSpeed's number with its own default
+# The same of what goes to their logs: logger, and words of the remark.
+_REMARKS = {
+    "accelerate.accelerator": "Gradient accumulation steps mismatch",  # 1.15 compares DeepSpeed's with its own default
+    # transformers 5.23 recommends a setting of FSDP's that would rename what an adapter is saved by.
+    "transformers.training_args": "When using FSDP, prefer `fsdp_config['activation_checkpointing']`",
+}
 
 
 def quieten() -> None:
     """Keep other libraries' remarks about each other out of the report; everything else they say stays."""
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("accelerate.accelerator").addFilter(lambda entry: _MISMATCH not in str(entry.msg))
+    for name, words in _REMARKS.items():
+        logging.getLogger(name).addFilter(lambda entry, words=words: words not in str(entry.msg))
 
 
 def prepare_rendezvous(*, use_deepspeed: bool) -> None:

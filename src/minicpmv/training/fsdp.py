@@ -25,6 +25,7 @@ from minicpmv.errors import ConfigError, UsageError
 __all__ = [
     "check_sharded",
     "choose_units",
+    "gather_idle",
     "load_whole",
     "prepare_fsdp",
     "reshard",
@@ -186,6 +187,19 @@ def check_sharded(model: nn.Module, args: TrainingArguments) -> None:
             f"{args.device.type} by torch's fully_shard; this accelerate does something else\n"
             "  fix: install the versions of constraints.txt, or use --deepspeed zero3"
         )
+
+
+def gather_idle(model: nn.Module) -> None:
+    """Gather once what is never called: the originals that PEFT keeps beside the modules it trains fully.
+
+    torch 2.13 ends a backward pass by asking every module for the tensor that its first gathering makes, if gradients
+    are added up in another precision than that of computing. It may go when torch skips modules that were not used.
+    Every process must call it.
+    """
+    for name, module in model.named_modules():
+        if ".original_module" in name and isinstance(module, FSDPModule):
+            module.unshard()
+            module.reshard()
 
 
 def reshard(model: nn.Module) -> None:

@@ -29,7 +29,7 @@ from minicpmv.training.checkpoints import STAGING, publish, rotate
 from minicpmv.training.console import notice
 from minicpmv.training.disk import check_space, estimate_bytes, writing
 from minicpmv.training.engine import name_engine
-from minicpmv.training.fsdp import check_sharded, load_whole, whole
+from minicpmv.training.fsdp import check_sharded, gather_idle, load_whole, whole
 from minicpmv.training.interruption import Interruption, ShelteringContext, WorkerStart
 from minicpmv.training.manifest import num_bytes, seal
 from minicpmv.training.numbering import NumberedCollator, NumberedDataset, take_numbers
@@ -126,6 +126,7 @@ class MiniCPMVTrainer(Trainer):
             self._clock = time.perf_counter()
             if self.args.fsdp:
                 check_sharded(model, self.args)
+                gather_idle(model)
         mask = inputs.get("attention_mask")  # a packed row has none, and no padding
         # The sum stays on the device: no wait in each step.
         self._tokens = self._tokens + (inputs["input_ids"].numel() if mask is None else mask.sum())
