@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,13 @@ def trained(data: str, tmp_path_factory: pytest.TempPathFactory) -> Train:
         return output
 
     return train
+
+
+def test_first_process_sees_no_picture_in_the_second_step(data: str) -> None:
+    has_picture = ["image" in record for record in json.loads(Path(data).read_text(encoding="utf-8"))]
+    of_first, of_second = has_picture[::2], has_picture[1::2]
+    assert of_first == [True, False, False, False], "two records in a step"
+    assert all(of_second)
 
 
 # Each engine once, and what saves differently with LoRA twice. `python -m tests.run.engines` trains all pairs.
