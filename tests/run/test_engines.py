@@ -75,3 +75,11 @@ def test_fsdp_goes_on_from_a_checkpoint_as_if_uninterrupted(data: str, trained: 
     engines.train_with("fsdp2", "full", data, tmp_path, "--resume_from_checkpoint", "true")
     assert same_bytes(tmp_path / "model.safetensors", whole / "model.safetensors")
     assert losses(read_run(tmp_path)) == losses(read_run(whole))
+
+
+def test_fsdp_in_bfloat16_saves_adapters_in_float32_as_they_were_trained(data: str, tmp_path: Path) -> None:
+    """Measuring leaves some parameters gathered, in bfloat16; and the originals beside the trained parts stand idle."""
+    measured = ["--bf16", "true", "--eval_data_path", data]
+    engines.train_with("fsdp2", "LoRA", data, tmp_path, *measured)
+    saved = "adapter_model.safetensors"
+    assert same_bytes(tmp_path / saved, tmp_path / f"checkpoint-{engines.STEPS}" / saved)
