@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _runs = itertools.count()
 
 
-def make_data(folder: Path, *, num_records: int = 8) -> str:
-    """Write records of very different lengths: unsliced and sliced pictures, and every third without any."""
+def make_data(folder: Path, *, num_records: int = 8, text_only: Container[int] | None = None) -> str:
+    """Write records of very different lengths: unsliced and sliced pictures, and text alone, every third by default."""
     records: list[dict[str, Any]] = []
     for index in range(num_records):
         answer = "word " * (1 + 3 * (index % 4))
-        if index % 3 == 2:
+        if index % 3 == 2 if text_only is None else index in text_only:
             records.append({"id": str(index), "conversations": conversation("Say it.", answer)})
             continue
         width, height = _SIZES[index % 3]

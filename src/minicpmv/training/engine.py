@@ -1,4 +1,4 @@
-"""Brings up what a run computes on: one process or many, with or without DeepSpeed."""
+"""Brings up what a run computes on: one process or many, with or without DeepSpeed. FSDP2 has a module of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from transformers import TrainingArguments
 
 from minicpmv.errors import ConfigError
+from minicpmv.training.presets import offloads_optimizer
 
 __all__ = ["load_deepspeed", "name_engine", "prepare_rendezvous", "quieten", "start_deepspeed"]
 
@@ -20,15 +21,23 @@ __all__ = ["load_deepspeed", "name_engine", "prepare_rendezvous", "quieten", "st
 _NOISE = (
     r"`is_gradient_checkpointing` is deprecated",  # PEFT 0.21 asks transformers by the old name
     r"`torch\.distributed\.\w+` is deprecated",  # DeepSpeed 0.19 calls torch's collectives by their old names
+    # torch 2.13 tells of what would go wrong if image features were changed in place; they are copied into their slots.
+    r"FSDP2-wrapped module \(FSDPResampler\) returned a view",
 )
-_MISMATCH = "Gradient accumulation steps mismatch"  # accelerate 1.15 compares DeepSpeed's number with its own default
+# The same of what goes to their logs: logger, and words of the remark.
+_REMARKS = {
+    "accelerate.accelerator": "Gradient accumulation steps mismatch",  # 1.15 compares DeepSpeed's with its own default
+    # transformers 5.23 recommends a setting of FSDP's that would rename what an adapter is saved by.
+    "transformers.training_args": "When using FSDP, prefer `fsdp_config['activation_checkpointing']`",
+}
 
 
 def quieten() -> None:
     """Keep other libraries' remarks about each other out of the report; everything else they say stays."""
     for message in _NOISE:
-        warnings.filterwarnings("ignore", message=message, category=FutureWarning)
-    logging.getLogger("accelerate.accelerator").addFilter(lambda entry: _MISMATCH not in str(entry.msg))
+        warnings.filterwarnings("ignore", message=message)
+    for name, words in _REMARKS.items():
+        logging.getLogger(name).addFilter(lambda entry, words=words: words not in str(entry.msg))
 
 
 def prepare_rendezvous(*, use_deepspeed: bool) -> None:
@@ -49,11 +58,14 @@ def prepare_rendezvous(*, use_deepspeed: bool) -> None:
 
 def name_engine(args: TrainingArguments) -> str:
     """Say what shards weights and optimizer, for whoever continues a checkpoint: each engine reads its own alone."""
+    if args.fsdp:
+        return "FSDP2"
     if not args.deepspeed:
         return "no DeepSpeed"
     config: Any = args.deepspeed
     assert isinstance(config, dict), "settings have read it"
-    return f"DeepSpeed ZeRO-{config.get('zero_optimization', {}).get('stage', 0)}"
+    name = f"DeepSpeed ZeRO-{config.get('zero_optimization', {}).get('stage', 0)}"
+    return f"{name} with offload" if offloads_optimizer(config) else name
 
 
 def load_deepspeed() -> Any:

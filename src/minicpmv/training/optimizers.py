@@ -8,6 +8,7 @@ from typing import Any
 
 from minicpmv.errors import ConfigError, UsageError
 from minicpmv.training.learning_flags import RATED
+from minicpmv.training.presets import offloads_optimizer
 
 __all__ = ["check_optimizer"]
 
@@ -37,6 +38,10 @@ _REFUSED |= dict.fromkeys(("schedule_free_radam", "schedule_free_sgd"), _REFUSED
 
 # They read a matrix's rows and columns; ZeRO hands them a flat piece of all weights.
 _SHAPED = ("adafactor", "apollo", "galore")
+# FSDP hands an optimizer pieces as well, of a type that torch's own know.
+_OF_TORCH = ("adagrad", "adamw_torch", "adamw_torch_fused", "rmsprop", "sgd")
+# What DeepSpeed has a version of for CPUs; of any other it would make its Adam.
+_FOR_OFFLOAD = ("adagrad", "adamw_torch", "adamw_torch_fused")
 # The others read --optim_args nowhere.
 _WITH_ARGUMENTS = ("adagrad", "adamw_torch_4", "adamw_torch_8", "ademamix", "apollo", "galore", "grokadamw")
 _WITH_ARGUMENTS += ("paged_ademamix", "rmsprop", "sgd", "stable_adamw")
@@ -81,6 +86,11 @@ def check_optimizer(settings: Mapping[str, Any], *, given: Set[str]) -> None:
         raise UsageError(f"--optim_args: found beside --optim {name}, which does not read it\n  fix: remove the flag")
     if settings.get("deepspeed"):
         _check_under_deepspeed(name, settings["deepspeed"], given)
+    if settings.get("fsdp") and name not in _OF_TORCH:
+        raise UsageError(
+            f"--optim {name} --fsdp: found both, expected {' or '.join(_OF_TORCH)}: FSDP hands an optimizer pieces of "
+            "tensors, of a type that others do not know\n  fix: change --optim, or use --deepspeed zero2"
+        )
 
 
 def _check_under_deepspeed(name: str, config: Mapping[str, Any], given: Set[str]) -> None:
@@ -96,4 +106,9 @@ def _check_under_deepspeed(name: str, config: Mapping[str, Any], given: Set[str]
         raise UsageError(
             f"--optim {name} --deepspeed: found both, expected one: it works on the rows and columns of each matrix, "
             "and ZeRO hands it flat pieces of them\n  fix: use adamw_torch_fused or adamw_bnb_8bit, or no --deepspeed"
+        )
+    elif offloads_optimizer(config) and config.get("zero_force_ds_cpu_optimizer", True) and name not in _FOR_OFFLOAD:
+        raise UsageError(
+            f"--optim {name} --deepspeed: found both, expected {' or '.join(_FOR_OFFLOAD)}: offload runs DeepSpeed's "
+            "own optimizer for CPUs, and there is none of this kind\n  fix: change --optim, or do without offload"
         )

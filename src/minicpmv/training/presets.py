@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from minicpmv.errors import ConfigError
 
-__all__ = ["PRESETS", "DeepSpeedChoice", "resolve_deepspeed"]
+__all__ = ["PRESETS", "DeepSpeedChoice", "offloads_optimizer", "resolve_deepspeed"]
 
-PRESETS = ("zero2", "zero3")
-"""Shipped configurations: ``zero2`` shards optimizer and gradients, ``zero3`` the weights as well."""
+PRESETS = ("zero1", "zero2", "zero3", "zero2-offload", "zero3-offload")
+"""Shipped configurations: ``zero1`` shards the optimizer, ``zero2`` gradients and ``zero3`` the weights as well.
+
+With ``-offload`` the optimizer, and of ZeRO-3 the weights too, lie in the machine's memory. These alone leave
+``zero_force_ds_cpu_optimizer`` open: beside a GPU accelerate then takes DeepSpeed's Adam for CPUs, which reads and
+writes half precision itself and is compiled once. Without a GPU it is switched off, as in the other presets, and
+torch's own optimizer runs: nothing is compiled.
+"""
 
 
 class DeepSpeedChoice(NamedTuple):
@@ -26,7 +33,7 @@ def resolve_deepspeed(name: str, *, on_cpu: bool) -> DeepSpeedChoice:
     """Read the configuration that ``--deepspeed`` names.
 
     A file wins. The official scripts' ``ds_config_zero2.json`` and ``ds_config_zero3.json``, absent here, mean the
-    presets of the same stage.
+    presets of the same stage, and ``ds_config_zero3_offload.json`` that one with offload.
 
     Args:
         name: The flag's value: ``zero2``, a path, or a JSON object.
@@ -41,7 +48,7 @@ def resolve_deepspeed(name: str, *, on_cpu: bool) -> DeepSpeedChoice:
     elif Path(name).is_file():
         config = _parse(Path(name).read_text(encoding="utf-8"), where=name)
     else:
-        preset = Path(name).name.removesuffix(".json").removeprefix("ds_config_")
+        preset = Path(name).name.removesuffix(".json").removeprefix("ds_config_").replace("_", "-")
         if preset not in PRESETS:
             raise ConfigError(
                 f"--deepspeed: found {name!r}, expected an existing file or one of {', '.join(PRESETS)}\n"
@@ -54,6 +61,12 @@ def resolve_deepspeed(name: str, *, on_cpu: bool) -> DeepSpeedChoice:
     if on_cpu:
         notices += _avoid_compiling(config)
     return DeepSpeedChoice(config, tuple(notices))
+
+
+def offloads_optimizer(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration keeps the optimizer in the machine's memory."""
+    offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
+    return offload.get("device", "none") != "none"
 
 
 def _parse(text: str, *, where: str) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[str, ...]:
     if engine != setting.engine:
         raise CheckpointError(
             f"{checkpoint}: written with {engine}, this run uses {setting.engine}, which cannot read its optimizer\n"
-            f"  fix: use {engine} (--deepspeed), {otherwise}"
+            f"  fix: use {engine} (--deepspeed, --fsdp), {otherwise}"
         )
     if not any(name.startswith("rng_state") for name in manifest["files"]):
         raise CheckpointError(

@@ -25,6 +25,7 @@ from minicpmv.training.course import describe_course
 from minicpmv.training.disk import explain_full
 from minicpmv.training.engine import name_engine, prepare_rendezvous, quieten, start_deepspeed
 from minicpmv.training.evidence import discard
+from minicpmv.training.fsdp import choose_units, prepare_fsdp, start_fsdp
 from minicpmv.training.interruption import Interrupted, Interruption
 from minicpmv.training.learning import settle_learning
 from minicpmv.training.lora import add_lora
@@ -204,9 +205,13 @@ def _start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArgume
     if settings["disable_tqdm"]:
         transformers_logging.disable_progress_bar()
     quieten()
+    if settings.get("fsdp"):
+        prepare_fsdp()
     args = build_training_arguments(settings)
     if uses_deepspeed:
         start_deepspeed(args)
+    if args.fsdp:
+        start_fsdp(args)
     return args
 
 
@@ -243,6 +248,8 @@ def _prepare_directory(run: RunArguments, args: TrainingArguments, course: dict[
 
 def _build_model(material: Material, run: RunArguments, args: TrainingArguments) -> Any:
     model: PreTrainedModel = load_base(material.base, run, args)
+    if args.fsdp:
+        choose_units(args, model)
     if run.use_lora:
         return add_lora(model, run, keep_dtype=bool(args.deepspeed))
     choose_trained_parts(model, run)

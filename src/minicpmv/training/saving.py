@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from minicpmv.training.checkpoints import STAGING
 from minicpmv.training.disk import writing
 from minicpmv.training.engine import load_deepspeed
+from minicpmv.training.fsdp import reshard, whole
 from minicpmv.training.lora import as_plain_lora
 from minicpmv.training.parts import is_lora_tensor
 from minicpmv.training.trainer import MiniCPMVTrainer
@@ -71,7 +72,7 @@ def save_full(trainer: MiniCPMVTrainer, directory: Path, *, base: Path, dtype: t
         The tensors as they were written, by the model's own names; none on a process that writes nothing.
     """
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    if trainer.is_deepspeed_enabled:
+    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         tensors: Any = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # empty except on the first process
     else:
         tensors = model.state_dict()
@@ -138,7 +139,8 @@ def _staged(directory: Path) -> Iterator[Path]:
 
 
 def _gather(model: nn.Module) -> dict[str, Tensor]:
-    """Collect on the CPU what an adapter consists of; ZeRO-3 keeps a slice of each tensor on each process."""
+    """Collect on the CPU what an adapter consists of; ZeRO-3 and FSDP keep a slice of each tensor on each process."""
+    reshard(model)
     wanted = {
         name: parameter
         for name, parameter in model.named_parameters()
@@ -150,6 +152,6 @@ def _gather(model: nn.Module) -> dict[str, Tensor]:
             with load_deepspeed().zero.GatheredParameters([parameter]):
                 tensors[name] = parameter.detach().cpu().clone()
         else:
-            tensors[name] = parameter.detach().cpu().clone()
+            tensors[name] = whole(parameter.detach()).cpu().clone()
     buffers = {name: buffer for name, buffer in model.named_buffers() if ".modules_to_save." in name}
     return tensors | {name: buffer.detach().cpu() for name, buffer in buffers.items()}

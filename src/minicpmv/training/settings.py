@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from minicpmv.errors import UsageError
 from minicpmv.training.arguments import Request
+from minicpmv.training.fsdp import settle_fsdp
 from minicpmv.training.optimizers import check_optimizer
 from minicpmv.training.presets import resolve_deepspeed
 from minicpmv.training.recomputation import settle_recomputation
@@ -27,12 +29,15 @@ class Machine:
     has_accelerator: bool
     has_bf16: bool
     """Whether the accelerator computes in bfloat16 natively."""
+    num_processes: int = 1
+    """Of the run, on all machines, as the launcher says it."""
 
 
 def inspect_machine() -> Machine:
     """Look at the machine that this process runs on."""
     has_accelerator = torch.accelerator.is_available()
-    return Machine(has_accelerator, has_accelerator and is_torch_bf16_gpu_available())
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    return Machine(has_accelerator, has_accelerator and is_torch_bf16_gpu_available(), num_processes)
 
 
 # flag -> why it is refused as soon as it is switched on
@@ -40,9 +45,8 @@ _REFUSED = {
     "auto_find_batch_size": "all batches are planned before training; a smaller --per_device_train_batch_size or "
     "shorter rows (--pack_length) need less memory",
     "enable_jit_checkpoint": "it saves in the middle of an optimizer step",
-    "fsdp": "sharding is done by DeepSpeed here (--deepspeed zero3)",
     "label_smoothing_factor": "it needs the logits of every token, which are never computed",
-    "parallelism_config": "only data parallelism and DeepSpeed are supported",
+    "parallelism_config": "only data parallelism, DeepSpeed and FSDP2 are supported",
     "push_to_hub": "a run never uploads anything; upload the finished directory with `hf upload`",
     "use_liger_kernel": "its kernels know no MiniCPM-V model; the loss is already computed at trained tokens only",
 }
@@ -99,6 +103,16 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
                 "--q_lora --deepspeed: found ZeRO-3, expected another stage: it cannot shard 4-bit weights\n"
                 "  fix: use --deepspeed zero2"
             )
+    settle_fsdp(
+        settings,
+        on_cpu=settings["use_cpu"],
+        has_accelerator=machine.has_accelerator,
+        num_processes=machine.num_processes,
+    )
+    if request.run.q_lora and settings.get("fsdp"):
+        raise UsageError(
+            "--q_lora --fsdp: found both, expected one: FSDP cannot shard 4-bit weights\n  fix: use --deepspeed zero2"
+        )
     check_optimizer(settings, given=request.given)
     settle_trackers(settings)
     return settings, notices

@@ -32,6 +32,10 @@ _SETTLED: dict[str, tuple[tuple[str, ...], str]] = {
     "fp16_backend": (("auto",), "there is one mixed-precision backend, torch's own"),
     "fp16_opt_level": (("o1",), "it belonged to NVIDIA Apex, which transformers no longer uses"),
     "fsdp_min_num_params": (("0",), "sharding by parameter count was removed from transformers"),
+    "fsdp_transformer_layer_cls_to_wrap": (
+        ("granitedecoderlayer", "llamadecoderlayer", "qwen2decoderlayer", "qwen3decoderlayer"),
+        "each layer of language model and vision tower is gathered by itself",
+    ),
     "half_precision_backend": (("auto",), "there is one mixed-precision backend, torch's own"),
     "include_inputs_for_metrics": (("false",), "evaluation computes the loss only"),
     "include_tokens_per_second": (("true",), "tokens per second are always logged"),
@@ -136,6 +140,23 @@ def _optim(values: list[str]) -> tuple[list[str] | None, list[str]]:
     return None, []
 
 
+def _fsdp(values: list[str]) -> tuple[list[str] | None, list[str]]:
+    """Sharding was a list of words, in one argument or several."""
+    words = " ".join(values).lower().split()
+    if values and not words:
+        return [], []  # an empty variable of a script
+    if not words or words[0] in _TRUE + _FALSE:
+        return None, []
+    if set(words) <= {"full_shard", "auto_wrap"}:
+        return ["--fsdp", "true"], [f"--fsdp {' '.join(words)} is now --fsdp true"]
+    today = {"offload": '"cpu_offload": true', "shard_grad_op": '"reshard_after_forward": false'}
+    settings = ", ".join(today[word] for word in words if word in today)
+    raise UsageError(
+        f"--fsdp: found {' '.join(words)!r}, expected true or false; what else it said belongs into --fsdp_config\n"
+        f"  fix: --fsdp true" + (f" --fsdp_config '{{{settings}}}'" if settings else "")
+    )
+
+
 def _truth(name: str, values: list[str]) -> bool:
     word = (values or ["true"])[0].lower()
     if word not in _TRUE + _FALSE:
@@ -145,6 +166,7 @@ def _truth(name: str, values: list[str]) -> bool:
 
 _SPECIAL: dict[str, Callable[[list[str]], tuple[list[str] | None, list[str]]]] = {
     "adafactor": _adafactor,
+    "fsdp": _fsdp,
     "group_by_length": _group_by_length,
     "optim": _optim,
     "warmup_ratio": _warmup_ratio,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import FSDP_MODEL_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 
 from minicpmv.data.grouping import BatchPlanner
@@ -31,6 +31,7 @@ from minicpmv.training.checkpoints import STAGING, publish, rotate
 from minicpmv.training.console import notice, say
 from minicpmv.training.disk import check_space, estimate_bytes, writing
 from minicpmv.training.engine import name_engine
+from minicpmv.training.fsdp import check_sharded, gather_idle, load_whole, whole
 from minicpmv.training.gradients import before_each_step, part_norms
 from minicpmv.training.interruption import Interruption, ShelteringContext, WorkerStart
 from minicpmv.training.lora import evaluate_as_trained
@@ -139,6 +140,9 @@ class MiniCPMVTrainer(Trainer):
             self._throughput.start()
             if self.is_deepspeed_enabled:
                 before_each_step(model, self._measure_parts)
+            if self.args.fsdp:
+                check_sharded(model, self.args)
+                gather_idle(model)
         numbers = take_numbers(inputs)
         self._throughput.count(inputs, num_records=len(numbers))
         loss = super().training_step(model, inputs, *args, **kwargs)
@@ -154,6 +158,7 @@ class MiniCPMVTrainer(Trainer):
         if grad_norm is None and not self.is_deepspeed_enabled:  # nothing is clipped
             self._measure_parts()
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        norm = whole(norm) if isinstance(norm, Tensor) else norm
         self._boundary.note_gradient(norm)
         return norm
 
@@ -301,7 +306,7 @@ class MiniCPMVTrainer(Trainer):
                 publish(staged, final)
 
         raise_together(lambda: check_space(final.parent, self._bytes_needed or 0))
-        if self.is_deepspeed_enabled or self.state.best_global_step:
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled or self.state.best_global_step:
             write()  # the processes wait for each other inside: one with a fault must leave, not wait here
             wait_for_all()
         else:
@@ -329,6 +334,8 @@ class MiniCPMVTrainer(Trainer):
     def _finish(self, staged: Path) -> None:
         self.state.save_to_json(str(staged / TRAINER_STATE_NAME))  # again: it now names the best checkpoint's own place
         (staged / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads; run.json has the settings
+        if not is_peft(self.model):  # weights once more, beside model.safetensors, which is read instead
+            (staged / f"{FSDP_MODEL_NAME}.bin").unlink(missing_ok=True)
         if self._write_companions is not None:
             self._write_companions(staged)
         seal(
@@ -347,7 +354,7 @@ class MiniCPMVTrainer(Trainer):
             return
         dtype = next(live.parameters()).dtype
         saved = type(live).from_pretrained(resume_from_checkpoint, dtype=dtype)
-        live.load_state_dict(saved.state_dict())
+        load_whole(live, saved.state_dict())
 
     def _load_best_model(self) -> None:
         if is_peft(self.model) or self.is_deepspeed_enabled:

@@ -9,6 +9,7 @@ from minicpmv.errors import ConfigError, UsageError
 from minicpmv.training.optimizers import check_optimizer
 
 _OWN_BLOCK = {"optimizer": {"type": "AdamW"}}
+_OFFLOAD = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
 
 
 @pytest.fixture
@@ -58,6 +59,8 @@ def test_missing_package_comes_with_its_install_line(name: str, command: str) ->
         ({"optim": "sgd", "optim_target_modules": "all-linear"}, "--optim_target_modules: found beside --optim sgd"),
         ({"optim_args": "momentum=0.9"}, "--optim_args: found beside --optim adamw_torch_fused"),
         ({"optim": "adafactor", "deepspeed": {"zero_optimization": {"stage": 2}}}, "ZeRO hands it flat pieces"),
+        ({"optim": "sgd", "deepspeed": _OFFLOAD}, "offload runs DeepSpeed's own optimizer"),
+        ({"optim": "adafactor", "fsdp": True}, "expected adagrad or adamw_torch"),
         ({"optim": "sgd", "deepspeed": _OWN_BLOCK}, "--optim: found beside a --deepspeed configuration"),
     ],
 )
@@ -71,6 +74,11 @@ def test_low_rank_optimizers_need_to_know_their_matrices(monkeypatch: pytest.Mon
     with pytest.raises(UsageError, match="fix: add --optim_target_modules all-linear"):
         check_optimizer({"optim": "apollo_adamw"}, given={"optim"})
     check_optimizer({"optim": "apollo_adamw", "optim_target_modules": "all-linear"}, given={"optim"})
+
+
+def test_offload_takes_any_optimizer_where_it_is_not_replaced() -> None:
+    config = _OFFLOAD | {"zero_force_ds_cpu_optimizer": False}
+    check_optimizer({"optim": "sgd", "deepspeed": config}, given={"optim"})
 
 
 def test_rates_of_parts_do_not_pass_by_a_configured_optimizer() -> None:

@@ -6,20 +6,29 @@ from pathlib import Path
 import pytest
 
 from minicpmv.errors import ConfigError
-from minicpmv.training.presets import PRESETS, resolve_deepspeed
+from minicpmv.training.presets import PRESETS, offloads_optimizer, resolve_deepspeed
 
 
-@pytest.mark.parametrize(("name", "stage"), [("zero2", 2), ("zero3", 3)])
-def test_preset_runs_anywhere(name: str, stage: int) -> None:
-    config, notices = resolve_deepspeed(name, on_cpu=False)
-    assert config["zero_optimization"]["stage"] == stage
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_compiles_nothing_on_a_cpu(name: str) -> None:
+    config, notices = resolve_deepspeed(name, on_cpu=True)
+    assert config["zero_optimization"]["stage"] == int(name[4])
     assert config["zero_force_ds_cpu_optimizer"] is False
-    assert not {"optimizer", "scheduler"} & config.keys(), "they would be compiled on a CPU"
+    assert not {"optimizer", "scheduler"} & config.keys(), "they would be compiled"
     assert notices == ()
 
 
-def test_zero3_saves_whole_weights() -> None:
-    config, _ = resolve_deepspeed("zero3", on_cpu=False)
+@pytest.mark.parametrize("name", PRESETS)
+def test_offload_takes_deepspeeds_own_optimizer_beside_a_gpu(name: str) -> None:
+    config, _ = resolve_deepspeed(name, on_cpu=False)
+    assert offloads_optimizer(config) is name.endswith("offload")
+    assert config.get("zero_force_ds_cpu_optimizer", True) is name.endswith("offload")
+    assert ("offload_param" in config["zero_optimization"]) is (name == "zero3-offload")
+
+
+@pytest.mark.parametrize("name", ["zero3", "zero3-offload"])
+def test_zero3_saves_whole_weights(name: str) -> None:
+    config, _ = resolve_deepspeed(name, on_cpu=False)
     assert config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] is True
 
 

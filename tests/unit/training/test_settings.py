@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from minicpmv.errors import UsageError
+from minicpmv.errors import ConfigError, UsageError
 from minicpmv.training.arguments import parse_arguments
 from minicpmv.training.settings import Machine, build_training_arguments, complete_settings
 
@@ -51,7 +51,8 @@ def test_precision_is_what_the_machine_does_best(
         ("--remove_unused_columns true", "it would drop images"),
         ("--do_train false", "this command trains"),
         ("--push_to_hub true", "a run never uploads anything"),
-        ("--fsdp full_shard", "--deepspeed zero3"),
+        ("--fsdp true", "found one process, expected several"),
+        ("--fsdp_config {}", "add --fsdp true"),
         ("--label_smoothing_factor 0.1", "never computed"),
         ("--auto_find_batch_size true", "all batches are planned before training"),
         ("--packing true --auto_find_batch_size true", "shorter rows"),
@@ -82,6 +83,58 @@ def test_half_precision_evaluation_never_casts_what_is_saved() -> None:
     settings, notices = complete("--fp16_full_eval true")
     assert "fp16_full_eval" not in settings
     assert notices == ["--fp16_full_eval: evaluation runs in the precision of training"]
+
+
+SHARED, SHARED_GPUS = Machine(False, False, num_processes=2), Machine(True, True, num_processes=2)
+
+
+@pytest.mark.parametrize("given", ["--fsdp", "--fsdp true", "--fsdp full_shard auto_wrap", "--fsdp=True"])
+def test_fsdp_is_of_the_second_kind_and_saves_whole_weights(given: str) -> None:
+    settings, _ = complete(given, SHARED)
+    assert settings["fsdp"] is True
+    assert settings["fsdp_config"] == {"version": 2, "state_dict_type": "FULL_STATE_DICT"}
+
+
+@pytest.mark.parametrize("given", ["", "--fsdp false"])
+def test_without_fsdp_nothing_is_said_of_it(given: str) -> None:
+    assert not {"fsdp", "fsdp_config"} & complete(given, SHARED)[0].keys()
+
+
+@pytest.mark.parametrize("spelled", ['{"fsdp_cpu_offload":true}', '{"cpu_offload":true,"version":2}'])
+def test_fsdp_configuration_is_a_file_or_an_object(spelled: str, tmp_path: Path) -> None:
+    path = tmp_path / "fsdp.json"
+    path.write_text(spelled)
+    for written in (spelled, str(path)):
+        settings, _ = complete(f"--fsdp true --fsdp_config {written}", SHARED_GPUS)
+        assert settings["fsdp_config"]["cpu_offload"] is True
+
+
+@pytest.mark.parametrize(
+    ("extra", "machine", "message"),
+    [
+        ("--deepspeed zero2", SHARED, "each shards"),
+        ("--q_lora", SHARED, "FSDP cannot shard 4-bit weights"),
+        ("--use_cpu true", SHARED_GPUS, "on which torch would shard all the same"),
+        ("--optim adafactor", SHARED, "pieces of tensors"),
+        ('--fsdp_config {"cpu_offload":true}', SHARED, "where everything is already"),
+        ('--fsdp_config {"version":1}', SHARED, "found version 1, expected 2"),
+        ('--fsdp_config {"state_dict_type":"SHARDED_STATE_DICT"}', SHARED, "whole weights"),
+        ('--fsdp_config {"fsdp_activation_checkpointing":true}', SHARED, "--activation_checkpointing does it"),
+        ('--fsdp_config {"fsdp_backward_prefetch":"none"}', SHARED, "it belongs to FSDP1"),
+        ('--fsdp_config {"reshard_after_forward":"full_shard"}', SHARED, "expected true or false"),
+    ],
+)
+def test_what_fsdp_cannot_do_is_refused(extra: str, machine: Machine, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        complete(f"--fsdp true {extra}", machine)
+
+
+@pytest.mark.parametrize("written", ["nowhere.json", "{1}", "broken"])
+def test_fsdp_configuration_that_cannot_be_read_is_named(written: str, tmp_path: Path) -> None:
+    (tmp_path / "broken").write_text("[]")
+    place = str(tmp_path / written) if written == "broken" else written
+    with pytest.raises(ConfigError, match=r"JSON object|invalid JSON at line 1 column 2"):
+        complete(f"--fsdp true --fsdp_config {place}", SHARED)
 
 
 def test_deepspeed_becomes_a_configuration() -> None:

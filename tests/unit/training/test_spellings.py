@@ -31,6 +31,7 @@ TODAY = {
         ("--adafactor true", "--optim adafactor"),
         ("--optim adamw_hf", "--optim adamw_torch"),
         ("--per_gpu_train_batch_size 3", "--per_device_train_batch_size 3"),
+        ("--fsdp full_shard auto_wrap", "--fsdp true"),
     ],
 )
 def test_renamed_flag_becomes_todays(old: str, today: str) -> None:
@@ -40,7 +41,14 @@ def test_renamed_flag_becomes_todays(old: str, today: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "stated", ["--save_safetensors true", "--past_index -1", "--group_by_length false", "--use_ipex false"]
+    "stated",
+    [
+        "--save_safetensors true",
+        "--past_index -1",
+        "--group_by_length false",
+        "--use_ipex false",
+        "--fsdp_transformer_layer_cls_to_wrap Qwen2DecoderLayer",
+    ],
 )
 def test_flag_that_states_what_happens_anyway_is_told_not_passed_on(stated: str) -> None:
     rewritten, notices = modernise(stated.split(), known=TODAY)
@@ -55,6 +63,8 @@ def test_flag_that_states_what_happens_anyway_is_told_not_passed_on(stated: str)
         ("--fp16_backend apex", "torch's own"),
         ("--warmup_ratio 1.5", "--warmup_steps for a number of steps"),
         ("--do_predict", "this command trains"),
+        ("--fsdp shard_grad_op auto_wrap", """--fsdp true --fsdp_config '{"reshard_after_forward": false}'"""),
+        ("--fsdp hybrid_shard", "found 'hybrid_shard', expected true or false"),
     ],
 )
 def test_flag_that_cannot_be_honoured_is_refused_with_the_reason(impossible: str, reason: str) -> None:

@@ -1,0 +1,222 @@
+"""FSDP2, torch's own sharding: reads what ``--fsdp`` asks for, sets it up for these models, makes sure that it acts.
+
+The sharding itself is torch's ``fully_shard``, called by accelerate. FSDP1, which wraps a model instead of changing its
+parameters, is not supported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor
+from transformers import TrainingArguments
+
+from minicpmv.errors import ConfigError, UsageError
+
+__all__ = [
+    "check_sharded",
+    "choose_units",
+    "gather_idle",
+    "load_whole",
+    "prepare_fsdp",
+    "reshard",
+    "settle_fsdp",
+    "start_fsdp",
+    "whole",
+]
+
+_TRUE, _FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0", "")
+
+# What a configuration may say beside what is settled here, and why everything else is refused.
+_FREE = ("cpu_offload", "reshard_after_forward")
+_SETTLED: dict[str, tuple[Any, str]] = {
+    "version": (2, "FSDP1 is on its way out of transformers"),
+    "state_dict_type": ("FULL_STATE_DICT", "a checkpoint holds whole weights, which load anywhere"),
+    "cpu_ram_efficient_loading": (False, "each process compares the checkpoint with the model and loads it"),
+    "activation_checkpointing": (False, "--activation_checkpointing does it, with FSDP or without"),
+}
+
+
+def settle_fsdp(settings: dict[str, Any], *, on_cpu: bool, has_accelerator: bool, num_processes: int) -> None:
+    """Read ``fsdp`` and ``fsdp_config``, and put what they mean in their place.
+
+    Args:
+        settings: Keyword arguments for ``TrainingArguments``, changed here.
+        on_cpu: The run computes on the CPU.
+        has_accelerator: The machine has an accelerator, used or not.
+        num_processes: Of the run.
+
+    Raises:
+        UsageError: Something asked for cannot be done, here or at all.
+        ConfigError: ``--fsdp_config`` is no file and no JSON object.
+    """
+    asked, written = settings.pop("fsdp", None), settings.pop("fsdp_config", None)
+    word = str(asked or "").strip().lower()
+    if word not in _TRUE + _FALSE:
+        raise UsageError(f"--fsdp: found {asked!r}, expected true or false\n  fix: --fsdp true")
+    if word in _FALSE:
+        if written:
+            raise UsageError("--fsdp_config: found without --fsdp\n  fix: add --fsdp true, or remove it")
+        return
+    if settings.get("deepspeed"):
+        raise UsageError("--fsdp --deepspeed: found both, expected at most one: each shards\n  fix: remove one of them")
+    if num_processes == 1:
+        raise UsageError(
+            "--fsdp true: found one process, expected several to shard among\n"
+            "  fix: start several (GPUS_PER_NODE of the scripts, or torchrun --nproc_per_node), or remove --fsdp"
+        )
+    if on_cpu and has_accelerator:
+        raise UsageError(
+            "--fsdp true --use_cpu true: found an accelerator, on which torch would shard all the same\n"
+            "  fix: hide it (CUDA_VISIBLE_DEVICES=), or remove one of the flags"
+        )
+    config = _read_config(written) if written else {}
+    if on_cpu and config.get("cpu_offload"):
+        raise UsageError("--fsdp_config: found cpu_offload on a CPU, where everything is already\n  fix: remove it")
+    # Whole weights are also what adapters and released layouts are saved from.
+    settings |= {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT", **config}}
+
+
+def _read_config(written: Any) -> dict[str, Any]:
+    """Read a file or an object, in today's words: some configurations have ``fsdp_`` before each of them."""
+    where = "--fsdp_config"
+    content: Any = written
+    if isinstance(written, str):
+        if not written.lstrip().startswith("{"):
+            where = written
+            try:
+                written = Path(written).read_text(encoding="utf-8")
+            except OSError as error:
+                raise ConfigError(
+                    f"--fsdp_config: found {where!r}, expected an existing file or a JSON object\n  fix: correct it"
+                ) from error
+        try:
+            content = json.loads(written)
+        except json.JSONDecodeError as error:
+            raise ConfigError(
+                f"{where}: found invalid JSON at line {error.lineno} column {error.colno} ({error.msg}), expected an "
+                "object\n  fix: correct it"
+            ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: found {type(content).__name__}, expected a JSON object\n  fix: correct it")
+    config: dict[str, Any] = {}
+    for name, value in content.items():
+        bare = name.removeprefix("fsdp_")
+        if bare in _FREE:
+            if not isinstance(value, bool):
+                raise UsageError(f"{where}: found {name} {value!r}, expected true or false\n  fix: correct it")
+            config[bare] = value
+        elif bare not in _SETTLED:
+            raise UsageError(
+                f"{where}: found {name!r}, expected {' or '.join(_FREE)}: it belongs to FSDP1, or is settled by the "
+                f"model\n  fix: remove {name!r}"
+            )
+        elif value != _SETTLED[bare][0]:
+            expected, reason = _SETTLED[bare]
+            raise UsageError(
+                f"{where}: found {name} {value!r}, expected {json.dumps(expected)}: {reason}\n  fix: remove {name!r}"
+            )
+    return config
+
+
+def prepare_fsdp() -> None:
+    """Say what accelerate wants to know before the processes join; without it they could not gather on the CPU."""
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
+
+
+def start_fsdp(args: TrainingArguments) -> None:
+    """Let processes on a CPU shard as on GPUs, and compute in the run's precision without rounding the loss to it."""
+    if args.use_cpu:
+        # Private: accelerate offers FSDP to every kind of device but the CPU, where it falls back to DDP in silence;
+        # torch's gloo does all that is needed. It looks at nothing else of the kind named here. It may go when
+        # accelerate's state takes FSDP on MULTI_CPU.
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_NPU
+    half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    if half is not None:
+        # accelerate's own choice casts the output as well, so the loss, and adds gradients up in half precision.
+        _plugin_settings(args)["mixed_precision_policy"] = MixedPrecisionPolicy(half, torch.float32)
+
+
+def choose_units(args: TrainingArguments, model: nn.Module) -> None:
+    """Say which modules are gathered one at a time: what the model never splits, where it has it.
+
+    The rest belongs to the whole model, whose forward gathers it. A module that only names others and has no forward of
+    its own is never called, so nothing would gather it.
+
+    Raises:
+        UsageError: The model's weights are packed in fewer bits.
+    """
+    if getattr(model, "is_quantized", False):
+        raise UsageError(
+            "--fsdp true: found weights packed in fewer bits, expected whole ones: it cannot shard them\n"
+            "  fix: use --deepspeed zero2"
+        )
+    named: Any = model  # PEFT passes the question on
+    classes = {type(module) for module in model.modules() if type(module).__name__ in named._no_split_modules}
+    called = sorted(each.__name__ for each in classes if each.forward is not nn.Module.forward)
+    _plugin_settings(args)["transformer_cls_names_to_wrap"] = ",".join(called)
+
+
+def _plugin_settings(args: TrainingArguments) -> dict[str, Any]:
+    """What Trainer will make accelerate's plugin of; some of it has no flag."""
+    settings: Any = args.fsdp_plugin_args
+    assert settings is not None, "transformers makes it of --fsdp"
+    return settings
+
+
+def check_sharded(model: nn.Module, args: TrainingArguments) -> None:
+    """Make sure before the first step that FSDP was not left out on the way.
+
+    Raises:
+        ConfigError: It was.
+    """
+    devices = {parameter.device_mesh.device_type for parameter in model.parameters() if isinstance(parameter, DTensor)}
+    if not isinstance(model, FSDPModule) or devices != {args.device.type}:
+        where = f"sharded on {', '.join(sorted(devices))}" if devices else "not sharded"
+        raise ConfigError(
+            f"--fsdp true: found a model of class {type(model).__name__} {where}, expected one sharded on "
+            f"{args.device.type} by torch's fully_shard; this accelerate does something else\n"
+            "  fix: install the versions of constraints.txt, or use --deepspeed zero3"
+        )
+
+
+def gather_idle(model: nn.Module) -> None:
+    """Gather once what is never called: the originals that PEFT keeps beside the modules it trains fully.
+
+    torch 2.13 ends a backward pass by asking every module for the tensor that its first gathering makes, if gradients
+    are added up in another precision than that of computing. It may go when torch skips modules that were not used.
+    Every process must call it.
+    """
+    for name, module in model.named_modules():
+        if ".original_module" in name and isinstance(module, FSDPModule):
+            module.unshard()
+            module.reshard()
+
+
+def reshard(model: nn.Module) -> None:
+    """Go back to the shards: after an evaluation some parameters are whole still, in the precision of computing."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def load_whole(model: nn.Module, tensors: dict[str, Any]) -> None:
+    """Load whole weights into a model that may be sharded. Every process must call it, with all of them."""
+    if isinstance(model, FSDPModule):
+        set_model_state_dict(model, tensors, options=StateDictOptions(full_state_dict=True))
+    else:
+        model.load_state_dict(tensors)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Gather a tensor from its shards. Every process must call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

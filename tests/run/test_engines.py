@@ -1,0 +1,89 @@
+"""Two processes train like one, whatever shards weights and optimizer, even if one sees no picture in a whole step."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from minicpmv.training.manifest import read_manifest
+from tests.run import engines
+from tests.run.shown import check_norms_of_parts, check_samples, check_throughput
+from tests.run.training import losses, read_run, same_bytes
+
+Train = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return engines.make_mixed_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def trained(data: str, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Trains with an engine ("" for one process) in full or with LoRA, once for all tests."""
+
+    @functools.cache
+    def train(engine: str, kind: str) -> Path:
+        output = tmp_path_factory.mktemp(f"{engine or 'alone'}-{kind}")
+        if engine:
+            engines.train_with(engine, kind, data, output)
+        else:
+            engines.train_alone(kind, data, output)
+        return output
+
+    return train
+
+
+def test_first_process_sees_no_picture_in_the_second_step(data: str) -> None:
+    has_picture = ["image" in record for record in json.loads(Path(data).read_text(encoding="utf-8"))]
+    of_first, of_second = has_picture[::2], has_picture[1::2]
+    assert of_first == [True, False, False, False], "two records in a step"
+    assert all(of_second)
+
+
+# Each engine once, and what saves differently with LoRA twice. `python -m tests.run.engines` trains all pairs.
+@pytest.mark.parametrize(
+    ("engine", "kind"),
+    [
+        ("ddp", "full"),
+        ("zero1", "LoRA"),
+        ("zero2", "full"),
+        ("zero2-offload", "LoRA"),
+        ("zero3", "full"),
+        ("zero3-offload", "LoRA"),
+        ("fsdp2", "full"),
+        ("fsdp2", "LoRA"),
+    ],
+)
+def test_two_processes_are_one(engine: str, kind: str, trained: Train) -> None:
+    ours, theirs = trained(engine, kind), trained("", kind)
+    found = engines.compare(kind, ours, theirs)
+    assert found.loss < engines.LOSS
+    assert found.weight < engines.WEIGHT
+    check_norms_of_parts(ours, theirs)
+    check_throughput(ours, theirs, processes=2)
+    check_samples(ours, theirs, steps=[0, engines.STEPS])
+
+
+def test_fsdp_goes_on_from_a_checkpoint_as_if_uninterrupted(data: str, trained: Train, tmp_path: Path) -> None:
+    whole = trained("fsdp2", "full")
+    shutil.copytree(whole / "checkpoint-5", tmp_path / "checkpoint-5")
+    manifest = read_manifest(tmp_path / "checkpoint-5")
+    assert manifest is not None
+    assert manifest["engine"] == "FSDP2"
+    assert "pytorch_model_fsdp.bin" not in manifest["files"], "the weights once more"
+    engines.train_with("fsdp2", "full", data, tmp_path, "--resume_from_checkpoint", "true")
+    assert same_bytes(tmp_path / "model.safetensors", whole / "model.safetensors")
+    assert losses(read_run(tmp_path)) == losses(read_run(whole))
+
+
+def test_fsdp_in_bfloat16_saves_adapters_in_float32_as_they_were_trained(data: str, tmp_path: Path) -> None:
+    """Measuring leaves some parameters gathered, in bfloat16; and the originals beside the trained parts stand idle."""
+    engines.train_with("fsdp2", "LoRA", data, tmp_path, "--bf16", "true", "--prove_saved", "true")
+    saved = "adapter_model.safetensors"
+    assert same_bytes(tmp_path / saved, tmp_path / f"checkpoint-{engines.STEPS}" / saved)
