@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import minicpmv.training.completion as completion_module
 import minicpmv.training.proof as proof_module
-import minicpmv.training.run as run_module
 from minicpmv.training import reload_proof
 from minicpmv.training.evidence import read_evidence
 from minicpmv.training.run import main
@@ -235,7 +235,7 @@ def test_run_whose_adapter_is_damaged_fails_and_says_so(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a process of its own, which sees what lies on the disk."""
-    save = run_module.save_adapter
+    save = completion_module.save_adapter
 
     def save_badly(trainer: Any, directory: Path) -> dict[str, Tensor]:
         saved = save(trainer, directory)
@@ -244,7 +244,7 @@ def test_run_whose_adapter_is_damaged_fails_and_says_so(
         save_file(tensors, directory / _ADAPTER, metadata={"format": "pt"})
         return saved
 
-    monkeypatch.setattr(run_module, "save_adapter", save_badly)
+    monkeypatch.setattr(completion_module, "save_adapter", save_badly)
     assert main(_proving(data, tmp_path, *_LORA)) == 2
     told = capsys.readouterr()
     assert f"error: {tmp_path}: found 1 of " in told.err
@@ -257,14 +257,14 @@ def test_run_whose_adapter_is_damaged_fails_and_says_so(
 def test_trained_tensor_that_is_not_saved_is_found(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save = run_module.save_adapter
+    save = completion_module.save_adapter
 
     def save_less(trainer: Any, directory: Path) -> dict[str, Tensor]:
         saved = save(trainer, directory)
         return {name: tensor for name, tensor in saved.items() if name != _LIVE_QUERY.format(0)}
 
     monkeypatch.setattr(proof_module, "subprocess", SimpleNamespace(run=_in_this_process))
-    monkeypatch.setattr(run_module, "save_adapter", save_less)
+    monkeypatch.setattr(completion_module, "save_adapter", save_less)
     assert main(_proving(data, tmp_path, *_LORA)) == 2
     assert f"{_LIVE_QUERY.format(0)}: trained, not saved" in capsys.readouterr().err
 

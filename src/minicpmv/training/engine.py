@@ -11,11 +11,16 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from minicpmv.errors import ConfigError
+from minicpmv.training.arguments import RunArguments
+from minicpmv.training.fsdp import prepare_fsdp, start_fsdp
+from minicpmv.training.network import choose_interface
 from minicpmv.training.presets import offloads_optimizer
+from minicpmv.training.settings import build_training_arguments
 
-__all__ = ["load_deepspeed", "name_engine", "prepare_rendezvous", "quieten", "start_deepspeed"]
+__all__ = ["load_deepspeed", "name_engine", "prepare_rendezvous", "quieten", "start_deepspeed", "start_engine"]
 
 # What the libraries below us tell each other, not us; each may go with the release named.
 _NOISE = (
@@ -30,6 +35,35 @@ _REMARKS = {
     # transformers 5.23 recommends a setting of FSDP's that would rename what an adapter is saved by.
     "transformers.training_args": "When using FSDP, prefer `fsdp_config['activation_checkpointing']`",
 }
+
+
+def start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArguments:
+    """Join the processes of a run, and return transformers' arguments for it.
+
+    Args:
+        run: The flags.
+        settings: Keyword arguments for ``TrainingArguments``, complete.
+
+    Raises:
+        UsageError: transformers refuses a value or a combination.
+        ConfigError: DeepSpeed is not installed.
+    """
+    if run.logging_dir:  # transformers 5 takes it from the environment only
+        os.environ["TENSORBOARD_LOGGING_DIR"] = run.logging_dir
+    uses_deepspeed = bool(settings.get("deepspeed"))
+    choose_interface()
+    prepare_rendezvous(use_deepspeed=uses_deepspeed)
+    if settings["disable_tqdm"]:
+        transformers_logging.disable_progress_bar()
+    quieten()
+    if settings.get("fsdp"):
+        prepare_fsdp()
+    args = build_training_arguments(settings)
+    if uses_deepspeed:
+        start_deepspeed(args)
+    if args.fsdp:
+        start_fsdp(args)
+    return args
 
 
 def quieten() -> None:

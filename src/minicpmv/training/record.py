@@ -24,11 +24,37 @@ from minicpmv.data.records import Record
 from minicpmv.models.versions import Version
 from minicpmv.processing.chat import ImageRef
 from minicpmv.training.arguments import Request
+from minicpmv.training.json_files import write_json
 from minicpmv.training.parts import PartSummary
 
-__all__ = ["chat_command", "describe_data", "describe_run", "list_versions"]
+__all__ = ["RunFile", "chat_command", "describe_data", "describe_run", "list_versions"]
 
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "tokenizers", "safetensors", "numpy", "pillow")
+
+
+class RunFile:
+    """``run.json`` of a run.
+
+    Args:
+        directory: The run's.
+        content: What is known before the first step.
+        is_writing: Whether this process writes it.
+    """
+
+    def __init__(self, directory: Path, content: dict[str, Any], *, is_writing: bool) -> None:
+        self._path = directory / "run.json"
+        self._content = content
+        self._is_writing = is_writing
+
+    def note(self, **entries: Any) -> None:
+        """Remember more for the next time that it is written."""
+        self._content |= entries
+
+    def write(self, **entries: Any) -> None:
+        """Write it with what is new."""
+        self.note(**entries)
+        if self._is_writing:
+            write_json(self._path, self._content)
 
 
 def describe_run(

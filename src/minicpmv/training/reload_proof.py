@@ -6,9 +6,7 @@ answer is printed and written to ``proof.json``. Whatever is loaded, it is loade
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +22,7 @@ from minicpmv.inference.loading import base_of_adapter, load_model
 from minicpmv.models.adapters import attach_adapter
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.training.evidence import EVIDENCE, PROOF, Evidence, digest_tensors, read_evidence
+from minicpmv.training.json_files import write_json
 from minicpmv.training.lora import evaluate_as_trained, quantisation
 from minicpmv.training.memory import free_memory
 from minicpmv.training.record import list_versions
@@ -80,9 +79,7 @@ def prove(directory: Path) -> dict[str, Any]:
         except CheckpointError as error:  # such as a tensor that is not there
             proof["refused"] = str(error)
     proof |= {"seconds": round(time.perf_counter() - started, 1), "versions": list_versions()}
-    temporary = directory / f".{PROOF}.tmp"
-    temporary.write_text(json.dumps(proof, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, directory / PROOF)
+    write_json(directory / PROOF, proof)
     return proof
 
 

@@ -10,13 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transformers import TrainingArguments
+
 from minicpmv.errors import CheckpointError, MiniCPMVError, UsageError
-from minicpmv.training.checkpoints import list_checkpoints
+from minicpmv.training.arguments import RunArguments
+from minicpmv.training.checkpoints import list_checkpoints, remove_checkpoints, remove_stale
+from minicpmv.training.console import notice
 from minicpmv.training.course import find_changes, find_extension
+from minicpmv.training.engine import name_engine
 from minicpmv.training.manifest import find_fault, read_manifest
 from minicpmv.training.processes import gather
 
-__all__ = ["ResumePoint", "Setting", "choose_resume_point", "choose_together"]
+__all__ = ["ResumePoint", "Setting", "choose_resume_point", "choose_together", "prepare_directory"]
 
 _CONTINUED_OTHERWISE = (
     "or start a new run from its weights, in another --output_dir: --model_name_or_path {path} (full) or "
@@ -41,6 +46,48 @@ class Setting:
     """As :func:`minicpmv.training.engine.name_engine` says it."""
     course: Mapping[str, Any] = field(default_factory=dict)
     """As :func:`minicpmv.training.course.describe_course` says it. Its length may be another."""
+
+
+def prepare_directory(run: RunArguments, args: TrainingArguments, course: dict[str, Any]) -> ResumePoint:
+    """Decide where a run starts, and clear its directory of what is in the way. Every process must call it.
+
+    Args:
+        run: The flags.
+        args: As training has them.
+        course: What decides the course of the run.
+
+    Raises:
+        UsageError: Its directory holds something that it would mix with.
+        CheckpointError: A checkpoint is damaged, or cannot be continued by such a run.
+    """
+    other = "config.json" if run.use_lora else "adapter_config.json"
+    if (Path(args.output_dir or "") / other).exists():  # PEFT and transformers would each read the other's files
+        kinds = ("a full model", "an adapter")
+        raise UsageError(
+            f"--output_dir: found {kinds[not run.use_lora]} in {args.output_dir!r}, where {kinds[run.use_lora]} is to "
+            "be saved\n  fix: choose another directory"
+        )
+
+    def choose() -> ResumePoint:
+        return choose_resume_point(
+            args.resume_from_checkpoint,
+            output_dir=args.output_dir or "",
+            setting=Setting(args.world_size, name_engine(args), course),
+            overwrite=run.overwrite_output_dir,
+        )
+
+    start = choose_together(choose, is_leader=args.local_process_index == 0)
+    for text in start.notices:
+        notice(text)
+    if args.local_process_index == 0 and args.output_dir and not run.dry_run:
+        stale = remove_stale(args.output_dir)
+        if stale:
+            notice(f"removed what a killed run was writing: {', '.join(stale)}")
+        if start.path is None and run.overwrite_output_dir:
+            removed = remove_checkpoints(args.output_dir)
+            if removed:
+                notice(f"--overwrite_output_dir: removed {', '.join(removed)}")
+    return start
 
 
 def choose_resume_point(flag: str | None, *, output_dir: str, setting: Setting, overwrite: bool) -> ResumePoint:

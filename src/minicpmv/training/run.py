@@ -2,47 +2,40 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel, TrainingArguments, set_seed
-from transformers.utils import logging as transformers_logging
 
 from minicpmv.data.collation import PackedCollator
 from minicpmv.errors import DataError, MiniCPMVError, UsageError
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
-from minicpmv.training.base import Base, build_skeleton, check_weights, dtype_to_save, load_base, open_base
+from minicpmv.training.base import Base, build_skeleton, check_weights, load_base, open_base
 from minicpmv.training.batches import BatchPlan, describe_plan, describe_step, estimate_costs, plan_batches
 from minicpmv.training.boundary import Stopped
-from minicpmv.training.checkpoints import list_checkpoints, remove_checkpoints, remove_stale
+from minicpmv.training.checkpoints import list_checkpoints
+from minicpmv.training.completion import complete
 from minicpmv.training.console import complain, notice, say
 from minicpmv.training.course import describe_course
 from minicpmv.training.disk import explain_full
-from minicpmv.training.engine import name_engine, prepare_rendezvous, quieten, start_deepspeed
-from minicpmv.training.evidence import discard
-from minicpmv.training.fsdp import choose_units, prepare_fsdp, start_fsdp
+from minicpmv.training.engine import start_engine
+from minicpmv.training.fsdp import choose_units
 from minicpmv.training.interruption import Interrupted, Interruption
 from minicpmv.training.learning import settle_learning
 from minicpmv.training.lora import add_lora
 from minicpmv.training.material import Material, gather_material
-from minicpmv.training.network import choose_interface
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
 from minicpmv.training.preflight import Checklist, rehearse
 from minicpmv.training.processes import wait_for_all
-from minicpmv.training.proof import prove_saved
 from minicpmv.training.rates import Rates
 from minicpmv.training.recomputation import RecomputedLayers
-from minicpmv.training.record import chat_command, describe_data, describe_run
-from minicpmv.training.resume import ResumePoint, Setting, choose_resume_point, choose_together
+from minicpmv.training.record import RunFile, describe_data, describe_run
+from minicpmv.training.resume import ResumePoint, prepare_directory
 from minicpmv.training.samples import SAMPLES, Samples
-from minicpmv.training.saving import copy_companions, save_adapter, save_full, write_json
+from minicpmv.training.saving import copy_companions
 from minicpmv.training.settings import (
-    build_training_arguments,
     complete_settings,
     describe_settings,
     inspect_machine,
@@ -50,9 +43,6 @@ from minicpmv.training.settings import (
 from minicpmv.training.trainer import MiniCPMVTrainer
 
 __all__ = ["main", "train"]
-
-_EXAMPLES = 100
-"""Records among which the last line looks for a question to ask the model."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -101,10 +91,10 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
         request.run, base, settings["output_dir"], seed=settings.get("seed", 42) if seed is None else seed
     )
     checks.data(material)
-    args = _start_engine(request.run, settings)
+    args = start_engine(request.run, settings)
     data = describe_data(request.run.train_sources)
     course = describe_course(request.run, args, data)
-    start = _prepare_directory(request.run, args, course)
+    start = prepare_directory(request.run, args, course)
     checks.directory(settings["output_dir"], start)
     if args.should_save and not request.run.dry_run:
         material.skip_log.begin(material.skipped, afresh=start.path is None)
@@ -129,35 +119,33 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
     if request.run.dry_run:
         return rehearse(checks, build, plan=plan, costs=costs, material=material, run=request.run, args=args)
     step = describe_plan(plan, args, material.lengths)._asdict()
-    record = describe_run(
-        request, args, version=material.version, base=material.base, data=data, parts=parts, plan=step
+    record = RunFile(
+        Path(args.output_dir or ""),
+        describe_run(request, args, version=material.version, base=material.base, data=data, parts=parts, plan=step),
+        is_writing=args.should_save,
     )
-    record_path = Path(args.output_dir or "") / "run.json"
     trainer = build(plan, interruption)
-    if args.should_save:
-        write_json(record_path, record)
-    interruption.act_at_once(_how_to_go_on(args))
+    record.write()
+    metrics = _run_to_the_end(trainer, start, record, interruption)
+    return complete(trainer, metrics, material=material, run=request.run, record=record, interruption=interruption)
 
+
+def _run_to_the_end(
+    trainer: MiniCPMVTrainer, start: ResumePoint, record: RunFile, interruption: Interruption
+) -> dict[str, float]:
+    """Train; a signal that comes while nothing would be lost ends the run at once."""
+    interruption.act_at_once(_how_to_go_on(trainer.args))
     try:
         metrics = dict(trainer.train(resume_from_checkpoint=start.path).metrics)
     except DataError as error:  # such as an image that has changed since it was checked
         error.is_of_one_process = True
         raise
     except Stopped as stop:
-        raise _interrupted(stop, trainer, record_path, record) from None
+        raise _interrupted(stop, trainer, record) from None
     if trainer.last_saved == trainer.state.global_step:
-        interruption.act_at_once(_how_to_go_on(args))
+        interruption.act_at_once(_how_to_go_on(trainer.args))
     else:
         interruption.defer("training is over, and no checkpoint has its result: saving that first")
-    if material.held_out is not None:
-        metrics |= _evaluate(trainer)
-    saved = _save(trainer, material, request, args)
-    record |= {"status": "finished", "metrics": metrics, "log": trainer.state.log_history}
-    if request.run.prove_saved:
-        _prove(trainer, material, request.run, saved, interruption, record_path, record)
-    if args.should_save:
-        write_json(record_path, record)
-    _report(material, request.run, args)
     return metrics
 
 
@@ -180,13 +168,11 @@ def _how_to_go_on(args: TrainingArguments) -> str:
     )
 
 
-def _interrupted(stop: Stopped, trainer: MiniCPMVTrainer, record_path: Path, record: dict[str, Any]) -> Interrupted:
+def _interrupted(stop: Stopped, trainer: MiniCPMVTrainer, record: RunFile) -> Interrupted:
     """Write down where a run stopped and say how it goes on."""
     state, args = trainer.state, trainer.args
     name = signal.Signals(stop.signal_number).name
-    if args.should_save:
-        stopped = {"status": "stopped", "stopped_by": name, "step": state.global_step, "log": state.log_history}
-        write_json(record_path, record | stopped)
+    record.write(status="stopped", stopped_by=name, step=state.global_step, log=state.log_history)
     wait_for_all()  # a launcher that sees one process end ends the others
     return Interrupted(
         stop.signal_number,
@@ -194,56 +180,6 @@ def _interrupted(stop: Stopped, trainer: MiniCPMVTrainer, record_path: Path, rec
         f"{Path(args.output_dir or '') / f'checkpoint-{state.global_step}'}\n"
         "go on: the same command with --resume_from_checkpoint true",
     )
-
-
-def _start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArguments:
-    if run.logging_dir:  # transformers 5 takes it from the environment only
-        os.environ["TENSORBOARD_LOGGING_DIR"] = run.logging_dir
-    uses_deepspeed = bool(settings.get("deepspeed"))
-    choose_interface()
-    prepare_rendezvous(use_deepspeed=uses_deepspeed)
-    if settings["disable_tqdm"]:
-        transformers_logging.disable_progress_bar()
-    quieten()
-    if settings.get("fsdp"):
-        prepare_fsdp()
-    args = build_training_arguments(settings)
-    if uses_deepspeed:
-        start_deepspeed(args)
-    if args.fsdp:
-        start_fsdp(args)
-    return args
-
-
-def _prepare_directory(run: RunArguments, args: TrainingArguments, course: dict[str, Any]) -> ResumePoint:
-    other = "config.json" if run.use_lora else "adapter_config.json"
-    if (Path(args.output_dir or "") / other).exists():  # PEFT and transformers would each read the other's files
-        kinds = ("a full model", "an adapter")
-        raise UsageError(
-            f"--output_dir: found {kinds[not run.use_lora]} in {args.output_dir!r}, where {kinds[run.use_lora]} is to "
-            "be saved\n  fix: choose another directory"
-        )
-
-    def choose() -> ResumePoint:
-        return choose_resume_point(
-            args.resume_from_checkpoint,
-            output_dir=args.output_dir or "",
-            setting=Setting(args.world_size, name_engine(args), course),
-            overwrite=run.overwrite_output_dir,
-        )
-
-    start = choose_together(choose, is_leader=args.local_process_index == 0)
-    for text in start.notices:
-        notice(text)
-    if args.local_process_index == 0 and args.output_dir and not run.dry_run:
-        stale = remove_stale(args.output_dir)
-        if stale:
-            notice(f"removed what a killed run was writing: {', '.join(stale)}")
-        if start.path is None and run.overwrite_output_dir:
-            removed = remove_checkpoints(args.output_dir)
-            if removed:
-                notice(f"--overwrite_output_dir: removed {', '.join(removed)}")
-    return start
 
 
 def _build_model(material: Material, run: RunArguments, args: TrainingArguments) -> Any:
@@ -300,54 +236,3 @@ def _samples(material: Material, run: RunArguments, args: TrainingArguments) -> 
         max_new_tokens=run.eval_sample_tokens,
         path=Path(args.output_dir or "") / SAMPLES,
     )
-
-
-def _evaluate(trainer: MiniCPMVTrainer) -> dict[str, float]:
-    """Measure the finished model, unless its last step did so a moment ago."""
-    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), None)
-    if last is not None and last["step"] == trainer.state.global_step and not trainer.args.load_best_model_at_end:
-        return {name: value for name, value in last.items() if name.startswith("eval_")}
-    return trainer.evaluate()
-
-
-def _save(
-    trainer: MiniCPMVTrainer, material: Material, request: Request, args: TrainingArguments
-) -> dict[str, torch.Tensor]:
-    """Save what was trained; return it, by the names that it has in the model that will be loaded."""
-    directory = Path(args.output_dir or "")
-    if args.should_save:
-        discard(directory)
-    if request.run.use_lora:
-        return save_adapter(trainer, directory)
-    return save_full(trainer, directory, base=material.base, dtype=dtype_to_save(request.run, material.config))
-
-
-def _prove(
-    trainer: MiniCPMVTrainer,
-    material: Material,
-    run: RunArguments,
-    saved: dict[str, torch.Tensor],
-    interruption: Interruption,
-    record_path: Path,
-    record: dict[str, Any],
-) -> None:
-    """Prove what was saved; a run that is ended in between, or fails here, does not have the status ``finished``."""
-
-    def note(status: str) -> None:
-        if trainer.args.should_save:
-            write_json(record_path, record | {"status": status})
-
-    note("saved")
-    dataset = material.train if material.held_out is None else material.held_out
-    try:
-        prove_saved(trainer, run, saved, dataset=dataset, collator=material.collator, interruption=interruption)
-    except MiniCPMVError:
-        note("not proved")
-        raise
-
-
-def _report(material: Material, run: RunArguments, args: TrainingArguments) -> None:
-    records = list(itertools.islice((material.held_out or material.train).readable_records(), _EXAMPLES))
-    say(f"Saved the {'adapter' if run.use_lora else 'model'} to {Path(args.output_dir or '').resolve()}")
-    say("Talk to it:")
-    say(f"  {chat_command(args.output_dir or '', records)}")

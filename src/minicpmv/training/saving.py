@@ -24,11 +24,12 @@ from minicpmv.training.checkpoints import STAGING
 from minicpmv.training.disk import writing
 from minicpmv.training.engine import load_deepspeed
 from minicpmv.training.fsdp import reshard, whole
+from minicpmv.training.json_files import write_json
 from minicpmv.training.lora import as_plain_lora
 from minicpmv.training.parts import is_lora_tensor
 from minicpmv.training.trainer import MiniCPMVTrainer
 
-__all__ = ["FULLY_TRAINED", "copy_companions", "save_adapter", "save_full", "write_json"]
+__all__ = ["FULLY_TRAINED", "copy_companions", "save_adapter", "save_full"]
 
 FULLY_TRAINED = "vpm_resampler_embedtokens.pt"
 """The official recipe's name for the tensors that an adapter's run has trained fully, outside LoRA."""
@@ -111,16 +112,6 @@ def copy_companions(base: Path, directory: Path, *, dtype: torch.dtype) -> None:
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)  # follows the links of a download cache
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)  # half of one on a full disk
 
 
 @contextmanager

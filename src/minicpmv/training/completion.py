@@ -1,0 +1,92 @@
+"""What becomes of a model once it is trained: it is measured, saved, proved, and its user told how to talk to it."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import torch
+
+from minicpmv.errors import MiniCPMVError
+from minicpmv.training.arguments import RunArguments
+from minicpmv.training.base import dtype_to_save
+from minicpmv.training.console import say
+from minicpmv.training.evidence import discard
+from minicpmv.training.interruption import Interruption
+from minicpmv.training.material import Material
+from minicpmv.training.proof import prove_saved
+from minicpmv.training.record import RunFile, chat_command
+from minicpmv.training.saving import save_adapter, save_full
+from minicpmv.training.trainer import MiniCPMVTrainer
+
+__all__ = ["complete"]
+
+_EXAMPLES = 100
+"""Records among which the last line looks for a question to ask the model."""
+
+
+def complete(
+    trainer: MiniCPMVTrainer,
+    metrics: dict[str, float],
+    *,
+    material: Material,
+    run: RunArguments,
+    record: RunFile,
+    interruption: Interruption,
+) -> dict[str, float]:
+    """Finish a run. Every process must call it.
+
+    Args:
+        trainer: Has trained.
+        metrics: Of training.
+        material: Of the run.
+        run: The flags.
+        record: Told what came of it. Its status is ``finished`` only if nothing failed.
+        interruption: Ends the run at once as soon as everything is saved.
+
+    Returns:
+        The metrics, with those of the held-out records.
+
+    Raises:
+        MiniCPMVError: There is no room to save, or what was saved is not what was trained.
+    """
+    if material.held_out is not None:
+        metrics = metrics | _evaluate(trainer)
+    saved = _save(trainer, material, run)
+    record.note(metrics=metrics, log=trainer.state.log_history)
+    if run.prove_saved:
+        record.write(status="saved")
+        dataset = material.train if material.held_out is None else material.held_out
+        try:
+            prove_saved(trainer, run, saved, dataset=dataset, collator=material.collator, interruption=interruption)
+        except MiniCPMVError:
+            record.write(status="not proved")
+            raise
+    record.write(status="finished")
+    _report(material, run, trainer.args.output_dir or "")
+    return metrics
+
+
+def _evaluate(trainer: MiniCPMVTrainer) -> dict[str, float]:
+    """Measure the finished model, unless its last step did so a moment ago."""
+    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), None)
+    if last is not None and last["step"] == trainer.state.global_step and not trainer.args.load_best_model_at_end:
+        return {name: value for name, value in last.items() if name.startswith("eval_")}
+    return trainer.evaluate()
+
+
+def _save(trainer: MiniCPMVTrainer, material: Material, run: RunArguments) -> dict[str, torch.Tensor]:
+    """Save what was trained; return it, by the names that it has in the model that will be loaded."""
+    directory = Path(trainer.args.output_dir or "")
+    if trainer.args.should_save:
+        discard(directory)
+    if run.use_lora:
+        return save_adapter(trainer, directory)
+    return save_full(trainer, directory, base=material.base, dtype=dtype_to_save(run, material.config))
+
+
+def _report(material: Material, run: RunArguments, output_dir: str) -> None:
+    records = list(itertools.islice((material.held_out or material.train).readable_records(), _EXAMPLES))
+    say(f"Saved the {'adapter' if run.use_lora else 'model'} to {Path(output_dir).resolve()}")
+    say("Talk to it:")
+    say(f"  {chat_command(output_dir, records)}")
