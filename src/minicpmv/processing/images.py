@@ -126,13 +126,11 @@ def image_patches(
     if plan.grid is not None and plan.refine_size is not None:
         parts.append(_to_patches(_resized(image, plan.refine_size), plan.grid, plan.patch_size))
     bytes_PCK = np.concatenate(parts) if len(parts) > 1 else parts[0]
-    values_PCK = np.empty(bytes_PCK.shape, np.float32)
-    # A byte has 256 values: look each up instead of computing it. The table is rounded exactly like the released code:
-    # float32 throughout, one division, one subtraction, one division.
-    scaled = np.arange(256, dtype=np.float32) / np.float32(255)
-    for channel in range(3):
-        table = (scaled - np.float32(mean[channel])) / np.float32(std[channel])
-        values_PCK[:, channel] = table[bytes_PCK[:, channel]]
+    # Rounded exactly like the released code: float32 throughout, one division, one subtraction, one division. In place:
+    # a lookup of each byte in a table of 256 values takes five times as long.
+    values_PCK = np.divide(bytes_PCK, np.float32(255), dtype=np.float32)
+    values_PCK -= np.asarray(mean, np.float32)[:, None]
+    values_PCK /= np.asarray(std, np.float32)[:, None]
     return values_PCK.reshape(len(values_PCK), -1)
 
 

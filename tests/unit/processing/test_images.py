@@ -140,3 +140,15 @@ def test_tiles_follow_one_another_row_by_row() -> None:
 def test_plan_of_another_picture_is_our_own_fault() -> None:
     with pytest.raises(AssertionError, match="plan for"):
         image_patches(Image.new("RGB", (10, 10)), plan_slices(11, 10, SliceConfig()))
+
+
+def test_every_value_of_a_byte_is_rounded_as_released() -> None:
+    """Float32 at each step; in double precision, or with both divisions in one, the last bit differs."""
+    ramp = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
+    plan = plan_slices(16, 16, SliceConfig(scale_resolution=16, patch_size=16))
+    mean, std = (0.5, 0.48145466, 0.40821073), (0.5, 0.26862954, 0.27577711)
+    (row,) = image_patches(Image.fromarray(ramp), plan, mean=mean, std=std)
+    for channel, values in enumerate(row.reshape(3, 256)):
+        for byte, value in enumerate(values):
+            scaled = np.float32(byte) / np.float32(255)
+            assert value == (scaled - np.float32(mean[channel])) / np.float32(std[channel])

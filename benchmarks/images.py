@@ -1,0 +1,87 @@
+"""From a JPEG file to patch rows, on one core: beside decoding alone, and beside the plain way with the same pixels.
+
+    python -m benchmarks images
+
+The plain way is what image processors do: tiles cut as pictures, each turned to float, scaled, normalised, and cut into
+patches by ``unfold``.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks.records import MIXED, make_records
+from PIL import Image
+from torch.nn.functional import unfold
+
+from minicpmv.processing.images import image_patches, load_image
+from minicpmv.processing.slicing import SliceConfig, SlicePlan, plan_slices
+
+__all__ = ["measure", "plain_patches"]
+
+
+def plain_patches(image: Image.Image, plan: SlicePlan) -> torch.Tensor:
+    """Patch rows (patches, 588) float32, in the plain way."""
+    slices = [image.resize(plan.source_size, Image.Resampling.BICUBIC)]
+    if plan.grid is not None and plan.refine_size is not None and plan.slice_size is not None:
+        refined = image.resize(plan.refine_size, Image.Resampling.BICUBIC)
+        width, height = plan.slice_size
+        for row in range(plan.grid[1]):
+            for column in range(plan.grid[0]):
+                left, top = column * width, row * height
+                slices.append(refined.crop((left, top, left + width, top + height)))
+    rows = []
+    for picture in slices:
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+        pixels = (pixels - 0.5) / 0.5
+        rows.append(unfold(pixels[None], plan.patch_size, stride=plan.patch_size)[0].T)
+    return torch.cat(rows)
+
+
+def measure(*, repetitions: int) -> dict[str, Any]:
+    """Time each way over the same files; return images per second and ratios, medians over the repetitions."""
+    torch.set_num_threads(1)
+    config = SliceConfig()
+    with tempfile.TemporaryDirectory() as folder:
+        make_records(Path(folder), 4 * len(MIXED))
+        files = sorted(Path(folder).glob("*.jpg"))
+
+        def plan_of(image: Image.Image) -> SlicePlan:
+            return plan_slices(*image.size, config)
+
+        def ours(file: Path) -> Any:
+            image = load_image(file)
+            return image_patches(image, plan_of(image))
+
+        def plain(file: Path) -> Any:
+            with Image.open(file) as opened:
+                image = opened.convert("RGB")
+            return plain_patches(image, plan_of(image))
+
+        for file in files:
+            assert np.array_equal(ours(file), plain(file).numpy()), file
+        rounds = [
+            {
+                name: len(files) / _seconds(way, files)
+                for name, way in (("decode", load_image), ("ours", ours), ("plain", plain))
+            }
+            for _ in range(repetitions)
+        ]
+    figures = {f"{name}_images_per_second": statistics.median(each[name] for each in rounds) for name in rounds[0]}
+    figures["times_faster"] = statistics.median(each["ours"] / each["plain"] for each in rounds)
+    figures["share_of_decoding"] = statistics.median(each["ours"] / each["decode"] for each in rounds)
+    return figures
+
+
+def _seconds(way: Callable[[Path], Any], files: list[Path]) -> float:
+    started = time.perf_counter()
+    for file in files:
+        way(file)
+    return time.perf_counter() - started

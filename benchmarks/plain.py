@@ -1,0 +1,172 @@
+"""The plain way to train, as a baseline that runs: what most code for these models does, and nothing wrong with it.
+
+    python -m benchmarks.plain MODEL DATA --method lora --records 28
+
+One record to a row, rows padded to the longest of their batch, slices padded to the longest of the batch, the tower run
+on all of them in every epoch, logits at every position and once more in float32, pictures decoded in the training
+process. Weights, losses and labels are those of the package: on one batch both give the same loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad, scaled_dot_product_attention
+from torch.nn.utils.rnn import pad_sequence
+
+from minicpmv.data.collation import Collator
+from minicpmv.data.dataset import ConversationDataset
+from minicpmv.data.loading import load_records
+from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.positions import grid_position_ids
+from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.training.learning_flags import DEFAULT_LORA_TARGET
+
+__all__ = ["PlainWay", "main"]
+
+# Shape letters in this file
+#   S slices of a batch    L patches of the longest    E vision width    H heads    K channels of a head
+#   Q queries    D language width    B rows    T tokens of the longest    V vocabulary
+
+
+class PlainWay(nn.Module):
+    """A MiniCPM-V-2.6 whose slices and rows are padded, and whose logits are all computed."""
+
+    def __init__(self, model: MiniCPMVForConditionalGeneration) -> None:
+        super().__init__()
+        self.model: Any = model
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        labels: Tensor,
+        pixel_values: Tensor,
+        tgt_sizes: Tensor,
+        image_mask: Tensor,
+    ) -> Tensor:
+        embeds_BTD = self.model.get_input_embeddings()(input_ids)
+        features_SQD = self._see(pixel_values, [tuple(size) for size in tgt_sizes.tolist()])
+        embeds_BTD = embeds_BTD.masked_scatter(image_mask[..., None], features_SQD.to(embeds_BTD))
+        positions_BT = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        hidden_BTD = self.model.llm.model(
+            inputs_embeds=embeds_BTD, attention_mask=attention_mask, position_ids=positions_BT, use_cache=False
+        ).last_hidden_state
+        logits_BTV = self.model.llm.lm_head(hidden_BTD).float()
+        return cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    def _see(self, patches_P588: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+        tower, resampler = self.model.vpm, self.model.resampler
+        lengths = [rows * columns for rows, columns in sizes]
+        patches_SL588 = pad_sequence(list(patches_P588.split(lengths)), batch_first=True)
+        longest = patches_SL588.shape[1]
+        real_SL = torch.arange(longest) < torch.tensor(lengths)[:, None]
+        ids = [grid_position_ids(*size, tower.embeddings.table_side) for size in sizes]
+        ids_SL = torch.stack([pad(each, (0, longest - len(each))) for each in ids])
+        embeddings = tower.embeddings
+        hidden_SLE = embeddings.patch_embedding(patches_SL588) + embeddings.position_embedding(ids_SL)
+        for layer in tower.encoder.layers:
+            normed = layer.layer_norm1(hidden_SLE)
+            query, key, value = (
+                getattr(layer.self_attn, f"{name}_proj")(normed)
+                .unflatten(-1, (-1, layer.self_attn.head_width))
+                .transpose(1, 2)
+                for name in "qkv"
+            )
+            attended_SHLK = scaled_dot_product_attention(query, key, value, attn_mask=real_SL[:, None, None])
+            hidden_SLE = hidden_SLE + layer.self_attn.out_proj(attended_SHLK.transpose(1, 2).flatten(2))
+            hidden_SLE = hidden_SLE + layer.mlp(layer.layer_norm2(hidden_SLE))
+        features_SLE = tower.post_layernorm(hidden_SLE)
+        # The resampler costs little: the package's own, on the real patches.
+        return resampler(features_SLE[real_SL], sizes, None)
+
+
+def _prepare(model: MiniCPMVForConditionalGeneration, method: str) -> PlainWay:
+    if method == "lora":
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=64,
+            lora_alpha=64,
+            lora_dropout=0.05,
+            target_modules=DEFAULT_LORA_TARGET,
+            modules_to_save=["embed_tokens", "resampler", "vpm"],
+        )
+        wrapped: Any = get_peft_model(model, config)
+        model = wrapped.base_model.model
+    return PlainWay(model)
+
+
+def _batches(dataset: ConversationDataset, size: int, number: int) -> Iterator[dict[str, Tensor]]:
+    collate = Collator(0)
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
+    for start in range(0, number, size):
+        yield collate([dataset[order[index % len(order)]] for index in range(start, min(start + size, number))])
+
+
+def measure(
+    model: str, data: str, *, method: str, batch_size: int, accumulation: int, records: int, bf16: bool
+) -> dict[str, float]:
+    """Train on so many records, after a warm-up of one optimizer step; return samples per second and peak memory."""
+    dtype = torch.bfloat16 if method == "lora" and bf16 else torch.float32
+    base = MiniCPMVForConditionalGeneration.from_pretrained(model, dtype=dtype)
+    way = _prepare(base, method).train()
+    dataset = ConversationDataset(load_records(data), MiniCPMVProcessor.from_pretrained(Path(model)), max_length=32768)
+    trained = [parameter for parameter in way.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
+    warm_up = batch_size * accumulation
+    started, seen, losses = 0.0, 0, []
+    for number, batch in enumerate(_batches(dataset, batch_size, warm_up + records), start=1):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = way(**batch)
+        (loss / accumulation).backward()
+        losses.append(loss.item())
+        if number % accumulation == 0:
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+        if number == accumulation:
+            started = time.perf_counter()
+        elif number > accumulation:
+            seen += len(batch["input_ids"])
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"samples_per_second": seen / seconds, "memory_gib": peak, "first_loss": losses[0]}
+
+
+def main() -> None:
+    """Measure it as the command line says, and print one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("data")
+    parser.add_argument("--method", choices=("full", "lora"), default="full")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--accumulation", type=int, default=2)
+    parser.add_argument("--records", type=int, default=24)
+    parser.add_argument("--fp32", action="store_true", help="Without bfloat16 autocast.")
+    asked = parser.parse_args()
+    print(
+        json.dumps(
+            measure(
+                asked.model,
+                asked.data,
+                method=asked.method,
+                batch_size=asked.batch_size,
+                accumulation=asked.accumulation,
+                records=asked.records,
+                bf16=not asked.fp32,
+            )
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
