@@ -1,6 +1,6 @@
 """Random models with the proportions of the released ones, small enough for a CPU, saved in the released layout.
 
-Speed does not depend on what weights hold. Names, tokenizer and processor are those of the tests' MiniCPM-V-2.6.
+Speed does not depend on what weights hold. Tokenizer and processor are those of the tests' models.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 
-__all__ = ["make_model"]
+__all__ = ["make_checkpoint", "make_model"]
 
-_FIXTURE = Path(__file__).parents[1] / "tests" / "fixtures" / "v2_6"
+_FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
 _SMALL_FILES = ("*.json", "merges.txt")
 _NOT_OF_A_CHECKPOINT = ("cases.json", "inference.json")
 
@@ -38,36 +38,51 @@ def make_model(
     directory: Path,
     *,
     num_queries: int = 96,
-    dtype: torch.dtype = torch.bfloat16,
     vision: dict[str, Any] | None = None,
     **language: Any,
 ) -> Path:
-    """Write a checkpoint, and return its directory.
+    """Write a small checkpoint, and return its directory.
 
     Args:
         directory: Where to.
         num_queries: Image tokens of a slice.
-        dtype: Of the weights.
         vision: Sizes of the tower, where they are not the usual ones.
         language: Sizes of the language model, likewise.
     """
+    tower = {"image_size": 980, "patch_size": 14, "model_type": "siglip", **_VISION, **(vision or {})}
+    sizes = {**_LANGUAGE, **language, "query_num": num_queries, "vision_config": tower}
+    return make_checkpoint(directory, "v2_6", sizes)
+
+
+def make_checkpoint(directory: Path, fixture: str, sizes: dict[str, Any]) -> Path:
+    """Write a checkpoint of any size in bfloat16, and return its directory.
+
+    Args:
+        directory: Where to.
+        fixture: Whose small files it has, of the tests' models.
+        sizes: What its config states.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     for pattern in _SMALL_FILES:
-        for path in _FIXTURE.glob(pattern):
+        for path in (_FIXTURES / fixture).glob(pattern):
             if path.name not in _NOT_OF_A_CHECKPOINT:
                 shutil.copyfile(path, directory / path.name)
-    tower = {"image_size": 980, "patch_size": 14, "model_type": "siglip", **_VISION, **(vision or {})}
     slicing = {"max_slice_nums": 9, "patch_size": 14, "scale_resolution": 448}
     _edit(
         directory / "config.json",
-        {**_LANGUAGE, **language, "query_num": num_queries, "image_size": 448, "vision_config": tower}
-        | {"slice_config": {**slicing, "model_type": "minicpmv"}},
+        {**sizes, "image_size": 448, "torch_dtype": "bfloat16", "slice_config": {**slicing, "model_type": "minicpmv"}},
     )
-    _edit(directory / "preprocessor_config.json", {**slicing, "image_feature_size": num_queries})
-    torch.manual_seed(0)
-    model: Any = MiniCPMVForConditionalGeneration(MiniCPMVConfig.from_pretrained(directory))
+    _edit(directory / "preprocessor_config.json", {**slicing, "image_feature_size": sizes["query_num"]})
     config = (directory / "config.json").read_bytes()  # saving would write more into it than was released
-    model.to(dtype).save_pretrained(directory)
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)  # 8 billion weights in float32 would be 34 GB
+    try:
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            model: Any = MiniCPMVForConditionalGeneration(MiniCPMVConfig.from_pretrained(directory))
+    finally:
+        torch.set_default_dtype(before)
+    model.save_pretrained(directory)
     (directory / "config.json").write_bytes(config)
     return directory
 

@@ -1,0 +1,89 @@
+"""Sizes of the released models, for whoever builds one without its weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["NAVIT", "RELEASED"]
+
+# What the released config.json files state, without what no size depends on.
+NAVIT: dict[str, Any] = {
+    "hidden_size": 1152,
+    "image_size": 980,
+    "intermediate_size": 4304,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 27,
+    "patch_size": 14,
+}
+RELEASED: dict[str, dict[str, Any]] = {
+    "2.0": {
+        "hidden_size": 2304,
+        "intermediate_size": 5760,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 36,
+        "num_key_value_heads": 36,
+        "vocab_size": 122753,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+        "scale_emb": 12,
+        "dim_model_base": 256,
+        "scale_depth": 1.4,
+        "vision_encoder": "vit_so400m_patch14_siglip_384.webli",
+        "drop_vision_last_layer": True,
+        "query_num": 64,
+    },
+    "2.5": {
+        "version": "2.5",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": False,
+        "drop_vision_last_layer": False,
+        "query_num": 96,
+        "vision_config": NAVIT | {"model_type": "idefics2"},
+    },
+    "2.6": {
+        "version": 2.6,
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 151666,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "max_position_embeddings": 32768,
+        "sliding_window": 131072,
+        "use_sliding_window": False,
+        "tie_word_embeddings": False,
+        "drop_vision_last_layer": False,
+        "query_num": 64,
+        "vision_config": NAVIT | {"model_type": "siglip"},
+    },
+    "4.5": {
+        "version": 4.5,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151748,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000,
+        "max_position_embeddings": 40960,
+        "tie_word_embeddings": False,
+        "drop_vision_last_layer": False,
+        "query_num": 64,
+        "batch_3d_resampler": True,
+        "vision_config": NAVIT | {"model_type": "siglip"},
+    },
+}
