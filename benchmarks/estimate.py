@@ -57,23 +57,23 @@ def sizes(width: int, layers: int, vision: int, vision_layers: int) -> dict[str,
     return language | heads | more | {"vision_config": tower, "torch_dtype": "bfloat16", "tie_word_embeddings": False}
 
 
-MODELS = {"54 M": sizes(512, 6, 256, 4), "220 M": sizes(1024, 8, 512, 6)}
+MODELS = {"62 M": sizes(512, 6, 256, 4), "215 M": sizes(1024, 8, 512, 6)}
 LORA, BF16 = ("--use_lora", "true"), ("--bf16", "true")
 CASES = [
-    Case("54 M", Row(512, 100, 4), ()),
-    Case("54 M", Row(2048, 400, 16), ()),
-    Case("54 M", Row(2048, 2000, 0), ()),
-    Case("54 M", Row(2048, 400, 16), BF16),
-    Case("54 M", Row(2048, 400, 16), (*BF16, RECOMPUTE, "true")),
-    Case("54 M", Row(2048, 400, 16), (RECOMPUTE, "true")),
-    Case("54 M", Row(2048, 400, 16), (*LORA, *BF16)),
-    Case("54 M", Row(2048, 400, 16), (*LORA, *BF16, "--tune_vision", "false")),
-    Case("54 M", Row(2048, 400, 16), (*LORA, *BF16, RECOMPUTE, "true")),
-    Case("220 M", Row(1024, 200, 8), BF16),
-    Case("220 M", Row(1024, 200, 8), (*BF16, RECOMPUTE, "true")),
-    Case("220 M", Row(1024, 200, 8), (*BF16, "--tune_vision", "false", "--gradient_accumulation_steps", "2")),
-    Case("220 M", Row(1024, 200, 8), (*LORA, *BF16)),
-    Case("220 M", Row(1024, 200, 8), (*LORA, *BF16, "--tune_embeddings", "false", "--tune_vision", "false")),
+    Case("62 M", Row(512, 100, 4), ()),
+    Case("62 M", Row(2048, 400, 16), ()),
+    Case("62 M", Row(2048, 2000, 0), ()),
+    Case("62 M", Row(2048, 400, 16), BF16),
+    Case("62 M", Row(2048, 400, 16), (*BF16, RECOMPUTE, "true")),
+    Case("62 M", Row(2048, 400, 16), (RECOMPUTE, "true")),
+    Case("62 M", Row(2048, 400, 16), (*LORA, *BF16)),
+    Case("62 M", Row(2048, 400, 16), (*LORA, *BF16, "--tune_vision", "false")),
+    Case("62 M", Row(2048, 400, 16), (*LORA, *BF16, RECOMPUTE, "true")),
+    Case("215 M", Row(1024, 200, 8), BF16),
+    Case("215 M", Row(1024, 200, 8), (*BF16, RECOMPUTE, "true")),
+    Case("215 M", Row(1024, 200, 8), (*BF16, "--tune_vision", "false", "--gradient_accumulation_steps", "2")),
+    Case("215 M", Row(1024, 200, 8), (*LORA, *BF16)),
+    Case("215 M", Row(1024, 200, 8), (*LORA, *BF16, "--tune_embeddings", "false", "--tune_vision", "false")),
 ]
 
 
