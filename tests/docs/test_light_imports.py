@@ -43,6 +43,7 @@ except SystemExit:
         ["convert", "--help"],
         ["demo", "-h"],
         ["check", "-h"],
+        ["estimate", "-h"],
         ["explain"],
     ],
 )

@@ -16,6 +16,7 @@ from minicpmv.cli import (
     check_command,
     convert_command,
     demo_command,
+    estimate_command,
     eval_command,
     explain_command,
     show_command,
@@ -31,6 +32,7 @@ _COMMANDS = {
     module.NAME: module
     for module in (
         check_command,
+        estimate_command,
         train_command,
         chat_command,
         eval_command,
@@ -48,7 +50,7 @@ _EXAMPLES = """examples:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    listing = "\n".join(f"  {name:<8}{module.SUMMARY}" for name, module in _COMMANDS.items())
+    listing = "\n".join(f"  {name:<10}{module.SUMMARY}" for name, module in _COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="minicpmv",
         usage="minicpmv [-h] [--version] COMMAND ...",

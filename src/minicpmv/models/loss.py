@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-__all__ = ["IGNORED", "labelled_token_loss"]
+__all__ = ["IGNORED", "labelled_token_loss", "summed_loss"]
 
 IGNORED = -100
 """The label of a token that is not trained."""
@@ -39,11 +39,16 @@ def labelled_token_loss(
     """
     shifted_BT = labels_BT[:, 1:]
     labelled_BT = shifted_BT != IGNORED
-    logits_MV = project(hidden_BTD[:, :-1][labelled_BT]).float()
-    targets_M = shifted_BT[labelled_BT].to(logits_MV.device)
-    summed = cross_entropy(logits_MV, targets_M, reduction="sum")
+    targets_M = shifted_BT[labelled_BT]
+    summed = summed_loss(hidden_BTD[:, :-1][labelled_BT], targets_M, project)
     if num_items_in_batch is None:
         return summed / max(len(targets_M), 1)
     if isinstance(num_items_in_batch, Tensor):
         num_items_in_batch = num_items_in_batch.to(summed.device)
     return summed / torch.as_tensor(num_items_in_batch, device=summed.device).clamp(min=1)
+
+
+def summed_loss(hidden_MD: Tensor, targets_M: Tensor, project: Callable[[Tensor], Tensor]) -> Tensor:
+    """Cross-entropy of tokens from the hidden states that predict them, summed; a float32 scalar."""
+    logits_MV = project(hidden_MD).float()
+    return cross_entropy(logits_MV, targets_M.to(logits_MV.device), reduction="sum")

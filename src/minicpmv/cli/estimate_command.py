@@ -1,0 +1,97 @@
+"""``minicpmv estimate``: will it fit, how long will it take, and which flags make it fit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from minicpmv.cli.model_options import positive_int
+from minicpmv.errors import UsageError
+
+__all__ = ["NAME", "SUMMARY", "run"]
+
+NAME = "estimate"
+SUMMARY = "predict memory and time of a training run, and which flags make it fit a GPU"
+
+_EXAMPLES = """exit code: 0 if it fits all GPUs named, or none is; 1 if not; 2 for what training would refuse as well.
+
+examples:
+  minicpmv estimate /models/MiniCPM-V-2_6 --gpu 24GB --use_lora true
+  minicpmv estimate /models/MiniCPM-V-2_6 train.json --gpu 4090,a100-80g --devices 2 --deepspeed zero2
+"""
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"minicpmv {NAME}",
+        usage=f"minicpmv {NAME} MODEL [DATA ...] [--gpu GPU] [--devices N] [--mfu SHARE] [--json] [flags of training]",
+        description="Predict the peak of memory, by component, and the time of an epoch, before there is a GPU. All "
+        "flags of `minicpmv train` are understood and refused alike (`minicpmv train --help`). With DATA, its rows are "
+        "planned as a run plans them; without, the worst rows count that the flags allow. Needs no weights and no GPU.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL", help="directory of the model, or its config.json; or a hub name")
+    parser.add_argument("data", metavar="DATA", nargs="*", help="files of records, as for training; before any flag")
+    parser.add_argument(
+        "--gpu",
+        metavar="GPU",
+        action="append",
+        default=[],
+        help="memory of the GPU (24GB), or its name (4090, a100-80g, h100, ...); several with commas",
+    )
+    parser.add_argument("--devices", type=positive_int, default=1, metavar="N", help="GPUs (default: 1)")
+    parser.add_argument(
+        "--mfu",
+        type=_share,
+        metavar="SHARE",
+        help="share of the GPU's peak that training reaches, 0 to 1 (default: 0.35; for the time only)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead (keys: docs/estimate.md)")
+    return parser
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number above 0, up to 1")
+    return value
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Estimate, print, and tell by the exit code whether it fits."""
+    options, flags = _build_parser().parse_known_args(arguments)
+    for name in ("model_name_or_path", "data_path"):
+        if any(flag.partition("=")[0] == f"--{name}" for flag in flags):
+            raise UsageError(f"--{name}: found beside MODEL and DATA, which say the same\n  fix: remove the flag")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: or two threads spin where cores are shared
+    from transformers.utils import logging
+
+    from minicpmv.estimation.answer import Question, answer, as_json, as_text
+    from minicpmv.estimation.devices import find_device
+    from minicpmv.estimation.duration import DEFAULT_SHARE
+    from minicpmv.training.engine import quieten
+
+    quieten()
+    logging.set_verbosity_error()
+    names = [name for given in options.gpu for name in given.split(",")]
+    common = ["--model_name_or_path", options.model, "--data_path", *(options.data or ["none"])]
+    found = answer(
+        Question(
+            arguments=(*common, "--output_dir", "output/estimate", *flags),
+            has_data=bool(options.data),
+            devices=tuple(find_device(name) for name in names),
+            num_devices=options.devices,
+            share=options.mfu or DEFAULT_SHARE,
+        )
+    )
+    print(json.dumps(as_json(found)) if options.json else as_text(found))
+    sys.stdout.flush()
+    return int(not found.fits_everywhere)

@@ -1,0 +1,239 @@
+"""Answers one question: memory, time, what fits, and which flags make it fit; as text or as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from minicpmv.estimation.changes import possible_changes
+from minicpmv.estimation.devices import Device, measure_cpu
+from minicpmv.estimation.duration import Duration, estimate_duration
+from minicpmv.estimation.engines import find_engine
+from minicpmv.estimation.memory import Memory, estimate_memory
+from minicpmv.estimation.subject import Subject, build_model, read_subject
+from minicpmv.estimation.workload import Workload, plan_workload
+from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.training.settings import Machine
+
+__all__ = ["Answer", "Question", "answer", "as_json", "as_text"]
+
+SCHEMA = 1
+_GIB = 2**30
+_USABLE = 0.98
+"""Of a card's memory: the rest is the driver's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What was typed."""
+
+    arguments: tuple[str, ...]
+    """Flags of a training run."""
+    has_data: bool
+    devices: tuple[Device, ...]
+    """Kinds that it could run on; none: only the figures are wanted."""
+    num_devices: int
+    share: float
+    """Of a device's peak that is reached."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """All that is said."""
+
+    subject: Subject
+    question: Question
+    engine: str
+    workload: Workload
+    memory: Memory
+    durations: dict[str, Duration]
+    """By device, of those whose peak is known."""
+    changes: list[tuple[tuple[str, ...], Memory]]
+    """Flags to add, and what the run needs then; sought where it does not fit as asked."""
+
+    @property
+    def fits_everywhere(self) -> bool:
+        return all(_fits(self.memory, device) for device in self.question.devices)
+
+
+def _fits(memory: Memory, device: Device) -> bool:
+    return device.memory_gib is not None and memory.total <= device.memory_gib * _GIB * _USABLE
+
+
+def answer(question: Question) -> Answer:
+    """Estimate.
+
+    Raises:
+        MiniCPMVError: Training would refuse the flags, the model or the data.
+    """
+    machine = Machine(True, all(device.has_bf16 for device in question.devices))
+    subject = read_subject(question.arguments, machine=machine, num_devices=question.num_devices)
+    config = MiniCPMVConfig.from_pretrained(subject.base.path)
+    workload = plan_workload(subject, config, has_data=question.has_data)
+    seen: dict[Any, Any] = {}
+    memory = estimate_memory(subject, workload.heaviest, patches=workload.patches, seen=seen)
+    fitting = all(_fits(memory, device) for device in question.devices) or subject.settings["use_cpu"]
+    changes: list[tuple[tuple[str, ...], Memory]] = []
+    for change in (
+        ()
+        if fitting
+        else possible_changes(subject, question.arguments, machine=machine, can_shorten=not question.has_data)
+    ):
+        rows = workload.heaviest
+        if "--model_max_length" in change.flags:
+            rows = plan_workload(change.subject, config, has_data=False).heaviest
+        needed = estimate_memory(change.subject, rows, patches=workload.patches, seen=seen)
+        # The first recomputes, as all others do: those that need no less than it are no help.
+        if needed.total < (changes[0][1] if changes else memory).total:
+            changes.append((change.flags, needed))
+    engine = find_engine(
+        subject.settings, num_devices=question.num_devices, hidden_size=config.text_config.hidden_size, layer_elements=0
+    )
+    return Answer(
+        subject=subject,
+        question=question,
+        engine=engine.name,
+        workload=workload,
+        memory=memory,
+        durations=_durations(question, subject, workload),
+        changes=changes,
+    )
+
+
+def _durations(question: Question, subject: Subject, workload: Workload) -> dict[str, Duration]:
+    half = subject.half
+    devices = question.devices
+    if subject.settings["use_cpu"]:
+        devices = (measure_cpu(half or torch.float32),)
+    model = build_model(subject)
+    found = {}
+    for device in devices:
+        tflops = device.half_tflops if half else device.float32_tflops
+        if tflops is not None:
+            found[device.name] = estimate_duration(subject, model, workload, tflops=tflops, share=question.share)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------- text
+
+_COLUMNS = ("weights", "gradients", "optimizer", "activations", "logits", "other", "total")
+
+
+def as_text(given: Answer) -> str:
+    """Write it for a terminal of 100 columns."""
+    return "\n".join([*_head(given), "", *_components(given), "", *_times(given), *_verdict(given)])
+
+
+def _head(given: Answer) -> Iterator[str]:
+    subject, rows = given.subject, given.workload.heaviest
+    how = "QLoRA" if subject.run.q_lora else "LoRA" if subject.run.use_lora else "full fine-tuning"
+    precision = str(subject.half or "float32").removeprefix("torch.")
+    devices = f"{subject.num_devices} device{'s' if subject.num_devices > 1 else ''}"
+    yield f"{subject.base.version.model}, {how}, {precision}, {given.engine}, {devices}"
+    kinds = [f"{row.tokens:,} tokens, {row.labelled_tokens:,} of them trained, {row.slices} slices" for row in rows]
+    whose = "heaviest rows of the data" if given.question.has_data else "heaviest rows that the flags allow"
+    yield f"{whose}: {'; '.join(kinds)}"
+
+
+def _components(given: Answer) -> Iterator[str]:
+    memory = given.memory
+    named = {
+        "weights": memory.weights,
+        "their copies in half precision": memory.copies,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "activations": memory.activations,
+        "logits and loss": memory.logits,
+        "communication": memory.communication,
+        "CUDA and fragmentation, assumed": memory.system,
+    }
+    where = "each device" if given.subject.num_devices > 1 else "the device"
+    yield f"memory of {where} at its peak, {memory.moment}:"
+    for name, size in named.items():
+        if size:
+            yield f"  {name:<34}{size / _GIB:8.2f} GiB"
+    yield f"  {'together':<34}{memory.total / _GIB:8.2f} GiB"
+
+
+def _times(given: Answer) -> Iterator[str]:
+    share = given.question.share
+    for name, duration in given.durations.items():
+        steps = f"{given.workload.steps or 0:,} step{'s' if given.workload.steps != 1 else ''}"
+        of_epoch = "" if duration.epoch is None else f", an epoch of {steps} {_clock(duration.epoch)}"
+        yield f"time on {name}, roughly: a step {_clock(duration.step)}{of_epoch} (at {share:.0%} of its peak)"
+    if given.durations:
+        yield ""
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _verdict(given: Answer) -> Iterator[str]:
+    devices = given.question.devices
+    if not devices or given.subject.settings["use_cpu"]:
+        return
+    if given.changes:
+        yield _line(_COLUMNS, [device.name for device in devices], "GiB")
+        yield _line(_cells(given.memory), _marks(given, given.memory), "as asked")
+        for flags, memory in given.changes:
+            yield " ".join(flags)
+            yield _line(_cells(memory), _marks(given, memory), "")
+        yield ""
+    for device in devices:
+        yield _advice(given, device)
+
+
+def _cells(memory: Memory) -> list[str]:
+    other = memory.copies + memory.communication + memory.system
+    sizes = (memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.logits, other, memory.total)
+    return [f"{size / _GIB:.1f}" for size in sizes]
+
+
+def _marks(given: Answer, memory: Memory) -> list[str]:
+    return ["fits" if _fits(memory, device) else "-" for device in given.question.devices]
+
+
+def _line(cells: Sequence[str], marks: Sequence[str], label: str) -> str:
+    sizes = (f"{cell:>{len(column) + 2}}" for cell, column in zip(cells, _COLUMNS, strict=True))
+    return (f"{label:<9}" + "".join(sizes) + "".join(f"{mark:>11}" for mark in marks)).rstrip()
+
+
+def _advice(given: Answer, device: Device) -> str:
+    if _fits(given.memory, device):
+        return f"{device.name}: fits as asked"
+    flags = next((flags for flags, memory in given.changes if _fits(memory, device)), None)
+    if flags is not None:
+        return f"{device.name}: does not fit as asked; fits with {' '.join(flags)}"
+    least = min([given.memory.total, *(memory.total for _, memory in given.changes)])
+    return f"{device.name}: does not fit, nor with these changes, of which the smallest needs {least / _GIB:.1f} GiB"
+
+
+# ---------------------------------------------------------------------------------------------------------------- JSON
+
+
+def as_json(given: Answer) -> dict[str, Any]:
+    """Say the same for a machine; sizes in bytes, times in seconds."""
+
+    def of_run(memory: Memory) -> dict[str, Any]:
+        fits = {device.name: _fits(memory, device) for device in given.question.devices}
+        return {"memory": asdict(memory) | {"total": memory.total}, "fits": fits}
+
+    return {
+        "schema": SCHEMA,
+        "model": given.subject.base.version.model,
+        "engine": given.engine,
+        "devices": given.subject.num_devices,
+        "rows": [row._asdict() for row in given.workload.heaviest],
+        "records": given.workload.records,
+        "steps_per_epoch": given.workload.steps,
+        "as_asked": of_run(given.memory),
+        "changes": [{"flags": list(flags)} | of_run(memory) for flags, memory in given.changes],
+        "share_of_peak": given.question.share,
+        "seconds": {name: duration._asdict() for name, duration in given.durations.items()},
+    }

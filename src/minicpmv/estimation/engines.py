@@ -1,0 +1,82 @@
+"""What shards and what holds weights, gradients and optimizer state: one row for each engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["Engine", "find_engine"]
+
+# What DeepSpeed assumes where a configuration is silent. Source: its documentation, "ZeRO Optimizations for FP16".
+_LIVE_PARAMETERS = 1_000_000_000
+_BUCKET = 500_000_000
+
+
+class Engine(NamedTuple):
+    """Each ``shards_...`` divides by the number of devices, each ``offloads_...`` leaves nothing on them."""
+
+    name: str
+    shards_optimizer: bool = False
+    shards_gradients: bool = False
+    shards_weights: bool = False
+    has_masters: bool = False
+    """Weights are trained in the run's own precision, and the optimizer has a float32 copy."""
+    copies_gradients: bool = False
+    """All gradients once more, in the buckets that processes exchange."""
+    offloads_optimizer: bool = False
+    """With masters and gradients."""
+    offloads_weights: bool = False
+    bucket_elements: int = 0
+    """Of what is exchanged at once."""
+    live_elements: int = 0
+    """Most parameters that are gathered at once."""
+
+
+_ENGINES = {
+    "single": Engine("one process"),
+    "ddp": Engine("DDP", copies_gradients=True),
+    "fsdp": Engine("FSDP2", shards_optimizer=True, shards_gradients=True, shards_weights=True),
+    "zero0": Engine("DeepSpeed ZeRO-0", has_masters=True),
+    "zero1": Engine("DeepSpeed ZeRO-1", has_masters=True, shards_optimizer=True),
+    "zero2": Engine("DeepSpeed ZeRO-2", has_masters=True, shards_optimizer=True, shards_gradients=True),
+    "zero3": Engine(
+        "DeepSpeed ZeRO-3", has_masters=True, shards_optimizer=True, shards_gradients=True, shards_weights=True
+    ),
+}
+
+
+def find_engine(settings: Mapping[str, Any], *, num_devices: int, hidden_size: int, layer_elements: int) -> Engine:
+    """Tell what a run computes with.
+
+    Args:
+        settings: Keyword arguments for ``TrainingArguments``; ``deepspeed`` is a configuration.
+        num_devices: One process each.
+        hidden_size: Of the language model; transformers makes DeepSpeed's ``auto`` of it.
+        layer_elements: Parameters of the largest layer.
+    """
+    config = settings.get("deepspeed")
+    if config:
+        return _read_deepspeed(config, hidden_size)
+    if settings.get("fsdp"):
+        return _ENGINES["fsdp"]._replace(live_elements=2 * layer_elements)  # one computed, one on its way
+    return _ENGINES["ddp" if num_devices > 1 else "single"]
+
+
+def _read_deepspeed(config: Mapping[str, Any], hidden_size: int) -> Engine:
+    zero = config.get("zero_optimization", {})
+    stage = int(zero.get("stage", 0))
+    bucket, live = zero.get("reduce_bucket_size", _BUCKET), zero.get("stage3_max_live_parameters", _LIVE_PARAMETERS)
+    bucket = hidden_size**2 if bucket == "auto" else int(float(bucket))
+    engine = _ENGINES[f"zero{stage}"]
+    offloads = {
+        part: zero.get(f"offload_{part}", {}).get("device", "none") not in ("none", None)
+        for part in ("optimizer", "param")
+    }
+    marks = [f" with {part} offload" for part, is_on in offloads.items() if is_on]
+    return engine._replace(
+        name=engine.name + " and".join(marks),
+        bucket_elements=bucket * 2 if stage else 0,  # one is filled while the other is exchanged
+        live_elements=int(float(live)) if stage == 3 and live != "auto" else _LIVE_PARAMETERS if stage == 3 else 0,
+        offloads_optimizer=offloads["optimizer"],
+        offloads_weights=offloads["param"],
+    )

@@ -1,0 +1,205 @@
+"""Predicts the most memory that a step takes on one device, by component, at the moment at which it is highest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from minicpmv.estimation.engines import Engine, find_engine
+from minicpmv.estimation.optimizer_states import Trained, state_bytes, step_bytes
+from minicpmv.estimation.stages import Row, Tracer
+from minicpmv.estimation.subject import Subject, build_model
+from minicpmv.estimation.timeline import Moment, play
+
+__all__ = ["Memory", "estimate_memory", "make_tracer"]
+
+_FLOAT32 = 4
+# NF4 with double quantisation: 4 bits, a scale of 8 bits for 64 weights, one of 32 bits for 256 of those.
+# Source: arXiv:2305.14314, section 3.
+_PACKED = 0.5 + 1 / 64 + 4 / (64 * 256)
+_CONTEXT = int(0.75 * 2**30)
+"""Of CUDA, its libraries and their workspaces. Assumed, not measured."""
+_FRAGMENTS = 0.05
+"""Of what is allocated and freed during a step: what the allocator cannot use again. Assumed, not measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Bytes on one device when most are needed."""
+
+    weights: int
+    """As they are loaded, with the full copies that PEFT trains."""
+    copies: int
+    """Of weights in half precision, made by autocast."""
+    gradients: int
+    optimizer: int
+    """State, DeepSpeed's float32 masters included, and what a step needs beside it."""
+    activations: int
+    """With the batches that the loader has brought."""
+    logits: int
+    communication: int
+    """Buckets, and what a sharding engine gathers."""
+    system: int
+    """CUDA itself and fragmentation: an allowance."""
+    moment: str
+    """At which it is."""
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, item.name) for item in fields(self) if item.name != "moment")
+
+
+class _Held(NamedTuple):
+    """What a device holds all the time."""
+
+    weights: int
+    optimizer: int
+    gradients: int
+    """As far as the engine takes them over; 0 if they come and go with the backward pass."""
+    communication: int
+
+
+def estimate_memory(subject: Subject, rows: Iterable[Row], *, patches: tuple[int, int], seen: dict[Any, Any]) -> Memory:
+    """Play the step of each row through, and take the one that needs most.
+
+    Args:
+        subject: The run.
+        rows: The heaviest that a process may be given.
+        patches: Rows and columns of a slice.
+        seen: Stages that were traced before; filled.
+
+    Raises:
+        UsageError: The optimizer's state is not known.
+    """
+    model: Any = build_model(subject)
+    config = model.config
+    layer = max(sum(weight.numel() for weight in each.parameters()) for each in _layers(model))
+    engine = find_engine(
+        subject.settings,
+        num_devices=subject.num_devices,
+        hidden_size=config.text_config.hidden_size,
+        layer_elements=layer,
+    )
+    trained = list(_trained(model))
+    held = _hold(subject, model, engine, trained)
+    on_step = _at_step(subject, engine, trained)
+    takes_over = engine.has_masters or engine.shards_gradients
+    autocast = None if engine.has_masters else subject.half
+    tracer = make_tracer(subject, model, patches=patches, autocast=autocast, seen=seen)
+    num_micro = int(subject.settings.get("gradient_accumulation_steps") or 1)
+    moments = [_step_moment(trained, on_step, takes_over=takes_over)]
+    for row in rows:
+        # accelerate brings the batches of a whole step, and one of the next.
+        batches = (num_micro + 1) * row.slices * patches[0] * patches[1] * _patch_bytes(config)
+        played = play(
+            tracer.stages(row),
+            gradient_bytes=0 if takes_over else _FLOAT32,
+            gradients_stay=takes_over or num_micro > 1,
+        )
+        moments += [moment._replace(activations=moment.activations + batches) for moment in played]
+    peak = max(moments, key=lambda moment: sum(moment[1:]))
+    unpacked = _unpacked_bytes(model) if subject.packs_weights else 0
+    return _with_system(held, peak, on_step if peak is moments[0] else 0, unpacked, on_cpu=subject.settings["use_cpu"])
+
+
+def make_tracer(
+    subject: Subject, model: Any, *, patches: tuple[int, int], autocast: torch.dtype | None, seen: dict[Any, Any]
+) -> Tracer:
+    """Let a model be traced with the run's settings."""
+    return Tracer(
+        model=model.get_base_model() if subject.run.use_lora else model,
+        patches=patches,
+        autocast=autocast,
+        recomputes_llm=bool(subject.run.llm_activation_checkpointing),
+        recomputes_vision=bool(subject.run.vision_activation_checkpointing),
+        has_adapter=subject.run.use_lora,
+        seen=seen,
+    )
+
+
+def _patch_bytes(config: Any) -> int:
+    return 3 * config.vision_config.patch_size**2 * _FLOAT32
+
+
+def _step_moment(trained: Sequence[Trained], on_step: int, *, takes_over: bool) -> Moment:
+    gradients = 0 if takes_over else _FLOAT32 * sum(each.size for each in trained)
+    return Moment("the optimizer's step", 0, 0, on_step, gradients)
+
+
+def _with_system(held: _Held, peak: Moment, on_step: int, unpacked: int, *, on_cpu: bool) -> Memory:
+    moving = peak.activations + peak.logits + peak.copies + unpacked
+    return Memory(
+        weights=held.weights,
+        copies=peak.copies - on_step + unpacked,
+        gradients=held.gradients + peak.gradients,
+        optimizer=held.optimizer + on_step,
+        activations=peak.activations,
+        logits=peak.logits,
+        communication=held.communication,
+        system=0 if on_cpu else _CONTEXT + int(moving * _FRAGMENTS),
+        moment=peak.name,
+    )
+
+
+def _hold(subject: Subject, model: Any, engine: Engine, trained: Sequence[Trained]) -> _Held:
+    share = subject.num_devices
+    total = sum(_stored_bytes(name, weight, subject) for name, weight in model.named_parameters())
+    elements = sum(weight.numel() for _, weight in model.named_parameters())
+    size = sum(each.size for each in trained)
+    itemsize = subject.base_dtype.itemsize if engine.has_masters else _FLOAT32
+    optimizer = state_bytes(_optimizer(subject), trained) + engine.has_masters * _FLOAT32 * size
+    takes_over = engine.has_masters or engine.shards_gradients
+    gradients = takes_over * size * itemsize // (share if engine.shards_gradients else 1)
+    exchanged = engine.copies_gradients * size * itemsize + engine.bucket_elements * itemsize
+    gathered = min(engine.live_elements, elements) * (subject.half or torch.float32).itemsize
+    return _Held(
+        weights=0 if engine.offloads_weights else total // (share if engine.shards_weights else 1),
+        optimizer=0 if engine.offloads_optimizer else optimizer // (share if engine.shards_optimizer else 1),
+        gradients=0 if engine.offloads_optimizer else gradients,
+        communication=exchanged + gathered,
+    )
+
+
+def _at_step(subject: Subject, engine: Engine, trained: Sequence[Trained]) -> int:
+    """Bytes of the optimizer's step, beside its state."""
+    if engine.offloads_optimizer:
+        return 0
+    size = sum(each.size for each in trained)
+    # DeepSpeed makes float32 gradients of its half ones, for its masters.
+    needed = step_bytes(_optimizer(subject), trained) + engine.has_masters * _FLOAT32 * size
+    return needed // (subject.num_devices if engine.shards_optimizer else 1)
+
+
+def _optimizer(subject: Subject) -> str:
+    name = subject.settings.get("optim") or "adamw_torch_fused"
+    return str(getattr(name, "value", name))
+
+
+def _trained(model: nn.Module) -> Iterator[Trained]:
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            yield Trained(tuple(weight.shape), "embed" in name)
+
+
+def _stored_bytes(name: str, weight: torch.Tensor, subject: Subject) -> int:
+    if subject.packs_weights and _is_packed(name, weight):
+        return int(weight.numel() * _PACKED)
+    return weight.numel() * weight.element_size()
+
+
+def _is_packed(name: str, weight: torch.Tensor) -> bool:
+    return "llm.model.layers." in name and weight.dim() == 2 and ".lora_" not in name
+
+
+def _unpacked_bytes(model: nn.Module) -> int:
+    """The largest packed matrix in half precision: they are unpacked one by one where they are used."""
+    return max((2 * each.numel() for name, each in model.named_parameters() if _is_packed(name, each)), default=0)
+
+
+def _layers(model: Any) -> Iterator[nn.Module]:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return iter([*base.llm.model.layers, base.get_input_embeddings()])

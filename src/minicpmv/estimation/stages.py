@@ -1,0 +1,177 @@
+"""The model as a row of stages, each traced: tower layer by layer, resampler, embeddings, language model, loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from minicpmv.estimation.tracing import Blank, Footprint, trace
+from minicpmv.models.loss import summed_loss
+from minicpmv.models.positions import sincos_grid
+
+__all__ = ["Row", "Stage", "Tracer"]
+
+
+class Row(NamedTuple):
+    """What one forward pass of a process is given."""
+
+    tokens: int
+    """Padding included."""
+    labelled_tokens: int
+    slices: int
+    """Of all images, overviews included."""
+
+
+class Stage(NamedTuple):
+    """A piece of the network on its way from patches and tokens to the loss."""
+
+    name: str
+    given: int
+    """Bytes that the stage before hands over."""
+    footprint: Footprint
+    has_backward: bool
+    is_recomputed: bool
+    num_trained: int
+    """Its parameters that learn."""
+
+
+_NOTHING_SEEN = (1, 2)
+"""A row of text runs the vision side on this many patches, so that all processes run the same modules."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracer:
+    """Traces a model's stages.
+
+    Stages are alike where shapes, types and what learns are; of each kind one is traced, and ``seen`` remembers it.
+    """
+
+    model: Any
+    """Without weights and with its adapter inside, as PEFT's ``get_base_model`` returns it. Of no use afterwards."""
+    patches: tuple[int, int]
+    """Rows and columns of a slice."""
+    autocast: torch.dtype | None
+    recomputes_llm: bool
+    recomputes_vision: bool
+    has_adapter: bool
+    """PEFT makes the embeddings' output need a gradient, that of patches only where the tower learns."""
+    seen: dict[Any, Footprint] = field(default_factory=dict)
+    """May be shared between models of the same sizes."""
+
+    def stages(self, row: Row) -> list[Stage]:
+        """Trace a forward and backward pass of a row."""
+        found = list(self._vision(row))
+        features = found[-1].footprint.output
+        found.append(self._embed(row, features, needs_gradient=found[-1].has_backward))
+        needs = found[-1].has_backward or self.has_adapter
+        found += self._language_model(row, needs_gradient=needs)
+        return found
+
+    def _vision(self, row: Row) -> Iterator[Stage]:
+        config, tower, resampler = self.model.config, _active(self.model.vpm), _active(self.model.resampler)
+        sizes = [self.patches] * row.slices or [_NOTHING_SEEN]
+        lengths = [rows * columns for rows, columns in sizes]
+        side, width, embeddings = config.vision_config.patch_size, config.vision_config.hidden_size, tower.embeddings
+
+        def embed(patches: Tensor, places: Tensor) -> Tensor:
+            patches = patches.to(embeddings.patch_embedding.weight.dtype)
+            return embeddings.patch_embedding(patches) + embeddings.position_embedding(places)
+
+        patches = Blank((sum(lengths), 3 * side**2), torch.float32)
+        places = Blank((sum(lengths),), torch.int64)
+        first = self._stage("vision tower", [embeddings], embed, patches, places)
+        # What it is given is the batch itself, which is there all the time; but a padded copy of it for 2.5.
+        yield first if tower.positions == "row" else first._replace(given=0)
+        dtype = _sum_type(embeddings.position_embedding.weight.dtype, self.autocast)
+        hidden = Blank((sum(lengths), width), dtype, _learns(embeddings) or (self.has_adapter and _learns(tower)))
+        recomputed = self.recomputes_vision and _learns(tower)
+        for layer in tower.encoder.layers:
+            yield self._stage(
+                "vision tower", [layer], lambda x, layer=layer: layer(x, lengths), hidden, recomputed=recomputed
+            )
+            hidden = hidden._replace(needs_gradient=hidden.needs_gradient or _learns(layer))
+        yield self._stage("vision tower", [tower.post_layernorm], tower.post_layernorm, hidden)
+        hidden = hidden._replace(needs_gradient=hidden.needs_gradient or _learns(tower.post_layernorm))
+        # Outside of the tracing, which must not leave fake tensors in the cache behind this function.
+        sincos_grid(*sizes[0], config.text_config.hidden_size)
+        yield self._stage("resampler", [resampler], lambda x: resampler(x, sizes), hidden)
+
+    def _embed(self, row: Row, features: int, *, needs_gradient: bool) -> Stage:
+        embeddings, width = _active(self.model.get_input_embeddings()), self.model.config.text_config.hidden_size
+        num_image_tokens = min(row.slices * self.model.config.query_num, row.tokens)
+        dtype = next(_active(self.model.resampler).parameters()).dtype
+
+        def embed(ids: Tensor, mask: Tensor, features: Tensor) -> Tensor:
+            embedded = embeddings(ids)
+            return embedded.masked_scatter(mask[..., None], features.to(embedded))
+
+        return self._stage(
+            "token embeddings",
+            [embeddings],
+            embed,
+            Blank((1, row.tokens), torch.int64),
+            Blank((1, row.tokens), torch.bool),
+            Blank((num_image_tokens, width), self.autocast or dtype, needs_gradient),
+        )._replace(given=features)
+
+    def _language_model(self, row: Row, *, needs_gradient: bool) -> Iterator[Stage]:
+        llm, config = self.model.llm, self.model.config.text_config
+        head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        dtype = _active(self.model.get_input_embeddings()).weight.dtype
+        hidden = Blank((1, row.tokens, config.hidden_size), dtype, needs_gradient)
+        positions = Blank((1, row.tokens, head_width), dtype)
+        for layer in llm.model.layers:
+
+            def run(x: Tensor, place: Tensor, layer: Any = layer) -> Tensor:
+                return layer(x, position_embeddings=(place, place), attention_mask=None)
+
+            yield self._stage("language model", [layer], run, hidden, positions, recomputed=self.recomputes_llm)
+            hidden = hidden._replace(needs_gradient=hidden.needs_gradient or _learns(layer))
+
+        def predict(hidden: Tensor, chosen: Tensor, targets: Tensor) -> Tensor:
+            return summed_loss(llm.model.norm(hidden)[0, chosen], targets, self.model._project)
+
+        number = Blank((max(row.labelled_tokens, 1),), torch.int64)
+        yield self._stage("loss", [llm.model.norm, llm.lm_head], predict, hidden, number, number)
+
+    def _stage(
+        self, name: str, modules: Sequence[Any], compute: Callable[..., Tensor], *given: Blank, recomputed: bool = False
+    ) -> Stage:
+        trained = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
+        needed = any(blank.needs_gradient for blank in given)
+        kind = (name, tuple(_describe(module) for module in modules), given, self.autocast)
+        if kind not in self.seen:
+            self.seen[kind] = trace(modules, compute, *given, autocast=self.autocast)
+        has_backward = needed or bool(trained)
+        return Stage(
+            name,
+            given[0].num_bytes,
+            self.seen[kind],
+            has_backward,
+            recomputed and has_backward,
+            sum(weight.numel() for weight in trained),
+        )
+
+
+def _active(module: Any) -> Any:
+    """The copy that PEFT trains, where there is one."""
+    copies = getattr(module, "modules_to_save", None)
+    return module if copies is None else copies["default"]
+
+
+def _learns(module: nn.Module) -> bool:
+    return any(weight.requires_grad for weight in module.parameters())
+
+
+def _describe(module: nn.Module) -> Any:
+    weights = ((name, tuple(each.shape), each.dtype, each.requires_grad) for name, each in module.named_parameters())
+    return type(module).__name__, tuple(weights)
+
+
+def _sum_type(dtype: torch.dtype, autocast: torch.dtype | None) -> torch.dtype:
+    """Of a matrix product and a weight of that type."""
+    return dtype if autocast is None else torch.promote_types(dtype, autocast)

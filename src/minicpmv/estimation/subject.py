@@ -1,0 +1,93 @@
+"""What is asked about: a run's flags, settled as a run settles them, and its model without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minicpmv.training.arguments import Request, RunArguments, parse_arguments
+from minicpmv.training.base import Base, build_skeleton, check_weights, open_base
+from minicpmv.training.learning import settle_learning
+from minicpmv.training.lora import add_lora
+from minicpmv.training.parts import choose_trained_parts
+from minicpmv.training.settings import Machine, complete_settings
+
+__all__ = ["Subject", "build_model", "read_subject"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A run that has not begun."""
+
+    base: Base
+    run: RunArguments
+    settings: dict[str, Any]
+    """Keyword arguments for ``TrainingArguments``."""
+    num_devices: int
+
+    @property
+    def half(self) -> torch.dtype | None:
+        """The precision of matrix products; None in float32."""
+        return torch.bfloat16 if self.settings.get("bf16") else torch.float16 if self.settings.get("fp16") else None
+
+    @property
+    def base_dtype(self) -> torch.dtype:
+        """The precision that weights are loaded in, as :func:`load_base` does."""
+        return self.half or torch.float32 if self.settings.get("deepspeed") or self.run.use_lora else torch.float32
+
+    @property
+    def packs_weights(self) -> bool:
+        """Whether the language model's layers are kept in 4 bits."""
+        return self.run.q_lora or bool(self.base.config.get("quantization_config"))
+
+
+def read_subject(
+    arguments: Sequence[str], *, machine: Machine, num_devices: int, optimizer: str | None = None
+) -> Subject:
+    """Settle a run's flags, up to what needs weights.
+
+    Args:
+        arguments: Flags of a training run.
+        machine: What it would run on.
+        num_devices: One process each.
+        optimizer: Takes the place of ``--optim``, whether or not its package is installed here.
+
+    Raises:
+        MiniCPMVError: Training would refuse the flags or the model.
+    """
+    request = parse_arguments(arguments)
+    if optimizer is not None:
+        request.training.pop("optim", None)
+    settings, _ = complete_settings(request, machine)
+    if optimizer is not None:
+        settings["optim"] = optimizer
+    base = open_base(_without_file_name(request).run)
+    if optimizer is None:
+        check_weights(base.config, request.run)
+    settle_learning(request.run, build_skeleton(base.path), given=request.given)
+    return Subject(base=base, run=request.run, settings=settings, num_devices=num_devices)
+
+
+def _without_file_name(request: Request) -> Request:
+    """Let ``config.json`` alone stand for its directory."""
+    path = Path(request.run.model_name_or_path)
+    if path.name == "config.json" and path.is_file():
+        request.run.model_name_or_path = str(path.parent)
+    return request
+
+
+def build_model(subject: Subject) -> Any:
+    """Build the model as it would be trained, wrapped by PEFT or not, on the ``meta`` device."""
+    model: Any = build_skeleton(subject.base.path)
+    model = model.to(subject.base_dtype)
+    if not subject.run.use_lora:
+        choose_trained_parts(model, subject.run)
+        return model
+    # Matrices as large as a new adapter's; how they start needs weights, and changes no size.
+    new = replace(subject.run, lora_weight_path=None, init_lora_weights="true")
+    with torch.device("meta"):
+        return add_lora(model, new, keep_dtype=bool(subject.settings.get("deepspeed")))

@@ -1,0 +1,140 @@
+"""What a run's rows hold: of its data, as it plans them, or the worst that its flags allow."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minicpmv.data.packing import RowPlanner
+from minicpmv.data.rows import Rows
+from minicpmv.errors import UsageError
+from minicpmv.estimation.stages import Row
+from minicpmv.estimation.subject import Subject
+from minicpmv.models.flops import Work
+from minicpmv.training.batches import describe_plan, estimate_costs, plan_batches
+from minicpmv.training.material import Material, gather_material
+
+__all__ = ["Workload", "plan_workload"]
+
+_MARKS = 2
+"""Tokens around each slice's image tokens."""
+_TILES = 9
+"""What every release cuts an image into at most, beside the overview."""
+_SCALE = 448
+"""Pixels: the side of a square with as many pixels as a slice has, in every release."""
+
+
+class Workload(NamedTuple):
+    """What a process computes."""
+
+    heaviest: list[Row]
+    """Those that may need most memory."""
+    patches: tuple[int, int]
+    """Rows and columns of a slice."""
+    epoch: Work | None
+    """All of it on all processes; None without data."""
+    steps: int | None
+    """Optimizer steps of an epoch; None without data."""
+    records: int | None
+    step: Work
+    """Of one optimizer step on all processes: on average, or without data the heavier of the worst two."""
+
+
+def plan_workload(subject: Subject, config: Any, *, has_data: bool) -> Workload:
+    """Plan an epoch, or without data the worst row.
+
+    Raises:
+        MiniCPMVError: The data cannot be trained on, or their lengths shall not be looked at.
+    """
+    side = _SCALE // config.vision_config.patch_size
+    if not has_data:
+        return _worst(subject, config, (side, side))
+    if not subject.run.check_first:
+        raise UsageError(
+            "--check_first false: found beside data, whose lengths decide what their rows hold\n"
+            "  fix: remove it, or leave the data out to estimate the worst row"
+        )
+    settings = subject.settings
+    seed = settings.get("data_seed")
+    material = gather_material(
+        subject.run, subject.base, settings["output_dir"], seed=settings.get("seed", 42) if seed is None else seed
+    )
+    return _of_data(subject, config, material)
+
+
+def _micro_batches(subject: Subject) -> int:
+    return int(subject.settings.get("gradient_accumulation_steps") or 1) * subject.num_devices
+
+
+def _worst(subject: Subject, config: Any, patches: tuple[int, int]) -> Workload:
+    """A row of text that is all trained, and one of as many slices as fit, whose other tokens are trained."""
+    run, size = subject.run, int(subject.settings["per_device_train_batch_size"])
+    longest = run.pack_length or run.model_max_length if run.packing else run.model_max_length
+    tiles = run.max_slice_nums or _TILES
+    slices_of_image = tiles + 1 if tiles > 1 else 1
+    fitting = longest // (config.query_num + _MARKS)
+    whole = fitting // slices_of_image * slices_of_image or fitting
+    rows = [Row(longest * size, longest * size, 0)]
+    if whole:
+        rows.append(Row(longest * size, (longest - whole * config.query_num) * size, whole * size))
+    works = [_work(row.tokens, size * longest**2, row.labelled_tokens, row.slices, patches, 1) for row in rows]
+    step = Work(*(each * _micro_batches(subject) for each in works[-1]))
+    return Workload(rows, patches, None, None, None, step)
+
+
+def _work(tokens: int, pairs: int, labelled: int, slices: int, patches: tuple[int, int], batches: int) -> Work:
+    of_slice = math.prod(patches)
+    return Work(
+        tokens=tokens,
+        token_pairs=pairs,
+        labelled_tokens=labelled,
+        patches=slices * of_slice,
+        patch_pairs=slices * of_slice**2,
+        blocks=slices,
+        image_batches=batches if slices else 0,
+    )
+
+
+def _of_data(subject: Subject, config: Any, material: Material) -> Workload:
+    slicing = material.train.processor.image_processor
+    side = slicing.scale_resolution // slicing.patch_size
+    lengths = material.lengths
+    assert lengths is not None, "they are unknown with --check_first false only"
+    args: Any = SimpleNamespace(**_PLANNED | subject.settings, world_size=subject.num_devices)
+    costs = estimate_costs(lengths, config, scale_resolution=slicing.scale_resolution)
+    plan = plan_batches(subject.run, args, len(material.train), lengths=lengths, costs=costs)
+    rows = plan.rows(0)
+    described = describe_plan(plan, args, lengths)
+    tokens, trained = lengths.lengths.astype(np.int64), lengths.num_trained.astype(np.int64)
+    slices = lengths.num_image_tokens.astype(np.int64) // config.query_num
+    with_image = sum(1 for row in rows if slices[row].any())
+    epoch = _work(
+        int(tokens.sum()), int((tokens**2).sum()), int(trained.sum()), int(slices.sum()), (side, side), with_image
+    )
+    step = Work(*(round(each / described.steps_per_epoch) for each in epoch))
+    heaviest = _heaviest(rows, tokens, trained, slices, is_packed=isinstance(plan, RowPlanner))
+    return Workload(heaviest, (side, side), epoch, described.steps_per_epoch, described.records, step)
+
+
+_PLANNED: dict[str, Any] = {
+    "train_sampling_strategy": "random",
+    "seed": 42,
+    "data_seed": None,
+    "dataloader_drop_last": False,
+    "gradient_accumulation_steps": 1,
+}
+"""transformers' defaults of what decides a plan."""
+
+
+def _heaviest(rows: Rows, tokens: Any, trained: Any, slices: Any, *, is_packed: bool) -> list[Row]:
+    """The rows with most tokens, most trained ones and most slices: often the same one."""
+    found = []
+    for row in rows:
+        if len(row):
+            width = int(tokens[row].sum()) if is_packed else len(row) * int(tokens[row].max())
+            found.append(Row(width, int(trained[row].sum()), int(slices[row].sum())))
+    heaviest = [max(found, key=lambda row, field=field: (row[field], row)) for field in range(len(Row._fields))]
+    return list(dict.fromkeys(heaviest))

@@ -1,0 +1,110 @@
+"""`minicpmv estimate` on the fixtures with data, and on released sizes without weights."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minicpmv.cli.main import main
+from minicpmv.estimation.memory import estimate_memory
+from minicpmv.estimation.stages import Row
+from minicpmv.estimation.subject import read_subject
+from minicpmv.training.engine import quieten
+from minicpmv.training.settings import Machine
+from tests.run.training import make_data
+from tests.tiny import FIXTURES
+from tests.unit.models.test_released_sizes import RELEASED
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the config of MiniCPM-Llama3-V-2.5 and nothing else."""
+    folder = tmp_path_factory.mktemp("released")
+    (folder / "config.json").write_text(json.dumps(RELEASED["2.5"] | {"model_type": "minicpmv"}), encoding="utf-8")
+    return folder
+
+
+def estimate(capsys: pytest.CaptureFixture[str], *arguments: Any) -> dict[str, Any]:
+    main(["estimate", *map(str, arguments), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_data_give_steps_and_the_heaviest_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = make_data(tmp_path)
+    found = estimate(capsys, FIXTURES / "v2_6", data, "--use_cpu", "true", "--num_train_epochs", "1")
+    assert found["records"] == 8
+    assert max(row["slices"] for row in found["rows"]) > 1
+    assert found["seconds"]["cpu"]["epoch"] == pytest.approx(found["seconds"]["cpu"]["step"] * found["steps_per_epoch"])
+
+
+def test_a_released_size_needs_its_config_only(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.process_time()
+    memory = estimate(capsys, released / "config.json")["as_asked"]["memory"]
+    assert memory["weights"] == pytest.approx(8_537_092_336 * 4, rel=1e-4)
+    assert memory["optimizer"] == pytest.approx(8_537_092_336 * 8, rel=1e-4)
+    assert time.process_time() - started < 10  # measured: 2.5 s
+
+
+def test_lora_recomputed_fits_where_full_training_does_not(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", str(released), "--gpu", "24GB,a100-80g", "--use_lora", "true"]) == 1
+    text = capsys.readouterr().out
+    assert "24gb: does not fit as asked; fits with --activation_checkpointing true" in text
+    assert "a100-80g: " in text
+    assert max(map(len, text.splitlines())) <= 130
+    advised = text.split("24gb: does not fit as asked; fits with ")[1].splitlines()[0].split()
+    assert main(["estimate", str(released), "--gpu", "24GB", "--use_lora", "true", *advised]) == 0
+
+
+def test_sharding_divides_what_it_shards(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("--activation_checkpointing", "true", "--devices", 4)
+    two, three = (
+        estimate(capsys, released, *common, "--deepspeed", name)["as_asked"]["memory"] for name in ("zero2", "zero3")
+    )
+    assert two["weights"] == pytest.approx(3.999 * three["weights"], rel=0.01)
+    assert two["gradients"] == pytest.approx(three["gradients"])
+    # Master and two moments in float32, and at the step a float32 gradient: 16 bytes for each weight.
+    assert two["optimizer"] == pytest.approx(8_537_092_336 * 16 / 4, rel=1e-3)
+
+
+def test_only_the_layers_of_the_language_model_are_packed(released: Path) -> None:
+    quieten()  # as the command does
+    frozen = "--tune_vision false --tune_embeddings false --tune_resampler false"
+    common = f"--model_name_or_path {released} --data_path none --output_dir none --q_lora true {frozen}"
+    # With a name in place of --optim no package is asked for, and bitsandbytes need not be here.
+    subject = read_subject(common.split(), machine=Machine(True, True), num_devices=1, optimizer="adamw_torch_fused")
+    memory = estimate_memory(subject, [Row(256, 64, 1)], patches=(32, 32), seen={})
+    layers = 8_030_261_248 - 2 * 128256 * 4096
+    adapter = 64 * 32 * (2 * (4096 + 4096) + 2 * (4096 + 1024))  # q and o, k and v: rank times both widths
+    expected = layers * (0.5 + 1 / 64 + 4 / 64 / 256) + (8_537_092_336 - layers) * 2 + 4 * adapter
+    assert memory.weights == pytest.approx(expected, rel=0.002)
+
+
+def test_lengths_that_nobody_may_look_at_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", str(FIXTURES / "v2_6"), make_data(tmp_path), "--check_first", "false"]) == 2
+    assert "--check_first false: found beside data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--gpu", "gtx"], "--gpu: found 'gtx', expected a size such as 24GB"),
+        (["--lora_r", "8"], "--lora_r: found without --use_lora true"),
+        (["--tune_visoin", "true"], "--tune_visoin: no such flag"),
+        (["--data_path", "x.json"], "--data_path: found beside MODEL and DATA"),
+        (["--optim", "lomo"], "--optim: found 'lomo', expected another optimizer"),
+    ],
+)
+def test_what_training_refuses_is_refused(
+    arguments: list[str], message: str, released: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["estimate", str(released), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_directory_without_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", str(tmp_path)]) == 2
+    assert "found no readable config.json" in capsys.readouterr().err
