@@ -19,6 +19,8 @@ class Engine(NamedTuple):
     shards_optimizer: bool = False
     shards_gradients: bool = False
     shards_weights: bool = False
+    gathers_in_half: bool = False
+    """Weights come in the precision of computing and go after use, so autocast makes no copies of them."""
     has_masters: bool = False
     """Weights are trained in the run's own precision, and the optimizer has a float32 copy."""
     copies_gradients: bool = False
@@ -35,7 +37,7 @@ class Engine(NamedTuple):
 _ENGINES = {
     "single": Engine("one process"),
     "ddp": Engine("DDP", copies_gradients=True),
-    "fsdp": Engine("FSDP2", shards_optimizer=True, shards_gradients=True, shards_weights=True),
+    "fsdp": Engine("FSDP2", shards_optimizer=True, shards_gradients=True, shards_weights=True, gathers_in_half=True),
     "zero0": Engine("DeepSpeed ZeRO-0", has_masters=True),
     "zero1": Engine("DeepSpeed ZeRO-1", has_masters=True, shards_optimizer=True),
     "zero2": Engine("DeepSpeed ZeRO-2", has_masters=True, shards_optimizer=True, shards_gradients=True),

@@ -100,7 +100,12 @@ def estimate_memory(subject: Subject, rows: Iterable[Row], *, patches: tuple[int
             gradient_bytes=0 if takes_over else _FLOAT32,
             gradients_stay=takes_over or num_micro > 1,
         )
-        moments += [moment._replace(activations=moment.activations + batches) for moment in played]
+        moments += [
+            moment._replace(
+                activations=moment.activations + batches, copies=0 if engine.gathers_in_half else moment.copies
+            )
+            for moment in played
+        ]
     peak = max(moments, key=lambda moment: sum(moment[1:]))
     unpacked = _unpacked_bytes(model) if subject.packs_weights else 0
     return _with_system(held, peak, on_step if peak is moments[0] else 0, unpacked, on_cpu=subject.settings["use_cpu"])

@@ -62,7 +62,7 @@ def read_subject(
     request = parse_arguments(arguments)
     if optimizer is not None:
         request.training.pop("optim", None)
-    settings, _ = complete_settings(request, machine)
+    settings, _ = complete_settings(request, replace(machine, num_processes=num_devices))
     if optimizer is not None:
         settings["optim"] = optimizer
     base = open_base(_without_file_name(request).run)
