@@ -56,6 +56,13 @@ def train(data: str, output: Path, *extra: str, model: str = "v2_6", steps: int 
     return run_here(flags(data, output, *_FROZEN, *extra, model=model, steps=steps))
 
 
+def only(index: int, data: str, folder: Path) -> str:
+    """Write a data file with a single record of another."""
+    record = json.loads(Path(data).read_text())[index]
+    record["image"] = str(Path(data).parent / record["image"])
+    return write_data(folder / "only.json", [record])
+
+
 @pytest.mark.parametrize("version", ["v2", "v2_5", "v2_6", "v4", "v4_5"])
 @pytest.mark.parametrize("learns", [[], _ALL_FROZEN], ids=["full", "LoRA alone"])
 def test_second_epoch_computes_nothing_and_losses_stay(
@@ -95,8 +102,9 @@ def test_second_run_sees_no_image(
 def test_batch_of_known_and_unknown_images(
     version: str, learns: list[str], data: str, seen: Counter[str], tmp_path: Path
 ) -> None:
+    """Its second record is known, the others are not."""
     cached = [*learns, "--vision_cache", str(tmp_path / "cache")]
-    train(data, tmp_path / "first", *cached, model=version, steps=1)
+    train(only(1, data, tmp_path), tmp_path / "first", *cached, model=version, steps=1)
     known = seen["tower"]
     seen.clear()
     batch = ["--per_device_train_batch_size", "4"]
@@ -184,9 +192,7 @@ def test_bound_is_kept_and_told(data: str, tmp_path: Path, capsys: pytest.Captur
 def test_process_without_unknown_images_keeps_the_others_company(data: str, tmp_path: Path) -> None:
     """Under ZeRO-3 all processes must run the tower where one does. In the first step one has only a known picture."""
     cache = ["--vision_cache", str(tmp_path / "cache")]
-    records = json.loads(Path(data).read_text())
-    records[0]["image"] = str(Path(data).parent / records[0]["image"])
-    train(write_data(tmp_path / "first.json", records[:1]), tmp_path / "before", *cache, steps=1)
+    train(only(0, data, tmp_path), tmp_path / "before", *cache, steps=1)
     config = tmp_path / "zero3.json"
     config.write_text(json.dumps(ZERO3))
     output = tmp_path / "output"

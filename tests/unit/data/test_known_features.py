@@ -17,6 +17,7 @@ from minicpmv.processing.slicing import SliceConfig, plan_slices
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
 _CONFIG = SliceConfig(scale_resolution=56)
+_UNCUT = SliceConfig(scale_resolution=56, max_slice_nums=1)
 _SMALL, _LARGE = plan_slices(56, 56, _CONFIG), plan_slices(150, 80, _CONFIG)
 
 
@@ -31,7 +32,7 @@ def test_image_has_one_key_beside_any_other(tmp_path: Path) -> None:
     (alone,) = known.keys([b"small"], [_SMALL])
     assert known.keys([b"large", b"small"], [_LARGE, _SMALL])[1] == alone
     assert known.keys([b"other"], [_SMALL]) != [alone]
-    assert known.keys([b"small"], [_LARGE]) != [alone]
+    assert known.keys([b"large"], [_LARGE]) != known.keys([b"large"], [plan_slices(150, 80, _UNCUT)])
 
 
 def test_key_covers_the_longest_slice_where_padding_is_attended(tmp_path: Path) -> None:
