@@ -13,10 +13,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import minicpmv.training.run
 from minicpmv.errors import UsageError
 from minicpmv.models.resampler import Resampler
 from minicpmv.models.siglip import PatchEmbedding
-from tests.run.test_training_parity import ZERO3
+from tests.run import engines
 from tests.run.training import flags, losses, make_data, read_run, run_command, run_here
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
@@ -189,19 +190,29 @@ def test_bound_is_kept_and_told(data: str, tmp_path: Path, capsys: pytest.Captur
     assert 3000 < sum(path.stat().st_size for path in cache.rglob("*.safetensors")) <= 4000
 
 
-def test_process_without_unknown_images_keeps_the_others_company(data: str, tmp_path: Path) -> None:
-    """Under ZeRO-3 all processes must run the tower where one does. In the first step one has only a known picture."""
+@pytest.mark.parametrize("engine", ["zero3", pytest.param("fsdp2", marks=pytest.mark.slow)])
+def test_process_without_unknown_images_keeps_the_others_company(engine: str, data: str, tmp_path: Path) -> None:
+    """All processes must run what is sharded where one does. In the first step one has only a known picture."""
     cache = ["--vision_cache", str(tmp_path / "cache")]
     train(only(0, data, tmp_path), tmp_path / "before", *cache, steps=1)
-    config = tmp_path / "zero3.json"
-    config.write_text(json.dumps(ZERO3))
     output = tmp_path / "output"
-    sharded = flags(data, output, *_FROZEN, *cache, "--deepspeed", str(config), steps=2)
-    done = run_command(sharded, processes=2)
+    done = run_command(flags(data, output, *_FROZEN, *cache, *engines.switch(engine), steps=2), processes=2)
     assert done.returncode == 0, done.stderr
     alone = train(data, tmp_path / "alone", "--gradient_accumulation_steps", "2", steps=2)
     assert losses(read_run(output)) == pytest.approx(losses(alone), abs=_LOSS)
     assert f"vision cache {cache[1]}: 1 slices read, " in done.stdout
+
+
+def test_proof_of_what_was_saved_looks_at_pixels(data: str, tmp_path: Path) -> None:
+    """The fresh process has no cache, and compares with all that the run computes from an image."""
+    train(data, tmp_path / "output", "--vision_cache", str(tmp_path / "cache"), "--prove_saved", "true")
+    assert {"pixel_values", "tgt_sizes"} < load_file(tmp_path / "output" / "proof" / "evidence.safetensors").keys()
+
+
+def test_dry_run_leaves_no_cache(data: str, tmp_path: Path) -> None:
+    arguments = flags(data, tmp_path / "output", *_FROZEN, "--vision_cache", str(tmp_path / "cache"))
+    minicpmv.training.run.train([*arguments, "--dry_run", "true"])
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(

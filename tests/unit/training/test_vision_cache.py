@@ -89,4 +89,4 @@ def test_features_are_rounded_where_the_next_layer_does_so(
     with torch.autocast("cpu", torch.bfloat16):
         again = model.get_image_features(None, torch.tensor([[2, 3]]), tower_features=features)
     assert torch.equal(again, tokens)
-    assert writer.report(torch.device("cpu")) == f"vision cache {tmp_path}: 0 slices read, 1 computed"
+    assert writer.finish(torch.device("cpu")) == f"vision cache {tmp_path}: 0 slices read, 1 computed"
