@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,6 +64,26 @@ def packed(samples: Sequence[Sample]) -> Sample:
     }
     positions = torch.cat([torch.arange(len(sample["input_ids"])) for sample in samples])
     return _images(samples) | joined | {"position_ids": positions[None]}
+
+
+def with_known(model: Any, batch: Sample, samples: Sequence[Sample], known: set[int], kind: str) -> Sample:
+    """Take the pixels of some samples out of a batch, and put in what tower or resampler make of them, each alone."""
+    flags: list[bool] = []
+    features: list[Tensor] = []
+    pixels: list[Tensor] = []
+    for number, sample in enumerate(samples):
+        sizes = [(rows, columns) for rows, columns in sample["tgt_sizes"].tolist()]
+        flags += [number in known] * len(sizes)
+        if number not in known:
+            pixels.append(sample["pixel_values"])
+        elif sizes:
+            seen = model.vpm(sample["pixel_values"], sizes, [len(sizes)])
+            features.append((seen if kind == "tower_features" else model.resampler(seen, sizes)).detach())
+    batch = {name: value for name, value in batch.items() if name != "pixel_values"}
+    batch["known_slices"] = torch.tensor(flags)
+    if sum(map(len, pixels)):
+        batch["pixel_values"] = torch.cat(pixels)
+    return batch | ({kind: torch.cat(features)} if features else {})
 
 
 def offsets(samples: Sequence[Sample]) -> Tensor:

@@ -61,7 +61,7 @@ def train_alone(kind: str, data: str, output: Path) -> None:
 
 def train_with(engine: str, kind: str, data: str, output: Path, *more: str) -> None:
     """Train on two processes, one record in a batch and two batches in a step."""
-    arguments = _arguments(kind, data, output, ["--gradient_accumulation_steps", "2", *_switch(engine), *more])
+    arguments = _arguments(kind, data, output, ["--gradient_accumulation_steps", "2", *switch(engine), *more])
     done = run_command(arguments, processes=2)
     assert done.returncode == 0, done.stderr
     assert len(losses(read_run(output))) == STEPS
@@ -76,7 +76,8 @@ def compare(kind: str, first: Path, second: Path) -> Difference:
     )
 
 
-def _switch(engine: str) -> list[str]:
+def switch(engine: str) -> list[str]:
+    """Return the flags that choose an engine, and make it shard even the tiny tensors of these models."""
     if engine == "ddp":
         return []
     if engine == "fsdp2":

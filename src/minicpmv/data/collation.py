@@ -27,7 +27,7 @@ class Collator:
         Returns:
             ``input_ids``, ``labels`` and ``attention_mask`` [B, T] int64. If any sample has an image, also
             ``image_mask`` [B, T] bool, ``pixel_values`` [P, 588] float32 and ``tgt_sizes`` [S, 2] int64, both in batch
-            order.
+            order; where features are known, what items have of them likewise, and no ``pixel_values`` if all are.
         """
         samples = _present(samples) or [_nothing(self.pad_token_id)]
         batch = {
@@ -37,7 +37,7 @@ class Collator:
         }
         if _has_image(samples):
             batch["image_mask"] = _pad([sample["image_mask"] for sample in samples], False)
-            batch |= {name: _join(samples, name) for name in _OF_SLICES}
+            batch |= _join_slices(samples)
         return batch
 
 
@@ -53,7 +53,7 @@ class PackedCollator:
 
         Returns:
             ``input_ids``, ``labels`` and ``position_ids`` [1, T] int64, and no ``attention_mask``. If any sample has an
-            image, also ``image_mask`` [1, T] bool, ``pixel_values`` [P, 588] float32 and ``tgt_sizes`` [S, 2] int64.
+            image, also ``image_mask`` [1, T] bool, and of slices what ``Collator`` returns.
         """
         samples = _present(samples) or [_nothing(self.pad_token_id)]
         positions = [torch.arange(len(sample["input_ids"])) for sample in samples]
@@ -64,11 +64,19 @@ class PackedCollator:
         }
         if _has_image(samples):
             batch["image_mask"] = _join(samples, "image_mask")[None]
-            batch |= {name: _join(samples, name) for name in _OF_SLICES}
+            batch |= _join_slices(samples)
         return batch
 
 
-_OF_SLICES = ("pixel_values", "tgt_sizes")
+_OF_SLICES = (
+    "pixel_values",
+    "tgt_sizes",
+    "tower_features",
+    "image_features",
+    "known_slices",
+    "picture_keys",
+    "slices_per_picture",
+)
 
 
 def _present(samples: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
@@ -87,6 +95,16 @@ def _nothing(token_id: int) -> dict[str, Tensor]:
 
 def _has_image(samples: Sequence[dict[str, Tensor]]) -> bool:
     return any(len(sample["tgt_sizes"]) for sample in samples)
+
+
+def _join_slices(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Join what is there for each slice, patch or picture; not all samples have pixels, or known features."""
+    joined = {}
+    for name in _OF_SLICES:
+        parts = [sample[name] for sample in samples if name in sample and len(sample[name])]
+        if parts:
+            joined[name] = torch.cat(parts)
+    return joined
 
 
 def _join(samples: Sequence[dict[str, Tensor]], name: str) -> Tensor:

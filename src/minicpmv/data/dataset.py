@@ -7,8 +7,10 @@ where the user said so, an item without tokens, which collators pass over.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,15 +19,17 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from minicpmv.data.embedded import describe_image
+from minicpmv.data.embedded import describe_image, is_embedded, read_embedded
 from minicpmv.data.fitting import Fit, Limits, OnLongRecord, fit_record
+from minicpmv.data.known_features import KnownFeatures, picture_size
 from minicpmv.data.measuring import FIT, measure
 from minicpmv.data.records import Record
 from minicpmv.data.sequences import Selected
 from minicpmv.data.skipping import TOO_LONG, SkipLog, Skipped
 from minicpmv.errors import ConfigError, DataError, Problem
 from minicpmv.processing.images import ImageError, load_image
-from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.processing.processor import EncodedConversation, MiniCPMVProcessor
+from minicpmv.processing.tokenization import EncodedSample
 
 __all__ = ["ConversationDataset", "LengthReport"]
 
@@ -58,6 +62,9 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
     An item holds ``input_ids`` and ``labels`` [T] int64, ``image_mask`` [T] bool, ``pixel_values`` [P, 588] float32 and
     ``tgt_sizes`` [S, 2] int64, the last two without rows for a record without images. A skipped record has T = 0.
+    With ``known``, a record with images also has ``known_slices`` [S] bool: all true, and what ``KnownFeatures`` found
+    stands in place of pixels; or all false, and ``picture_keys`` [images, 32] uint8 and ``slices_per_picture`` [images]
+    int64 say what to store.
 
     Args:
         records: From ``load_records`` or ``load_mixture``.
@@ -94,6 +101,8 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         )
         self.skip_log: SkipLog | None = None
         """Where a record that turns out bad when it is asked for is written down; without it, that is an error."""
+        self.known: KnownFeatures | None = None
+        """Where features of images are looked up before the images are decoded."""
         self._fits = np.zeros(len(records), FIT)  # a length of 0: nobody has looked
 
     def __len__(self) -> int:
@@ -121,17 +130,28 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
     def _encode(self, index: int) -> dict[str, Tensor]:
         record = self.records[index]
         fit = self.fit(index, record)
+        if self.known is not None and record.images:
+            return self._encode_or_find(record, fit, self.known)
         images = [_load(record, position) for position in range(len(record.images))]
-        sample = self.processor.encode_conversation(record.turns, images, max_slice_nums=fit.max_slice_nums)
-        if len(sample.input_ids) != fit.length + fit.num_cut:
-            raise DataError([_resized(record)])
-        return {
-            "input_ids": torch.tensor(sample.input_ids[: fit.length], dtype=torch.int64),
-            "labels": torch.tensor(sample.labels[: fit.length], dtype=torch.int64),
-            "image_mask": torch.tensor(sample.image_mask[: fit.length], dtype=torch.bool),
-            "pixel_values": torch.from_numpy(sample.pixel_values),
-            "tgt_sizes": torch.tensor(sample.tgt_sizes, dtype=torch.int64).reshape(-1, 2),
-        }
+        return _with_pixels(record, fit, self._encode_pictures(record, fit, images))
+
+    def _encode_pictures(self, record: Record, fit: Fit, images: Sequence[Image]) -> EncodedConversation:
+        return self.processor.encode_conversation(record.turns, images, max_slice_nums=fit.max_slice_nums)
+
+    def _encode_or_find(self, record: Record, fit: Fit, known: KnownFeatures) -> dict[str, Tensor]:
+        """Encode a record with images, which are decoded only if their features are not all known."""
+        contents = [_read(record, position) for position in range(len(record.images))]
+        sizes = [_size(record, position, content) for position, content in enumerate(contents)]
+        plans = [self.processor.image_processor.plan(size, fit.max_slice_nums) for size in sizes]
+        keys = known.keys(contents, plans)
+        features = known.find(keys, plans)
+        if features is not None:
+            sample = self.processor.encode_text(record.turns, sizes, max_slice_nums=fit.max_slice_nums)
+            tgt_sizes = [size for plan in plans for size in plan.tgt_sizes]
+            return _tokens(record, fit, sample) | known.describe_known(features, tgt_sizes)
+        images = [_load(record, position, content) for position, content in enumerate(contents)]
+        item = _with_pixels(record, fit, self._encode_pictures(record, fit, images))
+        return item | known.describe_unknown(keys, plans)
 
     def check_lengths(self, *, on_progress: Callable[[int, int], None] | None = None) -> LengthReport:
         """Measure every record, from texts and image sizes alone, so that a run can stop before it starts.
@@ -241,14 +261,53 @@ def _nothing(patch_size: int) -> dict[str, Tensor]:
     }
 
 
-def _load(record: Record, position: int) -> Image:
+def _tokens(record: Record, fit: Fit, sample: EncodedConversation | EncodedSample) -> dict[str, Tensor]:
+    if len(sample.input_ids) != fit.length + fit.num_cut:
+        raise DataError([_resized(record)])
+    return {
+        "input_ids": torch.tensor(sample.input_ids[: fit.length], dtype=torch.int64),
+        "labels": torch.tensor(sample.labels[: fit.length], dtype=torch.int64),
+        "image_mask": torch.tensor(sample.image_mask[: fit.length], dtype=torch.bool),
+    }
+
+
+def _with_pixels(record: Record, fit: Fit, sample: EncodedConversation) -> dict[str, Tensor]:
+    return _tokens(record, fit, sample) | {
+        "pixel_values": torch.from_numpy(sample.pixel_values),
+        "tgt_sizes": torch.tensor(sample.tgt_sizes, dtype=torch.int64).reshape(-1, 2),
+    }
+
+
+def _load(record: Record, position: int, content: bytes | None = None) -> Image:
+    """Decode an image, from the bytes of its file if they are at hand."""
     try:
-        return load_image(record.images[position])
+        return load_image(record.images[position] if content is None else content)
     except ImageError as error:
-        where = record.where(f"image {position}")
-        name = describe_image(record.images[position])
-        found = f"{error.found} in {name}, whose header and end looked sound"
-        raise DataError([Problem("D202", where, found, error.expected, error.fix)]) from error
+        raise _spoilt(record, position, error) from error
+
+
+def _read(record: Record, position: int) -> bytes:
+    """Return the bytes of an image's file."""
+    image = record.images[position]
+    try:
+        return read_embedded(image) if is_embedded(image) else Path(os.fsdecode(image)).read_bytes()
+    except OSError:
+        _load(record, position)  # words the fault
+        raise
+    except ImageError as error:
+        raise _spoilt(record, position, error) from error
+
+
+def _size(record: Record, position: int, content: bytes) -> tuple[int, int]:
+    """Read (width, height) from an image's header."""
+    size = picture_size(content)
+    return _load(record, position, content).size if size is None else size  # the one words the fault, if it is one
+
+
+def _spoilt(record: Record, position: int, error: ImageError) -> DataError:
+    name = describe_image(record.images[position])
+    found = f"{error.found} in {name}, whose header and end looked sound"
+    return DataError([Problem("D202", record.where(f"image {position}"), found, error.expected, error.fix)])
 
 
 def _resized(record: Record) -> Problem:

@@ -26,12 +26,15 @@ class Work(NamedTuple):
     labelled_tokens: int = 0
     """Only these are projected onto the vocabulary."""
     patches: int = 0
+    """Seen by the tower; not those whose features are known from before."""
     patch_pairs: int = 0
-    """Sum of squared patch counts of the slices. (2.5's tower attends padding as well, which is not counted.)"""
+    """Sum of squared patch counts of such slices. (2.5's tower attends padding as well, which is not counted.)"""
+    resampled_patches: int = 0
+    """Read by the resampler: those, and the others whose features are known if only the tower's are."""
     blocks: int = 0
-    """Of image tokens: one for each slice, or for each group of frames."""
+    """Of image tokens that the resampler makes: one for each slice, or for each group of frames."""
     image_batches: int = 0
-    """Batches with an image: the resampler projects its queries once in each."""
+    """Batches in which the resampler runs: it projects its queries once in each."""
 
 
 def flops_of_each(config: Any, parameters: Iterable[tuple[str, Any]]) -> Work:
@@ -121,7 +124,7 @@ def _walk_tower(walk: _Walk, config: Any) -> bool:
 def _walk_resampler(walk: _Walk, config: Any, grad: bool) -> bool:
     vision, width, num_queries = config.vision_config.hidden_size, config.text_config.hidden_size, config.query_num
     if vision != width:
-        grad = walk.linear("resampler.kv_proj", vision, width, grad=grad, unit="patches")
+        grad = walk.linear("resampler.kv_proj", vision, width, grad=grad, unit="resampled_patches")
     grad |= walk.trains("resampler.ln_kv")
     query = walk.trains("resampler.query") or walk.trains("resampler.ln_q")
 
@@ -132,8 +135,8 @@ def _walk_resampler(walk: _Walk, config: Any, grad: bool) -> bool:
         return grad or walk.trains("resampler.attn.in_proj_bias")
 
     query = project(query, unit="image_batches", times=num_queries)
-    key, value = project(grad, unit="patches"), project(grad, unit="patches")
-    grad = walk.attention(width, grads=(query, key, value), unit="patches", times=num_queries)
+    key, value = project(grad, unit="resampled_patches"), project(grad, unit="resampled_patches")
+    grad = walk.attention(width, grads=(query, key, value), unit="resampled_patches", times=num_queries)
     grad = walk.linear("resampler.attn.out_proj", width, width, grad=grad, unit="blocks", times=num_queries)
     grad |= walk.trains("resampler.ln_post")
     return walk.linear("", width, width, grad=grad, unit="blocks", times=num_queries, weight="resampler.proj")

@@ -23,6 +23,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from minicpmv.models.chat import OfficialChat
 from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.models.known_slices import is_sharded, join_in_order, left_to_see
 from minicpmv.models.loading import StrictLoading
 from minicpmv.models.loss import IGNORED, labelled_token_loss
 from minicpmv.models.packed_rows import PACKED_ATTENTION, PackedRows, find_packed_rows, prefer_packed_attention
@@ -34,9 +35,11 @@ __all__ = ["MiniCPMVForConditionalGeneration"]
 
 # Shape letters in this file
 #   B rows    T tokens    P patches of all slices    S slices    G blocks of image tokens    Q tokens of a block
-#   D language width
+#   D language width    E vision width
 
-_PICTURES = ("pixel_values", "tgt_sizes", "temporal_ids")
+_PICTURES = ("pixel_values", "tgt_sizes", "temporal_ids", "tower_features", "known_slices")
+_BLANK_SIZE = (1, 1)
+"""Rows and columns."""
 
 _LANGUAGE_MODELS: dict[str, type[PreTrainedModel]] = {
     "granite": GraniteForCausalLM,
@@ -133,18 +136,24 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
     @cast("Any", torch.compiler.disable)  # which is typed for functions, not for methods
     def get_image_features(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None,
         tgt_sizes: Tensor,
         slices_per_sample: list[int] | None = None,
         temporal_ids: Tensor | None = None,
+        tower_features: Tensor | None = None,
+        known_slices: Tensor | None = None,
     ) -> Tensor:
-        """Run tower and resampler.
+        """Run tower and resampler, the tower on what it has not seen before.
 
         Args:
-            pixel_values: (P, 588), flattened patches of all slices, end to end. Float.
+            pixel_values: (P, 588), flattened patches of all slices but the known ones, end to end. Float. None if all
+                are known.
             tgt_sizes: (S, 2), rows and columns of each slice in patches. Int.
             slices_per_sample: Slices of each sample; one sample if not given. Matters for 2.5 only.
             temporal_ids: (S, 2) int, see :meth:`forward`.
+            tower_features: (patches of the known slices, E), what the tower returned for them, end to end. For 2.5 all
+                slices of a sample are known, or none.
+            known_slices: (S,) bool, which slices these are; all of them if not given.
 
         Returns:
             (G, Q, D), the tokens of each block: one for each slice, or for each group of frames.
@@ -153,16 +162,28 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             ValueError: The sizes do not add up to the number of patches, or ``temporal_ids`` do not fit.
         """
         sizes = [(rows, columns) for rows, columns in tgt_sizes.tolist()]
-        num_patches = sum(rows * columns for rows, columns in sizes)
-        if num_patches != len(pixel_values):
-            raise ValueError(f"tgt_sizes describe {num_patches} patches, pixel_values hold {len(pixel_values)}")
         times = None
         if temporal_ids is not None:
             if not self.config.minicpmv_version.temporal:
                 raise ValueError(f"temporal_ids came to {self.config.minicpmv_version.model}, which has no time")
             times = [(opens, time) for opens, time in temporal_ids.tolist()]
-        features_PE = self.vpm(pixel_values, sizes, slices_per_sample or [len(sizes)])
-        return self.resampler(features_PE, sizes, times)
+        known = [tower_features is not None] * len(sizes) if known_slices is None else known_slices.tolist()
+        unseen, counts = left_to_see(known, sizes, slices_per_sample or [len(sizes)])
+        num_patches = sum(rows * columns for rows, columns in unseen)
+        num_given = 0 if pixel_values is None else len(pixel_values)
+        if num_patches != num_given:
+            raise ValueError(f"tgt_sizes describe {num_patches} patches, pixel_values hold {num_given}")
+        if tower_features is None:
+            if any(known):
+                raise ValueError("known_slices came without tower_features or image_features")
+            return self.resampler(self.vpm(pixel_values, sizes, counts), sizes, times)
+        seen_PE = None
+        if unseen:
+            seen_PE = self.vpm(pixel_values, unseen, counts)
+        elif is_sharded(self.vpm):  # another rank may run it, and would wait for this one
+            self.vpm(self._blank(tower_features.device), [_BLANK_SIZE], [1])
+        patches = [rows * columns for rows, columns in sizes]
+        return self.resampler(join_in_order(known, patches, tower_features, seen_PE), sizes, times)
 
     def forward(
         self,
@@ -176,6 +197,8 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         image_mask: Tensor | None = None,
         temporal_ids: Tensor | None = None,
         image_features: Tensor | None = None,
+        tower_features: Tensor | None = None,
+        known_slices: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
@@ -198,7 +221,10 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             image_mask: (B, T) bool, true at the G * Q slots that image tokens fill, in order.
             temporal_ids: (S, 2) int64, for video frames (4.5): 1 where a slice opens a block of image tokens and 0
                 where it joins the slice before it, then its time index or -1. Without it every slice has a block.
-            image_features: (G, Q, D), what :meth:`get_image_features` returned, instead of the three before.
+            image_features: (G, Q, D), what :meth:`get_image_features` returned, instead of the three before. With
+                ``known_slices`` it is of those alone, each a block, and the others are seen.
+            tower_features: (patches of the known slices, E), see :meth:`get_image_features`.
+            known_slices: (S,) bool, the slices whose features come along; their pixels do not.
             labels: (B, T) int64, unshifted, -100 where nothing is trained.
             use_cache: Whether to return a cache; never with labels.
             logits_to_keep: Logits of that many last positions only; 0 for all.
@@ -228,8 +254,19 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("expected input_ids or inputs_embeds, got neither")
-            if image_features is None and pixel_values is not None:
-                image_features = self._see(pixel_values, tgt_sizes, image_mask, temporal_ids, packed)
+            if known_slices is not None or (
+                image_features is None and (pixel_values is not None or tower_features is not None)
+            ):
+                image_features = self._see(
+                    pixel_values,
+                    tgt_sizes,
+                    image_mask,
+                    temporal_ids,
+                    packed,
+                    tower_features,
+                    known_slices,
+                    image_features,
+                )
             # Before the text's embeddings, as with a picture: engines count on gradients in one order on all ranks.
             blank = self._see_nothing(input_ids.device) if training_step and image_features is None else None
             inputs_embeds = self._embed(input_ids, image_features, image_mask)
@@ -273,29 +310,48 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
 
     def _see(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | None,
         tgt_sizes: Tensor | None,
         image_mask: Tensor | None,
         temporal_ids: Tensor | None,
         packed: PackedRows | None,
+        tower_features: Tensor | None = None,
+        known_slices: Tensor | None = None,
+        known_GQD: Tensor | None = None,
     ) -> Tensor:
         """Image tokens of a batch, (G, Q, D)."""
         if tgt_sizes is None or image_mask is None:
             raise ValueError("pixel_values came without tgt_sizes or image_mask; pass all that the processor returned")
-        if temporal_ids is not None:  # slots do not tell a sample's slices then, and nothing depends on its sample
-            return self.get_image_features(pixel_values, tgt_sizes, temporal_ids=temporal_ids)
-        slots = packed.count_by_sample(image_mask) if packed is not None else image_mask.sum(dim=1).tolist()
-        return self.get_image_features(pixel_values, tgt_sizes, [count // self.config.query_num for count in slots])
+        counts = None
+        if temporal_ids is None:  # otherwise slots do not tell a sample's slices, and nothing depends on its sample
+            slots = packed.count_by_sample(image_mask) if packed is not None else image_mask.sum(dim=1).tolist()
+            counts = [count // self.config.query_num for count in slots]
+        if known_GQD is None:
+            return self.get_image_features(pixel_values, tgt_sizes, counts, temporal_ids, tower_features, known_slices)
+        if known_slices is None or counts is None:
+            raise ValueError("image_features of some slices came without known_slices, or with temporal_ids")
+        known = known_slices.tolist()
+        unseen, counts = left_to_see(known, tgt_sizes.tolist(), counts)
+        seen_GQD = None
+        if unseen:
+            seen_GQD = self.get_image_features(pixel_values, tgt_sizes[~known_slices], counts)
+        elif is_sharded(self.vpm):
+            self._see_nothing(known_GQD.device)
+        return join_in_order(known, [1] * len(known), known_GQD, seen_GQD)
 
     def _see_nothing(self, device: torch.device) -> Tensor:
         """Zero, by way of tower and resampler.
 
         Engines that shard or synchronise parameters wait for ever if one rank skips a module that another one runs.
         """
-        # From the config: reading a weight's shape would make ZeRO-3 gather it on this rank alone.
-        patch = torch.zeros(1, 3 * cast("int", self.config.vision_config.patch_size) ** 2, device=device)
-        features_GQD = self.get_image_features(patch, torch.ones(1, 2, dtype=torch.long))
+        features_GQD = self.get_image_features(self._blank(device), torch.tensor([_BLANK_SIZE]))
         return 0.0 * features_GQD.sum()
+
+    def _blank(self, device: torch.device) -> Tensor:
+        """The patch of the smallest picture, (1, 588)."""
+        # From the config: reading a weight's shape would make ZeRO-3 gather it on this rank alone.
+        width = 3 * cast("int", self.config.vision_config.patch_size) ** 2
+        return torch.zeros(_BLANK_SIZE[0] * _BLANK_SIZE[1], width, device=device)
 
     def _embed(self, input_ids: Tensor, image_features: Tensor | None, image_mask: Tensor | None) -> Tensor:
         """Text embeddings with image tokens in their slots, (B, T, D)."""
@@ -331,7 +387,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         features, image_mask = kwargs.pop("image_features", None), kwargs.get("image_mask")
         if (
             expand_size > 1
-            and (features is not None or pictures["pixel_values"] is not None)
+            and any(given is not None for given in (features, pictures["pixel_values"], pictures["tower_features"]))
             and image_mask is not None
         ):
             if features is None:

@@ -101,6 +101,18 @@ class RunArguments(LearningArguments, _Subject):
         "disk and time; then end. Nothing is written.",
     )
     logging_dir: str | None = _flag(None, "Where TensorBoard files go; default: OUTPUT_DIR/runs.")
+    vision_cache: str | None = _flag(
+        None,
+        "Folder in which features of a frozen vision tower are kept, so that it sees each image once, in all epochs "
+        "and in all runs that share the folder. true: ~/.cache/minicpmv/vision. Needs --tune_vision false.",
+        nargs="?",
+        const="true",
+    )
+    vision_cache_gb: float = _flag(
+        50.0,
+        "Most gigabytes in that folder. What no run has read for longest goes first; what this run uses stays, and "
+        "when only that is left, no more is stored.",
+    )
     overwrite_output_dir: bool = _flag(
         False, "Start anew in a directory with checkpoints of an earlier run: delete them."
     )

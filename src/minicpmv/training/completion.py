@@ -52,6 +52,8 @@ def complete(
     """
     if material.held_out is not None:
         metrics = metrics | _evaluate(trainer)
+    if trainer.features is not None:
+        say(trainer.features.finish(trainer.args.device))  # whoever proves what was saved looks at the images
     saved = _save(trainer, material, run)
     record.note(metrics=metrics, log=trainer.state.log_history)
     if run.prove_saved:

@@ -41,6 +41,7 @@ from minicpmv.training.settings import (
     inspect_machine,
 )
 from minicpmv.training.trainer import MiniCPMVTrainer
+from minicpmv.training.vision_cache import advise, settle_vision_cache, use_vision_cache
 
 __all__ = ["main", "train"]
 
@@ -109,6 +110,7 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
     say(describe_settings(args, use_lora=request.run.use_lora))
     checks.report("batches", describe_step(plan, args, material.lengths))
     checks.report("what learns", format_parts(parts))
+    _advise(material, model, request.run, args, plan)
 
     def build(plan: BatchPlan, interruption: Interruption | None = None) -> MiniCPMVTrainer:
         trainer = _build_trainer(material, model, request, args, plan, interruption)
@@ -125,6 +127,7 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
         is_writing=args.should_save,
     )
     trainer = build(plan, interruption)
+    trainer.keep_features(use_vision_cache(request.run, model, (material.train, material.held_out), args))
     record.write()
     metrics = _run_to_the_end(trainer, start, record, interruption)
     return complete(trainer, metrics, material=material, run=request.run, record=record, interruption=interruption)
@@ -153,9 +156,20 @@ def _settle(request: Request) -> Base:
     """Decide what learns from the model's modules alone, before data are read."""
     base = open_base(request.run)
     check_weights(base.config, request.run)
-    for text in settle_learning(request.run, build_skeleton(base.path), given=request.given):
+    skeleton = build_skeleton(base.path)
+    for text in settle_learning(request.run, skeleton, given=request.given):
         notice(text)
+    settle_vision_cache(request.run, skeleton, given=request.given)
     return base
+
+
+def _advise(material: Material, model: Any, run: RunArguments, args: TrainingArguments, plan: BatchPlan) -> None:
+    batches = args.gradient_accumulation_steps * args.world_size
+    num_epochs = args.max_steps * batches / plan.num_rows if args.max_steps > 0 else args.num_train_epochs
+    has_images = material.lengths is not None and bool(material.lengths.num_image_tokens.any())
+    text = advise(run, model, has_images=has_images, num_epochs=num_epochs)
+    if text is not None:
+        notice(text)
 
 
 def _how_to_go_on(args: TrainingArguments) -> str:

@@ -78,7 +78,7 @@ class Throughput:
 
 
 def count_work(batch: Mapping[str, Tensor]) -> Tensor:
-    """Count what a batch holds, as the collators make it: a ``Work`` as (7,) int64 on the batch's device."""
+    """Count what a batch holds, as the collators make it: a ``Work`` as (8,) int64 on the batch's device."""
     labels, mask, positions = batch["labels"], batch.get("attention_mask"), batch.get("position_ids")
     zero = torch.zeros((), dtype=torch.int64, device=labels.device)
     if mask is None:  # packed, with positions from 0 in each sample: 1 + 3 + 5 + ... is the square of its length
@@ -92,11 +92,16 @@ def count_work(batch: Mapping[str, Tensor]) -> Tensor:
         labelled_tokens = labels[:, 1:].ne(IGNORED).sum()  # a token is predicted from the one before
     work = Work(tokens=tokens, token_pairs=token_pairs, labelled_tokens=labelled_tokens)  # pyright: ignore[reportArgumentType]
     if "tgt_sizes" in batch:
-        sizes = batch["tgt_sizes"].to(zero.device)
+        patches = batch["tgt_sizes"].to(zero.device).prod(dim=1)
+        known = batch.get("known_slices")
+        unseen = patches if known is None else patches * ~known
+        # A frozen resampler's tokens come along; a tower's features are still read.
+        resampled = unseen if "image_features" in batch else patches
         work = work._replace(
-            patches=len(batch["pixel_values"]),
-            patch_pairs=sizes.prod(dim=1).square().sum(),  # pyright: ignore[reportArgumentType]
-            blocks=len(sizes),
-            image_batches=1,
+            patches=unseen.sum(),  # pyright: ignore[reportArgumentType]
+            patch_pairs=unseen.square().sum(),  # pyright: ignore[reportArgumentType]
+            resampled_patches=resampled.sum(),  # pyright: ignore[reportArgumentType]
+            blocks=resampled.ne(0).sum(),  # pyright: ignore[reportArgumentType]
+            image_batches=resampled.any(),  # pyright: ignore[reportArgumentType]
         )
     return torch.stack([zero + number for number in work])

@@ -41,6 +41,7 @@ from minicpmv.training.processes import raise_together, wait_for_all
 from minicpmv.training.rates import Rates, split_groups
 from minicpmv.training.samples import AskAtStart, Samples
 from minicpmv.training.throughput import Throughput
+from minicpmv.training.vision_cache import FeatureWriter
 
 __all__ = ["MiniCPMVTrainer", "is_peft"]
 
@@ -96,9 +97,17 @@ class MiniCPMVTrainer(Trainer):
         """What each part is trained with; without it transformers' two groups, with and without decay."""
         self.course: Mapping[str, Any] = {}
         """What decides the course of the run; each checkpoint states it."""
+        self.features: FeatureWriter | None = None
+        """Stores what frozen modules make of images; see :meth:`keep_features`."""
         for shown in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown)
         self.add_callback(RunProgress(bar=not self.args.disable_tqdm))
+
+    def keep_features(self, writer: FeatureWriter | None) -> None:
+        """Have features stored that the data sets could not find; None: there is nothing to store."""
+        self.features = writer
+        if writer is not None:
+            self.add_callback(writer)
 
     # ------------------------------------------------------------------------------------------------------- batches
 
@@ -145,6 +154,8 @@ class MiniCPMVTrainer(Trainer):
                 gather_idle(model)
         numbers = take_numbers(inputs)
         self._throughput.count(inputs, num_records=len(numbers))
+        if self.features is not None:
+            self.features.expect(inputs)
         loss = super().training_step(model, inputs, *args, **kwargs)
         self._boundary.note_loss(loss, numbers)
         return loss
@@ -182,6 +193,8 @@ class MiniCPMVTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         started = time.perf_counter()
+        if self.features is not None:
+            self.features.wait()
         with self._random_numbers_kept():
             metrics = super().evaluate(*args, **kwargs)
         self._throughput.leave_out(started)
@@ -223,6 +236,8 @@ class MiniCPMVTrainer(Trainer):
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         inputs = self._prepare_inputs(inputs)
+        if self.features is not None:
+            self.features.expect(inputs)
         count = int(inputs["labels"][..., 1:].ne(IGNORED).sum())  # the model predicts from the token before
         with torch.no_grad(), self.compute_loss_context_manager():
             loss: Any = self.compute_loss(model, inputs)  # the mean of this batch, on this process

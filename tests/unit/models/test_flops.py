@@ -19,7 +19,7 @@ from minicpmv.training.learning import settle_learning
 from minicpmv.training.lora import add_lora
 from minicpmv.training.parts import choose_trained_parts
 from minicpmv.training.throughput import count_work
-from tests.invariants.samples import Sample, packed, padded, samples_of
+from tests.invariants.samples import Sample, packed, padded, samples_of, with_known
 from tests.tiny import FIXTURES
 
 # PEFT 0.21 asks transformers by an old name; may go with the PEFT release that asks by the new one.
@@ -88,6 +88,16 @@ def test_padding_of_the_tower_is_not_counted() -> None:
     model = prepared(AutoModelForCausalLM.from_pretrained(FIXTURES / "v2_5", dtype=torch.float32), "")
     ours, theirs = counted(model, packed(samples_of("v2_5")))
     assert 0.999 * theirs < ours < theirs
+
+
+@pytest.mark.parametrize("kind", ["tower_features", "image_features"])
+@pytest.mark.parametrize("known", [{0}, set(range(6))], ids=["some", "all"])
+def test_what_known_features_spare_is_not_counted(kind: str, known: set[int]) -> None:
+    learns = "--tune_vision false --tune_resampler " + str(kind == "tower_features").lower()
+    model = prepared(AutoModelForCausalLM.from_pretrained(FIXTURES / "v2_6", dtype=torch.float32), learns)
+    samples = samples_of("v2_6")
+    ours, theirs = counted(model, with_known(model, packed(samples), samples, known, kind))
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("chosen", [range(6), [3, 5], [2]])
