@@ -17,6 +17,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from minicpmv.data.cache import Entry
 from minicpmv.data.embedded import describe_image
 from minicpmv.data.fitting import Fit, Limits, OnLongRecord, fit_record
 from minicpmv.data.measuring import FIT, measure
@@ -133,7 +134,9 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             "tgt_sizes": torch.tensor(sample.tgt_sizes, dtype=torch.int64).reshape(-1, 2),
         }
 
-    def check_lengths(self, *, on_progress: Callable[[int, int], None] | None = None) -> LengthReport:
+    def check_lengths(
+        self, *, on_progress: Callable[[int, int], None] | None = None, kept: Entry | None = None
+    ) -> LengthReport:
         """Measure every record, from texts and image sizes alone, so that a run can stop before it starts.
 
         Records that are changed to fit are counted in the report and in a warning, which names the first. Those that do
@@ -141,13 +144,14 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
         Args:
             on_progress: Called with the number of records measured and of all.
+            kept: Where the result is recalled from, or kept, see ``measuring.measure``.
 
         Raises:
             DataError: Naming every record that does not fit.
         """
         total = len(self)
         left_out: dict[int, Sequence[Problem]] = {}
-        for share in measure(self.fit, total):
+        for share in measure(self.fit, total, kept=kept):
             done = share.start + len(share.fits)
             self._fits[share.start : done] = share.fits
             left_out |= share.problems
