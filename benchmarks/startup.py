@@ -1,11 +1,11 @@
-"""What a start takes until the first optimizer step has ended, and what training costs afterwards, by number of records.
+"""What a start takes until its first step has ended, and what training costs afterwards, by number of records.
 
     python benchmarks/startup.py
 
-The data of ``large_data.py``, the tiny fixture of 2.6, and the training command in processes of its own, looked at from
-outside: seconds until the line of step 1 appears, and processor seconds spent by then, workers included. *first start* finds nothing kept, *second
-start* what the first has found. Training is measured between two of its steps: processor milliseconds for a record, which
-other work on the machine does not change much, and the memory of the process at the end.
+The data of ``large_data.py``, the tiny fixture of 2.6, and the training command in processes of its own, watched from
+outside: seconds until the line of step 1 appears, and processor seconds spent by then, workers included. *first start*
+finds nothing kept, *second start* what the first has found. Training is measured between two of its steps: processor
+milliseconds for a record, which other work on the machine changes little, and the memory of the process at the end.
 """
 
 from __future__ import annotations

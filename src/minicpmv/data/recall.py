@@ -16,6 +16,7 @@ from minicpmv.data.contents import Content
 from minicpmv.data.file_state import FileStates, are_unchanged
 from minicpmv.data.image_sizes import ImageSizes
 from minicpmv.data.loading import Checked, check_image_root, check_records
+from minicpmv.data.reading import data_folder
 from minicpmv.data.records import RawRecord
 from minicpmv.models.versions import Version
 
@@ -50,8 +51,7 @@ def check_or_recall(
     entry = cache.entry(
         "checked",
         content=content,
-        path=os.path.abspath(path),  # relative images start there
-        image_root=None if image_root is None else os.path.abspath(image_root),
+        folder=os.path.realpath(data_folder(path) if image_root is None else image_root),  # relative images start there
         version=None if version is None else version.name,
     )
     sizes = _recall(entry, len(raw))
