@@ -177,6 +177,17 @@ def test_weights_are_counted_by_themselves(
     assert costs(found) == costs(gather(tmp_path, "--data_path", data + weight, "--data_cache", "false", seed=seed))
 
 
+def test_weights_that_leave_as_many_records_are_told_apart(tmp_path: Path, looks: Counter[str]) -> None:
+    prepare(tmp_path)
+    data = str(tmp_path / "data" / "train.json")
+    other = write_data(tmp_path / "data" / "other.json", [{"conversations": conversation("Hm?", "Hm.")}] * 4)
+    gather(tmp_path, "--data_path", f"{data}:2", other)
+    looks.clear()
+    found = gather(tmp_path, "--data_path", data, f"{other}:2")
+    assert looks == {"counted": 12}
+    assert costs(found) == costs(gather(tmp_path, "--data_path", data, f"{other}:2", "--data_cache", "false"))
+
+
 def test_another_release_is_judged_anew(tmp_path: Path, looks: Counter[str]) -> None:
     prepare(tmp_path)
     gather(tmp_path)
