@@ -36,6 +36,12 @@ SIZES = (1_000, 1_000_000)
 STAGES = ("opened", "checked", "counted", "planned", "first batch")
 
 
+def make_pictures(folder: Path) -> None:
+    """Write the pictures that the records name."""
+    for number in range(200):
+        Image.linear_gradient("L").resize((100 + number, 160)).save(folder / f"{number}.png")
+
+
 def make_data(folder: Path, number: int) -> Path:
     """Write that many records."""
     words = ["".join(random.Random(i).choices("abcdefghijklmnopqrstuvwxyz", k=1 + i % 9)) for i in range(500)]
@@ -90,8 +96,7 @@ def main() -> None:
     print(f"{'':26}" + "".join(f"{stage:>13}" for stage in (*STAGES, "peak memory")))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for number in range(200):
-            Image.linear_gradient("L").resize((100 + number, 160)).save(folder / f"{number}.png")
+        make_pictures(folder)
         paths = {number: make_data(folder, number) for number in SIZES}
         for mode in ("checked first", "checked as read"):
             peaks = []

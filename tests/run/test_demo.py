@@ -39,7 +39,8 @@ def shell(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 def run_script(script: str, folder: Path, flags: str = "") -> Run:
     run = Run(folder / "demo", folder / "out", "")
-    done = shell(f"sh {script} {flags}", DEMO_DIR=str(run.demo), OUTPUT_DIR=str(run.output))
+    kept = shlex.quote(str(folder / "kept"))  # not where the user's own runs look
+    done = shell(f"sh {script} --data_cache {kept} {flags}", DEMO_DIR=str(run.demo), OUTPUT_DIR=str(run.output))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return Run(run.demo, run.output, done.stdout)
 

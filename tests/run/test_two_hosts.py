@@ -36,7 +36,7 @@ def test_two_hosts_train_as_one_process_does(tmp_path: Path) -> None:
             "PYTHON": sys.executable,
             "OMP_NUM_THREADS": "1",
         }
-        script = ["sh", str(ROOT / "finetune_lora.sh"), *_EXTRA]
+        script = ["sh", str(ROOT / "finetune_lora.sh"), "--data_cache", "false", *_EXTRA]
         runs = [
             subprocess.Popen(
                 host.command(*script),

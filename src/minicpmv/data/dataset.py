@@ -19,6 +19,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from minicpmv.data.cache import Entry
 from minicpmv.data.embedded import describe_image, is_embedded, read_embedded
 from minicpmv.data.fitting import Fit, Limits, OnLongRecord, fit_record
 from minicpmv.data.known_features import KnownFeatures, picture_size
@@ -153,7 +154,9 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         item = _with_pixels(record, fit, self._encode_pictures(record, fit, images))
         return item | known.describe_unknown(keys, plans)
 
-    def check_lengths(self, *, on_progress: Callable[[int, int], None] | None = None) -> LengthReport:
+    def check_lengths(
+        self, *, on_progress: Callable[[int, int], None] | None = None, kept: Entry | None = None
+    ) -> LengthReport:
         """Measure every record, from texts and image sizes alone, so that a run can stop before it starts.
 
         Records that are changed to fit are counted in the report and in a warning, which names the first. Those that do
@@ -161,13 +164,14 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
         Args:
             on_progress: Called with the number of records measured and of all.
+            kept: Where the result is recalled from, or kept, see ``measuring.measure``.
 
         Raises:
             DataError: Naming every record that does not fit.
         """
         total = len(self)
         left_out: dict[int, Sequence[Problem]] = {}
-        for share in measure(self.fit, total):
+        for share in measure(self.fit, total, kept=kept):
             done = share.start + len(share.fits)
             self._fits[share.start : done] = share.fits
             left_out |= share.problems

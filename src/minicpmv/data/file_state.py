@@ -1,13 +1,21 @@
-"""Whether a data file is still the one that was opened: records are read from it all through a run."""
+"""Whether files are still what they were: a data file, from which records are read all through a run, and images."""
 
 from __future__ import annotations
 
 import os
+from array import array
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from minicpmv.errors import DataError, Problem
 
-__all__ = ["FileState", "check_unchanged"]
+__all__ = ["FileState", "FileStates", "are_unchanged", "check_unchanged"]
+
+_TOGETHER = 2000
+"""Files that a thread looks at without a pause."""
 
 
 class FileState(NamedTuple):
@@ -37,3 +45,48 @@ def check_unchanged(file: str | int, state: FileState, source: str) -> None:
     if FileState.of(file) != state:
         found, fix = "a file that has changed since it was opened", "leave data files alone during a run; start again"
         raise DataError([Problem("D204", source, found, "the file as it was", fix)])
+
+
+class FileStates:
+    """The states of very many files: for each its path and 16 bytes."""
+
+    def __init__(self) -> None:
+        self._paths = bytearray()
+        self._numbers = array("q")
+
+    def add(self, path: str) -> None:
+        """Take down a file as it is now. One that cannot be looked at will count as changed."""
+        try:
+            name = os.fsencode(os.path.join(os.getcwd(), path))
+        except UnicodeEncodeError:  # no file can have such a name
+            return
+        try:
+            state = FileState.of(path)
+        except (OSError, ValueError):
+            state = FileState(-1, -1)
+        self._paths += name + b"\0"
+        self._numbers.extend(state)
+
+    def as_arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return what :func:`are_unchanged` takes: the paths, each with a zero byte behind it, and [N, 2] numbers."""
+        return np.frombuffer(bytes(self._paths), np.uint8), np.array(self._numbers, np.int64).reshape(-1, 2)
+
+
+def are_unchanged(paths: NDArray[np.uint8], states: NDArray[np.int64]) -> bool:
+    """Whether every file still has the size and the time of change that it had."""
+    names = paths.tobytes().split(b"\0")[:-1]
+
+    def check(start: int) -> bool:
+        end = start + _TOGETHER
+        return all(_is(name, *state) for name, state in zip(names[start:end], states[start:end].tolist(), strict=True))
+
+    with ThreadPoolExecutor(max_workers=8) as pool:  # on a network's disk every look is a journey
+        return len(names) == len(states) and all(pool.map(check, range(0, len(names), _TOGETHER)))
+
+
+def _is(path: bytes, size: int, modified_ns: int) -> bool:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return (status.st_size, status.st_mtime_ns) == (size, modified_ns)

@@ -9,7 +9,11 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from minicpmv.data.embedded import is_embedded
+from minicpmv.data.file_state import FileStates
 from minicpmv.data.image_files import MAX_SUGGESTIONS, ImageUse, Size, describe_fault, inspect_files
 from minicpmv.data.sequences import LazySequence
 from minicpmv.errors import Problem
@@ -37,6 +41,18 @@ class ImageSizes(LazySequence["tuple[Size, ...]"]):
             self._pixels.extend(size)
         self._ends.append(len(self._pixels) // 2)
 
+    def as_arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Return all that there is, for :meth:`from_arrays`."""
+        return np.array(self._ends, np.int64), np.array(self._pixels, np.int32)
+
+    @classmethod
+    def from_arrays(cls, ends: NDArray[np.int64], pixels: NDArray[np.int32]) -> ImageSizes:
+        """Make the sizes that :meth:`as_arrays` was asked of."""
+        sizes = cls()
+        sizes._ends.frombytes(ends.tobytes())
+        sizes._pixels.frombytes(pixels.tobytes())
+        return sizes
+
     def _item(self, index: int) -> tuple[Size, ...]:
         start = self._ends[index - 1] if index else 0
         return tuple((self._pixels[2 * i], self._pixels[2 * i + 1]) for i in range(start, self._ends[index]))
@@ -51,9 +67,14 @@ class _Fault:
 
 
 class SizeReader:
-    """Opens images, and remembers what is wrong with any."""
+    """Opens images, and remembers what is wrong with any.
 
-    def __init__(self) -> None:
+    Args:
+        states: Where the state of each file is taken down before it is opened.
+    """
+
+    def __init__(self, states: FileStates | None = None) -> None:
+        self._states = states
         self._known: dict[str | bytes, Size] = {}
         self._faults: dict[str | bytes, _Fault] = {}
 
@@ -65,6 +86,10 @@ class SizeReader:
         for use in uses:
             if use.path not in self._known and use.path not in self._faults:
                 new.setdefault(use.path, use)
+        if self._states is not None:
+            for path in new:
+                if isinstance(path, str) and not is_embedded(path):
+                    self._states.add(path)
         for use, outcome in zip(new.values(), inspect_files(list(new)), strict=True):
             if isinstance(outcome, ImageError):
                 self._faults[use.path] = _Fault(use, outcome, 0)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from minicpmv.data.checking import RecordChecker, check_image_value
 from minicpmv.data.embedded import is_embedded, read_embedded
+from minicpmv.data.file_state import FileStates
 from minicpmv.data.ids import IdRegister
 from minicpmv.data.image_files import ImageUse, Size
 from minicpmv.data.image_sizes import ImageSizes, SizeReader
@@ -121,6 +122,7 @@ def check_records(
     *,
     image_root: str | os.PathLike[str] | None = None,
     version: Version | None = None,
+    states: FileStates | None = None,
 ) -> Checked:
     """Read every record once, judge it, and look at its images, a few hundred records at a time.
 
@@ -128,12 +130,13 @@ def check_records(
         raw: From ``open_records``.
         image_root: As for ``load_records``.
         version: As there.
+        states: Where the state of every image file is taken down before it is opened.
 
     Raises:
         UsageError: ``image_root`` is not a folder.
     """
     check_image_root(image_root, name="image root")
-    return _check(raw, ImageRoots(image_root), version)
+    return _check(raw, ImageRoots(image_root), version, states)
 
 
 def check_image_root(image_root: str | os.PathLike[str] | None, *, name: str) -> None:
@@ -151,8 +154,10 @@ def check_image_root(image_root: str | os.PathLike[str] | None, *, name: str) ->
         raise UsageError(f"{name}: found no folder {found!r}, expected one\n  fix: correct the path")
 
 
-def _check(raw: Sequence[RawRecord], roots: ImageRoots, version: Version | None) -> Checked:
-    checker, ids, reader, sizes = RecordChecker(version=version), IdRegister(), SizeReader(), ImageSizes()
+def _check(
+    raw: Sequence[RawRecord], roots: ImageRoots, version: Version | None, states: FileStates | None = None
+) -> Checked:
+    checker, ids, reader, sizes = RecordChecker(version=version), IdRegister(), SizeReader(states), ImageSizes()
     problems: list[tuple[int, Problem]] = []
     unreadable: list[int] = []
     for start in range(0, len(raw), _AT_A_TIME):

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from minicpmv.data.cache import Entry
 from minicpmv.data.fitting import Fit
 from minicpmv.errors import DataError, Problem
 
@@ -44,26 +45,43 @@ class _Shares(Dataset[Share]):
 
     def __getitem__(self, number: int) -> Share:
         start, end = number * _SHARE, min((number + 1) * _SHARE, self._total)
-        share = Share(start, np.zeros(end - start, FIT), {})
-        for index in range(start, end):
-            try:
-                share.fits[index - start] = self._fit(index)
-            except DataError as error:
-                share.problems[index] = error.problems
-        return share
+        return _fill(Share(start, np.zeros(end - start, FIT), {}), self._fit)
 
 
-def measure(fit: Callable[[int], Fit], total: int) -> Iterator[Share]:
+def measure(fit: Callable[[int], Fit], total: int, *, kept: Entry | None = None) -> Iterator[Share]:
     """Measure records 0 to ``total - 1``, and yield the results in order.
 
     Args:
         fit: Measures one, or raises a ``DataError``; it is called in other processes if there are many.
         total: Number of records.
+        kept: Where the result of the very same records is recalled from, or kept. Whoever gives it sees to it that no
+            other process of the machine measures at the same time.
     """
-    # The processes of a run on one machine do this at the same time.
-    processors = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    found = None if kept is None else kept.load()
+    if kept is not None and found is not None and found["fits"].dtype == FIT and len(found["fits"]) == total:
+        kept.was_found = True
+        yield _fill(Share(0, found["fits"], {}), fit)  # those that do not fit say so once more
+        return
+    # Without it, the processes of a run on one machine do this at the same time.
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if kept is None else 1
+    processors = len(os.sched_getaffinity(0)) // sharing
     workers = min(processors, 16) if total >= _WORTH_PROCESSES and processors > 1 else 0
-    yield from DataLoader(_Shares(fit, total), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    fits: list[NDArray[np.void]] = []
+    for share in DataLoader(_Shares(fit, total), batch_size=None, num_workers=workers, collate_fn=_as_it_is):
+        fits.append(share.fits)
+        yield share
+    if kept is not None and fits:
+        kept.store(fits=np.concatenate(fits))
+
+
+def _fill(share: Share, fit: Callable[[int], Fit]) -> Share:
+    """Measure those of a share that are not measured yet."""
+    for number in np.flatnonzero(share.fits["length"] == 0).tolist():
+        try:
+            share.fits[number] = fit(share.start + number)
+        except DataError as error:
+            share.problems[share.start + number] = error.problems
+    return share
 
 
 def _as_it_is(share: Any) -> Any:

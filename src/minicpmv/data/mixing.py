@@ -6,17 +6,22 @@ order is that of the command line, and the trainer's sampler does the rest.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from minicpmv.data.cache import DataCache
+from minicpmv.data.contents import Content, open_source
 from minicpmv.data.loading import Checked, Records, check_records
-from minicpmv.data.reading import open_records
+from minicpmv.data.recall import check_or_recall
 from minicpmv.data.records import Record
 from minicpmv.data.sequences import Concatenated, Selected
 from minicpmv.data.skipping import Skipped
@@ -71,6 +76,12 @@ class Mixture:
     """In the order of the sources, made when they are asked for."""
     left_out: Skipped
     """Bad records that are not among them."""
+    contents: Mapping[str, Content]
+    """Of each source, by its path."""
+    identity: Sequence[Any] | None
+    """All that the records and the sizes of their images depend on, for JSON; None if nobody has looked at images."""
+    num_recalled: int
+    """How many of the records of all sources were found as checked before."""
 
 
 def load_mixture(
@@ -81,6 +92,7 @@ def load_mixture(
     seed: int = 0,
     skip_bad: bool = False,
     check_first: bool = True,
+    cache: DataCache | None = None,
 ) -> Mixture:
     """Load every source, and mix them; see ``load_records`` and ``mix``.
 
@@ -92,6 +104,7 @@ def load_mixture(
         skip_bad: Whether records with a problem are left out, and returned by name, instead of raised. A file that
             cannot be read at all, or has no sound record, is an error nevertheless.
         check_first: Whether all records are checked now, or each when it is asked for.
+        cache: Where it is kept which sources are sound; by default all are checked.
 
     Raises:
         DataError: With the problems of all sources.
@@ -100,16 +113,25 @@ def load_mixture(
     loaded: list[tuple[Source, Sequence[Record]]] = []
     problems: list[Problem] = []
     left_out: dict[str, list[Problem]] = {}
+    contents: dict[str, Content] = {}
+    identity: list[Any] = [seed]
+    num_recalled = 0
     for source in sources:
         try:
-            raw = open_records(source.path)
+            raw, content = open_source(source.path)
+            contents[source.path] = content
             if not check_first:
                 loaded.append((source, Records(raw, None, image_root=image_root, version=version)))
                 continue
-            checked = check_records(raw, image_root=image_root, version=version)
+            checked, is_recalled = check_or_recall(
+                raw, content, source.path, image_root=image_root, version=version, cache=cache
+            )
         except DataError as error:
             problems += error.problems
             continue
+        num_recalled += is_recalled * len(raw)
+        name = Path(source.path).name  # decides with the seed which records a broken weight takes
+        identity.append([name, source.weight, content, _digest(*checked.sizes.as_arrays(), checked.bad)])
         records: Sequence[Record] = Records(raw, checked.sizes, image_root=image_root)
         if not skip_bad or len(checked.bad) == len(raw):
             problems += [problem for _, problem in checked.problems]
@@ -119,7 +141,17 @@ def load_mixture(
         loaded.append((source, records))
     if problems:
         raise DataError(problems)
-    return Mixture(records=mix(loaded, seed=seed), left_out=left_out)
+    return Mixture(
+        records=mix(loaded, seed=seed),
+        left_out=left_out,
+        contents=contents,
+        identity=identity if check_first else None,
+        num_recalled=num_recalled,
+    )
+
+
+def _digest(*arrays: NDArray[Any]) -> str:
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
 def _name_bad(

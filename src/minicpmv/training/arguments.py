@@ -63,6 +63,11 @@ class RunArguments(LearningArguments, _Subject):
         "Check every record, open every image and count all tokens before the first step. false: as they are read, "
         "which starts sooner on very many records; without lengths nothing is packed.",
     )
+    data_cache: str = _flag(
+        "~/.cache/minicpmv",
+        "Folder that keeps what was found in sound data, so that the next start on the same data takes seconds. false: "
+        "keep nothing, and check everything again.",
+    )
     model_max_length: int = _flag(2048, "Tokens of the longest record, image tokens included.")
     on_long_record: Literal["fewer_slices", "error", "skip"] = _flag(
         "fewer_slices",

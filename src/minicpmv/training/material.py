@@ -5,11 +5,17 @@ A fault in something small must not cost the time of loading something large.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainingArguments
+
+from minicpmv.data.cache import DataCache, Entry
 from minicpmv.data.collation import Collator
+from minicpmv.data.contents import Content
 from minicpmv.data.dataset import ConversationDataset, LengthReport
 from minicpmv.data.mixing import Mixture, Source, load_mixture
 from minicpmv.data.skipping import SKIPPED, SkipLog, Skipped
@@ -18,10 +24,14 @@ from minicpmv.models.versions import Version
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.base import Base
+from minicpmv.training.console import notice, say
+from minicpmv.training.processes import leaders_first
 
-__all__ = ["Material", "gather_material"]
+__all__ = ["Material", "gather_material", "gather_together"]
 
 _MAX_BAD_SHARE = 0.01
+_PROCESSOR_FILES = (".jinja", ".json", ".model", ".tiktoken", ".txt")
+"""Endings of the files that say how a checkpoint reads text and images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +49,25 @@ class Material:
     skip_log: SkipLog
     skipped: Skipped
     """Records that are left out from the beginning."""
+    contents: Mapping[str, Content]
+    """Of every source of data, by its path."""
+
+
+def gather_together(run: RunArguments, base: Base, args: TrainingArguments) -> Material:
+    """Read and check everything small, on every process. Every process must call it.
+
+    Where what is found is kept on the disk, the first process of each machine does it alone, on all processors, and the
+    others read the result. With ``--data_cache false`` all do the same at the same time.
+
+    Raises:
+        MiniCPMVError: Whatever is wrong with model, data or flags.
+    """
+
+    def gather() -> Material:
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return gather_material(run, base, args.output_dir or "", seed=seed)
+
+    return leaders_first(gather, is_leader=args.local_process_index == 0) if _is_kept(run) else gather()
 
 
 def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int) -> Material:
@@ -55,6 +84,7 @@ def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int
     """
     if base.path.resolve() == Path(output_dir).resolve():
         raise UsageError("--output_dir: found the base model's own directory\n  fix: choose another directory")
+    cache = _open_cache(run)
 
     def load(sources: list[Source]) -> Mixture:
         return load_mixture(
@@ -64,12 +94,17 @@ def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int
             seed=seed,
             skip_bad=run.on_bad_record == "skip",
             check_first=run.check_first,
+            cache=cache,
         )
 
     mixtures = [load(run.train_sources), load(run.eval_sources)]
     processor = MiniCPMVProcessor.from_pretrained(base.path)
-    train, held_out = (_make_dataset(run, mixture, processor) for mixture in mixtures)
-    reports = [dataset.check_lengths() for dataset in (train, held_out)] if run.check_first else []
+    train, held_out = datasets = [_make_dataset(run, mixture, processor) for mixture in mixtures]
+    reports: list[LengthReport] = []
+    if run.check_first:
+        kept = [_kept_lengths(cache, base, mixture, of) for mixture, of in zip(mixtures, datasets, strict=True)]
+        reports = [dataset.check_lengths(kept=entry) for dataset, entry in zip(datasets, kept, strict=True)]
+        _tell(cache, mixtures, kept)
     skip_log, skipped = _settle_skips(run, output_dir, mixtures, reports)
     if run.on_bad_record == "skip":
         train.skip_log = held_out.skip_log = skip_log
@@ -89,7 +124,42 @@ def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int
         collator=Collator(pad_token_id if pad_token_id is not None else 0),
         skip_log=skip_log,
         skipped=skipped,
+        contents={path: content for mixture in mixtures for path, content in mixture.contents.items()},
     )
+
+
+def _is_kept(run: RunArguments) -> bool:
+    return run.check_first and run.data_cache.lower() not in ("false", "no", "none", "0")
+
+
+def _open_cache(run: RunArguments) -> DataCache | None:
+    if not _is_kept(run):
+        return None
+    try:
+        return DataCache(Path(run.data_cache).expanduser())
+    except RuntimeError:  # this user has no home
+        notice(f"--data_cache: found no home directory for {run.data_cache!r}, so nothing is kept; name another folder")
+        return None
+
+
+def _kept_lengths(cache: DataCache | None, base: Base, mixture: Mixture, dataset: ConversationDataset) -> Entry | None:
+    """Find the place of the lengths of these records, read by this processor, within these limits."""
+    if cache is None or not len(dataset):
+        return None
+    files = sorted(path for path in base.path.iterdir() if path.suffix in _PROCESSOR_FILES and path.is_file())
+    processor = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return cache.entry("lengths", records=mixture.identity, processor=processor, limits=asdict(dataset.limits))
+
+
+def _tell(cache: DataCache | None, mixtures: list[Mixture], kept: list[Entry | None]) -> None:
+    """Say what was not looked at, because it was found before, and what could not be kept."""
+    num_recalled = sum(mixture.num_recalled for mixture in mixtures)
+    if num_recalled:
+        is_counted = all(entry is None or entry.was_found for entry in kept)
+        counted = "" if is_counted else "; their tokens were counted anew"
+        say(f"data: {num_recalled:,} records as checked before (--data_cache false checks again){counted}")
+    if cache is not None and cache.fault is not None:
+        notice(f"--data_cache: {cache.folder} cannot be written ({cache.fault.strerror}); the next start checks again")
 
 
 def _make_dataset(run: RunArguments, mixture: Mixture, processor: MiniCPMVProcessor) -> ConversationDataset:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minicpmv.errors import MiniCPMVError
 
-__all__ = ["add_up", "gather", "num_processes", "raise_together", "take_maximum", "wait_for_all"]
+__all__ = ["add_up", "gather", "leaders_first", "num_processes", "raise_together", "take_maximum", "wait_for_all"]
 
 _T = TypeVar("_T")
 
@@ -59,6 +59,18 @@ def raise_together(action: Callable[[], None]) -> None:
         first = mine if mine is not None and len(faults) == 1 else faults[0]  # its own traceback says more
         first.is_of_one_process = False
         raise first
+
+
+def leaders_first(action: Callable[[], _T], *, is_leader: bool) -> _T:
+    """Do something that leaves its result on the disk: the first process of each machine, and then the others.
+
+    Raises:
+        MiniCPMVError: What ``action`` raised on any process, on every process.
+    """
+    done: list[_T] = []
+    for whose_turn in (True, False):
+        raise_together(lambda turn=whose_turn: done.append(action()) if is_leader is turn else None)
+    return done[0]
 
 
 def wait_for_all() -> None:

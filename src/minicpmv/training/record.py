@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import platform
 import shlex
@@ -18,13 +17,13 @@ from typing import Any
 from transformers import TrainingArguments
 
 import minicpmv
+from minicpmv.data.contents import Content
 from minicpmv.data.mixing import Source
-from minicpmv.data.reading import find_files
 from minicpmv.data.records import Record
-from minicpmv.models.versions import Version
 from minicpmv.processing.chat import ImageRef
 from minicpmv.training.arguments import Request
 from minicpmv.training.json_files import write_json
+from minicpmv.training.material import Material
 from minicpmv.training.parts import PartSummary
 
 __all__ = ["RunFile", "chat_command", "describe_data", "describe_run", "list_versions"]
@@ -61,9 +60,7 @@ def describe_run(
     request: Request,
     args: TrainingArguments,
     *,
-    version: Version,
-    base: Path,
-    data: list[dict[str, Any]],
+    material: Material,
     parts: Iterable[PartSummary],
     plan: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -72,9 +69,13 @@ def describe_run(
         "status": "running",
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "minicpmv.training", *request.command]),
-        "base_model": {"path": str(base.resolve()), "model": version.model, "version": version.name},
-        "data": data,
-        "eval_data": describe_data(request.run.eval_sources),
+        "base_model": {
+            "path": str(material.base.resolve()),
+            "model": material.version.model,
+            "version": material.version.name,
+        },
+        "data": describe_data(request.run.train_sources, material.contents),
+        "eval_data": describe_data(request.run.eval_sources, material.contents),
         "seed": args.seed,
         "processes": args.world_size,
         "device": args.device.type,
@@ -87,22 +88,13 @@ def describe_run(
     }
 
 
-def describe_data(sources: Iterable[Source]) -> list[dict[str, Any]]:
+def describe_data(sources: Iterable[Source], contents: Mapping[str, Content]) -> list[dict[str, Any]]:
     """Name each source with its weight and the digest of its content."""
-    return [_digest(source) for source in sources]
-
-
-def _digest(source: Source) -> dict[str, Any]:
-    """Name a source with the digest of its content: of the file, or of all files one after the other."""
-    digest = hashlib.sha256()
-    for path in find_files(source.path):
-        files = sorted(entry for entry in Path(path).iterdir() if entry.is_file()) if os.path.isdir(path) else [path]
-        for name in files:
-            with open(name, "rb") as file:
-                while chunk := file.read(2**20):
-                    digest.update(chunk)
-    described: dict[str, Any] = {"path": os.path.abspath(source.path), "sha256": digest.hexdigest()}
-    return described if source.weight == 1 else described | {"weight": source.weight}
+    return [
+        {"path": os.path.abspath(source.path), "sha256": contents[source.path].sha256}
+        | ({} if source.weight == 1 else {"weight": source.weight})
+        for source in sources
+    ]
 
 
 def list_versions() -> dict[str, str]:

@@ -25,7 +25,7 @@ from minicpmv.training.fsdp import choose_units
 from minicpmv.training.interruption import Interrupted, Interruption
 from minicpmv.training.learning import settle_learning
 from minicpmv.training.lora import add_lora
-from minicpmv.training.material import Material, gather_material
+from minicpmv.training.material import Material, gather_together
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
 from minicpmv.training.preflight import Checklist, rehearse
 from minicpmv.training.processes import wait_for_all
@@ -87,14 +87,10 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
     base = _settle(request)
     checks = Checklist(is_dry=request.run.dry_run)
     checks.passed("flags", f"{base.version.model} in {base.path}")
-    seed = settings.get("data_seed")
-    material = gather_material(
-        request.run, base, settings["output_dir"], seed=settings.get("seed", 42) if seed is None else seed
-    )
-    checks.data(material)
     args = start_engine(request.run, settings)
-    data = describe_data(request.run.train_sources)
-    course = describe_course(request.run, args, data)
+    material = gather_together(request.run, base, args)
+    checks.data(material)
+    course = describe_course(request.run, args, describe_data(request.run.train_sources, material.contents))
     start = prepare_directory(request.run, args, course)
     checks.directory(settings["output_dir"], start)
     if args.should_save and not request.run.dry_run:
@@ -123,7 +119,7 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
     step = describe_plan(plan, args, material.lengths)._asdict()
     record = RunFile(
         Path(args.output_dir or ""),
-        describe_run(request, args, version=material.version, base=material.base, data=data, parts=parts, plan=step),
+        describe_run(request, args, material=material, parts=parts, plan=step),
         is_writing=args.should_save,
     )
     trainer = build(plan, interruption)

@@ -1,0 +1,72 @@
+"""Checks a source, or recalls that the very same one has been checked before.
+
+Recalled is only what had no problem: a source in which anything is wrong is looked at anew each time. What its images
+hold is known by their sizes and times of change, since opening them all is what is to be saved.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from minicpmv.data.cache import DataCache, Entry
+from minicpmv.data.contents import Content
+from minicpmv.data.file_state import FileStates, are_unchanged
+from minicpmv.data.image_sizes import ImageSizes
+from minicpmv.data.loading import Checked, check_image_root, check_records
+from minicpmv.data.reading import data_folder
+from minicpmv.data.records import RawRecord
+from minicpmv.models.versions import Version
+
+__all__ = ["check_or_recall"]
+
+
+def check_or_recall(
+    raw: Sequence[RawRecord],
+    content: Content,
+    path: str,
+    *,
+    image_root: str | os.PathLike[str] | None,
+    version: Version | None,
+    cache: DataCache | None,
+) -> tuple[Checked, bool]:
+    """Return what ``check_records`` finds, and whether it is recalled.
+
+    Args:
+        raw: All records of the source.
+        content: Of its files.
+        path: Of the source.
+        image_root: As for ``check_records``.
+        version: As there.
+        cache: Where results are; None checks, and keeps nothing.
+
+    Raises:
+        UsageError: ``image_root`` is not a folder.
+    """
+    if cache is None:
+        return check_records(raw, image_root=image_root, version=version), False
+    check_image_root(image_root, name="image root")
+    entry = cache.entry(
+        "checked",
+        content=content,
+        folder=os.path.realpath(data_folder(path) if image_root is None else image_root),  # relative images start there
+        version=None if version is None else version.name,
+    )
+    sizes = _recall(entry, len(raw))
+    if sizes is not None:
+        return Checked(raw=raw, sizes=sizes, problems=[], bad=np.zeros(0, np.int64)), True
+    states = FileStates()
+    checked = check_records(raw, image_root=image_root, version=version, states=states)
+    if not len(checked.bad):
+        (ends, pixels), (paths, numbers) = checked.sizes.as_arrays(), states.as_arrays()
+        entry.store(ends=ends, pixels=pixels, paths=paths, states=numbers)
+    return checked, False
+
+
+def _recall(entry: Entry, num_records: int) -> ImageSizes | None:
+    found = entry.load()
+    if found is None or len(found["ends"]) != num_records or not are_unchanged(found["paths"], found["states"]):
+        return None
+    return ImageSizes.from_arrays(found["ends"], found["pixels"])
