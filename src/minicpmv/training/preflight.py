@@ -142,7 +142,7 @@ def rehearse(
     )
     peak = _check_memory(checks, args)
     needed = _check_disk(checks, trainer, room, material, run)
-    say("Dry run: all checks passed. Nothing was written; the same command without --dry_run trains.")
+    say("Dry run: all checks passed, and --output_dir is as it was; the same command without --dry_run trains.")
     return {"steps": num_steps, "loss": first["loss"], "seconds": seconds, "memory_gib": peak, "disk_bytes": needed}
 
 
