@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.records import MIXED, make_records
 from PIL import Image
 from torch.nn.functional import unfold
 
+from benchmarks.records import MIXED, make_records
 from minicpmv.processing.images import image_patches, load_image
 from minicpmv.processing.slicing import SliceConfig, SlicePlan, plan_slices
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from benchmarks.models import make_model
 from benchmarks.records import make_records
-
 from benchmarks.training import run_command, run_plain
 
 __all__ = ["measure"]
