@@ -1,7 +1,8 @@
 #!/bin/sh
 # Every check and test, on a machine that has only Python: the environment is made first if need be.
 #
-#   sh test.sh                        lint, format, types, imports, spelling, then all tests
+#   sh test.sh                        lint, format, types, imports, spelling, then all tests that are not marked slow
+#   sh test.sh -m slow                those; they repeat with another engine or model what others show
 #   sh test.sh tests/unit -k slicing  only pytest, with these arguments
 set -eu
 ROOT=$(cd "$(dirname "$0")" && pwd)
@@ -31,4 +32,5 @@ check codespell
 for script in *.sh scripts/*.sh; do
     sh -n "$script"
 done
-check "$PYTHON" -m pytest -n 2 --dist loadfile
+# In the order of the folders, so that the long runs do not come last, on one processor.
+check "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"

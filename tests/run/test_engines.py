@@ -57,7 +57,7 @@ def test_first_process_sees_no_picture_in_the_second_step(data: str) -> None:
         ("zero3", "full"),
         ("zero3-offload", "LoRA"),
         ("fsdp2", "full"),
-        ("fsdp2", "LoRA"),
+        pytest.param("fsdp2", "LoRA", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_are_one(engine: str, kind: str, trained: Train) -> None:

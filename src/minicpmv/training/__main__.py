@@ -17,7 +17,10 @@ def main(arguments: Sequence[str]) -> int:
         # set before; a user's own value stays.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return import_module("minicpmv.training.run").main(arguments)
+        code = import_module("minicpmv.training.run").main(arguments)
+        if code == 0:  # otherwise others may still wait for this process, and shall see it end
+            import_module("minicpmv.training.processes").leave()
+        return code
     except KeyboardInterrupt:  # while that is imported; a run says itself where it stopped
         print("stopped by SIGINT before the run began", file=sys.stderr)
         return 128 + signal.SIGINT

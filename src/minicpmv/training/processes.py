@@ -79,5 +79,11 @@ def wait_for_all() -> None:
         dist.barrier()
 
 
+def leave() -> None:
+    """Leave the group at the end of the process; threads of gloo that are there at exit may abort it."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def _are_several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
