@@ -3,7 +3,7 @@
 ``python -m tests.run.chaos --moments 20`` does it twenty times and prints what happened; the default suite a few times.
 With a small disk, here as somebody who need not be root, it is the disk that runs full:
 
-    unshare -rm sh -c 'mount -t tmpfs -o size=24m tmpfs /mnt && python -m tests.run.chaos --disk /mnt'
+    unshare -rm sh -c 'mount -t tmpfs -o size=40m tmpfs /mnt && python -m tests.run.chaos --disk /mnt'
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def main() -> int:
     parser.add_argument("--moments", type=int, default=20, help="how often the run is ended")
     parser.add_argument("--steps", type=int, default=24, help="of a whole run, with a save after each")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--disk", type=Path, help="an empty disk of about 20 MB, which is filled up now and then")
+    parser.add_argument("--disk", type=Path, help="an empty disk of about 40 MB, which is filled up now and then")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
