@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from minicpmv.errors import MiniCPMVError
 
-__all__ = ["DiskError", "check_space", "estimate_bytes", "explain_full", "free_bytes", "writing"]
+__all__ = ["DiskError", "check_space", "estimate_bytes", "explain_full", "free_bytes", "num_elements", "writing"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch and safetensors make of an error number: torch says only that its writer failed.
@@ -44,13 +44,14 @@ def estimate_bytes(model: nn.Module, optimizer: Any) -> int:
     saved = trained if hasattr(model, "peft_config") else parameters
     states = getattr(optimizer, "state", None) or {}
     tensors = [value for state in states.values() for value in state.values() if isinstance(value, Tensor)]
-    size = sum(_count(parameter) * parameter.element_size() for parameter in saved)
+    size = sum(num_elements(parameter) * parameter.element_size() for parameter in saved)
     if tensors:
         return size + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return size + 12 * sum(_count(parameter) for parameter in trained)
+    return size + 12 * sum(num_elements(parameter) for parameter in trained)
 
 
-def _count(parameter: Any) -> int:
+def num_elements(parameter: Any) -> int:
+    """Count what a parameter has as a whole."""
     return getattr(parameter, "ds_numel", None) or parameter.numel()  # ZeRO-3 leaves an empty tensor of each
 
 

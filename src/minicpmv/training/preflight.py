@@ -33,7 +33,7 @@ from minicpmv.training.batches import BatchPlan, count_steps
 from minicpmv.training.callbacks import RunProgress, memory_gib
 from minicpmv.training.checkpoints import list_checkpoints
 from minicpmv.training.console import say
-from minicpmv.training.disk import DiskError, estimate_bytes, free_bytes
+from minicpmv.training.disk import DiskError, estimate_bytes, free_bytes, num_elements
 from minicpmv.training.material import Material
 from minicpmv.training.memory import total_memory
 from minicpmv.training.parts import is_lora_tensor
@@ -283,16 +283,12 @@ def _check_disk(checks: Checklist, trainer: MiniCPMVTrainer, room: _Room, materi
 def _num_bytes_saved(model: Any, run: RunArguments, material: Material) -> int:
     named = list(model.named_parameters())
     if not run.use_lora:
-        return sum(_numel(parameter) for _, parameter in named) * dtype_to_save(run, material.config).itemsize
+        return sum(num_elements(parameter) for _, parameter in named) * dtype_to_save(run, material.config).itemsize
     trained = {name: parameter for name, parameter in named if parameter.requires_grad}
-    size = sum(_numel(parameter) * parameter.element_size() for parameter in trained.values())
+    size = sum(num_elements(parameter) * parameter.element_size() for parameter in trained.values())
     # What is trained beside LoRA is saved twice: in the adapter, and for the official loading snippet.
     beside = [parameter for name, parameter in trained.items() if not is_lora_tensor(name)]
-    return size + sum(_numel(parameter) * parameter.element_size() for parameter in beside)
-
-
-def _numel(parameter: Any) -> int:
-    return getattr(parameter, "ds_numel", None) or parameter.numel()  # ZeRO-3 leaves an empty tensor of each
+    return size + sum(num_elements(parameter) * parameter.element_size() for parameter in beside)
 
 
 def _size(number: int) -> str:

@@ -22,6 +22,7 @@ from minicpmv.data.dataset import ConversationDataset
 from minicpmv.errors import CheckpointError, DataError
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.console import notice, say
+from minicpmv.training.disk import num_elements
 from minicpmv.training.evidence import PROOF, Evidence, digest_tensors, write_evidence
 from minicpmv.training.interruption import Interruption
 from minicpmv.training.processes import raise_together
@@ -149,7 +150,7 @@ def _describe(
         dtypes=_exact_precisions(precisions, trained_in=model.dtype),
         autocast=None if autocast is None else _name(autocast),
         in_four_bits=run.q_lora,
-        num_weights=sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters()),
+        num_weights=sum(num_elements(parameter) for parameter in model.parameters()),
         tensors=tensors,
         # lora_bias all lets biases learn in the originals of what is trained fully, which nothing reads.
         not_saved=[name for name in trained if name not in tensors and ".original_module." not in name],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from minicpmv.data.dataset import ConversationDataset
@@ -27,6 +25,8 @@ from minicpmv.errors import DataError
 from minicpmv.evaluation.answers import Prediction, predict
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import LoadedModel
+from minicpmv.models.known_slices import is_sharded
+from minicpmv.training.json_files import write_whole
 
 __all__ = ["SAMPLES", "AskAtStart", "Samples"]
 
@@ -64,7 +64,7 @@ class Samples:
         Raises:
             ImageError: An image cannot be read any more.
         """
-        if step == self._step or not (is_leader or _is_sharded(model)):
+        if step == self._step or not (is_leader or is_sharded(model)):
             return []
         self._step = step
         was_training = model.training
@@ -108,11 +108,6 @@ def _first_questions(dataset: ConversationDataset, max_new_tokens: int) -> Itera
         yield dataclasses.replace(record, turns=record.turns[: first + 1]), settings
 
 
-def _is_sharded(model: nn.Module) -> bool:
-    """Whether no process can run the model alone: under ZeRO-3 and FSDP."""
-    return any(hasattr(parameter, "ds_id") or isinstance(parameter, DTensor) for parameter in model.parameters())
-
-
 def _describe(step: int, record: Record, said: Prediction) -> dict[str, Any]:
     return {
         "step": step,
@@ -134,10 +129,5 @@ def _replace_from(path: Path, step: int, lines: Sequence[dict[str, Any]]) -> Non
     with suppress(FileNotFoundError):
         kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] < step]
     added = [json.dumps(line, ensure_ascii=False) for line in lines]
-    aside = path.with_name(f".{path.name}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        aside.write_text("".join(f"{line}\n" for line in [*kept, *added]), encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_whole(path, "".join(f"{line}\n" for line in [*kept, *added]))
