@@ -80,7 +80,7 @@ def wait_for_all() -> None:
 
 
 def leave() -> None:
-    """Leave the group at the end of the process; threads of gloo that are there at exit may abort it."""
+    """Leave the group at the end of the process, as NCCL wants it to be left."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 
