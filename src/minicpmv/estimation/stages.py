@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from minicpmv.estimation.tracing import Blank, Footprint, trace
-from minicpmv.models.loss import summed_loss
+from minicpmv.models.loss import count_chunks, summed_loss
 from minicpmv.models.positions import sincos_grid
 
 __all__ = ["Row", "Stage", "Tracer"]
@@ -133,7 +133,8 @@ class Tracer:
             hidden = hidden._replace(needs_gradient=hidden.needs_gradient or _learns(layer))
 
         def predict(hidden: Tensor, chosen: Tensor, targets: Tensor) -> Tensor:
-            return summed_loss(llm.model.norm(hidden)[0, chosen], targets, self.model._project)
+            chunks = count_chunks(config.vocab_size)
+            return summed_loss(llm.model.norm(hidden)[0, chosen], targets, self.model._project, num_chunks=chunks)
 
         number = Blank((max(row.labelled_tokens, 1),), torch.int64)
         yield self._stage("loss", [llm.model.norm, llm.lm_head], predict, hidden, number, number)

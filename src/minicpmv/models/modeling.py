@@ -25,7 +25,7 @@ from minicpmv.models.chat import OfficialChat
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.known_slices import is_sharded, join_in_order, left_to_see
 from minicpmv.models.loading import StrictLoading
-from minicpmv.models.loss import IGNORED, labelled_token_loss
+from minicpmv.models.loss import IGNORED, count_chunks, labelled_token_loss
 from minicpmv.models.packed_rows import PACKED_ATTENTION, PackedRows, find_packed_rows, prefer_packed_attention
 from minicpmv.models.resampler import CrossAttention, Resampler
 from minicpmv.models.rotary import ExactRotary
@@ -284,7 +284,13 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         hidden_BTD = outputs.last_hidden_state
         loss = logits = None
         if labels is not None:
-            loss = labelled_token_loss(hidden_BTD, labels, self._project, num_items_in_batch=num_items_in_batch)
+            loss = labelled_token_loss(
+                hidden_BTD,
+                labels,
+                self._project,
+                num_items_in_batch=num_items_in_batch,
+                num_chunks=count_chunks(self.config.text_config.vocab_size),
+            )
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self._project(hidden_BTD[:, kept])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from minicpmv.models.loss import IGNORED, labelled_token_loss
+from minicpmv.models.loss import IGNORED, count_chunks, labelled_token_loss
 
 
 @pytest.fixture
@@ -52,3 +52,44 @@ def test_nothing_labelled_is_zero_with_zero_gradients(case) -> None:
     assert loss.item() == 0.0
     assert hidden.grad is not None
     assert hidden.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("num_chunks", [2, 3, 9], ids=["unequal", "more", "more than tokens"])
+def test_loss_and_gradients_do_not_depend_on_the_number_of_chunks(case, num_chunks: int) -> None:
+    hidden, labels, head = case
+    found = []
+    for number in (1, num_chunks):
+        hidden.grad = head.weight.grad = None
+        loss = labelled_token_loss(hidden, labels, head, num_chunks=number)
+        loss.backward()
+        found.append((loss.detach(), hidden.grad, head.weight.grad))
+    for whole, chunked in zip(*found, strict=True):
+        torch.testing.assert_close(chunked, whole)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_every_batch_projects_equally_often(case, labelled: bool) -> None:
+    """Engines that shard the head wait for ever otherwise."""
+    hidden, labels, head = case
+    seen: list[int] = []
+    labels = labels if labelled else torch.full_like(labels, IGNORED)
+    loss = labelled_token_loss(hidden, labels, lambda h: seen.append(len(h)) or head(h), num_chunks=3)
+    loss.backward()
+    assert seen == ([2, 2, 1, 1, 2, 2] if labelled else [0] * 6)
+
+
+def test_logits_of_a_large_vocabulary_are_never_held_all_at_once() -> None:
+    tokens, words = 60, 150_000
+    hidden, head = torch.randn(1, tokens + 1, 4), torch.nn.Linear(4, words, bias=False)
+    sizes: list[int] = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            sizes.append(result.numel() if isinstance(result, torch.Tensor) else 0)
+            return result
+
+    with Watch():
+        labelled_token_loss(hidden, torch.zeros(1, tokens + 1, dtype=torch.long), head, num_chunks=count_chunks(words))
+    assert max(sizes) <= tokens * 2**14
+    assert max(sizes) > tokens * 2**13, "the logits went by unseen"
