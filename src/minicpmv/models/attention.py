@@ -3,7 +3,8 @@
 The one primitive under the vision tower, the resampler and packed rows of the language model. On CUDA in half precision
 one variable-length kernel serves all sequences: torch's own where it has one, flash-attn where that is installed.
 Everywhere else sequences of equal length are attended together, which on a CPU beats both a loop over sequences and a
-block mask. It deliberately knows neither projections nor positions.
+block mask; there, gradients in bfloat16 come from ``attention_products``. It deliberately knows neither projections nor
+positions.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from minicpmv.models.attention_products import PRODUCTS_ARE_FASTER, attend_by_products
 
 try:
     from torch.nn.attention.varlen import varlen_attn as _torch_varlen
@@ -105,7 +108,18 @@ def _attend_alike(
     query_NHTK, key_NHTK, value_NHTK = (
         tensor.unflatten(0, (num_sequences, -1)).transpose(1, 2) for tensor in (query_THK, key_THK, value_THK)
     )
+    if _learns_by_products(query_NHTK, key_NHTK, value_NHTK) and options["dropout_p"] == 0.0:
+        query, key, value = (each.to(torch.bfloat16) for each in (query_NHTK, key_NHTK, value_NHTK))  # as autocast does
+        attended_NHTK = attend_by_products(query, key, value, is_causal=options["is_causal"], scale=options["scale"])
+        return attended_NHTK.transpose(1, 2).flatten(0, 1)
     return scaled_dot_product_attention(query_NHTK, key_NHTK, value_NHTK, **options).transpose(1, 2).flatten(0, 1)
+
+
+def _learns_by_products(*tensors: Tensor) -> bool:
+    if tensors[0].device.type != "cpu" or not torch.is_grad_enabled() or not PRODUCTS_ARE_FASTER:
+        return False
+    autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    return any(each.requires_grad for each in tensors) and (autocast or tensors[0].dtype) == torch.bfloat16
 
 
 def _has_kernel(query_THK: Tensor, dropout: float) -> bool:

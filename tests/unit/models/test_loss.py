@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minicpmv.models.loss import IGNORED, count_chunks, labelled_token_loss
 
@@ -83,7 +84,7 @@ def test_logits_of_a_large_vocabulary_are_never_held_all_at_once() -> None:
     hidden, head = torch.randn(1, tokens + 1, 4), torch.nn.Linear(4, words, bias=False)
     sizes: list[int] = []
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             result = function(*args, **(kwargs or {}))
             sizes.append(result.numel() if isinstance(result, torch.Tensor) else 0)
