@@ -8,15 +8,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
+
+from minicpmv.training.cpu_process import prepare_for_cpu
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line in this process; return the exit code."""
-    if not any(Path("/dev").glob("nvidia[0-9]*")):
-        # OpenMP threads that wait by spinning slow a run on few cores down tenfold. Read when torch is loaded, so it is
-        # set before; a user's own value stays.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    prepare_for_cpu()
     try:
         code = import_module("minicpmv.training.run").main(arguments)
         if code == 0:  # otherwise others may still wait for this process, and shall see it end

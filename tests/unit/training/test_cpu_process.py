@@ -1,0 +1,41 @@
+"""Settings of a process that trains on a CPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from minicpmv.training.cpu_process import has_gpu
+
+_COUNT_FAULTS = """
+import resource, sys
+from minicpmv.training.cpu_process import keep_freed_memory
+if sys.argv[1] == "keep" and not keep_freed_memory():
+    sys.exit("this C library keeps nothing")
+def touch():
+    bytearray(64 * 2**20)
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def _faults(how: str) -> int:
+    done = subprocess.run([sys.executable, "-c", _COUNT_FAULTS, how], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_memory_that_was_freed_is_not_fetched_from_the_system_again() -> None:
+    assert _faults("keep") < 100 < _faults("leave")
+
+
+@pytest.mark.skipif(has_gpu(), reason="a GPU is there to train on")
+def test_a_training_process_does_not_spin() -> None:
+    code = "import os; from minicpmv.training.__main__ import main; main(['--no_such_flag'])"
+    code += "; print(os.environ['OMP_WAIT_POLICY'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "PASSIVE"
