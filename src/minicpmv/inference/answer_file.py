@@ -2,8 +2,8 @@
 
 ``OUTPUT.partial`` begins with a line that says which run its answers are of. Behind it stand the answers of the batches
 that are done, each as it will stand in the end, behind a digest of the state of its image files. Whatever kills the
-process, the same run goes on behind the last batch that is whole and whose images are what they were. So its batches, and
-therefore its answers, are those of a run that nothing has disturbed, and an image may be mended on the way.
+process, the same run goes on behind the last batch that is whole and whose images are what they were. So its batches,
+and therefore its answers, are those of a run that nothing has disturbed, and an image may be mended on the way.
 ``OUTPUT.run.json`` says which run made the file.
 """
 
@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -115,23 +115,26 @@ class PartialAnswers:
         """Where each record's answer begins in the partial file, in bytes."""
         self.num_done = 0
         """Batches."""
-        with _refused(output):
-            self._file = _partial(output).open("a+b", buffering=0)  # what a full disk refuses is not tried again
+        self._open = ExitStack()
 
     def __enter__(self) -> PartialAnswers:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise UsageError(
-                f"{_partial(self._output)}: found another process that writes it, expected none\n"
-                "  fix: wait for that process, or name another --output"
-            ) from error
-        self._recall()
+        with ExitStack() as stack:
+            with _refused(self._output):
+                # Unbuffered: what a full disk refuses is not tried again.
+                self._file = stack.enter_context(_partial(self._output).open("a+b", buffering=0))
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"{_partial(self._output)}: found another process that writes it, expected none\n"
+                    "  fix: wait for that process, or name another --output"
+                ) from error
+            self._recall()
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, *failure: object) -> None:
-        self._file.close()
+        self._open.close()
 
     def add(self, predictions: Sequence[Prediction]) -> None:
         """Write down the next batch; when this returns, killing the process does not lose it.
