@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from minicpmv.cli.main import main
+from minicpmv.inference.predicting import Predictor
 from tests.run.forked import exit_code, start_minicpmv
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
@@ -100,8 +102,8 @@ def test_killed_twice_it_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
     whole, output, log = tmp_path / "whole.jsonl", tmp_path / "out.jsonl", tmp_path / "log"
     # Long enough answers that the process is killed between two batches, or within one.
     options = ["--batch-size", "2", "--sample", "--temperature", "2"]
-    assert main(flags(data, whole, *options, tokens=120)) == 0
-    arguments = flags(data, output, *options, tokens=120)
+    assert main(flags(data, whole, *options, tokens=50)) == 0
+    arguments = flags(data, output, *options, tokens=50)
     kill_after(3, arguments, output, log)
     with output.with_name("out.jsonl.partial").open("ab") as file:
         file.write(b'0123456789abcdef {"index": 3, "ans')  # as if killed in the middle of a line
@@ -129,6 +131,24 @@ def test_what_is_wrong_is_said_without_a_traceback(
     broken = write_data(tmp_path / "broken.json", [{"conversations": [{"role": "system", "content": "Be brief."}]}])
     assert main(flags(broken, tmp_path / "other.jsonl")) == 2
     assert "[D123] found the role 'system' at the end, expected 'user'" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_seen_at_once_and_smaller_batches_may_follow(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def answer(self: Predictor, positions: Sequence[int]) -> list[Any]:
+        asked.append(len(positions))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nAnd so on.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Predictor, "answer", answer)
+        assert main(flags(data, tmp_path / "out.jsonl", "--batch-size", "4")) == 2
+    assert asked == [4]
+    printed = capsys.readouterr().err
+    assert "too little memory for 4 record(s) at once (CUDA out of memory. Tried to allocate 2.00 GiB.)" in printed
+    assert main(flags(data, tmp_path / "out.jsonl", "--batch-size", "1")) == 0
 
 
 @pytest.mark.parametrize(

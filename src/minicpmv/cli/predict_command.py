@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minicpmv.cli.model_options import add_model_options, answer_length, open_model, positive_int
+from minicpmv.errors import UsageError
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
     from minicpmv.data.loading import Records
@@ -102,9 +103,10 @@ def run(arguments: Sequence[str]) -> int:
     if options.batch_size is None and options.batch_tokens is None:
         options.batch_size = _BATCH_SIZE
 
-    from minicpmv.inference.answer_file import check_output
+    from minicpmv.inference.answer_file import check_output, check_place
     from minicpmv.inference.generation import GenerationSettings
 
+    check_place(Path(options.output))
     settings = GenerationSettings(
         max_new_tokens=answer_length(options),
         sample=options.sample,
@@ -156,6 +158,7 @@ def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[Re
 def _answer(
     options: argparse.Namespace, settings: GenerationSettings, records: Records, identity: dict[str, Any]
 ) -> None:
+    import torch
     from tqdm import tqdm
 
     from minicpmv.inference.answer_file import PartialAnswers
@@ -171,7 +174,14 @@ def _answer(
         bar.update(before)
         begun = time.monotonic()
         for batch in batches[answers.num_done :]:
-            answers.add(predictor.answer(batch.tolist()))
+            try:
+                answers.add(predictor.answer(batch.tolist()))
+            except torch.OutOfMemoryError as error:
+                raise UsageError(
+                    f"--batch-size: found too little memory for {len(batch)} record(s) at once "
+                    f"({str(error).splitlines()[0]}), expected room for them\n"
+                    "  fix: give a smaller --batch-size, --batch-tokens, --max-new-tokens or --max-slice-nums"
+                ) from error
             bar.update(len(batch))
         seconds = time.monotonic() - begun
         answers.finish()

@@ -30,13 +30,24 @@ from minicpmv.inference.identity import describe_differences
 from minicpmv.inference.predicting import Prediction
 from minicpmv.training.json_files import write_json
 
-__all__ = ["PartialAnswers", "check_output"]
+__all__ = ["PartialAnswers", "check_output", "check_place"]
 
 _STATE_DIGITS = 16
 
 
+def check_place(output: Path) -> None:
+    """Make sure that a file can be there.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if output.is_dir() or not output.parent.is_dir():
+        found = "a folder" if output.is_dir() else f"no folder {str(output.parent)!r}"
+        raise UsageError(f"--output {output}: found {found}, expected the name of a file\n  fix: correct the path")
+
+
 def check_output(output: Path, run: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Tell whether there is nothing left to do, before anything heavy is loaded.
+    """Tell whether there is nothing left to do, before the model is loaded.
 
     Args:
         output: The file.
@@ -44,11 +55,8 @@ def check_output(output: Path, run: Mapping[str, Any], *, overwrite: bool) -> bo
         overwrite: Whether a finished file, or answers of another run, may be replaced.
 
     Raises:
-        UsageError: They are there and may not, or the file cannot be written.
+        UsageError: They are there and may not.
     """
-    if output.is_dir() or not output.parent.is_dir():
-        found = "a folder" if output.is_dir() else f"no folder {str(output.parent)!r}"
-        raise UsageError(f"--output {output}: found {found}, expected the name of a file\n  fix: correct the path")
     if overwrite:
         return False
     if output.exists():
@@ -71,12 +79,14 @@ def _check_partial(output: Path, run: Mapping[str, Any]) -> None:
     path = _partial(output)
     try:
         with path.open("rb") as file:
-            line = file.readline()
+            line, has_answers = file.readline(), bool(file.read(1))
     except FileNotFoundError:
         return
     if not line.endswith(b"\n"):  # killed as the first thing it did
         return
     header = _parse(line)
+    if header is not None and not has_answers:  # nothing is lost
+        return
     if header is None or not isinstance(header.get("run"), dict):
         found = "no line that says which run its answers are of"
     elif header["run"] != _of_all_batches(run):

@@ -14,7 +14,7 @@ import pytest
 
 from minicpmv.data.records import Record
 from minicpmv.errors import UsageError
-from minicpmv.inference.answer_file import PartialAnswers, check_output
+from minicpmv.inference.answer_file import PartialAnswers, check_output, check_place
 from minicpmv.inference.predicting import Prediction
 from minicpmv.processing.chat import ImageRef, Turn
 from tests.tiny import save_picture
@@ -124,19 +124,27 @@ def test_a_finished_file_of_another_run_is_refused(tmp_path: Path, records: list
         check_output(output, RUN, overwrite=False)
 
 
-@pytest.mark.parametrize(
-    ("name", "found"),
-    [("a/b.jsonl", "found no folder"), (".", "found a folder"), ("mine.txt", "nothing that says what made it")],
-)
+@pytest.mark.parametrize(("name", "found"), [("a/b.jsonl", "found no folder"), (".", "found a folder")])
 def test_what_cannot_be_the_output_is_said_at_once(tmp_path: Path, name: str, found: str) -> None:
-    (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match=found):
-        check_output(tmp_path / name, RUN, overwrite=False)
+        check_place(tmp_path / name)
+
+
+def test_a_file_of_unknown_origin_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="nothing that says what made it"):
+        check_output(tmp_path / "mine.txt", RUN, overwrite=False)
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
+def test_a_run_that_has_answered_nothing_is_in_nobody_s_way(tmp_path: Path, records: list[Record]) -> None:
+    output = tmp_path / "out.jsonl"
+    go_on(output, records, stop_at=0)
+    assert not check_output(output, RUN | {"batch_size": 1}, overwrite=False)
+
+
 def test_a_partial_file_that_is_none_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "out.jsonl.partial").write_text('{"index": 0}\n')
+    (tmp_path / "out.jsonl.partial").write_text('{"index": 0}\n{"index": 1}\n')
     with pytest.raises(UsageError, match="found no line that says which run its answers are of"):
         check_output(tmp_path / "out.jsonl", RUN, overwrite=False)
 
