@@ -89,6 +89,15 @@ def test_cut_off_at_any_byte_it_becomes_the_same_file(tmp_path: Path, records: l
     assert resumed[-2:] == [2, 3], "a batch without its last byte is not whole"
 
 
+def test_what_follows_half_a_line_is_found_by_the_next_process(tmp_path: Path, records: list[Record]) -> None:
+    output = tmp_path / "out.jsonl"
+    go_on(output, records, stop_at=1)
+    with (tmp_path / "out.jsonl.partial").open("ab") as file:
+        file.write(b'0123456789abcdef {"index": 0, "ans')
+    assert go_on(output, records, stop_at=2) == 1
+    assert go_on(output, records) == 2
+
+
 def test_batches_are_asked_again_from_the_first_whose_image_has_changed(tmp_path: Path, records: list[Record]) -> None:
     output = tmp_path / "out.jsonl"
     go_on(output, records, stop_at=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from minicpmv.models.own_randomness import DrawRowByRow, warpers
@@ -21,6 +22,11 @@ def test_tokens_come_as_often_as_their_probability_says() -> None:
     found = torch.bincount(drawn, minlength=4) / len(drawn)
     torch.testing.assert_close(found, shares, rtol=0, atol=0.04)
     assert found[2] == 0
+
+
+def test_the_smallest_number_chooses_no_token_of_probability_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda size, **_: torch.zeros(size, dtype=torch.float64))
+    assert draw([-torch.inf, 0.0, 0.0], [1]) == [1]
 
 
 def test_a_row_draws_on_from_step_to_step_and_alone_as_beside_others() -> None:
