@@ -19,6 +19,7 @@ from minicpmv.cli import (
     estimate_command,
     eval_command,
     explain_command,
+    predict_command,
     show_command,
     train_command,
 )
@@ -35,6 +36,7 @@ _COMMANDS = {
         estimate_command,
         train_command,
         chat_command,
+        predict_command,
         eval_command,
         show_command,
         convert_command,

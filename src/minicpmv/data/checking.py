@@ -59,12 +59,15 @@ class RecordChecker:
 
     Args:
         version: The model to be trained, if known. Some versions have no system turns, some a place for thinking.
+        for_training: Whether answers are learned: then the last turn is one, and all that it holds must be written.
+            Otherwise records are asked, and may end with the question.
     """
 
-    def __init__(self, *, version: Version | None = None) -> None:
+    def __init__(self, *, version: Version | None = None, for_training: bool = True) -> None:
         self._roles = _ROLES if version is None else roles_of(version)
         self._version = version
         self._model = "" if version is None else version.model
+        self._for_training = for_training
 
     def check(self, record: RawRecord) -> Iterator[Problem]:
         """Yield every problem of a record."""
@@ -83,12 +86,12 @@ class RecordChecker:
         if "conversations" not in fields:
             return
         messages = fields["conversations"]
-        faults = list(_check_messages(record, messages))
+        faults = list(_check_messages(record, messages, fewest=2 if self._for_training else 1))
         yield from faults
         if not {fault.code for fault in faults}.isdisjoint(_HIDES_THE_REST):
             return
         sound = cast("list[dict[str, str]]", messages)
-        yield from _check_order(record, sound)
+        yield from _check_order(record, sound, for_training=self._for_training)
         yield from self._check_version(record, sound)
         if not image_faults:
             yield from check_placeholders(record, sound, parse_image_field(fields.get("image")))
@@ -100,7 +103,7 @@ class RecordChecker:
                 found, expected = f"a {message['role']} turn", f"none: {self._model} was trained without"
                 fix = "remove the turn, or put its text into the first user turn"
                 yield Problem("D151", record.where(f"{name}.role"), found, expected, fix)
-        if self._version is not None:
+        if self._version is not None and self._for_training:
             turns = [Turn(cast("Role", message["role"]), (message["content"],)) for message in messages]
             for left in left_out(turns, self._version):
                 where = record.where(f"conversations[{left.turn}].content")
@@ -181,15 +184,16 @@ def _check_data_url(where: str, url: str) -> Iterator[Problem]:
         yield Problem("D142", where, error.found, error.expected, error.fix)
 
 
-def _check_messages(record: RawRecord, messages: object) -> Iterator[Problem]:
+def _check_messages(record: RawRecord, messages: object, *, fewest: int) -> Iterator[Problem]:
     if not isinstance(messages, list):
         where = record.where("conversations")
         yield Problem("D115", where, _describe(messages), "a list of messages", "write [...]")
         return
     entries = cast("list[object]", messages)
-    if len(entries) < 2:
+    if len(entries) < fewest:
         where, found = record.where("conversations"), "one message" if entries else "no message"
-        yield Problem("D116", where, found, "at least a question and its answer", "complete or remove the record")
+        expected = "at least a question and its answer" if fewest > 1 else "at least a question"
+        yield Problem("D116", where, found, expected, "complete or remove the record")
     for number, message in enumerate(entries):
         yield from _check_message(record, number, message)
 
@@ -250,7 +254,7 @@ def _check_content(record: RawRecord, name: str, role: object, content: object) 
         yield Problem("D128", record.where(name), found, expected, "write the text again")
 
 
-def _check_order(record: RawRecord, messages: Sequence[Mapping[str, str]]) -> Iterator[Problem]:
+def _check_order(record: RawRecord, messages: Sequence[Mapping[str, str]], *, for_training: bool) -> Iterator[Problem]:
     """Yield at most one problem about the order of roles: after the first, the others would be its echo."""
     start = 1 if messages and messages[0]["role"] == "system" else 0
     for number, message in enumerate(messages[start:], start):
@@ -266,10 +270,15 @@ def _check_order(record: RawRecord, messages: Sequence[Mapping[str, str]]) -> It
         where = record.where(f"conversations[{number}].role")
         yield Problem("D123", where, f"the role {message['role']!r}", f"{expected!r}", fix)
         return
-    if len(messages) > 1 and messages[-1]["role"] != "assistant":
-        where = record.where(f"conversations[{len(messages) - 1}].role")
-        fix = "add the answer or remove the last question"
-        yield Problem("D123", where, f"the role {messages[-1]['role']!r} at the end", "'assistant'", fix)
+    last = messages[-1]["role"] if messages else "assistant"
+    if for_training and len(messages) > 1 and last != "assistant":
+        expected, fix = "'assistant'", "add the answer or remove the last question"
+    elif not for_training and last == "system":
+        expected, fix = "'user'", "add the question"
+    else:
+        return
+    where = record.where(f"conversations[{len(messages) - 1}].role")
+    yield Problem("D123", where, f"the role {last!r} at the end", expected, fix)
 
 
 def _list_keys(fields: Mapping[str, object]) -> str:

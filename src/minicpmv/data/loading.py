@@ -99,6 +99,7 @@ def load_records(
     *,
     image_root: str | os.PathLike[str] | None = None,
     version: Version | None = None,
+    for_training: bool = True,
 ) -> Records:
     """Open data, check everything in them, and look at every image file.
 
@@ -106,12 +107,13 @@ def load_records(
         path: A file, a folder of files or a dataset directory, in a form that ``docs/data.md`` describes.
         image_root: Folder at which relative image paths start; each data file's own folder if not given.
         version: The model to be trained, if known; some rules depend on it.
+        for_training: As for ``RecordChecker``.
 
     Raises:
         DataError: With every problem of the data, in file order.
         UsageError: ``image_root`` is not a folder, or a table needs pyarrow.
     """
-    checked = check_records(open_records(path), image_root=image_root, version=version)
+    checked = check_records(open_records(path), image_root=image_root, version=version, for_training=for_training)
     if checked.problems:
         raise DataError([problem for _, problem in checked.problems])
     return Records(checked.raw, checked.sizes, image_root=image_root)
@@ -123,6 +125,7 @@ def check_records(
     image_root: str | os.PathLike[str] | None = None,
     version: Version | None = None,
     states: FileStates | None = None,
+    for_training: bool = True,
 ) -> Checked:
     """Read every record once, judge it, and look at its images, a few hundred records at a time.
 
@@ -131,12 +134,13 @@ def check_records(
         image_root: As for ``load_records``.
         version: As there.
         states: Where the state of every image file is taken down before it is opened.
+        for_training: As for ``RecordChecker``.
 
     Raises:
         UsageError: ``image_root`` is not a folder.
     """
     check_image_root(image_root, name="image root")
-    return _check(raw, ImageRoots(image_root), version, states)
+    return _check(raw, ImageRoots(image_root), version, states, for_training=for_training)
 
 
 def check_image_root(image_root: str | os.PathLike[str] | None, *, name: str) -> None:
@@ -155,9 +159,15 @@ def check_image_root(image_root: str | os.PathLike[str] | None, *, name: str) ->
 
 
 def _check(
-    raw: Sequence[RawRecord], roots: ImageRoots, version: Version | None, states: FileStates | None = None
+    raw: Sequence[RawRecord],
+    roots: ImageRoots,
+    version: Version | None,
+    states: FileStates | None = None,
+    *,
+    for_training: bool = True,
 ) -> Checked:
-    checker, ids, reader, sizes = RecordChecker(version=version), IdRegister(), SizeReader(states), ImageSizes()
+    checker = RecordChecker(version=version, for_training=for_training)
+    ids, reader, sizes = IdRegister(), SizeReader(states), ImageSizes()
     problems: list[tuple[int, Problem]] = []
     unreadable: list[int] = []
     for start in range(0, len(raw), _AT_A_TIME):

@@ -5,7 +5,7 @@ Prompts come from the processor, so they are the ones that were trained. Greedy 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from minicpmv.models.answers import (
 )
 from minicpmv.models.versions import Version
 
-__all__ = ["GenerationSettings", "answer", "answer_batch"]
+__all__ = ["GenerationSettings", "answer", "answer_batch", "draw_answers"]
 
 Messages = Sequence[dict[str, Any]]
 """A conversation in transformers' multimodal format, the last message the user's."""
@@ -110,14 +110,34 @@ def _generate(
     settings: GenerationSettings,
     on_text: Callable[[str], None] | None,
 ) -> list[str]:
-    version, processor = loaded.processor.version, loaded.processor
-    thinking = thinking_setting(version, settings.enable_thinking)
+    processor = loaded.processor
     inputs = processor.apply_chat_template(
         [list(messages) for messages in conversations],
         max_slice_nums=settings.max_slice_nums,
-        enable_thinking=thinking,
+        enable_thinking=thinking_setting(processor.version, settings.enable_thinking),
     ).to(loaded.device)
-    opening = THINK_OPENING if thinking else ""
+    return draw_answers(loaded, inputs, settings=settings, on_text=on_text)
+
+
+def draw_answers(
+    loaded: LoadedModel,
+    inputs: Mapping[str, Any],
+    *,
+    settings: GenerationSettings,
+    on_text: Callable[[str], None] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[str]:
+    """Answer prompts that are encoded already; as :func:`answer` otherwise.
+
+    Args:
+        loaded: Who answers.
+        inputs: The model's, padded on the left, on its device.
+        settings: How tokens are chosen; slices and thinking are in the prompts.
+        on_text: As for :func:`answer`; with one prompt only.
+        seeds: As for ``generate_answers``.
+    """
+    version, tokenizer = loaded.processor.version, loaded.processor.tokenizer
+    opening = THINK_OPENING if thinking_setting(version, settings.enable_thinking) else ""
     if on_text is not None and opening:
         on_text(opening)
     ends = loaded.end_token_ids()
@@ -127,5 +147,6 @@ def _generate(
         options=settings.options(version),
         end_ids=ends,
         streamer=None if on_text is None else _CallingStreamer(loaded, on_text),
+        seeds=seeds,
     )
-    return [opening + decode_answer(processor.tokenizer, row, ends) for row in rows]
+    return [opening + decode_answer(tokenizer, row, ends) for row in rows]

@@ -21,7 +21,7 @@ from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.models.versions import Version
 from minicpmv.processing.processor import MiniCPMVProcessor
 
-__all__ = ["LoadedModel", "base_of_adapter", "find_version", "load_model"]
+__all__ = ["LoadedModel", "base_of_adapter", "default_device", "find_version", "load_model"]
 
 _ADAPTER_CONFIG = "adapter_config.json"
 
@@ -78,6 +78,11 @@ def base_of_adapter(path: str | Path) -> str | None:
     return base
 
 
+def default_device(device: str | torch.device | None = None) -> torch.device:
+    """Return the device that was asked for; if none was, the first GPU if there is one, else the CPU."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def find_version(path: str | Path) -> Version:
     """Tell which release a model directory, a name on the hub or an adapter is of, without loading weights.
 
@@ -111,7 +116,7 @@ def load_model(
         CheckpointError: There is no model at ``path``, or the adapter's base is missing or another model.
     """
     base, adapter = _locate(path)
-    target = torch.device(device) if device is not None else _default_device()
+    target = default_device(device)
     if dtype is None and target.type == "cpu":
         dtype = torch.float32
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype if dtype is not None else "auto")
@@ -145,10 +150,6 @@ def _not_ours(base: str, found: object) -> CheckpointError:
     return CheckpointError(
         f"{base}: found a {type(found).__name__}, expected a MiniCPM-V model\n  fix: name a MiniCPM-V directory"
     )
-
-
-def _default_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _looks_like_a_path(name: str) -> bool:

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from minicpmv.errors import UsageError
+from minicpmv.models.own_randomness import DrawRowByRow, warpers
 from minicpmv.models.versions import Version
 
 __all__ = [
@@ -90,7 +91,13 @@ def end_token_ids(tokenizer: Any, version: Version) -> list[int]:
 # backward pass can use.
 @torch.no_grad()
 def generate_answers(
-    model: Any, inputs: Mapping[str, Any], *, options: Mapping[str, Any], end_ids: Sequence[int], streamer: Any = None
+    model: Any,
+    inputs: Mapping[str, Any],
+    *,
+    options: Mapping[str, Any],
+    end_ids: Sequence[int],
+    streamer: Any = None,
+    seeds: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Draw one answer for each row.
 
@@ -102,6 +109,8 @@ def generate_answers(
             model is given embeddings and so never sees the prompt's ids.
         end_ids: Where an answer ends.
         streamer: Gets each token as it is drawn.
+        seeds: One for each row, where tokens are drawn at random: a row's are then drawn with random numbers of its
+            own, so that they do not depend on the other rows. Not for beams.
 
     Returns:
         The new tokens of each row, end tokens and padding included.
@@ -112,6 +121,10 @@ def generate_answers(
     if penalty != 1.0:
         own = RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=length)
         settings["logits_processor"] = [*(settings.get("logits_processor") or []), own]
+    if seeds is not None and settings["do_sample"]:
+        given = settings.get("logits_processor") or []
+        settings["logits_processor"] = [*given, *warpers(settings), DrawRowByRow(seeds)]
+        settings |= {name: _UNSET[name] for name in ("do_sample", "temperature", "top_k", "top_p")}
     generated = model.generate(**inputs, **settings, streamer=streamer)
     return generated[:, length:].tolist()
 

@@ -307,3 +307,42 @@ def test_no_place_is_worded_for_sound_records(monkeypatch: pytest.MonkeyPatch) -
     record = RawRecord(source="train.json", index=0, line=1, value=with_messages(*messages, image="a.png"))
     assert not list(RecordChecker().check(record))
     assert not list(find_text_oddities(record))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        with_messages(USER),
+        with_messages(SYSTEM, USER),
+        with_texts("Why?", "So.", "And?"),
+        with_texts("<image>\nWhy?", image="a.png"),
+        with_texts("Why?", "So."),
+        with_texts("Why?", "<think>\nHm.\n</think>\n\nSo.", "And?", "<think>\nHm.\n</think>\n\nYes."),
+    ],
+)
+def test_a_record_that_is_only_asked_may_end_with_the_question(record: dict[str, Any]) -> None:
+    assert not asked_problems(record)
+
+
+@pytest.mark.parametrize(
+    ("record", "code", "found", "expected"),
+    [
+        (with_messages(), "D116", "no message", "at least a question"),
+        (with_messages(SYSTEM), "D123", "the role 'system' at the end", "'user'"),
+        (with_messages(ASSISTANT), "D123", "the role 'assistant'", "'user'"),
+        (with_texts("<image><image>\nWhy?", image="a.png"), "D133", None, None),
+        (with_texts(" "), "D127", "white space only", "text or a placeholder such as <image>"),
+    ],
+)
+def test_what_is_asked_is_judged_otherwise_as_what_is_trained(
+    record: dict[str, Any], code: str, found: str | None, expected: str | None
+) -> None:
+    (problem,) = asked_problems(record)
+    assert problem.code == code
+    assert found in (None, problem.found)
+    assert expected in (None, problem.expected)
+
+
+def asked_problems(value: dict[str, Any]) -> list[Problem]:
+    checker = RecordChecker(version=VERSIONS["4.5"], for_training=False)
+    return list(checker.check(RawRecord(source="train.json", index=0, line=2, value=value)))

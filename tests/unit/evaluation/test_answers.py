@@ -8,7 +8,7 @@ from minicpmv.evaluation.answers import Prediction, exact_match
 
 
 def prediction(said: str, known: str) -> Prediction:
-    return Prediction(id=0, question="What is it?", answer=said, reference=known)
+    return Prediction(index=0, id=0, question="What is it?", answer=said, reference=known)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,191 @@
+"""``minicpmv predict``: a model's answers to all questions of a data file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minicpmv.cli.model_options import add_model_options, answer_length, open_model, positive_int
+from minicpmv.errors import UsageError
+
+if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
+    from minicpmv.data.loading import Records
+    from minicpmv.inference.generation import GenerationSettings
+
+__all__ = ["NAME", "SUMMARY", "run"]
+
+NAME = "predict"
+SUMMARY = "let a model answer every record of a data file"
+
+_EXAMPLES = """examples:
+  minicpmv predict output/lora questions.jsonl --output predictions.jsonl
+  minicpmv predict output/lora questions.jsonl --output drawn.jsonl --sample --seed 1 --batch-tokens 32768
+"""
+_BATCH_SIZE = 16
+_SEED = 0
+_NEEDS_SAMPLE = ("temperature", "top_p", "top_k", "seed")
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"minicpmv {NAME}",
+        description="Ask a model the last question of every record and write one line of JSON for each, in the order "
+        "of DATA: index, id, question, answer and, where the record ends with an answer, that as the reference. The "
+        "same command goes on where it was interrupted or killed.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model_options(parser, max_new_tokens=1024, with_thoughts=2048)
+    parser.add_argument("data", metavar="DATA", help="records as for training; they may end with a question")
+    parser.add_argument("--output", required=True, metavar="FILE", help="where answers are written, as JSON Lines")
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished FILE, or answers of another run")
+    parser.add_argument("--image-root", metavar="DIR", help="folder of relative image paths (default: DATA's own)")
+    parser.add_argument(
+        "--batch-size",
+        type=positive_int,
+        metavar="N",
+        help=f"most records answered at once (default: {_BATCH_SIZE}; any number with --batch-tokens)",
+    )
+    parser.add_argument(
+        "--batch-tokens",
+        type=positive_int,
+        metavar="N",
+        help="most tokens answered at once: records x (longest prompt + longest answer), which is what memory goes by; "
+        "a longer record is answered alone",
+    )
+    parser.add_argument("--sample", action="store_true", help="draw tokens at random, as the released chat() does")
+    parser.add_argument("--temperature", type=_positive, metavar="T", help="with --sample (default: 0.7)")
+    parser.add_argument("--top-p", type=_share, metavar="P", help="with --sample (default: 0.8; 1 with --thinking)")
+    parser.add_argument(
+        "--top-k", type=positive_int, metavar="K", help="with --sample (default: 100; 50 with thinking)"
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=_positive,
+        metavar="R",
+        help="above 1 makes tokens answered before less likely (default: 1; with --sample the released chat()'s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help=f"with --sample: the same N, the same answers (default: {_SEED})"
+    )
+    return parser
+
+
+def _positive(text: str) -> float:
+    return _number(text, float("inf"), "expected a number above 0")
+
+
+def _share(text: str) -> float:
+    return _number(text, 1, "expected a number above 0 and at most 1")
+
+
+def _number(text: str, most: float, expected: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not (0 < value <= most and value < float("inf")):
+        raise argparse.ArgumentTypeError(f"found {text!r}, {expected}")
+    return value
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Read the data, answer what is not answered yet, and write the file."""
+    parser = _build_parser()
+    options = parser.parse_intermixed_args(arguments)
+    for name in _NEEDS_SAMPLE:
+        if getattr(options, name) is not None and not options.sample:
+            parser.error(f"--{name.replace('_', '-')} needs --sample: without it the likeliest token is always taken")
+    if options.batch_size is None and options.batch_tokens is None:
+        options.batch_size = _BATCH_SIZE
+
+    from minicpmv.inference.answer_file import check_output, check_place
+    from minicpmv.inference.generation import GenerationSettings
+
+    check_place(Path(options.output))
+    settings = GenerationSettings(
+        max_new_tokens=answer_length(options),
+        sample=options.sample,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        repetition_penalty=options.repetition_penalty,
+        max_slice_nums=options.max_slice_nums,
+        enable_thinking=options.thinking,
+    )
+    records, identity = _read(options, settings)
+    if check_output(Path(options.output), identity, overwrite=options.overwrite):
+        print(f"{options.output} holds this run's answers to all {len(records):,} records: nothing to do")
+        return 0
+    _answer(options, settings, records, identity)
+    return 0
+
+
+def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[Records, dict[str, Any]]:
+    """Check the data; return the records, and what their answers will depend on."""
+    from minicpmv.data.contents import open_source
+    from minicpmv.data.file_state import FileStates
+    from minicpmv.data.loading import Records, check_records
+    from minicpmv.errors import DataError
+    from minicpmv.inference.identity import describe_identity
+    from minicpmv.inference.loading import default_device, find_version
+
+    version = find_version(options.model)
+    raw, content = open_source(options.data)
+    images = FileStates()
+    checked = check_records(raw, image_root=options.image_root, version=version, states=images, for_training=False)
+    if checked.problems:
+        raise DataError([problem for _, problem in checked.problems])
+    identity = describe_identity(
+        model=options.model,
+        data=options.data,
+        content=content,
+        images=images,
+        settings=settings,
+        seed=_SEED if options.seed is None else options.seed,
+        batch_size=options.batch_size,
+        max_batch_tokens=options.batch_tokens,
+        device=default_device(options.device),
+        dtype=options.dtype,
+    )
+    return Records(raw, checked.sizes, image_root=options.image_root), identity
+
+
+def _answer(
+    options: argparse.Namespace, settings: GenerationSettings, records: Records, identity: dict[str, Any]
+) -> None:
+    import torch
+    from tqdm import tqdm
+
+    from minicpmv.inference.answer_file import PartialAnswers
+    from minicpmv.inference.predicting import Predictor
+
+    predictor = Predictor(open_model(options), records, settings=settings, seed=identity["seed"])
+    batches = predictor.plan(batch_size=options.batch_size, max_batch_tokens=options.batch_tokens)
+    with (
+        PartialAnswers(Path(options.output), identity, records=records, batches=batches) as answers,
+        tqdm(total=len(records), unit=" records", disable=not sys.stderr.isatty()) as bar,
+    ):
+        before = sum(map(len, batches[: answers.num_done]))
+        bar.update(before)
+        begun = time.monotonic()
+        for batch in batches[answers.num_done :]:
+            try:
+                answers.add(predictor.answer(batch.tolist()))
+            except torch.OutOfMemoryError as error:
+                raise UsageError(
+                    f"--batch-size: found too little memory for {len(batch)} record(s) at once "
+                    f"({str(error).splitlines()[0]}), expected room for them\n"
+                    "  fix: give a smaller --batch-size, --batch-tokens, --max-new-tokens or --max-slice-nums"
+                ) from error
+            bar.update(len(batch))
+        seconds = time.monotonic() - begun
+        answers.finish()
+    new = len(records) - before
+    earlier = f" ({before:,} more had been answered before)" if before else ""
+    rate = f" in {seconds:,.1f} s, {new / max(seconds, 1e-9):,.1f} records/s" if new else ""
+    print(f"answered {new:,} records{rate}{earlier}: {options.output}")

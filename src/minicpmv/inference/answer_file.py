@@ -1,0 +1,301 @@
+"""The file that answers are written to, whole or not at all, and beside it what is there before it is whole.
+
+``OUTPUT.partial`` begins with a line that says which run its answers are of. Behind it stand the answers of the batches
+that are done, each as it will stand in the end, behind a digest of the state of its image files. Whatever kills the
+process, the same run goes on behind the last batch that is whole and whose images are what they were. So its batches,
+and therefore its answers, are those of a run that nothing has disturbed, and an image may be mended on the way.
+``OUTPUT.run.json`` says which run made the file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minicpmv.data.embedded import is_embedded
+from minicpmv.data.file_state import FileState
+from minicpmv.data.records import Record
+from minicpmv.errors import UsageError
+from minicpmv.inference.identity import describe_differences
+from minicpmv.inference.predicting import Prediction
+from minicpmv.training.json_files import write_json
+
+__all__ = ["PartialAnswers", "check_output", "check_place"]
+
+_STATE_DIGITS = 16
+
+
+def check_place(output: Path) -> None:
+    """Make sure that a file can be there.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if output.is_dir() or not output.parent.is_dir():
+        found = "a folder" if output.is_dir() else f"no folder {str(output.parent)!r}"
+        raise UsageError(f"--output {output}: found {found}, expected the name of a file\n  fix: correct the path")
+
+
+def check_output(output: Path, run: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Tell whether there is nothing left to do, before the model is loaded.
+
+    Args:
+        output: The file.
+        run: What its answers shall be of, from ``describe_identity``.
+        overwrite: Whether a finished file, or answers of another run, may be replaced.
+
+    Raises:
+        UsageError: They are there and may not.
+    """
+    if overwrite:
+        return False
+    if output.exists():
+        made = _read_json(_proof(output))
+        if made is None:
+            found = "a file, and nothing that says what made it"
+        elif made["run"] != run:
+            found = f"a file of another run: {describe_differences(made['run'], run)}"
+        elif made["sha256"] != _digest(output):
+            found = "a file that was changed since it was made"
+        else:
+            _partial(output).unlink(missing_ok=True)  # of a process that was killed as the last thing it did
+            return True
+        raise UsageError(f"--output {output}: found {found}, expected none\n  fix: name another file, or --overwrite")
+    _check_partial(output, run)
+    return False
+
+
+def _check_partial(output: Path, run: Mapping[str, Any]) -> None:
+    path = _partial(output)
+    try:
+        with path.open("rb") as file:
+            line, has_answers = file.readline(), bool(file.read(1))
+    except FileNotFoundError:
+        return
+    if not line.endswith(b"\n"):  # killed as the first thing it did
+        return
+    header = _parse(line)
+    if header is not None and not has_answers:  # nothing is lost
+        return
+    if header is None or not isinstance(header.get("run"), dict):
+        found = "no line that says which run its answers are of"
+    elif header["run"] != _of_all_batches(run):
+        found = f"answers of another run: {describe_differences(header['run'], _of_all_batches(run))}"
+    else:
+        return
+    raise UsageError(
+        f"{path}: found {found}; expected this run's\n"
+        "  fix: give the options of before to go on with it, name another --output, or start anew with --overwrite"
+    )
+
+
+class PartialAnswers:
+    """Answers of the batches that are done. To be used in a ``with`` statement, by one process at a time.
+
+    Args:
+        output: The file to be made.
+        run: As for ``check_output``, which has looked at what is there.
+        records: That are answered.
+        batches: Positions of the records of each batch, in the order in which they are answered.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        run: Mapping[str, Any],
+        *,
+        records: Sequence[Record],
+        batches: Sequence[NDArray[np.int64]],
+    ) -> None:
+        self._output = output
+        self._run = dict(run)
+        self._records = records
+        self._batches = batches
+        self._starts = np.zeros(len(records), dtype=np.int64)
+        """Where each record's answer begins in the partial file, in bytes."""
+        self.num_done = 0
+        """Batches."""
+        self._open = ExitStack()
+
+    def __enter__(self) -> PartialAnswers:
+        with ExitStack() as stack:
+            with _refused(self._output):
+                # Unbuffered: what a full disk refuses is not tried again.
+                self._file = stack.enter_context(_partial(self._output).open("a+b", buffering=0))
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UsageError(
+                    f"{_partial(self._output)}: found another process that writes it, expected none\n"
+                    "  fix: wait for that process, or name another --output"
+                ) from error
+            self._recall()
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._open.close()
+
+    def add(self, predictions: Sequence[Prediction]) -> None:
+        """Write down the next batch; when this returns, killing the process does not lose it.
+
+        Raises:
+            UsageError: The disk is full, or fails.
+        """
+        start = self._file.seek(0, os.SEEK_END)
+        content = b""
+        for prediction in predictions:
+            answer = asdict(prediction)
+            if prediction.reference is None:
+                del answer["reference"]
+            content += _state(self._records[prediction.index]) + b" "
+            self._starts[prediction.index] = start + len(content)
+            content += _line(answer)
+        self._write(content)
+        self.num_done += 1
+
+    def finish(self) -> None:
+        """Write the whole file in the order of the records, in one step, and remove the partial one.
+
+        Raises:
+            UsageError: The disk is full, or fails.
+        """
+        assert self.num_done == len(self._batches), "answers are missing"
+        aside = self._output.with_name(f".{self._output.name}.tmp")
+        with _refused(self._output):
+            try:
+                digest = self._write_in_order(aside)
+                # Before the file, so that a finished file is never without it. Killed in between, the run goes on here.
+                made = {"run": self._run, "records": len(self._records), "sha256": digest}
+                write_json(_proof(self._output), made)
+                os.replace(aside, self._output)
+            finally:
+                aside.unlink(missing_ok=True)  # half of one on a full disk
+        _partial(self._output).unlink()
+
+    def _recall(self) -> None:
+        """Find the batches that are whole, and cut off what stands behind them."""
+        with _partial(self._output).open("rb") as file:
+            line = file.readline()
+            header = _parse(line)
+            if header is None or header.get("run") != _of_all_batches(self._run):
+                self._file.truncate(0)
+                self._write(_line({"run": _of_all_batches(self._run)}))
+                return
+            end = len(line)
+            for batch in self._batches:
+                starts = self._find_batch(file, batch)
+                if starts is None:
+                    break
+                self._starts[batch] = starts
+                self.num_done, end = self.num_done + 1, file.tell()
+        self._file.truncate(end)
+
+    def _find_batch(self, file: BinaryIO, batch: NDArray[np.int64]) -> list[int] | None:
+        """Return where each answer of a batch begins; None unless all are there, whole, and of the images of today."""
+        starts: list[int] = []
+        for index in batch.tolist():
+            state = file.read(_STATE_DIGITS + 1)
+            starts.append(file.tell())
+            answer = _parse(file.readline())
+            if answer is None or answer.get("index") != index or state[:-1] != _state(self._records[index]):
+                return None
+        return starts
+
+    def _write(self, content: bytes) -> None:
+        left = memoryview(content)
+        with _refused(self._output):
+            while left:
+                left = left[self._file.write(left) :]
+
+    def _write_in_order(self, path: Path) -> str:
+        """Write every answer, and return the file's digest."""
+        digest = hashlib.sha256()
+        with _partial(self._output).open("rb") as answers, path.open("wb") as file:
+            for start in self._starts.tolist():
+                answers.seek(start)
+                line = answers.readline()
+                digest.update(line)
+                file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        return digest.hexdigest()
+
+
+@contextmanager
+def _refused(output: Path) -> Iterator[None]:
+    """Word what a disk says."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"--output {output}: found a disk that does not take the answers ({error.strerror}), expected room for them"
+            "\n  fix: make room; the same command goes on where this one ended"
+        ) from error
+
+
+def _state(record: Record) -> bytes:
+    """Digest the sizes and times of change of a record's image files."""
+    states = [_look(image) for image in record.images if isinstance(image, str) and not is_embedded(image)]
+    return hashlib.sha256(repr(states).encode()).hexdigest()[:_STATE_DIGITS].encode()
+
+
+def _look(path: str) -> FileState | None:
+    try:
+        return FileState.of(path)
+    except OSError:  # opening it says what is wrong
+        return None
+
+
+def _of_all_batches(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what is looked at batch by batch."""
+    return {name: value for name, value in run.items() if name != "images"}
+
+
+def _partial(output: Path) -> Path:
+    return output.with_name(f"{output.name}.partial")
+
+
+def _proof(output: Path) -> Path:
+    return output.with_name(f"{output.name}.run.json")
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    # Half of a surrogate pair, which UTF-8 cannot write, becomes the escape that JSON has for it.
+    return json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Read a line; None if it is torn."""
+    try:
+        content = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    is_ours = isinstance(content, dict) and isinstance(content.get("run"), dict) and "sha256" in content
+    return content if is_ours else None
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
