@@ -14,6 +14,7 @@ from minicpmv import __version__
 from minicpmv.cli import (
     chat_command,
     check_command,
+    compare_command,
     convert_command,
     demo_command,
     estimate_command,
@@ -36,6 +37,7 @@ _COMMANDS = {
         train_command,
         chat_command,
         eval_command,
+        compare_command,
         show_command,
         convert_command,
         demo_command,
