@@ -107,7 +107,8 @@ def run(arguments: Sequence[str]) -> int:
             scores = scorer.add(sample)
             if file is not None:
                 write_line(file, {**line, "scores": scores})
-    _print(options, metrics, scorer.results(), scorer.num_records)
+        results = scorer.results()
+    _print(options, metrics, results, scorer.num_records)
     return 0
 
 

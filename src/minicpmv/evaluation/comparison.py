@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from minicpmv.errors import UsageError
-from minicpmv.evaluation.metrics.base import Metric, Sample
+from minicpmv.evaluation.metrics.base import MeanMetric, Metric, Sample
 from minicpmv.evaluation.resampling import (
     BLOCK,
     NUM_DRAWS,
@@ -192,7 +192,7 @@ def _difference(
     value, other = metric.value(ours.sum(axis=0).tolist()), metric.value(theirs.sum(axis=0).tolist())
     gain = (scores[1] - scores[0]) * (1 if metric.higher_is_better else -1)
     num_better, num_worse = int((gain > 0).sum()), int((gain < 0).sum())
-    is_binary = bool(np.isin(np.concatenate(scores), (0.0, 1.0)).all()) and ours.shape[1] == 2
+    is_binary = isinstance(metric, MeanMetric) and bool(np.isin(np.concatenate(scores), (0.0, 1.0)).all())
     return Difference(
         first=value,
         second=other,
