@@ -185,7 +185,7 @@ def test_metrics_are_those_that_both_files_have_scores_of(capsys: pytest.Capture
     ],
 )
 def test_files_of_other_records_are_refused(
-    second: list[str], more: dict[str, str], message: str, capsys: pytest.CaptureFixture[str]
+    second: list[str], more: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = write("a.jsonl", ["yes", "no"])
     assert message in refused(["compare", first, write("b.jsonl", second, **more)], capsys)

@@ -55,6 +55,12 @@ def test_interval_is_that_of_the_binomial() -> None:
     assert found.high == pytest.approx(0.549, abs=0.008)
 
 
+def test_sets_that_are_drawn_without_a_record_do_not_count() -> None:
+    """Of one record every third set has none."""
+    found = score_all(find_metrics(["exact_match"]), binary(1, 0)).results()["exact_match"]
+    assert (found.low, found.value, found.high) == (1, 1, 1)
+
+
 def test_seed_decides_the_interval() -> None:
     def interval(seed: int) -> tuple[float, float]:
         scorer = Scorer(find_metrics(["exact_match"]), seed=seed)

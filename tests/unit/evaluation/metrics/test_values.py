@@ -76,7 +76,7 @@ def test_vqa_accuracy_needs_others_who_could_agree() -> None:
     ("answer", "references", "similarity"),
     [
         ("bus", ["bus", "Bus stop"], 1.0),
-        ("buss", ["bus"], 0.75),
+        ("busk", ["bus"], 0.75),
         ("Coca Cola", ["coca-cola", "pepsi"], 0.8888888888888888),
         ("abcd", ["abxy"], 0.0),
         ("abcde", ["abxye"], 0.6),
