@@ -44,6 +44,8 @@ except SystemExit:
         ["demo", "-h"],
         ["check", "-h"],
         ["estimate", "-h"],
+        ["compare", "-h"],
+        ["eval", "--metrics", "list"],
         ["explain"],
     ],
 )
@@ -67,6 +69,8 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         "minicpmv.data.conversion",
         "minicpmv.data.survey",
         "minicpmv.data.report",
+        "minicpmv.evaluation.comparison",
+        "minicpmv.evaluation.scores",
         "minicpmv.cli.main",
     ],
 )

@@ -35,7 +35,9 @@ _EXTRA = {
     "full": f"{_RATES} --save_dtype float32",
     "LoRA": f"{_RATES} --use_lora --lora_r 8 --lora_dropout 0",
 }
-_ASKED = "--eval_strategy steps --eval_steps 10 --eval_samples 2 --eval_sample_tokens 4 --eval_data_path"
+# Three records for two processes: one has a batch more.
+_MEASURED = "--eval_on_start true --eval_metrics cer,cider --eval_metrics_records 3 --eval_max_new_tokens 4"
+_ASKED = f"--eval_strategy steps --eval_steps 10 --eval_samples 2 --eval_sample_tokens 4 {_MEASURED} --eval_data_path"
 _SAVED = {"full": "model.safetensors", "LoRA": "adapter_model.safetensors"}
 
 

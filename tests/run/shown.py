@@ -1,4 +1,4 @@
-"""Compares what two runs of the same training have shown: norms of parts, throughput, samples."""
+"""Compares what two runs of the same training have shown: norms of parts, throughput, samples, metrics of answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.run.training import read_run, read_samples
 
-__all__ = ["check_norms_of_parts", "check_samples", "check_throughput"]
+__all__ = ["check_metrics", "check_norms_of_parts", "check_samples", "check_throughput"]
 
 # Measured, at most: 1.8e-4 of a norm over ten steps. A process whose share is left out changes it by a tenth and more.
 _NORM = 1e-3
@@ -28,11 +28,21 @@ def check_norms_of_parts(output: Path, reference: Path) -> None:
 
 def check_throughput(output: Path, reference: Path, *, processes: int) -> None:
     """Of the same step, records and tokens are counted over all processes, operations for each."""
-    ours, theirs = (read_run(run)["log"][0] for run in (output, reference))
+    ours, theirs = (next(entry for entry in read_run(run)["log"] if "loss" in entry) for run in (output, reference))
     for name, divisor in (("samples_per_second", 1), ("tflops_per_second", processes)):
         ratio = theirs[name] / theirs["tokens_per_second"] / divisor
         # The resampler projects its queries once in a batch: four times here, once in the reference.
         assert ours[name] / ours["tokens_per_second"] == pytest.approx(ratio, rel=0.02)
+
+
+def check_metrics(output: Path, reference: Path) -> None:
+    """Before the first step answers are worth the same, however records and weights are divided."""
+    ours, theirs = (next(entry for entry in read_run(run)["log"] if "eval_cer" in entry) for run in (output, reference))
+    assert ours["step"] == 0
+    assert ours["eval_cer"] > 0
+    assert {name: ours[name] for name in ("eval_cer", "eval_cider")} == pytest.approx(
+        {name: theirs[name] for name in ("eval_cer", "eval_cider")}
+    )
 
 
 def check_samples(output: Path, reference: Path, *, steps: list[int]) -> None:

@@ -104,6 +104,16 @@ def test_keys_that_are_left_out_are_named(capsys: pytest.CaptureFixture[str]) ->
     assert "left out, because nothing here reads them: the keys model, source" in capsys.readouterr().err
 
 
+def test_references_are_kept_and_their_boxes_rewritten_too() -> None:
+    save_picture(Path("a.png"), 400, 200)
+    box = "<box>20 30 200 100</box>"
+    fields = {"image": "a.png", "conversations": conversation("Where?", box), "references": [box, "There."]}
+    data = write_data(Path("boxes.json"), [fields])
+    assert main(["convert", data, "--pixel-boxes", "--output", "out.jsonl"]) == 0
+    (record,) = load_records("out.jsonl")
+    assert record.references == ("<box>50 150 500 500</box>", "There.")
+
+
 def test_problems_of_all_files_are_named_and_nothing_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     data = make_data()
     Path("lines.jsonl").write_text('{"id" 1}\n{"id": "x", "conversations": []}\n')

@@ -12,7 +12,7 @@ import pytest
 
 from minicpmv.training.manifest import read_manifest
 from tests.run import engines
-from tests.run.shown import check_norms_of_parts, check_samples, check_throughput
+from tests.run.shown import check_metrics, check_norms_of_parts, check_samples, check_throughput
 from tests.run.training import losses, read_run, same_bytes
 
 Train = Callable[[str, str], Path]
@@ -68,6 +68,7 @@ def test_two_processes_are_one(engine: str, kind: str, trained: Train) -> None:
     check_norms_of_parts(ours, theirs)
     check_throughput(ours, theirs, processes=2)
     check_samples(ours, theirs, steps=[0, engines.STEPS])
+    check_metrics(ours, theirs)
 
 
 def test_fsdp_goes_on_from_a_checkpoint_as_if_uninterrupted(data: str, trained: Train, tmp_path: Path) -> None:

@@ -35,12 +35,12 @@ def test_counts_the_answers_that_agree_and_writes_all_of_them(tmp_path: Path) ->
     output = tmp_path / "predictions.jsonl"
     done = minicpmv("eval", MODEL, data, "--max-new-tokens", "12", "--batch-size", "2", "--output", output, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"exact_match": 2 / 3, "exact": 2, "records": 3}
+    assert json.loads(done.stdout).items() >= {"exact_match": 2 / 3, "exact": 2, "records": 3}.items()
     lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-    assert [(line["id"], line["exact"], line["reference"]) for line in lines] == [
-        ("r0", True, right),
-        ("r1", False, "A cat."),
-        ("r2", True, right),
+    assert [(line["id"], line["scores"]["exact_match"], line["reference"]) for line in lines] == [
+        ("r0", 1, right),
+        ("r1", 0, "A cat."),
+        ("r2", 1, right),
     ]
     assert {line["question"] for line in lines} == {QUESTION}
 

@@ -1,61 +1,166 @@
-"""``minicpmv eval``: how many of a data file's answers a model gives word for word."""
+"""``minicpmv eval``: what a model's answers are worth beside the known ones."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 from minicpmv.cli.model_options import add_model_options, answer_length, open_model, positive_int
+from minicpmv.cli.output_file import check_output
 from minicpmv.errors import UsageError
+
+if TYPE_CHECKING:  # for annotations only: numpy is left to the command's body
+    from minicpmv.evaluation.metrics.base import Metric, Sample
+    from minicpmv.evaluation.scores import Result
 
 __all__ = ["NAME", "SUMMARY", "run"]
 
 NAME = "eval"
 SUMMARY = "measure a model on records with known answers"
 
+_DEFAULT = "exact_match"
+
 _EXAMPLES = """examples:
-  minicpmv eval output/lora heldout.json --output predictions.jsonl
-  minicpmv eval output/lora heldout.json --blank-images
+  minicpmv eval output/lora heldout.json --metrics anls,exact_match --output scores.jsonl
+  minicpmv eval --predictions predictions.jsonl --metrics rouge_l,cider
 """
+
+_OF_THE_MODEL = (
+    ("image_root", "--image-root"),
+    ("batch_size", "--batch-size"),
+    ("blank_images", "--blank-images"),
+    ("model_max_length", "--model-max-length"),
+    ("device", "--device"),
+    ("dtype", "--dtype"),
+    ("max_new_tokens", "--max-new-tokens"),
+    ("thinking", "--thinking"),
+    ("max_slice_nums", "--max-slice-nums"),
+)
+"""What a file of answers cannot be asked."""
 
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"minicpmv {NAME}",
-        description="Ask a model for the last answer of every record and count those that it gives word for word. "
-        "Thoughts before an answer do not count.",
+        usage=f"minicpmv {NAME} [-h] (MODEL DATA | --predictions FILE) [options]",
+        description="Ask a model for the last answer of every record, or read its answers from a file, and measure "
+        "them. Without --metrics, count the answers that agree word for word. Thoughts before an answer do not count.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_model_options(parser, max_new_tokens=64, with_thoughts=2048)
-    parser.add_argument("data", metavar="DATA", help="file of records, as for training")
+    add_model_options(parser, max_new_tokens=64, with_thoughts=2048, is_optional=True)
+    parser.add_argument("data", metavar="DATA", nargs="?", help="file of records, as for training")
+    parser.add_argument(
+        "--predictions", metavar="FILE", help="measure the answers in this file, which `minicpmv predict` wrote"
+    )
+    parser.add_argument(
+        "--metrics",
+        metavar="NAME,...",
+        help=f"what is measured, with 95%% intervals (default: {_DEFAULT}, as one line); `--metrics list` lists all",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the intervals (default: %(default)s)")
     parser.add_argument("--image-root", metavar="DIR", help="folder of relative image paths (default: DATA's own)")
-    parser.add_argument("--batch-size", type=positive_int, default=16, metavar="N", help="default: %(default)s")
-    parser.add_argument("--output", metavar="FILE", help="write every answer beside the known one, as JSON Lines")
+    parser.add_argument("--batch-size", type=positive_int, metavar="N", help="default: 16")
+    parser.add_argument(
+        "--output", metavar="FILE", help="write every answer with the known one and its scores, as JSON Lines"
+    )
     parser.add_argument(
         "--blank-images",
         action="store_true",
         help="show grey pictures instead: what the model answers without seeing",
+    )
+    parser.add_argument(
+        "--model-max-length",
+        type=positive_int,
+        metavar="N",
+        help="for loss and perplexity: as training's --model_max_length (default: 2048)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as one line of JSON")
     return parser
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Read the data, answer it, print the share of exact answers."""
-    options = _build_parser().parse_intermixed_args(arguments)
+    """Answer or read, measure record by record, print the values."""
+    parser = _build_parser()
+    options = parser.parse_intermixed_args(arguments)
+    from minicpmv.evaluation.metrics.registry import find_metrics, split_names
+
+    if options.metrics == "list":
+        _print_metrics()
+        return 0
+    _check_usage(parser, options)
+    metrics = find_metrics(split_names(_DEFAULT if options.metrics is None else options.metrics))
+    if options.output:
+        check_output(options.output, options.data, options.predictions)
+    lines = _read(options, metrics) if options.predictions else _ask(options, metrics)
+
+    from minicpmv.evaluation.score_files import open_replacing, write_line
+    from minicpmv.evaluation.scores import Scorer
+
+    scorer = Scorer(metrics, seed=options.seed)
+    with open_replacing(options.output) if options.output else nullcontext() as file:
+        for line, sample in lines:
+            scores = scorer.add(sample)
+            if file is not None:
+                write_line(file, {**line, "scores": scores})
+        results = scorer.results()
+    _print(options, metrics, results, scorer.num_records)
+    return 0
+
+
+def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.predictions:
+        given = [flag for name, flag in _OF_THE_MODEL if getattr(options, name) != parser.get_default(name)]
+        given += [name for name, value in (("MODEL", options.model), ("DATA", options.data)) if value]
+        if given:
+            parser.error(f"--predictions: the answers are there already, so {', '.join(given)} can do nothing")
+    elif not options.data:
+        parser.error("expected MODEL and DATA, or --predictions FILE")
+
+
+def _print_metrics() -> None:
+    from minicpmv.evaluation.metrics.registry import describe_metrics
+
+    for name, description in describe_metrics():
+        print(f"{name:<20} {description}")
+
+
+def _read(options: argparse.Namespace, metrics: Sequence[Metric]) -> Iterator[tuple[Mapping[str, Any], Sample]]:
+    from minicpmv.evaluation.score_files import read_answers
+
+    first = [metric for metric in metrics if metric.sees_all_first]
+    for answered in read_answers(options.predictions) if first else ():
+        for metric in first:
+            metric.prepare(answered.sample)
+    for answered in read_answers(options.predictions):
+        yield answered.fields, answered.sample
+
+
+def _ask(options: argparse.Namespace, metrics: Sequence[Metric]) -> Iterator[tuple[Mapping[str, Any], Sample]]:
     from minicpmv.data.loading import load_records
 
+    if options.blank_images and not all(metric.needs_answers for metric in metrics):
+        raise UsageError(
+            "--blank-images: found beside loss or perplexity, which are measured on the pictures themselves\n"
+            "  fix: remove the one or the other"
+        )
+    if options.model_max_length and all(metric.needs_answers for metric in metrics):
+        raise UsageError("--model-max-length: found without loss or perplexity\n  fix: remove it, or add one of them")
     records = load_records(options.data, image_root=options.image_root)
     if not records:
         raise UsageError(f"{options.data}: found no record, expected at least one\n  fix: name a file with records")
     loaded = open_model(options)
 
-    from minicpmv.evaluation.answers import exact_match, predict
+    from minicpmv.evaluation.asking import ask, expected_of
     from minicpmv.inference.generation import GenerationSettings
+
+    for metric in metrics:
+        for record in records if metric.sees_all_first else ():
+            metric.prepare(expected_of(record))
 
     def report(done: int) -> None:
         if sys.stderr.isatty():
@@ -66,26 +171,42 @@ def run(arguments: Sequence[str]) -> int:
         max_slice_nums=options.max_slice_nums,
         enable_thinking=options.thinking,
     )
-    predictions = list(
-        predict(
-            loaded,
-            records,
-            batch_size=options.batch_size,
-            settings=settings,
-            blank_images=options.blank_images,
-            on_progress=report,
-        )
+    yield from ask(
+        loaded,
+        records,
+        metrics,
+        settings=settings,
+        batch_size=options.batch_size or 16,
+        max_length=options.model_max_length or 2048,
+        blank_images=options.blank_images,
+        on_progress=report,
     )
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    if options.output:
-        with open(options.output, "w", encoding="utf-8") as file:
-            for prediction in predictions:
-                line = asdict(prediction) | {"exact": prediction.is_exact}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    score, exact = exact_match(predictions), sum(prediction.is_exact for prediction in predictions)
+
+
+def _print(
+    options: argparse.Namespace, metrics: Sequence[Metric], results: Mapping[str, Result], num_records: int
+) -> None:
+    from minicpmv.evaluation.scores import shown
+
     if options.json:
-        print(json.dumps({"exact_match": score, "exact": exact, "records": len(predictions)}))
+        report: dict[str, Any] = {"records": num_records}
+        if _DEFAULT in results:
+            share = results[_DEFAULT]
+            report |= {"exact_match": share.value, "exact": round(share.value * share.num_records)}
+        report["metrics"] = {
+            name: {"value": found.value, "low": found.low, "high": found.high, "records": found.num_records}
+            for name, found in results.items()
+        }
+        print(json.dumps(report))
+    elif options.metrics is None:
+        share = results[_DEFAULT]
+        num_exact = round(share.value * share.num_records)
+        print(f"exact match {share.value:.1%} ({num_exact} of {share.num_records} records)")
     else:
-        print(f"exact match {score:.1%} ({exact} of {len(predictions)} records)")
-    return 0
+        print(f"{'metric':<20} {'value':>8}   {'95 % interval':<20} records")
+        for metric in metrics:
+            found = results[metric.name]
+            between = f"{shown(metric, found.low)} to {shown(metric, found.high)}"
+            print(f"{metric.name:<20} {shown(metric, found.value):>8}   {between:<20} {found.num_records:,}")

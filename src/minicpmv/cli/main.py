@@ -14,6 +14,7 @@ from minicpmv import __version__
 from minicpmv.cli import (
     chat_command,
     check_command,
+    compare_command,
     convert_command,
     demo_command,
     estimate_command,
@@ -38,6 +39,7 @@ _COMMANDS = {
         chat_command,
         predict_command,
         eval_command,
+        compare_command,
         show_command,
         convert_command,
         demo_command,

@@ -22,10 +22,15 @@ def positive_int(text: str) -> int:
     return value
 
 
-def add_model_options(parser: argparse.ArgumentParser, *, max_new_tokens: int, with_thoughts: int) -> None:
+def add_model_options(
+    parser: argparse.ArgumentParser, *, max_new_tokens: int, with_thoughts: int, is_optional: bool = False
+) -> None:
     """Add MODEL and what concerns loading it and its answers, whose longest length differs where thoughts count."""
     parser.add_argument(
-        "model", metavar="MODEL", help="directory of a base model, a fully tuned model or an adapter; or a hub name"
+        "model",
+        metavar="MODEL",
+        nargs="?" if is_optional else None,
+        help="directory of a base model, a fully tuned model or an adapter; or a hub name",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the first GPU, else the CPU)")
     parser.add_argument(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from collections.abc import Sequence
 
 from minicpmv.cli.model_options import positive_int
+from minicpmv.cli.output_file import check_output
 from minicpmv.errors import DataError, UsageError
 
 __all__ = ["NAME", "SUMMARY", "run"]
@@ -73,7 +73,7 @@ def _build_parser() -> argparse.ArgumentParser:
 def run(arguments: Sequence[str]) -> int:
     """Read and check the data, write the page of records without a problem, say where it is."""
     options = _build_parser().parse_args(arguments)
-    _check_output(options.output, options.data)
+    check_output(options.output, options.data)
     from minicpmv.data.dataset import ConversationDataset
     from minicpmv.data.survey import Survey
     from minicpmv.inference.loading import base_of_adapter, find_version
@@ -118,14 +118,3 @@ def run(arguments: Sequence[str]) -> int:
         command = shlex.join(["minicpmv", "check", options.data, "--model", options.model, *root])
         print(f"{num_records - num_sound} with problems, none of them there: `{command}` names them")
     return 0
-
-
-def _check_output(output: str, data: str) -> None:
-    """Refuse what would fail, or overwrite the data, only after all the work."""
-    folder = os.path.dirname(output) or "."
-    if not os.path.isdir(folder):
-        raise UsageError(f"--output: found no folder {folder!r}, expected one\n  fix: make it, or name another")
-    if os.path.isdir(output):
-        raise UsageError(f"--output: found {output!r}, a folder; expected a file to write\n  fix: add a file name")
-    if os.path.exists(output) and os.path.exists(data) and os.path.samefile(output, data):
-        raise UsageError(f"--output: found {output!r}, the data file itself\n  fix: name another file")

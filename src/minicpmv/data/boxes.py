@@ -1,4 +1,4 @@
-"""Boxes in pixels, rewritten as MiniCPM-V writes them: ``<ref>cat</ref><box>x1 y1 x2 y2</box>`` on a grid of 0 to 1000.
+"""Boxes as MiniCPM-V writes them, ``<ref>cat</ref><box>x1 y1 x2 y2</box>`` on a grid of 0 to 1000: made and read.
 
 Only marked boxes are touched: what stands in ``<box>...</box>``, and a bracketed list directly after ``</ref>``.
 Numbers in prose are left alone, since nothing says what they are.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["GRID", "BoxError", "scale_boxes"]
+__all__ = ["GRID", "Box", "BoxError", "find_boxes", "scale_boxes"]
 
 GRID = 1000
 """The far edge of an image, whatever its size, in the coordinates that the models were trained on."""
@@ -26,6 +26,10 @@ _FORMS = (
 )
 _BOX = re.compile(r"<box>(?P<inside>.*?)</box>|(?<=</ref>)(?P<bracket>\[[^\[\]<>]*\])", re.DOTALL)
 _OTHER_MARKS = re.compile(r"<(quad|point)>")
+
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
 
 
 class BoxError(ValueError):
@@ -65,9 +69,24 @@ def scale_boxes(text: str, image_sizes: Sequence[tuple[int, int]]) -> str:
     return scaled
 
 
-def _scale(inside: str, image_sizes: Sequence[tuple[int, int]]) -> str:
+def find_boxes(text: str) -> list[Box]:
+    """Read the boxes of a text, in the units that stand there; what is no box of four numbers is passed over.
+
+    >>> find_boxes("<ref>cat</ref><box>50 150 500 500</box> and <box>somewhere</box>")
+    [(50.0, 150.0, 500.0, 500.0)]
+    """
+    matches = (_match_numbers(match["inside"] or match["bracket"] or "") for match in _BOX.finditer(text))
+    boxes = (tuple(map(float, match.groups())) for match in matches if match)
+    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes]
+
+
+def _match_numbers(inside: str) -> re.Match[str] | None:
     forms = (form.fullmatch(inside.strip()) for form in _FORMS)
-    match = next((match for match in forms if match), None)
+    return next((match for match in forms if match), None)
+
+
+def _scale(inside: str, image_sizes: Sequence[tuple[int, int]]) -> str:
+    match = _match_numbers(inside)
     if match is None:
         raise BoxError(f"the box {inside!r}", "four numbers: x1 y1 x2 y2", "write the corners as four numbers")
     if len(image_sizes) != 1:

@@ -82,6 +82,7 @@ class RecordChecker:
         image_faults = list(check_image_value(record, fields.get("image")))
         yield from _check_keys(record, fields)
         yield from _check_id(record, fields.get("id"))
+        yield from _check_references(record, fields.get("references"))
         yield from image_faults
         if "conversations" not in fields:
             return
@@ -143,6 +144,20 @@ def _is_meant_as(name: str, key: str, aliases: tuple[str, ...]) -> bool:
 def _check_id(record: RawRecord, value: object) -> Iterator[Problem]:
     if value is not None and (isinstance(value, bool) or not isinstance(value, (str, int))):
         yield Problem("D113", record.where("id"), quote(value), "text or a whole number", "give the record another id")
+
+
+def _check_references(record: RawRecord, value: object) -> Iterator[Problem]:
+    """Yield a problem unless the answers that evaluation accepts are texts that can be written down."""
+    if value is None:
+        return
+    expected, fix = "a list of texts, each an answer that evaluation accepts", "write the texts, or rename the key"
+    if not isinstance(value, list) or not value:
+        found = "an empty list" if value == [] else _describe(value)
+        yield Problem("D129", record.where("references"), found, expected, fix)
+        return
+    for number, text in enumerate(cast("list[object]", value)):
+        if not isinstance(text, str) or any("\ud800" <= character <= "\udfff" for character in text):
+            yield Problem("D129", record.where(f"references[{number}]"), _describe(text), expected, fix)
 
 
 def check_image_value(record: RawRecord, value: object) -> Iterator[Problem]:

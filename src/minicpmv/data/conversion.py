@@ -28,7 +28,7 @@ from minicpmv.errors import DataError, Problem, UsageError
 
 __all__ = ["Conversion", "convert", "write_whole"]
 
-_KEPT = ("id", "image", "conversations")
+_KEPT = ("id", "image", "conversations", "references")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,14 +89,14 @@ def convert(
         image_dir=None if image_dir is None else Path(image_dir),
         pixel_boxes=pixel_boxes,
     )
-    talks: list[list[dict[str, str]]] = []
+    texts: list[dict[str, Any]] = []
     for record, of_images in zip(records, sizes, strict=True):
-        talk, wrong = _conversation(record, of_images, target)
-        talks.append(talk)
+        made, wrong = _texts(record, of_images, target)
+        texts.append(made)
         problems += wrong
     if problems:
         raise DataError(problems)
-    lines = [_line(record, talk, target) for record, talk in zip(records, talks, strict=True)]
+    lines = [_line(record, made, target) for record, made in zip(records, texts, strict=True)]
     write_whole(target.output, "".join(lines).encode())
     left_out = {key for record in records for key in _fields(record) if key not in _KEPT}
     return Conversion(num_records=len(lines), left_out=tuple(sorted(left_out)))
@@ -148,22 +148,31 @@ def _repeated_ids(records: Sequence[RawRecord]) -> Iterator[Problem]:
             yield Problem("D114", record.where("id"), f"the id of {other.where()} again", "every id once", fix)
 
 
-def _conversation(
-    record: RawRecord, sizes: Sequence[Size], target: _Target
-) -> tuple[list[dict[str, str]], list[Problem]]:
+def _texts(record: RawRecord, sizes: Sequence[Size], target: _Target) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the conversation, and the references if there are any, as the new file has them."""
     fields = _fields(record)
     problems: list[Problem] = []
-    talk: list[dict[str, str]] = []
-    for number, message in enumerate(fields["conversations"]):
-        text = message["content"]
-        if target.pixel_boxes:
-            try:
-                text = scale_boxes(text, sizes)
-            except BoxError as error:
-                where = record.where(f"conversations[{number}].content")
-                problems.append(Problem("D139", where, error.found, error.expected, error.fix))
-        talk.append({"role": message["role"], "content": text})
-    return talk, problems
+
+    def rewritten(text: str, field: str) -> str:
+        if not target.pixel_boxes:
+            return text
+        try:
+            return scale_boxes(text, sizes)
+        except BoxError as error:
+            problems.append(Problem("D139", record.where(field), error.found, error.expected, error.fix))
+            return text
+
+    made: dict[str, Any] = {
+        "conversations": [
+            {"role": message["role"], "content": rewritten(message["content"], f"conversations[{number}].content")}
+            for number, message in enumerate(fields["conversations"])
+        ]
+    }
+    if fields.get("references"):
+        made["references"] = [
+            rewritten(text, f"references[{number}]") for number, text in enumerate(fields["references"])
+        ]
+    return made, problems
 
 
 def _from_output(path: str | Path, target: _Target) -> str:
@@ -172,7 +181,7 @@ def _from_output(path: str | Path, target: _Target) -> str:
     return os.path.relpath(os.path.join(os.path.realpath(folder), name), os.path.realpath(target.output.parent))
 
 
-def _line(record: RawRecord, talk: list[dict[str, str]], target: _Target) -> str:
+def _line(record: RawRecord, texts: dict[str, Any], target: _Target) -> str:
     fields = _fields(record)
     image = fields.get("image")
     made: dict[str, Any] = {} if fields.get("id") is None else {"id": fields["id"]}
@@ -183,8 +192,7 @@ def _line(record: RawRecord, talk: list[dict[str, str]], target: _Target) -> str
         made["image"] = [_written(record, value, target) for value in cast("list[str | bytes]", image)]
     elif image:
         made["image"] = _written(record, cast("str | bytes", image), target)
-    made["conversations"] = talk
-    return json.dumps(made, ensure_ascii=False) + "\n"
+    return json.dumps(made | texts, ensure_ascii=False) + "\n"
 
 
 def _written(record: RawRecord, source: str | bytes, target: _Target) -> str:

@@ -263,4 +263,5 @@ def build_record(raw: RawRecord, root: str, sizes: Sequence[Size]) -> Record:
         ),
         image_sizes=tuple(sizes[position] for position in order),
         turns=turns,
+        references=tuple(cast("list[str]", fields.get("references") or ())),
     )

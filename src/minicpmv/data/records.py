@@ -114,6 +114,8 @@ class Record:
     """Pixels, (width, height) of each image; None if nobody has looked yet."""
     turns: tuple[Turn, ...]
     """The conversation; ``ImageRef(i)`` in a turn is ``images[i]``."""
+    references: tuple[str, ...] = ()
+    """What evaluation accepts in place of the last answer, if the record says so. Training does not read it."""
 
     def where(self, field: str = "") -> str:
         """Name this record, or one field of it."""

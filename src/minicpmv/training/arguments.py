@@ -15,6 +15,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from minicpmv.data.mixing import Source, parse_source
 from minicpmv.errors import UsageError
+from minicpmv.evaluation.metrics.registry import find_metrics, split_names
 from minicpmv.models.versions import LLM_TYPES
 from minicpmv.training.learning_flags import LearningArguments, check_learning
 from minicpmv.training.learning_flags import flag as _flag
@@ -92,6 +93,14 @@ class RunArguments(LearningArguments, _Subject):
         "evaluation: the first ones, greedily, into OUTPUT_DIR/samples.jsonl. 0: none.",
     )
     eval_sample_tokens: int = _flag(64, "Tokens of the longest such answer.")
+    eval_metrics: str | None = _flag(
+        None,
+        "Metrics of the model's answers to --eval_data_path, measured at each evaluation and logged as eval_NAME: "
+        "--eval_metrics anls,exact_match (`minicpmv eval --metrics list` lists all). "
+        "--metric_for_best_model eval_NAME --load_best_model_at_end true keeps the best checkpoint by one of them.",
+    )
+    eval_metrics_records: int | None = _flag(None, "Records answered for them, the first ones. Default: all.")
+    eval_max_new_tokens: int = _flag(64, "Tokens of the longest answer that is measured.")
     save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = _flag(
         "auto", "Precision of the full checkpoint that a run leaves. auto: that of the checkpoint it started from."
     )
@@ -210,6 +219,7 @@ def _check(run: RunArguments, training: dict[str, Any], given: frozenset[str]) -
         raise UsageError(f"found no {', '.join(missing)}, expected each of them\n  fix: add {' '.join(missing)}")
     check_learning(run, given)
     _check_samples(run, given)
+    _check_eval_metrics(run, given)
     if run.model_max_length < 1:
         raise UsageError(f"--model_max_length: found {run.model_max_length}, expected at least 1\n  fix: correct it")
     _check_policies(run, training)
@@ -226,6 +236,20 @@ def _check_samples(run: RunArguments, given: frozenset[str]) -> None:
     if "eval_sample_tokens" in given and not (run.eval_samples and run.eval_data_path):
         missing = "--eval_data_path" if run.eval_samples else "--eval_samples above 0"
         raise UsageError(f"--eval_sample_tokens: found without {missing}, so nothing is asked\n  fix: remove the flag")
+
+
+def _check_eval_metrics(run: RunArguments, given: frozenset[str]) -> None:
+    for name in ("eval_metrics_records", "eval_max_new_tokens"):
+        value = getattr(run, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name}: found {value}, expected at least 1\n  fix: correct it")
+        if name in given and run.eval_metrics is None:
+            raise UsageError(f"--{name}: found without --eval_metrics, so nothing is measured\n  fix: remove the flag")
+    if run.eval_metrics is None:
+        return
+    find_metrics(split_names(run.eval_metrics), flag="--eval_metrics")
+    if not run.eval_data_path:
+        raise UsageError("--eval_metrics: found no --eval_data_path\n  fix: add the data to measure on")
 
 
 def _settle_packing(run: RunArguments, training: dict[str, Any]) -> list[str]:

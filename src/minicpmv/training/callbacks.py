@@ -10,7 +10,7 @@ from transformers import ProgressCallback, TrainerControl, TrainerState, Trainin
 
 from minicpmv.training.console import say
 
-__all__ = ["RunProgress", "format_log", "memory_gib"]
+__all__ = ["OF_EVALUATION", "RunProgress", "format_log", "memory_gib"]
 
 _SHOWN = (
     ("loss", "loss {:.4f}"),
@@ -21,6 +21,9 @@ _SHOWN = (
     ("tflops_per_second", "{:.3g} TFLOP/s"),
     ("memory_gib", "{:.2f} GiB"),
 )
+
+OF_EVALUATION = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+"""What transformers logs of every evaluation, behind ``eval_``."""
 
 
 def memory_gib() -> float:
@@ -36,8 +39,14 @@ def format_log(logs: dict[str, Any], *, step: int, max_steps: int) -> str | None
     >>> format_log({"loss": 1.5, "learning_rate": 1e-4, "epoch": 0.5}, step=10, max_steps=100)
     'step 10/100  loss 1.5000  lr 1.00e-04'
     """
-    parts = [text.format(logs[name]) for name, text in _SHOWN if name in logs]
+    shown = [*_SHOWN, *((name, f"{name.removeprefix('eval_')} {{:.4f}}") for name in logs if _is_of_answers(name))]
+    parts = [text.format(logs[name]) for name, text in shown if name in logs]
     return "  ".join([f"step {step}/{max_steps}", *parts]) if parts else None
+
+
+def _is_of_answers(name: str) -> bool:
+    """Whether a number of the log is one that ``--eval_metrics`` asked for."""
+    return name.startswith("eval_") and name.removeprefix("eval_") not in OF_EVALUATION
 
 
 class RunProgress(ProgressCallback):

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from minicpmv.data.collation import PackedCollator
 from minicpmv.errors import DataError, MiniCPMVError, UsageError
+from minicpmv.evaluation.metrics.registry import find_metrics, split_names
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
 from minicpmv.training.base import Base, build_skeleton, check_weights, load_base, open_base
 from minicpmv.training.batches import BatchPlan, describe_plan, describe_step, estimate_costs, plan_batches
@@ -21,6 +22,7 @@ from minicpmv.training.console import complain, notice, say
 from minicpmv.training.course import describe_course
 from minicpmv.training.disk import explain_full
 from minicpmv.training.engine import start_engine
+from minicpmv.training.eval_metrics import EvalMetrics
 from minicpmv.training.fsdp import choose_units
 from minicpmv.training.interruption import Interrupted, Interruption
 from minicpmv.training.learning import settle_learning
@@ -220,6 +222,7 @@ def _build_trainer(
     def write_companions(directory: Path) -> None:
         copy_companions(material.base, directory, dtype=model.dtype)
 
+    eval_metrics = _eval_metrics(material, request.run, args)
     try:
         return MiniCPMVTrainer(
             model=model,
@@ -232,9 +235,22 @@ def _build_trainer(
             write_companions=None if request.run.use_lora else write_companions,
             interruption=interruption,
             samples=_samples(material, request.run, args),
+            eval_metrics=eval_metrics,
         )
     except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker that lacks its settings
         raise UsageError(f"transformers' Trainer refuses: {error}\n  fix: correct the flag it names") from error
+
+
+def _eval_metrics(material: Material, run: RunArguments, args: TrainingArguments) -> EvalMetrics | None:
+    if material.held_out is None or run.eval_metrics is None:
+        return None
+    return EvalMetrics(
+        material.held_out,
+        find_metrics(split_names(run.eval_metrics), flag="--eval_metrics"),
+        num_records=run.eval_metrics_records,
+        max_new_tokens=run.eval_max_new_tokens,
+        batch_size=args.per_device_eval_batch_size,
+    )
 
 
 def _samples(material: Material, run: RunArguments, args: TrainingArguments) -> Samples | None:

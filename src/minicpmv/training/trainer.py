@@ -31,6 +31,7 @@ from minicpmv.training.checkpoints import STAGING, publish, rotate
 from minicpmv.training.console import notice, say
 from minicpmv.training.disk import check_space, estimate_bytes, writing
 from minicpmv.training.engine import name_engine
+from minicpmv.training.eval_metrics import EvalMetrics
 from minicpmv.training.fsdp import check_sharded, gather_idle, load_whole, whole
 from minicpmv.training.gradients import before_each_step, part_norms
 from minicpmv.training.interruption import Interruption, ShelteringContext, WorkerStart
@@ -56,6 +57,7 @@ class MiniCPMVTrainer(Trainer):
         train_collator: Joins the records of a planned batch; evaluation has ``data_collator``.
         interruption: Signals that it heeds end training at a step boundary, with a checkpoint.
         samples: What is asked of the model before the first step and at each evaluation.
+        eval_metrics: What is measured of its answers at each evaluation, beside the loss.
         kwargs: As for ``Trainer``.
     """
 
@@ -67,6 +69,7 @@ class MiniCPMVTrainer(Trainer):
         train_collator: Collate | None = None,
         interruption: Interruption | None = None,
         samples: Samples | None = None,
+        eval_metrics: EvalMetrics | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -90,6 +93,7 @@ class MiniCPMVTrainer(Trainer):
         )
         self._part_norms: dict[str, float] = {}
         self._samples = samples
+        self._eval_metrics = eval_metrics
         self.add_callback(AskAtStart(self._ask_samples))
         self._measured: tuple[float, int] = (0.0, 0)
         """Of this evaluation and process, until now: summed loss, and the tokens that it is of."""
@@ -230,9 +234,21 @@ class MiniCPMVTrainer(Trainer):
         output = super().evaluation_loop(*args, **kwargs)
         both: Any = self.accelerator.reduce(torch.tensor(self._measured, device=self.args.device))
         total, count = both.tolist()
+        prefix = kwargs.get("metric_key_prefix", "eval")
         metrics: Any = output.metrics
-        metrics[f"{kwargs.get('metric_key_prefix', 'eval')}_loss"] = total / count if count else float("nan")
+        metrics[f"{prefix}_loss"] = total / count if count else float("nan")
+        if self._eval_metrics is not None:
+            found = self._eval_metrics.of_loss(total, count) | self._measure_answers(self._eval_metrics)
+            metrics |= {f"{prefix}_{name}": value for name, value in found.items()}
         return output
+
+    def _measure_answers(self, eval_metrics: EvalMetrics) -> dict[str, float]:
+        return eval_metrics.measure(
+            self._live_model,
+            rank=self.args.process_index,
+            num_processes=self.args.world_size,
+            between=lambda: self._boundary.on_prediction_step(self.args, self.state, self.control),
+        )
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         inputs = self._prepare_inputs(inputs)

@@ -214,6 +214,9 @@ def _messages() -> Iterator[Case]:
         yield Case(name=f"question_{name}", code="D127", data=_json([{"conversations": conversation(blank, "So.")}]))
     for name, text in {"high": "\ud83d", "low": "a\ude00", "swapped": "\ude00\ud83d", "middle": "So \ud800 so"}.items():
         yield Case(name=f"surrogate_{name}", code="D128", data=_json([{"conversations": conversation("Why?", text)}]))
+    for name, value in {"text": "So.", "empty": [], "number": 5, "mixed": ["So.", 5], "half": ["\ud83d"]}.items():
+        fields = {"conversations": conversation("Why?", "So."), "references": value}
+        yield Case(name=f"references_{name}", code="D129", data=_json([fields]))
     for name, text in {"alone": "\0", "end": "So.\0", "many": "S\0o\0.\0"}.items():
         yield Case(name=f"nul_{name}", code="D119", data=_json([{"conversations": conversation("Why?", text)}]))
 

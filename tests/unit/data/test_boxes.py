@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from minicpmv.data.boxes import BoxError, scale_boxes
+from minicpmv.data.boxes import BoxError, find_boxes, scale_boxes
 
 SIZE = (400, 200)
 
@@ -57,3 +57,16 @@ def test_box_needs_exactly_one_image(sizes: list[tuple[int, int]]) -> None:
         scale_boxes("<box>20 30 200 100</box>", sizes)
     assert caught.value.found == f"the box '20 30 200 100' in a record with {len(sizes)} images"
     assert scale_boxes("No box.", sizes) == "No box."
+
+
+@pytest.mark.parametrize(
+    ("text", "boxes"),
+    [
+        ("<ref>cat</ref><box>50 150 500 500</box>", [(50, 150, 500, 500)]),
+        ("<box>(1, 2), (3, 4)</box> or <ref>dog</ref>[5, 6, 7.5, 8]", [(1, 2, 3, 4), (5, 6, 7.5, 8)]),
+        ("<box>1 2 3</box><box>-1 2 3 4</box><box>here</box>", []),
+        ("[1, 2, 3, 4]", []),
+    ],
+)
+def test_boxes_are_read_as_they_stand(text: str, boxes: list[tuple[float, ...]]) -> None:
+    assert find_boxes(text) == boxes

@@ -231,6 +231,16 @@ def test_d128_text_that_cannot_be_written() -> None:
     assert (problem.code, problem.found) == ("D128", "half of a surrogate pair at character 3: '\\ud83d'")
 
 
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [("So.", ""), ([], ""), ({"a": "So."}, ""), (["So.", 5], "[1]"), ([None], "[0]"), (["So \ud83d"], "[0]")],
+)
+def test_d129_references(value: Any, field: str) -> None:
+    problem = problem_of(with_texts("Why?", "So.", references=value))
+    assert problem.code == "D129"
+    assert problem.where.endswith(f"references{field}")
+
+
 @pytest.mark.parametrize("value", [5, True, "", " ", [None], ["a.png", 3], {"<image>": ["a.png"]}, [["a.png"]]])
 def test_d130_image_value(value: Any) -> None:
     assert problem_of(with_texts("Why?", "So.", image=value)).code == "D130"

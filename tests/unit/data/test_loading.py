@@ -229,3 +229,11 @@ def test_a_number_of_thousands_of_digits_is_a_wrong_id_not_a_crash(text: str, tm
     with pytest.raises(DataError) as caught:
         load_records(file)
     assert "D113" in {problem.code for problem in caught.value.problems}
+
+
+def test_references_are_kept_as_written_and_are_no_turns(tmp_path: Path) -> None:
+    talk = conversation("Why?", "So.")
+    records = [{"conversations": talk, "references": ["So.", "thus"]}, {"conversations": talk, "references": None}]
+    first, second = load_records(write_data(tmp_path / "heldout.json", records))
+    assert (first.references, second.references) == (("So.", "thus"), ())
+    assert first.turns == second.turns

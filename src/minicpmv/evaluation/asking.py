@@ -1,0 +1,108 @@
+"""Has a model answer records and measures its loss on them, and yields what a file of answers holds of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+
+from minicpmv.data.records import Record
+from minicpmv.data.sequences import Selected
+from minicpmv.evaluation.answers import predict
+from minicpmv.evaluation.losses import measure_losses
+from minicpmv.evaluation.metrics.base import Metric, Sample
+from minicpmv.evaluation.score_files import make_sample
+from minicpmv.inference.generation import GenerationSettings
+from minicpmv.inference.loading import LoadedModel
+
+__all__ = ["ask", "expected_of"]
+
+_AT_A_TIME = 1024
+"""Records whose answers are held in memory."""
+
+
+def ask(
+    loaded: LoadedModel,
+    records: Sequence[Record],
+    metrics: Sequence[Metric],
+    *,
+    settings: GenerationSettings,
+    batch_size: int,
+    max_length: int,
+    blank_images: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[dict[str, Any], Sample]]:
+    """Yield each record's line and sample, in order. Only what some metric needs is computed.
+
+    Args:
+        loaded: Who is measured.
+        records: With an assistant turn at the end of each, which is what is asked for.
+        metrics: What the answers are for.
+        settings: How tokens are chosen.
+        batch_size: Records answered at once.
+        max_length: Tokens of the longest record whose loss is measured.
+        blank_images: As for ``answers.predict``.
+        on_progress: Called with the number of records done so far.
+
+    Raises:
+        DataError: The loss of a record that does not fit is asked for, or of one whose picture cannot be read.
+        ImageError: A picture cannot be read.
+        UsageError: Thinking is asked of a version that cannot.
+    """
+    is_answered = any(metric.needs_answers for metric in metrics)
+    is_measured = not all(metric.needs_answers for metric in metrics)
+    for start in range(0, len(records), _AT_A_TIME):
+        chosen = Selected(records, np.arange(start, min(start + _AT_A_TIME, len(records))))
+
+        def tell(done: int, start: int = start) -> None:
+            if on_progress is not None:
+                on_progress(start + done)
+
+        answers: Any = repeat(None)
+        if is_answered:
+            answers = predict(
+                loaded,
+                chosen,
+                batch_size=batch_size,
+                settings=settings,
+                blank_images=blank_images,
+                on_progress=None if is_measured else tell,
+            )
+        losses: Any = repeat((None, None))
+        if is_measured:
+            losses = measure_losses(loaded, chosen, max_length=max_length, max_slice_nums=settings.max_slice_nums)
+        for number, (record, answer, (nats, num_tokens)) in enumerate(zip(chosen, answers, losses, strict=False)):
+            yield _line(record, start + number, None if answer is None else answer.answer, nats, num_tokens)
+            if is_measured:
+                tell(number + 1)
+
+
+def expected_of(record: Record) -> Sample:
+    """Return what is known of a record before anybody has answered it."""
+    reference = _text(record, -1)
+    return make_sample(question=_text(record, -2), answer="", references=record.references or (reference,))
+
+
+def _line(
+    record: Record, index: int, answer: str | None, nats: float | None, num_tokens: int | None
+) -> tuple[dict[str, Any], Sample]:
+    question, reference = _text(record, -2), _text(record, -1)
+    line: dict[str, Any] = {"id": record.id, "index": index, "question": question}
+    line |= {} if answer is None else {"answer": answer}
+    line["reference"] = reference
+    line |= {"references": list(record.references)} if record.references else {}
+    line |= {} if nats is None else {"nats": nats, "num_tokens": num_tokens}
+    sample = make_sample(
+        question=question,
+        answer=answer or "",
+        references=record.references or (reference,),
+        nats=nats,
+        num_tokens=num_tokens,
+    )
+    return line, sample
+
+
+def _text(record: Record, place: int) -> str:
+    return "\n".join(part for part in record.turns[place].content if isinstance(part, str))

@@ -1,0 +1,40 @@
+"""The loss of known answers, record by record: what training's ``eval_loss`` adds up. Prompts get no logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from minicpmv.data.collation import Collator
+from minicpmv.data.dataset import ConversationDataset
+from minicpmv.data.records import Record
+from minicpmv.inference.loading import LoadedModel
+from minicpmv.models.loss import IGNORED
+
+__all__ = ["measure_losses"]
+
+
+def measure_losses(
+    loaded: LoadedModel, records: Sequence[Record], *, max_length: int, max_slice_nums: int | None = None
+) -> Iterator[tuple[float, int]]:
+    """Yield nats and number of the trained tokens of each record.
+
+    Args:
+        loaded: Who is measured.
+        records: What was to be answered, every answer in them.
+        max_length: Tokens of the longest record; a longer one gets fewer slices, as in training.
+        max_slice_nums: Most tiles cut from one picture; the checkpoint's own number if not given.
+
+    Raises:
+        DataError: A record does not fit, or a picture cannot be read.
+    """
+    dataset = ConversationDataset(records, loaded.processor, max_length=max_length, max_slice_nums=max_slice_nums)
+    pad_token_id = loaded.processor.tokenizer.pad_token_id
+    collate = Collator(pad_token_id if isinstance(pad_token_id, int) else 0)
+    for item in dataset:
+        batch = {name: tensor.to(loaded.device) for name, tensor in collate([item]).items()}
+        count = int(batch["labels"][:, 1:].ne(IGNORED).sum())  # the model predicts from the token before
+        with torch.no_grad():
+            loss = loaded.model(**batch).loss
+        yield float(loss) * count, count

@@ -1,0 +1,85 @@
+"""Answers that are JSON: whether they can be read, and how many of their fields are right."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from minicpmv.evaluation.metrics.base import MeanMetric, Metric, Sample, Statistics
+
+__all__ = ["JSONFieldAccuracy", "JSONValid"]
+
+_FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n?\s*```", re.DOTALL | re.IGNORECASE)
+_MISSING = object()
+_UNREADABLE = object()
+
+
+class JSONValid(MeanMetric):
+    """The answer is JSON, alone or in a fence of Markdown."""
+
+    name = "json_valid"
+    description = "the answer is JSON, alone or inside a ``` fence"
+    needs_references = False
+
+    def rate(self, sample: Sample) -> float:
+        return float(_read(sample.answer) is not _UNREADABLE)
+
+
+class JSONFieldAccuracy(Metric):
+    """Fields that are right, of all that the reference or the answer has.
+
+    A field is a value that is neither an object nor a list, by the keys and positions that lead to it; an empty object
+    or list is one, too. Numbers are compared as numbers, texts without the white space around them. An answer that is
+    no JSON has no field. Over several records all fields count alike.
+    """
+
+    name = "json_field_accuracy"
+    description = "fields of JSON that are right, of those expected and those answered"
+    expects = "a reference that is a JSON object or list"
+
+    def measure(self, sample: Sample) -> Statistics | None:
+        expected = [made for made in map(_read, sample.references) if isinstance(made, dict | list)]
+        answered = dict(_fields(_read(sample.answer)))
+        counts = [_count(answered, dict(_fields(made))) for made in expected]
+        return max(counts, key=lambda pair: pair[0] / pair[1], default=None)
+
+    def value(self, sums: Statistics) -> float:
+        num_right, num_all = sums
+        return num_right / num_all
+
+
+def _read(text: str) -> Any:
+    fenced = _FENCED.fullmatch(text.strip())
+    try:
+        return json.loads(fenced[1] if fenced else text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return _UNREADABLE
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")  # Python reads NaN and Infinity
+
+
+def _fields(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = False
+    for key, entry in entries:
+        found = True
+        yield from _fields(entry, (*path, key))
+    if not found and value is not _UNREADABLE:
+        yield path, value
+
+
+def _count(answered: dict[Any, Any], expected: dict[Any, Any]) -> tuple[float, float]:
+    right = sum(_agree(answered.get(path, _MISSING), value) for path, value in expected.items())
+    return float(right), float(len(answered.keys() | expected.keys()))
+
+
+def _agree(answered: Any, expected: Any) -> bool:
+    if isinstance(answered, bool) or isinstance(expected, bool):
+        return answered is expected
+    if isinstance(answered, str) and isinstance(expected, str):
+        return answered.strip() == expected.strip()
+    return answered == expected

@@ -1,0 +1,76 @@
+"""Boxes, in the form that the models write: ``<box>x1 y1 x2 y2</box>`` on the grid of 0 to 1000."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from minicpmv.data.boxes import Box, find_boxes
+from minicpmv.evaluation.metrics.base import MeanMetric, Sample
+
+__all__ = ["BoxAccuracy", "BoxIoU", "intersection_over_union"]
+
+_ENOUGH = 0.5
+
+
+class BoxIoU(MeanMetric):
+    """Intersection over union with the expected box.
+
+    Of several boxes the pair that overlaps most goes first, each box belongs to one pair, and boxes that are missing or
+    too many count 0.
+    """
+
+    name = "box_iou"
+    description = "intersection over union of boxes, missing ones and those too many counting 0"
+    expects = "a reference with a box, <box>x1 y1 x2 y2</box>"
+
+    def rate(self, sample: Sample) -> float | None:
+        expected = [boxes for boxes in map(find_boxes, sample.references) if boxes]
+        answered = find_boxes(sample.answer)
+        return max((self._rate(answered, boxes) for boxes in expected), default=None)
+
+    def _rate(self, answered: Sequence[Box], expected: Sequence[Box]) -> float:
+        return sum(map(self._worth, _pair(answered, expected))) / max(len(answered), len(expected))
+
+    def _worth(self, overlap: float) -> float:
+        return overlap
+
+
+class BoxAccuracy(BoxIoU):
+    """Share of boxes that overlap by at least one half, as for referring expressions."""
+
+    name = "box_accuracy"
+    description = "share of boxes with an intersection over union of at least 0.5"
+
+    def _worth(self, overlap: float) -> float:
+        return float(overlap >= _ENOUGH)
+
+
+def intersection_over_union(first: Box, second: Box) -> float:
+    """Say how much two boxes overlap; corners in the wrong order make an empty box.
+
+    >>> intersection_over_union((0, 0, 10, 10), (0, 5, 10, 15))
+    0.3333333333333333
+    """
+    shared = _area((*map(max, first[:2], second[:2]), *map(min, first[2:], second[2:])))
+    union = _area(first) + _area(second) - shared
+    return shared / union if union else 0.0
+
+
+def _area(box: Sequence[float]) -> float:
+    left, top, right, bottom = box
+    return max(right - left, 0) * max(bottom - top, 0)
+
+
+def _pair(answered: Sequence[Box], expected: Sequence[Box]) -> list[float]:
+    overlaps = [
+        (intersection_over_union(box, other), number, position)
+        for number, box in enumerate(answered)
+        for position, other in enumerate(expected)
+    ]
+    taken_here, taken_there, pairs = set[int](), set[int](), list[float]()
+    for overlap, number, position in sorted(overlaps, reverse=True):
+        if number not in taken_here and position not in taken_there:
+            taken_here.add(number)
+            taken_there.add(position)
+            pairs.append(overlap)
+    return pairs

@@ -1,0 +1,141 @@
+"""Files of answers, a line of JSON for each record: read as samples, and written with their scores."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from minicpmv.data.records import quote
+from minicpmv.errors import UsageError
+from minicpmv.evaluation.metrics.base import Sample
+from minicpmv.processing.thinking import split_thinking
+
+__all__ = ["Answered", "make_sample", "open_replacing", "read_answers", "write_line"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answered:
+    """One line of a file."""
+
+    where: str
+    key: str | int
+    """Its id, or its position where it has none: what two files are matched by."""
+    fields: Mapping[str, Any]
+    sample: Sample
+
+
+def read_answers(path: str) -> Iterator[Answered]:
+    """Yield the lines of a file that ``minicpmv predict`` or ``minicpmv eval --output`` wrote.
+
+    Raises:
+        UsageError: There is no such file, it has no line, or a line is not of that kind.
+    """
+    position = 0
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _read(line, where=f"{path}:{number}", position=position)
+                    position += 1
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UsageError(
+            f"{path}: found no file of answers that can be read ({reason}), expected what `minicpmv predict` or "
+            "`minicpmv eval --output` wrote\n  fix: correct the path"
+        ) from error
+    if not position:
+        raise UsageError(f"{path}: found no line, expected one for each record\n  fix: name another file")
+
+
+def make_sample(
+    *,
+    question: str,
+    answer: str,
+    references: tuple[str, ...],
+    nats: float | None = None,
+    num_tokens: int | None = None,
+) -> Sample:
+    """Make a sample of texts as they were written: thoughts, and white space around, are left out."""
+    said = tuple(split_thinking(text).text.strip() for text in (answer, *references))
+    return Sample(question=question, answer=said[0], references=said[1:], nats=nats, num_tokens=num_tokens)
+
+
+def write_line(file: TextIO, fields: Mapping[str, Any]) -> None:
+    """Write one record's line."""
+    file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def open_replacing(path: str) -> Iterator[TextIO]:
+    """Open a file to be written that appears under its name when it is whole.
+
+    Raises:
+        UsageError: Its folder cannot be written.
+    """
+    target = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", text=True)
+    except OSError as error:
+        raise UsageError(
+            f"--output: cannot write {path!r} ({error.strerror})\n  fix: name a file that you may write"
+        ) from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            yield file
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, target)
+    except BaseException:  # an interruption too: nothing half written stays behind
+        os.unlink(name)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _read(line: str, *, where: str, position: int) -> Answered:
+    try:
+        fields: Any = json.loads(line)
+    except ValueError as error:
+        raise UsageError(
+            f"{where}: found a line that is no JSON ({error}), expected one object a line\n"
+            "  fix: name a file of answers, or make it anew"
+        ) from error
+    answer = fields.get("answer") if isinstance(fields, dict) else None
+    has_loss = isinstance(fields, dict) and isinstance(fields.get("nats"), int | float)
+    if not isinstance(answer, str) and not has_loss:
+        raise UsageError(
+            f"{where}: found {quote(answer)} for the answer, expected text under the key 'answer'\n"
+            "  fix: name a file that `minicpmv predict` or `minicpmv eval --output` wrote"
+        )
+    index = fields.get("index")
+    key = fields.get("id")
+    if key is None:
+        key = index if isinstance(index, int) else position
+    return Answered(where=where, key=key, fields=fields, sample=_sample(fields, where))
+
+
+def _sample(fields: Mapping[str, Any], where: str) -> Sample:
+    references = fields.get("references")
+    if references is None:
+        references = [] if fields.get("reference") is None else [fields["reference"]]
+    if not isinstance(references, list) or not all(isinstance(reference, str) for reference in references):
+        raise UsageError(
+            f"{where}: found {quote(references)} for the references, expected texts: a list under 'references' or one "
+            "under 'reference'\n  fix: write texts"
+        )
+    return make_sample(
+        question=str(fields.get("question", "")),
+        answer=fields.get("answer") or "",
+        references=tuple(references),
+        nats=fields.get("nats"),
+        num_tokens=fields.get("num_tokens"),
+    )

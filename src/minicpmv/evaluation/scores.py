@@ -1,0 +1,131 @@
+"""Measures records as they come: each one's scores, and in the end the value of each metric with its interval.
+
+Nothing of a record is kept but what it adds to a few sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from minicpmv.errors import UsageError
+from minicpmv.evaluation.metrics.base import Metric, Sample, Statistics
+from minicpmv.evaluation.resampling import BLOCK, NUM_DRAWS, draw_weights, interval, values
+
+__all__ = ["Result", "Scorer", "Scores", "measure", "shown"]
+
+Scores = dict[str, float | None]
+"""Of one record, by the metrics' names; None where a metric has no meaning for it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What a metric says of a set."""
+
+    value: float
+    low: float
+    high: float
+    """Between the two lie 95 % of the values of sets that are drawn anew from this one."""
+    num_records: int
+    """How many could be measured."""
+
+
+def measure(metric: Metric, sample: Sample) -> Statistics | None:
+    """Reduce a record to a metric's numbers; None where it has no meaning, as without any reference."""
+    if metric.needs_references and not sample.references:
+        return None
+    return metric.measure(sample)
+
+
+def shown(metric: Metric, value: float) -> str:
+    """Write a value as people read it."""
+    return f"{value:.1%}" if metric.is_share else f"{value:.4g}"
+
+
+class Scorer:
+    """Adds up records.
+
+    Args:
+        metrics: What is measured.
+        seed: Of the sets that are drawn anew.
+    """
+
+    def __init__(self, metrics: Sequence[Metric], *, seed: int = 0) -> None:
+        self.metrics = list(metrics)
+        self.num_records = 0
+        self._seed = seed
+        self._sums: dict[str, _Sums] = {metric.name: _Sums(metric) for metric in metrics}
+
+    def add(self, sample: Sample) -> Scores:
+        """Take in a record and return its scores."""
+        scores: Scores = {}
+        for metric in self.metrics:
+            statistics = measure(metric, sample)
+            self._sums[metric.name].add(statistics, self.num_records % BLOCK)
+            scores[metric.name] = None if statistics is None else metric.score(statistics)
+        self.num_records += 1
+        if not self.num_records % BLOCK:
+            self._draw()
+        return scores
+
+    def results(self) -> Mapping[str, Result]:
+        """Return the values, in the order of the metrics.
+
+        Raises:
+            UsageError: A metric has no meaning for any record.
+        """
+        self._draw()
+        for metric in self.metrics:
+            if not self._sums[metric.name].num_records:
+                raise UsageError(
+                    f"{metric.name}: found none of {self.num_records} record(s) that it can measure, expected "
+                    f"{metric.expects}\n  fix: add what is missing to the data, or leave the metric out"
+                )
+        return {name: sums.result() for name, sums in self._sums.items()}
+
+    def _draw(self) -> None:
+        """Move the records of the block at hand into the sums."""
+        block = max(self.num_records - 1, 0) // BLOCK
+        if any(sums.is_waiting for sums in self._sums.values()):
+            weights = draw_weights(block, seed=self._seed)
+            for sums in self._sums.values():
+                sums.draw(weights)
+
+
+class _Sums:
+    """What one metric has added up: of the records, and of every set that is drawn from them."""
+
+    def __init__(self, metric: Metric) -> None:
+        self.num_records = 0
+        self._metric = metric
+        self._block: list[tuple[int, Statistics]] = []
+        self._total: np.ndarray = np.zeros(0)
+        self._drawn: np.ndarray = np.zeros((NUM_DRAWS, 0))
+        self._counts = np.zeros(NUM_DRAWS)
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._block)
+
+    def add(self, statistics: Statistics | None, place: int) -> None:
+        if statistics is not None:
+            self._block.append((place, statistics))
+
+    def draw(self, weights: np.ndarray) -> None:
+        if not self._block:
+            return
+        places = [place for place, _ in self._block]
+        rows = np.array([statistics for _, statistics in self._block], dtype=np.float64)
+        if not self.num_records:
+            self._total, self._drawn = np.zeros(rows.shape[1]), np.zeros((NUM_DRAWS, rows.shape[1]))
+        self._total += rows.sum(axis=0)
+        self._drawn += weights[places].T @ rows
+        self._counts += weights[places].sum(axis=0)
+        self.num_records += len(rows)
+        self._block = []
+
+    def result(self) -> Result:
+        low, high = interval(values(self._metric, self._drawn, self._counts))
+        return Result(value=self._metric.value(self._total.tolist()), low=low, high=high, num_records=self.num_records)

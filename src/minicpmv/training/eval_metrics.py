@@ -1,0 +1,186 @@
+"""How good the answers of a model under training are: held-out records are answered at each evaluation, and measured.
+
+The last answer of each record is asked for, greedily, as ``minicpmv eval`` does. Training goes on as if nobody had
+asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby, islice
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from minicpmv.data.dataset import ConversationDataset
+from minicpmv.data.sequences import Selected
+from minicpmv.errors import DataError, UsageError
+from minicpmv.evaluation.answers import predict
+from minicpmv.evaluation.asking import expected_of
+from minicpmv.evaluation.metrics.base import Metric
+from minicpmv.evaluation.metrics.registry import find_metrics, split_names
+from minicpmv.evaluation.score_files import make_sample
+from minicpmv.evaluation.scores import measure
+from minicpmv.inference.generation import GenerationSettings
+from minicpmv.inference.loading import LoadedModel
+from minicpmv.models.known_slices import is_sharded
+from minicpmv.training.arguments import RunArguments
+from minicpmv.training.callbacks import OF_EVALUATION
+from minicpmv.training.processes import gather, raise_together
+
+__all__ = ["EvalMetrics", "settle_best_model"]
+
+_Batch = tuple[list[int], int]
+"""Positions of records that are answered together, and the most tiles of their images."""
+
+
+class EvalMetrics:
+    """Measures a model that is being trained.
+
+    Args:
+        dataset: The held-out records.
+        metrics: What is measured.
+        num_records: How many records are answered, the first ones; None: all.
+        max_new_tokens: Longest answer.
+        batch_size: Records that a process answers at once.
+
+    Raises:
+        UsageError: A metric has no meaning for any of the records.
+    """
+
+    def __init__(
+        self,
+        dataset: ConversationDataset,
+        metrics: Sequence[Metric],
+        *,
+        num_records: int | None,
+        max_new_tokens: int,
+        batch_size: int,
+    ) -> None:
+        self._dataset = dataset
+        self._metrics = [metric for metric in metrics if metric.needs_answers]
+        self._of_loss = [metric for metric in metrics if not metric.needs_answers]
+        self._max_new_tokens = max_new_tokens
+        self._batches = list(_plan(dataset, num_records, batch_size)) if self._metrics else []
+        self._look_at_references()
+
+    def measure(
+        self, model: nn.Module, *, rank: int, num_processes: int, between: Callable[[], None]
+    ) -> dict[str, float]:
+        """Answer, and return the values by the metrics' names. Every process must call it.
+
+        Args:
+            model: The model itself, bare or wrapped by PEFT, without an engine around it. Where processes share its
+                weights they answer all records together, otherwise each answers its own.
+            rank: Of this process.
+            num_processes: How many call it.
+            between: Called on every process after each batch.
+
+        Raises:
+            ImageError: An image cannot be read any more.
+        """
+        is_shared = is_sharded(model)
+        mine = self._batches if is_shared else self._batches[rank::num_processes]
+        num_rounds = len(self._batches) if is_shared else -(-len(self._batches) // num_processes)
+        sums: dict[str, list[float]] = {}
+        was_training = model.training
+        model.eval()
+        try:
+            for number in range(num_rounds):
+                here = mine[number : number + 1]  # none where another process has one more
+                raise_together(lambda batches=here: self._answer(model, batches, sums))
+                between()
+        finally:
+            model.train(was_training)
+        for other in () if is_shared else _others(gather(sums), rank):
+            for name, added in other.items():
+                _add(sums, name, added)
+        return {metric.name: metric.value(sums[metric.name]) for metric in self._metrics if metric.name in sums}
+
+    def of_loss(self, nats: float, num_tokens: float) -> dict[str, float]:
+        """Return what the loss alone decides."""
+        return {metric.name: metric.value((nats, num_tokens)) for metric in self._of_loss if num_tokens}
+
+    def _answer(self, model: Any, batches: Sequence[_Batch], sums: dict[str, list[float]]) -> None:
+        for positions, max_slice_nums in batches:
+            records = Selected(self._dataset.records, np.array(positions))
+            settings = GenerationSettings(max_new_tokens=self._max_new_tokens, max_slice_nums=max_slice_nums)
+            loaded = LoadedModel("", "", model, self._dataset.processor)
+            answers = predict(loaded, records, batch_size=len(records), settings=settings)
+            for record, said in zip(records, answers, strict=True):
+                references = record.references or (said.reference,)
+                sample = make_sample(question=said.question, answer=said.answer, references=references)
+                for metric in self._metrics:
+                    found = measure(metric, sample)
+                    if found is not None:
+                        _add(sums, metric.name, found)
+
+    def _look_at_references(self) -> None:
+        """Show the records to the metrics that want to see all first, and look for one that each can measure."""
+        unmet = {metric.name: metric for metric in self._metrics}
+        first = [metric for metric in self._metrics if metric.sees_all_first]
+        positions = [position for batch, _ in self._batches for position in batch]
+        for position in positions:
+            if not (first or unmet):
+                break
+            sample = expected_of(self._dataset.records[position])
+            for metric in first:
+                metric.prepare(sample)
+            unmet = {name: metric for name, metric in unmet.items() if measure(metric, sample) is None}
+        for name, metric in unmet.items():
+            raise UsageError(
+                f"--eval_metrics {name}: found none of {len(positions)} held-out record(s) that it can measure, "
+                f"expected {metric.expects}\n  fix: add what is missing to the data, or leave the metric out"
+            )
+
+
+def settle_best_model(run: RunArguments, settings: dict[str, Any]) -> None:
+    """Make sure that the metric by which the best checkpoint is told is measured, and say which way is better.
+
+    Args:
+        run: The flags.
+        settings: Keyword arguments for ``TrainingArguments``.
+
+    Raises:
+        UsageError: Nobody measures it.
+    """
+    written = settings.get("metric_for_best_model")
+    name = (written or "loss").removeprefix("eval_")
+    if name in OF_EVALUATION:
+        return
+    measured = split_names(run.eval_metrics or "")
+    if name not in measured:
+        known = ", ".join(f"eval_{each}" for each in ("loss", *measured))
+        raise UsageError(
+            f"--metric_for_best_model: found {written!r}, expected what is measured: {known}\n"
+            f"  fix: correct the name, or add it to --eval_metrics"
+        )
+    (metric,) = find_metrics([name], flag="--eval_metrics")
+    settings.setdefault("greater_is_better", metric.higher_is_better)
+
+
+def _plan(dataset: ConversationDataset, num_records: int | None, batch_size: int) -> Iterator[_Batch]:
+    """Yield batches of neighbouring records whose images get as many slices."""
+    for max_slice_nums, group in groupby(islice(_fitting(dataset), num_records), key=itemgetter(1)):
+        positions = (position for position, _ in group)
+        while batch := list(islice(positions, batch_size)):
+            yield batch, max_slice_nums
+
+
+def _fitting(dataset: ConversationDataset) -> Iterator[tuple[int, int]]:
+    for position in range(len(dataset)):
+        try:
+            yield position, dataset.fit(position).max_slice_nums
+        except DataError:  # passed over, or named, where the loss is measured
+            continue
+
+
+def _others(sums: list[dict[str, list[float]]], rank: int) -> list[dict[str, list[float]]]:
+    return [other for number, other in enumerate(sums) if number != rank]
+
+
+def _add(sums: dict[str, list[float]], name: str, found: Sequence[float]) -> None:
+    known = sums.get(name)
+    sums[name] = list(found) if known is None else [ours + more for ours, more in zip(known, found, strict=True)]

@@ -1,0 +1,191 @@
+"""``minicpmv compare``, and ``minicpmv eval --predictions``: files of answers, without a model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minicpmv.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(name: str, answers: Sequence[str], *, order: Sequence[int] | None = None, **more: Any) -> str:
+    """Write answers to questions whose known answer is "yes", as ``minicpmv predict`` does."""
+    lines = [
+        {"id": f"r{number}", "index": number, "question": f"Is {number} so?", "answer": said, "reference": "yes"} | more
+        for number, said in enumerate(answers)
+    ]
+    chosen = range(len(lines)) if order is None else order
+    Path(name).write_text("".join(json.dumps(lines[number]) + "\n" for number in chosen), encoding="utf-8")
+    return name
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(arguments) == 2
+    return capsys.readouterr().err
+
+
+def test_answers_are_scored_and_the_scores_written(capsys: pytest.CaptureFixture[str]) -> None:
+    predictions = write("p.jsonl", ["yes", "<think>no</think>yes", "no", "Yes."])
+    chosen = ["--metrics", "exact_match,normalized_match,cer", "--output", "s.jsonl"]
+    assert main(["eval", "--predictions", predictions, *chosen]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in table[1:]] == [
+        ["exact_match", "50.0%"],
+        ["normalized_match", "75.0%"],
+        ["cer", "41.7%"],
+    ]
+    lines = [json.loads(line) for line in Path("s.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["scores"]["exact_match"] for line in lines] == [1, 1, 0, 0]
+    assert lines[1]["answer"] == "<think>no</think>yes", "as it was written"
+    assert main(["eval", "--predictions", "s.jsonl"]) == 0, "a file of scores is one of answers"
+    assert capsys.readouterr().out == "exact match 50.0% (2 of 4 records)\n"
+
+
+def test_result_for_a_script(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--predictions", write("p.jsonl", ["yes", "no"]), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    between = found["metrics"]["exact_match"]
+    assert found == {"records": 2, "exact_match": 0.5, "exact": 1, "metrics": {"exact_match": between}}
+    assert between == {"value": 0.5, "low": 0, "high": 1, "records": 2}
+
+
+def test_references_of_several_people_are_used(capsys: pytest.CaptureFixture[str]) -> None:
+    predictions = write("p.jsonl", ["no"], references=["yes", "yes", "no", "no", "no", "no"])
+    assert main(["eval", "--predictions", predictions, "--metrics", "vqa_accuracy,exact_match", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["metrics"]
+    assert (found["vqa_accuracy"]["value"], found["exact_match"]["value"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "p.jsonl: found no line"),
+        ("{", "p.jsonl:1: found a line that is no JSON"),
+        ('{"answer": 5}', "p.jsonl:1: found 5 for the answer, expected text"),
+        ("[1]", "p.jsonl:1: found None for the answer"),
+        ('\n{"answer": "a", "references": "a"}', "p.jsonl:2: found 'a' for the references"),
+        ('{"answer": "a"}', "exact_match: found none of 1 record(s) that it can measure"),
+    ],
+)
+def test_file_that_holds_no_answers_is_named(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("p.jsonl").write_text(text)
+    Path("s.jsonl").write_text("before")
+    assert message in refused(["eval", "--predictions", "p.jsonl", "--output", "s.jsonl"], capsys)
+    assert Path("s.jsonl").read_text() == "before"
+    assert sorted(path.name for path in Path().iterdir()) == ["p.jsonl", "s.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "--predictions", "nope.jsonl"], "nope.jsonl: found no file of answers that can be read"),
+        (
+            ["eval", "--predictions", "p.jsonl", "--output", "p.jsonl"],
+            "--output: found 'p.jsonl', the data file itself",
+        ),
+        (["eval", "--predictions", "p.jsonl", "--output", "no/s.jsonl"], "--output: found no folder 'no'"),
+        (["eval", "m", "d", "--metrics", "loss", "--blank-images"], "--blank-images: found beside loss"),
+        (["eval", "m", "d", "--model-max-length", "9"], "--model-max-length: found without loss or perplexity"),
+        (["compare", "p.jsonl", "nope.jsonl"], "nope.jsonl: found no file of answers"),
+    ],
+)
+def test_wrong_use_is_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write("p.jsonl", ["yes"])
+    assert message in refused(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "m"], "expected MODEL and DATA, or --predictions FILE"),
+        (["eval", "m", "--predictions", "p"], "the answers are there already, so MODEL can do nothing"),
+        (
+            ["eval", "--predictions", "p", "--batch-size", "2", "--thinking"],
+            "so --batch-size, --thinking can do nothing",
+        ),
+    ],
+)
+def test_options_that_cannot_act_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_difference_has_an_interval_and_a_test(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 20 records, 9 get better and 1 worse, in another order."""
+    first = write("a.jsonl", ["yes"] * 6 + ["no"] * 14)
+    second = write("b.jsonl", ["no"] + ["yes"] * 14 + ["no"] * 5, order=[*range(19, -1, -1)])
+    assert main(["compare", first, second, "--metrics", "exact_match,cer", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    row = found["differences"]["exact_match"]
+    assert (row["first"], row["second"], row["difference"]) == (0.3, 0.7, pytest.approx(0.4))
+    assert (row["num_better"], row["num_worse"], row["num_records"]) == (9, 1, 20)
+    assert (row["test"], row["p_value"]) == ("McNemar", 0.021484375)
+    assert 0 < row["low"] < 0.4 < row["high"] < 0.8
+    errors = found["differences"]["cer"]
+    assert errors["test"] == "permutation"
+    assert (errors["num_better"], errors["num_worse"]) == (9, 1), "lower is better"
+    assert errors["p_value"] == pytest.approx(0.0215, abs=0.006)
+    assert (found["schema"], found["num_changed"], len(found["changes"])) == (1, 10, 10)
+    assert found["changes"][0] == {
+        "key": "r0",
+        "question": "Is 0 so?",
+        "references": ["yes"],
+        "answers": ["yes", "no"],
+        "scores": {"exact_match": [1, 0], "cer": [0, 1]},
+    }
+
+
+def test_pairing_makes_the_interval_narrow(capsys: pytest.CaptureFixture[str]) -> None:
+    """Alike but for one record of 100: the interval is of that one, not of two independent halves."""
+    first, second = write("a.jsonl", ["yes", "no"] * 50), write("b.jsonl", ["no", "no"] + ["yes", "no"] * 49)
+    assert main(["compare", first, second, "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["differences"]["exact_match"]
+    assert row["difference"] == pytest.approx(-0.01)
+    assert -0.05 < row["low"] <= row["high"] <= 0
+
+
+def test_changed_records_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = write("a.jsonl", ["yes", "no", "no"]), write("b.jsonl", ["yes", "yes", "perhaps"])
+    assert main(["compare", first, second]) == 0
+    assert (
+        "'r1': exact_match 0 -> 1\n  question  'Is 1 so?'\n  expected  'yes'\n  A         'no'\n  B         'yes'\n"
+        in (capsys.readouterr().out)
+    )
+
+
+def test_metrics_are_those_that_both_files_have_scores_of(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        chosen = ["--metrics", "anls,cer" if name == "a" else "cer", "--output", f"{name}.jsonl"]
+        assert main(["eval", "--predictions", write("p.jsonl", ["yes"]), *chosen]) == 0
+    capsys.readouterr()
+    assert main(["compare", "a.jsonl", "b.jsonl", "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["differences"]) == ["cer"]
+
+
+@pytest.mark.parametrize(
+    ("second", "more", "message"),
+    [
+        (["yes"], {}, "b.jsonl: found no line for 1 of 2 record(s) of a.jsonl ('r1'), expected the same records"),
+        (["yes"] * 3, {}, "a.jsonl: found no line for 1 of 3 record(s) of b.jsonl ('r2')"),
+        (["yes"] * 2, {"reference": "no"}, "b.jsonl: found other references for record 'r0' than in a.jsonl"),
+        (["yes"] * 2, {"id": "x"}, "b.jsonl:2: found record 'x' again, expected each once"),
+    ],
+)
+def test_files_of_other_records_are_refused(
+    second: list[str], more: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write("a.jsonl", ["yes", "no"])
+    assert message in refused(["compare", first, write("b.jsonl", second, **more)], capsys)

@@ -1,0 +1,103 @@
+"""Answers that are measured as a run goes: the values of ``minicpmv eval``, and the best checkpoint told by them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minicpmv.cli.main import main
+from minicpmv.errors import UsageError
+from minicpmv.training.callbacks import format_log
+from minicpmv.training.run import train
+from tests.run.training import flags, make_data, read_run, run_here, same_bytes
+from tests.tiny import conversation, write_data
+
+_EVALUATED = ["--eval_strategy", "steps", "--eval_steps", "2", "--save_steps", "2", "--save_total_limit", "5"]
+_LORA = ["--use_lora", "--lora_r", "4", "--lora_dropout", "0.3", "--eval_samples", "0"]
+_MEASURED = ["--eval_metrics", "cer,cider,perplexity,exact_match", "--eval_max_new_tokens", "6"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_data(tmp_path_factory.mktemp("data"), num_records=5)
+
+
+@pytest.fixture(scope="module")
+def measured(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("measured")
+    run_here(flags(data, output, *_LORA, *_EVALUATED, *_MEASURED, "--eval_data_path", data))
+    return output
+
+
+def evaluations(output: Path) -> list[dict[str, Any]]:
+    return [entry for entry in read_run(output)["log"] if "eval_loss" in entry]
+
+
+def test_values_are_those_of_eval(measured: Path, data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    names = "cer,cider,perplexity,exact_match,loss"
+    assert main(["eval", str(measured), data, "--max-new-tokens", "6", "--metrics", names, "--json"]) == 0
+    found = {name: each["value"] for name, each in json.loads(capsys.readouterr().out)["metrics"].items()}
+    last = evaluations(measured)[-1]
+    assert last["step"] == 4
+    # Batches differ, and so does rounding: measured 1e-7 of the loss. Values of answers are equal or far apart.
+    assert {name: last[f"eval_{name}"] for name in found} == pytest.approx(found, rel=1e-5)
+    assert {name: read_run(measured)["metrics"][f"eval_{name}"] for name in found} == pytest.approx(found, rel=1e-5)
+
+
+def test_measuring_does_not_change_training(measured: Path, data: str, tmp_path: Path) -> None:
+    run_here(flags(data, tmp_path, *_LORA, *_EVALUATED, "--eval_data_path", data))
+    assert same_bytes(tmp_path / "adapter_model.safetensors", measured / "adapter_model.safetensors")
+
+
+def test_best_checkpoint_is_told_by_a_metric_that_is_better_when_lower(data: str, tmp_path: Path) -> None:
+    """With so large a rate the model forgets how to speak: by cer the first checkpoint is best, and is gone back to."""
+    best = ["--metric_for_best_model", "eval_cer", "--load_best_model_at_end", "true", "--learning_rate", "0.5"]
+    run_here(flags(data, tmp_path, *_LORA, *_EVALUATED, *_MEASURED, "--eval_data_path", data, *best))
+    first, second = (entry["eval_cer"] for entry in evaluations(tmp_path)[:2])
+    assert first != second
+    chosen = 2 if first < second else 4
+    saved = "adapter_model.safetensors"
+    assert same_bytes(tmp_path / saved, tmp_path / f"checkpoint-{chosen}" / saved)
+    assert not same_bytes(tmp_path / saved, tmp_path / f"checkpoint-{6 - chosen}" / saved)
+    assert read_run(tmp_path)["metrics"]["eval_cer"] == min(first, second)
+
+
+def test_number_of_records_is_bounded_and_references_are_read(tmp_path: Path) -> None:
+    talk = conversation("Why?", "So.")
+    held_out = write_data(
+        tmp_path / "held_out.json",
+        [{"conversations": talk, "references": ["yes"] * 4}, {"conversations": talk, "references": ["no"] * 4}],
+    )
+    train_data = write_data(tmp_path / "train.json", [{"conversations": talk}])
+    asked = ["--eval_metrics", "vqa_accuracy", "--eval_metrics_records", "1", "--eval_data_path", held_out]
+    metrics = run_here(flags(train_data, tmp_path / "out", *asked, steps=1))["metrics"]
+    assert metrics["eval_vqa_accuracy"] == 0
+    with pytest.raises(UsageError, match=r"--eval_metrics vqa_accuracy: found none of 1 held-out record"):
+        train(flags(train_data, tmp_path / "x", "--eval_metrics", "vqa_accuracy", "--eval_data_path", train_data))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--eval_metrics", "anls"], "--eval_metrics: found no --eval_data_path"),
+        (["--eval_metrics", "anl", "--eval_data_path", "x"], "fix: did you mean anls?"),
+        (["--eval_metrics_records", "5"], "--eval_metrics_records: found without --eval_metrics"),
+        (["--eval_max_new_tokens", "0"], "--eval_max_new_tokens: found 0, expected at least 1"),
+        (
+            ["--metric_for_best_model", "eval_anls", "--eval_data_path", "x", "--eval_metrics", "cer"],
+            "--metric_for_best_model: found 'eval_anls', expected what is measured: eval_loss, eval_cer",
+        ),
+    ],
+)
+def test_flags_that_cannot_act_are_refused(given: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        train(flags("nowhere.json", tmp_path, *given))
+    assert message in str(caught.value)
+
+
+def test_values_stand_in_the_line_of_the_evaluation() -> None:
+    logs = {"eval_loss": 0.5, "eval_anls": 0.25, "eval_runtime": 3.0, "eval_samples_per_second": 9.0, "epoch": 1.0}
+    assert format_log(logs, step=4, max_steps=8) == "step 4/8  eval loss 0.5000  anls 0.2500"

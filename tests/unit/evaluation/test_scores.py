@@ -1,0 +1,130 @@
+"""Values of sets, their intervals, and what is kept of a record."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from minicpmv.errors import UsageError
+from minicpmv.evaluation.metrics.base import Metric, Sample
+from minicpmv.evaluation.metrics.registry import find_metrics
+from minicpmv.evaluation.resampling import mcnemar, permutation_test
+from minicpmv.evaluation.scores import Scorer, shown
+
+
+def binary(num_right: int, num_wrong: int) -> Iterator[Sample]:
+    for said in ["yes"] * num_right + ["no"] * num_wrong:
+        yield Sample(answer=said, references=("yes",))
+
+
+def made_up(count: int) -> Iterator[Sample]:
+    """Yield answers of a few words out of fifty."""
+    drawn = random.Random(0)
+    words = [f"word{number}" for number in range(50)]
+    for _ in range(count):
+        reference = " ".join(drawn.choices(words, k=6))
+        answer = " ".join(word if drawn.random() < 0.8 else "other" for word in reference.split())
+        yield Sample(question="Which?", answer=answer, references=(reference,), nats=drawn.random(), num_tokens=7)
+
+
+def score_all(metrics: list[Metric], samples: Iterator[Sample]) -> Scorer:
+    scorer = Scorer(metrics)
+    for sample in samples:
+        scorer.add(sample)
+    return scorer
+
+
+def test_value_is_of_the_set_and_scores_are_of_records() -> None:
+    scorer = Scorer(find_metrics(["exact_match", "wer"]))
+    first = scorer.add(Sample(answer="a b", references=("a b",)))
+    second = scorer.add(Sample(answer="x", references=("a b c d e f",)))
+    assert (first, second) == ({"exact_match": 1, "wer": 0}, {"exact_match": 0, "wer": 1})
+    assert scorer.results()["exact_match"].value == 0.5
+    assert scorer.results()["wer"].value == 6 / 8, "edits by words, not the mean of two rates"
+
+
+def test_interval_is_that_of_the_binomial() -> None:
+    """Of 400 records, half of them right: 0.5 +- 1.96 * sqrt(0.25 / 400) = 0.451 to 0.549. 1000 draws add 0.005."""
+    found = score_all(find_metrics(["exact_match"]), binary(200, 200)).results()["exact_match"]
+    assert (found.value, found.num_records) == (0.5, 400)
+    assert found.low == pytest.approx(0.451, abs=0.008)
+    assert found.high == pytest.approx(0.549, abs=0.008)
+
+
+def test_sets_that_are_drawn_without_a_record_do_not_count() -> None:
+    """Of one record every third set has none."""
+    found = score_all(find_metrics(["exact_match"]), binary(1, 0)).results()["exact_match"]
+    assert (found.low, found.value, found.high) == (1, 1, 1)
+
+
+def test_seed_decides_the_interval() -> None:
+    def interval(seed: int) -> tuple[float, float]:
+        scorer = Scorer(find_metrics(["exact_match"]), seed=seed)
+        for sample in binary(30, 70):
+            scorer.add(sample)
+        found = scorer.results()["exact_match"]
+        return found.low, found.high
+
+    assert interval(0) == interval(0) != interval(1)
+
+
+def test_blocks_of_records_end_nowhere() -> None:
+    """600 records are three blocks, the last of them begun; asking twice counts nothing twice."""
+    scorer = score_all(find_metrics(["exact_match"]), binary(300, 300))
+    assert scorer.results() == scorer.results()
+    assert scorer.results()["exact_match"].num_records == 600
+
+
+def test_records_that_a_metric_cannot_measure_do_not_count() -> None:
+    scorer = Scorer(find_metrics(["box_iou", "exact_match"]))
+    scores = scorer.add(Sample(answer="A cat", references=("A cat",)))
+    scorer.add(Sample(answer="<box>0 0 1 1</box>", references=("<box>0 0 1 1</box>",)))
+    scorer.add(Sample(answer="nobody knows"))
+    assert scores == {"box_iou": None, "exact_match": 1}
+    assert {name: found.num_records for name, found in scorer.results().items()} == {"box_iou": 1, "exact_match": 2}
+    with pytest.raises(UsageError, match=r"box_iou: found none of 1 record\(s\) that it can measure, expected a refer"):
+        score_all(find_metrics(["box_iou"]), binary(1, 0)).results()
+
+
+def test_memory_does_not_grow_with_the_records() -> None:
+    """Ten thousand records keep what a thousand do: measured 1.01, where 100 bytes kept for each would make it 1.2."""
+
+    def kept(count: int) -> int:
+        metrics = find_metrics(["exact_match", "anls", "cer", "wer", "rouge_l", "loss"])
+        tracemalloc.start()
+        scorer = score_all(metrics, made_up(count))
+        size, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert scorer.num_records == count
+        return max(size, peak)
+
+    kept(300)  # whatever is imported or kept once
+    assert kept(10_000) < 1.05 * kept(1_000)
+
+
+def test_mcnemar_is_exact() -> None:
+    """binomtest of scipy 1.17.1 gave these, as of 10, 80 and 1000 coins."""
+    assert mcnemar(9, 1) == pytest.approx(0.021484375)
+    assert mcnemar(1, 9) == pytest.approx(0.021484375)
+    assert mcnemar(30, 50) == pytest.approx(0.03299261842647619)
+    assert mcnemar(520, 480) == pytest.approx(0.2174482932041415)
+    assert mcnemar(5, 5) == mcnemar(0, 0) == 1
+
+
+def test_permutations_agree_with_the_exact_test_where_there_is_one() -> None:
+    """Of 10 records 9 better and 1 worse; 10,000 permutations: 0.0215 +- 0.003."""
+    (metric,) = find_metrics(["exact_match"])
+    first, second = np.zeros((10, 2)), np.zeros((10, 2))
+    first[:, 1] = second[:, 1] = 1
+    second[:9, 0] = first[9, 0] = 1
+    assert permutation_test(metric, first, second, seed=0) == pytest.approx(mcnemar(9, 1), abs=0.006)
+    assert permutation_test(metric, first, first, seed=0) == 1
+
+
+def test_values_are_shown_as_people_read_them() -> None:
+    anls, perplexity = find_metrics(["anls", "perplexity"])
+    assert (shown(anls, 0.5), shown(perplexity, 12.3456)) == ("50.0%", "12.35")
