@@ -19,6 +19,7 @@ from minicpmv.cli import (
     estimate_command,
     eval_command,
     explain_command,
+    serve_command,
     show_command,
     train_command,
 )
@@ -36,6 +37,7 @@ _COMMANDS = {
         train_command,
         chat_command,
         eval_command,
+        serve_command,
         show_command,
         convert_command,
         demo_command,
