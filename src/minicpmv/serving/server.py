@@ -24,9 +24,11 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         UsageError: It cannot be had.
     """
+    if not 0 <= port < 2**16:
+        raise UsageError(f"--port: found {port}, expected a number from 0 to 65535\n  fix: correct it")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UsageError(
             f"--host, --port: found {host}:{port} unusable ({error}), expected a free address of this machine\n"
             "  fix: choose another port, or 0 for any; end the process that has this one"
