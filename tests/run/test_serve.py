@@ -25,6 +25,7 @@ import torch
 
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import load_model
+from tests.docs.repository import ROOT, code_blocks
 from tests.tiny import FIXTURES, save_picture
 from tests.unit.models.test_adapters import make_adapter
 
@@ -155,6 +156,26 @@ def test_a_stream_says_the_same_and_ends_with_its_usage(server: Server, chat_say
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+def test_the_example_of_the_page_runs(
+    server: Server, chat_says: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (example,) = code_blocks(ROOT / "docs" / "serving.md", "python")
+    monkeypatch.chdir(server.folder)
+    (server.folder / "cat.jpg").write_bytes(IMAGE.read_bytes())
+    for written, here in (
+        ("http://127.0.0.1:8000/v1", server.address),
+        ('api_key="none"', f"api_key={KEY!r}"),
+        ("output/lora", "tuned.v1"),
+        ("What is this?", QUESTION),
+    ):
+        assert written in example
+        example = example.replace(written, here)
+    values: dict[str, Any] = {}
+    exec(compile(example, "docs/serving.md", "exec"), values)
+    values["client"].close()
+    assert capsys.readouterr().out.startswith(chat_says["tuned.v1 picture"][:10])
+
+
 def test_a_stop_ends_the_answer_before_it(server: Server, chat_says: dict[str, str]) -> None:
     said = chat_says["tiny text"]
     stop = said[4:7]
@@ -233,7 +254,7 @@ def test_an_oversized_body_is_refused_however_it_comes(server: Server) -> None:
     assert caught.value.status_code == 413
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     headers = {"authorization": f"Bearer {KEY}"}
-    pieces = (b"y" * 50_000 for _ in range(20))
+    pieces = (b"y" * 50_000 for _ in range(400))
     connection.request("POST", "/v1/chat/completions", pieces, headers, encode_chunked=True)
     assert connection.getresponse().status == 413
     connection.close()

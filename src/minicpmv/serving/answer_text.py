@@ -25,9 +25,7 @@ class AnswerText:
     def __init__(self, tokenizer: Any, end_ids: Sequence[int], stops: Sequence[str] = ()) -> None:
         self._tokenizer, self._stops = tokenizer, tuple(stops)
         self._unwritten = set(unwritten_ids(tokenizer, end_ids))
-        # Decoded are the tokens of the last two pieces only. Not fewer: a token's text may depend on the one before it.
-        self._window: list[int] = []
-        self._num_decoded = 0
+        self._unfinished: list[int] = []  # tokens of a character that is still incomplete
         self._held = ""
         self._is_first = True
         self._has_begun = False
@@ -42,12 +40,11 @@ class AnswerText:
         self._is_first = False
         if is_bos:
             return ""
-        self._window.append(token_id)
-        text = self._new_text()
-        if not text or text.endswith(_INCOMPLETE):
+        self._unfinished.append(token_id)
+        text = str(self._tokenizer.decode(self._unfinished))  # what comes before does not change a token's text
+        if text.endswith(_INCOMPLETE):
             return ""
-        self._window = self._window[self._num_decoded :]
-        self._num_decoded = len(self._window)
+        self._unfinished = []
         self._held += text
         return self._release()
 
@@ -55,15 +52,11 @@ class AnswerText:
         """Return what was held back."""
         if self.is_stopped:
             return ""
-        self._held += self._new_text()
-        self._window, self._num_decoded = [], 0
+        if self._unfinished:
+            self._held += str(self._tokenizer.decode(self._unfinished))
         piece = self._release()
         rest, self._held = self._held, ""
         return piece + self._without_outer_space(rest) if not self.is_stopped else piece
-
-    def _new_text(self) -> str:
-        decoded = str(self._tokenizer.decode(self._window[: self._num_decoded])) if self._num_decoded else ""
-        return str(self._tokenizer.decode(self._window))[len(decoded) :] if self._window else ""
 
     def _release(self) -> str:
         """Take from what is held all but white space at its end, and what may become a stop."""

@@ -84,20 +84,9 @@ class ChatCompletions:
             self._metrics.seconds.observe(time.monotonic() - start)
 
     async def _respond(self, request: Request, exchange: _Exchange) -> Response:
-        try:
-            self._access.check(request)
-            exchange.place = self._dispatcher.reserve()
-        except RequestError:
-            await exchange.before_deadline(_read_body(request, max_bytes=0))  # or the client never sees the answer
-            raise
-        body = await exchange.before_deadline(_read_body(request, max_bytes=self._settings.max_body_bytes))
-        if len(body) > self._settings.max_body_bytes:
-            raise RequestError(
-                413,
-                f"body: found more than {self._settings.max_body_bytes} bytes, expected fewer\n"
-                "  fix: shrink the images",
-                code="request_too_large",
-            )
+        self._access.check(request)
+        exchange.place = self._dispatcher.reserve()
+        body = await exchange.before_deadline(_read_body(request, self._settings.max_body_bytes))
         loop = asyncio.get_running_loop()
         reading = loop.run_in_executor(self._readers, self._read, body)
         chat, prompt = await exchange.before_deadline(_unless_gone(request, reading))
@@ -201,15 +190,22 @@ async def _collect(event: str | Finished, exchange: _Exchange) -> tuple[str, Fin
     return "".join(pieces), event
 
 
-async def _read_body(request: Request, *, max_bytes: int) -> bytes:
-    """Return the body, or of one that is too long what came first: a little more than ``max_bytes``.
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the body.
 
-    The rest is received and forgotten, because a client that is still sending does not see an answer.
+    Raises:
+        RequestError: It is too long. What is still to come of it uvicorn receives and forgets, so that a client that
+            sends all before it reads sees the answer.
     """
     body = bytearray()
     async for piece in request.stream():
-        if len(body) <= max_bytes:
-            body += piece
+        body += piece
+        if len(body) > max_bytes:
+            raise RequestError(
+                413,
+                f"body: found more than {max_bytes} bytes, expected fewer\n  fix: shrink the images",
+                code="request_too_large",
+            )
     return bytes(body)
 
 

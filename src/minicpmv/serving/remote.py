@@ -31,8 +31,7 @@ _TRANSLATED = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("2002:
 def is_public(address: str) -> bool:
     """Whether an IP address belongs to the public internet."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(ip, "ipv4_mapped", None)
-    return (mapped or ip).is_global and not ip.is_multicast and not any(ip in network for network in _TRANSLATED)
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _TRANSLATED)
 
 
 def fetch(
