@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from tests.docs.repository import ROOT
 
 
-def test_every_module_of_training_has_its_place() -> None:
+@pytest.mark.parametrize(("part", "unnamed"), [("training", {"run", "json_files"}), ("serving", set())])
+def test_every_module_of_a_large_part_has_its_place(part: str, unnamed: set[str]) -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    table = text.partition("## Inside training")[2].partition("## ")[0]
+    table = text.partition(f"## Inside {part}")[2].partition("## ")[0]
     named = re.findall(r"`(\w+)`", table.partition("|---|---|")[2])
-    modules = {path.stem for path in (ROOT / "src/minicpmv/training").glob("[!_]*.py")} - {"run", "json_files"}
+    modules = {path.stem for path in (ROOT / "src/minicpmv" / part).glob("[!_]*.py")} - unnamed
     assert sorted(named) == sorted(modules)

@@ -39,6 +39,7 @@ except SystemExit:
         ["--version"],
         ["chat", "--help"],
         ["eval", "--help"],
+        ["serve", "--help"],
         ["show", "--help"],
         ["convert", "--help"],
         ["demo", "-h"],

@@ -21,6 +21,7 @@ from minicpmv.cli import (
     eval_command,
     explain_command,
     predict_command,
+    serve_command,
     show_command,
     train_command,
 )
@@ -40,6 +41,7 @@ _COMMANDS = {
         predict_command,
         eval_command,
         compare_command,
+        serve_command,
         show_command,
         convert_command,
         demo_command,

@@ -1,4 +1,4 @@
-"""Attaches a LoRA adapter to a model, and fails unless every tensor of it finds its place and every place its tensor.
+"""Attaches LoRA adapters to a model, and fails unless every tensor of it finds its place and every place its tensor.
 
 PEFT warns at most, and goes on with matrices that add nothing. Names and shapes are compared before PEFT touches the
 model, so that a message can say which model the adapter was trained on. Nothing here trains or saves.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict
@@ -22,7 +23,7 @@ from minicpmv.models.checkpoint import own_shapes
 from minicpmv.models.versions import VERSIONS, Version, detect_version
 from minicpmv.models.weight_files import Shape, read_shapes
 
-__all__ = ["attach_adapter"]
+__all__ = ["attach_adapter", "attach_adapters"]
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -41,6 +42,46 @@ def attach_adapter(model: Any, path: str | Path, **options: Any) -> PeftModel:
     Raises:
         CheckpointError: The adapter is broken, belongs to another model, or lacks tensors.
     """
+    fitting = _check_fit(model, path)
+    wrapped = _wrap(fitting, lambda: PeftModel.from_pretrained(model, str(fitting.folder), **options))
+    _refuse_unfilled(wrapped, fitting, options.get("adapter_name", "default"))
+    return wrapped
+
+
+def attach_adapters(model: Any, paths: Mapping[str, str | Path]) -> PeftModel:
+    """Wrap a base model in several adapters, of which ``set_adapter(name)`` chooses one; none trains.
+
+    Args:
+        model: A MiniCPM-V model without an adapter; unchanged if one of them does not fit.
+        paths: Directories of at least one adapter by PEFT's name for it, which holds no dot.
+
+    Raises:
+        CheckpointError: An adapter is broken, belongs to another model, or lacks tensors.
+    """
+    fitting = {name: _check_fit(model, path) for name, path in paths.items()}  # all before PEFT touches the model
+    (first, fit), *others = fitting.items()
+    wrapped = _wrap(fit, lambda: PeftModel.from_pretrained(model, str(fit.folder), adapter_name=first))
+    for name, other in others:
+        _wrap(other, partial(wrapped.load_adapter, str(other.folder), adapter_name=name))
+    for name, each in fitting.items():
+        _refuse_unfilled(wrapped, each, name)
+    return wrapped
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitting:
+    """An adapter whose tensors have their places in the model."""
+
+    folder: Path
+    found: Mapping[str, Shape]
+    described: str
+    """What PEFT has found if it fails."""
+    at_fault: str
+    """Begins a message about missing tensors."""
+
+
+def _check_fit(model: Any, path: str | Path) -> _Fitting:
+    """Compare an adapter with a model that has none yet."""
     folder = Path(path)
     config = _read_json(folder / _CONFIG)
     _refuse_unfinished(folder, config)
@@ -59,23 +100,30 @@ def attach_adapter(model: Any, path: str | Path, **options: Any) -> PeftModel:
         )
     at_fault = f"{files[0]}: found {len(found)} tensors, expected {{}} more for {here}"
     _refuse_missing(_missing_beside_lora(found, model, config.get("modules_to_save") or ()), at_fault)
-    wrapped = _wrap(model, folder, f"an adapter of {trained_on} that PEFT cannot put on {here}", options)
+    return _Fitting(folder, found, f"an adapter of {trained_on} that PEFT cannot put on {here}", at_fault)
+
+
+def _refuse_unfilled(wrapped: PeftModel, fitting: _Fitting, name: str) -> None:
+    """Make sure that PEFT made no place that the file does not fill."""
     # PEFT counts biases in the frozen originals of what is trained beside LoRA, which nothing reads.
-    expected = [name for name in get_peft_model_state_dict(wrapped, save_embedding_layers=False) if _is_read(name)]
-    _refuse_missing([name for name in expected if name not in found], at_fault)
-    return wrapped
+    expected = get_peft_model_state_dict(wrapped, adapter_name=name, save_embedding_layers=False)
+    missing = [place for place in expected if _is_read(place) and place not in fitting.found]
+    _refuse_missing(missing, fitting.at_fault)
 
 
-def _wrap(model: Any, folder: Path, found: str, options: Mapping[str, Any]) -> PeftModel:
+_Loaded = TypeVar("_Loaded")
+
+
+def _wrap(fitting: _Fitting, load: Callable[[], _Loaded]) -> _Loaded:
     try:
         with warnings.catch_warnings():
             # PEFT 0.21 asks transformers by its old name; may go with the PEFT release that asks by the new one.
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # the caller's to find
-            return PeftModel.from_pretrained(model, str(folder), **options)
+            return load()
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{folder}: found {found} ({str(error).splitlines()[0]}), expected what PEFT wrote\n"
+            f"{fitting.folder}: found {fitting.described} ({str(error).splitlines()[0]}), expected what PEFT wrote\n"
             "  fix: load it on the model that it was trained on, or train one for this model"
         ) from error
 

@@ -33,6 +33,7 @@ __all__ = [
     "released_options",
     "stream_answer",
     "thinking_setting",
+    "unwritten_ids",
 ]
 
 THINK_OPENING = "<think>\n"
@@ -131,14 +132,14 @@ def generate_answers(
 
 def decode_answer(tokenizer: Any, token_ids: Sequence[int], end_ids: Sequence[int]) -> str:
     """Return the text of an answer without end tokens, a leading BOS and white space around it; markup stays."""
-    unwritten = _unwritten(tokenizer, end_ids)
+    unwritten = unwritten_ids(tokenizer, end_ids)
     kept = [token_id for token_id in token_ids if token_id not in unwritten]
     if kept and kept[0] == tokenizer.bos_token_id:
         kept = kept[1:]
     return str(tokenizer.decode(kept)).strip()
 
 
-def _unwritten(tokenizer: Any, end_ids: Sequence[int]) -> list[int]:
+def unwritten_ids(tokenizer: Any, end_ids: Sequence[int]) -> list[int]:
     """Return ids that are not part of an answer's text.
 
     The released code drops id 0 as padding. In 2.0 that is ``<unk>``, and so it is here. From 2.5 on it is "!", which
@@ -157,7 +158,7 @@ class AnswerStreamer(TextIteratorStreamer):
 
     def __init__(self, tokenizer: Any, end_ids: Sequence[int]) -> None:
         super().__init__(tokenizer, skip_prompt=True)
-        self._unwritten = torch.tensor(_unwritten(tokenizer, end_ids))
+        self._unwritten = torch.tensor(unwritten_ids(tokenizer, end_ids))
 
     def put(self, value: Tensor) -> None:
         if not self.next_tokens_are_prompt:

@@ -1,0 +1,146 @@
+"""``minicpmv serve``: answer over HTTP, as OpenAI's chat completions."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import ipaddress
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minicpmv.cli.model_options import add_model_options, answer_length, open_model, positive_int
+from minicpmv.errors import UsageError
+
+if TYPE_CHECKING:  # for annotations only: importing it would load the web server before any option is read
+    from minicpmv.serving.settings import ServerSettings
+
+__all__ = ["NAME", "SUMMARY", "run"]
+
+NAME = "serve"
+SUMMARY = "answer over HTTP, as OpenAI's chat completions"
+
+_KEY_VARIABLE = "MINICPMV_API_KEY"
+_MODULES = ("httpx2", "prometheus_client", "starlette", "uvicorn")
+
+_EXAMPLES = """examples:
+  minicpmv serve output/lora
+  minicpmv serve /models/MiniCPM-V-2_6 --adapter cats=output/cats --adapter dogs=output/dogs --port 8080
+"""
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"minicpmv {NAME}",
+        description="Answer POST /v1/chat/completions with text and images, for OpenAI's clients. A request's `model` "
+        "chooses the base or an adapter; requests that wait are answered together. SIGTERM finishes what runs.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model_options(parser, max_new_tokens=1024, with_thoughts=2048)
+    add = parser.add_argument
+    add("--adapter", action="append", default=[], metavar="NAME=PATH", help="serve an adapter, too; may be repeated")
+    add("--served-model-name", metavar="NAME", help="name of MODEL in requests (default: MODEL as it is typed)")
+    add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)")
+    add("--port", type=int, default=8000, metavar="N", help="default: %(default)s; 0 takes any free one")
+    add("--api-key", metavar="KEY", help=f"what clients must send (default: ${_KEY_VARIABLE}; without both, nothing)")
+    add("--max-batch-size", type=positive_int, default=8, metavar="N", help="requests answered together (default: 8)")
+    add("--max-queue", type=positive_int, default=64, metavar="N", help="requests that may wait (default: 64)")
+    add(
+        "--batch-delay-ms",
+        type=float,
+        default=10.0,
+        metavar="MS",
+        help="how long a request that finds the model idle waits for others (default: 10)",
+    )
+    add("--max-length", type=positive_int, metavar="N", help="tokens of prompt and answer (default: the checkpoint's)")
+    add(
+        "--max-body-bytes",
+        type=positive_int,
+        default=32 * 2**20,
+        metavar="N",
+        help="largest request, and largest sum of the image files that it names (default: 33554432)",
+    )
+    add(
+        "--max-image-pixels",
+        type=positive_int,
+        default=50_000_000,
+        metavar="N",
+        help="width x height, summed over a request's images (default: 50000000)",
+    )
+    add("--request-timeout", type=float, default=300.0, metavar="S", help="seconds for one request (default: 300)")
+    add("--allowed-image-root", metavar="DIR", help="let requests name image files in this folder (default: none)")
+    add("--allow-remote-images", action="store_true", help="fetch images that requests name on the public web")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Load the models and answer until the process is told to end."""
+    options = _build_parser().parse_args(arguments)
+    missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"minicpmv serve: found no {', '.join(missing)}, expected the packages of a web server\n"
+            "  fix: pip install 'minicpmv-finetune[serve]'"
+        )
+
+    from minicpmv.serving.prompt import context_length
+    from minicpmv.serving.served_models import name_models, serve_models
+    from minicpmv.serving.server import listen, serve
+
+    settings = _settings(options)
+    base, paths = name_models(options.model, options.adapter, options.served_model_name)
+    if settings.api_key is None and not _is_loopback(options.host):
+        print(f"notice: whoever reaches {options.host} may ask: there is no --api-key", file=sys.stderr)
+    with listen(options.host, options.port) as listening:
+        loaded = open_model(argparse.Namespace(**vars(options) | {"model": base}))
+        context_length(loaded, settings)
+        served = serve_models(loaded, paths)
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        address = f"http://{host}:{listening.getsockname()[1]}/v1"
+        names = ", ".join(served.adapters)
+        serve(served, settings, listening, on_ready=lambda: print(f"Serving {names} at {address}", flush=True))
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> ServerSettings:
+    from minicpmv.serving.settings import ServerSettings
+
+    for name in ("batch_delay_ms", "request_timeout"):
+        least = 0 if name == "batch_delay_ms" else 1
+        if not least <= getattr(options, name) < float("inf"):
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag}: found {getattr(options, name)}, expected at least {least}\n  fix: correct it")
+    api_key = options.api_key if options.api_key is not None else os.environ.get(_KEY_VARIABLE)
+    if (api_key is not None and not api_key.isprintable()) or api_key == "":
+        raise UsageError(
+            f"--api-key: found {'nothing' if not api_key else 'characters that no header can hold'}, expected a key\n"
+            f"  fix: set it, or leave --api-key and ${_KEY_VARIABLE} out"
+        )
+    root = options.allowed_image_root
+    if root is not None and not Path(root).is_dir():
+        raise UsageError(f"--allowed-image-root: found no folder {root!r}, expected one\n  fix: correct the path")
+    return ServerSettings(
+        api_key=api_key,
+        max_batch_size=options.max_batch_size,
+        max_queue=options.max_queue,
+        batch_delay_seconds=options.batch_delay_ms / 1000,
+        max_length=options.max_length,
+        max_new_tokens=answer_length(options),
+        max_slice_nums=options.max_slice_nums,
+        enable_thinking=options.thinking,
+        max_body_bytes=options.max_body_bytes,
+        max_image_pixels=options.max_image_pixels,
+        request_timeout_seconds=options.request_timeout,
+        allowed_image_root=None if root is None else Path(root),
+        allow_remote_images=options.allow_remote_images,
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,100 @@
+"""The addresses of the server, and what holds while it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from minicpmv.serving.access import Access
+from minicpmv.serving.batch import answer_together
+from minicpmv.serving.completion import ChatCompletions
+from minicpmv.serving.dispatcher import Dispatcher
+from minicpmv.serving.errors import RequestError, unknown_model
+from minicpmv.serving.metrics import Metrics
+from minicpmv.serving.responses import error_response, json_response, model_object
+from minicpmv.serving.served_models import ServedModels
+from minicpmv.serving.settings import ServerSettings
+
+__all__ = ["make_application"]
+
+_READERS = 8
+"""Threads that read requests: enough that a slow address on the web holds nobody else up."""
+
+
+def make_application(served: ServedModels, settings: ServerSettings) -> tuple[Starlette, Dispatcher]:
+    """Wire everything; also return what must be closed before the server ends."""
+    metrics, access = Metrics(), Access(settings.api_key)
+    dispatcher = Dispatcher(
+        partial(answer_together, served),
+        max_batch_size=settings.max_batch_size,
+        max_queue=settings.max_queue,
+        batch_delay_seconds=settings.batch_delay_seconds,
+        metrics=metrics,
+    )
+    readers = ThreadPoolExecutor(_READERS, thread_name_prefix="readers")
+    models = [model_object(name, created=int(time.time())) for name in served.adapters]
+    completions = ChatCompletions(
+        served, dispatcher, access=access, settings=settings, metrics=metrics, readers=readers
+    )
+
+    async def list_models(request: Request) -> Response:
+        access.check(request)
+        return json_response({"object": "list", "data": models})
+
+    async def show_model(request: Request) -> Response:
+        access.check(request)
+        name = request.path_params["name"]
+        for model in models:
+            if model["id"] == name:
+                return json_response(model)
+        raise unknown_model(name, served.adapters)
+
+    async def health(request: Request) -> Response:
+        if dispatcher.is_closing:
+            return json_response({"status": "ending"}, status=503)
+        return json_response({"status": "ok"})
+
+    async def show_metrics(request: Request) -> Response:
+        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @contextlib.asynccontextmanager
+    async def life(application: Starlette) -> AsyncIterator[None]:
+        answering = asyncio.create_task(dispatcher.run())
+        yield
+        dispatcher.close()
+        await answering
+        readers.shutdown(wait=False, cancel_futures=True)
+
+    routes = [
+        Route("/v1/chat/completions", completions, methods=["POST"]),
+        Route("/v1/models", list_models),
+        Route("/v1/models/{name:path}", show_model),
+        Route("/health", health),
+        Route("/metrics", show_metrics),
+    ]
+    handlers = {RequestError: _refuse, HTTPException: _refuse_address}
+    return Starlette(routes=routes, lifespan=life, exception_handlers=handlers), dispatcher
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return error_response(error)
+
+
+async def _refuse_address(request: Request, error: Exception) -> Response:
+    """Answer in OpenAI's form where there is nothing at an address, or not for this method."""
+    assert isinstance(error, HTTPException)
+    message = f"found {request.method} {request.url.path!a:.200} ({error.detail}), expected an address of this server"
+    return error_response(
+        RequestError(error.status_code, f"{message}\n  fix: POST /v1/chat/completions, or GET /v1/models")
+    )

@@ -1,0 +1,122 @@
+"""Answers several requests in one batch, and tells each of them its own tokens as they come.
+
+A row that has its answer, or whose client is gone, is not looked at any more; when all are, the batch ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from minicpmv.models.answers import THINK_OPENING, generate_answers
+from minicpmv.processing.batching import pad_left
+from minicpmv.processing.encoding import EncodedConversation
+from minicpmv.serving.answer_text import AnswerText
+from minicpmv.serving.drawing import Drawing, RowDrawing
+from minicpmv.serving.errors import RequestError
+from minicpmv.serving.prompt import Prompt
+from minicpmv.serving.served_models import ServedModels
+
+__all__ = ["Event", "Finished", "Question", "answer_together"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """An answer is complete."""
+
+    reason: Literal["stop", "length"]
+    num_tokens: int
+    """Of the answer, its end token included."""
+
+
+Event = str | Finished | RequestError
+"""A piece of an answer, or its end, or why there is none."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Question:
+    """One request on its way to its answer."""
+
+    model: str
+    """The name that it asks for."""
+    prompt: Prompt
+    drawing: Drawing = field(default_factory=Drawing)
+    stops: tuple[str, ...] = ()
+    deliver: Callable[[Event], None]
+    """Called from the thread that answers."""
+    is_abandoned: bool = False
+    """Set when nobody waits for the answer any more."""
+
+
+def answer_together(served: ServedModels, questions: Sequence[Question]) -> None:
+    """Answer questions to one and the same model; one whose image is damaged fails alone."""
+    loaded = served.loaded
+    rows: list[_Row] = []
+    encoded: list[EncodedConversation] = []
+    end_ids = loaded.end_token_ids()
+    for question in questions:
+        if question.is_abandoned:
+            continue
+        try:
+            encoded.append(question.prompt.encode(loaded))
+        except RequestError as error:
+            question.deliver(error)
+            continue
+        rows.append(_Row(question, AnswerText(loaded.processor.tokenizer, end_ids, question.stops), end_ids))
+    if not rows:
+        return
+    options = {
+        "max_new_tokens": max(row.question.prompt.max_new_tokens for row in rows),
+        "logits_processor": [RowDrawing([row.question.drawing for row in rows], loaded.device)],
+        "stopping_criteria": StoppingCriteriaList([_TellRows(rows)]),
+    }
+    inputs = pad_left(encoded, "pt").to(loaded.device)
+    with served.answering_as(questions[0].model):
+        generate_answers(loaded.model, inputs, options=options, end_ids=end_ids)
+
+
+class _Row:
+    """What one question has been told."""
+
+    def __init__(self, question: Question, text: AnswerText, end_ids: Sequence[int]) -> None:
+        self.question = question
+        self.is_done = False
+        self._text, self._end_ids = text, end_ids
+        self._num_tokens = 0
+
+    def take(self, token_id: int) -> None:
+        """Tell the question its next token."""
+        if self.question.is_abandoned:
+            self.is_done = True
+            return
+        if not self._num_tokens and self.question.prompt.enable_thinking:
+            self.question.deliver(THINK_OPENING)
+        self._num_tokens += 1
+        has_ended = token_id in self._end_ids
+        if piece := self._text.push(token_id):
+            self.question.deliver(piece)
+        is_full = self._num_tokens >= self.question.prompt.max_new_tokens
+        if has_ended or is_full or self._text.is_stopped:
+            if piece := self._text.end():
+                self.question.deliver(piece)
+            reason = "stop" if has_ended or self._text.is_stopped else "length"
+            self.question.deliver(Finished(reason, self._num_tokens))
+            self.is_done = True
+
+
+class _TellRows(StoppingCriteria):
+    """Hands each row's newest token on, and ends rows one by one."""
+
+    def __init__(self, rows: Sequence[_Row]) -> None:
+        self._rows = rows
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for row, token_id in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
+            if not row.is_done:
+                row.take(token_id)
+        return torch.tensor([row.is_done for row in self._rows], device=input_ids.device)

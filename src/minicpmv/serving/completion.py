@@ -1,0 +1,231 @@
+"""POST /v1/chat/completions: one request from its first byte to its answer's last.
+
+Whatever happens, its place among those that wait is given free and its answer is not drawn any further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from minicpmv.serving.access import Access
+from minicpmv.serving.batch import Event, Finished, Question
+from minicpmv.serving.chat_request import ChatRequest, read_request
+from minicpmv.serving.dispatcher import Dispatcher, Place
+from minicpmv.serving.drawing import Drawing
+from minicpmv.serving.errors import RequestError, unknown_model
+from minicpmv.serving.metrics import Metrics
+from minicpmv.serving.prompt import Prompt, prepare
+from minicpmv.serving.responses import AnswerWriter, error_response, json_response, server_sent
+from minicpmv.serving.served_models import ServedModels
+from minicpmv.serving.settings import ServerSettings
+
+__all__ = ["ChatCompletions"]
+
+_CLIENT_LEFT = 499
+_Value = TypeVar("_Value")
+
+
+class ChatCompletions:
+    """The endpoint.
+
+    Args:
+        served: Who answers.
+        dispatcher: Lets requests wait.
+        access: Who may ask.
+        settings: Limits.
+        metrics: Gets numbers.
+        readers: Threads in which requests are read and images fetched.
+    """
+
+    def __init__(
+        self,
+        served: ServedModels,
+        dispatcher: Dispatcher,
+        *,
+        access: Access,
+        settings: ServerSettings,
+        metrics: Metrics,
+        readers: Executor,
+    ) -> None:
+        self._served, self._dispatcher, self._access = served, dispatcher, access
+        self._settings, self._metrics, self._readers = settings, metrics, readers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = time.monotonic()
+        status = _CLIENT_LEFT
+
+        async def send_counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        exchange = _Exchange(self._settings.request_timeout_seconds)
+        try:
+            try:
+                response = await self._respond(Request(scope, receive), exchange)
+            except RequestError as error:
+                response = error_response(error)
+            await response(scope, receive, send_counted)
+        except ClientDisconnect:
+            pass
+        finally:
+            exchange.close()
+            self._metrics.requests.labels(status).inc()
+            self._metrics.seconds.observe(time.monotonic() - start)
+
+    async def _respond(self, request: Request, exchange: _Exchange) -> Response:
+        self._access.check(request)
+        exchange.place = self._dispatcher.reserve()
+        body = await exchange.before_deadline(_read_body(request, self._settings.max_body_bytes))
+        loop = asyncio.get_running_loop()
+        reading = loop.run_in_executor(self._readers, self._read, body)
+        chat, prompt = await exchange.before_deadline(_unless_gone(request, reading))
+        question = Question(
+            model=chat.model,
+            prompt=prompt,
+            drawing=Drawing(temperature=chat.temperature, top_p=chat.top_p, seed=chat.seed),
+            stops=chat.stop,
+            deliver=partial(_deliver, loop, exchange.events),
+        )
+        exchange.question = question
+        self._dispatcher.submit(question, exchange.place)
+        writer = AnswerWriter(chat.model, prompt.num_tokens, include_usage=chat.include_usage)
+        headers = {"x-request-id": writer.id}
+        # A stream begins when its first event is there: what fails before that has a status of its own.
+        first = await exchange.before_deadline(_unless_gone(request, exchange.next_event()))
+        self._metrics.first_piece_seconds.observe(exchange.seconds())
+        if chat.stream:
+            chunks = self._stream(first, exchange, writer, prompt)
+            return StreamingResponse(
+                chunks, headers=headers | {"cache-control": "no-cache"}, media_type="text/event-stream"
+            )
+        text, end = await exchange.before_deadline(_unless_gone(request, _collect(first, exchange)))
+        self._count(prompt, end)
+        return json_response(writer.whole(text, end), headers=headers)
+
+    def _read(self, body: bytes) -> tuple[ChatRequest, Prompt]:
+        chat = read_request(body)
+        if chat.model not in self._served.adapters:
+            raise unknown_model(chat.model, self._served.adapters)
+        return chat, prepare(chat, self._served.loaded, self._settings)
+
+    async def _stream(
+        self, event: str | Finished, exchange: _Exchange, writer: AnswerWriter, prompt: Prompt
+    ) -> AsyncIterator[str]:
+        yield writer.opening()
+        try:
+            while isinstance(event, str):
+                yield writer.piece(event)
+                event = await exchange.before_deadline(exchange.next_event())
+        except RequestError as error:  # too late for a status; clients raise what an event says
+            yield server_sent(error.body())
+            return
+        self._count(prompt, event)
+        for chunk in writer.ending(event):
+            yield chunk
+
+    def _count(self, prompt: Prompt, end: Finished) -> None:
+        self._metrics.prompt_tokens.inc(prompt.num_tokens)
+        self._metrics.completion_tokens.inc(end.num_tokens)
+
+
+class _Exchange:
+    """One request and what must be given back when it ends."""
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._start, self._timeout_seconds = time.monotonic(), timeout_seconds
+        self.place = Place(lambda: None)
+        self.question: Question | None = None
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
+
+    def seconds(self) -> float:
+        """How long the request has been here."""
+        return time.monotonic() - self._start
+
+    async def before_deadline(self, work: Coroutine[Any, Any, _Value]) -> _Value:
+        """Wait for something, but not beyond the time that a request may take."""
+        try:
+            return await asyncio.wait_for(work, max(0.0, self._timeout_seconds - self.seconds()))
+        except (TimeoutError, asyncio.TimeoutError) as error:  # one and the same from Python 3.11 on
+            raise RequestError(
+                504,
+                f"found no complete answer after {self._timeout_seconds:g} s, expected one by then\n"
+                "  fix: try again later, or ask for a shorter answer",
+                code="timeout",
+            ) from error
+
+    async def next_event(self) -> str | Finished:
+        """Return a piece of the answer, or its end."""
+        event = await self.events.get()
+        if isinstance(event, RequestError):
+            raise event
+        return event
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.place.leave()
+        if self.question is not None:
+            self.question.is_abandoned = True
+
+
+def _deliver(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
+    loop.call_soon_threadsafe(events.put_nowait, event)
+
+
+async def _collect(event: str | Finished, exchange: _Exchange) -> tuple[str, Finished]:
+    pieces: list[str] = []
+    while isinstance(event, str):
+        pieces.append(event)
+        event = await exchange.next_event()
+    return "".join(pieces), event
+
+
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the body.
+
+    Raises:
+        RequestError: It is too long. What is still to come of it uvicorn receives and forgets, so that a client that
+            sends all before it reads sees the answer.
+    """
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > max_bytes:
+            raise RequestError(
+                413,
+                f"body: found more than {max_bytes} bytes, expected fewer\n  fix: shrink the images",
+                code="request_too_large",
+            )
+    return bytes(body)
+
+
+async def _unless_gone(request: Request, work: Any) -> Any:
+    """Wait for something for as long as the client does.
+
+    Raises:
+        ClientDisconnect: The client is gone.
+    """
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(leave())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()

@@ -1,0 +1,58 @@
+"""Why a request is not answered: an HTTP status and OpenAI's error body."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["RequestError", "refused", "unknown_model"]
+
+
+class RequestError(Exception):
+    """A request that is not answered.
+
+    Args:
+        status: Of HTTP.
+        message: For whoever sent the request.
+        code: OpenAI's short name for it, which clients look at.
+        param: The parameter at fault.
+        retry_after: Seconds after which it may work.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+        self.headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+        if status == 401:
+            self.headers["www-authenticate"] = "Bearer"
+
+    def body(self) -> dict[str, Any]:
+        """What is sent."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        if self.status == 429:
+            kind = "rate_limit_error"
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def refused(where: str, found: str, expected: str, fix: str, *, code: str | None = None) -> RequestError:
+    """Return the error of a request that cannot be answered as it stands."""
+    param = where.partition("[")[0].partition(".")[0]
+    return RequestError(400, f"{where}: found {found}, expected {expected}\n  fix: {fix}", code=code, param=param)
+
+
+def unknown_model(name: str, known: Iterable[str]) -> RequestError:
+    """Return the error of a request to a model that is not served."""
+    return RequestError(
+        404,
+        f"model: found {name!a:.200}, expected one of {', '.join(known)}\n  fix: use one that GET /v1/models lists",
+        code="model_not_found",
+        param="model",
+    )
