@@ -1,0 +1,92 @@
+"""No request stays longer than it may, wherever it waits, and its place is free afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+
+from minicpmv.inference.loading import LoadedModel, load_model
+from minicpmv.serving.access import Access
+from minicpmv.serving.batch import Question
+from minicpmv.serving.completion import ChatCompletions
+from minicpmv.serving.dispatcher import Dispatcher
+from minicpmv.serving.metrics import Metrics
+from minicpmv.serving.served_models import ServedModels
+from minicpmv.serving.settings import ServerSettings
+from tests.tiny import FIXTURES
+
+ASKED = {"model": "m", "messages": [{"role": "user", "content": "Hi!"}]}
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return load_model(FIXTURES / "v2_6")
+
+
+def post(
+    loaded: LoadedModel, *contents: bytes | Callable[[], AsyncIterator[bytes]]
+) -> list[tuple[int, str, list[Question]]]:
+    """Send requests one after another to a server with one place, which says "a" to each and then falls silent."""
+    asked: list[Question] = []
+
+    def answer(questions: Sequence[Question]) -> None:
+        asked.extend(questions)
+        for question in questions:
+            question.deliver("a")
+
+    async def run() -> list[tuple[int, str, list[Question]]]:
+        metrics = Metrics()
+        dispatcher = Dispatcher(answer, max_batch_size=1, max_queue=1, batch_delay_seconds=0.0, metrics=metrics)
+        running = asyncio.create_task(dispatcher.run())
+        settings = ServerSettings(request_timeout_seconds=0.3)
+        with ThreadPoolExecutor(1) as readers:
+            endpoint = ChatCompletions(
+                ServedModels(loaded, {"m": None}),
+                dispatcher,
+                access=Access(None),
+                settings=settings,
+                metrics=metrics,
+                readers=readers,
+            )
+            transport = httpx2.ASGITransport(endpoint)
+            async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+                replies = []
+                for content in contents:
+                    reply = await client.post("/", content=content if isinstance(content, bytes) else content())
+                    replies.append((reply.status_code, reply.text, list(asked)))
+        dispatcher.close()
+        await asyncio.wait_for(running, 5)
+        return replies
+
+    return asyncio.run(run())
+
+
+async def never_ending() -> AsyncIterator[bytes]:
+    yield b"{"
+    await asyncio.sleep(60)
+
+
+def test_an_answer_that_is_not_complete_in_time_is_given_up(loaded: LoadedModel) -> None:
+    ((status, text, asked),) = post(loaded, json.dumps(ASKED).encode())
+    assert (status, json.loads(text)["error"]["code"]) == (504, "timeout")
+    assert [question.is_abandoned for question in asked] == [True]
+
+
+def test_a_stream_that_is_not_complete_in_time_ends_with_an_error(loaded: LoadedModel) -> None:
+    ((status, text, asked),) = post(loaded, json.dumps(ASKED | {"stream": True}).encode())
+    assert status == 200
+    *_, piece, error = text.removesuffix("\n\n").split("\n\n")
+    assert '"content": "a"' in piece
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "timeout"
+    assert [question.is_abandoned for question in asked] == [True]
+
+
+def test_a_body_that_never_ends_keeps_no_place(loaded: LoadedModel) -> None:
+    first, second = post(loaded, never_ending, b"[]")
+    assert (first[0], first[2]) == (504, [])
+    assert (second[0], "expected a JSON object" in second[1]) == (400, True)
