@@ -34,8 +34,8 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"minicpmv {NAME}",
         description="Ask a model the last question of every record and write one line of JSON for each, in the order "
-        "of DATA: index, id, question, answer and, where the record ends with an answer, that as the reference. The "
-        "same command goes on where it was interrupted or killed.",
+        "of DATA: index, id, question, answer, where the record ends with an answer that as the reference, and its "
+        "references if it lists any. The same command goes on where it was interrupted or killed.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -158,6 +158,8 @@ class PartialAnswers:
             answer = asdict(prediction)
             if prediction.reference is None:
                 del answer["reference"]
+            if not prediction.references:
+                del answer["references"]
             content += _state(self._records[prediction.index]) + b" "
             self._starts[prediction.index] = start + len(content)
             content += _line(answer)

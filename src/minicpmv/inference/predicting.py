@@ -45,6 +45,8 @@ class Prediction:
     """What the model said, its thoughts included."""
     reference: str | None
     """What the record says; None where it ends with the question."""
+    references: tuple[str, ...] = ()
+    """Answers that count as right beside or instead of it, where the record lists any."""
 
     @property
     def is_exact(self) -> bool:
@@ -125,6 +127,7 @@ class Predictor:
                 question=_text(question.turns[-1]),
                 answer=answer,
                 reference=_text(record.turns[-1]) if record.turns[-1].role == "assistant" else None,
+                references=record.references,
             )
             for index, record, question, answer in zip(positions, records, questions, said, strict=True)
         ]

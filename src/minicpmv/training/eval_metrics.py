@@ -110,6 +110,7 @@ class EvalMetrics:
             loaded = LoadedModel("", "", model, self._dataset.processor)
             answers = predict(loaded, records, batch_size=len(records), settings=settings)
             for record, said in zip(records, answers, strict=True):
+                assert said.reference is not None, "a held-out record ends with its answer"
                 references = record.references or (said.reference,)
                 sample = make_sample(question=said.question, answer=said.answer, references=references)
                 for metric in self._metrics:

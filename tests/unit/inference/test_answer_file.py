@@ -40,6 +40,7 @@ def predictions(batch: Sequence[int], *, told: str = "") -> list[Prediction]:
             question="?",
             answer=f"猫\n{index}{told}",
             reference="猫" if index % 2 else None,
+            references=("猫", "ねこ") if index == 3 else (),
         )
         for index in batch
     ]
@@ -67,6 +68,7 @@ def test_the_file_has_one_line_for_each_record_in_their_order(tmp_path: Path, re
     lines = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     assert [line["index"] for line in lines] == [0, 1, 2, 3, 4]
     assert lines[1] == {"index": 1, "id": "r1", "question": "?", "answer": "猫\n1", "reference": "猫"}
+    assert lines[3]["references"] == ["猫", "ねこ"]
     assert "reference" not in lines[2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out.jsonl", "out.jsonl.run.json"]
     assert check_output(output, RUN, overwrite=False), "the same run has nothing left to do"
