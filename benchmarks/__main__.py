@@ -23,6 +23,7 @@ CASES = {
     "vocabulary": "memory with a vocabulary of 128,256 words, beside the plain way",
     "images": "from files to patch rows on one core, beside decoding and the plain way",
     "frozen_tower": "a second epoch that reads a frozen tower's features, beside one that computes them",
+    "gains": "a training step as it is, and with one gain at a time switched off",
     "step": "where the time of a training step goes, by kind of operation",
 }
 """Each is a module here with ``measure(repetitions=...)``."""
