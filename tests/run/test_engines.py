@@ -51,11 +51,11 @@ def test_first_process_sees_no_picture_in_the_second_step(data: str) -> None:
     ("engine", "kind"),
     [
         ("ddp", "full"),
-        ("zero1", "LoRA"),
+        pytest.param("zero1", "LoRA", marks=pytest.mark.slow),
         ("zero2", "full"),
-        ("zero2-offload", "LoRA"),
+        pytest.param("zero2-offload", "LoRA", marks=pytest.mark.slow),
         ("zero3", "full"),
-        ("zero3-offload", "LoRA"),
+        pytest.param("zero3-offload", "LoRA", marks=pytest.mark.slow),
         ("fsdp2", "full"),
         pytest.param("fsdp2", "LoRA", marks=pytest.mark.slow),
     ],
@@ -83,6 +83,7 @@ def test_fsdp_goes_on_from_a_checkpoint_as_if_uninterrupted(data: str, trained: 
     assert losses(read_run(tmp_path)) == losses(read_run(whole))
 
 
+@pytest.mark.slow
 def test_fsdp_in_bfloat16_saves_adapters_in_float32_as_they_were_trained(data: str, tmp_path: Path) -> None:
     """Measuring leaves some parameters gathered, in bfloat16; and the originals beside the trained parts stand idle."""
     engines.train_with("fsdp2", "LoRA", data, tmp_path, "--bf16", "true", "--prove_saved", "true")

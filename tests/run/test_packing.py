@@ -118,6 +118,7 @@ def three(data: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, li
     return output, _run_recorded(arguments, output / "notes", processes=3)
 
 
+@pytest.mark.slow
 def test_unpacked_too_three_processes_read_every_record_once_in_an_epoch(
     three: tuple[Path, list[list[int]]],
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_process_without_a_record_changes_no_loss(
     assert losses(read_run(three[0])) == pytest.approx(losses(alone), abs=_LOSS)
 
 
+@pytest.mark.slow
 def test_unpacked_too_three_processes_resume_with_exactly_the_rest(
     three: tuple[Path, list[list[int]]], data: str, tmp_path: Path
 ) -> None:

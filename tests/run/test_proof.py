@@ -96,6 +96,7 @@ def test_base_in_four_bits_is_packed_again_for_the_proof(data: str, tmp_path: Pa
     assert loss["difference"] <= 1e-6 < loss["tolerance"] < 1e-3
 
 
+@pytest.mark.slow
 def test_two_processes_prove_what_zero3_sharded(data: str, tmp_path: Path) -> None:
     """Through the command line and a fresh process; all processes take part in the live model's loss."""
     config = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}

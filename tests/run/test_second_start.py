@@ -85,6 +85,7 @@ def test_a_folder_that_cannot_be_written_is_a_notice(tmp_path: Path, capsys: pyt
     assert notices == [f"notice: --data_cache: {why}; the next start checks again"]
 
 
+@pytest.mark.slow
 def test_one_process_checks_for_all(tmp_path: Path) -> None:
     """And a fault that it finds ends all of them, with the one message."""
     data = make_data(tmp_path)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import suppress
 
 __all__ = ["complain", "is_first_process", "notice", "say"]
+
+_TIME_TO_SPEAK = 20.0
+"""Seconds. Much longer than processes that find the same fault are apart."""
 
 
 def is_first_process() -> bool:
@@ -27,7 +31,9 @@ def notice(message: str) -> None:
 
 
 def complain(message: str, *, everywhere: bool = False) -> None:
-    """Print an error that stops the run.
+    """Print an error that stops the run; a process that leaves this to the first one waits until that has spoken.
+
+    A launcher ends all processes as soon as one of them has failed. So the wait is over when the first process ends.
 
     Args:
         message: Complete in itself.
@@ -38,3 +44,5 @@ def complain(message: str, *, everywhere: bool = False) -> None:
         who = "error" if first else f"error in process {os.environ['RANK']}"
         with suppress(OSError):  # the log may be on the very disk that is full; the exit code remains
             print(f"{who}: {message}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(_TIME_TO_SPEAK)
