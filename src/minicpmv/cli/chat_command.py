@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minicpmv.cli.model_options import add_model_options, answer_length, open_model
+from minicpmv.cli.model_options import add_model_options, generation_settings, open_model
 from minicpmv.errors import MiniCPMVError, UsageError
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
@@ -57,19 +57,10 @@ def run(arguments: Sequence[str]) -> int:
     from transformers import set_seed
 
     from minicpmv.inference.chat import Conversation
-    from minicpmv.inference.generation import GenerationSettings
 
     if options.seed is not None:
         set_seed(options.seed)
-    settings = GenerationSettings(
-        max_new_tokens=answer_length(options),
-        sample=options.sample,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        max_slice_nums=options.max_slice_nums,
-        enable_thinking=options.thinking,
-    )
+    settings = generation_settings(options)
     conversation = Conversation(loaded, settings=settings, system=options.system)
     if options.question is not None:
         _ask(conversation, options.question, options.image)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from minicpmv.cli.model_options import add_model_options, answer_length, open_model, positive_int
+from minicpmv.cli.model_options import add_model_options, generation_settings, open_model, positive_int
 from minicpmv.cli.output_file import check_output
 from minicpmv.errors import UsageError
 
@@ -155,22 +155,17 @@ def _ask(options: argparse.Namespace, metrics: Sequence[Metric]) -> Iterator[tup
         raise UsageError(f"{options.data}: found no record, expected at least one\n  fix: name a file with records")
     loaded = open_model(options)
 
-    from minicpmv.evaluation.asking import ask, expected_of
-    from minicpmv.inference.generation import GenerationSettings
+    from minicpmv.evaluation.asking import ask, sample_of
 
     for metric in metrics:
         for record in records if metric.sees_all_first else ():
-            metric.prepare(expected_of(record))
+            metric.prepare(sample_of(record))
 
     def report(done: int) -> None:
         if sys.stderr.isatty():
             print(f"\r{done} of {len(records)} records", end="", file=sys.stderr, flush=True)
 
-    settings = GenerationSettings(
-        max_new_tokens=answer_length(options),
-        max_slice_nums=options.max_slice_nums,
-        enable_thinking=options.thinking,
-    )
+    settings = generation_settings(options)
     yield from ask(
         loaded,
         records,

@@ -6,9 +6,10 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
+    from minicpmv.inference.generation import GenerationSettings
     from minicpmv.inference.loading import LoadedModel
 
-__all__ = ["add_model_options", "answer_length", "open_model", "positive_int"]
+__all__ = ["add_model_options", "answer_length", "generation_settings", "open_model", "positive_int"]
 
 
 def positive_int(text: str) -> int:
@@ -61,6 +62,19 @@ def add_model_options(
 def answer_length(options: argparse.Namespace) -> int:
     """Return the longest answer that the options allow, in tokens."""
     return options.max_new_tokens or options.default_lengths[options.thinking]
+
+
+def generation_settings(options: argparse.Namespace) -> GenerationSettings:
+    """Return how answers are chosen: by the options of every model, and those of sampling where a command has them."""
+    from minicpmv.inference.generation import GenerationSettings
+
+    sampling = ("sample", "temperature", "top_p", "top_k", "repetition_penalty")
+    return GenerationSettings(
+        max_new_tokens=answer_length(options),
+        max_slice_nums=options.max_slice_nums,
+        enable_thinking=options.thinking,
+        **{name: getattr(options, name) for name in sampling if hasattr(options, name)},
+    )
 
 
 def open_model(options: argparse.Namespace) -> LoadedModel:

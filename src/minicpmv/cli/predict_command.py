@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minicpmv.cli.model_options import add_model_options, answer_length, open_model, positive_int
+from minicpmv.cli.model_options import add_model_options, generation_settings, open_model, positive_int
 from minicpmv.errors import UsageError
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
@@ -104,19 +104,9 @@ def run(arguments: Sequence[str]) -> int:
         options.batch_size = _BATCH_SIZE
 
     from minicpmv.inference.answer_file import check_output, check_place
-    from minicpmv.inference.generation import GenerationSettings
 
     check_place(Path(options.output))
-    settings = GenerationSettings(
-        max_new_tokens=answer_length(options),
-        sample=options.sample,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        repetition_penalty=options.repetition_penalty,
-        max_slice_nums=options.max_slice_nums,
-        enable_thinking=options.thinking,
-    )
+    settings = generation_settings(options)
     records, identity = _read(options, settings)
     if check_output(Path(options.output), identity, overwrite=options.overwrite):
         print(f"{options.output} holds this run's answers to all {len(records):,} records: nothing to do")

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -24,9 +23,10 @@ from minicpmv.data.image_files import Size
 from minicpmv.data.loading import ImageRoots, check_records
 from minicpmv.data.reading import open_records
 from minicpmv.data.records import RawRecord
+from minicpmv.data.whole_files import replacing
 from minicpmv.errors import DataError, Problem, UsageError
 
-__all__ = ["Conversion", "convert", "write_whole"]
+__all__ = ["Conversion", "convert"]
 
 _KEPT = ("id", "image", "conversations", "references")
 
@@ -97,40 +97,29 @@ def convert(
     if problems:
         raise DataError(problems)
     lines = [_line(record, made, target) for record, made in zip(records, texts, strict=True)]
-    write_whole(target.output, "".join(lines).encode())
+    _write(target.output, "".join(lines).encode())
     left_out = {key for record in records for key in _fields(record) if key not in _KEPT}
     return Conversion(num_records=len(lines), left_out=tuple(sorted(left_out)))
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes) -> None:
     """Write a file so that it is never seen half written.
 
     Raises:
         UsageError: Its folder cannot be written.
     """
+
+    def refused(error: OSError) -> UsageError:
+        return UsageError(
+            f"{path}: found a folder that cannot be written ({error.strerror})\n  fix: choose another place"
+        )
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:
-        raise UsageError(
-            f"{path}: found a folder that cannot be written ({error.strerror})\n  fix: choose another place"
-        ) from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
-    except BaseException:  # an interruption too: nothing half written stays behind
-        os.unlink(name)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        raise refused(error) from error
+    with replacing(path, refused=refused) as file:
+        file.write(data)
 
 
 def _fields(record: RawRecord) -> dict[str, Any]:
@@ -209,5 +198,5 @@ def _written(record: RawRecord, source: str | bytes, target: _Target) -> str:
         return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
     path = target.image_dir / f"{hashlib.sha256(data).hexdigest()[:20]}.{'jpg' if kind == 'jpeg' else kind}"
     if not path.exists():
-        write_whole(path, data)
+        _write(path, data)
     return _from_output(path, target)

@@ -17,7 +17,7 @@ from minicpmv.evaluation.score_files import make_sample
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import LoadedModel
 
-__all__ = ["ask", "expected_of"]
+__all__ = ["ask", "sample_of"]
 
 _AT_A_TIME = 1024
 """Records whose answers are held in memory."""
@@ -79,30 +79,23 @@ def ask(
                 tell(number + 1)
 
 
-def expected_of(record: Record) -> Sample:
-    """Return what is known of a record before anybody has answered it."""
-    reference = _text(record, -1)
-    return make_sample(question=_text(record, -2), answer="", references=record.references or (reference,))
+def sample_of(record: Record, *, answer: str = "", nats: float | None = None, num_tokens: int | None = None) -> Sample:
+    """Return what a record expects of its last answer, and what came of it if anything did."""
+    return make_sample(
+        question=record.turns[-2].text,
+        answer=answer,
+        references=record.references or (record.turns[-1].text,),
+        nats=nats,
+        num_tokens=num_tokens,
+    )
 
 
 def _line(
     record: Record, index: int, answer: str | None, nats: float | None, num_tokens: int | None
 ) -> tuple[dict[str, Any], Sample]:
-    question, reference = _text(record, -2), _text(record, -1)
-    line: dict[str, Any] = {"id": record.id, "index": index, "question": question}
+    line: dict[str, Any] = {"id": record.id, "index": index, "question": record.turns[-2].text}
     line |= {} if answer is None else {"answer": answer}
-    line["reference"] = reference
+    line["reference"] = record.turns[-1].text
     line |= {"references": list(record.references)} if record.references else {}
     line |= {} if nats is None else {"nats": nats, "num_tokens": num_tokens}
-    sample = make_sample(
-        question=question,
-        answer=answer or "",
-        references=record.references or (reference,),
-        nats=nats,
-        num_tokens=num_tokens,
-    )
-    return line, sample
-
-
-def _text(record: Record, place: int) -> str:
-    return "\n".join(part for part in record.turns[place].content if isinstance(part, str))
+    return line, sample_of(record, answer=answer or "", nats=nats, num_tokens=num_tokens)

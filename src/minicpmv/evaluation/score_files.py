@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from minicpmv.data.records import quote
+from minicpmv.data.whole_files import replacing
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.base import Sample
-from minicpmv.processing.thinking import split_thinking
+from minicpmv.processing.thinking import without_thinking
 
 __all__ = ["Answered", "make_sample", "open_replacing", "read_answers", "write_line"]
 
@@ -62,43 +61,26 @@ def make_sample(
     num_tokens: int | None = None,
 ) -> Sample:
     """Make a sample of texts as they were written: thoughts, and white space around, are left out."""
-    said = tuple(split_thinking(text).text.strip() for text in (answer, *references))
+    said = tuple(without_thinking(text) for text in (answer, *references))
     return Sample(question=question, answer=said[0], references=said[1:], nats=nats, num_tokens=num_tokens)
 
 
-def write_line(file: TextIO, fields: Mapping[str, Any]) -> None:
+def write_line(file: BinaryIO, fields: Mapping[str, Any]) -> None:
     """Write one record's line."""
-    file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+    file.write(json.dumps(fields, ensure_ascii=False).encode() + b"\n")
 
 
-@contextmanager
-def open_replacing(path: str) -> Iterator[TextIO]:
+def open_replacing(path: str) -> AbstractContextManager[BinaryIO]:
     """Open a file to be written that appears under its name when it is whole.
 
     Raises:
         UsageError: Its folder cannot be written.
     """
-    target = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", text=True)
-    except OSError as error:
-        raise UsageError(
-            f"--output: cannot write {path!r} ({error.strerror})\n  fix: name a file that you may write"
-        ) from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yield file
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, target)
-    except BaseException:  # an interruption too: nothing half written stays behind
-        os.unlink(name)
-        raise
 
+    def refused(error: OSError) -> UsageError:
+        return UsageError(f"--output: cannot write {path!r} ({error.strerror})\n  fix: name a file that you may write")
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    return replacing(Path(path), refused=refused)
 
 
 def _read(line: str, *, where: str, position: int) -> Answered:

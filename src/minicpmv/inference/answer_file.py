@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from minicpmv.data.embedded import is_embedded
 from minicpmv.data.file_state import FileState
 from minicpmv.data.records import Record
+from minicpmv.data.whole_files import write_json
 from minicpmv.errors import UsageError
 from minicpmv.inference.identity import describe_differences
 from minicpmv.inference.predicting import Prediction
-from minicpmv.training.json_files import write_json
 
 __all__ = ["PartialAnswers", "check_output", "check_place"]
 

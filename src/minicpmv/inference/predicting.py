@@ -24,9 +24,8 @@ from minicpmv.inference.pictures import SeenPictures, count_pictures, name_pictu
 from minicpmv.models.answers import thinking_setting
 from minicpmv.models.known_slices import is_sharded
 from minicpmv.processing.batching import pad_left
-from minicpmv.processing.chat import Turn
 from minicpmv.processing.encoding import EncodedConversation
-from minicpmv.processing.thinking import split_thinking
+from minicpmv.processing.thinking import without_thinking
 
 __all__ = ["Prediction", "Predictor", "predict"]
 
@@ -51,7 +50,7 @@ class Prediction:
     @property
     def is_exact(self) -> bool:
         """Whether both agree but for thoughts before, and white space around them."""
-        return self.reference is not None and _said(self.answer) == _said(self.reference)
+        return self.reference is not None and without_thinking(self.answer) == without_thinking(self.reference)
 
 
 class Predictor:
@@ -124,9 +123,9 @@ class Predictor:
             Prediction(
                 index=int(index),
                 id=record.id,
-                question=_text(question.turns[-1]),
+                question=question.turns[-1].text,
                 answer=answer,
-                reference=_text(record.turns[-1]) if record.turns[-1].role == "assistant" else None,
+                reference=record.turns[-1].text if record.turns[-1].role == "assistant" else None,
                 references=record.references,
             )
             for index, record, question, answer in zip(positions, records, questions, said, strict=True)
@@ -215,11 +214,3 @@ def _group(question: Record, index: int) -> int:
 def _own_seed(seed: int, index: int) -> int:
     """Make one seed of two, such that neighbours have nothing in common."""
     return int.from_bytes(hashlib.sha256(f"{seed} {index}".encode()).digest()[:8], "big", signed=True)
-
-
-def _text(turn: Turn) -> str:
-    return "\n".join(part for part in turn.content if isinstance(part, str))
-
-
-def _said(text: str) -> str:
-    return split_thinking(text).text.strip()

@@ -53,6 +53,11 @@ class Turn:
     """Parts in order. They are joined by one newline each, as the released ``chat()`` does, so a part holds no newline
     on the image's account: ``(ImageRef(0), "What is it?")`` reads ``<image>\\nWhat is it?``."""
 
+    @property
+    def text(self) -> str:
+        """What is written in it, without its images."""
+        return "\n".join(part for part in self.content if isinstance(part, str))
+
 
 @dataclass(frozen=True, slots=True)
 class TextSegment:
@@ -221,7 +226,7 @@ def _write_qwen3(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterator
             yield from _content(turn)
             yield TextSegment("<|im_end|>\n", "template")
             continue
-        answer = split_thinking(_text(turn))
+        answer = split_thinking(turn.text)
         if position > asked and answer.thought:
             # Two pieces, because the first may be the end of a prompt.
             yield TextSegment(f"{THINK}\n", "answer")
@@ -242,7 +247,7 @@ def _left_out_by_qwen3(turns: Sequence[Turn]) -> Iterator[LeftOut]:
     for position, turn in enumerate(turns):
         if turn.role != "assistant":
             continue
-        answer = split_thinking(_text(turn))
+        answer = split_thinking(turn.text)
         if answer.stray:
             yield LeftOut(
                 position,
@@ -314,12 +319,7 @@ def _content(turn: Turn) -> Iterator[Segment]:
 
 
 def _answer(turn: Turn) -> Iterator[Segment]:
-    yield TextSegment(_text(turn), "answer")
-
-
-def _text(turn: Turn) -> str:
-    """Return the text of a turn without images."""
-    return "\n".join(str(part) for part in turn.content)
+    yield TextSegment(turn.text, "answer")
 
 
 def _strip(segments: list[Segment]) -> list[Segment]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["THINK", "THOUGHT", "Answer", "split_thinking"]
+__all__ = ["THINK", "THOUGHT", "Answer", "split_thinking", "without_thinking"]
 
 THINK, THOUGHT = "<think>", "</think>"
 
@@ -38,3 +38,12 @@ def split_thinking(content: str) -> Answer:
     between, _, text = rest.rpartition(THOUGHT)
     stray = [piece.strip() for piece in (before, between)]
     return Answer(thought.strip("\n"), text.lstrip("\n"), " ".join(piece for piece in stray if piece))
+
+
+def without_thinking(content: str) -> str:
+    r"""Return what was said, without the thinking before it and white space around it.
+
+    >>> without_thinking("<think>\n1 + 1\n</think>\n\n2")
+    '2'
+    """
+    return split_thinking(content).text.strip()

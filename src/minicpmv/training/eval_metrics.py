@@ -18,10 +18,9 @@ from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.sequences import Selected
 from minicpmv.errors import DataError, UsageError
 from minicpmv.evaluation.answers import predict
-from minicpmv.evaluation.asking import expected_of
+from minicpmv.evaluation.asking import sample_of
 from minicpmv.evaluation.metrics.base import Metric
 from minicpmv.evaluation.metrics.registry import find_metrics, split_names
-from minicpmv.evaluation.score_files import make_sample
 from minicpmv.evaluation.scores import measure
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import LoadedModel
@@ -110,9 +109,7 @@ class EvalMetrics:
             loaded = LoadedModel("", "", model, self._dataset.processor)
             answers = predict(loaded, records, batch_size=len(records), settings=settings)
             for record, said in zip(records, answers, strict=True):
-                assert said.reference is not None, "a held-out record ends with its answer"
-                references = record.references or (said.reference,)
-                sample = make_sample(question=said.question, answer=said.answer, references=references)
+                sample = sample_of(record, answer=said.answer)
                 for metric in self._metrics:
                     found = measure(metric, sample)
                     if found is not None:
@@ -126,7 +123,7 @@ class EvalMetrics:
         for position in positions:
             if not (first or unmet):
                 break
-            sample = expected_of(self._dataset.records[position])
+            sample = sample_of(self._dataset.records[position])
             for metric in first:
                 metric.prepare(sample)
             unmet = {name: metric for name, metric in unmet.items() if measure(metric, sample) is None}

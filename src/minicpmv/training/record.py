@@ -20,9 +20,9 @@ import minicpmv
 from minicpmv.data.contents import Content
 from minicpmv.data.mixing import Source
 from minicpmv.data.records import Record
+from minicpmv.data.whole_files import write_json
 from minicpmv.processing.chat import ImageRef
 from minicpmv.training.arguments import Request
-from minicpmv.training.json_files import write_json
 from minicpmv.training.material import Material
 from minicpmv.training.parts import PartSummary
 
@@ -152,5 +152,5 @@ def chat_command(directory: str, records: Sequence[Record]) -> str:
         if isinstance(part, ImageRef):
             image = record.images[part.index]
             words += ["--image", image if isinstance(image, str) else "IMAGE"]
-    text = "\n".join(part for part in question.content if isinstance(part, str)).strip()
+    text = question.text.strip()
     return shlex.join([*words, text] if text else words)

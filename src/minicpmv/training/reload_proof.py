@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
+from minicpmv.data.whole_files import write_json
 from minicpmv.errors import CheckpointError, MiniCPMVError
 from minicpmv.inference.loading import base_of_adapter, load_model
 from minicpmv.models.adapters import attach_adapter
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.training.evidence import EVIDENCE, PROOF, Evidence, digest_tensors, read_evidence
-from minicpmv.training.json_files import write_json
 from minicpmv.training.lora import evaluate_as_trained, quantisation
 from minicpmv.training.memory import free_memory
 from minicpmv.training.record import list_versions

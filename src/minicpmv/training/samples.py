@@ -21,12 +21,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.embedded import describe_image
 from minicpmv.data.records import Record, quote
+from minicpmv.data.whole_files import write_whole
 from minicpmv.errors import DataError
 from minicpmv.evaluation.answers import Prediction, predict
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.models.known_slices import is_sharded
-from minicpmv.training.json_files import write_whole
 
 __all__ = ["SAMPLES", "AskAtStart", "Samples"]
 

@@ -20,11 +20,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from minicpmv.data.whole_files import write_json
 from minicpmv.training.checkpoints import STAGING
 from minicpmv.training.disk import writing
 from minicpmv.training.engine import load_deepspeed
 from minicpmv.training.fsdp import reshard, whole
-from minicpmv.training.json_files import write_json
 from minicpmv.training.lora import as_plain_lora
 from minicpmv.training.parts import is_lora_tensor
 from minicpmv.training.trainer import MiniCPMVTrainer
