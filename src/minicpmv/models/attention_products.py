@@ -1,8 +1,9 @@
 """Attention on a CPU whose gradients are matrix products.
 
 torch's own backward pass for CPUs reaches a tenth of what bfloat16 products do on cores that have units for them (AMX).
-A training step is 1.09 times as fast with this one (docs/performance.md). Here the weights of a few heads are computed once more, by a product and a
-softmax, and the gradients by four products. The forward pass stays torch's own, bit for bit.
+A training step is 1.09 times as fast with this one (docs/performance.md). Here the weights of a few heads are computed
+once more, by a product and a softmax, and the gradients by four products. The forward pass stays torch's own, bit for
+bit.
 """
 
 from __future__ import annotations
