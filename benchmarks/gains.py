@@ -1,4 +1,4 @@
-"""What each gain of a training step is worth: the step as it is, and with one gain at a time switched off.
+"""What each gain of a training step is worth: the step as it is, with one gain at a time switched off, or compiled.
 
     python -m benchmarks gains
 
@@ -28,30 +28,35 @@ from minicpmv.data.loading import load_records
 from minicpmv.models import attention
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.training.compilation import CompiledLayers
 from minicpmv.training.cpu_process import keep_freed_memory
 
 __all__ = ["measure", "run_step"]
 
 _GAINS = ("packed rows", "attention by products", "freed memory kept")
+_COMPILED = "layers compiled"
+"""By a flag of the command, not by default."""
 _RECORDS = 5
 _STEPS = 3
 
 
-def run_step(folder: Path, without: str | None) -> dict[str, float]:
+def run_step(folder: Path, way: str | None) -> dict[str, float]:
     """Return the seconds of a step, the shortest of a few, and the peak of memory in GiB, in this process.
 
     Args:
         folder: With ``model`` and ``data``.
-        without: The gain that is switched off.
+        way: The gain that is switched off, or the option that is switched on.
     """
-    if without != "freed memory kept":
+    if way != "freed memory kept":
         keep_freed_memory()
-    if without == "attention by products":
+    if way == "attention by products":
         attention.PRODUCTS_ARE_FASTER = False  # pyright: ignore[reportConstantRedefinition]
     model: Any = MiniCPMVForConditionalGeneration.from_pretrained(folder / "model", dtype=torch.float32).train()
     processor = MiniCPMVProcessor.from_pretrained(folder / "model")
     dataset = ConversationDataset(load_records(str(folder / "data" / "train.jsonl")), processor, max_length=32768)
-    collate = Collator(0) if without == "packed rows" else PackedCollator(0)
+    collate = Collator(0) if way == "packed rows" else PackedCollator(0)
+    if way == _COMPILED:
+        CompiledLayers({}).on_train_begin(None, None, None, model=model)  # pyright: ignore[reportArgumentType]  unread
     batch = collate([dataset[index] for index in range(_RECORDS)])
     seconds = []
     for _ in range(1 + _STEPS):
@@ -71,17 +76,20 @@ def measure(*, repetitions: int) -> dict[str, Any]:
         folder = Path(name)
         make_model(folder / "model")
         make_records(folder / "data", _RECORDS, slices=(1, 3, 5, 9, 10))
-        rounds = [{way: _in_its_own_process(folder, way) for way in (None, *_GAINS)} for _ in range(repetitions)]
+        rounds = [
+            {way: _in_its_own_process(folder, way) for way in (None, *_GAINS, _COMPILED)} for _ in range(repetitions)
+        ]
     figures: dict[str, Any] = {"seconds": statistics.median(each[None]["seconds"] for each in rounds)}
-    for gain in _GAINS:
-        times = [each[gain]["seconds"] / each[None]["seconds"] for each in rounds]
-        memory = [each[None]["memory_gib"] / each[gain]["memory_gib"] for each in rounds]
+    for gain in (*_GAINS, _COMPILED):
+        with_it, without = (gain, None) if gain == _COMPILED else (None, gain)
+        times = [each[without]["seconds"] / each[with_it]["seconds"] for each in rounds]
+        memory = [each[with_it]["memory_gib"] / each[without]["memory_gib"] for each in rounds]
         figures[gain] = {"times_faster": statistics.median(times), "memory_ratio": statistics.median(memory)}
     return figures
 
 
-def _in_its_own_process(folder: Path, without: str | None) -> dict[str, float]:
-    words = [sys.executable, "-m", "benchmarks.gains", str(folder), *([without] if without else [])]
+def _in_its_own_process(folder: Path, way: str | None) -> dict[str, float]:
+    words = [sys.executable, "-m", "benchmarks.gains", str(folder), *([way] if way else [])]
     done = subprocess.run(
         words, check=True, capture_output=True, text=True, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
     )

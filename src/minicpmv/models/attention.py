@@ -9,9 +9,9 @@ positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ try:
 except ImportError:
     _flash_varlen: Any = None
 
-__all__ = ["attend"]
+__all__ = ["Lengths", "attend"]
 
 # Shape letters in this file
 #   T tokens of all sequences    N sequences of one shape    H heads    K channels of a head
@@ -37,6 +37,31 @@ _WIDEST_KERNEL_HEAD = 256
 _CAUSAL_WINDOW = (-1, 0)  # every earlier token, no later one
 
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _never_compiled(function: _Function) -> _Function:
+    return cast("Any", torch.compiler.disable)(function)  # whose types lose the function's own
+
+
+class Lengths(Sequence[int]):
+    """Tokens of each sequence, on their way through compiled layers to the attention.
+
+    Of a tuple every number would be part of the compiled program, and each batch compiled anew.
+    """
+
+    def __init__(self, of_each: Sequence[int]) -> None:
+        self._of_each = tuple(of_each)
+
+    def __len__(self) -> int:
+        return len(self._of_each)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._of_each[index]
+
+
+# Which sequences are alike is data: compiled, it would be compiled anew for nearly every batch.
+@_never_compiled
 def attend(
     query_THK: Tensor,
     key_THK: Tensor,

@@ -21,6 +21,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from minicpmv.models.attention import Lengths
 from minicpmv.models.chat import OfficialChat
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.known_slices import is_sharded, join_in_order, left_to_see
@@ -305,7 +306,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
     def _hand_down(self, packed: PackedRows, cu_seq_lens: Tensor | None, kwargs: dict[str, Any]) -> Tensor | None:
         """Tell the layers where samples begin, through their keyword arguments; return their attention mask."""
         if self.config.text_config._attn_implementation == PACKED_ATTENTION:
-            kwargs["sequence_lengths"] = packed.lengths
+            kwargs["sequence_lengths"] = Lengths(packed.lengths)
             # transformers would make a mask of T x T, which nothing reads; four axes pass through it untouched.
             return packed.starts_BT.new_ones(1, 1, 1, 1)
         if cu_seq_lens is not None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, SiglipVisionConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from minicpmv.models.attention import attend
+from minicpmv.models.attention import Lengths, attend
 from minicpmv.models.positions import grid_position_ids, resize_table, row_position_ids
 from minicpmv.models.versions import PositionScheme
 
@@ -98,6 +98,7 @@ class VisionEncoder(nn.Module):
         self.gradient_checkpointing = False
 
     def forward(self, hidden_PE: Tensor, lengths: Sequence[int]) -> Tensor:
+        lengths = Lengths(lengths)
         for layer in self.layers:
             hidden_PE = layer(hidden_PE, lengths)
         return hidden_PE

@@ -130,6 +130,8 @@ class RunArguments(LearningArguments, _Subject):
     overwrite_output_dir: bool = _flag(
         False, "Start anew in a directory with checkpoints of an earlier run: delete them."
     )
+    compilation: dict[str, Any] | None = field(default=None, init=False)
+    """No flag: what ``compilation`` makes of ``--torch_compile``; None: nothing is compiled."""
 
     @property
     def train_sources(self) -> list[Source]:

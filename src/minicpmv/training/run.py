@@ -17,6 +17,7 @@ from minicpmv.training.base import Base, build_skeleton, check_weights, load_bas
 from minicpmv.training.batches import BatchPlan, describe_plan, describe_step, estimate_costs, plan_batches
 from minicpmv.training.boundary import Stopped
 from minicpmv.training.checkpoints import list_checkpoints
+from minicpmv.training.compilation import CompiledLayers
 from minicpmv.training.completion import complete
 from minicpmv.training.console import complain, notice, say
 from minicpmv.training.course import describe_course
@@ -114,6 +115,7 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
         trainer = _build_trainer(material, model, request, args, plan, interruption)
         trainer.rates, trainer.course = rates, course
         trainer.add_callback(RecomputedLayers.of_run(request.run))
+        trainer.add_callback(CompiledLayers(request.run.compilation))
         return trainer
 
     if request.run.dry_run:

@@ -13,6 +13,7 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from minicpmv.errors import UsageError
 from minicpmv.training.arguments import Request
+from minicpmv.training.compilation import settle_compilation
 from minicpmv.training.eval_metrics import settle_best_model
 from minicpmv.training.fsdp import settle_fsdp
 from minicpmv.training.optimizers import check_optimizer
@@ -87,6 +88,7 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
     _settle_precision(settings, notices, machine)
     _settle_fixed(settings, notices)
     settle_recomputation(request.run, settings)
+    settle_compilation(request.run, settings)
     _settle_evaluation(settings, notices, has_data=bool(request.run.eval_data_path))
     settle_best_model(request.run, settings)
     settings.setdefault("learning_rate", 1e-4 if request.run.use_lora else 1e-5)

@@ -1,0 +1,92 @@
+"""``--torch_compile`` compiles each kind of layer once, for training steps alone, and changes no loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from minicpmv.errors import UsageError
+from tests.run.training import flags, losses, make_data, run_command, run_here
+
+# Traces as the default backend does, but needs no C++ compiler.
+_COMPILED = "--torch_compile_backend aot_eager"
+_STEPS = 6
+
+# torch 2.13's tracer asks every input for its gradient; may go when it asks leaves only.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def frames() -> Iterator[Any]:
+    """Counts compiled pieces of code, attempts and successes."""
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    yield torch._dynamo.utils.counters["frames"]
+    torch.compiler.reset()
+
+
+def _run(data: str, output: Path, extra: str) -> dict[str, Any]:
+    return run_here(flags(data, output, "--save_strategy", "no", *extra.split(), steps=_STEPS))
+
+
+@pytest.mark.parametrize(
+    ("extra", "num_pieces"),
+    [
+        ("--packing true --model_max_length 200 --train_sampling_strategy random", 14),
+        pytest.param("--use_lora --lora_r 4 --activation_checkpointing", 10, marks=pytest.mark.slow),
+    ],
+)
+def test_losses_are_those_of_an_uncompiled_run(
+    extra: str, num_pieces: int, data: str, frames: Any, tmp_path: Path
+) -> None:
+    plain = _run(data, tmp_path / "plain", extra)
+    assert not frames
+    compiled = _run(data, tmp_path / "compiled", f"{extra} {_COMPILED}")
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-5)
+    # However different the batches: each has other slices and samples, and would add to the pieces of a layer.
+    assert frames["ok"] == frames["total"] == num_pieces
+
+
+@pytest.mark.slow
+def test_answers_and_evaluation_compile_nothing(data: str, frames: Any, tmp_path: Path) -> None:
+    _run(data, tmp_path / "alone", _COMPILED)
+    alone = dict(frames)
+    torch.compiler.reset()
+    frames.clear()
+    asked = f"--eval_data_path {data} --eval_strategy steps --eval_steps 3 --eval_samples 2 --eval_sample_tokens 4"
+    run = _run(data, tmp_path / "asked", f"{_COMPILED} {asked}")
+    assert [entry for entry in run["log"] if "eval_loss" in entry]
+    assert dict(frames) == alone
+
+
+@pytest.mark.slow
+def test_sharded_layers_train_compiled(data: str, tmp_path: Path) -> None:
+    shown = []
+    for extra in ("", _COMPILED):
+        done = run_command(flags(data, tmp_path / f"out{len(shown)}", "--deepspeed", "zero3", *extra.split()))
+        assert done.returncode == 0, done.stderr
+        shown.append([line.split("  ")[:2] for line in done.stdout.splitlines() if line.startswith("step ")])
+    assert len(shown[0]) == 4
+    assert shown[0] == shown[1]
+
+
+def test_default_backend_without_a_compiler_is_refused(
+    data: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UsageError, match="--torch_compile: found no C\\+\\+ compiler 'no-such-compiler'"):
+        _run(data, tmp_path, "--torch_compile true")
+
+
+def test_options_without_compiling_are_refused(data: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--torch_compile false --torch_compile_mode: found both"):
+        _run(data, tmp_path, "--torch_compile false --torch_compile_mode max-autotune")
