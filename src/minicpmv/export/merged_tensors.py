@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -145,7 +146,10 @@ class MergedTensors:
         module._parameters = dict(module._parameters)  # the skeleton's own stay as they are
         tensors = {attribute: self._without_lora(f"{name}.{attribute}") for attribute in module.state_dict()}
         module.load_state_dict(tensors, assign=True)
-        wrapped = get_peft_model(cast("Any", _put_alone(name, module)), self._config)
+        with warnings.catch_warnings():
+            # Ranks of the adapter's other modules have none to match here; the whole model had them all.
+            warnings.filterwarnings("ignore", message=r"The following \w+_pattern keys did not match")
+            wrapped = get_peft_model(cast("Any", _put_alone(name, module)), self._config)
         found = set_peft_model_state_dict(wrapped, {key: self._adapter.read(key) for key in self._lora[name]})
         assert not found.unexpected_keys, found.unexpected_keys  # the adapter was compared with the whole model
         merged = cast("Any", wrapped).merge_and_unload()

@@ -11,10 +11,12 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -85,7 +87,7 @@ def as_peft_writes_it(folder: Path, config: Mapping[str, Any], model: Any) -> It
     reader = _weights_of(folder)
     pieces, modules = released_pieces(model), modules_beside(folder, config)
     is_ours = all(name == _PREFIX + _released(name) and not _owns(_released(name), pieces) for name in reader.outlines)
-    if is_ours and not modules:
+    if is_ours and not modules and "swift_type" not in config:
         yield folder
         return
     readers = dict.fromkeys(reader.outlines, reader)
@@ -98,7 +100,8 @@ def as_peft_writes_it(folder: Path, config: Mapping[str, Any], model: Any) -> It
         for own, part in _as_own(_released(name), source.read(name), pieces, shapes).items()
     }
     targets = sorted({name.partition(".lora_")[0] for name in tensors if ".lora_" in name})
-    settled = {**config, "peft_type": "LORA", "modules_to_save": config.get("modules_to_save") or modules or None}
+    settled = {name: config[name] for name in config.keys() & {field.name for field in fields(LoraConfig)}}
+    settled |= {"peft_type": "LORA", "modules_to_save": config.get("modules_to_save") or modules or None}
     settled |= {"target_modules": targets, "layers_to_transform": None, "layers_pattern": None}
     with tempfile.TemporaryDirectory(prefix="minicpmv-adapter-") as made:
         whole = {
