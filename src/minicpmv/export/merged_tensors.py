@@ -75,7 +75,7 @@ class MergedTensors:
                 self._lora.setdefault(bare.partition(".lora_")[0], []).append(name)
             elif ".original_module." not in bare:
                 self._full[bare.replace(".base_layer.", ".")] = name
-        self._refuse_homeless()
+        self._refuse_tied({name for pair in cast("Any", skeleton).all_tied_weights_keys.items() for name in pair})
         self.outlines = {name: self._outline(name, outline, dtype) for name, outline in self._base.outlines.items()}
         """Name -> a tensor of the shape and precision that :meth:`read` returns, without values."""
 
@@ -158,15 +158,15 @@ class MergedTensors:
     def _outline(self, name: str, outline: Tensor, dtype: torch.dtype | None) -> Tensor:
         return outline.to(dtype) if dtype is not None and outline.is_floating_point() else outline
 
-    def _refuse_homeless(self) -> None:
-        """Make sure that the base has a tensor for each that the adapter changes: tied weights are stored once."""
+    def _refuse_tied(self, tied: set[str]) -> None:
+        """Make sure that nothing changes with what the adapter changes: PEFT trains one of two tied weights alone."""
         changed = {*self._full, *(f"{module}.weight" for module in self._lora)}
-        homeless = sorted(changed - self._homes.keys())
-        if homeless:
+        apart = sorted(changed & tied | changed - self._homes.keys())
+        if apart:
             raise CheckpointError(
-                f"{self._adapter_path}: found {homeless[0]} trained, which the base has no tensor of its own for, "
-                "expected one for each that is merged\n"
-                "  fix: use the adapter unmerged; a base that ties its output head to its embeddings cannot hold both"
+                f"{self._adapter_path}: found {apart[0]} trained apart from the weight that the base ties it to, "
+                "expected one of its own: a model in the base's layout stores one for both\n"
+                "  fix: use the adapter unmerged"
             )
 
 
