@@ -104,11 +104,12 @@ def merge_adapter(
     config = read_config(base)
     _refuse_packed(base, config)
     _refuse_directory(directory, (base, adapter), overwrite=settings.overwrite)
-    staged = directory.with_name(f".{directory.name}.partial") / "model"
+    place = directory.resolve()  # `.` has no name
+    staged = place.with_name(f".{place.name}.partial") / "model"
     with open_merged(base, adapter, dtype=settings.dtype) as tensors:
         device = _place_to_compare(tensors, settings) if settings.is_proved else None
         total = num_bytes(list(tensors.outlines.values()))
-        check_space(directory.parent, total, afterwards=_AFTERWARDS)
+        check_space(place.parent, total, afterwards=_AFTERWARDS)
         shutil.rmtree(staged.parent, ignore_errors=True)  # of a run that was killed
         try:
             with writing(staged, needed=total, afterwards=_AFTERWARDS):
@@ -131,7 +132,7 @@ def merge_adapter(
                 agreements=agreements,
             )
             write_json(staged / RECORD, _describe(merged, adapter))
-            _put_in_place(staged, directory)
+            _put_in_place(staged, place)
         finally:
             shutil.rmtree(staged.parent, ignore_errors=True)
     return merged
