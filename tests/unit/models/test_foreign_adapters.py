@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from transformers import AutoModelForCausalLM
 
 import minicpmv  # noqa: F401  registers the models
 from minicpmv.errors import CheckpointError
+from minicpmv.inference.loading import load_model
 from minicpmv.models.adapters import attach_adapter
 from minicpmv.training.learning import settle_learning
 from minicpmv.training.learning_flags import LearningArguments
-from tests.tiny import FIXTURES
+from tests.tiny import FIXTURES, picture
 
 # PEFT 0.21 asks transformers by an old name; may go with the PEFT release that asks by the new one.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -232,3 +234,31 @@ def test_the_whole_released_tower_of_2_beside_lora_comes_along(tmp_path: Path) -
     assert torch.equal(joined, parts["base_model.model.vpm.blocks.1.attn.qkv.weight"])
     table = live(wrapped, "vpm.embeddings.position_embedding.weight")
     assert torch.equal(table, parts["base_model.model.vpm.pos_embed"][0])
+
+
+# --------------------------------------------------------------------------------------------------------- whole models
+
+
+def model_without(name: str, folder: Path) -> Path:
+    ignored = shutil.ignore_patterns(name, "cases*", "inference*", "grads*", "images")
+    return shutil.copytree(FIXTURES / "v2_6", folder / "model", ignore=ignored)
+
+
+def test_a_whole_model_saved_without_its_processor_loads(tmp_path: Path) -> None:
+    """transformers' Trainer saves the tokenizer alone. Released configs leave out the usual resolution, 448."""
+    folder = model_without("preprocessor_config.json", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["slice_config"]["scale_resolution"] = 56
+    (folder / "config.json").write_text(json.dumps(config))
+    messages = [{"role": "user", "content": [{"type": "image", "image": picture()}, {"type": "text", "text": "Why?"}]}]
+    made, known = (load_model(path).processor.apply_chat_template(messages) for path in (folder, FIXTURES / "v2_6"))
+    assert made["input_ids"].tolist() == known["input_ids"].tolist()
+    assert torch.equal(made["pixel_values"], known["pixel_values"])
+
+
+def test_another_kind_of_model_is_refused_by_its_type(tmp_path: Path) -> None:
+    folder = model_without("nothing", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "minicpmo"}))
+    with pytest.raises(CheckpointError, match="found a model of the type 'minicpmo', expected minicpmv\n  fix: name a"):
+        load_model(folder)
