@@ -24,6 +24,7 @@ CASES = {
     "images": "from files to patch rows on one core, beside decoding and the plain way",
     "frozen_tower": "a second epoch that reads a frozen tower's features, beside one that computes them",
     "gains": "a training step as it is, and with one gain at a time switched off",
+    "merging": "memory and time of merging an adapter, beside the plain way",
     "step": "where the time of a training step goes, by kind of operation",
 }
 """Each is a module here with ``measure(repetitions=...)``."""

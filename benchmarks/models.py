@@ -15,7 +15,7 @@ import torch
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 
-__all__ = ["make_checkpoint", "make_model"]
+__all__ = ["make_checkpoint", "make_model", "write_small_files"]
 
 _FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
 _SMALL_FILES = ("*.json", "merges.txt")
@@ -62,17 +62,7 @@ def make_checkpoint(directory: Path, fixture: str, sizes: dict[str, Any]) -> Pat
         fixture: Whose small files it has, of the tests' models.
         sizes: What its config states.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    for pattern in _SMALL_FILES:
-        for path in (_FIXTURES / fixture).glob(pattern):
-            if path.name not in _NOT_OF_A_CHECKPOINT:
-                shutil.copyfile(path, directory / path.name)
-    slicing = {"max_slice_nums": 9, "patch_size": 14, "scale_resolution": 448}
-    _edit(
-        directory / "config.json",
-        {**sizes, "image_size": 448, "torch_dtype": "bfloat16", "slice_config": {**slicing, "model_type": "minicpmv"}},
-    )
-    _edit(directory / "preprocessor_config.json", {**slicing, "image_feature_size": sizes["query_num"]})
+    write_small_files(directory, fixture, sizes)
     config = (directory / "config.json").read_bytes()  # saving would write more into it than was released
     torch.manual_seed(0)
     before = torch.get_default_dtype()
@@ -85,6 +75,21 @@ def make_checkpoint(directory: Path, fixture: str, sizes: dict[str, Any]) -> Pat
     model.save_pretrained(directory)
     (directory / "config.json").write_bytes(config)
     return directory
+
+
+def write_small_files(directory: Path, fixture: str, sizes: dict[str, Any]) -> None:
+    """Write what a checkpoint holds beside its weights; as for :func:`make_checkpoint`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for pattern in _SMALL_FILES:
+        for path in (_FIXTURES / fixture).glob(pattern):
+            if path.name not in _NOT_OF_A_CHECKPOINT:
+                shutil.copyfile(path, directory / path.name)
+    slicing = {"max_slice_nums": 9, "patch_size": 14, "scale_resolution": 448}
+    _edit(
+        directory / "config.json",
+        {**sizes, "image_size": 448, "torch_dtype": "bfloat16", "slice_config": {**slicing, "model_type": "minicpmv"}},
+    )
+    _edit(directory / "preprocessor_config.json", {**slicing, "image_feature_size": sizes["query_num"]})
 
 
 def _edit(path: Path, changes: dict[str, Any]) -> None:

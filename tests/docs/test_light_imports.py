@@ -46,6 +46,7 @@ except SystemExit:
         ["check", "-h"],
         ["estimate", "-h"],
         ["compare", "-h"],
+        ["merge", "-h"],
         ["eval", "--metrics", "list"],
         ["explain"],
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText
 
 from minicpmv.errors import CheckpointError
 from minicpmv.models.adapters import attach_adapter
@@ -143,7 +143,24 @@ def _locate(path: str | Path) -> tuple[str, str | None]:
             f"{base}: found neither config.json nor {_ADAPTER_CONFIG}, expected a model or adapter directory\n"
             "  fix: name the directory that holds one of them"
         )
+    _refuse_unknown_type(Path(base))
     return base, text if adapter_base is not None else None
+
+
+def _refuse_unknown_type(base: Path) -> None:
+    """Name a kind of model that transformers knows as little as we do: it would ask for an upgrade."""
+    if not base.is_dir():
+        return
+    try:
+        config: Any = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    except ValueError:  # transformers says where
+        return
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind is not None and kind not in CONFIG_MAPPING:
+        raise CheckpointError(
+            f"{base / 'config.json'}: found a model of the type {kind!r}, expected minicpmv\n"
+            "  fix: name a MiniCPM-V directory of 2.0 to 4.5"
+        )
 
 
 def _not_ours(base: str, found: object) -> CheckpointError:

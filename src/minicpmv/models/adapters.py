@@ -9,25 +9,27 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
 
 from minicpmv.errors import CheckpointError
 from minicpmv.models.checkpoint import own_shapes
+from minicpmv.models.foreign_adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, as_peft_writes_it, check_kind
 from minicpmv.models.versions import VERSIONS, Version, detect_version
 from minicpmv.models.weight_files import Shape, read_shapes
 
-__all__ = ["attach_adapter", "attach_adapters"]
+__all__ = ["attach_adapter", "attach_adapters", "fitting_adapter"]
 
-_CONFIG = "adapter_config.json"
-_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _MATRIX = re.compile(r"(?P<module>.+)\.(?P<kind>lora_A|lora_B|lora_magnitude_vector)(\.default)?(\.weight)?")
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga", "lora-ga")
+"""How ``init_lora_weights`` begins where LoRA starts by taking a part out of the base."""
 _MOST_SHOWN = 5
 
 
@@ -42,9 +44,9 @@ def attach_adapter(model: Any, path: str | Path, **options: Any) -> PeftModel:
     Raises:
         CheckpointError: The adapter is broken, belongs to another model, or lacks tensors.
     """
-    fitting = _check_fit(model, path)
-    wrapped = _wrap(fitting, lambda: PeftModel.from_pretrained(model, str(fitting.folder), **options))
-    _refuse_unfilled(wrapped, fitting, options.get("adapter_name", "default"))
+    with _fitting(model, path) as fitting:
+        wrapped = _wrap(fitting, lambda: PeftModel.from_pretrained(model, str(fitting.folder), **options))
+        _refuse_unfilled(wrapped, fitting, options.get("adapter_name", "default"))
     return wrapped
 
 
@@ -58,21 +60,44 @@ def attach_adapters(model: Any, paths: Mapping[str, str | Path]) -> PeftModel:
     Raises:
         CheckpointError: An adapter is broken, belongs to another model, or lacks tensors.
     """
-    fitting = {name: _check_fit(model, path) for name, path in paths.items()}  # all before PEFT touches the model
-    (first, fit), *others = fitting.items()
-    wrapped = _wrap(fit, lambda: PeftModel.from_pretrained(model, str(fit.folder), adapter_name=first))
-    for name, other in others:
-        _wrap(other, partial(wrapped.load_adapter, str(other.folder), adapter_name=name))
-    for name, each in fitting.items():
-        _refuse_unfilled(wrapped, each, name)
+    with ExitStack() as stack:
+        # All before PEFT touches the model.
+        fitting = {name: stack.enter_context(_fitting(model, path)) for name, path in paths.items()}
+        (first, fit), *others = fitting.items()
+        wrapped = _wrap(fit, lambda: PeftModel.from_pretrained(model, str(fit.folder), adapter_name=first))
+        for name, other in others:
+            _wrap(other, partial(wrapped.load_adapter, str(other.folder), adapter_name=name))
+        for name, each in fitting.items():
+            _refuse_unfilled(wrapped, each, name)
     return wrapped
+
+
+@contextmanager
+def fitting_adapter(build: Callable[[], Any], path: str | Path) -> Iterator[Path]:
+    """Make sure that an adapter fits without loading it, and give a directory that holds it in the model's own names.
+
+    Args:
+        build: Makes the model without weights.
+        path: The adapter's directory.
+
+    Raises:
+        CheckpointError: The adapter is broken, belongs to another model, or lacks tensors.
+    """
+    with _fitting(build(), path) as fitting:
+        config = PeftConfig.from_pretrained(str(fitting.folder))
+        config.base_model_name_or_path = None  # PEFT warns that a model without weights has another name
+        _refuse_unfilled(_wrap(fitting, lambda: get_peft_model(build(), config)), fitting, "default")
+        yield fitting.folder
 
 
 @dataclass(frozen=True, slots=True)
 class _Fitting:
     """An adapter whose tensors have their places in the model."""
 
+    path: Path
+    """Of whoever asked."""
     folder: Path
+    """Where PEFT reads it."""
     found: Mapping[str, Shape]
     described: str
     """What PEFT has found if it fails."""
@@ -80,27 +105,32 @@ class _Fitting:
     """Begins a message about missing tensors."""
 
 
-def _check_fit(model: Any, path: str | Path) -> _Fitting:
+@contextmanager
+def _fitting(model: Any, path: str | Path) -> Iterator[_Fitting]:
     """Compare an adapter with a model that has none yet."""
-    folder = Path(path)
-    config = _read_json(folder / _CONFIG)
-    _refuse_unfinished(folder, config)
-    files = [folder / name for name in _WEIGHTS if (folder / name).is_file()]
+    given = Path(path)
+    config = _read_json(given / ADAPTER_CONFIG)
+    _refuse_unfinished(given, config)
+    check_kind(given, config)
+    files = [given / name for name in ADAPTER_WEIGHTS if (given / name).is_file()]
     if not files:
         raise CheckpointError(
-            f"{folder}: found no {_WEIGHTS[0]}, expected the adapter's weights\n  fix: restore the file, or train again"
+            f"{given}: found no {ADAPTER_WEIGHTS[0]}, expected the adapter's weights\n"
+            "  fix: restore the file, or train again"
         )
-    found = read_shapes(files[:1])
-    trained_on, here = _base_of(folder, config), _describe(model)
-    misfits = _misfits(found, model, rank=None if config.get("rank_pattern") else config.get("r"))
-    if misfits or trained_on.version not in (None, here.version):
-        raise CheckpointError(
-            f"{folder}: found an adapter of {trained_on}, expected one of {here}{_listed(misfits)}\n"
-            "  fix: load it on the model that it was trained on, or train one for this model"
-        )
-    at_fault = f"{files[0]}: found {len(found)} tensors, expected {{}} more for {here}"
-    _refuse_missing(_missing_beside_lora(found, model, config.get("modules_to_save") or ()), at_fault)
-    return _Fitting(folder, found, f"an adapter of {trained_on} that PEFT cannot put on {here}", at_fault)
+    with as_peft_writes_it(given, config, model) as folder:
+        found = read_shapes([folder / name for name in ADAPTER_WEIGHTS if (folder / name).is_file()][:1])
+        settled = _read_json(folder / ADAPTER_CONFIG)
+        trained_on, here = _base_of(given, config), _describe(model)
+        misfits = _misfits(found, model, rank=None if config.get("rank_pattern") else config.get("r"))
+        if misfits or trained_on.version not in (None, here.version):
+            raise CheckpointError(
+                f"{given}: found an adapter of {trained_on}, expected one of {here}{_listed(misfits)}\n"
+                "  fix: load it on the model that it was trained on, or train one for this model"
+            )
+        at_fault = f"{files[0]}: found {len(found)} tensors, expected {{}} more for {here}"
+        _refuse_missing(_missing_beside_lora(found, model, settled.get("modules_to_save") or ()), at_fault)
+        yield _Fitting(given, folder, found, f"an adapter of {trained_on} that PEFT cannot put on {here}", at_fault)
 
 
 def _refuse_unfilled(wrapped: PeftModel, fitting: _Fitting, name: str) -> None:
@@ -123,7 +153,7 @@ def _wrap(fitting: _Fitting, load: Callable[[], _Loaded]) -> _Loaded:
             return load()
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{fitting.folder}: found {fitting.described} ({str(error).splitlines()[0]}), expected what PEFT wrote\n"
+            f"{fitting.path}: found {fitting.described} ({str(error).splitlines()[0]}), expected what PEFT wrote\n"
             "  fix: load it on the model that it was trained on, or train one for this model"
         ) from error
 
@@ -190,12 +220,13 @@ def _read_json(file: Path, *, needed: bool = True) -> dict[str, Any]:
 
 
 def _refuse_unfinished(folder: Path, config: Mapping[str, Any]) -> None:
-    start = str(config.get("init_lora_weights"))
-    if start.startswith(("pissa", "olora")):
+    start = str(config.get("init_lora_weights")).lower()
+    if start.startswith(_CHANGES_BASE):
         raise CheckpointError(
             f"{folder}: found LoRA that belongs to a changed base (init_lora_weights {start}), as a run keeps it in "
             "its checkpoints, expected the adapter that a finished run leaves\n"
-            "  fix: go on with --resume_from_checkpoint, and load the finished run's directory"
+            "  fix: go on with --resume_from_checkpoint, and load the finished run's directory; have another tool "
+            "convert its own (LLaMA-Factory: pissa_convert, PEFT: path_initial_model_for_weight_conversion)"
         )
 
 
@@ -203,7 +234,7 @@ def _misfits(found: Mapping[str, Shape], model: Any, *, rank: int | None) -> lis
     """Describe each tensor that has no place of its shape in the model."""
     modules, shapes = dict(model.named_modules()), own_shapes(model)
     described = []
-    for name, shape in found.items():
+    for name, shape in filter(lambda item: _is_read(item[0]), found.items()):
         bare = name.removeprefix("base_model.model.")
         matrix = _MATRIX.fullmatch(bare)
         if matrix is not None:
@@ -216,7 +247,7 @@ def _misfits(found: Mapping[str, Shape], model: Any, *, rank: int | None) -> lis
             elif width is not None and shape[axis] != width:
                 described.append(f"{name}: found {list(shape)}, expected a width of {width}")
             elif rank is not None and inner != rank:
-                described.append(f"{name}: found {list(shape)}, expected rank {rank}, as {_CONFIG} says")
+                described.append(f"{name}: found {list(shape)}, expected rank {rank}, as {ADAPTER_CONFIG} says")
         elif ".lora_" not in bare:
             expected = shapes.get(bare.replace(".base_layer.", ".").replace(".modules_to_save.default.", "."))
             if expected is None:

@@ -18,7 +18,7 @@ from transformers.core_model_loading import (
     revert_weight_conversion,
 )
 
-__all__ = ["own_shapes", "register_conversions", "released_shapes"]
+__all__ = ["own_shapes", "register_conversions", "released_pieces", "released_shapes"]
 
 
 class _DropLeadingAxis(ConversionOps):
@@ -92,3 +92,16 @@ def released_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     """Name and shape of every saved tensor, as the released checkpoint of that version has them."""
     state = {name: torch.empty(shape, device="meta") for name, shape in own_shapes(model).items()}
     return {name: tuple(tensor.shape) for name, tensor in revert_weight_conversion(model, state).items()}
+
+
+def released_pieces(model: Any) -> dict[str, tuple[str, ...]]:
+    """Released name of every saved tensor -> the names of the model's tensors that it consists of.
+
+    One after the other, these have the values of the released one in its order: pieces lie along the first axis.
+    """
+    names = list(own_shapes(model))
+    numbers = {name: torch.tensor([number]) for number, name in enumerate(names)}  # told apart after they were joined
+    return {
+        released: tuple(names[number] for number in joined.flatten().tolist())
+        for released, joined in revert_weight_conversion(model, numbers).items()
+    }

@@ -1,7 +1,7 @@
-"""What a checkpoint's weight files hold, from their headers alone, and which of them is broken.
+"""What a checkpoint's weight files hold, which of them is broken, and single tensors out of them.
 
-Reads no weights: a header takes milliseconds where the file takes minutes. Whether the names and shapes are the right
-ones is for ``loading`` to say.
+Headers take milliseconds where the files take minutes, so nothing here reads more weights than it is asked for. Whether
+the names and shapes are the right ones is for ``loading`` to say.
 """
 
 from __future__ import annotations
@@ -11,15 +11,32 @@ import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers.modeling_utils import load_state_dict
 
 from minicpmv.errors import CheckpointError
 
-__all__ = ["Shape", "find_broken_file", "read_shapes"]
+__all__ = ["DTYPE_NAMES", "Shape", "WeightReader", "find_broken_file", "find_weight_files", "read_shapes"]
 
 Shape = tuple[int, ...]
 
+DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What a safetensors header calls each precision."""
+
+_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _WEIGHTS = (".safetensors", ".bin", ".gguf")
 _LFS_POINTER = b"version https://git-lfs"
 _AGAIN = "download or copy the file again; its size must be the one that the hub shows"
@@ -42,6 +59,76 @@ def read_shapes(files: Sequence[str | Path]) -> dict[str, Shape]:
             f"{names}\n  fix: download or copy the missing files into that directory"
         )
     return {name: shape for file in files for name, shape in _shapes_in(Path(file)).items()}
+
+
+class WeightReader:
+    """The tensors of weight files by name, each read when it is asked for and not kept.
+
+    Args:
+        files: ``.safetensors`` files, or those of ``torch.save``.
+
+    Raises:
+        CheckpointError: A file is missing, cut short, or not what its name says.
+    """
+
+    def __init__(self, files: Sequence[str | Path]) -> None:
+        read_shapes(files)  # says which file is at fault, if one is
+        self._files: dict[str, Path] = {}
+        self.outlines: dict[str, Tensor] = {}
+        """Name -> a tensor of that shape and precision without values, in the order of the files."""
+        for file in map(Path, files):
+            outlines = _outlines_in(file)
+            self.outlines |= outlines
+            self._files |= dict.fromkeys(outlines, file)
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor, on the CPU. The file is opened anew, so that memory is the tensor's and not the file's."""
+        file = self._files[name]
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt") as opened:
+                return opened.get_tensor(name)
+        return load_state_dict(file, map_location="cpu")[name]  # maps the file, without executing what it pickles
+
+
+def find_weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold a checkpoint's weights: those that transformers would load, in the same order.
+
+    Raises:
+        CheckpointError: There are none, or an index of shards is not one.
+    """
+    for stem, ending in (("model", "safetensors"), ("pytorch_model", "bin")):
+        whole, index = folder / f"{stem}.{ending}", folder / f"{stem}.{ending}.index.json"
+        if whole.is_file():
+            return [whole]
+        if index.is_file():
+            find_broken_file(folder)
+            weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            return [folder / name for name in sorted(set(weight_map.values()))]
+    raise _no_weights(folder)
+
+
+def _no_weights(folder: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: found no weights, expected model.safetensors, or an index and the files that it names\n"
+        "  fix: name the directory that holds them, or finish its download"
+    )
+
+
+def _outlines_in(file: Path) -> dict[str, Tensor]:
+    if file.suffix != ".safetensors":
+        return dict(load_state_dict(file, map_location="meta"))
+    with safe_open(file, framework="pt") as opened:
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118  it is no dict
+        unknown = {name: part.get_dtype() for name, part in slices.items() if part.get_dtype() not in _DTYPES}
+        for name, found in unknown.items():
+            raise CheckpointError(
+                f"{file}: found {name} in {found}, expected one of {', '.join(_DTYPES)}\n"
+                "  fix: start from the release that is not quantised"
+            )
+        return {
+            name: torch.empty(part.get_shape(), dtype=_DTYPES[part.get_dtype()], device="meta")
+            for name, part in slices.items()
+        }
 
 
 def _shapes_in(file: Path) -> dict[str, Shape]:
@@ -72,10 +159,7 @@ def find_broken_file(folder: Path) -> None:
         CheckpointError: There are no weights, an index of shards is not one, or a file's header cannot be read.
     """
     if folder.is_dir() and not any(path.suffix in _WEIGHTS for path in folder.iterdir()):
-        raise CheckpointError(
-            f"{folder}: found no weights, expected model.safetensors, or an index and the files that it names\n"
-            "  fix: name the directory that holds them, or finish its download"
-        )
+        raise _no_weights(folder)
     for index in sorted(folder.glob("*.index.json")):
         try:
             content = json.loads(index.read_text(encoding="utf-8"))

@@ -24,6 +24,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch and safetensors make of an error number: torch says only that its writer failed.
 _WRITERS = ("os error", "PytorchStreamWriter", "inline_container", "No space left", "Disk quota", "file write failed")
 
+_AFTERWARDS = (
+    "earlier checkpoints are as they were\n"
+    "  fix: make room there, or lower --save_total_limit, then go on with --resume_from_checkpoint true"
+)
+
 
 class DiskError(MiniCPMVError):
     """Something could not be written."""
@@ -55,28 +60,30 @@ def num_elements(parameter: Any) -> int:
     return getattr(parameter, "ds_numel", None) or parameter.numel()  # ZeRO-3 leaves an empty tensor of each
 
 
-def check_space(directory: Path, needed: int) -> None:
+def check_space(directory: Path, needed: int, *, afterwards: str = _AFTERWARDS) -> None:
     """Look for room before writing.
 
     Args:
         directory: Where, even if it does not exist yet.
         needed: Bytes.
+        afterwards: Ends the message: what is as it was, and the fix.
 
     Raises:
         DiskError: There is less.
     """
     free = free_bytes(directory)
     if free < needed:
-        raise DiskError(_message(directory, "too little room", free=free, needed=needed))
+        raise DiskError(_message(directory, "too little room", free=free, needed=needed, afterwards=afterwards))
 
 
 @contextmanager
-def writing(staged: Path, *, needed: int | None) -> Iterator[None]:
+def writing(staged: Path, *, needed: int | None, afterwards: str = _AFTERWARDS) -> Iterator[None]:
     """Collect files in a folder that disappears again if they cannot be written.
 
     Args:
         staged: The folder; the one above it goes as well if nothing else is in it.
         needed: Bytes, for the message; None if that is not known.
+        afterwards: Ends the message: what is as it was, and the fix.
 
     Raises:
         DiskError: A file could not be written.
@@ -91,7 +98,8 @@ def writing(staged: Path, *, needed: int | None) -> Iterator[None]:
         if staged.parent.is_dir() and not any(staged.parent.iterdir()):
             staged.parent.rmdir()
         reason = _reason(error)
-        raise DiskError(_message(staged.parent.parent, reason, free=free, needed=needed)) from error
+        message = _message(staged.parent.parent, reason, free=free, needed=needed, afterwards=afterwards)
+        raise DiskError(message) from error
 
 
 def explain_full(error: OSError) -> str | None:
@@ -122,10 +130,9 @@ def free_bytes(directory: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _message(directory: Path, reason: str, *, free: int, needed: int | None) -> str:
+def _message(directory: Path, reason: str, *, free: int, needed: int | None, afterwards: str = _AFTERWARDS) -> str:
     wanted = f"{needed:,} bytes" if needed is not None else "room"
     return (
         f"{directory}: found {reason}, {free:,} bytes free there, expected {wanted} for what is saved next; "
-        "earlier checkpoints are as they were\n"
-        "  fix: make room there, or lower --save_total_limit, then go on with --resume_from_checkpoint true"
+        f"{afterwards}"
     )

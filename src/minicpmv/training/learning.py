@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from minicpmv.errors import UsageError
+from minicpmv.models.foreign_adapters import modules_beside
 from minicpmv.training.learning_flags import BESIDE_LORA, LearningArguments
 from minicpmv.training.lora import modules_to_save, wanted_targets
 from minicpmv.training.parts import PART_FLAGS, part_of
@@ -144,7 +145,8 @@ def _read_adapter(path: str) -> dict[str, Any]:
         ) from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise UsageError(f"--lora_weight_path: found no LoRA adapter in {path!r}\n  fix: name an adapter directory")
-    return config
+    # Other tools keep what they trained fully in a file of its own, unsaid.
+    return {**config, "modules_to_save": config.get("modules_to_save") or modules_beside(Path(path), config)}
 
 
 def _take_over(run: LearningArguments, adapter: dict[str, Any], given: Set[str]) -> None:

@@ -35,7 +35,7 @@ FULLY_TRAINED = "vpm_resampler_embedtokens.pt"
 """The official recipe's name for the tensors that an adapter's run has trained fully, outside LoRA."""
 
 _NOT_COPIED = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.index.json")
-_WRITTEN_ANEW = {"config.json", "run.json", "checkpoint.json", "proof.json", "trainer_state.json"}
+_WRITTEN_ANEW = {"config.json", "run.json", "checkpoint.json", "proof.json", "merge.json", "trainer_state.json"}
 _MOST_BYTES = 256 * 2**20
 
 
@@ -87,7 +87,7 @@ def save_full(trainer: MiniCPMVTrainer, directory: Path, *, base: Path, dtype: t
     return cast
 
 
-def copy_companions(base: Path, directory: Path, *, dtype: torch.dtype) -> None:
+def copy_companions(base: Path, directory: Path, *, dtype: torch.dtype | None) -> None:
     """Copy what a checkpoint holds beside its weights: tokenizer, processor, template, code, licence, config.
 
     Byte for byte, so whatever worked with the original works with the copy. Code is copied, never run. The config is
@@ -96,10 +96,11 @@ def copy_companions(base: Path, directory: Path, *, dtype: torch.dtype) -> None:
     Args:
         base: The checkpoint that training started from.
         directory: Where the weights were saved.
-        dtype: Their precision.
+        dtype: Their precision; None if it is as the original's config says.
     """
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    config["torch_dtype"] = str(dtype).removeprefix("torch.")
+    if dtype is not None:
+        config["torch_dtype"] = str(dtype).removeprefix("torch.")
     write_json(directory / "config.json", config)
     for path in sorted(base.rglob("*")):
         name = path.relative_to(base)

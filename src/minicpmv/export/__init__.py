@@ -1,0 +1,1 @@
+"""What a trained model is turned into for others: merged weights in the released layout."""
