@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from minicpmv.processing.slicing import SliceConfig, plan_slices
-from minicpmv.report.pictures import MAX_SHOWN_PIXELS, data_url, show_picture, tiles_of
+from minicpmv.show.pictures import MAX_SHOWN_PIXELS, data_url, show_picture, tiles_of
 from tests.tiny import picture
 
 SIZES = [(1000, 600), (1600, 1067), (427, 1280), (3000, 301), (449, 449), (2400, 2400)]

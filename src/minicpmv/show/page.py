@@ -11,9 +11,9 @@ import jinja2
 
 from minicpmv import __version__
 from minicpmv.data.dataset import ConversationDataset
-from minicpmv.report.record_views import view_record
-from minicpmv.report.sequence import ImageRun
-from minicpmv.report.spelling import TokenSpelling
+from minicpmv.show.record_views import view_record
+from minicpmv.show.sequence import ImageRun
+from minicpmv.show.spelling import TokenSpelling
 
 __all__ = ["Header", "render_page"]
 
@@ -64,7 +64,7 @@ def render_page(dataset: ConversationDataset, header: Header) -> str:
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("minicpmv.report", "assets"),
+        loader=jinja2.PackageLoader("minicpmv.show", "assets"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -10,10 +10,10 @@ from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.loading import load_records
 from minicpmv.errors import DataError
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.report.page import Header, render_page
+from minicpmv.show.page import Header, render_page
 from tests.parity.cases import VERSIONS
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
-from tests.unit.report.pages import ReadPage, read_page
+from tests.unit.show.pages import ReadPage, read_page
 
 SCRIPT = "<script>alert('x')</script> & \"<b>\" {{ 7 * 7 }}"
 
