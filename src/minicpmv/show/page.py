@@ -11,6 +11,7 @@ import jinja2
 
 from minicpmv import __version__
 from minicpmv.data.dataset import ConversationDataset
+from minicpmv.pages.templates import make_environment
 from minicpmv.show.record_views import view_record
 from minicpmv.show.sequence import ImageRun
 from minicpmv.show.spelling import TokenSpelling
@@ -63,29 +64,12 @@ def render_page(dataset: ConversationDataset, header: Header) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("minicpmv.show", "assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"count": _count, "length_in_pixels": _length, "share": _share}
+    environment = make_environment("minicpmv.show")
+    environment.filters["length_in_pixels"] = _length
     environment.tests["image_run"] = lambda value: isinstance(value, ImageRun)
     return environment
-
-
-def _count(number: int) -> str:
-    """Write a whole number with its thousands apart."""
-    return f"{number:,}"
 
 
 def _length(pixels: float) -> str:
     """Write pixels, with one decimal where they are not whole."""
     return f"{pixels:,.1f}".removesuffix(".0")
-
-
-def _share(part: int, whole: int) -> str:
-    """Write a share in per cent; what is there is never 0 %."""
-    percent = 100 * part / whole if whole else 0.0
-    return "< 1 %" if 0 < percent < 1 else f"{percent:.0f} %"

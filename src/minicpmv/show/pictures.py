@@ -5,23 +5,19 @@ The lines are those of ``processing.slicing``; nothing is planned here.
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from dataclasses import dataclass
 
 from PIL import Image
 
+from minicpmv.pages.images import data_url, shrink
 from minicpmv.processing.images import ImageSource, load_image
 from minicpmv.processing.slicing import SlicePlan
 
-__all__ = ["Picture", "Tile", "data_url", "show_picture", "tiles_of"]
+__all__ = ["Picture", "Tile", "show_picture", "tiles_of"]
 
 MAX_SHOWN_PIXELS = 960
 """Longest side of an embedded picture: sharp at the width of a page, and seldom above 150 kB."""
-MAX_EXACT_PIXELS = 128
-"""Pictures up to this size are embedded as they are, without loss."""
-_JPEG_QUALITY = 80
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +79,7 @@ def show_picture(source: ImageSource, plan: SlicePlan, *, number: int, query_num
     return Picture(
         number=number,
         name=os.path.basename(source) if isinstance(source, (str, os.PathLike)) else "embedded image",
-        url=data_url(_shrink(image)),
+        url=data_url(shrink(image, MAX_SHOWN_PIXELS)),
         overview_url=data_url(image.resize(plan.source_size, Image.Resampling.BICUBIC)),
         plan=plan,
         tiles=tiles_of(plan),
@@ -109,23 +105,3 @@ def tiles_of(plan: SlicePlan) -> tuple[Tile, ...]:
         )
         for number, (left, top, right, bottom) in enumerate(plan.tile_boxes, start=1)
     )
-
-
-def data_url(image: Image.Image) -> str:
-    """Return an RGB picture as a ``data:`` URL: PNG if it is tiny, else JPEG."""
-    file = io.BytesIO()
-    if max(image.size) <= MAX_EXACT_PIXELS:
-        kind = "png"
-        image.save(file, "PNG", optimize=True)
-    else:
-        kind = "jpeg"
-        image.save(file, "JPEG", quality=_JPEG_QUALITY, optimize=True, progressive=True)
-    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-
-
-def _shrink(image: Image.Image) -> Image.Image:
-    scale = MAX_SHOWN_PIXELS / max(image.size)
-    if scale >= 1:
-        return image
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS)

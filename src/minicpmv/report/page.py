@@ -1,0 +1,75 @@
+"""Writes the page: one file that needs nothing beside it, neither network nor other files.
+
+All that comes from a run is escaped by the template engine, or stands as JSON in a form that cannot end its element.
+The style sheet and the script are ours.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import jinja2
+
+from minicpmv.pages.templates import make_environment
+from minicpmv.report.answers import KINDS, AnswerSet
+from minicpmv.report.curves import Chart, make_charts
+from minicpmv.report.differences import find_differences
+from minicpmv.report.run_directory import Run
+from minicpmv.report.run_views import view_run
+
+__all__ = ["render_page"]
+
+_MAX_CHARACTERS = 1500
+"""Of one text; the whole one is in its file."""
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def render_page(runs: Sequence[Run], answers: Sequence[Sequence[AnswerSet]]) -> str:
+    """Return the page of one run, or of several laid over one another.
+
+    Args:
+        runs: At least one.
+        answers: Of each run.
+    """
+    names = _names(runs)
+    charts = make_charts(runs)
+    page = (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            views=[view_run(run, of_run, name=name) for run, of_run, name in zip(runs, answers, names, strict=True)],
+            charts=charts,
+            chart_data=_as_json(charts, names),
+            differences=find_differences(runs) if len(runs) > 1 else {},
+            kinds=KINDS,
+        )
+    )
+    return _SURROGATES.sub("\ufffd", page)  # half a character can be written in JSON, and not in UTF-8
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Call runs by their directories, with as much of the path as tells them apart."""
+    uses = Counter(run.name for run in runs)
+    return [run.name if uses[run.name] == 1 else "/".join(run.directory.parts[-2:]) for run in runs]
+
+
+def _as_json(charts: Sequence[Chart], names: Sequence[str]) -> str:
+    """Write the curves for the script, so that no text in them is taken for a tag."""
+    data = {"runs": names, "charts": [asdict(chart) for chart in charts]}
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _environment() -> jinja2.Environment:
+    environment = make_environment("minicpmv.report")
+    environment.filters["excerpt"] = _excerpt
+    return environment
+
+
+def _excerpt(text: str) -> str:
+    """Return so much of a text as a page can show."""
+    hidden = len(text) - _MAX_CHARACTERS
+    return text if hidden <= 0 else f"{text[:_MAX_CHARACTERS]} … and {hidden:,} more characters"
