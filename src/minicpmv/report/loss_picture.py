@@ -57,8 +57,9 @@ def draw_loss(run: Run) -> bytes | None:
     smoothed = zip((step for step, _ in training), smooth([loss for _, loss in training]), strict=True)
     _draw_line(pen, [axes.place(*point) for point in smoothed], _TRAINING, 4)
     _draw_line(pen, [axes.place(*point) for point in held_out], _HELD_OUT, 3)
-    for across, down in (axes.place(*point) for point in held_out):
-        pen.circle((across * _FINE, down * _FINE), 6 * _FINE, fill=_HELD_OUT)
+    marks = [(held_out, _HELD_OUT), (training if len(training) == 1 else [], _TRAINING)]
+    for (across, down), colour in ((axes.place(*point), colour) for curve, colour in marks for point in curve):
+        pen.circle((across * _FINE, down * _FINE), 6 * _FINE, fill=colour)
     image = image.resize(_SIZE, Image.Resampling.LANCZOS)
     _write_words(ImageDraw.Draw(image), axes, ticks, has_training=bool(training), has_held_out=bool(held_out))
     file = io.BytesIO()
@@ -79,7 +80,9 @@ def round_ticks(low: float, high: float, *, most: int) -> list[float]:
         for step in (factor * power for factor in (1, 2, 5, 10, 20))
         if math.ceil(high / step) - math.floor(low / step) < most
     )
-    return [round(number * step, 12) for number in range(math.floor(low / step), math.ceil(high / step) + 1)]
+    first = math.floor(low / step)
+    last = max(math.ceil(high / step), first + 1)
+    return [float(f"{number * step:.12g}") for number in range(first, last + 1)]
 
 
 def smooth(values: Sequence[float]) -> list[float]:
@@ -100,7 +103,8 @@ def _curve(run: Run, key: str) -> Curve:
 
 def _draw_line(pen: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], colour: str, width: float) -> None:
     fine = [(across * _FINE, down * _FINE) for across, down in points]
-    pen.line(fine, fill=colour, width=round(width * _FINE), joint="curve")
+    if len(fine) > 1:
+        pen.line(fine, fill=colour, width=round(width * _FINE), joint="curve")
 
 
 def _write_words(

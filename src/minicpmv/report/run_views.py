@@ -71,7 +71,7 @@ class RunView:
     sources: Sequence[Mapping[str, str]]
     statistics: Mapping[str, str]
     histogram: Sequence[tuple[str, int, float]]
-    """Of lengths: tokens from and to, records, share of the largest bin."""
+    """Of lengths: which, how many records, share of the largest bin."""
     skipped: Mapping[str, int]
     """Problems by code."""
     parts: Sequence[Mapping[str, Any]]
@@ -226,7 +226,7 @@ def _histogram(facts: Mapping[str, Any]) -> list[tuple[str, int, float]]:
         return []
     spans = itertools.pairwise(edges)
     return [
-        (f"{math.ceil(low):,} to {math.floor(high):,} tokens", count, count / max(counts))
+        (f"{math.ceil(low):,} to {math.ceil(high) - 1:,} tokens", count, count / max(counts))
         for (low, high), count in zip(spans, counts, strict=False)
     ]
 

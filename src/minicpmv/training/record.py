@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from transformers import TrainingArguments
 
 import minicpmv
@@ -122,7 +121,9 @@ def _describe_records(material: Material) -> dict[str, Any]:
     report = material.lengths
     if report is None:
         return statistics
-    counts, edges = np.histogram(report.lengths, bins=_num_bins(report.lengths))
+    shortest, longest = int(report.lengths.min()), int(report.lengths.max())
+    num_bins = min(_MAX_BINS, longest - shortest + 1)
+    counts, edges = np.histogram(report.lengths, bins=num_bins, range=(shortest, longest + 1))
     return statistics | {
         "records_with_images": int(np.count_nonzero(report.num_image_tokens)),
         "tokens": int(report.lengths.sum(dtype=np.int64)),
@@ -133,11 +134,6 @@ def _describe_records(material: Material) -> dict[str, Any]:
         "records_with_fewer_slices": report.num_reduced,
         "records_with_cut_answers": report.num_cut,
     }
-
-
-def _num_bins(lengths: npt.NDArray[np.int32]) -> int:
-    """Choose bins of at least one token each."""
-    return max(1, min(_MAX_BINS, int(lengths.max() - lengths.min())))
 
 
 def _commit() -> str | None:

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minicpmv.report.writing import write_report
+from tests.tiny import save_picture
+from tests.unit.report.runs import LOG, answer_line, facts, sample, write_lines, write_run
+from tests.unit.show.pages import read_page
+
+SCRIPT = "</script><script>alert('x')</script> & \"<b>\" {{ 7 * 7 }}"
+HALF_A_CHARACTER = "\ud83d"
+
+
+def page_of(*runs: Path, **options: Any) -> str:
+    return write_report([str(run) for run in runs], **options).page.read_text(encoding="utf-8")
+
+
+def curves_of(page: str) -> dict[str, Any]:
+    """Return what the script of the page reads."""
+    return json.loads(page.partition('id="curves">')[2].partition("</script>")[0])
+
+
+def words_of(page: str) -> str:
+    """Return the text of a page, with a space where an element ends."""
+    return " ".join(read_page(page.replace("><", "> <")).text.split())
+
+
+def test_the_page_has_the_numbers_of_the_run(tmp_path: Path) -> None:
+    written = write_report([str(write_run(tmp_path / "run"))])
+    assert (written.page, written.picture) == (tmp_path / "run" / "report.html", tmp_path / "run" / "loss.png")
+    page = written.page.read_text(encoding="utf-8")
+    loss = curves_of(page)["charts"][0]
+    assert loss["series"][0]["points"] == [[entry["step"], entry["loss"]] for entry in LOG if "loss" in entry]
+    text = words_of(page)
+    assert "held-out loss 2.5 → 1.5" in text
+    assert "training loss 4 → 1.25" in text
+    assert "anls 0.25 → 0.75" in text
+    assert "Steps 3 of 6" in text
+    assert "1 min 15 s" in text
+    assert "cd /start/here python -m minicpmv.training --learning_rate 1e-3 --lora_r 8" in text
+    assert "ab" * 32 in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"status": "running", "log": None}, "not finished: still running, or ended before it could say so"),
+        ({"status": "stopped", "stopped_by": "SIGTERM"}, "stopped by SIGTERM after step 3; can be resumed"),
+        ({"status": "not proved"}, "saved, but the proof of it failed"),
+    ],
+)
+def test_a_run_that_is_not_finished_says_so(changed: dict[str, Any], told: str, tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path, **changed))
+    assert told in read_page(page).text
+    assert '<p class="status open">' in page
+
+
+def test_a_run_that_has_logged_nothing_has_a_page_and_no_picture(tmp_path: Path) -> None:
+    run = write_run(tmp_path, status="running", log=None)
+    (run / "loss.png").touch()
+    assert "Nothing was logged yet." in page_of(run)
+    assert not (run / "loss.png").exists(), "it was of a run before"
+
+
+def test_a_run_json_that_says_little_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"status": "?", "data": null, "trained": null, "plan": null}')
+    assert "Nothing was logged yet." in page_of(tmp_path)
+
+
+def test_answers_stand_with_their_pictures(tmp_path: Path) -> None:
+    save_picture(tmp_path / "digit.png", 50, 40)
+    run = write_run(tmp_path / "run", samples=[], working_directory=str(tmp_path))
+    for name, answer in (("before", "no"), ("after", "yes")):
+        write_lines(run / f"{name}.jsonl", [answer_line("r", answer, "yes", images=["digit.png", "gone.png"])])
+    page = page_of(run)
+    read = read_page(page)
+    assert [link[:22] for link in read.links] == ["data:image/png;base64,"]
+    text = words_of(page)
+    assert "gone.png: no such file became right Is it? expected yes before no after yes r" in text
+    assert "exact_match 0.0% 100.0%" in text
+
+
+def test_answers_of_an_earlier_run_in_the_same_place_are_passed_over(tmp_path: Path) -> None:
+    run = write_run(tmp_path, started="2999-01-01T00:00:00+00:00")
+    for name in ("before", "after"):
+        write_lines(run / f"{name}.jsonl", [answer_line("r", "yes", "yes")])
+    assert "Asked before and after" not in page_of(run)
+    files = {name: str(run / f"{name}.jsonl") for name in ("before", "after")}
+    assert "Asked before and after" in page_of(run, **files), "named, they are taken"
+
+
+def hostile_run(folder: Path) -> Path:
+    arguments = {**facts()["arguments"], "lora_target_modules": SCRIPT, "data_path": ["x" * 1_000_000]}
+    long = f"{SCRIPT} {'y' * 1_000_000}"
+    samples = [
+        sample(step, text, record=SCRIPT, expected=HALF_A_CHARACTER, images=[SCRIPT, "\0", "z" * 5000])
+        for step, text in ((0, SCRIPT), (1, long), (2, HALF_A_CHARACTER))
+    ]
+    log = [*LOG, {"step": 4, f"eval_{SCRIPT}": 1.0, f"grad_norm/{SCRIPT}": 1.0}]
+    run = write_run(
+        folder, samples=samples, arguments=arguments, command=f"x --lora_target_modules={SCRIPT!r}", log=log
+    )
+    with (run / "samples.jsonl").open("ab") as file:
+        file.write(b'{"step": 2, "record": "\xff", "answer": "\xff\xfe"}\n\xff\n')
+    return run
+
+
+def test_all_that_comes_from_a_run_is_text(tmp_path: Path) -> None:
+    page = page_of(hostile_run(tmp_path))
+    assert page.count("<script") == 2, "our own, at the end of the page"
+    assert "<b>" not in page
+    assert len(page) < 300_000
+    text = read_page(page).text
+    assert SCRIPT in text
+    assert "and 998,5" in text, "of a text of a million characters"
+    assert "1 line(s) of samples.jsonl that are no JSON objects" in text
+    assert SCRIPT in [chart["title"] for chart in curves_of(page)["charts"]]
+
+
+def test_several_runs_are_laid_over_one_another(tmp_path: Path) -> None:
+    other = {**facts()["training_arguments"], "learning_rate": 1e-4}
+    runs = write_run(tmp_path / "a" / "lora"), write_run(tmp_path / "b" / "lora", training_arguments=other)
+    page = page_of(*runs, output=str(tmp_path / "both.html"))
+    curves = curves_of(page)
+    assert curves["runs"] == ["a/lora", "b/lora"]
+    assert {series["run"] for series in curves["charts"][0]["series"]} == {0, 1}
+    text = words_of(page)
+    assert "setting a/lora b/lora learning_rate 0.001 0.0001 Curves" in text
+    assert not (runs[0] / "loss.png").exists()
+
+
+def test_a_page_needs_nothing_beside_it(tmp_path: Path) -> None:
+    page = page_of(hostile_run(tmp_path / "a"), write_run(tmp_path / "b"), output=str(tmp_path / "page.html"))
+    read = read_page(page)
+    assert [link[:60] for link in read.links if not link.startswith(("#", "data:image/"))] == []
+    assert not {"link", "iframe", "object", "embed", "base"} & set(read.tags)
+    assert "url(" not in read.style
+    assert "@import" not in read.style
+    assert "http" not in page.replace("fetch", "").partition("<body>")[0]
+    assert "//" not in page.rpartition("<script>")[2].replace("// ", "").replace("/** ", ""), "no address in our script"
