@@ -83,9 +83,10 @@ HARDWARE
     fi
 }
 
-# Prints the held-out accuracy of model or adapter $1, which is the last line that the evaluation prints.
+# Prints the held-out accuracy of model or adapter $1, which is the last line that the evaluation prints, and writes its
+# answers into $2.
 _measure() {
-    minicpmv eval "$1" "$HELD_OUT" >"$DEMO_DIR/accuracy.txt"
+    minicpmv eval "$1" "$HELD_OUT" --output "$2" >"$DEMO_DIR/accuracy.txt"
     tail -n 1 "$DEMO_DIR/accuracy.txt"
 }
 
@@ -102,7 +103,7 @@ prepare_demo() {
         return 0
     fi
     echo "Held-out accuracy before training"
-    ACCURACY_BEFORE=$(_measure "$MODEL")
+    ACCURACY_BEFORE=$(_measure "$MODEL" "$DEMO_DIR/before.jsonl")
     echo "$ACCURACY_BEFORE"
 }
 
@@ -147,7 +148,9 @@ finish() {
         return 0
     fi
     echo "Held-out accuracy after training"
-    ACCURACY_AFTER=$(_measure "$OUTPUT_DIR")
+    ACCURACY_AFTER=$(_measure "$OUTPUT_DIR" "$OUTPUT_DIR/after.jsonl")
+    cp "$DEMO_DIR/before.jsonl" "$OUTPUT_DIR/before.jsonl"
+    _report=$(minicpmv report "$OUTPUT_DIR" | head -n 1) # once more: the training could not know these answers
     _question=$("$PYTHON" -c '
 import json, os, shlex, sys
 file, folder = sys.argv[1], os.path.dirname(sys.argv[1])
@@ -160,5 +163,6 @@ print("--image", shlex.quote(os.path.join(folder, record["image"])), shlex.quote
     echo "Before: $ACCURACY_BEFORE"
     echo "After:  $ACCURACY_AFTER"
     echo "Saved:  $OUTPUT_DIR"
+    echo "Report: $_report"
     echo "Chat:   $MINICPMV chat $OUTPUT_DIR $_question"
 }

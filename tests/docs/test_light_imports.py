@@ -46,6 +46,7 @@ except SystemExit:
         ["check", "-h"],
         ["estimate", "-h"],
         ["compare", "-h"],
+        ["report", "-h"],
         ["merge", "-h"],
         ["eval", "--metrics", "list"],
         ["explain"],
@@ -73,6 +74,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         "minicpmv.data.report",
         "minicpmv.evaluation.comparison",
         "minicpmv.evaluation.scores",
+        "minicpmv.report.writing",
         "minicpmv.cli.main",
     ],
 )

@@ -63,6 +63,14 @@ def test_the_gain_comes_from_seeing_the_images(lora: Run) -> None:
     assert json.loads(done.stdout)["exact_match"] == pytest.approx(0.1, abs=0.05)
 
 
+def test_the_report_shows_answers_before_and_after(lora: Run) -> None:
+    assert f"Report: {lora.output}/report.html" in lora.printed
+    page = (lora.output / "report.html").read_text(encoding="utf-8")
+    assert "Asked before and after" in page
+    assert page.count("became right</p>") >= 24
+    assert page.count('<img src="data:image/png;base64,') > 24
+
+
 def test_the_printed_chat_command_works_when_pasted(lora: Run) -> None:
     (command,) = re.findall(r"^Chat: +(.+)$", lora.printed, re.MULTILINE)
     done = shell(command)

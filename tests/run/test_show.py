@@ -15,7 +15,7 @@ from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.parity.cases import FIXTURES
 from tests.run.test_chat import SLICED, minicpmv
 from tests.tiny import conversation, write_data
-from tests.unit.report.pages import read_page
+from tests.unit.show.pages import read_page
 
 
 def write_records(folder: Path, version: str) -> str:

@@ -44,11 +44,11 @@ def make_data(folder: Path, *, num_records: int = 8, text_only: Container[int] |
 def flags(data: str, output: Path, *extra: str, model: str = "v2_6", steps: int = 4) -> list[str]:
     """Say what most runs here have in common: few steps of single records in a fixed order, and nothing beside them.
 
-    No TensorBoard, nothing kept about data, and no proof of what was saved, which starts another process: tests of them
-    switch them on.
+    No TensorBoard, no report, nothing kept about data, and no proof of what was saved, which starts another process:
+    tests of them switch them on.
     """
     common = f"--max_steps {steps} --logging_steps 1 --learning_rate 1e-3 --warmup_steps 0 --report_to none"
-    common += " --data_cache false --prove_saved false"
+    common += " --data_cache false --prove_saved false --report false"
     start = ["--model_name_or_path", str(FIXTURES / model), "--data_path", data, "--output_dir", str(output)]
     order = ["--train_sampling_strategy", "sequential", "--packing", "false"]
     return [*start, *order, *common.split(), *extra]

@@ -78,8 +78,8 @@ def run(arguments: Sequence[str]) -> int:
     from minicpmv.data.survey import Survey
     from minicpmv.inference.loading import base_of_adapter, find_version
     from minicpmv.processing.processor import MiniCPMVProcessor
-    from minicpmv.report.page import Header, render_page
-    from minicpmv.report.selection import select_records
+    from minicpmv.show.page import Header, render_page
+    from minicpmv.show.selection import select_records
 
     survey = Survey([options.data], image_root=options.image_root, version=find_version(options.model))
     survey.read_texts()

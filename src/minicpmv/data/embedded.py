@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from minicpmv.processing.images import read_data_url
 
-__all__ = ["describe_image", "is_embedded", "read_embedded"]
+__all__ = ["describe_image", "image_names", "is_embedded", "read_embedded"]
 
 
 def is_embedded(source: str | bytes) -> bool:
@@ -24,3 +26,8 @@ def read_embedded(source: str | bytes) -> bytes:
 def describe_image(source: str | bytes) -> str:
     """Name an image in a message: its path in quotes, or its size if it has none."""
     return f"an embedded image of {len(source):,} bytes" if isinstance(source, bytes) else repr(source)
+
+
+def image_names(sources: Iterable[str | bytes]) -> list[str]:
+    """Name images in a file of answers: by their paths, which can be opened, or by what they are if they have none."""
+    return [source if isinstance(source, str) else describe_image(source) for source in sources]

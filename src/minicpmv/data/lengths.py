@@ -20,7 +20,7 @@ from minicpmv.errors import DataError, Problem
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.slicing import plan_slices
 
-__all__ = ["Lengths", "PackedRows", "Spread", "measure_lengths", "padding_share", "plan_rows"]
+__all__ = ["Lengths", "PackedRows", "Spread", "measure_lengths", "padding_share", "plan_rows", "spread"]
 
 _SEED = 42
 """Of the order of records: transformers' own default, so that a run without ``--seed`` plans these rows."""
@@ -117,10 +117,10 @@ def measure_lengths(
     total, num_trained = tokens.sum(axis=0, dtype=np.int64).tolist()
     lengths = Lengths(
         records=len(tokens),
-        tokens=_spread(tokens[:, 0]),
+        tokens=spread(tokens[:, 0]) if len(tokens) else None,
         total_tokens=total,
         trained_share=num_trained / total if total else None,
-        slices_per_image=_spread(_slices(uses, processor)),
+        slices_per_image=spread(_slices(uses, processor)) if uses else None,
         fewer_slices=num_reduced,
         too_long=len(problems),
         batch_size=batch_size,
@@ -166,9 +166,8 @@ def padding_share(lengths: np.ndarray, batch_size: int) -> float:
     return 1 - int(lengths.sum()) / sum(int(batch.max()) * len(batch) for batch in batches)
 
 
-def _spread(values: np.ndarray) -> Spread | None:
-    if not len(values):
-        return None
+def spread(values: np.ndarray) -> Spread:
+    """Say how the values lie of which there is at least one."""
     ordered = np.sort(values)
     nearest_rank = math.ceil(0.95 * len(ordered)) - 1
     return Spread(

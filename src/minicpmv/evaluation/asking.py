@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from minicpmv.data.embedded import image_names
 from minicpmv.data.records import Record
 from minicpmv.data.sequences import Selected
 from minicpmv.evaluation.answers import predict
@@ -96,6 +97,7 @@ def _line(
     line: dict[str, Any] = {"id": record.id, "index": index, "question": record.turns[-2].text}
     line |= {} if answer is None else {"answer": answer}
     line["reference"] = record.turns[-1].text
+    line |= {"images": image_names(record.images)} if record.images else {}
     line |= {"references": list(record.references)} if record.references else {}
     line |= {} if nats is None else {"nats": nats, "num_tokens": num_tokens}
     return line, sample_of(record, answer=answer or "", nats=nats, num_tokens=num_tokens)

@@ -1,1 +1,1 @@
-"""Pages that show a person what the model sees."""
+"""Pages that show a person what came of a run."""

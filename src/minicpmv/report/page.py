@@ -1,91 +1,75 @@
-"""Writes the page of ``minicpmv show``: one file that needs nothing beside it, neither network nor other files.
+"""Writes the page: one file that needs nothing beside it, neither network nor other files.
 
-All that comes from the data is escaped by the template engine; the style sheet and the script are ours.
+All that comes from a run is escaped by the template engine, or stands as JSON in a form that cannot end its element.
+The style sheet and the script are ours.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import jinja2
 
-from minicpmv import __version__
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.report.record_views import view_record
-from minicpmv.report.sequence import ImageRun
-from minicpmv.report.spelling import TokenSpelling
+from minicpmv.pages.templates import make_environment
+from minicpmv.report.answers import KINDS, AnswerSet
+from minicpmv.report.curves import Chart, make_charts
+from minicpmv.report.differences import find_differences
+from minicpmv.report.run_directory import Run
+from minicpmv.report.run_views import view_run
 
-__all__ = ["Header", "render_page"]
+__all__ = ["render_page"]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Header:
-    """What a page says about itself."""
-
-    data: str
-    """The data file, as the user wrote it."""
-    model: str
-    """The model, as the user wrote it."""
-    num_records: int
-    """Records in the file, shown or not."""
-    choice: str
-    """How the records were chosen, in words; empty for all."""
-    num_faulty: int = 0
-    """Records in the file that have problems, of which none is shown."""
+_MAX_CHARACTERS = 1500
+"""Of one text; the whole one is in its file."""
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def render_page(dataset: ConversationDataset, header: Header) -> str:
-    """Return the page for all records of a data set.
+def render_page(runs: Sequence[Run], answers: Sequence[Sequence[AnswerSet]]) -> str:
+    """Return the page of one run, or of several laid over one another.
 
     Args:
-        dataset: Holds the chosen records, with the limits of the training that they are meant for.
-        header: What stands above them.
-
-    Raises:
-        DataError: An image is no longer what it was when it was checked.
+        runs: At least one.
+        answers: Of each run.
     """
-    processor = dataset.processor
-    spelling = TokenSpelling(processor.tokenizer)
-    views = [view_record(dataset, index, spelling) for index in range(len(dataset))]
-    return (
+    names = _names(runs)
+    charts = make_charts(runs)
+    page = (
         _environment()
-        .get_template("page.html.jinja")
+        .get_template("report.html.jinja")
         .render(
-            header=header,
-            version=processor.version,
-            views=views,
-            max_length=dataset.limits.max_length,
-            max_slice_nums=dataset.limits.max_slice_nums,
-            query_num=processor.query_num,
-            package_version=__version__,
+            views=[view_run(run, of_run, name=name) for run, of_run, name in zip(runs, answers, names, strict=True)],
+            charts=charts,
+            chart_data=_as_json(charts, names),
+            differences=find_differences(runs) if len(runs) > 1 else {},
+            kinds=KINDS,
         )
     )
+    return _SURROGATES.sub("\ufffd", page)  # half a character can be written in JSON, and not in UTF-8
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Call runs by their directories, with as much of the path as tells them apart."""
+    uses = Counter(run.name for run in runs)
+    return [run.name if uses[run.name] == 1 else "/".join(run.directory.parts[-2:]) for run in runs]
+
+
+def _as_json(charts: Sequence[Chart], names: Sequence[str]) -> str:
+    """Write the curves for the script, so that no text in them is taken for a tag."""
+    data = {"runs": names, "charts": [asdict(chart) for chart in charts]}
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("minicpmv.report", "assets"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"count": _count, "length_in_pixels": _length, "share": _share}
-    environment.tests["image_run"] = lambda value: isinstance(value, ImageRun)
+    environment = make_environment("minicpmv.report")
+    environment.filters["excerpt"] = _excerpt
     return environment
 
 
-def _count(number: int) -> str:
-    """Write a whole number with its thousands apart."""
-    return f"{number:,}"
-
-
-def _length(pixels: float) -> str:
-    """Write pixels, with one decimal where they are not whole."""
-    return f"{pixels:,.1f}".removesuffix(".0")
-
-
-def _share(part: int, whole: int) -> str:
-    """Write a share in per cent; what is there is never 0 %."""
-    percent = 100 * part / whole if whole else 0.0
-    return "< 1 %" if 0 < percent < 1 else f"{percent:.0f} %"
+def _excerpt(text: str) -> str:
+    """Return so much of a text as a page can show."""
+    hidden = len(text) - _MAX_CHARACTERS
+    return text if hidden <= 0 else f"{text[:_MAX_CHARACTERS]} … and {hidden:,} more characters"

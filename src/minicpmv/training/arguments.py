@@ -109,6 +109,11 @@ class RunArguments(LearningArguments, _Subject):
         "At the end, load what was saved in a fresh process, compare every tensor and the loss on a few records with "
         "the trained model, and write the result to OUTPUT_DIR/proof.json; a difference makes the run fail.",
     )
+    report: bool = _flag(
+        True,
+        "At the end, write OUTPUT_DIR/report.html, a page with curves, answers, data and settings, and OUTPUT_DIR/"
+        "loss.png, the curve of the loss. `minicpmv report OUTPUT_DIR` does so at any time.",
+    )
     dry_run: bool = _flag(
         False,
         "Check all that can be checked first: flags, data, weights, one optimizer step on the costliest row, memory, "

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 
+from minicpmv.report.curves import OF_EVALUATION
 from minicpmv.training.console import say
 
-__all__ = ["OF_EVALUATION", "RunProgress", "format_log", "memory_gib"]
+__all__ = ["RunProgress", "format_log", "memory_gib"]
 
 _SHOWN = (
     ("loss", "loss {:.4f}"),
@@ -21,9 +22,6 @@ _SHOWN = (
     ("tflops_per_second", "{:.3g} TFLOP/s"),
     ("memory_gib", "{:.2f} GiB"),
 )
-
-OF_EVALUATION = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-"""What transformers logs of every evaluation, behind ``eval_``."""
 
 
 def memory_gib() -> float:

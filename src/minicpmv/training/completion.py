@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from pathlib import Path
 
 import torch
 
 from minicpmv.errors import MiniCPMVError
+from minicpmv.report.writing import write_report
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.base import dtype_to_save
-from minicpmv.training.console import say
+from minicpmv.training.console import notice, say
 from minicpmv.training.evidence import discard
 from minicpmv.training.interruption import Interruption
 from minicpmv.training.material import Material
 from minicpmv.training.proof import prove_saved
-from minicpmv.training.record import RunFile, chat_command
+from minicpmv.training.record import RunFile, chat_command, minicpmv_command
 from minicpmv.training.saving import save_adapter, save_full
 from minicpmv.training.trainer import MiniCPMVTrainer
 
@@ -65,7 +67,9 @@ def complete(
             record.write(status="not proved")
             raise
     record.write(status="finished")
-    _report(material, run, trainer.args.output_dir or "")
+    if run.report and trainer.is_world_process_zero():
+        _write_report(trainer.args.output_dir or "")
+    _tell(material, run, trainer.args.output_dir or "")
     return metrics
 
 
@@ -87,7 +91,18 @@ def _save(trainer: MiniCPMVTrainer, material: Material, run: RunArguments) -> di
     return save_full(trainer, directory, base=material.base, dtype=dtype_to_save(run, material.config))
 
 
-def _report(material: Material, run: RunArguments, output_dir: str) -> None:
+def _write_report(output_dir: str) -> None:
+    """Write the page of the run. The run has what it was for, so that a page that fails only costs a notice."""
+    try:
+        written = write_report([output_dir])
+    except (MiniCPMVError, OSError) as error:
+        command = shlex.join([minicpmv_command(), "report", output_dir])
+        notice(f"the report was not written ({error}); `{command}` does it again")
+    else:
+        say(f"Report: {written.page}")
+
+
+def _tell(material: Material, run: RunArguments, output_dir: str) -> None:
     records = list(itertools.islice((material.held_out or material.train).readable_records(), _EXAMPLES))
     say(f"Saved the {'adapter' if run.use_lora else 'model'} to {Path(output_dir).resolve()}")
     say("Talk to it:")

@@ -25,8 +25,8 @@ from minicpmv.evaluation.scores import measure
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.models.known_slices import is_sharded
+from minicpmv.report.curves import OF_EVALUATION
 from minicpmv.training.arguments import RunArguments
-from minicpmv.training.callbacks import OF_EVALUATION
 from minicpmv.training.processes import gather, raise_together
 
 __all__ = ["EvalMetrics", "settle_best_model"]

@@ -14,10 +14,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import TrainingArguments
 
 import minicpmv
 from minicpmv.data.contents import Content
+from minicpmv.data.lengths import spread
 from minicpmv.data.mixing import Source
 from minicpmv.data.records import Record
 from minicpmv.data.whole_files import write_json
@@ -26,8 +28,10 @@ from minicpmv.training.arguments import Request
 from minicpmv.training.material import Material
 from minicpmv.training.parts import PartSummary
 
-__all__ = ["RunFile", "chat_command", "describe_data", "describe_run", "list_versions"]
+__all__ = ["RunFile", "chat_command", "describe_data", "describe_run", "list_versions", "minicpmv_command"]
 
+_MAX_BINS = 24
+"""Of the histogram of lengths."""
 _PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "tokenizers", "safetensors", "numpy", "pillow")
 
 
@@ -69,6 +73,7 @@ def describe_run(
         "status": "running",
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "-m", "minicpmv.training", *request.command]),
+        "working_directory": os.getcwd(),
         "base_model": {
             "path": str(material.base.resolve()),
             "model": material.version.model,
@@ -80,6 +85,7 @@ def describe_run(
         "processes": args.world_size,
         "device": args.device.type,
         "plan": dict(plan),
+        "data_statistics": _describe_records(material),
         "trained": [dataclasses.asdict(part) for part in parts],
         "arguments": dataclasses.asdict(request.run),
         "training_arguments": _plain(args.to_dict()),
@@ -106,6 +112,28 @@ def list_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def _describe_records(material: Material) -> dict[str, Any]:
+    """Tell in numbers what is trained on; less where records are checked, and counted, only when they are read."""
+    held_out = 0 if material.held_out is None else len(material.held_out)
+    statistics: dict[str, Any] = {"records": len(material.train), "held_out_records": held_out}
+    report = material.lengths
+    if report is None:
+        return statistics
+    shortest, longest = int(report.lengths.min()), int(report.lengths.max())
+    num_bins = min(_MAX_BINS, longest - shortest + 1)
+    counts, edges = np.histogram(report.lengths, bins=num_bins, range=(shortest, longest + 1))
+    return statistics | {
+        "records_with_images": int(np.count_nonzero(report.num_image_tokens)),
+        "tokens": int(report.lengths.sum(dtype=np.int64)),
+        "trained_tokens": int(report.num_trained.sum(dtype=np.int64)),
+        "image_tokens": int(report.num_image_tokens.sum(dtype=np.int64)),
+        "record_lengths": dataclasses.asdict(spread(report.lengths)),
+        "length_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+        "records_with_fewer_slices": report.num_reduced,
+        "records_with_cut_answers": report.num_cut,
+    }
 
 
 def _commit() -> str | None:
@@ -136,13 +164,17 @@ def _embeds(record: Record) -> bool:
     return any(isinstance(image, bytes) for image in record.images)
 
 
+def minicpmv_command() -> str:
+    """Return how a user reaches the command. The scripts say so: it may lie in an environment that only they have."""
+    return os.environ.get("MINICPMV", "minicpmv")
+
+
 def chat_command(directory: str, records: Sequence[Record]) -> str:
     """Write the command that talks to what was trained, with the first question that has an image file if there is one.
 
-    The words can be pasted into a shell as they are: the scripts say in MINICPMV how a user reaches the command, which
-    may lie in an environment that only they have active.
+    The words can be pasted into a shell as they are.
     """
-    words = [os.environ.get("MINICPMV", "minicpmv"), "chat", directory]
+    words = [minicpmv_command(), "chat", directory]
     if not records:
         return shlex.join(words)
     with_files = (record for record in records if record.images and not _embeds(record))

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 from minicpmv.data.collation import PackedCollator
 from minicpmv.errors import DataError, MiniCPMVError, UsageError
 from minicpmv.evaluation.metrics.registry import find_metrics, split_names
+from minicpmv.report.run_directory import SAMPLES
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
 from minicpmv.training.base import Base, build_skeleton, check_weights, load_base, open_base
 from minicpmv.training.batches import BatchPlan, describe_plan, describe_step, estimate_costs, plan_batches
@@ -27,6 +28,7 @@ from minicpmv.training.eval_metrics import EvalMetrics
 from minicpmv.training.fsdp import choose_units
 from minicpmv.training.interruption import Interrupted, Interruption
 from minicpmv.training.learning import settle_learning
+from minicpmv.training.log_file import LogFile
 from minicpmv.training.lora import add_lora
 from minicpmv.training.material import Material, gather_together
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
@@ -36,7 +38,7 @@ from minicpmv.training.rates import Rates
 from minicpmv.training.recomputation import RecomputedLayers
 from minicpmv.training.record import RunFile, describe_data, describe_run
 from minicpmv.training.resume import ResumePoint, prepare_directory
-from minicpmv.training.samples import SAMPLES, Samples
+from minicpmv.training.samples import Samples
 from minicpmv.training.saving import copy_companions
 from minicpmv.training.settings import (
     complete_settings,
@@ -127,6 +129,7 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
         is_writing=args.should_save,
     )
     trainer = build(plan, interruption)
+    trainer.add_callback(LogFile(Path(args.output_dir or "")))
     trainer.keep_features(use_vision_cache(request.run, model, (material.train, material.held_out), args))
     record.write()
     metrics = _run_to_the_end(trainer, start, record, interruption)

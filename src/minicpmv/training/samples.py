@@ -19,7 +19,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.embedded import describe_image
+from minicpmv.data.embedded import image_names
 from minicpmv.data.records import Record, quote
 from minicpmv.data.whole_files import write_whole
 from minicpmv.errors import DataError
@@ -28,9 +28,7 @@ from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.models.known_slices import is_sharded
 
-__all__ = ["SAMPLES", "AskAtStart", "Samples"]
-
-SAMPLES = "samples.jsonl"
+__all__ = ["AskAtStart", "Samples"]
 
 
 class Samples:
@@ -112,7 +110,7 @@ def _describe(step: int, record: Record, said: Prediction) -> dict[str, Any]:
     return {
         "step": step,
         "record": record.where(),
-        "images": [image if isinstance(image, str) else describe_image(image) for image in record.images],
+        "images": image_names(record.images),
         "question": said.question,
         "expected": said.reference,
         "answer": said.answer,

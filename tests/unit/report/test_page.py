@@ -1,148 +1,144 @@
 from __future__ import annotations
 
-from functools import cache
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
-from minicpmv.errors import DataError
-from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.report.page import Header, render_page
-from tests.parity.cases import VERSIONS
-from tests.tiny import FIXTURES, conversation, save_picture, write_data
-from tests.unit.report.pages import ReadPage, read_page
+from minicpmv.report.writing import write_report
+from tests.tiny import save_picture
+from tests.unit.report.runs import LOG, answer_line, facts, sample, write_lines, write_run
+from tests.unit.show.pages import read_page
 
-SCRIPT = "<script>alert('x')</script> & \"<b>\" {{ 7 * 7 }}"
+SCRIPT = "</script><script>alert('x')</script> & \"<b>\" {{ 7 * 7 }}"
+HALF_A_CHARACTER = "\ud83d"
 
 
-@cache
-def processor_of(name: str) -> MiniCPMVProcessor:
-    return MiniCPMVProcessor.from_pretrained(FIXTURES / name)
+def page_of(*runs: Path, **options: Any) -> str:
+    return write_report([str(run) for run in runs], **options).page.read_text(encoding="utf-8")
 
 
-def dataset_of(folder: Path, records: list[dict[str, Any]], name: str, **limits: Any) -> ConversationDataset:
-    save_picture(folder / "wide.png", 150, 80)
-    save_picture(folder / "small.png", 30, 80, seed=1)
-    return ConversationDataset(
-        load_records(write_data(folder / "train.json", records)),
-        processor_of(name),
-        max_length=limits.pop("max_length", 2048),
-        **limits,
-    )
+def curves_of(page: str) -> dict[str, Any]:
+    """Return what the script of the page reads."""
+    return json.loads(page.partition('id="curves">')[2].partition("</script>")[0])
 
 
-def page_of(dataset: ConversationDataset) -> str:
-    return render_page(dataset, Header(data="train.json", model="model", num_records=len(dataset), choice=""))
+def words_of(page: str) -> str:
+    """Return the text of a page, with a space where an element ends."""
+    return " ".join(read_page(page.replace("><", "> <")).text.split())
 
 
-def read(dataset: ConversationDataset) -> ReadPage:
-    return read_page(page_of(dataset))
+def test_the_page_has_the_numbers_of_the_run(tmp_path: Path) -> None:
+    written = write_report([str(write_run(tmp_path / "run"))])
+    assert (written.page, written.picture) == (tmp_path / "run" / "report.html", tmp_path / "run" / "loss.png")
+    page = written.page.read_text(encoding="utf-8")
+    loss = curves_of(page)["charts"][0]
+    assert loss["series"][0]["points"] == [[entry["step"], entry["loss"]] for entry in LOG if "loss" in entry]
+    text = words_of(page)
+    assert "held-out loss 2.5 → 1.5" in text
+    assert "training loss 4 → 1.25" in text
+    assert "anls 0.25 → 0.75" in text
+    assert "Steps 3 of 6" in text
+    assert "1 min 15 s" in text
+    assert "cd /start/here python -m minicpmv.training --learning_rate 1e-3 --lora_r 8" in text
+    assert "ab" * 32 in text
 
 
-def mixed() -> list[dict[str, Any]]:
-    return [
-        {
-            "id": "one",
-            "image": "wide.png",
-            "conversations": conversation("<image>\nWhat?", "A cat", "And?", "中文 🎉"),
-        },
-        {
-            "id": "two",
-            "image": ["wide.png", "small.png"],
-            "conversations": conversation("<image>, <image>", "1\n\n2"),
-        },
-        {"conversations": conversation("Only  text\t\u200b", "<box>1 2</box> </s> <|im_end|>")},
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"status": "running", "log": None}, "not finished: still running, or ended before it could say so"),
+        ({"status": "stopped", "stopped_by": "SIGTERM"}, "stopped by SIGTERM after step 3; can be resumed"),
+        ({"status": "not proved"}, "saved, but the proof of it failed"),
+    ],
+)
+def test_a_run_that_is_not_finished_says_so(changed: dict[str, Any], told: str, tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path, **changed))
+    assert told in read_page(page).text
+    assert '<p class="status open">' in page
+
+
+def test_a_run_that_has_logged_nothing_has_a_page_and_no_picture(tmp_path: Path) -> None:
+    run = write_run(tmp_path, status="running", log=None)
+    (run / "loss.png").touch()
+    assert "Nothing was logged yet." in page_of(run)
+    assert not (run / "loss.png").exists(), "it was of a run before"
+
+
+def test_a_run_json_that_says_little_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"status": "?", "data": null, "trained": null, "plan": null}')
+    assert "Nothing was logged yet." in page_of(tmp_path)
+
+
+def test_answers_stand_with_their_pictures(tmp_path: Path) -> None:
+    save_picture(tmp_path / "digit.png", 50, 40)
+    run = write_run(tmp_path / "run", samples=[], working_directory=str(tmp_path))
+    for name, answer in (("before", "no"), ("after", "yes")):
+        write_lines(run / f"{name}.jsonl", [answer_line("r", answer, "yes", images=["digit.png", "gone.png"])])
+    page = page_of(run)
+    read = read_page(page)
+    assert [link[:22] for link in read.links] == ["data:image/png;base64,"]
+    text = words_of(page)
+    assert "gone.png: no such file became right Is it? expected yes before no after yes r" in text
+    assert "exact_match 0.0% 100.0%" in text
+
+
+def test_answers_of_an_earlier_run_in_the_same_place_are_passed_over(tmp_path: Path) -> None:
+    run = write_run(tmp_path, started="2999-01-01T00:00:00+00:00")
+    for name in ("before", "after"):
+        write_lines(run / f"{name}.jsonl", [answer_line("r", "yes", "yes")])
+    assert "Asked before and after" not in page_of(run)
+    files = {name: str(run / f"{name}.jsonl") for name in ("before", "after")}
+    assert "Asked before and after" in page_of(run, **files), "named, they are taken"
+
+
+def hostile_run(folder: Path) -> Path:
+    arguments = {**facts()["arguments"], "lora_target_modules": SCRIPT, "data_path": ["x" * 1_000_000]}
+    long = f"{SCRIPT} {'y' * 1_000_000}"
+    samples = [
+        sample(step, text, record=SCRIPT, expected=HALF_A_CHARACTER, images=[SCRIPT, "\0", "z" * 5000])
+        for step, text in ((0, SCRIPT), (1, long), (2, HALF_A_CHARACTER))
     ]
+    log = [*LOG, {"step": 4, f"eval_{SCRIPT}": 1.0, f"grad_norm/{SCRIPT}": 1.0}]
+    run = write_run(
+        folder, samples=samples, arguments=arguments, command=f"x --lora_target_modules={SCRIPT!r}", log=log
+    )
+    with (run / "samples.jsonl").open("ab") as file:
+        file.write(b'{"step": 2, "record": "\xff", "answer": "\xff\xfe"}\n\xff\n')
+    return run
 
 
-@pytest.mark.parametrize("name", VERSIONS)
-def test_a_page_holds_the_ids_and_labels_of_the_data_set(tmp_path: Path, name: str) -> None:
-    dataset = dataset_of(tmp_path, mixed(), name)
-    page = read(dataset)
-    assert len(page.records) == 3
-    for record, item in zip(page.records, dataset, strict=True):
-        assert record.ids == item["input_ids"].tolist()
-        assert record.labels == item["labels"].tolist()
-        assert [kind == "image" for kind in record.kinds] == item["image_mask"].tolist()
+def test_all_that_comes_from_a_run_is_text(tmp_path: Path) -> None:
+    page = page_of(hostile_run(tmp_path))
+    assert page.count("<script") == 2, "our own, at the end of the page"
+    assert "<b>" not in page
+    assert len(page) < 300_000
+    text = read_page(page).text
+    assert SCRIPT in text
+    assert "and 998,5" in text, "of a text of a million characters"
+    assert "1 line(s) of samples.jsonl that are no JSON objects" in text
+    assert SCRIPT in [chart["title"] for chart in curves_of(page)["charts"]]
 
 
-def test_a_record_with_fewer_slices_is_shown_as_it_is_trained(tmp_path: Path) -> None:
-    dataset = dataset_of(tmp_path, mixed()[:1], "v2_6", max_length=70)
-    wanted = len(dataset_of(tmp_path, mixed()[:1], "v2_6")[0]["input_ids"])
-    page = read(dataset)
-    assert page.records[0].ids == dataset[0]["input_ids"].tolist()
-    assert len(page.records[0].ids) < wanted
-    assert f"this record has {wanted} tokens, {wanted - 70} too many" in page.text
+def test_several_runs_are_laid_over_one_another(tmp_path: Path) -> None:
+    other = {**facts()["training_arguments"], "learning_rate": 1e-4}
+    runs = write_run(tmp_path / "a" / "lora"), write_run(tmp_path / "b" / "lora", training_arguments=other)
+    page = page_of(*runs, output=str(tmp_path / "both.html"))
+    curves = curves_of(page)
+    assert curves["runs"] == ["a/lora", "b/lora"]
+    assert {series["run"] for series in curves["charts"][0]["series"]} == {0, 1}
+    text = words_of(page)
+    assert "setting a/lora b/lora learning_rate 0.001 0.0001 Curves" in text
+    assert not (runs[0] / "loss.png").exists()
 
 
-def test_a_record_that_does_not_fit_is_shown_with_the_error_of_training(tmp_path: Path) -> None:
-    dataset = dataset_of(tmp_path, mixed()[:1], "v2_6", max_length=20)
-    with pytest.raises(DataError) as raised:
-        dataset.check_lengths()
-    page = read(dataset)
-    assert str(raised.value) in page.text
-    fewest = processor_of("v2_6").encode_text(dataset.records[0].turns, [(150, 80)], max_slice_nums=1)
-    assert page.records[0].ids == fewest.input_ids
-
-
-def test_an_image_that_broke_after_the_check_is_an_error(tmp_path: Path) -> None:
-    dataset = dataset_of(tmp_path, mixed(), "v2_6")
-    (tmp_path / "wide.png").unlink()
-    with pytest.raises(DataError, match="D202"):
-        page_of(dataset)
-
-
-def test_all_that_comes_from_the_data_is_text(tmp_path: Path) -> None:
-    image = f"{SCRIPT.replace('/', '')}.png"
-    save_picture(tmp_path / image, 150, 80)
-    record = {"id": SCRIPT, "image": image, "conversations": conversation(f"<image>\n{SCRIPT}", SCRIPT)}
-    page = page_of(dataset_of(tmp_path, [record], "v2_6"))
-    assert page.count("<script") == 1, "our own, at the end of the page"
-    assert "<b>" not in page.replace("<b>× 4</b>", "")
-    read_back = read_page(page)
-    assert read_back.text.count(SCRIPT) == 3, "heading, question and answer, as written"
-    assert image in read_back.text
-
-
-@pytest.mark.parametrize("name", ["v2", "v2_5", "v2_6", "v4_5"])
-def test_colours_tell_the_format_from_the_data_and_both_from_what_is_trained(tmp_path: Path, name: str) -> None:
-    record = {"conversations": conversation("Why?", "So.", "Sure?", "Yes.")}
-    (read_record,) = read(dataset_of(tmp_path, [record], name)).records
-
-    def text_of(kind: str) -> str:
-        return "".join(text for text, own in zip(read_record.texts, read_record.kinds, strict=True) if own == kind)
-
-    assert text_of("context") == "Why?Sure?"
-    assert text_of("trained") == {
-        "v2": "So.<Yes.</s>",  # between turns the end is learnt at the first token of what follows
-        "v2_5": "So.<|eot_id|>Yes.<|eot_id|>",
-    }.get(name, "So.<|im_end|>Yes.<|im_end|>")
-    assert "Why" not in text_of("template")
-
-
-def test_the_instruction_that_the_format_adds_is_not_the_users(tmp_path: Path) -> None:
-    (record,) = read(dataset_of(tmp_path, [{"conversations": conversation("Why?", "So.")}], "v2_6")).records
-    before = record.texts[: record.kinds.index("context")]
-    assert "You·are·a·helpful·assistant." in "".join(before)
-
-
-def test_tokens_of_one_character_are_named_together(tmp_path: Path) -> None:
-    dataset = dataset_of(tmp_path, [{"conversations": conversation("文", "🎉")}], "v2_6")
-    page = page_of(dataset)
-    assert page.count("<ruby>") == 2
-    assert "<rt>文</rt>" in page
-    assert "<rt>🎉</rt>" in page
-
-
-@pytest.mark.parametrize("name", ["v2", "v2_6"])
-def test_a_page_needs_nothing_beside_it(tmp_path: Path, name: str) -> None:
-    page = read(dataset_of(tmp_path, mixed(), name))
-    outside = [link[:60] for link in page.links if not link.startswith(("#", "data:image/"))]
-    assert outside == []
-    assert {link[1:] for link in page.links if link.startswith("#")} <= page.anchors
-    assert not {"link", "iframe", "object", "embed", "base", "form"} & set(page.tags)
-    assert "url(" not in page.style
-    assert "@import" not in page.style
+def test_a_page_needs_nothing_beside_it(tmp_path: Path) -> None:
+    page = page_of(hostile_run(tmp_path / "a"), write_run(tmp_path / "b"), output=str(tmp_path / "page.html"))
+    read = read_page(page)
+    assert [link[:60] for link in read.links if not link.startswith(("#", "data:image/"))] == []
+    assert not {"link", "iframe", "object", "embed", "base"} & set(read.tags)
+    assert "url(" not in read.style
+    assert "@import" not in read.style
+    assert "http" not in page.replace("fetch", "").partition("<body>")[0]
+    assert "//" not in page.rpartition("<script>")[2].replace("// ", "").replace("/** ", ""), "no address in our script"

@@ -13,9 +13,9 @@ from minicpmv.errors import DataError
 from minicpmv.models.loss import IGNORED
 from minicpmv.processing.chat import ImageRef
 from minicpmv.processing.images import load_image
-from minicpmv.report.pictures import Picture, show_picture
-from minicpmv.report.sequence import ImageRun, Kind, Word, arrange_tokens, classify
-from minicpmv.report.spelling import TokenSpelling
+from minicpmv.show.pictures import Picture, show_picture
+from minicpmv.show.sequence import ImageRun, Kind, Word, arrange_tokens, classify
+from minicpmv.show.spelling import TokenSpelling
 
 __all__ = ["Lengths", "Message", "RecordView", "view_record"]
 

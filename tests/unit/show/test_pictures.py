@@ -6,8 +6,9 @@ import io
 import pytest
 from PIL import Image
 
+from minicpmv.pages.images import data_url
 from minicpmv.processing.slicing import SliceConfig, plan_slices
-from minicpmv.report.pictures import MAX_SHOWN_PIXELS, data_url, show_picture, tiles_of
+from minicpmv.show.pictures import MAX_SHOWN_PIXELS, show_picture, tiles_of
 from tests.tiny import picture
 
 SIZES = [(1000, 600), (1600, 1067), (427, 1280), (3000, 301), (449, 449), (2400, 2400)]

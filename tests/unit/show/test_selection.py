@@ -8,7 +8,7 @@ import pytest
 from minicpmv.data.records import Record
 from minicpmv.data.survey import Survey
 from minicpmv.errors import DataError, UsageError
-from minicpmv.report.selection import select_records
+from minicpmv.show.selection import select_records
 from tests.tiny import conversation, write_data
 
 BROKEN = [{"role": "user", "content": "Why?"}]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.report.spelling import Mark, TokenSpelling, spell
+from minicpmv.show.spelling import Mark, TokenSpelling, spell
 from tests.parity.cases import VERSIONS
 from tests.tiny import FIXTURES
 

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Literal
 
 from minicpmv.models.loss import IGNORED
-from minicpmv.report.spelling import Mark, TokenSpelling, spell
+from minicpmv.show.spelling import Mark, TokenSpelling, spell
 
 __all__ = ["ImageRun", "Kind", "Token", "Word", "arrange_tokens", "classify"]
 

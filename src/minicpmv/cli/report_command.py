@@ -1,0 +1,83 @@
+"""``minicpmv report``: a page with what came of a run, or of several laid over one another."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from minicpmv.cli.model_options import positive_int
+from minicpmv.cli.output_file import check_output
+from minicpmv.errors import UsageError
+
+__all__ = ["NAME", "SUMMARY", "run"]
+
+NAME = "report"
+SUMMARY = "write a page with what came of a run, or of several"
+
+_EXAMPLES = """examples:
+  minicpmv report output/lora
+  minicpmv report output/lora output/full --output both.html
+"""
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"minicpmv {NAME}",
+        description="Write one HTML page with the curves of a run, its answers before and after, its data, what was "
+        "trained, its settings and how to do it again; with several runs, their curves over one another and what is "
+        "different between them. A run need not be finished. The page needs nothing beside it and no network.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="directory of a run: its --output_dir")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        help="page to write (default: report.html in the first RUN, and for a single one loss.png beside it)",
+    )
+    parser.add_argument(
+        "--before",
+        metavar="FILE",
+        help="answers of the model before training, as `minicpmv eval --output` or `minicpmv predict` writes them "
+        "(default: before.jsonl in RUN, if it is there)",
+    )
+    parser.add_argument(
+        "--after",
+        metavar="FILE",
+        help="answers of the trained model to the same records (default: after.jsonl in RUN, if it is there)",
+    )
+    parser.add_argument(
+        "--examples",
+        type=positive_int,
+        default=24,
+        metavar="N",
+        help="most answers of each kind that are shown: better, worse, right, wrong (default: %(default)s)",
+    )
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Read the runs, write the page, say where it is."""
+    options = _build_parser().parse_args(arguments)
+    given = [name for name in ("before", "after") if getattr(options, name)]
+    if len(given) == 1:
+        other = "after" if given == ["before"] else "before"
+        raise UsageError(f"--{given[0]}: found without --{other}, expected both\n  fix: add --{other}")
+    if given and len(options.runs) > 1:
+        raise UsageError(
+            f"--before, --after: found with {len(options.runs)} runs, expected one\n"
+            "  fix: put each run's answers into its directory, as before.jsonl and after.jsonl"
+        )
+    if options.output:
+        check_output(options.output, options.before, options.after)
+    from minicpmv.report.writing import write_report
+
+    written = write_report(
+        options.runs,
+        output=options.output,
+        before=options.before,
+        after=options.after,
+        num_examples=options.examples,
+    )
+    print(written.page if written.picture is None else f"{written.page}\n{written.picture}")
+    return 0

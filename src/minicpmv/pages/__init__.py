@@ -1,0 +1,1 @@
+"""What the pages that commands write have in common."""

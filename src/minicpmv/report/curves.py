@@ -1,0 +1,133 @@
+"""Turns the logs of runs into charts: which numbers are drawn together, under which name, in which unit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from minicpmv.report.run_directory import Run, is_number
+
+__all__ = ["OF_EVALUATION", "Chart", "Series", "make_charts", "thin_out"]
+
+OF_EVALUATION = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+"""What transformers logs of every evaluation, behind ``eval_``."""
+
+_MAX_POINTS = 2000
+"""Of one curve: more than a screen has columns, and some 40 kB."""
+_OF_A_PART = "grad_norm/"
+
+Point = tuple[int, float | None]
+"""Step and value; None where the log has no finite number."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Series:
+    """One curve."""
+
+    name: str
+    run: int
+    """Which of the runs, from 0."""
+    is_measured: bool
+    """Whether it is of evaluations: few points, each of which is marked."""
+    points: Sequence[Point]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """Curves over the same axes."""
+
+    name: str
+    title: str
+    unit: str
+    series: Sequence[Series]
+    is_noisy: bool
+    """Whether smoothing helps."""
+
+
+_TITLES = {
+    "learning_rate": ("Learning rate", ""),
+    "grad_norm": ("Gradient norm", "before clipping"),
+    "tokens_per_second": ("Tokens per second", "all processes"),
+    "samples_per_second": ("Records per second", "all processes"),
+    "tflops_per_second": ("Useful operations", "TFLOP/s, one process"),
+    "memory_gib": ("Memory", "GiB, largest so far"),
+}
+
+
+def make_charts(runs: Sequence[Run]) -> list[Chart]:
+    """Make the charts of one run, or of several laid over one another; those without a number are left out."""
+    charts = [_loss_chart(runs), *_metric_charts(runs)]
+    charts += [_chart_of(runs, name, title, unit) for name, (title, unit) in _TITLES.items()]
+    charts += _part_charts(runs)
+    return [chart for chart in charts if chart.series]
+
+
+def thin_out(points: Sequence[Point], most: int = _MAX_POINTS) -> Sequence[Point]:
+    """Return so few points that a page stays small, with every peak still there: of each stretch the extremes."""
+    if len(points) <= most:
+        return points
+    size = math.ceil(len(points) / (most // 2))
+    kept: list[Point] = []
+    for start in range(0, len(points), size):
+        stretch = [point for point in points[start : start + size] if point[1] is not None] or points[start : start + 1]
+        ends = {min(stretch, key=_height), max(stretch, key=_height)}
+        kept += sorted(ends)
+    return kept
+
+
+def _height(point: Point) -> float:
+    return math.nan if point[1] is None else point[1]
+
+
+def _loss_chart(runs: Sequence[Run]) -> Chart:
+    series = [
+        _series(run, number, key, name)
+        for number, run in enumerate(runs)
+        for key, name in (("loss", "training"), ("eval_loss", "held-out"))
+    ]
+    return _chart("loss", "Loss", "nats per trained token", series, is_noisy=True)
+
+
+def _metric_charts(runs: Sequence[Run]) -> Iterator[Chart]:
+    for key in _keys(runs, "eval_"):
+        name = key.removeprefix("eval_")
+        if name not in OF_EVALUATION:
+            yield _chart_of(runs, key, name.replace("_", " "), "of held-out answers")
+
+
+def _part_charts(runs: Sequence[Run]) -> list[Chart]:
+    """Draw the parts of one run together; those of several runs part by part."""
+    keys, unit = _keys(runs, _OF_A_PART), "before clipping"
+    if len(runs) == 1:
+        series = [_series(runs[0], 0, key, _part(key)) for key in keys]
+        return [_chart("grad_norm_parts", "Gradient norm of parts", unit, series, is_noisy=True)]
+    return [_chart_of(runs, key, f"Gradient norm, {_part(key)}", unit) for key in keys]
+
+
+def _keys(runs: Sequence[Run], prefix: str) -> list[str]:
+    return list(dict.fromkeys(key for run in runs for entry in run.log for key in entry if key.startswith(prefix)))
+
+
+def _part(key: str) -> str:
+    return key.removeprefix(_OF_A_PART).replace("_", " ")
+
+
+def _chart_of(runs: Sequence[Run], key: str, title: str, unit: str) -> Chart:
+    series = [_series(run, number, key, title) for number, run in enumerate(runs)]
+    is_noisy = key.startswith("grad_norm") or key.endswith("_per_second")
+    return _chart(key.replace("/", "_"), title, unit, series, is_noisy=is_noisy)
+
+
+def _chart(name: str, title: str, unit: str, series: Sequence[Series], *, is_noisy: bool) -> Chart:
+    return Chart(name=name, title=title, unit=unit, series=[each for each in series if each.points], is_noisy=is_noisy)
+
+
+def _series(run: Run, number: int, key: str, name: str) -> Series:
+    points = [(entry["step"], _rounded(entry[key])) for entry in run.log if is_number(entry.get(key))]
+    return Series(name=name, run=number, is_measured=key.startswith("eval_"), points=thin_out(points))
+
+
+def _rounded(value: float) -> float | None:
+    """Keep as many digits as can be seen; JSON has no infinity."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None

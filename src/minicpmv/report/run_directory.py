@@ -1,0 +1,159 @@
+"""Reads what a run has left in its directory so far, finished or not.
+
+A run that was killed, or that is still running, lacks some of it: whatever is there is taken. Nothing is judged here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard, cast
+
+from minicpmv.data.skipping import SKIPPED
+from minicpmv.errors import UsageError
+
+__all__ = ["AFTER", "BEFORE", "LOG", "RUN", "SAMPLES", "Run", "read_run"]
+
+RUN = "run.json"
+LOG = "log.jsonl"
+"""The log, a line for each entry, as it grows."""
+SAMPLES = "samples.jsonl"
+BEFORE, AFTER = "before.jsonl", "after.jsonl"
+"""Answers to the same records before and after training, if somebody had ``minicpmv eval --output`` write them here."""
+
+_PROOF = "proof.json"
+_STATE = "trainer_state.json"
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+Entry = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """What is known of a run."""
+
+    directory: Path
+    facts: Entry
+    """``run.json``; empty if there is none."""
+    log: Sequence[Entry]
+    """The entries of the log that have a step, in order."""
+    samples: Sequence[Entry]
+    skipped: Sequence[Entry]
+    proof: Entry
+    """``proof.json``; empty if there is none."""
+    max_steps: int | None
+    """Of the whole run; None if that is not known."""
+    faults: tuple[str, ...]
+    """What lies there and could not be read, in words."""
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def last_step(self) -> int:
+        """Up to which the log goes."""
+        return max((entry["step"] for entry in self.log), default=0)
+
+    def last(self, key: str) -> float | None:
+        """Return the newest value of a number of the log; None if it was never logged."""
+        return next((entry[key] for entry in reversed(self.log) if is_number(entry.get(key))), None)
+
+
+def read_run(directory: str | Path) -> Run:
+    """Read a run's directory.
+
+    Raises:
+        UsageError: It is no such directory.
+    """
+    root = Path(directory)
+    faults: list[str] = []
+    facts = _read_json(root / RUN, faults)
+    state = _newest_state(root, faults)
+    logs = [list(_read_lines(root / LOG, faults)), facts.get("log"), state.get("log_history")]
+    if not facts and not state and not logs[0]:
+        reason = faults[0] if faults else f"neither {RUN} nor a checkpoint"
+        raise UsageError(
+            f"{root}: found {reason}, expected the --output_dir of a run\n  fix: name the directory of a run"
+        )
+    return Run(
+        directory=root.resolve(),
+        facts=facts,
+        log=max(map(_with_steps, logs), key=lambda log: (log[-1]["step"], len(log)) if log else (-1, 0)),
+        samples=_with_steps(list(_read_lines(root / SAMPLES, faults))),
+        skipped=list(_read_lines(root / SKIPPED, faults)),
+        proof=_read_json(root / _PROOF, faults),
+        max_steps=_find_max_steps(facts, state),
+        faults=tuple(faults),
+    )
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value of the log can be drawn or printed as a number, be it infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _newest_state(root: Path, faults: list[str]) -> Entry:
+    """Read what the newest checkpoint says of its trainer."""
+    if not root.is_dir():
+        return {}
+    found = [(int(match[1]), path) for path in root.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
+    return _read_json(max(found)[1] / _STATE, faults) if found else {}
+
+
+def _read_json(path: Path, faults: list[str]) -> Entry:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        faults.append(f"{path.name} that cannot be read ({error})")
+        return {}
+    if not isinstance(content, dict):
+        faults.append(f"{path.name} that is no JSON object")
+        return {}
+    return cast("Entry", content)
+
+
+def _read_lines(path: Path, faults: list[str]) -> Iterator[Entry]:
+    """Yield the JSON objects of a file. A run that was killed may have left half a line."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        faults.append(f"{path.name} that cannot be read ({error})")
+        return
+    num_broken = 0
+    for line in filter(str.strip, lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            num_broken += 1
+            continue
+        if isinstance(entry, dict):
+            yield cast("Entry", entry)
+        else:
+            num_broken += 1
+    if num_broken:
+        faults.append(f"{num_broken:,} line(s) of {path.name} that are no JSON objects")
+
+
+def _with_steps(entries: object) -> list[Entry]:
+    if not isinstance(entries, list):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
+
+
+def _find_max_steps(facts: Entry, state: Entry) -> int | None:
+    """Find how long the run is meant to be: as its newest checkpoint knows, or as follows from flags and plan."""
+    settings, plan = facts.get("training_arguments") or {}, facts.get("plan") or {}
+    planned = settings.get("max_steps") or -1
+    epochs, steps_per_epoch = settings.get("num_train_epochs"), plan.get("steps_per_epoch")
+    if planned <= 0 and epochs and steps_per_epoch:
+        planned = math.ceil(epochs * steps_per_epoch)
+    return planned if planned > 0 else state.get("max_steps")

@@ -1,0 +1,242 @@
+"""Everything that a page shows of one run beside its curves, in words."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minicpmv.report.answers import AnswerSet, Kind, Pair
+from minicpmv.report.curves import OF_EVALUATION
+from minicpmv.report.differences import given_settings, list_settings
+from minicpmv.report.pictures import Picture, Pictures
+from minicpmv.report.run_directory import Run, is_number
+
+__all__ = ["Answers", "Number", "RunView", "ShownPair", "view_run"]
+
+_STATUS = {
+    "finished": "finished",
+    "stopped": "stopped by {stopped_by} after step {step:,}; can be resumed",
+    "running": "not finished: still running, or ended before it could say so",
+    "saved": "saved; its proof did not end",
+    "not proved": "saved, but the proof of it failed",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Number:
+    """A number at the head of the page."""
+
+    name: str
+    value: str
+    before: str = ""
+    """What it was at first; empty if it has no history."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShownPair:
+    """A record's answers, with its images."""
+
+    pair: Pair
+    pictures: Sequence[Picture]
+    num_hidden: int
+    """Images beyond."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answers:
+    """One set of answers."""
+
+    found: AnswerSet
+    shown: Sequence[ShownPair]
+    labels: Mapping[Kind, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunView:
+    """One run on a page."""
+
+    run: Run
+    name: str
+    status: str
+    is_finished: bool
+    facts: Mapping[str, str]
+    numbers: Sequence[Number]
+    answers: Sequence[Answers]
+    sources: Sequence[Mapping[str, str]]
+    statistics: Mapping[str, str]
+    histogram: Sequence[tuple[str, int, float]]
+    """Of lengths: which, how many records, share of the largest bin."""
+    skipped: Mapping[str, int]
+    """Problems by code."""
+    parts: Sequence[Mapping[str, Any]]
+    given: Mapping[str, str]
+    settings: Mapping[str, str]
+    commands: Sequence[str]
+    versions: Mapping[str, str]
+
+
+def view_run(run: Run, answers: Sequence[AnswerSet], *, name: str) -> RunView:
+    """Word what is known of a run."""
+    facts, status = run.facts, str(run.facts.get("status") or "unknown")
+    words = {"stopped_by": facts.get("stopped_by", "a signal"), "step": run.last_step}
+    pictures = Pictures(Path(str(facts.get("working_directory") or ".")))
+    return RunView(
+        run=run,
+        name=name,
+        status=_STATUS.get(status, status).format(**words),
+        is_finished=status == "finished",
+        facts=_facts(run),
+        numbers=[*_numbers_of_answers(answers), *_numbers_of_log(run)],
+        answers=[_view_answers(each, pictures) for each in answers],
+        sources=_sources(facts),
+        statistics=_statistics(facts),
+        histogram=_histogram(facts),
+        skipped=dict(Counter(str(entry.get("code")) for entry in run.skipped)),
+        parts=[part for part in facts.get("trained") or [] if isinstance(part, dict)],
+        given=given_settings(run),
+        settings=list_settings(run),
+        commands=_commands(facts),
+        versions={name: str(version) for name, version in (facts.get("versions") or {}).items()},
+    )
+
+
+def _facts(run: Run) -> dict[str, str]:
+    facts = run.facts
+    base, metrics, arguments = (facts.get(key) or {} for key in ("base_model", "metrics", "arguments"))
+    of_all = f" of {run.max_steps:,}" if run.max_steps else ""
+    words = {
+        "Started from": base.get("path", ""),
+        "Release": base.get("model", ""),
+        "Method": "" if not arguments else "LoRA" if arguments.get("use_lora") else "full fine-tuning",
+        "Steps": f"{run.last_step:,}{of_all}" if run.log else "none logged",
+        "Started": str(facts.get("started", "")).replace("T", " ").replace("+00:00", " UTC"),
+        "Time": _duration(metrics["train_runtime"]) if "train_runtime" in metrics else "",
+        "Computed on": _device(facts),
+        "Saved means proved": _proof(run.proof),
+    }
+    return {name: value for name, value in words.items() if value}
+
+
+def _device(facts: Mapping[str, Any]) -> str:
+    device, processes = facts.get("device"), facts.get("processes")
+    return f"{device}, {processes} process{'' if processes == 1 else 'es'}" if device else ""
+
+
+def _proof(proof: Mapping[str, Any]) -> str:
+    tensors = proof.get("tensors") or {}
+    if not proof:
+        return ""
+    identical = f", {tensors.get('identical'):,} tensors identical" if tensors.get("identical") else ""
+    return f"{proof.get('verdict', 'unknown')}{identical}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _numbers_of_answers(answers: Sequence[AnswerSet]) -> list[Number]:
+    return [
+        Number(name=value.metric.replace("_", " "), before=value.before, value=value.after)
+        for each in answers
+        for value in each.values
+    ]
+
+
+def _numbers_of_log(run: Run) -> list[Number]:
+    """Take the first and the last of each number that tells how good the model is."""
+    logged = dict.fromkeys(key for entry in run.log for key in entry)
+    measured = [key for key in logged if key.startswith("eval_") and key.removeprefix("eval_") not in OF_EVALUATION]
+    names = {"eval_loss": "held-out loss", "loss": "training loss"} | {
+        key: key.removeprefix("eval_").replace("_", " ") for key in measured
+    }
+    found: list[Number] = []
+    for key in [*measured, "eval_loss", "loss"]:
+        values = [entry[key] for entry in run.log if is_number(entry.get(key))]
+        if values:
+            before = f"{values[0]:.3g}" if len(values) > 1 else ""
+            found.append(Number(name=names[key], before=before, value=f"{values[-1]:.3g}"))
+    return found
+
+
+def _view_answers(found: AnswerSet, pictures: Pictures) -> Answers:
+    shown = [
+        ShownPair(pair=pair, pictures=pictures.of(pair.images), num_hidden=pictures.num_hidden(pair.images))
+        for pair in found.pairs
+    ]
+    labels: dict[Kind, str] = {"better": "better", "worse": "worse", "right": "right as before", "wrong": "unchanged"}
+    if found.is_binary:
+        labels |= {"better": "became right", "worse": "became wrong", "wrong": "wrong as before"}
+    return Answers(found=found, shown=shown, labels=labels)
+
+
+def _sources(facts: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [
+        {
+            "use": use,
+            "path": str(source.get("path", "")),
+            "weight": f"{source.get('weight', 1):g}",
+            "sha256": str(source.get("sha256", "")),
+        }
+        for use, key in (("training", "data"), ("held-out", "eval_data"))
+        for source in facts.get(key) or []
+    ]
+
+
+def _statistics(facts: Mapping[str, Any]) -> dict[str, str]:
+    counted, plan = facts.get("data_statistics") or {}, facts.get("plan") or {}
+    words: dict[str, str] = {}
+    if counted:
+        words["Records"] = f"{counted['records']:,} to train on, {counted['held_out_records']:,} held out"
+    if "tokens" in counted:
+        tokens, spread = counted["tokens"], counted["record_lengths"]
+        words |= {
+            "With images": f"{counted['records_with_images']:,} of {counted['records']:,}",
+            "Tokens": f"{tokens:,} in an epoch",
+            "Of them trained": _share(counted["trained_tokens"], tokens),
+            "Of them images": _share(counted["image_tokens"], tokens),
+            "Length of a record": f"{spread['min']:,} to {spread['max']:,} tokens, median {spread['median']:,g}, "
+            f"95 % up to {spread['p95']:,}",
+            "Fewer slices to fit": f"{counted['records_with_fewer_slices']:,}",
+            "Answers cut to fit": f"{counted['records_with_cut_answers']:,}",
+        }
+    if plan:
+        tokens_per_step = plan.get("tokens_per_step")
+        of_tokens = f", {tokens_per_step:,.0f} tokens" if tokens_per_step else ""
+        words["Each step"] = f"{plan['records_per_step']:,.4g} records{of_tokens}, on average"
+        words["Steps of an epoch"] = f"{plan['steps_per_epoch']:,}"
+    return words
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} ({part / whole:.1%})" if whole else "0"
+
+
+def _histogram(facts: Mapping[str, Any]) -> list[tuple[str, int, float]]:
+    histogram = (facts.get("data_statistics") or {}).get("length_histogram") or {}
+    counts, edges = histogram.get("counts") or [], histogram.get("edges") or []
+    if len(counts) < 2:  # all records are equally long
+        return []
+    spans = itertools.pairwise(edges)
+    return [
+        (f"{math.ceil(low):,} to {math.ceil(high) - 1:,} tokens", count, count / max(counts))
+        for (low, high), count in zip(spans, counts, strict=False)
+    ]
+
+
+def _commands(facts: Mapping[str, Any]) -> list[str]:
+    """Write what starts the run again: where it was started, by as many processes."""
+    command, processes = str(facts.get("command") or ""), facts.get("processes") or 1
+    if not command:
+        return []
+    if processes > 1:
+        command = command.replace("python -m", f"torchrun --nproc_per_node {processes} -m", 1)
+    folder = facts.get("working_directory")
+    return [*([f"cd {shlex.quote(str(folder))}"] if folder else []), command]

@@ -1,0 +1,91 @@
+"""Writes the page of a run, or of several laid over one another, and beside that of one run its curve as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from minicpmv.data.whole_files import replacing
+from minicpmv.errors import UsageError
+from minicpmv.report.answers import AnswerSet, compare_files, compare_samples
+from minicpmv.report.loss_picture import draw_loss
+from minicpmv.report.page import render_page
+from minicpmv.report.run_directory import AFTER, BEFORE, Run, read_run
+
+__all__ = ["Written", "write_report"]
+
+_PAGE = "report.html"
+_PICTURE = "loss.png"
+_NUM_EXAMPLES = 24
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """What was written."""
+
+    page: Path
+    picture: Path | None
+    """None if there was no loss to draw, or the page lies elsewhere."""
+
+
+def write_report(
+    directories: Sequence[str],
+    *,
+    output: str | None = None,
+    before: str | None = None,
+    after: str | None = None,
+    num_examples: int = _NUM_EXAMPLES,
+) -> Written:
+    """Write the report.
+
+    Args:
+        directories: Of the runs, one or more.
+        output: The page; by default ``report.html`` in the first run's directory, with ``loss.png`` beside it.
+        before: Answers before training, of one run; by default ``before.jsonl`` in its directory, if it is there.
+        after: The same after training.
+        num_examples: Answers of each kind that are shown.
+
+    Raises:
+        UsageError: A directory is none of a run, or a file cannot be read or written.
+    """
+    runs = [read_run(directory) for directory in directories]
+    files = [(before, after)] if before and after else [_answer_files(run) for run in runs]
+    answers = [_answers(run, given, num_examples) for run, given in zip(runs, files, strict=True)]
+    page = Path(directories[0]) / _PAGE if output is None else Path(output)
+    _write(page, render_page(runs, answers).encode())
+    return Written(page=page, picture=_write_picture(runs[0]) if output is None and len(runs) == 1 else None)
+
+
+def _answer_files(run: Run) -> tuple[str, str] | None:
+    """Find the answers in a run's directory; those of an earlier run that was there say nothing of this one."""
+    before, after = run.directory / BEFORE, run.directory / AFTER
+    if not (before.is_file() and after.is_file()):
+        return None
+    started = run.facts.get("started")
+    if isinstance(started, str) and after.stat().st_mtime < datetime.fromisoformat(started).timestamp():
+        return None
+    return str(before), str(after)
+
+
+def _answers(run: Run, files: tuple[str, str] | None, most: int) -> list[AnswerSet]:
+    found = [compare_files(*files, most=most) if files else None, compare_samples(run, most=most)]
+    return [each for each in found if each is not None]
+
+
+def _write_picture(run: Run) -> Path | None:
+    drawn, path = draw_loss(run), run.directory / _PICTURE
+    if drawn is None:
+        path.unlink(missing_ok=True)  # of a run that was here before
+        return None
+    _write(path, drawn)
+    return path
+
+
+def _write(path: Path, content: bytes) -> None:
+    def refused(error: OSError) -> UsageError:
+        return UsageError(f"{path}: cannot be written ({error.strerror})\n  fix: name another file with --output")
+
+    with replacing(path, refused=refused) as file:
+        file.write(content)

@@ -1,0 +1,107 @@
+"""One picture for a page: small enough to embed, with the lines along which its tiles are cut.
+
+The lines are those of ``processing.slicing``; nothing is planned here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from PIL import Image
+
+from minicpmv.pages.images import data_url, shrink
+from minicpmv.processing.images import ImageSource, load_image
+from minicpmv.processing.slicing import SlicePlan
+
+__all__ = ["Picture", "Tile", "show_picture", "tiles_of"]
+
+MAX_SHOWN_PIXELS = 960
+"""Longest side of an embedded picture: sharp at the width of a page, and seldom above 150 kB."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tile:
+    """Where one tile lies in the picture itself, in pixels of the picture; not always whole ones."""
+
+    number: int
+    """From 1, row by row: the order of the text."""
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One image of a record."""
+
+    number: int
+    """From 1, in the order of the text."""
+    name: str
+    url: str
+    """``data:`` URL of the picture, shrunk to at most 960 pixels a side."""
+    overview_url: str
+    """``data:`` URL of the overview at the size at which the model sees it."""
+    plan: SlicePlan
+    tiles: tuple[Tile, ...]
+    query_num: int
+    """Tokens per slice."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all its slices, tags not counted."""
+        return self.query_num * self.plan.num_slices
+
+    @property
+    def vertical_cuts(self) -> list[float]:
+        """Pixels from the left, without the edges."""
+        return sorted({tile.left for tile in self.tiles} - {0})
+
+    @property
+    def horizontal_cuts(self) -> list[float]:
+        """Pixels from the top, without the edges."""
+        return sorted({tile.top for tile in self.tiles} - {0})
+
+    def slice_names(self, *, is_only: bool) -> list[str]:
+        """What each slice is called, in the order of the text; with the image's number unless it is the only one."""
+        names = ["overview", *(f"tile {tile.number}" for tile in self.tiles)]
+        return names if is_only else [f"image {self.number} {name}" for name in names]
+
+
+def show_picture(source: ImageSource, plan: SlicePlan, *, number: int, query_num: int) -> Picture:
+    """Embed a picture.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    image = load_image(source)
+    return Picture(
+        number=number,
+        name=os.path.basename(source) if isinstance(source, (str, os.PathLike)) else "embedded image",
+        url=data_url(shrink(image, MAX_SHOWN_PIXELS)),
+        overview_url=data_url(image.resize(plan.source_size, Image.Resampling.BICUBIC)),
+        plan=plan,
+        tiles=tiles_of(plan),
+        query_num=query_num,
+    )
+
+
+def tiles_of(plan: SlicePlan) -> tuple[Tile, ...]:
+    """Return the tiles in the coordinates of the picture as it is stored.
+
+    A tile is cut from the picture resized to ``plan.refine_size``; this undoes that resize.
+    """
+    if plan.refine_size is None:
+        return ()
+    (width, height), (refined_width, refined_height) = plan.image_size, plan.refine_size
+    return tuple(
+        Tile(
+            number=number,
+            left=left * width / refined_width,
+            top=top * height / refined_height,
+            right=right * width / refined_width,
+            bottom=bottom * height / refined_height,
+        )
+        for number, (left, top, right, bottom) in enumerate(plan.tile_boxes, start=1)
+    )
