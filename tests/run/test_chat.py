@@ -39,12 +39,12 @@ def test_one_question_about_a_picture_gets_the_released_answer(version: str) -> 
 
 def test_a_dialogue_remembers_what_was_said_and_shown() -> None:
     model = FIXTURES / "v2_6"
-    typed = "Hello world, how are you?\n/image {0}\nAnd this one?\n/clear\nHello world, how are you?\n"
+    typed = "Hello world, how are you?\n/image {0}\nAnd this one?\n/reset\nHello world, how are you?\n"
     done = minicpmv("chat", model, "--max-new-tokens", "6", typed=typed.format(model / SLICED))
     assert done.returncode == 0, done.stderr
     alone = minicpmv("chat", model, "--max-new-tokens", "6", "Hello world, how are you?").stdout
     assert done.stdout.startswith(alone)
-    assert done.stdout.endswith(alone), "after /clear the first question is answered as if nothing had been said"
+    assert done.stdout.endswith(alone), "after /reset the first question is answered as if nothing had been said"
     assert len(done.stdout) > 2 * len(alone)
 
 
