@@ -15,6 +15,7 @@ from minicpmv.serving.settings import ServerSettings
 
 __all__ = ["Picture", "read_pictures"]
 
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """An image file as it came."""
