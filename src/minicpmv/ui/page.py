@@ -137,7 +137,7 @@ class Page:
         yield from self._answer(session, question, images, given)
 
     def _answer(self, session: Session, question: str, images: Sequence[str], given: _Update) -> Iterator[_Update]:
-        box, problem = _EMPTY_BOX, None
+        box, problem = dict[str, Any](), None
         try:
             check_uploads(images, max_pixels=self._settings.max_image_pixels)
             chosen = self._controls.read(given)
@@ -146,7 +146,7 @@ class Page:
             for _ in answering:
                 yield self._show(session)
         except MiniCPMVError as error:
-            box, problem = {"text": question, "files": list(images)}, error
+            box, problem = {"value": {"text": question, "files": list(images)}}, error
         yield self._show(session) | self._at_rest(box) | self._problem_update(problem)
 
     def _end_answer(self, request: gradio.Request) -> None:
@@ -207,9 +207,8 @@ class Page:
         return self._show(session) | {self._box: box} | self._buttons(False) | self._problem_update(None)
 
     def _at_rest(self, box: dict[str, Any]) -> _Update:
-        return {
-            self._box: gradio.MultimodalTextbox(value=box, submit_btn=True, stop_btn=False),
-        } | self._buttons(True)
+        """Let the next question be sent; ``box`` is what to put into the box, in place of what was typed meanwhile."""
+        return {self._box: gradio.MultimodalTextbox(submit_btn=True, stop_btn=False, **box)} | self._buttons(True)
 
     def _buttons(self, are_active: bool) -> _Update:
         buttons = (*self._saves, self._retry, self._undo, self._clear)

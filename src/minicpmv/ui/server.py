@@ -11,7 +11,9 @@ from importlib.resources import files
 import gradio
 import uvicorn
 from fastapi import FastAPI
+from gradio.routes import App
 from gradio.themes import Default
+from starlette.routing import Mount
 
 from minicpmv.ui.page import Page
 from minicpmv.ui.session import Room
@@ -59,8 +61,9 @@ def serve(room: Room, settings: PageSettings, listening: socket.socket, *, on_re
         on_ready: Called when the page can be opened.
     """
     page = Page(room, settings)
+    application = make_application(page, settings)
     config = uvicorn.Config(
-        make_application(page, settings),
+        application,
         log_level="warning",
         ws="none",
         proxy_headers=False,
@@ -69,15 +72,15 @@ def serve(room: Room, settings: PageSettings, listening: socket.socket, *, on_re
     )
     before = signal.signal(signal.SIGTERM, lambda *_: None)  # as in serving.server: uvicorn raises it again at its end
     try:
-        _Server(config, page, on_ready).run(sockets=[listening])
+        _Server(config, page, application, on_ready).run(sockets=[listening])
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, page: Page, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, page: Page, made: FastAPI, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._page, self._on_ready = page, on_ready
+        self._page, self._made, self._on_ready = page, made, on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -85,4 +88,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._page.stop()
+        for route in self._made.routes:
+            if isinstance(route, Mount) and isinstance(route.app, App):
+                route.app.stop_event.set()  # tabs that are open hold a connection, which would be waited for
         await super().shutdown(sockets)

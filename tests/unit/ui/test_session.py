@@ -37,7 +37,8 @@ def room(adapter: Path) -> Room:
 
 
 def ask(session: Session, question: str, *images: str, **options: Any) -> list[str]:
-    for _ in session.ask(question, images, **({"settings": GREEDY} | options)):
+    given: dict[str, Any] = {"settings": GREEDY} | options
+    for _ in session.ask(question, images, **given):
         pass
     return [conversation.exchanges[-1].answer for conversation in session.conversations]
 
@@ -72,7 +73,7 @@ def test_answers_of_both_grow_at_the_same_time(room: Room) -> None:
     for _ in session.ask("Describe this image in detail.", [IMAGE], settings=long):
         if session.pending is not None:
             seen.append((len(session.pending.written[0]), len(session.pending.written[1])))
-    assert any(0 < first and 0 < second for first, second in seen[:-1]), seen
+    assert any(first and second for first, second in seen[:-1]), seen
     assert session.pending is None
 
 
@@ -88,7 +89,7 @@ def test_stopping_keeps_what_was_written(room: Room) -> None:
 
 
 def test_leaving_in_the_middle_frees_the_models(room: Room) -> None:
-    asking = Session(room).ask("Hello?", [], settings=GenerationSettings(max_new_tokens=2000))
+    asking: Any = Session(room).ask("Hello?", [], settings=GenerationSettings(max_new_tokens=2000))
     next(asking)
     asking.close()
     assert room.lock.acquire(timeout=10)
