@@ -40,6 +40,7 @@ except SystemExit:
         ["chat", "--help"],
         ["eval", "--help"],
         ["serve", "--help"],
+        ["ui", "--help"],
         ["show", "--help"],
         ["convert", "--help"],
         ["demo", "-h"],

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
+import io
 import json
+import os
+import select
+import signal
 import subprocess
 import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from minicpmv.cli.main import main
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from tests.docs.repository import ROOT, code_blocks
 from tests.parity.cases import FIXTURES
@@ -39,13 +49,154 @@ def test_one_question_about_a_picture_gets_the_released_answer(version: str) -> 
 
 def test_a_dialogue_remembers_what_was_said_and_shown() -> None:
     model = FIXTURES / "v2_6"
-    typed = "Hello world, how are you?\n/image {0}\nAnd this one?\n/clear\nHello world, how are you?\n"
+    typed = "Hello world, how are you?\n/image {0}\nAnd this one?\n/reset\nHello world, how are you?\n"
     done = minicpmv("chat", model, "--max-new-tokens", "6", typed=typed.format(model / SLICED))
     assert done.returncode == 0, done.stderr
     alone = minicpmv("chat", model, "--max-new-tokens", "6", "Hello world, how are you?").stdout
     assert done.stdout.startswith(alone)
-    assert done.stdout.endswith(alone), "after /clear the first question is answered as if nothing had been said"
+    assert done.stdout.endswith(alone), "after /reset the first question is answered as if nothing had been said"
     assert len(done.stdout) > 2 * len(alone)
+
+
+class Typist:
+    """Somebody at a terminal, in front of ``minicpmv chat``."""
+
+    def __init__(self, terminal: int, process: subprocess.Popen[bytes]) -> None:
+        self._terminal, self.process = terminal, process
+        self.shown = ""
+        self._prompts = 1
+
+    def wait_for(self, text: str, *, times: int = 1, within_seconds: float = 60) -> None:
+        """Read on until a text was shown so many times."""
+        end = time.monotonic() + within_seconds
+        while self.shown.count(text) < times:
+            assert time.monotonic() < end, self.shown
+            if select.select([self._terminal], [], [], 0.1)[0]:
+                self.shown += (
+                    os.read(self._terminal, 65536).decode(errors="replace").replace("\r\n", "\n").replace("\a", "")
+                )
+
+    def wait_for_more(self, length: int) -> None:
+        """Read on until so much was shown beside what is."""
+        length += len(self.shown)
+        while len(self.shown) < length:
+            self.shown += os.read(self._terminal, 65536).decode(errors="replace")
+
+    def wait_for_prompt(self) -> None:
+        """Read on until a new line may be typed."""
+        self.wait_for("\nyou: ", times=self._prompts)
+        self._prompts += 1
+
+    def type(self, text: str) -> None:
+        os.write(self._terminal, text.encode())
+
+
+def _take_terminal() -> None:
+    """Let Ctrl-C be a signal, also where the tests were started with that signal ignored."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def typing(*arguments: str | Path, **environment: str) -> Iterator[Typist]:
+    terminal, inner = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minicpmv", "chat", *map(str, arguments)],
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        start_new_session=True,
+        preexec_fn=_take_terminal,
+        env=os.environ | {"TERM": "xterm"} | environment,
+    )
+    os.close(inner)
+    try:
+        yield Typist(terminal, process)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+
+
+def test_a_dialogue_at_a_terminal(tmp_path: Path) -> None:
+    """Completion, history, several lines, wrong commands, Ctrl-C in an answer and at the prompt, saving, Ctrl-D."""
+    model = FIXTURES / "v2_6"
+    save_picture(tmp_path / "a cat.png")
+    with typing(model, "--max-new-tokens", "1500", NO_COLOR="1") as typist:
+        typist.wait_for_prompt()
+        typist.type("/ima\t")
+        typist.wait_for("/image")
+        typist.type(f" {tmp_path}/a\t\n")
+        typist.wait_for(f"{tmp_path}/a cat.png")
+        for typed, shown in [
+            ("/immage x", "/immage: found no such command, expected one of /image, /images, /undo"),
+            ("/reset now", "/reset: found '/reset now', expected /reset"),
+            ("/images", f"/images\n{tmp_path}/a cat.png"),
+            ("/reset", "(a new dialogue)"),
+        ]:
+            typist.wait_for_prompt()
+            typist.type(f"{typed}\n")
+            typist.wait_for(shown)
+        typist.wait_for_prompt()
+        typist.type("Describe this image\\\n")
+        typist.wait_for("...: ")
+        typist.type("in detail.\n")
+        typist.wait_for_more(200)  # some of the answer
+        typist.type("\x03")
+        typist.wait_for("(stopped; what stands here is remembered")
+        typist.wait_for_prompt()
+        typist.type(f"/save {tmp_path}/said.json\n")
+        typist.wait_for("holds an answer that was stopped")
+        typist.wait_for_prompt()
+        typist.type("typed for nothing")
+        typist.wait_for("typed for nothing")
+        time.sleep(0.3)  # as fingers need; Python's readline misses a signal that comes between an echo and its waiting
+        typist.type("\x03")
+        typist.wait_for_prompt()
+        typist.type("\x1b[A")  # the last line that was sent, from the history
+        typist.wait_for("/said.json", times=4)  # typed, saved, noticed, and back
+        typist.type("\x15\x04")  # Ctrl-U takes it away, so that Ctrl-D ends
+        assert typist.process.wait(timeout=30) == 0
+        assert "Traceback" not in typist.shown
+        assert "\x1b[1m" not in typist.shown, "NO_COLOR"
+    (record,) = json.loads((tmp_path / "said.json").read_text(encoding="utf-8"))
+    question, said = (message["content"] for message in record["conversations"])
+    assert question == "Describe this image\nin detail."
+    assert 0 < len(said) < 1500
+
+
+def test_lines_that_are_piped_in_are_commands_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, file = FIXTURES / "v2_6", tmp_path / "said.jsonl"
+    lines = [
+        "Hello\\",
+        "world?",
+        "/undo",
+        f"/image {model / SLICED}",
+        "/images",
+        "What is it?",
+        f"/save {file}",
+        "/quit",
+    ]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*lines, "No more."])))
+    assert main(["chat", str(model), "--max-new-tokens", "6"]) == 0
+    record = json.loads(file.read_text(encoding="utf-8"))
+    question, said = (message["content"] for message in record["conversations"])
+    assert question == "<image>\nWhat is it?"
+    shown = capsys.readouterr().out
+    assert shown.endswith(f"\n{model / SLICED}\n{said}\n")
+    assert "\x1b" not in shown
+
+
+def test_a_wrong_command_that_is_piped_in_ends_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/nonsense\nHello?\n"))
+    assert main(["chat", str(FIXTURES / "v2_6")]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "/nonsense: found no such command" in shown.err
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from minicpmv.cli import (
     serve_command,
     show_command,
     train_command,
+    ui_command,
 )
 from minicpmv.errors import MiniCPMVError
 
@@ -40,6 +41,7 @@ _COMMANDS = {
         estimate_command,
         train_command,
         chat_command,
+        ui_command,
         predict_command,
         eval_command,
         compare_command,

@@ -9,7 +9,17 @@ if TYPE_CHECKING:  # for annotations only: importing it would load torch before 
     from minicpmv.inference.generation import GenerationSettings
     from minicpmv.inference.loading import LoadedModel
 
-__all__ = ["add_model_options", "answer_length", "generation_settings", "open_model", "positive_int"]
+__all__ = [
+    "add_model_options",
+    "add_sampling_options",
+    "answer_length",
+    "check_sampling",
+    "generation_settings",
+    "open_model",
+    "positive_int",
+]
+
+_NEEDS_SAMPLE = ("temperature", "top_p", "top_k", "seed")
 
 
 def positive_int(text: str) -> int:
@@ -57,6 +67,53 @@ def add_model_options(
         metavar="N",
         help="most tiles cut from one picture (default: the checkpoint's own)",
     )
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, *, seed: int | None = None) -> None:
+    """Add how tokens are chosen, with the random numbers' seed where none is given."""
+    parser.add_argument("--sample", action="store_true", help="draw tokens at random, as the released chat() does")
+    parser.add_argument("--temperature", type=_positive, metavar="T", help="with --sample (default: 0.7)")
+    parser.add_argument("--top-p", type=_share, metavar="P", help="with --sample (default: 0.8; 1 with --thinking)")
+    parser.add_argument(
+        "--top-k", type=positive_int, metavar="K", help="with --sample (default: 100; 50 with --thinking)"
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=_positive,
+        metavar="R",
+        help="above 1 makes tokens answered before less likely (default: 1; with --sample the released chat()'s)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help=f"with --sample: the same N, the same answers (default: {'others each time' if seed is None else seed})",
+    )
+
+
+def check_sampling(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the command where an option needs ``--sample`` and stands alone."""
+    for name in _NEEDS_SAMPLE:
+        if getattr(options, name) is not None and not options.sample:
+            parser.error(f"--{name.replace('_', '-')} needs --sample: without it the likeliest token is always taken")
+
+
+def _positive(text: str) -> float:
+    return _number(text, float("inf"), "expected a number above 0")
+
+
+def _share(text: str) -> float:
+    return _number(text, 1, "expected a number above 0 and at most 1")
+
+
+def _number(text: str, most: float, expected: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not (0 < value <= most and value < float("inf")):
+        raise argparse.ArgumentTypeError(f"found {text!r}, {expected}")
+    return value
 
 
 def answer_length(options: argparse.Namespace) -> int:

@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minicpmv.cli.model_options import add_model_options, generation_settings, open_model, positive_int
+from minicpmv.cli.model_options import (
+    add_model_options,
+    add_sampling_options,
+    check_sampling,
+    generation_settings,
+    open_model,
+    positive_int,
+)
 from minicpmv.errors import UsageError
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
@@ -27,7 +34,6 @@ _EXAMPLES = """examples:
 """
 _BATCH_SIZE = 16
 _SEED = 0
-_NEEDS_SAMPLE = ("temperature", "top_p", "top_k", "seed")
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -57,49 +63,15 @@ def _build_parser() -> argparse.ArgumentParser:
         help="most tokens answered at once: records x (longest prompt + longest answer), which is what memory goes by; "
         "a longer record is answered alone",
     )
-    parser.add_argument("--sample", action="store_true", help="draw tokens at random, as the released chat() does")
-    parser.add_argument("--temperature", type=_positive, metavar="T", help="with --sample (default: 0.7)")
-    parser.add_argument("--top-p", type=_share, metavar="P", help="with --sample (default: 0.8; 1 with --thinking)")
-    parser.add_argument(
-        "--top-k", type=positive_int, metavar="K", help="with --sample (default: 100; 50 with thinking)"
-    )
-    parser.add_argument(
-        "--repetition-penalty",
-        type=_positive,
-        metavar="R",
-        help="above 1 makes tokens answered before less likely (default: 1; with --sample the released chat()'s)",
-    )
-    parser.add_argument(
-        "--seed", type=int, metavar="N", help=f"with --sample: the same N, the same answers (default: {_SEED})"
-    )
+    add_sampling_options(parser, seed=_SEED)
     return parser
-
-
-def _positive(text: str) -> float:
-    return _number(text, float("inf"), "expected a number above 0")
-
-
-def _share(text: str) -> float:
-    return _number(text, 1, "expected a number above 0 and at most 1")
-
-
-def _number(text: str, most: float, expected: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not (0 < value <= most and value < float("inf")):
-        raise argparse.ArgumentTypeError(f"found {text!r}, {expected}")
-    return value
 
 
 def run(arguments: Sequence[str]) -> int:
     """Read the data, answer what is not answered yet, and write the file."""
     parser = _build_parser()
     options = parser.parse_intermixed_args(arguments)
-    for name in _NEEDS_SAMPLE:
-        if getattr(options, name) is not None and not options.sample:
-            parser.error(f"--{name.replace('_', '-')} needs --sample: without it the likeliest token is always taken")
+    check_sampling(parser, options)
     if options.batch_size is None and options.batch_tokens is None:
         options.batch_size = _BATCH_SIZE
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import ipaddress
 import os
 import sys
 from collections.abc import Sequence
@@ -86,20 +85,20 @@ def run(arguments: Sequence[str]) -> int:
             "  fix: pip install 'minicpmv-finetune[serve]'"
         )
 
+    from minicpmv.serving.address import is_loopback, listen, written
     from minicpmv.serving.prompt import context_length
     from minicpmv.serving.served_models import name_models, serve_models
-    from minicpmv.serving.server import listen, serve
+    from minicpmv.serving.server import serve
 
     settings = _settings(options)
     base, paths = name_models(options.model, options.adapter, options.served_model_name)
-    if settings.api_key is None and not _is_loopback(options.host):
+    if settings.api_key is None and not is_loopback(options.host):
         print(f"notice: whoever reaches {options.host} may ask: there is no --api-key", file=sys.stderr)
     with listen(options.host, options.port) as listening:
         loaded = open_model(argparse.Namespace(**vars(options) | {"model": base}))
         context_length(loaded, settings)
         served = serve_models(loaded, paths)
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        address = f"http://{host}:{listening.getsockname()[1]}/v1"
+        address = f"{written(options.host, listening)}/v1"
         names = ", ".join(served.adapters)
         serve(served, settings, listening, on_ready=lambda: print(f"Serving {names} at {address}", flush=True))
     return 0
@@ -137,10 +136,3 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         allowed_image_root=None if root is None else Path(root),
         allow_remote_images=options.allow_remote_images,
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -5,20 +5,16 @@ Files appear whole or not at all. Images keep their paths, rewritten where the n
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from PIL import Image
-
 from minicpmv.data.boxes import BoxError, scale_boxes
-from minicpmv.data.embedded import is_embedded, read_embedded
+from minicpmv.data.embedded import data_url, image_kind, is_embedded, read_embedded
 from minicpmv.data.image_files import Size
 from minicpmv.data.loading import ImageRoots, check_records
 from minicpmv.data.reading import open_records
@@ -191,11 +187,9 @@ def _written(record: RawRecord, source: str | bytes, target: _Target) -> str:
         stays = os.path.isabs(written) or os.path.realpath(root) == os.path.realpath(target.output.parent)
         return written if stays else _from_output(os.path.join(root, written), target)
     data = read_embedded(source)
-    with Image.open(io.BytesIO(data)) as image:
-        kind = (image.format or "png").lower()
     if target.image_dir is None:
-        mime = Image.MIME.get(kind.upper(), f"image/{kind}")
-        return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
+        return data_url(data)
+    kind = image_kind(data)
     path = target.image_dir / f"{hashlib.sha256(data).hexdigest()[:20]}.{'jpg' if kind == 'jpeg' else kind}"
     if not path.exists():
         _write(path, data)

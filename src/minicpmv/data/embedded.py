@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterable
+
+from PIL import Image
 
 from minicpmv.processing.images import read_data_url
 
-__all__ = ["describe_image", "image_names", "is_embedded", "read_embedded"]
+__all__ = ["data_url", "describe_image", "image_kind", "image_names", "is_embedded", "read_embedded"]
 
 
 def is_embedded(source: str | bytes) -> bool:
@@ -21,6 +25,19 @@ def read_embedded(source: str | bytes) -> bytes:
         ImageError: A ``data:`` URL that cannot be decoded.
     """
     return source if isinstance(source, bytes) else read_data_url(source)
+
+
+def image_kind(data: bytes) -> str:
+    """Return Pillow's name of an image file's format, in small letters."""
+    with Image.open(io.BytesIO(data)) as image:
+        return (image.format or "png").lower()
+
+
+def data_url(data: bytes) -> str:
+    """Return an image file, known to be one, as a ``data:`` URL."""
+    kind = image_kind(data)
+    mime = Image.MIME.get(kind.upper(), f"image/{kind}")
+    return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def describe_image(source: str | bytes) -> str:

@@ -1,15 +1,29 @@
-"""A conversation at the terminal: questions and pictures in, answers out as they are written."""
+"""A conversation with one model: questions and pictures in, answers out as they are written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import LoadedModel
 
-__all__ = ["Conversation"]
+__all__ = ["Conversation", "Exchange"]
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A question and its answer."""
+
+    question: str
+    images: tuple[str, ...]
+    """Files that were shown before the question."""
+    answer: str
+    """Thoughts included, with ``<think>`` at the start."""
+    was_stopped: bool = False
+    """Whether somebody ended the answer before the model did."""
 
 
 class Conversation:
@@ -24,17 +38,25 @@ class Conversation:
     def __init__(
         self, loaded: LoadedModel, *, settings: GenerationSettings | None = None, system: str | None = None
     ) -> None:
-        self._loaded = loaded
-        self._settings = settings or GenerationSettings()
-        self._system = system
-        self._messages: list[dict[str, Any]] = []
-        self.clear()
+        self.loaded = loaded
+        self.settings = settings or GenerationSettings()
+        """May be changed between two questions."""
+        self.system = system
+        """May be changed, too; the model then reads the whole dialogue under the new one."""
+        self._exchanges: list[Exchange] = []
+
+    @property
+    def exchanges(self) -> tuple[Exchange, ...]:
+        """What was asked and answered so far."""
+        return tuple(self._exchanges)
 
     def clear(self) -> None:
         """Forget everything but the instruction."""
-        self._messages = []
-        if self._system is not None:
-            self._messages.append({"role": "system", "content": [{"type": "text", "text": self._system}]})
+        self._exchanges = []
+
+    def undo(self) -> Exchange | None:
+        """Forget the last question and its answer, and return them; None where nothing was asked."""
+        return self._exchanges.pop() if self._exchanges else None
 
     def ask(
         self,
@@ -42,17 +64,46 @@ class Conversation:
         images: Sequence[str | Path] = (),
         *,
         on_text: Callable[[str], None] | None = None,
+        is_over: Callable[[], bool] | None = None,
+        seed: int | None = None,
     ) -> str:
         """Ask the next question; images stand before its text. A question that fails is not remembered.
 
         Thoughts are part of what is returned; the model's format shows it none of them when the next question is asked.
+        An answer that ``is_over`` ends is remembered as far as it was written.
+
+        Args:
+            question: Its text.
+            images: Files.
+            on_text: As for ``generation.answer``.
+            is_over: As for ``generation.answer``.
+            seed: As for ``generation.answer``.
 
         Raises:
-            UsageError: The model's format does not allow it.
+            UsageError: The model's format does not allow it, or the conversation has become too long.
             ImageError: A picture cannot be read.
         """
-        content = [{"type": "image", "image": str(image)} for image in images]
-        turn = {"role": "user", "content": [*content, {"type": "text", "text": question}]}
-        said = answer(self._loaded, [*self._messages, turn], settings=self._settings, on_text=on_text)
-        self._messages += [turn, {"role": "assistant", "content": [{"type": "text", "text": said}]}]
+        was_stopped = False
+
+        def stops_here() -> bool:
+            nonlocal was_stopped
+            was_stopped = is_over is not None and is_over()
+            return was_stopped
+
+        files = tuple(map(str, images))
+        messages = [*self._messages(), _message("user", question, files)]
+        said = answer(self.loaded, messages, settings=self.settings, on_text=on_text, is_over=stops_here, seed=seed)
+        self._exchanges.append(Exchange(question, files, said, was_stopped))
         return said
+
+    def _messages(self) -> list[dict[str, Any]]:
+        messages = [] if self.system is None else [_message("system", self.system)]
+        for exchange in self._exchanges:
+            messages.append(_message("user", exchange.question, exchange.images))
+            messages.append(_message("assistant", exchange.answer))
+        return messages
+
+
+def _message(role: str, text: str, images: Sequence[str] = ()) -> dict[str, Any]:
+    pictures = [{"type": "image", "image": image} for image in images]
+    return {"role": role, "content": [*pictures, {"type": "text", "text": text}]}

@@ -6,13 +6,17 @@ Prompts come from the processor, so they are the ones that were trained. Greedy 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
+from transformers import StoppingCriteriaList
+
+from minicpmv.errors import UsageError
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.models.answers import (
     THINK_OPENING,
     AnswerStreamer,
+    StopWhen,
     decode_answer,
     generate_answers,
     released_options,
@@ -77,46 +81,55 @@ def answer(
     *,
     settings: GenerationSettings = _GREEDY,
     on_text: Callable[[str], None] | None = None,
+    is_over: Callable[[], bool] | None = None,
+    seed: int | None = None,
 ) -> str:
     """Answer one conversation.
 
     Args:
         loaded: Who answers.
         messages: The conversation so far.
-        settings: How tokens are chosen.
+        settings: How tokens are chosen. The answer ends in any case where the model's positions do.
         on_text: Called with each piece of the answer as soon as it is written.
+        is_over: Called after each token; the answer ends where it returns True.
+        seed: Where tokens are drawn at random, of this answer alone; torch's own random numbers if not given.
 
     Returns:
         The whole answer, without white space around it. With thinking it begins with ``<think>``, as the released
         ``chat()``'s does; ``processing.thinking.split_thinking`` tells thoughts from what was said.
 
     Raises:
-        UsageError: A message is not understood, or thinking is asked of a version that cannot.
+        UsageError: A message is not understood, thinking is asked of a version that cannot, or the conversation is
+            longer than the model was made for.
         ImageError: A picture cannot be read.
     """
-    return _generate(loaded, [messages], settings, on_text)[0]
+    inputs = _encode(loaded, [messages], settings)
+    length = inputs["input_ids"].shape[1]
+    positions = cast("int", loaded.model.config.text_config.max_position_embeddings)  # pyright: ignore[reportAttributeAccessIssue]
+    if length >= positions:
+        raise UsageError(
+            f"conversation: found {length} tokens with its pictures, expected fewer than {positions}, for which the "
+            "model was made\n  fix: start anew, or show fewer or smaller pictures"
+        )
+    settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, positions - length))
+    seeds = None if seed is None else [seed]
+    return draw_answers(loaded, inputs, settings=settings, on_text=on_text, is_over=is_over, seeds=seeds)[0]
 
 
 def answer_batch(
     loaded: LoadedModel, conversations: Sequence[Messages], *, settings: GenerationSettings = _GREEDY
 ) -> list[str]:
-    """Answer several conversations in one batch; as :func:`answer` otherwise."""
-    return _generate(loaded, conversations, settings, None)
+    """Answer several conversations in one batch; as :func:`answer` otherwise, but whatever their length."""
+    return draw_answers(loaded, _encode(loaded, conversations, settings), settings=settings)
 
 
-def _generate(
-    loaded: LoadedModel,
-    conversations: Sequence[Messages],
-    settings: GenerationSettings,
-    on_text: Callable[[str], None] | None,
-) -> list[str]:
+def _encode(loaded: LoadedModel, conversations: Sequence[Messages], settings: GenerationSettings) -> Mapping[str, Any]:
     processor = loaded.processor
-    inputs = processor.apply_chat_template(
+    return processor.apply_chat_template(
         [list(messages) for messages in conversations],
         max_slice_nums=settings.max_slice_nums,
         enable_thinking=thinking_setting(processor.version, settings.enable_thinking),
     ).to(loaded.device)
-    return draw_answers(loaded, inputs, settings=settings, on_text=on_text)
 
 
 def draw_answers(
@@ -125,6 +138,7 @@ def draw_answers(
     *,
     settings: GenerationSettings,
     on_text: Callable[[str], None] | None = None,
+    is_over: Callable[[], bool] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> list[str]:
     """Answer prompts that are encoded already; as :func:`answer` otherwise.
@@ -134,6 +148,7 @@ def draw_answers(
         inputs: The model's, padded on the left, on its device.
         settings: How tokens are chosen; slices and thinking are in the prompts.
         on_text: As for :func:`answer`; with one prompt only.
+        is_over: As for :func:`answer`; it ends all of them.
         seeds: As for ``generate_answers``.
     """
     version, tokenizer = loaded.processor.version, loaded.processor.tokenizer
@@ -141,10 +156,11 @@ def draw_answers(
     if on_text is not None and opening:
         on_text(opening)
     ends = loaded.end_token_ids()
+    stopping = {} if is_over is None else {"stopping_criteria": StoppingCriteriaList([StopWhen(is_over)])}
     rows = generate_answers(
         loaded.model,
         inputs,
-        options=settings.options(version),
+        options=settings.options(version) | stopping,
         end_ids=ends,
         streamer=None if on_text is None else _CallingStreamer(loaded, on_text),
         seeds=seeds,

@@ -6,7 +6,7 @@ Shared by ``model.chat()`` and ``minicpmv.inference``. Prompts are made elsewher
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
@@ -27,6 +27,7 @@ from minicpmv.models.versions import Version
 __all__ = [
     "THINK_OPENING",
     "AnswerStreamer",
+    "StopWhen",
     "decode_answer",
     "end_token_ids",
     "generate_answers",
@@ -181,8 +182,8 @@ def stream_answer(
     the loop over it, ends the thread at its next token.
     """
     streamer = AnswerStreamer(tokenizer, end_ids)
-    stopped = _Stopped()
-    criteria = StoppingCriteriaList([*(options.get("stopping_criteria") or []), stopped])
+    stopped = threading.Event()
+    criteria = StoppingCriteriaList([*(options.get("stopping_criteria") or []), StopWhen(stopped.is_set)])
     settings = {**options, "stopping_criteria": criteria}
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="chat") as pool:
         drawing = pool.submit(generate_answers, model, inputs, options=settings, end_ids=end_ids, streamer=streamer)
@@ -190,15 +191,15 @@ def stream_answer(
         try:
             yield from filter(None, chain([opening], streamer))
         finally:
-            stopped.event.set()
+            stopped.set()
     drawing.result()
 
 
-class _Stopped(StoppingCriteria):
-    """Ends a generation from another thread."""
+class StopWhen(StoppingCriteria):
+    """Ends a generation after the token at which a function says so; it is called after each."""
 
-    def __init__(self) -> None:
-        self.event = threading.Event()
+    def __init__(self, is_over: Callable[[], bool]) -> None:
+        self._is_over = is_over
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
+        return torch.full((len(input_ids),), self._is_over(), device=input_ids.device)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from PIL import Image
-
-from minicpmv.processing.images import DAMAGE, ImageError, read_data_url
+from minicpmv.processing.images import ImageError, read_data_url
+from minicpmv.processing.sent_images import measure_sent_image
 from minicpmv.serving.errors import refused
 from minicpmv.serving.remote import fetch
 from minicpmv.serving.settings import ServerSettings
 
 __all__ = ["Picture", "read_pictures"]
-
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""Pillow reads many more, some by starting other programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +97,6 @@ def _read_file(address: str, where: str, root: Path | None, most_bytes: int) -> 
 
 def _size(content: bytes, where: str) -> tuple[int, int]:
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            return image.size
-    except Image.DecompressionBombError as error:
-        raise refused(where, f"an image too large to open ({error})", "a smaller one", "shrink the image") from error
-    except DAMAGE as error:
-        raise refused(
-            where,
-            f"{len(content)} bytes that are no image ({type(error).__name__})",
-            f"a file of one of the formats {', '.join(_FORMATS)}",
-            "save or download the image again",
-        ) from error
+        return measure_sent_image(content, where=where)
+    except ImageError as error:
+        raise refused(where, error.found, error.expected, error.fix) from error

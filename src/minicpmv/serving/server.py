@@ -9,30 +9,12 @@ from collections.abc import Callable
 
 import uvicorn
 
-from minicpmv.errors import UsageError
 from minicpmv.serving.application import make_application
 from minicpmv.serving.dispatcher import Dispatcher
 from minicpmv.serving.served_models import ServedModels
 from minicpmv.serving.settings import ServerSettings
 
-__all__ = ["listen", "serve"]
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Take an address, so that one that is taken is known before a model is loaded.
-
-    Raises:
-        UsageError: It cannot be had.
-    """
-    if not 0 <= port < 2**16:
-        raise UsageError(f"--port: found {port}, expected a number from 0 to 65535\n  fix: correct it")
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise UsageError(
-            f"--host, --port: found {host}:{port} unusable ({error}), expected a free address of this machine\n"
-            "  fix: choose another port, or 0 for any; end the process that has this one"
-        ) from error
+__all__ = ["serve"]
 
 
 def serve(
@@ -43,7 +25,7 @@ def serve(
     Args:
         served: Who answers.
         settings: Limits.
-        listening: From :func:`listen`.
+        listening: From ``address.listen``.
         on_ready: Called when requests are taken.
     """
     served.loaded.processor.vocabulary  # noqa: B018  made once, here, and not by several readers at the same time

@@ -11,7 +11,7 @@ from minicpmv import __version__
 from minicpmv.cli.main import main
 
 
-@pytest.mark.parametrize("command", ["check", "chat", "predict", "eval", "show", "convert", "demo"])
+@pytest.mark.parametrize("command", ["check", "chat", "predict", "eval", "show", "convert", "demo", "ui"])
 def test_every_help_ends_with_two_commands(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])

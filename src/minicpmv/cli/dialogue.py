@@ -1,0 +1,154 @@
+"""The dialogue of ``minicpmv chat``: lines that are questions, and lines that begin with a slash and are commands."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minicpmv.cli.terminal import Terminal, catch_interrupt
+from minicpmv.errors import MiniCPMVError, UsageError
+
+if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
+    from minicpmv.inference.chat import Conversation
+
+__all__ = ["check_file", "hold_dialogue"]
+
+_WELCOME = "Type a question, or /help. Ctrl-C stops an answer, Ctrl-D ends."
+
+
+def check_file(file: str) -> None:
+    """Refuse a picture that is not there.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if not Path(file).is_file():
+        raise UsageError(f"image: found no file {file!r}, expected a picture\n  fix: correct the path")
+
+
+def hold_dialogue(conversation: Conversation, images: Sequence[str]) -> None:
+    """Answer lines until there are no more, or /quit.
+
+    Args:
+        conversation: With whom.
+        images: Shown before the first question.
+
+    Raises:
+        MiniCPMVError: A line that was not typed, but piped in, cannot be answered.
+    """
+    _Dialogue(conversation, images).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    run: Callable[[str], None]
+    help: str
+    argument: str = ""
+
+
+class _Dialogue:
+    def __init__(self, conversation: Conversation, images: Sequence[str]) -> None:
+        self._conversation = conversation
+        self._waiting = list(images)
+        self._is_over = False
+        self._commands = {
+            "/image": _Command(self._add_image, "show a picture with the next question; may be repeated", "FILE"),
+            "/images": _Command(self._list_images, "list the pictures that wait for the next question"),
+            "/undo": _Command(self._undo, "forget the last question, its pictures and its answer"),
+            "/reset": _Command(self._reset, "start anew"),
+            "/save": _Command(self._save, "write the dialogue as a record of training data", "FILE"),
+            "/help": _Command(self._help, "show this"),
+            "/quit": _Command(self._quit, "end; so does Ctrl-D"),
+        }
+        with_files = [name for name, command in self._commands.items() if command.argument == "FILE"]
+        self._terminal = Terminal(list(self._commands), with_files)
+
+    def run(self) -> None:
+        self._terminal.note(_WELCOME)
+        while not self._is_over:
+            try:
+                self._take(self._terminal.read())
+            except EOFError:
+                return
+            except KeyboardInterrupt:  # at the prompt: as in other shells, what is typed is dropped
+                if not self._terminal.is_interactive:
+                    raise
+                print()
+            except MiniCPMVError as error:  # a wrong line must not end the dialogue
+                if not self._terminal.is_interactive:
+                    raise
+                print(error, file=sys.stderr)
+
+    def _take(self, line: str) -> None:
+        if not line.startswith("/"):
+            if question := line.strip():
+                self._ask(question)
+            return
+        name, _, argument = line.strip().partition(" ")
+        command, argument = self._commands.get(name), argument.strip()
+        if command is None:
+            raise UsageError(
+                f"{name}: found no such command, expected one of {', '.join(self._commands)}\n"
+                "  fix: correct it; a question that begins with a slash needs a space before it"
+            )
+        if bool(argument) != bool(command.argument):
+            expected = f"{name} {command.argument}".strip()
+            raise UsageError(f"{name}: found {line.strip()!r}, expected {expected}\n  fix: write {expected}")
+        command.run(argument)
+
+    def _ask(self, question: str) -> None:
+        images = self._waiting
+        if not self._terminal.is_interactive:
+            self._conversation.ask(question, images, on_text=_show)
+        else:
+            with catch_interrupt() as is_over:
+                self._conversation.ask(question, images, on_text=_show, is_over=is_over)
+        print(flush=True)
+        if self._conversation.exchanges[-1].was_stopped:
+            self._terminal.note("(stopped; what stands here is remembered, /undo forgets it)")
+        self._waiting = []
+
+    def _add_image(self, file: str) -> None:
+        path = str(Path(file).expanduser())
+        check_file(path)
+        self._waiting.append(path)
+        count = len(self._waiting)
+        self._terminal.note(f"({count} picture{'s'[: count > 1]} will be shown with the next question)")
+
+    def _list_images(self, _: str) -> None:
+        print("\n".join(self._waiting) or "none", flush=True)
+
+    def _undo(self, _: str) -> None:
+        forgotten = self._conversation.undo()
+        self._terminal.note("(nothing to forget)" if forgotten is None else f"(forgotten: {forgotten.question})")
+
+    def _reset(self, _: str) -> None:
+        self._conversation.clear()
+        self._waiting = []
+        self._terminal.note("(a new dialogue)")
+
+    def _save(self, file: str) -> None:
+        from minicpmv.inference.conversation_record import save_record
+
+        path = Path(file).expanduser()
+        save_record(self._conversation, path)
+        self._terminal.note(f"(saved in {path})")
+        if any(exchange.was_stopped for exchange in self._conversation.exchanges):
+            print(
+                f"notice: {path} holds an answer that was stopped; complete it before you train on it", file=sys.stderr
+            )
+
+    def _help(self, _: str) -> None:
+        for name, command in self._commands.items():
+            print(f"  {f'{name} {command.argument}':<14}{command.help}")
+        print("A backslash at its end continues a line on the next one. Ctrl-C stops an answer.", flush=True)
+
+    def _quit(self, _: str) -> None:
+        self._is_over = True
+
+
+def _show(text: str) -> None:
+    print(text, end="", flush=True)

@@ -1,0 +1,96 @@
+"""Lines from whoever types or pipes them: with a history, completion and some bold where a terminal has them."""
+
+from __future__ import annotations
+
+import glob
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+try:
+    import readline
+except ImportError:  # a Python that was built without it
+    readline: Any = None
+
+__all__ = ["Terminal", "catch_interrupt"]
+
+_BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+
+
+class Terminal:
+    """The terminal, or the pipe, at which a dialogue is held.
+
+    Args:
+        commands: Words that a line may begin with.
+        file_commands: Those of them that the path of a file follows.
+    """
+
+    def __init__(self, commands: Sequence[str], file_commands: Sequence[str]) -> None:
+        self.is_interactive = sys.stdin.isatty()
+        self._is_styled = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self._commands, self._file_commands = commands, file_commands
+        self._matches: list[str] = []
+        if self.is_interactive and readline is not None:
+            readline.set_completer_delims("\n")  # a completion replaces the whole line: paths may hold spaces
+            readline.set_completer(self._complete)
+            readline.parse_and_bind("tab: complete")
+
+    def read(self) -> str:
+        """Return the next line, or several where each but the last ends with a backslash.
+
+        Raises:
+            EOFError: There are no more.
+        """
+        lines = [self._read_line("\nyou: ")]
+        while lines[-1].endswith("\\"):
+            lines[-1] = lines[-1].removesuffix("\\")
+            lines.append(self._read_line("...: "))
+        return "\n".join(lines)
+
+    def note(self, text: str) -> None:
+        """Tell who types something that is no answer; nobody, where lines come from a pipe."""
+        if self.is_interactive:
+            print(f"{_DIM}{text}{_PLAIN}" if self._is_styled else text, flush=True)
+
+    def _read_line(self, prompt: str) -> str:
+        if not self.is_interactive:
+            return input()
+        if self._is_styled and readline is not None:
+            # Between \x01 and \x02 stands what takes no place on the line, or readline counts it.
+            start = "\n" if prompt.startswith("\n") else ""
+            prompt = f"{start}\x01{_BOLD}\x02{prompt.strip()}\x01{_PLAIN}\x02 "
+        return input(prompt)
+
+    def _complete(self, line: str, state: int) -> str | None:
+        if state == 0:
+            self._matches = list(self._find_matches(line))
+        return self._matches[state] if state < len(self._matches) else None
+
+    def _find_matches(self, line: str) -> Iterator[str]:
+        command, space, path = line.partition(" ")
+        if not space:
+            yield from (name for name in self._commands if line and name.startswith(line))
+        elif command in self._file_commands:
+            for found in sorted(glob.glob(f"{glob.escape(os.path.expanduser(path))}*")):
+                yield f"{command} {found}{'/' if os.path.isdir(found) else ''}"
+
+
+@contextmanager
+def catch_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C set what is returned; a second one ends the command as usual."""
+    is_stopped = threading.Event()
+
+    def remember(*_: object) -> None:
+        if is_stopped.is_set():
+            raise KeyboardInterrupt
+        is_stopped.set()
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield is_stopped.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

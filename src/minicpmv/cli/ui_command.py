@@ -1,0 +1,141 @@
+"""``minicpmv ui``: a page in the browser to talk to a model, or to two side by side."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import tempfile
+import webbrowser
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from minicpmv.cli.model_options import add_model_options, answer_length, open_model, positive_int
+from minicpmv.errors import UsageError
+
+if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
+    from minicpmv.inference.loading import LoadedModel
+    from minicpmv.ui.settings import PageSettings
+
+__all__ = ["NAME", "SUMMARY", "run"]
+
+NAME = "ui"
+SUMMARY = "talk to a model in the browser, or to two side by side"
+
+_PASSWORD_VARIABLE = "MINICPMV_UI_PASSWORD"
+_OWN_BASE = ""  # as in ui.speakers, which is not imported for --help
+
+_EXAMPLES = """examples:
+  minicpmv ui output/lora --compare
+  minicpmv ui output/full --compare /models/MiniCPM-V-2_6 --port 7861
+"""
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"minicpmv {NAME}",
+        description="Show a page in the browser: a conversation with pictures, answers as they are written, controls "
+        "of sampling, and the conversation as a training record. It needs no internet. Ctrl-C ends it.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_model_options(parser, max_new_tokens=1024, with_thoughts=2048)
+    add = parser.add_argument
+    add(
+        "--compare",
+        nargs="?",
+        const=_OWN_BASE,
+        metavar="OTHER",
+        help="let another model answer beside MODEL; without OTHER, the base of MODEL, which is an adapter then",
+    )
+    add("--system", metavar="TEXT", help="instruction before the first question (2.5 and later)")
+    add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)")
+    add("--port", type=int, default=7860, metavar="N", help="default: %(default)s; 0 takes any free one")
+    add(
+        "--password",
+        metavar="TEXT",
+        help=f"what the page asks for first (default: ${_PASSWORD_VARIABLE}); needed where others reach the address",
+    )
+    add("--open", action="store_true", help="open the page in this machine's browser")
+    add(
+        "--max-image-bytes",
+        type=positive_int,
+        default=32 * 2**20,
+        metavar="N",
+        help="largest image file (default: 33554432)",
+    )
+    add(
+        "--max-image-pixels",
+        type=positive_int,
+        default=50_000_000,
+        metavar="N",
+        help="width x height, summed over a question's images (default: 50000000)",
+    )
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Load the models and show the page until the process is told to end."""
+    options = _build_parser().parse_args(arguments)
+    if importlib.util.find_spec("gradio") is None:
+        raise UsageError(
+            "minicpmv ui: found no gradio, expected the package that makes the page\n"
+            "  fix: pip install 'minicpmv-finetune[ui]'"
+        )
+
+    from minicpmv.serving.address import is_loopback, listen, written
+
+    password = _password(options)
+    if password is None and not is_loopback(options.host):
+        raise UsageError(
+            f"--host: found {options.host} without a password, expected one where others reach the page\n"
+            f"  fix: set {_PASSWORD_VARIABLE}, or listen at 127.0.0.1"
+        )
+    with (
+        listen(options.host, options.port) as listening,
+        tempfile.TemporaryDirectory(prefix="minicpmv-ui-", ignore_cleanup_errors=True) as folder,
+    ):
+        # Read when gradio is imported. Uploads go with the process, and nobody is asked for a newer version.
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+
+        from minicpmv.ui.server import serve
+        from minicpmv.ui.session import Room
+        from minicpmv.ui.speakers import load_speakers
+
+        def load(path: str) -> LoadedModel:
+            return open_model(argparse.Namespace(**vars(options) | {"model": path}))
+
+        room = Room(load_speakers(options.model, options.compare, load=load))
+        address = written(options.host, listening)
+
+        def tell() -> None:
+            print(f"Open {address} in a browser. Ctrl-C ends it.", flush=True)
+            if options.open:
+                webbrowser.open(address)
+
+        serve(room, _settings(options, password), listening, on_ready=tell)
+    return 0
+
+
+def _password(options: argparse.Namespace) -> str | None:
+    password = options.password if options.password is not None else os.environ.get(_PASSWORD_VARIABLE)
+    if password == "":
+        raise UsageError(
+            "--password: found nothing, expected a password\n"
+            f"  fix: set it, or leave --password and ${_PASSWORD_VARIABLE} out"
+        )
+    return password
+
+
+def _settings(options: argparse.Namespace, password: str | None) -> PageSettings:
+    from minicpmv.ui.settings import PageSettings
+
+    return PageSettings(
+        password=password,
+        system=options.system,
+        max_new_tokens=answer_length(options),
+        max_slice_nums=options.max_slice_nums,
+        enable_thinking=options.thinking,
+        max_image_bytes=options.max_image_bytes,
+        max_image_pixels=options.max_image_pixels,
+    )

@@ -1,0 +1,78 @@
+"""A conversation as one record of training data, its pictures in it, so that the file can go anywhere.
+
+The record is judged as any other before it is written: what is saved can be trained on, and reads as it was said.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from minicpmv.data.checking import RecordChecker
+from minicpmv.data.embedded import data_url
+from minicpmv.data.formats.styles import to_own_form
+from minicpmv.data.records import RawRecord
+from minicpmv.data.whole_files import write_whole
+from minicpmv.errors import DataError, UsageError
+from minicpmv.inference.chat import Conversation
+from minicpmv.processing.images import ImageError
+from minicpmv.processing.thinking import without_thinking
+
+__all__ = ["save_record"]
+
+
+def save_record(conversation: Conversation, path: str | Path) -> None:
+    """Write a conversation as a data file of one record, or add it as a line where the file ends in ``.jsonl``.
+
+    Raises:
+        UsageError: Nothing was said yet, or the file cannot be written or is there already.
+        DataError: What was said cannot be trained on, such as an empty answer.
+        ImageError: A picture that was shown is not there any more.
+    """
+    file = Path(path)
+    record = _make(conversation)
+    version = conversation.loaded.processor.version
+    raw = to_own_form(RawRecord(source="record", index=0, line=None, value=record))
+    if problems := list(RecordChecker(version=version).check(raw)):
+        raise DataError(problems)
+    is_added = file.suffix == ".jsonl"
+    if file.exists() and not is_added:
+        raise UsageError(
+            f"{file}: found a file of this name, expected a new one\n"
+            "  fix: name another file, or one that ends in .jsonl, which gets the record as one more line"
+        )
+    try:
+        if is_added:
+            with file.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
+        else:
+            write_whole(file, json.dumps([record], ensure_ascii=False, indent=2) + "\n")
+    except OSError as error:
+        raise UsageError(
+            f"{file}: found it impossible to write ({error.strerror}), expected a place for the record\n"
+            "  fix: name a file in a folder that is there"
+        ) from error
+
+
+def _make(conversation: Conversation) -> dict[str, Any]:
+    exchanges = conversation.exchanges
+    if not exchanges:
+        raise UsageError("record: found no question yet, expected at least one with its answer\n  fix: ask first")
+    messages = [] if conversation.system is None else [{"role": "system", "content": conversation.system}]
+    for exchange in exchanges:
+        # Thoughts of earlier answers are not part of what the model reads when it goes on.
+        said = exchange.answer if exchange is exchanges[-1] else without_thinking(exchange.answer)
+        messages.append({"role": "user", "content": "<image>\n" * len(exchange.images) + exchange.question})
+        messages.append({"role": "assistant", "content": said})
+    images = [_read(image) for exchange in exchanges for image in exchange.images]
+    return ({"image": images} if images else {}) | {"conversations": messages}
+
+
+def _read(image: str) -> str:
+    try:
+        return data_url(Path(image).read_bytes())
+    except OSError as error:
+        raise ImageError(
+            where=image, found=error.strerror or "no file", expected="the picture that was shown", fix="put it back"
+        ) from error

@@ -1,0 +1,1 @@
+"""A page in the browser to talk to one model, or to two side by side."""

@@ -1,0 +1,134 @@
+"""The controls beside the conversation: how answers are chosen, and the instruction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio
+
+from minicpmv.errors import UsageError
+from minicpmv.inference.generation import GenerationSettings
+from minicpmv.inference.loading import LoadedModel
+from minicpmv.models.answers import released_options
+from minicpmv.models.versions import Version
+from minicpmv.processing.chat import roles_of
+from minicpmv.ui.settings import PageSettings
+
+__all__ = ["Chosen", "Controls"]
+
+_UNSET = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
+"""What a released way of sampling has where it names nothing: transformers' own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What the controls say."""
+
+    settings: GenerationSettings
+    system: str | None
+    seed: int | None
+
+
+class Controls:
+    """Lays the controls out where it is made.
+
+    Args:
+        models: Who answers. What one of them cannot do has no control.
+        settings: What the page starts with.
+    """
+
+    def __init__(self, models: Sequence[LoadedModel], settings: PageSettings) -> None:
+        versions = [loaded.processor.version for loaded in models]
+        self._version = versions[0]
+        released = _released(self._version, settings.enable_thinking)
+        self.system = gradio.Textbox(
+            settings.system or "",
+            label="System prompt",
+            lines=2,
+            max_lines=6,
+            visible=all("system" in roles_of(version) for version in versions),
+        )
+        self.thinking = gradio.Checkbox(
+            settings.enable_thinking,
+            label="Think before answering",
+            visible=all(version.thinking for version in versions),
+        )
+        self.max_new_tokens = gradio.Slider(
+            1, max(4096, settings.max_new_tokens), settings.max_new_tokens, step=1, label="Longest answer"
+        )
+        # Texts, because a number of Gradio's is never empty.
+        self.max_slice_nums = gradio.Textbox(
+            "" if settings.max_slice_nums is None else str(settings.max_slice_nums),
+            label="Most tiles of an image",
+            placeholder="as the model was made",
+            max_lines=1,
+        )
+        self.sample = gradio.Checkbox(
+            False, label="Sample", info="Off: the likeliest token, every time.", elem_id="sample"
+        )
+        with gradio.Group(visible=False, elem_id="sampling") as drawn:
+            self.temperature = gradio.Slider(0.05, 2, released["temperature"], step=0.05, label="Temperature")
+            self.top_p = gradio.Slider(0.05, 1, released["top_p"], step=0.05, label="Top p")
+            self.top_k = gradio.Slider(1, 200, released["top_k"], step=1, label="Top k")
+            self.repetition_penalty = gradio.Slider(
+                1, 2, released["repetition_penalty"], step=0.01, label="Repetition penalty"
+            )
+            self.seed = gradio.Textbox(label="Seed", placeholder="another each time", max_lines=1)
+        self.sample.change(
+            lambda is_drawn: gradio.Group(visible=is_drawn),
+            self.sample,
+            drawn,
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        sliders = [self.temperature, self.top_p, self.top_k, self.repetition_penalty]
+        self.thinking.change(
+            lambda is_thinking: list(_released(self._version, is_thinking).values()),
+            self.thinking,
+            sliders,
+            queue=False,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        self.components = [
+            *(self.system, self.thinking, self.max_new_tokens, self.max_slice_nums, self.sample),
+            *(*sliders, self.seed),
+        ]
+
+    def read(self, given: Mapping[Any, Any]) -> Chosen:
+        """Return what the components say, by their values.
+
+        Raises:
+            UsageError: One of them says what is no number.
+        """
+        is_drawn = bool(given[self.sample])
+        drawn: dict[str, Any] = {}
+        if is_drawn:
+            drawn = {name: given[getattr(self, name)] for name in _UNSET}
+        settings = GenerationSettings(
+            max_new_tokens=int(given[self.max_new_tokens]),
+            max_slice_nums=_whole_number(given[self.max_slice_nums], self.max_slice_nums.label, least=1),
+            enable_thinking=bool(given[self.thinking]),
+            sample=is_drawn,
+            **drawn,
+        )
+        seed = _whole_number(given[self.seed], self.seed.label, least=0) if is_drawn else None
+        return Chosen(settings, given[self.system].strip() or None, seed)
+
+
+def _whole_number(text: str, where: object, *, least: int) -> int | None:
+    if not text.strip():
+        return None
+    if not text.strip().isdecimal() or int(text) < least:
+        raise UsageError(
+            f"{where}: found {text!r}, expected a whole number of at least {least}, or nothing\n  fix: correct it"
+        )
+    return int(text)
+
+
+def _released(version: Version, is_thinking: bool) -> dict[str, Any]:
+    released = released_options(version, sampling=True, enable_thinking=is_thinking)
+    return {name: released.get(name, unset) for name, unset in _UNSET.items()}

@@ -1,0 +1,94 @@
+"""Serves the page until Ctrl-C. Nothing on it comes from another machine, and nothing goes to one."""
+
+from __future__ import annotations
+
+import hmac
+import signal
+import socket
+from collections.abc import Callable
+from importlib.resources import files
+
+import gradio
+import uvicorn
+from fastapi import FastAPI
+from gradio.routes import App
+from gradio.themes import Default
+from starlette.routing import Mount
+
+from minicpmv.ui.page import Page
+from minicpmv.ui.session import Room
+from minicpmv.ui.settings import PageSettings
+
+__all__ = ["make_application", "serve"]
+
+_SECONDS_TO_END = 3
+
+
+def make_application(page: Page, settings: PageSettings) -> FastAPI:
+    """Put the page at the root of a web application."""
+
+    def is_let_in(name: str, given: str) -> bool:
+        return hmac.compare_digest(given.encode(), str(settings.password).encode())  # takes as long whatever is wrong
+
+    return gradio.mount_gradio_app(
+        FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        page.blocks,
+        path="/",
+        auth=None if settings.password is None else is_let_in,
+        auth_message="Any name, and the password that the page was started with.",
+        max_file_size=settings.max_image_bytes,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        theme=Default(
+            primary_hue="teal",
+            neutral_hue="slate",
+            font=("system-ui", "sans-serif"),  # of the machine that shows the page: nothing is fetched
+            font_mono=("ui-monospace", "monospace"),
+        ),
+        css=files("minicpmv.ui").joinpath("assets/page.css").read_text(encoding="utf-8"),
+    )
+
+
+def serve(room: Room, settings: PageSettings, listening: socket.socket, *, on_ready: Callable[[], None]) -> None:
+    """Show the page until SIGTERM, which ends this with a normal return, or Ctrl-C.
+
+    Args:
+        room: Who answers.
+        settings: Limits, and what the page starts with.
+        listening: From ``serving.address.listen``.
+        on_ready: Called when the page can be opened.
+    """
+    page = Page(room, settings)
+    application = make_application(page, settings)
+    config = uvicorn.Config(
+        application,
+        log_level="warning",
+        ws="none",
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=_SECONDS_TO_END,
+    )
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # as in serving.server: uvicorn raises it again at its end
+    try:
+        _Server(config, page, application, on_ready).run(sockets=[listening])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, page: Page, made: FastAPI, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._page, self._made, self._on_ready = page, made, on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._page.stop()
+        for route in self._made.routes:
+            if isinstance(route, Mount) and isinstance(route.app, App):
+                route.app.stop_event.set()  # tabs that are open hold a connection, which would be waited for
+        await super().shutdown(sockets)

@@ -1,0 +1,76 @@
+"""Who answers on the page: one model, or two, which share the weights that they have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from minicpmv.errors import UsageError
+from minicpmv.inference.loading import LoadedModel, base_of_adapter
+from minicpmv.serving.served_models import serve_models
+
+__all__ = ["OWN_BASE", "Speaker", "load_speakers"]
+
+OWN_BASE = ""
+"""What a model is compared with if no other is named: the base that its adapter was trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """A model with a place of its own on the page."""
+
+    name: str
+    loaded: LoadedModel
+    speaking: Callable[[], AbstractContextManager[None]]
+    """While this is entered, ``loaded`` is this speaker and no other."""
+
+
+def load_speakers(model: str, compare: str | None, *, load: Callable[[str], LoadedModel]) -> list[Speaker]:
+    """Load MODEL, and what it is compared with.
+
+    Args:
+        model: As for ``load_model``.
+        compare: Another one, ``OWN_BASE``, or None for nothing.
+        load: Opens a model by its directory or name.
+
+    Raises:
+        UsageError: There are not two different models to compare.
+        CheckpointError: One of them cannot be loaded.
+    """
+    if compare is None:
+        return [Speaker(_shown(model), load(model), nullcontext)]
+    bases = {path: base_of_adapter(path) for path in (model, compare) if path != OWN_BASE}
+    if compare == OWN_BASE:
+        own = bases[model]
+        if own is None:
+            raise UsageError(
+                f"--compare: found no model after it, and {model!r}, which is no adapter with a base of its own, "
+                "expected two models\n  fix: name the other one: --compare DIRECTORY"
+            )
+        compare, bases[own] = own, None
+    paths = (model, compare)
+    if _same(model, compare):
+        raise UsageError(f"--compare: found {compare!r} twice, expected another model\n  fix: name another one")
+    model_base, compare_base = (bases[path] or path for path in paths)
+    if not _same(model_base, compare_base):
+        return [Speaker(_shown(path), load(path), nullcontext) for path in paths]
+    served = serve_models(load(model_base), {path: path if bases[path] else None for path in paths})
+    # Two answers are written at the same time, which PEFT's own generate(), but not the model inside, forbids: it puts
+    # a method of its own into the model for as long as one of them takes.
+    inner = replace(served.loaded, model=cast("Any", served.loaded.model).get_base_model())
+    return [Speaker(_shown(path), replace(inner, path=path), partial(served.answering_as, path)) for path in paths]
+
+
+def _same(one: str, other: str) -> bool:
+    return one == other or os.path.realpath(one) == os.path.realpath(other)
+
+
+def _shown(path: str) -> str:
+    """Shorten a directory to the way to it from here, if it lies here."""
+    here, there = Path.cwd(), Path(path).absolute()
+    return str(there.relative_to(here)) if there.is_dir() and there.is_relative_to(here) else path

@@ -1,0 +1,73 @@
+"""A conversation as the page shows it: messages in Gradio's form, text as it was written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from minicpmv.inference.chat import Exchange
+from minicpmv.processing.thinking import THINK, THOUGHT, split_thinking
+from minicpmv.ui.session import Pending
+
+__all__ = ["show_exchanges"]
+
+_CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
+_TAG = re.compile(r"<(?=[a-zA-Z/!?])")
+
+_WAITING, _EMPTY, _STOPPED = "…", "*(an empty answer)*", "\n\n*(stopped)*"
+
+
+def show_exchanges(exchanges: Sequence[Exchange], pending: Pending | None, number: int) -> list[dict[str, Any]]:
+    """Return the messages of one speaker's conversation, with the question that is being answered, if any."""
+    shown = [message for exchange in exchanges for message in _exchange(exchange)]
+    if pending is not None:
+        shown += [*_question(pending.question, pending.images), *_answer(pending.written[number], is_whole=False)]
+    return shown
+
+
+def _exchange(exchange: Exchange) -> Iterator[dict[str, Any]]:
+    yield from _question(exchange.question, exchange.images)
+    yield from _answer(exchange.answer, is_whole=True, end=_STOPPED if exchange.was_stopped else "")
+
+
+def _question(text: str, images: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for image in images:
+        yield {"role": "user", "content": {"path": image, "alt_text": Path(image).name}}
+    if text:
+        yield {"role": "user", "content": escape_tags(text)}
+
+
+def _answer(text: str, *, is_whole: bool, end: str = "") -> Iterator[dict[str, Any]]:
+    if text.startswith(THINK):
+        thought, said = _split(text)
+        status = "pending" if said is None and not is_whole else "done"
+        yield {
+            "role": "assistant",
+            "content": escape_tags(thought) or _WAITING,
+            "metadata": {"title": "Thinking", "status": status},
+        }
+        if said is None:
+            return
+        text = said
+    empty = _EMPTY if is_whole else _WAITING
+    yield {"role": "assistant", "content": (escape_tags(text) if text.strip() else empty) + end}
+
+
+def _split(text: str) -> tuple[str, str | None]:
+    """Split an answer into thoughts and what was said, which is None while the thinking goes on."""
+    if THOUGHT in text:
+        answer = split_thinking(text)
+        return answer.thought, answer.text
+    return text.removeprefix(THINK).strip("\n"), None
+
+
+def escape_tags(text: str) -> str:
+    r"""Let Markdown show what looks like a tag, such as the models' ``<box>``, instead of obeying it.
+
+    >>> escape_tags("<box>1 2 3 4</box>, a < b, `<i>`")
+    '&lt;box>1 2 3 4&lt;/box>, a < b, `<i>`'
+    """
+    pieces = _CODE.split(text)  # code stands at the odd places
+    return "".join(piece if place % 2 else _TAG.sub("&lt;", piece) for place, piece in enumerate(pieces))
