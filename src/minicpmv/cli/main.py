@@ -20,6 +20,7 @@ from minicpmv.cli import (
     estimate_command,
     eval_command,
     explain_command,
+    export_command,
     predict_command,
     serve_command,
     show_command,
@@ -44,6 +45,7 @@ _COMMANDS = {
         serve_command,
         show_command,
         convert_command,
+        export_command,
         demo_command,
         explain_command,
     )

@@ -1,0 +1,1 @@
+"""Tuned models in the files of other engines."""
