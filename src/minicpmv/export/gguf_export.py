@@ -6,7 +6,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguf import GGMLQuantizationType, GGUFType, GGUFWriter
+from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFType, GGUFWriter
 
 from minicpmv.errors import UsageError
 from minicpmv.export.checkpoint import Checkpoint, open_checkpoint
@@ -104,12 +104,18 @@ def export_gguf(
     return GGUFExport(placed[0], placed[1], errors, agreement, notices)
 
 
-def _write_language_model(file: Path, checkpoint: Checkpoint, processor: MiniCPMVProcessor, kind: str) -> None:
-    config = checkpoint.config
-    writer = GGUFWriter(file, architecture(config))
-    writer.add_type(GGUFType.MODEL)
+def _begin(file: Path, architecture: str, role: str, checkpoint: Checkpoint, kind: str) -> GGUFWriter:
+    writer = GGUFWriter(file, architecture)
+    writer.add_type(role)
     writer.add_name(checkpoint.path.resolve().name)
     writer.add_file_type(FILE_TYPES[kind])
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+    return writer
+
+
+def _write_language_model(file: Path, checkpoint: Checkpoint, processor: MiniCPMVProcessor, kind: str) -> None:
+    config = checkpoint.config
+    writer = _begin(file, architecture(config), GGUFType.MODEL, checkpoint, kind)
     write_language_sizes(writer, config)
     write_vocabulary(writer, processor, size=config.vocab_size)
     template = chat_template(processor)
@@ -120,10 +126,7 @@ def _write_language_model(file: Path, checkpoint: Checkpoint, processor: MiniCPM
 
 def _write_vision(file: Path, checkpoint: Checkpoint, processor: MiniCPMVProcessor, kind: str) -> None:
     config = checkpoint.config
-    writer = GGUFWriter(file, ARCHITECTURE)
-    writer.add_type(GGUFType.MMPROJ)
-    writer.add_name(checkpoint.path.resolve().name)
-    writer.add_file_type(FILE_TYPES[kind])
+    writer = _begin(file, ARCHITECTURE, GGUFType.MMPROJ, checkpoint, kind)
     write_vision_sizes(writer, config, processor.image_processor)
     width = config.hidden_size
     computed = {POSITIONS: sincos_grid(_TABLE_SIDE, _TABLE_SIDE, width).numpy()}
