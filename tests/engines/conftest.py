@@ -54,7 +54,10 @@ def drive(tmp_path: Path) -> Drive:
         asked.write_text(json.dumps(request), encoding="utf-8")
         command = [str(python), str(Path(__file__).parent / f"drive_{engine}.py"), str(asked), str(answered)]
         # Not this process's: it names this checkout, whose dependencies the engine's environment does not have.
-        variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
+            "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        }
         done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=timeout, check=False)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
         with np.load(answered) as arrays:

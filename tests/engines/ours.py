@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,14 @@ import torch
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.models.answers import generate_answers
 
-__all__ = ["Asked", "ask", "distance"]
+__all__ = ["IMAGE_BLOCK", "Asked", "ask", "distance"]
+
+_ROW = r"({0}(<unk>)+{1}(\n(?={0}))?)+"
+IMAGE_BLOCK = re.compile(
+    r"(<image_id>\d+</image_id>)?<image>(<unk>)+</image>"
+    f"({_ROW.format('<slice>', '</slice>')}|<slice>{_ROW.format('<image>', '</image>')}</slice>)?"
+)
+"""What stands for one picture in our prompts; its number, where there is one, is the first group."""
 
 
 @dataclass(frozen=True)

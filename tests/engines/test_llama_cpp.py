@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +10,20 @@ import pytest
 from minicpmv.export.gguf_export import export_gguf
 from minicpmv.inference.loading import LoadedModel, load_model
 from tests.engines.conftest import Drive
-from tests.engines.ours import Asked, ask, distance
+from tests.engines.ours import IMAGE_BLOCK, Asked, ask, distance
 from tests.exportable import write_exportable
 from tests.tiny import save_picture
 
 pytestmark = pytest.mark.engines
 
 _MARK = "<__media__>"
-_ROW = r"({0}(<unk>)+{1}(\n(?={0}))?)+"
-_BLOCK = re.compile(
-    "<image>(<unk>)+</image>"
-    f"({_ROW.format('<slice>', '</slice>')}|<slice>{_ROW.format('<image>', '</image>')}</slice>)?"
-)
 
 
 def _prompt(loaded: LoadedModel, question: str, picture: str) -> str:
     """Our prompt as llama.cpp's library wants it: a mark where it puts the picture with the tokens around it."""
     content = [{"type": "image", "image": picture}, {"type": "text", "text": question}]
     text = loaded.processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
-    return _BLOCK.sub(_MARK, text)
+    return IMAGE_BLOCK.sub(lambda block: (block[1] or "") + _MARK, text)
 
 
 def _ask_both(
