@@ -7,7 +7,7 @@ set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-python3}
 
-# Makes environment $1 by the function of that name, unless an earlier start has finished it.
+# Makes environment $1, with what is written below under its name, unless an earlier start has finished it.
 make_environment() {
     _folder=$ROOT/.engines/$1
     if [ -f "$_folder/ready" ]; then

@@ -53,7 +53,8 @@ def main(request_file: str, result_file: str) -> None:
         for token, entry in answer.logprobs[0].items():
             logprobs[token] = entry.logprob
         result |= {f"tokens_{index}": output.prompt_token_ids, f"answer_{index}": ids, f"logprobs_{index}": logprobs}
-    np.savez(result_file, **{key: np.array(value) for key, value in result.items()})
+    arrays: dict[str, Any] = {key: np.array(value) for key, value in result.items()}
+    np.savez(result_file, **arrays)
 
 
 if __name__ == "__main__":

@@ -51,20 +51,20 @@ def _ask_both(
     return loaded, [ask(loaded, *one, max_new_tokens=max_new_tokens) for one in asks], theirs
 
 
-# What was measured is in docs/deploy/llama_cpp.md; each bound is two to three times that.
+# What was measured is in docs/deploy/llama_cpp.md; each bound is about three times that.
 @pytest.mark.parametrize(
-    ("kind", "features", "logits"), [("f32", 0.002, 0.0005), ("f16", 0.005, 0.005), ("q8_0", 0.005, 0.04)]
+    ("kind", "features", "logits"), [("f32", 0.002, 0.0005), ("f16", 0.005, 0.002), ("q8_0", 0.005, 0.04)]
 )
 def test_the_tuned_demo_answers_alike(
     drive: Drive, demo: Path, heldout: list[tuple[str, str]], tmp_path: Path, kind: str, features: float, logits: float
 ) -> None:
-    loaded, ours, theirs = _ask_both(drive, demo / "full", tmp_path, heldout, kind=kind)
+    _, ours, theirs = _ask_both(drive, demo / "full", tmp_path, heldout, kind=kind)
     for our, their in zip(ours, theirs, strict=True):
         assert their["tokens"].tolist() == our.tokens
         assert their["answer"].tolist() == our.answer
         assert distance(their["image"], our.image) < features
         assert distance(their["logits"], our.logits) < logits
-    assert len({loaded.processor.tokenizer.decode(our.answer) for our in ours}) == 10  # every digit: it has learned
+    assert len({tuple(our.answer) for our in ours}) == 10  # every digit: it has learned
 
 
 @pytest.mark.parametrize("fixture", ["v2_6", "v4", "v4_5"])

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from minicpmv.inference.loading import LoadedModel, load_model
 from tests.engines.conftest import Drive
-from tests.engines.ours import IMAGE_BLOCK, Asked, ask
+from tests.engines.ours import IMAGE_BLOCK, Asked, ask, distance
 from tests.exportable import write_exportable
 from tests.tiny import save_picture
 
@@ -83,7 +83,5 @@ def test_an_adapter_of_the_language_model_is_loaded_as_it_is(drive: Drive, demo:
     picture = save_picture(tmp_path / "one.png", 56, 56)
     ours, theirs = _ask_both(drive, demo / "full", [("What is this?", picture)], tmp_path / "adapter")
     assert _compare(ours, theirs, loaded.processor.vocabulary["<unk>"]) < 1e-3
-    (plain,), _ = ours, theirs
-    assert (
-        plain.answer != ask(load_model(demo / "full", device="cpu"), "What is this?", picture, max_new_tokens=8).answer
-    )
+    plain = ask(load_model(demo / "full", device="cpu"), "What is this?", picture, max_new_tokens=8)
+    assert distance(ours[0].logits, plain.logits) > 0.1  # the adapter says something

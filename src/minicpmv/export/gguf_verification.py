@@ -80,7 +80,8 @@ def compare_logits(
     """
     target = default_device(device)
     dtype: Any = torch.float32 if target.type == "cpu" else "auto"
-    model: Any = MiniCPMVForConditionalGeneration.from_pretrained(checkpoint.path, dtype=dtype).eval().to(target)
+    model: Any = MiniCPMVForConditionalGeneration.from_pretrained(checkpoint.path, dtype=dtype)
+    model.eval().to(target)
     content = [{"type": "image", "image": _picture(processor)}, {"type": "text", "text": _QUESTION}]
     inputs = processor.apply_chat_template([{"role": "user", "content": content}]).to(target)
     before = _logits(model, inputs)

@@ -41,7 +41,7 @@ def write_vocabulary(writer: GGUFWriter, processor: MiniCPMVProcessor, *, size: 
     Raises:
         CheckpointError: llama.cpp has no such tokenizer.
     """
-    tokenizer = processor.tokenizer
+    tokenizer: Any = processor.tokenizer  # transformers leaves the kinds of its ids open
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     splitter = _splitter(content)
     tokens, kinds = token_kinds(tokenizer, size)

@@ -24,7 +24,7 @@ class Exported:
 
     def __init__(self, folder: Path, fixture: str) -> None:
         self.source = write_exportable(folder / fixture, fixture)
-        self.done: GGUFExport = export_gguf(str(self.source), folder / "gguf")
+        self.done: GGUFExport = export_gguf(str(self.source), folder / "gguf", run=False)
         self.weights = load_file(self.source / "model.safetensors")
         readers = [GGUFReader(file) for file in (self.done.model, self.done.vision)]
         self.fields: list[dict[str, Any]] = [
