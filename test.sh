@@ -1,8 +1,10 @@
 #!/bin/sh
 # Every check and test, on a machine that has only Python: the environment is made first if need be.
 #
-#   sh test.sh                        lint, format, types, imports, spelling, then all tests that are not marked slow
+#   sh test.sh                        lint, format, types, imports, spelling, then all tests that are not marked
+#                                     slow or engines
 #   sh test.sh -m slow                those; they repeat with another engine or model what others show
+#   sh test.sh -m engines             other engines run what is exported; their environments are made first (minutes, 4 GB)
 #   sh test.sh tests/unit -k slicing  only pytest, with these arguments
 set -eu
 ROOT=$(cd "$(dirname "$0")" && pwd)
@@ -16,6 +18,9 @@ export OMP_NUM_THREADS=1
 # A test that would download something fails instead.
 export HF_HUB_OFFLINE=1
 
+case " $* " in
+*" -m engines "*) sh "$ROOT/scripts/engines.sh" ;;
+esac
 if [ $# -gt 0 ]; then
     exec "$PYTHON" -m pytest "$@"
 fi
@@ -33,4 +38,4 @@ for script in *.sh scripts/*.sh; do
     sh -n "$script"
 done
 # In the order of the folders, so that the long runs do not come last, on one processor.
-check "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+check "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not engines"

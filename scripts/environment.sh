@@ -17,7 +17,7 @@ _environment_is_ready() {
 import importlib.util, os, sys
 
 root, extras = sys.argv[1], set(sys.argv[2].split(","))
-modules = ["accelerate", "json5", "numpy", "peft", "PIL", "safetensors", "torch", "transformers", "wrapt"]
+modules = ["accelerate", "gguf", "json5", "numpy", "peft", "PIL", "safetensors", "torch", "transformers", "wrapt"]
 if "dev" in extras:
     modules += ["codespell_lib", "gradio", "importlinter", "openai", "playwright", "pyright", "pytest", "ruff", "uvicorn", "xdist"]
 if "qlora" in extras:

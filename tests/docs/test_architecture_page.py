@@ -9,7 +9,9 @@ import pytest
 from tests.docs.repository import ROOT
 
 
-@pytest.mark.parametrize(("part", "unnamed"), [("training", {"run"}), ("serving", set()), ("ui", set())])
+@pytest.mark.parametrize(
+    ("part", "unnamed"), [("training", {"run"}), ("serving", set()), ("ui", set()), ("export", set())]
+)
 def test_every_module_of_a_large_part_has_its_place(part: str, unnamed: set[str]) -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     table = text.partition(f"## Inside {part}")[2].partition("## ")[0]

@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "rslora": {"use_rslora": True, "lora_alpha": 3},
     "dora": {"use_dora": True},
     "biases": {"bias": "lora_only"},
+    "biases beside": {"bias": "all", "modules_to_save": ["resampler"]},
     "beside": {"modules_to_save": ["embed_tokens", "resampler", "lm_head"]},
     "embeddings": {"target_modules": ["embed_tokens", "kv_proj"]},
 }

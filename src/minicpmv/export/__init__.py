@@ -1,1 +1,1 @@
-"""What a trained model is turned into for others: merged weights in the released layout."""
+"""What a trained model is turned into for others: merged weights, GGUF files, a plugin for vLLM."""

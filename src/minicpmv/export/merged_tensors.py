@@ -73,7 +73,8 @@ class MergedTensors:
             bare = name.removeprefix(_PREFIX)
             if ".lora_" in bare:
                 self._lora.setdefault(bare.partition(".lora_")[0], []).append(name)
-            elif ".original_module." not in bare:
+            # PEFT saves biases of replaced modules by two more names: unused ones of the base, and themselves again.
+            elif ".original_module." not in bare and ".modules_to_save." not in bare:
                 self._full[bare.replace(".base_layer.", ".")] = name
         self._refuse_tied({name for pair in cast("Any", skeleton).all_tied_weights_keys.items() for name in pair})
         self.outlines = {name: self._outline(name, outline, dtype) for name, outline in self._base.outlines.items()}

@@ -86,7 +86,10 @@ def as_peft_writes_it(folder: Path, config: Mapping[str, Any], model: Any) -> It
     """
     reader = _weights_of(folder)
     pieces, modules = released_pieces(model), modules_beside(folder, config)
-    is_ours = all(name == _PREFIX + _released(name) and not _owns(_released(name), pieces) for name in reader.outlines)
+    # A longer name beside the released one is PEFT's: with `bias` it saves those of replaced modules twice.
+    is_ours = all(
+        _PREFIX + _released(name) in reader.outlines and not _owns(_released(name), pieces) for name in reader.outlines
+    )
     if is_ours and not modules and "swift_type" not in config:
         yield folder
         return

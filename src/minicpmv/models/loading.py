@@ -21,7 +21,7 @@ from minicpmv.errors import CheckpointError
 from minicpmv.models.checkpoint import own_shapes, released_shapes
 from minicpmv.models.weight_files import Shape, find_broken_file, read_shapes
 
-__all__ = ["StrictLoading"]
+__all__ = ["StrictLoading", "refuse_misfits"]
 
 _Model = TypeVar("_Model", bound="StrictLoading")
 
@@ -147,6 +147,15 @@ class StrictLoading:
                 {name: (was, expected) for name, was, expected in info.mismatched_keys},
             ).refuse(where, other_shapes_wanted=wish)
         return info, offload_index
+
+
+def refuse_misfits(found: Mapping[str, Shape], model: Any, where: object) -> None:
+    """Raise unless a checkpoint's tensors are the model's own; the model may be on the ``meta`` device.
+
+    Raises:
+        CheckpointError: Keys are missing, unexpected or misshapen, all of them named together.
+    """
+    _compare(found, model).refuse(where)
 
 
 def _compare(found: Mapping[str, Shape], model: Any) -> _Misfits:

@@ -379,11 +379,14 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         return self.llm.lm_head(hidden / self._logits_scaling if self._logits_scaling != 1.0 else hidden)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Give the images to the first step only; afterwards they are in the cache."""
+        """Give the images to the first step only; afterwards they are in the cache, if there is one."""
         inputs: dict[str, Any] = cast("Any", super()).prepare_inputs_for_generation(input_ids, **kwargs)
         if not kwargs.get("is_first_iteration", False) and kwargs.get("use_cache", True):
             for key in (*_PICTURES, "image_mask", "image_features"):
                 inputs.pop(key, None)
+        elif (image_mask := inputs.get("image_mask")) is not None:  # of the prompt: the answer so far has no images
+            num_new = input_ids.shape[1] - image_mask.shape[1]
+            inputs["image_mask"] = nn.functional.pad(image_mask, (0, num_new))
         return inputs
 
     def _expand_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]

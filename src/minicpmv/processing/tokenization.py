@@ -20,7 +20,7 @@ from minicpmv.models.versions import Version
 from minicpmv.processing.chat import ImageSegment, Segment, control_tokens_of, role_tags_of
 from minicpmv.processing.slicing import SlicePlan
 
-__all__ = ["MARKUP", "EncodedSample", "Vocabulary", "encode", "is_control_token", "spell_out"]
+__all__ = ["MARKUP", "EncodedSample", "Vocabulary", "encode", "is_control_token", "spell_out", "spell_out_image"]
 
 MARKUP = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<point>", "</point>", "<think>", "</think>")
 """Tokens that people write in questions and answers on purpose; they stay tokens there."""
@@ -195,14 +195,18 @@ def spell_out(
     num_images = 0
     for segment in segments:
         if isinstance(segment, ImageSegment):
-            texts.append(_image_id(num_images) if use_image_id else "")
-            texts += [
-                piece * query_num if piece == _SLOT else piece for piece in _image_block(plans[segment.index], version)
-            ]
+            number = num_images if use_image_id else None
+            texts.append(spell_out_image(plans[segment.index], version, query_num=query_num, number=number))
             num_images += 1 if images_per_block is None else images_per_block[segment.index]
         elif segment.kind != "unwritten_end":
             texts.append(segment.text)
     return "".join(texts)
+
+
+def spell_out_image(plan: SlicePlan, version: Version, *, query_num: int, number: int | None) -> str:
+    """Return the text of one image's block, with the image's number before it unless that is None."""
+    block = "".join(piece * query_num if piece == _SLOT else piece for piece in _image_block(plan, version))
+    return block if number is None else _image_id(number) + block
 
 
 def _image_id(number: int) -> str:

@@ -71,6 +71,16 @@ def test_thinking_answers_as_the_released_model(loaded: LoadedModel, thinking: b
     assert answer_batch(loaded, [messages, conversation("Hi")], settings=settings)[0] == said
 
 
+def test_without_a_cache_the_answer_is_the_same(loaded: LoadedModel) -> None:
+    """As 2.5's config has it, and as transformers then writes it into a saved generation_config.json."""
+    content = [{"type": "image", "image": str(IMAGE)}, {"type": "text", "text": "What is this?"}]
+    inputs = loaded.processor.apply_chat_template([{"role": "user", "content": content}])
+    options = {"do_sample": False, "max_new_tokens": 4}
+    model: Any = loaded.model
+    cached, uncached = (model.generate(**inputs, **options, use_cache=use).tolist() for use in (True, False))
+    assert uncached == cached
+
+
 def test_thinking_is_refused_where_there_is_none() -> None:
     with pytest.raises(UsageError, match="expected a version with a thinking mode"):
         answer(load_model(FIXTURES / "v2_6"), conversation("Hi"), settings=GenerationSettings(enable_thinking=True))

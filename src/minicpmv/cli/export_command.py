@@ -1,0 +1,97 @@
+"""``minicpmv export``: a model in the files of another engine, checked by reading them again."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from minicpmv.export.gguf_type_names import LLAMA_QUANTIZE_TYPES, OWN_TYPES, VISION_TYPES
+
+__all__ = ["NAME", "SUMMARY", "run"]
+
+NAME = "export"
+SUMMARY = "write a model as GGUF files for llama.cpp and what is built on it"
+
+_EXAMPLES = """examples:
+  minicpmv export output/lora --output output/gguf
+  minicpmv export output/full --output output/gguf --type q4_k_m --llama-quantize llama.cpp/build/bin/llama-quantize
+"""
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"minicpmv {NAME}",
+        description="Write a model of version 2.5, 2.6, 4 or 4.5 as two GGUF files: the language model, and "
+        "vision tower with resampler (mmproj). Both are then read again: every tensor is compared with the model's, "
+        "and so are the logits of a question about a picture.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="directory of a fully tuned model, a base or an adapter, which is merged with its base first; or a hub "
+        "name",
+    )
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the files")
+    parser.add_argument(
+        "--type",
+        choices=("auto", *OWN_TYPES, *LLAMA_QUANTIZE_TYPES),
+        default="auto",
+        help="number format of the language model (default: auto, the model's own). Those after q4_0 are written by "
+        "llama.cpp's llama-quantize",
+    )
+    parser.add_argument(
+        "--vision-type",
+        choices=("auto", *VISION_TYPES),
+        default="auto",
+        help="number format of tower and resampler (default: auto, f16, or f32 beside an f32 language model)",
+    )
+    parser.add_argument(
+        "--llama-quantize",
+        metavar="FILE",
+        help="llama.cpp's tool, for types that need it (default: the one on PATH)",
+    )
+    parser.add_argument(
+        "--no-logits", action="store_true", help="compare tensors alone; logits need the whole model in memory"
+    )
+    parser.add_argument("--device", help="where logits are computed: cpu, cuda, ... (default: the first GPU, else CPU)")
+    return parser
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Export, and say what was written, how far it is from the model, and what the engine does otherwise."""
+    options = _build_parser().parse_intermixed_args(arguments)
+    from transformers.utils import logging
+
+    from minicpmv.export.gguf_export import export_gguf
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    done = export_gguf(
+        options.model,
+        Path(options.output),
+        kind=options.type,
+        vision_kind=options.vision_type,
+        llama_quantize=options.llama_quantize,
+        run=not options.no_logits,
+        device=options.device,
+    )
+    if done.merged is not None:
+        print(f"Merged into {done.merged.base} first")
+        for agreement in done.merged.agreements:
+            print(f"  in {agreement.dtype}, {agreement}")
+    for file in (done.model, done.vision):
+        print(f"Wrote {file} ({file.stat().st_size / 2**20:,.1f} MiB)")
+    errors = ", ".join(f"{kind.name} {error:.2g}" for kind, error in sorted(done.errors.items()))
+    print(f"Read again: largest error of a tensor, relative to its size: {errors}")
+    if done.agreement is not None:
+        print(
+            f"Run again: logits differ by at most {done.agreement.difference:.2g} of the largest; the likeliest token "
+            f"is the same at {done.agreement.same_choice:.0%} of the positions"
+        )
+    for notice in done.differences:
+        print(f"notice: {notice} (docs/deploy/llama_cpp.md)", file=sys.stderr)
+    return 0

@@ -1,0 +1,158 @@
+"""A complete checkpoint as two GGUF files for llama.cpp: the language model, and tower with resampler (mmproj)."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFType, GGUFWriter
+
+from minicpmv.errors import UsageError
+from minicpmv.export.checkpoint import Checkpoint, open_checkpoint
+from minicpmv.export.gguf_files import write_tensors
+from minicpmv.export.gguf_language_model import architecture, language_tensors, write_language_sizes
+from minicpmv.export.gguf_limits import check_engine_can_run, differences
+from minicpmv.export.gguf_template import chat_template
+from minicpmv.export.gguf_type_names import OWN_TYPES
+from minicpmv.export.gguf_types import FILE_TYPES, NUMBER_FORMATS, find_llama_quantize, quantize_file, type_of
+from minicpmv.export.gguf_verification import Agreement, File, check_tensors, compare_logits
+from minicpmv.export.gguf_vision import ARCHITECTURE, POSITIONS, vision_tensors, write_vision_sizes
+from minicpmv.export.gguf_vocabulary import write_vocabulary
+from minicpmv.export.merging import Merged, MergeSettings, merge_adapter
+from minicpmv.inference.loading import base_of_adapter
+from minicpmv.models.positions import sincos_grid
+from minicpmv.processing.processor import MiniCPMVProcessor
+
+__all__ = ["GGUFExport", "export_gguf"]
+
+_TABLE_SIDE = 70
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFExport:
+    """What was written and what was found when it was read again."""
+
+    model: Path
+    vision: Path
+    errors: dict[GGMLQuantizationType, float]
+    """Largest error of a tensor, for each number format."""
+    agreement: Agreement | None
+    """None if the files were not run."""
+    differences: tuple[str, ...]
+    """What llama.cpp computes otherwise than the released code."""
+    merged: Merged | None
+    """What an adapter was merged into first."""
+
+
+def export_gguf(
+    model: str,
+    output: Path,
+    *,
+    kind: str = "auto",
+    vision_kind: str = "auto",
+    llama_quantize: str | None = None,
+    run: bool = True,
+    device: str | None = None,
+) -> GGUFExport:
+    """Write both files, read them again and compare.
+
+    Args:
+        model: A directory in the released layout, a hub name, or an adapter's directory, which is merged first, into a
+            folder that goes again.
+        output: Folder for the files; made if it is not there.
+        kind: Number format of the language model; ``auto`` keeps the checkpoint's.
+        vision_kind: That of tower and resampler; ``auto`` is float16, or float32 beside a float32 language model.
+        llama_quantize: llama.cpp's tool, for the formats that only it writes.
+        run: Whether to compare logits as well, for which the whole model is loaded.
+        device: Where to run it.
+
+    Raises:
+        CheckpointError: The model cannot be merged or exported, or what was written is not what it should be.
+        UsageError: A tool is missing, or a folder cannot be written.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=output) as aside:
+            merged = _merge(model, Path(aside), MergeSettings(is_proved=run, device=device))
+            whole = open_checkpoint(model if merged is None else str(merged.directory))
+            check_engine_can_run(whole.config, whole.path)
+            processor = MiniCPMVProcessor.from_pretrained(whole.path)
+            files = _write(whole, processor, Path(aside), kind, vision_kind, llama_quantize)
+            errors = check_tensors(whole, files)
+            agreement = compare_logits(whole, processor, files, device) if run else None
+            placed = [file.replace(output / file.name) for file, _ in files]
+    except OSError as error:
+        raise UsageError(
+            f"--output: cannot write {error.filename or str(output)!r} ({error.strerror})\n"
+            "  fix: name a folder on a disk with twice the model's size left that you may write to"
+        ) from error
+    notices = tuple(differences(whole.config, processor.image_processor))
+    return GGUFExport(placed[0], placed[1], errors, agreement, notices, merged)
+
+
+def _merge(model: str, aside: Path, settings: MergeSettings) -> Merged | None:
+    """Merge, if it is an adapter; what the engine cannot run is refused before."""
+    base = base_of_adapter(model)
+    if base is None:
+        return None
+    whole = open_checkpoint(base)
+    check_engine_can_run(whole.config, whole.path)
+    return merge_adapter(model, aside / Path(model).resolve().name, settings)
+
+
+def _write(
+    checkpoint: Checkpoint,
+    processor: MiniCPMVProcessor,
+    folder: Path,
+    kind: str,
+    vision_kind: str,
+    llama_quantize: str | None,
+) -> list[File]:
+    """Write both files; return them with what is in them."""
+    config, name = checkpoint.config, checkpoint.path.resolve().name
+    own = type_of(checkpoint.weights.outlines["llm.model.embed_tokens.weight"].dtype)
+    kind = own if kind == "auto" else kind
+    if vision_kind == "auto":
+        vision_kind = "f32" if kind == "f32" else "f16"
+    language = folder / f"{name}-{kind}.gguf"
+    if kind in OWN_TYPES:
+        _write_language_model(language, checkpoint, processor, kind)
+    else:
+        tool = find_llama_quantize(llama_quantize, kind)
+        floats = folder / f"{name}-{own}.gguf"
+        _write_language_model(floats, checkpoint, processor, own)
+        quantize_file(tool, floats, language, kind)
+    vision = folder / f"mmproj-{name}-{vision_kind}.gguf"
+    _write_vision(vision, checkpoint, processor, vision_kind)
+    shapes = checkpoint.shapes
+    return [(language, language_tensors(config, shapes)), (vision, vision_tensors(config, shapes))]
+
+
+def _begin(file: Path, architecture: str, role: str, checkpoint: Checkpoint, kind: str) -> GGUFWriter:
+    writer = GGUFWriter(file, architecture)
+    writer.add_type(role)
+    writer.add_name(checkpoint.path.resolve().name)
+    writer.add_file_type(FILE_TYPES[kind])
+    writer.add_quantization_version(GGML_QUANT_VERSION)
+    return writer
+
+
+def _write_language_model(file: Path, checkpoint: Checkpoint, processor: MiniCPMVProcessor, kind: str) -> None:
+    config = checkpoint.config
+    writer = _begin(file, architecture(config), GGUFType.MODEL, checkpoint, kind)
+    write_language_sizes(writer, config)
+    write_vocabulary(writer, processor, size=config.vocab_size)
+    template = chat_template(processor)
+    if template is not None:
+        writer.add_chat_template(template)
+    write_tensors(writer, checkpoint, language_tensors(config, checkpoint.shapes), NUMBER_FORMATS[kind])
+
+
+def _write_vision(file: Path, checkpoint: Checkpoint, processor: MiniCPMVProcessor, kind: str) -> None:
+    config = checkpoint.config
+    writer = _begin(file, ARCHITECTURE, GGUFType.MMPROJ, checkpoint, kind)
+    write_vision_sizes(writer, config, processor.image_processor)
+    width = config.hidden_size
+    computed = {POSITIONS: sincos_grid(_TABLE_SIDE, _TABLE_SIDE, width).numpy()}
+    write_tensors(writer, checkpoint, vision_tensors(config, checkpoint.shapes), NUMBER_FORMATS[kind], computed)

@@ -1,0 +1,83 @@
+"""Writes GGUF files tensor by tensor, and reads them back into the checkpoint's own tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, ReaderTensor
+from gguf.quants import dequantize, quant_shape_to_byte_shape, quantize
+from numpy.typing import NDArray
+from torch import Tensor
+
+from minicpmv.errors import CheckpointError
+from minicpmv.export.checkpoint import Checkpoint
+from minicpmv.export.gguf_tensors import EngineTensor
+from minicpmv.export.gguf_types import tensor_type
+
+__all__ = ["read_back", "write_tensors"]
+
+Array = NDArray[np.float32]
+
+
+def write_tensors(
+    writer: GGUFWriter,
+    checkpoint: Checkpoint,
+    tensors: Sequence[EngineTensor],
+    wanted: GGMLQuantizationType,
+    computed: Mapping[str, Array] | None = None,
+) -> None:
+    """Write the file: what was added to the writer, then one tensor after the other.
+
+    Args:
+        writer: With all metadata.
+        checkpoint: Where the tensors come from.
+        tensors: In their order in the file.
+        wanted: The file's number format; each tensor has its own.
+        computed: Tensors that no checkpoint holds, written first, as they are.
+    """
+    for name, values in (computed or {}).items():
+        writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
+    for tensor in tensors:
+        chosen = tensor_type(tensor.name, tensor.shape, wanted)
+        size = int(np.prod(quant_shape_to_byte_shape(tensor.shape, chosen)))
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, raw_dtype=chosen)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for values in (computed or {}).values():
+        writer.write_tensor_data(values)
+    for source, made_of_it in groupby(tensors, key=lambda tensor: tensor.source):
+        values = checkpoint.weights.read(source).float().numpy()
+        for tensor in made_of_it:
+            chosen = tensor_type(tensor.name, tensor.shape, wanted)
+            writer.write_tensor_data(quantize(tensor.of(values), chosen))
+    writer.close()
+
+
+def read_back(file: Path, tensors: Sequence[EngineTensor]) -> Iterator[tuple[str, Tensor, GGMLQuantizationType]]:
+    """Yield the checkpoint's tensors as a file has them: name, float32 values, and the format they went through.
+
+    Raises:
+        CheckpointError: A tensor is not in the file, or has another shape.
+    """
+    in_file = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
+    for source, made_of_it in groupby(tensors, key=lambda tensor: tensor.source):
+        pieces = list(made_of_it)
+        values = [piece.undo(_values(file, in_file.get(piece.name), piece)) for piece in pieces]
+        whole = np.ascontiguousarray(np.concatenate(values) if len(values) > 1 else values[0])
+        yield source, torch.from_numpy(whole), in_file[pieces[0].name].tensor_type
+
+
+def _values(file: Path, found: ReaderTensor | None, expected: EngineTensor) -> Array:
+    shape = None if found is None else tuple(int(size) for size in reversed(found.shape))
+    if found is None or shape != expected.shape:
+        raise CheckpointError(
+            f"{file} {expected.name}: found {'no such tensor' if shape is None else f'the shape {list(shape)}'}, "
+            f"expected the shape {list(expected.shape)}\n  fix: export again"
+        )
+    values = dequantize(found.data, found.tensor_type)
+    return np.array(values, dtype=np.float32).reshape(expected.shape)  # a copy: the file is only mapped into memory

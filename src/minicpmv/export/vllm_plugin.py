@@ -1,0 +1,107 @@
+"""Lets vLLM load MiniCPM-V directories without the code that released ones carry; vLLM calls ``register`` itself.
+
+vLLM has the networks, and takes from a checkpoint's own code the config, the tokenizer and how pictures are cut. Where
+this package is installed beside vLLM, they are this package's. Nothing of vLLM is loaded before vLLM is.
+"""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import BatchFeature
+
+from minicpmv.models.versions import VERSIONS, Version
+from minicpmv.processing.image_processor import MiniCPMVImageProcessor
+from minicpmv.processing.images import ImageSource, load_image
+from minicpmv.processing.tokenization import spell_out_image
+
+__all__ = ["ReleasedImageProcessor", "register"]
+
+# Shape letters in this file
+#   L patches of a slice    p pixels of a patch's side
+
+
+class ReleasedImageProcessor(MiniCPMVImageProcessor):
+    """Cuts pictures as its base does, and hands them over in the released form and under the released names."""
+
+    im_start_token, im_end_token = "<image>", "</image>"
+    im_id_start, im_id_end = "<image_id>", "</image_id>"
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]  as the released class is called
+        self,
+        images: Sequence[Sequence[ImageSource]],
+        *,
+        do_pad: bool = True,
+        max_slice_nums: int | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """Cut the pictures of each sample.
+
+        Args:
+            images: A list of pictures for each sample.
+            do_pad: Ignored: slices are not padded to each other here.
+            max_slice_nums: Another limit of tiles per picture than the checkpoint's.
+            return_tensors: Ignored: samples differ in what they hold, so they are lists of tensors.
+
+        Returns:
+            For each sample ``pixel_values``, a (3, p, L * p) float32 strip for each slice; ``tgt_sizes``, (slices, 2)
+            int32; and ``image_sizes``, (width, height) of each picture.
+        """
+        found: dict[str, list[Any]] = {"pixel_values": [], "image_sizes": [], "tgt_sizes": []}
+        for sample in images:
+            pictures = [load_image(image) for image in sample]
+            plans = [self.plan(picture.size, max_slice_nums) for picture in pictures]
+            sizes = [size for plan in plans for size in plan.tgt_sizes]
+            patches = [torch.from_numpy(self.patches(*pair)) for pair in zip(pictures, plans, strict=True)]
+            lengths = [rows * columns for rows, columns in sizes]
+            found["pixel_values"].append([self._strip(part) for part in torch.cat(patches).split(lengths)])
+            found["image_sizes"].append([picture.size for picture in pictures])
+            found["tgt_sizes"].append(torch.tensor(sizes, dtype=torch.int32))
+        return BatchFeature(found)
+
+    def _strip(self, patches: torch.Tensor) -> torch.Tensor:
+        """The patches of one slice, (L, 3 * p * p), side by side."""
+        side = self.patch_size
+        return patches.unflatten(1, (3, side, side)).permute(1, 2, 0, 3).flatten(2).contiguous()
+
+    def get_sliced_grid(self, image_size: tuple[int, int], max_slice_nums: int | None = None) -> tuple[int, int] | None:
+        """Columns and rows of tiles that a picture of (width, height) is cut into, or None."""
+        return self.plan(image_size, max_slice_nums).grid
+
+    def get_slice_image_placeholder(
+        self,
+        image_size: tuple[int, int],
+        image_idx: int = 0,
+        max_slice_nums: int | None = None,
+        use_image_id: bool | None = None,
+    ) -> str:
+        """What stands in the text for a picture of (width, height)."""
+        version = self._version()
+        stated = version.image_ids if self.use_image_id is None else self.use_image_id
+        return spell_out_image(
+            self.plan(image_size, max_slice_nums),
+            version,
+            query_num=self.image_feature_size,
+            number=image_idx if stated and use_image_id is not False and version.image_ids else None,
+        )
+
+    def _version(self) -> Version:
+        # 4.5's released file says 2.6; in what concerns pictures the two are alike.
+        return self.released_version() or VERSIONS["2.0"]
+
+
+def register() -> None:
+    """Have vLLM use this package's config, tokenizer and pictures. Called in every process of vLLM's."""
+    from vllm.model_executor.models import minicpmv  # noqa: PLC0415  it is being loaded: at the top would be too early
+
+    from minicpmv.registration import register as register_with_transformers  # noqa: PLC0415  needs all of torch
+
+    register_with_transformers()
+    minicpmv.MiniCPMVProcessingInfo._image_processor_cls = ReleasedImageProcessor
+    if not torch.cuda.is_available():
+        # vLLM's resampler asks, and a build of torch without CUDA raises. May go when vLLM asks its platform instead.
+        torch.cuda.is_current_stream_capturing = lambda: False

@@ -1,0 +1,54 @@
+"""What vLLM is handed of a picture; that vLLM takes it is for tests/engines to show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from minicpmv.export.vllm_plugin import ReleasedImageProcessor
+from minicpmv.processing.processor import MiniCPMVProcessor
+from tests.tiny import FIXTURES, picture
+
+
+@pytest.mark.parametrize("fixture", ["v2_5", "v2_6", "v4_5"])
+def test_text_of_a_picture_is_that_of_our_prompts(fixture: str) -> None:
+    processor = MiniCPMVProcessor.from_pretrained(FIXTURES / fixture)
+    theirs = ReleasedImageProcessor.from_pretrained(FIXTURES / fixture)
+    images = [picture(56, 56), picture(150, 80)]
+    content = [{"type": "image", "image": image} for image in images]
+    ours = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    written = [theirs.get_slice_image_placeholder(image.size, image_idx=index) for index, image in enumerate(images)]
+    assert "\n".join(written) in ours
+    assert theirs.get_sliced_grid(images[0].size) is None
+    assert theirs.get_sliced_grid(images[1].size) is not None
+
+
+def test_frames_are_not_numbered() -> None:
+    theirs = ReleasedImageProcessor.from_pretrained(FIXTURES / "v4_5")
+    assert theirs.get_slice_image_placeholder((56, 56), use_image_id=False).startswith("<image><unk>")
+
+
+@pytest.mark.parametrize("fixture", ["v2_6", "v4_5"])
+def test_strips_are_the_released_codes(fixture: str) -> None:
+    """A slice's strip holds, side by side, the squares that the picture is made of."""
+    theirs = ReleasedImageProcessor.from_pretrained(FIXTURES / fixture)
+    tile = picture(56, 28)
+    found = theirs([[tile]], max_slice_nums=1)
+    (strip,), sizes = found["pixel_values"][0], found["tgt_sizes"][0]
+    rows, columns = sizes[0].tolist()
+    assert strip.shape == (3, 14, rows * columns * 14)
+    flat = torch.from_numpy(theirs.patches(tile, theirs.plan(tile.size, 1)))
+    for index in range(rows * columns):
+        square = strip[:, :, 14 * index : 14 * (index + 1)]
+        torch.testing.assert_close(square.flatten(), flat[index])
+    assert found["image_sizes"] == [[(56, 28)]]
+
+
+def test_a_checkpoint_that_numbers_no_pictures_is_obeyed(tmp_path: Path) -> None:
+    fields = json.loads((FIXTURES / "v2_6" / "preprocessor_config.json").read_text(encoding="utf-8"))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(fields | {"use_image_id": False}), encoding="utf-8")
+    theirs = ReleasedImageProcessor.from_pretrained(tmp_path)
+    assert theirs.get_slice_image_placeholder((56, 56), use_image_id=True).startswith("<image><unk>")
