@@ -304,7 +304,7 @@ def test_a_packed_base_and_one_that_is_not_there_are_refused(
     assert main(["merge", str(adapter), str(tmp_path / "out"), "--base", str(packed)]) == 2
     assert "found weights packed in fewer bits, expected whole ones to merge into" in capsys.readouterr().err
     assert main(["merge", str(adapter), str(tmp_path / "out"), "--base", "nobody/nothing"]) == 2
-    assert "nobody/nothing: found neither such a directory nor a reachable hub" in capsys.readouterr().err
+    assert "found neither a directory 'nobody/nothing' nor a reachable hub" in capsys.readouterr().err
 
 
 def test_one_of_two_tied_weights_is_not_merged_into_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

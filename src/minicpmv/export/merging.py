@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 
 from minicpmv.data.whole_files import write_json
 from minicpmv.errors import CheckpointError, UsageError
@@ -31,6 +30,7 @@ from minicpmv.export.merge_proof import (
 from minicpmv.export.merged_tensors import MergedTensors, open_merged
 from minicpmv.export.shards import num_bytes, write_shards
 from minicpmv.inference.loading import base_of_adapter, default_device
+from minicpmv.models.directories import find_directory
 from minicpmv.training.base import read_config
 from minicpmv.training.disk import check_space, writing
 from minicpmv.training.memory import free_memory
@@ -145,16 +145,7 @@ def _find_base(adapter: Path, named: str | None) -> Path:
             f"{adapter}: found no adapter_config.json, expected the directory of an adapter\n"
             "  fix: name the directory that holds it; a fully tuned model needs no merging"
         )
-    path = Path(stated).expanduser()
-    if path.is_dir():
-        return path
-    try:
-        return Path(snapshot_download(stated))
-    except (OSError, ValueError) as error:  # huggingface_hub's own errors are of these kinds
-        raise CheckpointError(
-            f"{stated}: found neither such a directory nor a reachable hub repository of that name "
-            f"({type(error).__name__}), expected the base model of {adapter}\n  fix: --base DIRECTORY"
-        ) from error
+    return find_directory(stated, asked_by=f"base of {adapter}", fix="--base DIRECTORY")
 
 
 def _refuse_packed(base: Path, config: dict[str, Any]) -> None:

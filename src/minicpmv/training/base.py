@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers import PreTrainedModel, TrainingArguments
 
 from minicpmv.errors import CheckpointError, ConfigError, UsageError
 from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.models.directories import find_directory
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.models.versions import LLM_TYPES, Version, detect_version
 from minicpmv.training.arguments import RunArguments
@@ -51,23 +51,15 @@ def find_base(run: RunArguments) -> Path:
         CheckpointError: There is neither such a directory nor such a hub repository.
     """
     name = run.model_name_or_path
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
-            raise CheckpointError(
-                f"--model_name_or_path: {name!r} holds an adapter, expected a base model\n"
-                "  fix: name the base model there, and the adapter with --use_lora true --lora_weight_path"
-            )
-        return path
-    if path.is_absolute() or name.count("/") != 1:
-        raise CheckpointError(f"--model_name_or_path: found no directory {name!r}\n  fix: correct the path")
-    try:
-        return Path(snapshot_download(name, cache_dir=run.cache_dir, ignore_patterns=list(_WEIGHTS)))
-    except (OSError, ValueError) as error:  # huggingface_hub's own errors are of these kinds
+    path = find_directory(
+        name, asked_by="--model_name_or_path", cache_dir=run.cache_dir, ignore_patterns=list(_WEIGHTS)
+    )
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
         raise CheckpointError(
-            f"--model_name_or_path: found neither a directory {name!r} nor a reachable hub repository of that name "
-            f"({type(error).__name__})\n  fix: download the model and give its directory"
-        ) from error
+            f"--model_name_or_path: {name!r} holds an adapter, expected a base model\n"
+            "  fix: name the base model there, and the adapter with --use_lora true --lora_weight_path"
+        )
+    return path
 
 
 def read_config(base: Path) -> dict[str, Any]:
