@@ -97,7 +97,7 @@ prepare_demo() {
     minicpmv demo --output "$DEMO_DIR"
     MODEL=$(cd "$DEMO_DIR/model" && pwd)
     DATA=$DEMO_DIR/train.json
-    EVAL_DATA=$DEMO_DIR/validation.json # its loss is logged; held-out records are touched before and after only
+    EVAL_DATA=$DEMO_DIR/validation.json # measured in every epoch; held-out records are touched before and after only
     HELD_OUT=$DEMO_DIR/heldout.json
     if [ "$DRY_RUN" = yes ]; then
         return 0

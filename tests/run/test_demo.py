@@ -56,6 +56,12 @@ def test_lora_teaches_the_demo_what_it_could_not_do(lora: Run) -> None:
     assert lora.accuracy("After") >= 0.90
 
 
+def test_right_answers_are_counted_after_every_epoch(lora: Run) -> None:
+    found = re.findall(r"^step (\d+)/1125  eval loss [0-9.]+  exact_match ([0-9.]+)$", lora.printed, re.MULTILINE)
+    assert [int(step) for step, _ in found] == [225, 450, 675, 900, 1125]
+    assert float(found[-1][1]) >= 0.9
+
+
 def test_the_gain_comes_from_seeing_the_images(lora: Run) -> None:
     """Held-out has each of ten digits equally often, so whoever does not look is right one time in ten."""
     done = shell(f"minicpmv eval {lora.output} {lora.demo}/heldout.json --blank-images --json")
