@@ -3,6 +3,8 @@
 #
 #   llama_cpp  llama.cpp's library with its Python bindings, compiled from source: ten minutes on two idle cores, 0.3 GB
 #   vllm       vLLM's build for CPUs: minutes and 3.5 GB
+#   openvino   optimum-intel, with pip's torch: minutes, and gigabytes; only if MINICPMV_RELEASED_CODE names a folder
+#              with the released `.py` files of openbmb/MiniCPM-V-2_6, from which it exports
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-python3}
@@ -37,5 +39,13 @@ vllm() {
     install --no-deps --no-build-isolation --editable "$ROOT"
 }
 
+openvino() {
+    # The newest transformers that optimum-intel takes for this model. Pillow as in constraints.txt: 13 resizes otherwise.
+    install optimum-intel==2.2.0 openvino==2026.4.1 transformers==4.57.6 pillow==12.3.0
+}
+
 make_environment llama_cpp
 make_environment vllm
+if [ -n "${MINICPMV_RELEASED_CODE:-}" ]; then
+    make_environment openvino
+fi
