@@ -108,6 +108,7 @@ def test_adapter_directory_names_its_base_and_needs_no_pickle(adapter: Adapter) 
         "adapter_config.json",
         "adapter_model.safetensors",
         "checkpoint-4",
+        "log.jsonl",
         "run.json",
         "vpm_resampler_embedtokens.pt",
     }

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from tests.tiny import conversation, picture
@@ -38,6 +39,10 @@ VALUES: dict[str, Any] = {
     "empty_object": {},
     "object": {"a": 1},
 }
+
+
+_READS_ITS_YCBCR = int(PIL.__version__.partition(".")[0]) >= 13
+"""Earlier releases of Pillow cannot read the uncompressed TIFF in these colours that they write."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,7 +361,7 @@ def _odd_images() -> Iterator[Case]:
         ("CMYK", "JPEG", "D304"),
         ("CMYK", "TIFF", "D304"),
         ("LAB", "TIFF", "D304"),
-        ("YCbCr", "TIFF", "D304"),
+        ("YCbCr", "TIFF", "D304" if _READS_ITS_YCBCR else "D142"),
         ("P", "PNG", "D304"),
         ("P", "BMP", "D304"),
         ("F", "TIFF", "D305"),
