@@ -155,7 +155,9 @@ def _numbers_of_log(run: Run) -> list[Number]:
     logged = dict.fromkeys(key for entry in run.log for key in entry)
     measured = [key for key in logged if key.startswith("eval_") and key.removeprefix("eval_") not in OF_EVALUATION]
     names = {"eval_loss": "held-out loss", "loss": "training loss"} | {
-        key: key.removeprefix("eval_").replace("_", " ") for key in measured
+        # Not of the records that were asked before and after, which may have the same metric.
+        key: f"{key.removeprefix('eval_').replace('_', ' ')}, at evaluation"
+        for key in measured
     }
     found: list[Number] = []
     for key in [*measured, "eval_loss", "loss"]:

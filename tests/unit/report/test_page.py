@@ -38,7 +38,7 @@ def test_the_page_has_the_numbers_of_the_run(tmp_path: Path) -> None:
     text = words_of(page)
     assert "held-out loss 2.5 → 1.5" in text
     assert "training loss 4 → 1.25" in text
-    assert "anls 0.25 → 0.75" in text
+    assert "anls, at evaluation 0.25 → 0.75" in text
     assert "Steps 3 of 6" in text
     assert "1 min 15 s" in text
     assert "cd /start/here python -m minicpmv.training --learning_rate 1e-3 --lora_r 8" in text
