@@ -71,14 +71,20 @@ def export_gguf(
         CheckpointError: The model cannot be merged or exported, or what was written is not what it should be.
         UsageError: A tool is missing, or a folder cannot be written.
     """
+    base = base_of_adapter(model)
+    start = open_checkpoint(base or model)
+    check_engine_can_run(start.config, start.path)
+    tool = None if kind in ("auto", *OWN_TYPES) else find_llama_quantize(llama_quantize, kind)
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".export-", dir=output) as aside:
-            merged = _merge(model, Path(aside), MergeSettings(is_proved=run, device=device))
-            whole = open_checkpoint(model if merged is None else str(merged.directory))
-            check_engine_can_run(whole.config, whole.path)
+            whole, merged = start, None
+            if base is not None:
+                place = Path(aside) / Path(model).resolve().name
+                merged = merge_adapter(model, place, MergeSettings(is_proved=run, device=device))
+                whole = open_checkpoint(str(place))
             processor = MiniCPMVProcessor.from_pretrained(whole.path)
-            files = _write(whole, processor, Path(aside), kind, vision_kind, llama_quantize)
+            files = _write(whole, processor, Path(aside), kind, vision_kind, tool)
             errors = check_tensors(whole, files)
             agreement = compare_logits(whole, processor, files, device) if run else None
             placed = [file.replace(output / file.name) for file, _ in files]
@@ -91,42 +97,30 @@ def export_gguf(
     return GGUFExport(placed[0], placed[1], errors, agreement, notices, merged)
 
 
-def _merge(model: str, aside: Path, settings: MergeSettings) -> Merged | None:
-    """Merge, if it is an adapter; what the engine cannot run is refused before."""
-    base = base_of_adapter(model)
-    if base is None:
-        return None
-    whole = open_checkpoint(base)
-    check_engine_can_run(whole.config, whole.path)
-    return merge_adapter(model, aside / Path(model).resolve().name, settings)
-
-
 def _write(
     checkpoint: Checkpoint,
     processor: MiniCPMVProcessor,
     folder: Path,
     kind: str,
     vision_kind: str,
-    llama_quantize: str | None,
+    tool: Path | None,
 ) -> list[File]:
-    """Write both files; return them with what is in them."""
-    config, name = checkpoint.config, checkpoint.path.resolve().name
+    """Write both files; return them with what is in them. The tool writes the formats that are not our own."""
+    config, name, shapes = checkpoint.config, checkpoint.path.resolve().name, checkpoint.shapes
     own = type_of(checkpoint.weights.outlines["llm.model.embed_tokens.weight"].dtype)
     kind = own if kind == "auto" else kind
     if vision_kind == "auto":
         vision_kind = "f32" if kind == "f32" else "f16"
-    language = folder / f"{name}-{kind}.gguf"
-    if kind in OWN_TYPES:
+    language = folder / f"{name}-{kind}.gguf", language_tensors(config, shapes)
+    if tool is None:
         _write_language_model(language, checkpoint, processor, kind)
     else:
-        tool = find_llama_quantize(llama_quantize, kind)
-        floats = folder / f"{name}-{own}.gguf"
+        floats = folder / f"{name}-{own}.gguf", language[1]
         _write_language_model(floats, checkpoint, processor, own)
-        quantize_file(tool, floats, language, kind)
-    vision = folder / f"mmproj-{name}-{vision_kind}.gguf"
+        quantize_file(tool, floats[0], language[0], kind)
+    vision = folder / f"mmproj-{name}-{vision_kind}.gguf", vision_tensors(config, shapes)
     _write_vision(vision, checkpoint, processor, vision_kind)
-    shapes = checkpoint.shapes
-    return [(language, language_tensors(config, shapes)), (vision, vision_tensors(config, shapes))]
+    return [language, vision]
 
 
 def _begin(file: Path, architecture: str, role: str, checkpoint: Checkpoint, kind: str) -> GGUFWriter:
@@ -138,21 +132,21 @@ def _begin(file: Path, architecture: str, role: str, checkpoint: Checkpoint, kin
     return writer
 
 
-def _write_language_model(file: Path, checkpoint: Checkpoint, processor: MiniCPMVProcessor, kind: str) -> None:
-    config = checkpoint.config
-    writer = _begin(file, architecture(config), GGUFType.MODEL, checkpoint, kind)
+def _write_language_model(file: File, checkpoint: Checkpoint, processor: MiniCPMVProcessor, kind: str) -> None:
+    (path, tensors), config = file, checkpoint.config
+    writer = _begin(path, architecture(config), GGUFType.MODEL, checkpoint, kind)
     write_language_sizes(writer, config)
     write_vocabulary(writer, processor, size=config.vocab_size)
     template = chat_template(processor)
     if template is not None:
         writer.add_chat_template(template)
-    write_tensors(writer, checkpoint, language_tensors(config, checkpoint.shapes), NUMBER_FORMATS[kind])
+    write_tensors(writer, checkpoint, tensors, NUMBER_FORMATS[kind])
 
 
-def _write_vision(file: Path, checkpoint: Checkpoint, processor: MiniCPMVProcessor, kind: str) -> None:
-    config = checkpoint.config
-    writer = _begin(file, ARCHITECTURE, GGUFType.MMPROJ, checkpoint, kind)
+def _write_vision(file: File, checkpoint: Checkpoint, processor: MiniCPMVProcessor, kind: str) -> None:
+    (path, tensors), config = file, checkpoint.config
+    writer = _begin(path, ARCHITECTURE, GGUFType.MMPROJ, checkpoint, kind)
     write_vision_sizes(writer, config, processor.image_processor)
     width = config.hidden_size
     computed = {POSITIONS: sincos_grid(_TABLE_SIDE, _TABLE_SIDE, width).numpy()}
-    write_tensors(writer, checkpoint, vision_tensors(config, checkpoint.shapes), NUMBER_FORMATS[kind], computed)
+    write_tensors(writer, checkpoint, tensors, NUMBER_FORMATS[kind], computed)

@@ -83,6 +83,7 @@ def test_k_quants_without_the_tool_that_writes_them(
 ) -> None:
     monkeypatch.setenv("PATH", "")
     told = _refused(capsys, str(model), tmp_path / "out", "--type", "q4_k_m")
+    assert not (tmp_path / "out").exists(), "said before anything is merged or written"
     assert "found no llama-quantize on PATH" in told
     assert "choose one of f32, f16, bf16, q8_0" in told
 
