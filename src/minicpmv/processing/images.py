@@ -125,13 +125,13 @@ def image_patches(
     parts = [_to_patches(_resized(image, plan.source_size), (1, 1), plan.patch_size)]
     if plan.grid is not None and plan.refine_size is not None:
         parts.append(_to_patches(_resized(image, plan.refine_size), plan.grid, plan.patch_size))
-    bytes_PCK = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    values = np.divide(np.concatenate(parts) if len(parts) > 1 else parts[0], np.float32(255), dtype=np.float32)
     # Rounded exactly like the released code: float32 throughout, one division, one subtraction, one division. In place:
-    # a lookup of each byte in a table of 256 values takes five times as long.
-    values_PCK = np.divide(bytes_PCK, np.float32(255), dtype=np.float32)
-    values_PCK -= np.asarray(mean, np.float32)[:, None]
-    values_PCK /= np.asarray(std, np.float32)[:, None]
-    return values_PCK.reshape(len(values_PCK), -1)
+    # a lookup of each byte in a table of 256 values takes five times as long. With a mean for each value of a patch:
+    # numpy is slower at many short rows.
+    values -= np.repeat(np.asarray(mean, np.float32), plan.patch_size**2)
+    values /= np.repeat(np.asarray(std, np.float32), plan.patch_size**2)
+    return values
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -139,11 +139,11 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def _to_patches(pixels: NDArray[np.uint8], grid: tuple[int, int], patch: int) -> NDArray[np.uint8]:
-    """Cut (height, width, 3) into tiles and those into patches: (patches, 3, patch ** 2), tile by tile, row by row."""
+    """Cut (height, width, 3) into tiles and those into patches: (patches, 3 * patch ** 2), tile by tile, row by row."""
     height, width, _ = pixels.shape
     columns, rows = grid
     cut = pixels.reshape(rows, height // rows // patch, patch, columns, width // columns // patch, patch, 3)
-    return cut.transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3, patch * patch)
+    return cut.transpose(0, 3, 1, 4, 6, 2, 5).reshape(-1, 3 * patch * patch)
 
 
 def _open(file: Path | io.BytesIO, where: str) -> Image.Image:
