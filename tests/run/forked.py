@@ -1,11 +1,13 @@
-"""Commands that can be killed: forked from a process that has imported everything, so each starts at once."""
+"""Commands in processes of their own, forked from one that has imported everything, so each starts at once."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import resource
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -34,6 +36,25 @@ def start_minicpmv(arguments: Sequence[str], *, log: Path) -> BaseProcess:
     return process
 
 
+def minicpmv(*arguments: str | Path, typed: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command ``minicpmv`` to its end, here and in this environment.
+
+    Args:
+        arguments: As typed after its name.
+        typed: What it can read.
+    """
+    words = list(map(str, arguments))
+    with tempfile.TemporaryDirectory() as name:
+        streams = [Path(name, stream) for stream in ("stdin", "stdout", "stderr")]
+        streams[0].write_text(typed, encoding="utf-8")
+        given = (words, list(map(str, streams)), str(Path.cwd()), dict(os.environ))
+        process = _context.Process(target=_run_between, args=given)
+        process.start()
+        code = exit_code(process)
+        printed = (stream.read_text(encoding="utf-8") for stream in streams[1:])
+        return subprocess.CompletedProcess(words, code, *printed)
+
+
 def exit_code(process: BaseProcess, *, timeout: float = 90) -> int:
     """Wait for the end; negative for a process that a signal has killed."""
     process.join(timeout)
@@ -51,6 +72,19 @@ def _print_into(log: str) -> None:
 
 def _run(arguments: list[str], log: str) -> None:
     _print_into(log)
+    from minicpmv.cli.main import main
+
+    sys.exit(main(arguments))
+
+
+def _run_between(arguments: list[str], streams: list[str], folder: str, environment: dict[str, str]) -> None:
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, path in enumerate(streams):
+        file = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, number)
+    sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115  multiprocessing has put another in its place
     from minicpmv.cli.main import main
 
     sys.exit(main(arguments))

@@ -23,14 +23,10 @@ from minicpmv.cli.main import main
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from tests.docs.repository import ROOT, code_blocks
 from tests.parity.cases import FIXTURES
+from tests.run.forked import minicpmv
 from tests.tiny import save_picture
 
 SLICED = "images/wide_150x80.png"
-
-
-def minicpmv(*arguments: str | Path, typed: str | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "minicpmv", *map(str, arguments)]
-    return subprocess.run(command, input=typed, capture_output=True, text=True, encoding="utf-8", check=False)
 
 
 def released_answer(version: str, name: str) -> str:

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from tests.parity.cases import FIXTURES
-from tests.run.test_chat import SLICED, minicpmv, released_answer
+from tests.run.forked import minicpmv
+from tests.run.test_chat import SLICED, released_answer
 
 MODEL = FIXTURES / "v2_6"
 QUESTION = "Describe this image in detail."

@@ -13,7 +13,8 @@ from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.loading import load_records
 from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.parity.cases import FIXTURES
-from tests.run.test_chat import SLICED, minicpmv
+from tests.run.forked import minicpmv
+from tests.run.test_chat import SLICED
 from tests.tiny import conversation, write_data
 from tests.unit.show.pages import read_page
 
