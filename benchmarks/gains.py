@@ -1,4 +1,4 @@
-"""What each gain of a training step is worth: the step as it is, with one gain at a time switched off, or compiled.
+"""What each gain of a training step is worth: the step as it is, with one gain switched off, or one option on.
 
     python -m benchmarks gains
 
@@ -34,8 +34,9 @@ from minicpmv.training.cpu_process import keep_freed_memory
 __all__ = ["measure", "run_step"]
 
 _GAINS = ("packed rows", "attention by products", "freed memory kept")
-_COMPILED = "layers compiled"
-"""By a flag of the command, not by default."""
+_COMPILED, _SPINNING = "layers compiled", "threads wait by spinning"
+_OPTIONS = (_COMPILED, _SPINNING)
+"""By a flag or a variable of the command, not by default."""
 _RECORDS = 5
 _STEPS = 3
 
@@ -77,11 +78,11 @@ def measure(*, repetitions: int) -> dict[str, Any]:
         make_model(folder / "model")
         make_records(folder / "data", _RECORDS, slices=(1, 3, 5, 9, 10))
         rounds = [
-            {way: _in_its_own_process(folder, way) for way in (None, *_GAINS, _COMPILED)} for _ in range(repetitions)
+            {way: _in_its_own_process(folder, way) for way in (None, *_GAINS, *_OPTIONS)} for _ in range(repetitions)
         ]
     figures: dict[str, Any] = {"seconds": statistics.median(each[None]["seconds"] for each in rounds)}
-    for gain in (*_GAINS, _COMPILED):
-        with_it, without = (gain, None) if gain == _COMPILED else (None, gain)
+    for gain in (*_GAINS, *_OPTIONS):
+        with_it, without = (gain, None) if gain in _OPTIONS else (None, gain)
         times = [each[without]["seconds"] / each[with_it]["seconds"] for each in rounds]
         memory = [each[with_it]["memory_gib"] / each[without]["memory_gib"] for each in rounds]
         figures[gain] = {"times_faster": statistics.median(times), "memory_ratio": statistics.median(memory)}
@@ -90,8 +91,9 @@ def measure(*, repetitions: int) -> dict[str, Any]:
 
 def _in_its_own_process(folder: Path, way: str | None) -> dict[str, float]:
     words = [sys.executable, "-m", "benchmarks.gains", str(folder), *([way] if way else [])]
+    policy = "ACTIVE" if way == _SPINNING else "PASSIVE"
     done = subprocess.run(
-        words, check=True, capture_output=True, text=True, env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+        words, check=True, capture_output=True, text=True, env=os.environ | {"OMP_WAIT_POLICY": policy}
     )
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -41,9 +41,10 @@ __all__ = ["PlainWay", "main"]
 class PlainWay(nn.Module):
     """A MiniCPM-V-2.6 whose slices and rows are padded, and whose logits are all computed."""
 
-    def __init__(self, model: MiniCPMVForConditionalGeneration) -> None:
+    def __init__(self, model: MiniCPMVForConditionalGeneration, *, tower_attention: str = "sdpa") -> None:
         super().__init__()
         self.model: Any = model
+        self._attend = _attend_eagerly if tower_attention == "eager" else scaled_dot_product_attention
 
     def forward(
         self,
@@ -82,7 +83,7 @@ class PlainWay(nn.Module):
                 .transpose(1, 2)
                 for name in "qkv"
             )
-            attended_SHLK = scaled_dot_product_attention(query, key, value, attn_mask=real_SL[:, None, None])
+            attended_SHLK = self._attend(query, key, value, attn_mask=real_SL[:, None, None])
             hidden_SLE = hidden_SLE + layer.self_attn.out_proj(attended_SHLK.transpose(1, 2).flatten(2))
             hidden_SLE = hidden_SLE + layer.mlp(layer.layer_norm2(hidden_SLE))
         features_SLE = tower.post_layernorm(hidden_SLE)
@@ -90,19 +91,25 @@ class PlainWay(nn.Module):
         return resampler(features_SLE[real_SL], sizes, None)
 
 
-def _prepare(model: MiniCPMVForConditionalGeneration, method: str) -> PlainWay:
-    if method == "lora":
+def _attend_eagerly(query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor) -> Tensor:
+    hidden = torch.zeros(attn_mask.shape).masked_fill_(~attn_mask, torch.finfo(torch.float32).min)
+    logits = query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5 + hidden
+    return torch.softmax(logits, dim=-1, dtype=torch.float32).to(query.dtype) @ value
+
+
+def _prepare(model: MiniCPMVForConditionalGeneration, method: str, tower_attention: str) -> PlainWay:
+    if method != "full":
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=64,
             lora_alpha=64,
             lora_dropout=0.05,
             target_modules=DEFAULT_LORA_TARGET,
-            modules_to_save=["embed_tokens", "resampler", "vpm"],
+            modules_to_save=["embed_tokens", "resampler", *(["vpm"] if method == "lora" else [])],
         )
         wrapped: Any = get_peft_model(model, config)
         model = wrapped.base_model.model
-    return PlainWay(model)
+    return PlainWay(model, tower_attention=tower_attention)
 
 
 def _batches(dataset: ConversationDataset, size: int, number: int) -> Iterator[dict[str, Tensor]]:
@@ -113,12 +120,20 @@ def _batches(dataset: ConversationDataset, size: int, number: int) -> Iterator[d
 
 
 def measure(
-    model: str, data: str, *, method: str, batch_size: int, accumulation: int, records: int, bf16: bool
+    model: str,
+    data: str,
+    *,
+    method: str,
+    batch_size: int,
+    accumulation: int,
+    records: int,
+    bf16: bool,
+    tower_attention: str,
 ) -> dict[str, float]:
     """Train on so many records, after a warm-up of one optimizer step; return samples per second and peak memory."""
-    dtype = torch.bfloat16 if method == "lora" and bf16 else torch.float32
+    dtype = torch.bfloat16 if method != "full" and bf16 else torch.float32
     base = MiniCPMVForConditionalGeneration.from_pretrained(model, dtype=dtype)
-    way = _prepare(base, method).train()
+    way = _prepare(base, method, tower_attention).train()
     dataset = ConversationDataset(load_records(data), MiniCPMVProcessor.from_pretrained(Path(model)), max_length=32768)
     trained = [parameter for parameter in way.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
@@ -147,10 +162,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("data")
-    parser.add_argument("--method", choices=("full", "lora"), default="full")
+    parser.add_argument("--method", choices=("full", "lora", "frozen-tower"), default="full", help="frozen-tower: LoRA")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--accumulation", type=int, default=2)
     parser.add_argument("--records", type=int, default=24)
+    parser.add_argument(
+        "--tower-attention",
+        choices=("sdpa", "eager"),
+        default="sdpa",
+        help="eager: written out, its softmax in float32, as in the code that was released with the models.",
+    )
     parser.add_argument("--fp32", action="store_true", help="Without bfloat16 autocast.")
     asked = parser.parse_args()
     print(
@@ -163,6 +184,7 @@ def main() -> None:
                 accumulation=asked.accumulation,
                 records=asked.records,
                 bf16=not asked.fp32,
+                tower_attention=asked.tower_attention,
             )
         )
     )
