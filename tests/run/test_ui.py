@@ -60,6 +60,11 @@ class Shown:
         return self.request("/gradio_api/upload", form % (b"x" * size), **kind)[0]
 
 
+def _hear_ctrl_c() -> None:
+    """A shell lets what it starts in the background ignore it: these tests, and what they start in turn."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     folder = tmp_path_factory.mktemp("ui")
@@ -74,6 +79,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
             stdout=written,
             stderr=written,
             env=os.environ | {"TMPDIR": str(temporary), "MINICPMV_UI_PASSWORD": PASSWORD},
+            preexec_fn=_hear_ctrl_c,
         )
     start = time.monotonic()
     while not (ready := re.search(r"^Open (http://127.0.0.1:\d+) in a browser", log.read_text(), re.MULTILINE)):
