@@ -12,6 +12,7 @@ from minicpmv.cli.main import main
 from minicpmv.estimation.memory import estimate_memory
 from minicpmv.estimation.stages import Row
 from minicpmv.estimation.subject import read_subject
+from minicpmv.models import attention
 from minicpmv.training.engine import quieten
 from minicpmv.training.settings import Machine
 from tests.released_sizes import RELEASED
@@ -54,6 +55,17 @@ def test_lora_recomputed_fits_where_full_training_does_not(released: Path, capsy
     assert max(map(len, text.splitlines())) <= 130
     advised = text.split("24gb: does not fit as asked; fits with ")[1].splitlines()[0].split()
     assert main(["estimate", str(released), "--gpu", "24GB", "--use_lora", "true", *advised]) == 0
+
+
+def test_a_gpus_memory_does_not_depend_on_this_processor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: list[Any] = []
+    for is_faster in (True, False):
+        monkeypatch.setattr(attention, "PRODUCTS_ARE_FASTER", is_faster)
+        flags = ("--gpu", "24GB", "--bf16", "true", "--activation_checkpointing", "true")
+        found.append(estimate(capsys, FIXTURES / "v2_6", *flags)["as_asked"]["memory"])
+    assert found[0] == found[1]
 
 
 def test_sharding_divides_what_it_shards(released: Path, capsys: pytest.CaptureFixture[str]) -> None:

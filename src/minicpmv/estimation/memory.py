@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from minicpmv.estimation.optimizer_states import Trained, state_bytes, step_byte
 from minicpmv.estimation.stages import Row, Tracer
 from minicpmv.estimation.subject import Subject, build_model
 from minicpmv.estimation.timeline import Moment, play
+from minicpmv.models.attention import without_products
 
 __all__ = ["Memory", "estimate_memory", "make_tracer"]
 
@@ -95,8 +97,11 @@ def estimate_memory(subject: Subject, rows: Iterable[Row], *, patches: tuple[int
     for row in rows:
         # accelerate brings the batches of a whole step, and one of the next.
         batches = (num_micro + 1) * row.slices * patches[0] * patches[1] * _patch_bytes(config)
+        # What is estimated for a GPU is traced on this processor, whose own attention needs other memory.
+        with nullcontext() if subject.settings["use_cpu"] else without_products():
+            stages = tracer.stages(row)
         played = play(
-            tracer.stages(row),
+            stages,
             gradient_bytes=0 if takes_over else _FLOAT32,
             gradients_stay=takes_over or num_micro > 1,
         )

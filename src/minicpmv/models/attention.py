@@ -9,7 +9,8 @@ positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar, cast
 
@@ -28,7 +29,7 @@ try:
 except ImportError:
     _flash_varlen: Any = None
 
-__all__ = ["Lengths", "attend"]
+__all__ = ["Lengths", "attend", "without_products"]
 
 # Shape letters in this file
 #   T tokens of all sequences    N sequences of one shape    H heads    K channels of a head
@@ -138,6 +139,17 @@ def _attend_alike(
         attended_NHTK = attend_by_products(query, key, value, is_causal=options["is_causal"], scale=options["scale"])
         return attended_NHTK.transpose(1, 2).flatten(0, 1)
     return scaled_dot_product_attention(query_NHTK, key_NHTK, value_NHTK, **options).transpose(1, 2).flatten(0, 1)
+
+
+@contextmanager
+def without_products() -> Iterator[None]:
+    """Leave the gradients to torch, as they are on every device but this processor."""
+    global PRODUCTS_ARE_FASTER
+    before, PRODUCTS_ARE_FASTER = PRODUCTS_ARE_FASTER, False  # pyright: ignore[reportConstantRedefinition]
+    try:
+        yield
+    finally:
+        PRODUCTS_ARE_FASTER = before  # pyright: ignore[reportConstantRedefinition]
 
 
 def _learns_by_products(*tensors: Tensor) -> bool:
