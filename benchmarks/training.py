@@ -33,7 +33,8 @@ _ROW = 4096
 """Tokens of a packed row: about five records."""
 _LORA = ["--use_lora", "true", "--lora_r", "64"]
 _METHODS = {"full": [], "lora": _LORA, "frozen-tower": [*_LORA, "--tune_vision", "false"]}
-_COMPILED = ["--torch_compile", "true"]
+_OUR_WAYS = {"": [], "compiled_": ["--torch_compile", "true"]}
+"""What its figures begin with -> flags."""
 _ONE_RECORD = ["--batch-size", "1", "--accumulation", "4", "--records", "12"]
 _PLAIN_WAYS = {
     "plain": ["--records", "16"],
@@ -102,26 +103,26 @@ def compare(method: str, model: Path, data: str, *, repetitions: int) -> dict[st
 
 def _round(method: str, model: Path, data: str, *more: str) -> dict[str, float]:
     peak = measure_peak() / 1e12
-    ours, compiled = (run_command(model, data, method, *more, *way) for way in ([], _COMPILED))
-    figures = {
-        "peak_tflops": peak,
-        "samples_per_second": ours.samples_per_second,
-        "share_of_peak": ours.tflops_per_second / peak,
-        "memory_gib": ours.memory_gib,
-        "start_seconds": ours.start_seconds,
-        "compiled_samples_per_second": compiled.samples_per_second,
-        "compiled_share_of_peak": compiled.tflops_per_second / peak,
-        "compiled_memory_gib": compiled.memory_gib,
-    }
-    per_sample = ours.tflops_per_second / ours.samples_per_second
+    ours = {way: run_command(model, data, method, *more, *flags) for way, flags in _OUR_WAYS.items()}
+    figures = {"peak_tflops": peak}
+    for way, run in ours.items():
+        figures |= {
+            f"{way}samples_per_second": run.samples_per_second,
+            f"{way}share_of_peak": run.tflops_per_second / peak,
+            f"{way}memory_gib": run.memory_gib,
+            f"{way}start_seconds": run.start_seconds,
+        }
+    per_sample = ours[""].tflops_per_second / ours[""].samples_per_second
     for name, flags in _PLAIN_WAYS.items():
         plain = run_plain(model, data, method, *flags)
         figures |= {
             f"{name}_samples_per_second": plain["samples_per_second"],
             f"{name}_share_of_peak": per_sample * plain["samples_per_second"] / peak,
             f"{name}_memory_gib": plain["memory_gib"],
-            f"times_faster_than_{name}": ours.samples_per_second / plain["samples_per_second"],
-            f"compiled_times_faster_than_{name}": compiled.samples_per_second / plain["samples_per_second"],
+        }
+        figures |= {
+            f"{way}times_faster_than_{name}": run.samples_per_second / plain["samples_per_second"]
+            for way, run in ours.items()
         }
     return figures
 
