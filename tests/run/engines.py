@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minicpmv.training.presets import PRESETS, resolve_deepspeed
-from tests.run.training import flags, largest_difference, losses, make_data, read_run, run_command, run_here
+from tests.run.forked import run_command
+from tests.run.training import flags, largest_difference, losses, make_data, read_run, run_here
 
 ENGINES = ("ddp", *PRESETS, "fsdp2")
 KINDS = ("full", "LoRA")

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from minicpmv.training.run import main
-from tests.run.training import flags, losses, read_run, run_command, run_here, same_bytes
+from tests.run.forked import run_command
+from tests.run.training import flags, losses, read_run, run_here, same_bytes
 from tests.tiny import conversation, save_picture, write_data
 
 # Measured: 1e-6 on losses around 5.

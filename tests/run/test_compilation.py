@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from minicpmv.errors import UsageError
-from tests.run.training import flags, losses, make_data, run_command, run_here
+from tests.run.forked import run_command
+from tests.run.training import flags, losses, make_data, run_here
 
 # Traces as the default backend does, but needs no C++ compiler.
 _COMPILED = "--torch_compile_backend aot_eager"

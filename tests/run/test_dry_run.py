@@ -17,7 +17,8 @@ from minicpmv.training.disk import free_bytes
 from minicpmv.training.manifest import find_fault, num_bytes
 from minicpmv.training.run import main
 from minicpmv.training.trainer import MiniCPMVTrainer
-from tests.run.training import flags, make_data, run_command
+from tests.run.forked import run_command
+from tests.run.training import flags, make_data
 from tests.tiny import FIXTURES, conversation, write_data
 
 _NAMES = ["flags", "data", "lengths", "directory", "weights", "batches", "what learns", "one step", "memory", "disk"]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.run.forked import run_command
 from tests.run.test_bad_records import records_of
-from tests.run.training import flags, make_data, read_run, run_command, run_here
+from tests.run.training import flags, make_data, read_run, run_here
 from tests.tiny import write_data
 
 # Measured: 5e-7 on losses around 5.

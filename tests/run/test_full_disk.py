@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from minicpmv.training.checkpoints import STAGING, list_checkpoints
 from minicpmv.training.manifest import find_fault
 from tests.run import chaos, forked
-from tests.run.training import command, environment, flags, make_data
+from tests.run.training import environment, flags, make_data
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,8 @@ def test_small_disk_is_told_with_its_numbers_before_anything_is_written(data: st
     if shutil.which("unshare") is None or _run_on_small_disk(disk, "1m", "true").returncode:
         pytest.skip("no disk can be mounted here")
     arguments = flags(data, disk / "output", "--use_lora", "--lora_r", "4", "--save_steps", "1", "--packing", "false")
-    tried = f"{shlex.join(command(arguments))}; echo ended with $?; cd {disk}; find output -maxdepth 1"
+    command = shlex.join([sys.executable, "-m", forked.TRAINING, *arguments])
+    tried = f"{command}; echo ended with $?; cd {disk}; find output -maxdepth 1"
     done = _run_on_small_disk(disk, "5m", tried)  # room for one checkpoint of 2.7 MB
     assert "ended with 2\n" in done.stdout
     assert f"error: {disk}/output: found too little room, " in done.stderr

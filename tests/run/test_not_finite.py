@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,8 @@ from minicpmv.data.dataset import ConversationDataset
 from minicpmv.training.checkpoints import list_checkpoints
 from minicpmv.training.run import main
 from tests.run import poisoned
-from tests.run.training import command, environment, flags, make_data
+from tests.run.forked import run_command
+from tests.run.training import flags, make_data
 
 _POISONED = 3
 
@@ -57,9 +57,8 @@ def test_records_of_the_batch_are_named_and_the_last_good_checkpoint_stays(
 def test_all_processes_stop_together_and_one_says_why(data: str, tmp_path: Path) -> None:
     """Record 3 is in the second batch of the second of two processes; ZeRO-2 has mixed its gradient into all."""
     arguments = flags(data, tmp_path, "--packing", "false", "--deepspeed", "zero2", "--save_steps", "1")
-    words = [word.replace("minicpmv.training", "tests.run.poisoned") for word in command(arguments, processes=2)]
-    variables = environment() | {"POISONED": str(_POISONED)}
-    done = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    variables = {"POISONED": str(_POISONED)}
+    done = run_command(arguments, processes=2, module="tests.run.poisoned", variables=variables)
     assert done.returncode != 0
     assert done.stderr.count("error: step 2 of 4: found a loss of nan") == 1
     assert "record 3 (id '3')" in done.stderr

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.run.training import (
-    command,
-    environment,
-    flags,
-    losses,
-    make_data,
-    read_run,
-    run_command,
-    run_here,
-    same_bytes,
-)
+from tests.run.forked import run_command
+from tests.run.training import flags, losses, make_data, read_run, run_here, same_bytes
 
 # Measured: 1e-6 on losses around 5 after four steps of Adam at 1e-3.
 _LOSS = 5e-6
@@ -88,10 +78,8 @@ def test_resumed_within_a_later_epoch_is_uninterrupted(batches: list[str], data:
 def _run_recorded(arguments: list[str], notes: Path, *, processes: int = 2) -> list[list[int]]:
     """Train in several processes; return the records that each has read."""
     notes.mkdir()
-    words = command(arguments, processes=processes)
-    words = [word.replace("minicpmv.training", "tests.run.recorded") for word in words]
-    variables = environment() | {"RECORDED": str(notes)}
-    done = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=120, check=False)
+    variables = {"RECORDED": str(notes)}
+    done = run_command(arguments, processes=processes, module="tests.run.recorded", variables=variables)
     assert done.returncode == 0, done.stderr
     return [[int(line) for line in (notes / f"rank-{rank}").read_text().split()] for rank in range(processes)]
 

@@ -15,7 +15,7 @@ import torch
 
 from minicpmv.cli.main import main
 from minicpmv.inference.predicting import Predictor
-from tests.run.forked import exit_code, start_minicpmv
+from tests.run.forked import exit_code, start
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
 MODEL = FIXTURES / "v2_6"
@@ -85,7 +85,7 @@ def test_sampled_answers_follow_the_seed_alone(data: str, tmp_path: Path) -> Non
 
 def kill_after(num_lines: int, arguments: Sequence[str], output: Path, log: Path) -> None:
     """Start the command, and kill it when its partial file has so many lines."""
-    process = start_minicpmv(arguments, log=log)
+    process = start(arguments, log=log, module="minicpmv")
     partial = output.with_name(f"{output.name}.partial")
     ends = time.monotonic() + 60
     while not (partial.exists() and partial.read_bytes().count(b"\n") >= num_lines):
@@ -109,7 +109,7 @@ def test_killed_twice_it_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
         file.write(b'0123456789abcdef {"index": 3, "ans')  # as if killed in the middle of a line
     kill_after(9, arguments, output, log)
     assert main([*arguments, "--seed", "5"]) == 2
-    process = start_minicpmv(arguments, log=log)
+    process = start(arguments, log=log, module="minicpmv")
     assert exit_code(process) == 0, log.read_text()
     assert output.read_bytes() == whole.read_bytes()
     (said,) = log.read_text().splitlines()

@@ -23,7 +23,8 @@ from minicpmv.training import reload_proof
 from minicpmv.training.evidence import read_evidence
 from minicpmv.training.run import main
 from tests.parity.cases import VERSIONS
-from tests.run.training import flags, make_data, read_run, run_command
+from tests.run.forked import run_command
+from tests.run.training import flags, make_data, read_run
 
 _LORA = ("--use_lora", "--lora_r", "4")
 _ADAPTER = "adapter_model.safetensors"

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from minicpmv.training.run import main
-from tests.run.training import command, environment, flags, losses, make_data, run_here
+from tests.run.forked import run_command
+from tests.run.training import flags, losses, make_data, run_here
 from tests.tiny import conversation, save_picture, write_data
 
 KEPT = ("--save_strategy", "no", "--data_cache")
@@ -92,10 +93,8 @@ def test_one_process_checks_for_all(tmp_path: Path) -> None:
 
     def start() -> subprocess.CompletedProcess[str]:
         extra = (*KEPT, str(tmp_path / "kept"), "--overwrite_output_dir", "true")
-        words = command(flags(data, tmp_path / "output", *extra, steps=1), processes=2)
-        words = [word.replace("minicpmv.training", "tests.run.judged") for word in words]
-        judged = environment() | {"JUDGED": str(tmp_path)}
-        return subprocess.run(words, env=judged, capture_output=True, text=True, timeout=120, check=False)
+        arguments = flags(data, tmp_path / "output", *extra, steps=1)
+        return run_command(arguments, processes=2, module="tests.run.judged", variables={"JUDGED": str(tmp_path)})
 
     done = start()
     assert done.returncode == 0, done.stderr

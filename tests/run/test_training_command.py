@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from minicpmv.training.run import main
-from tests.run.training import flags, make_data, run_command
+from tests.run.forked import run_command
+from tests.run.training import flags, make_data
 from tests.tiny import FIXTURES, conversation, write_data
 
 
@@ -33,7 +36,9 @@ def test_official_command_line_runs_as_it_stands(data: str, tmp_path: Path) -> N
     arguments = ["--model_name_or_path", str(FIXTURES / "v2_6"), "--llm_type", "qwen2"]
     arguments += ["--data_path", data, "--eval_data_path", data, "--output_dir", output, "--logging_dir", output]
     arguments += ["--lora_target_modules", r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"]
-    done = run_command([*arguments, *official.split(), "--data_cache", str(tmp_path / "kept")])
+    words = [sys.executable, "-m", "minicpmv.training", *arguments, *official.split()]  # all of it as typed, not forked
+    words += ["--data_cache", str(tmp_path / "kept")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "using the shipped preset 'zero2'" in done.stdout
     assert list(Path(output).glob("events.out.tfevents.*")), "TensorBoard files go where --logging_dir says"

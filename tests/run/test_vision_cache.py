@@ -18,7 +18,8 @@ from minicpmv.errors import UsageError
 from minicpmv.models.resampler import Resampler
 from minicpmv.models.siglip import PatchEmbedding
 from tests.run import engines
-from tests.run.training import flags, losses, make_data, read_run, run_command, run_here
+from tests.run.forked import run_command
+from tests.run.training import flags, losses, make_data, read_run, run_here
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
 _LOSS = 1e-5

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +15,6 @@ from minicpmv.training.run import train
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
 _SIZES = ((56, 56), (90, 56), (150, 80))
-
-# Below the range from which the system hands out ports: one that was merely found free can be gone a moment later, when
-# several test processes start runs at once.
-_PORTS = range(21000, 24000)
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_runs = itertools.count()
 
 
 def make_data(folder: Path, *, num_records: int = 8, text_only: Container[int] | None = None) -> str:
@@ -58,28 +49,6 @@ def run_here(arguments: Sequence[str]) -> dict[str, Any]:
     """Train in this process and return what run.json holds."""
     train(arguments)
     return read_run(Path(arguments[arguments.index("--output_dir") + 1]))
-
-
-def run_command(
-    arguments: Sequence[str], *, processes: int | None = None, timeout: float = 120
-) -> subprocess.CompletedProcess[str]:
-    """Train in a process of its own; with ``processes``, under torchrun."""
-    return subprocess.run(
-        command(arguments, processes=processes),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-
-
-def command(arguments: Sequence[str], *, processes: int | None = None) -> list[str]:
-    launcher = [sys.executable]
-    if processes is not None:
-        port = str(_PORTS.start + _WORKER * 100 + next(_runs) % 100)
-        launcher += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", port]
-    return [*launcher, "-m", "minicpmv.training", *arguments]
 
 
 def environment() -> dict[str, str]:

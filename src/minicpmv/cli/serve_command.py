@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minicpmv.cli.model_options import add_model_options, answer_length, open_model, positive_int
+from minicpmv.cli.server_options import add_server_options
 from minicpmv.errors import UsageError
 
 if TYPE_CHECKING:  # for annotations only: importing it would load the web server before any option is read
@@ -42,8 +43,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--adapter", action="append", default=[], metavar="NAME=PATH", help="serve an adapter, too; may be repeated")
     add("--served-model-name", metavar="NAME", help="name of MODEL in requests (default: MODEL as it is typed)")
-    add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)")
-    add("--port", type=int, default=8000, metavar="N", help="default: %(default)s; 0 takes any free one")
+    add_server_options(parser, port=8000, asked="request")
     add("--api-key", metavar="KEY", help=f"what clients must send (default: ${_KEY_VARIABLE}; without both, nothing)")
     add("--max-batch-size", type=positive_int, default=8, metavar="N", help="requests answered together (default: 8)")
     add("--max-queue", type=positive_int, default=64, metavar="N", help="requests that may wait (default: 64)")
@@ -61,13 +61,6 @@ def _build_parser() -> argparse.ArgumentParser:
         default=32 * 2**20,
         metavar="N",
         help="largest request, and largest sum of the image files that it names (default: 33554432)",
-    )
-    add(
-        "--max-image-pixels",
-        type=positive_int,
-        default=50_000_000,
-        metavar="N",
-        help="width x height, summed over a request's images (default: 50000000)",
     )
     add("--request-timeout", type=float, default=300.0, metavar="S", help="seconds for one request (default: 300)")
     add("--allowed-image-root", metavar="DIR", help="let requests name image files in this folder (default: none)")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from minicpmv.cli.model_options import add_model_options, answer_length, open_model, positive_int
+from minicpmv.cli.server_options import add_server_options
 from minicpmv.errors import UsageError
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
@@ -49,8 +50,7 @@ def _build_parser() -> argparse.ArgumentParser:
         help="let another model answer beside MODEL; without OTHER, the base of MODEL, which is an adapter then",
     )
     add("--system", metavar="TEXT", help="instruction before the first question (2.5 and later)")
-    add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)")
-    add("--port", type=int, default=7860, metavar="N", help="default: %(default)s; 0 takes any free one")
+    add_server_options(parser, port=7860, asked="question")
     add(
         "--password",
         metavar="TEXT",
@@ -63,13 +63,6 @@ def _build_parser() -> argparse.ArgumentParser:
         default=32 * 2**20,
         metavar="N",
         help="largest image file (default: 33554432)",
-    )
-    add(
-        "--max-image-pixels",
-        type=positive_int,
-        default=50_000_000,
-        metavar="N",
-        help="width x height, summed over a question's images (default: 50000000)",
     )
     return parser
 
