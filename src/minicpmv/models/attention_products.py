@@ -119,10 +119,14 @@ def _rows_by_key_head(heads_NHTK: Tensor, num_groups: int) -> Tensor:
     """Lay the G rows of a token that see the same keys one after another, and zeros up to a whole tile; (B, R, K)."""
     heads_BGTK = heads_NHTK.unflatten(1, (-1, num_groups)).flatten(0, 1)
     num_heads, _, num_tokens, width = heads_BGTK.shape
-    rows_BTGK = heads_BGTK.new_empty(num_heads, math.ceil(num_tokens / _TILE) * _TILE, num_groups, width)
+    rows_BTGK = heads_BGTK.new_empty(num_heads, _whole_tiles(num_tokens), num_groups, width)
     rows_BTGK[:, :num_tokens] = heads_BGTK.transpose(1, 2)
     rows_BTGK[:, num_tokens:] = 0
     return rows_BTGK.flatten(1, 2)
+
+
+def _whole_tiles(num_tokens: int) -> int:
+    return math.ceil(num_tokens / _TILE) * _TILE
 
 
 def _blocks(num_heads: int, num_tokens: int, num_keys: int, num_groups: int, is_causal: bool) -> Iterator[_Block]:
@@ -130,7 +134,7 @@ def _blocks(num_heads: int, num_tokens: int, num_keys: int, num_groups: int, is_
     tokens = max(_WEIGHTS_AT_ONCE // (num_keys * num_groups), _LEAST_TOKENS)
     if is_causal:  # in four blocks, rows see five eighths of all keys on average
         tokens = min(tokens, max(num_tokens // 4, _LEAST_TOKENS))
-    tokens = min(math.ceil(tokens / _TILE) * _TILE, num_tokens)
+    tokens = min(_whole_tiles(tokens), num_tokens)
     heads = max(_WEIGHTS_AT_ONCE // (num_keys * num_groups * tokens), 1)
     for head in range(0, num_heads, heads):
         for token in range(0, num_tokens, tokens):
