@@ -52,6 +52,9 @@ class Turn:
     content: tuple[str | ImageRef, ...]
     """Parts in order. They are joined by one newline each, as the released ``chat()`` does, so a part holds no newline
     on the image's account: ``(ImageRef(0), "What is it?")`` reads ``<image>\\nWhat is it?``."""
+    weight: float = 1.0
+    """How much an assistant turn counts in the training loss, finite and not below 0; with 0 it is only read, as a
+    question is. Other turns keep 1. It counts in training only."""
 
     @property
     def text(self) -> str:
