@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "MiniCPMVError", "Problem", "UsageError"]
+__all__ = ["CheckpointError", "ConfigError", "DataError", "MiniCPMVError", "NotFiniteError", "Problem", "UsageError"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,19 @@ class ConfigError(MiniCPMVError):
 
 class CheckpointError(MiniCPMVError):
     """A model directory, adapter or training checkpoint is not what it should be."""
+
+
+class NotFiniteError(MiniCPMVError):
+    """Numbers that a model learns with, or answers by, are NaN or infinite: a loss, a gradient, weights or logits.
+
+    Args:
+        message: Complete.
+        rows: Of a batch of questions, those at fault; none where it is not about questions.
+    """
+
+    def __init__(self, message: str, *, rows: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
 
 
 class DataError(MiniCPMVError):

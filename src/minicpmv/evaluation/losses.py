@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -9,7 +10,9 @@ import torch
 from minicpmv.data.collation import Collator
 from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.records import Record
+from minicpmv.errors import NotFiniteError
 from minicpmv.inference.loading import LoadedModel
+from minicpmv.models.finite_logits import explain_not_finite
 from minicpmv.models.loss import IGNORED
 
 __all__ = ["measure_losses"]
@@ -28,13 +31,16 @@ def measure_losses(
 
     Raises:
         DataError: A record does not fit, or a picture cannot be read.
+        NotFiniteError: The loss of a record is not finite.
     """
     dataset = ConversationDataset(records, loaded.processor, max_length=max_length, max_slice_nums=max_slice_nums)
     pad_token_id = loaded.processor.tokenizer.pad_token_id
     collate = Collator(pad_token_id if isinstance(pad_token_id, int) else 0)
-    for item in dataset:
+    for number, item in enumerate(dataset):
         batch = {name: tensor.to(loaded.device) for name, tensor in collate([item]).items()}
         count = int(batch["labels"][:, 1:].ne(IGNORED).sum())  # the model predicts from the token before
         with torch.no_grad():
-            loss = loaded.model(**batch).loss
-        yield float(loss) * count, count
+            loss = float(loaded.model(**batch).loss)
+        if not math.isfinite(loss):
+            raise NotFiniteError(f"{records[number].where()}: {explain_not_finite(loaded.model)}")
+        yield loss * count, count

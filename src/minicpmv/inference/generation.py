@@ -102,6 +102,7 @@ def answer(
         UsageError: A message is not understood, thinking is asked of a version that cannot, or the conversation is
             longer than the model was made for.
         ImageError: A picture cannot be read.
+        NotFiniteError: The model's logits are not finite.
     """
     inputs = _encode(loaded, [messages], settings)
     length = inputs["input_ids"].shape[1]

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from minicpmv.data.records import Record
-from minicpmv.errors import UsageError
+from minicpmv.errors import NotFiniteError, UsageError
 from minicpmv.inference.batching import plan_batches
 from minicpmv.inference.generation import GenerationSettings, draw_answers
 from minicpmv.inference.loading import LoadedModel
@@ -110,15 +110,15 @@ class Predictor:
 
         Raises:
             ImageError: A picture cannot be read.
+            NotFiniteError: The logits for a record are not finite. None of them is answered then.
         """
         records = [self._records[index] for index in positions]
         questions = [_without_reference(record) for record in records]
-        said = draw_answers(
-            self._loaded,
-            self._read(questions),
-            settings=self._settings,
-            seeds=[_own_seed(self._seed, index) for index in positions],
-        )
+        seeds = [_own_seed(self._seed, index) for index in positions]
+        try:
+            said = draw_answers(self._loaded, self._read(questions), settings=self._settings, seeds=seeds)
+        except NotFiniteError as error:
+            raise NotFiniteError(f"{records[error.rows[0]].where()}: {error}", rows=error.rows) from error
         return [
             Prediction(
                 index=int(index),
@@ -193,6 +193,7 @@ def predict(
     Raises:
         DataError: A record cannot be read any more.
         ImageError: A picture cannot be read.
+        NotFiniteError: The logits for a record are not finite.
         UsageError: Thinking is asked of a version that cannot, or a conversation does not fit the version.
     """
     predictor = Predictor(loaded, records, settings=settings, seed=seed, blank_images=blank_images)

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from minicpmv.errors import UsageError
+from minicpmv.models.finite_logits import FiniteLogits, StopAtNotFinite
 from minicpmv.models.own_randomness import DrawRowByRow, warpers
 from minicpmv.models.versions import Version
 
@@ -100,6 +101,7 @@ def generate_answers(
     end_ids: Sequence[int],
     streamer: Any = None,
     seeds: Sequence[int] | None = None,
+    logits: FiniteLogits | None = None,
 ) -> list[list[int]]:
     """Draw one answer for each row.
 
@@ -113,21 +115,35 @@ def generate_answers(
         streamer: Gets each token as it is drawn.
         seeds: One for each row, where tokens are drawn at random: a row's are then drawn with random numbers of its
             own, so that they do not depend on the other rows. Not for beams.
+        logits: Looks at the scores. Whoever gives it also says what becomes of a row at fault; otherwise one such row
+            ends all of them with an error.
 
     Returns:
         The new tokens of each row, end tokens and padding included.
+
+    Raises:
+        NotFiniteError: The logits of a row are not finite, and ``logits`` was not given.
     """
     settings = {"eos_token_id": list(end_ids), "pad_token_id": end_ids[0], **_UNSET, **options}
     length = inputs["input_ids"].shape[1]
     penalty = float(settings.pop("repetition_penalty"))
+    is_own = logits is None
+    if logits is None:
+        # A streamer has the host wait for each token anyway, and must not be handed one that means nothing. Beams
+        # multiply rows, and end only when all have.
+        logits = FiniteLogits(model, raises=streamer is not None or (settings["num_beams"] or 1) > 1)
+        stopping = [*(settings.get("stopping_criteria") or []), StopAtNotFinite(logits)]
+        settings["stopping_criteria"] = StoppingCriteriaList(stopping)
+    settings["logits_processor"] = [logits, *(settings.get("logits_processor") or [])]
     if penalty != 1.0:
         own = RepetitionPenaltyLogitsProcessor(penalty, prompt_ignore_length=length)
-        settings["logits_processor"] = [*(settings.get("logits_processor") or []), own]
+        settings["logits_processor"] = [*settings["logits_processor"], own]
     if seeds is not None and settings["do_sample"]:
-        given = settings.get("logits_processor") or []
-        settings["logits_processor"] = [*given, *warpers(settings), DrawRowByRow(seeds)]
+        settings["logits_processor"] = [*settings["logits_processor"], *warpers(settings), DrawRowByRow(seeds)]
         settings |= {name: _UNSET[name] for name in ("do_sample", "temperature", "top_k", "top_p")}
     generated = model.generate(**inputs, **settings, streamer=streamer)
+    if is_own:
+        logits.check()
     return generated[:, length:].tolist()
 
 

@@ -90,6 +90,7 @@ class OfficialChat(_Base):
         Raises:
             UsageError: Arguments that cannot work together, or a prompt that is too long.
             ImageError: A picture cannot be read.
+            NotFiniteError: The model's logits are not finite. With ``stream`` the generator raises it.
         """
         if isinstance(processor, PreTrainedTokenizerBase):  # 2.0's order: image, msgs, context, tokenizer
             tokenizer, processor = processor, None

@@ -5,6 +5,7 @@ A row that has its answer, or whose client is gone, is not looked at any more; w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,15 +15,18 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from minicpmv.models.answers import THINK_OPENING, generate_answers
+from minicpmv.models.finite_logits import FiniteLogits, explain_not_finite
 from minicpmv.processing.batching import pad_left
 from minicpmv.processing.encoding import EncodedConversation
 from minicpmv.serving.answer_text import AnswerText
 from minicpmv.serving.drawing import Drawing, RowDrawing
-from minicpmv.serving.errors import RequestError
+from minicpmv.serving.errors import RequestError, not_finite
 from minicpmv.serving.prompt import Prompt
 from minicpmv.serving.served_models import ServedModels
 
 __all__ = ["Event", "Finished", "Question", "answer_together"]
+
+_log = logging.getLogger("uvicorn.error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Question:
 
 
 def answer_together(served: ServedModels, questions: Sequence[Question]) -> None:
-    """Answer questions to one and the same model; one whose image is damaged fails alone."""
+    """Answer questions to one and the same model; one whose image is damaged, or whose logits are, fails alone."""
     loaded = served.loaded
     rows: list[_Row] = []
     encoded: list[EncodedConversation] = []
@@ -70,14 +74,17 @@ def answer_together(served: ServedModels, questions: Sequence[Question]) -> None
         rows.append(_Row(question, AnswerText(loaded.processor.tokenizer, end_ids, question.stops), end_ids))
     if not rows:
         return
+    logits = FiniteLogits(loaded.model, raises=False)
     options = {
         "max_new_tokens": max(row.question.prompt.max_new_tokens for row in rows),
         "logits_processor": [RowDrawing([row.question.drawing for row in rows], loaded.device)],
-        "stopping_criteria": StoppingCriteriaList([_TellRows(rows)]),
+        "stopping_criteria": StoppingCriteriaList([_TellRows(rows, logits)]),
     }
     inputs = pad_left(encoded, "pt").to(loaded.device)
     with served.answering_as(questions[0].model):
-        generate_answers(loaded.model, inputs, options=options, end_ids=end_ids)
+        generate_answers(loaded.model, inputs, options=options, end_ids=end_ids, logits=logits)
+        if any(row.has_failed for row in rows):
+            _log.error("%s", explain_not_finite(loaded.model))
 
 
 class _Row:
@@ -85,7 +92,7 @@ class _Row:
 
     def __init__(self, question: Question, text: AnswerText, end_ids: Sequence[int]) -> None:
         self.question = question
-        self.is_done = False
+        self.is_done = self.has_failed = False
         self._text, self._end_ids = text, end_ids
         self._num_tokens = 0
 
@@ -108,15 +115,27 @@ class _Row:
             self.question.deliver(Finished(reason, self._num_tokens))
             self.is_done = True
 
+    def fail(self) -> None:
+        """Tell the question that there is no answer, or no more of it."""
+        self.question.deliver(not_finite(self.question.model))
+        self.is_done = self.has_failed = True
+
 
 class _TellRows(StoppingCriteria):
     """Hands each row's newest token on, and ends rows one by one."""
 
-    def __init__(self, rows: Sequence[_Row]) -> None:
-        self._rows = rows
+    def __init__(self, rows: Sequence[_Row], logits: FiniteLogits) -> None:
+        self._rows, self._logits = rows, logits
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        for row, token_id in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
-            if not row.is_done:
+        faulty_B = self._logits.faulty_B
+        assert faulty_B is not None, "the scores are looked at before a token is chosen"
+        tokens_B, faults_B = torch.stack([input_ids[:, -1], faulty_B.to(input_ids)]).tolist()  # one wait for both
+        for row, token_id, is_faulty in zip(self._rows, tokens_B, faults_B, strict=True):
+            if row.is_done:
+                continue
+            if is_faulty:
+                row.fail()
+            else:
                 row.take(token_id)
         return torch.tensor([row.is_done for row in self._rows], device=input_ids.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["RequestError", "refused", "unknown_model"]
+__all__ = ["RequestError", "not_finite", "refused", "unknown_model"]
 
 
 class RequestError(Exception):
@@ -54,5 +54,17 @@ def unknown_model(name: str, known: Iterable[str]) -> RequestError:
         404,
         f"model: found {name!a:.200}, expected one of {', '.join(known)}\n  fix: use one that GET /v1/models lists",
         code="model_not_found",
+        param="model",
+    )
+
+
+def not_finite(name: str) -> RequestError:
+    """Return the error of a request whose answer cannot be drawn, because the model's logits are no numbers."""
+    return RequestError(
+        500,
+        f"model: found logits of {name!a:.200} that are not finite (NaN or infinite), expected numbers to choose a "
+        "token by: its weights are not finite, or its numbers too large for its precision\n"
+        "  fix: the server's log says which; serve an earlier checkpoint, or start it with --dtype float32 or bfloat16",
+        code="not_finite",
         param="model",
     )

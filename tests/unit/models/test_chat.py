@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoProcessor, AutoTokenizer
 import minicpmv  # noqa: F401 # registers the model
 from minicpmv.errors import UsageError
 from minicpmv.models.answers import end_token_ids
+from minicpmv.models.finite_logits import FiniteLogits
 from minicpmv.models.versions import VERSIONS as RELEASES
 from minicpmv.processing import tokenization
 from tests.tiny import FIXTURES, conversation, picture
@@ -77,7 +78,8 @@ def test_defaults_are_the_released_ones(
     (given,) = asked
     expected = DRAWN if sampling else UNSET | {"num_beams": 3}
     assert {name: given[name] for name in expected} == expected
-    (penalty,) = given["logits_processor"]
+    watch_of_logits, penalty = given["logits_processor"]
+    assert isinstance(watch_of_logits, FiniteLogits)
     assert penalty.penalty == ((1.03 if version == "v4_5" else 1.05) if sampling else 1.2)
     assert given["max_new_tokens"] == (1024 if version in ("v2", "v2_5") else 2048)
     assert "min_new_tokens" not in given
@@ -91,7 +93,7 @@ def test_a_thinking_answer_is_drawn_with_a_temperature_alone(
     assert answer.startswith("<think>\n")
     expected = UNSET | {"do_sample": True, "temperature": 0.7}
     assert {name: asked[0][name] for name in expected} == expected
-    assert "logits_processor" not in asked[0]
+    assert [type(each) for each in asked[0]["logits_processor"]] == [FiniteLogits]
 
 
 def test_a_checkpoint_s_generation_config_changes_nothing_that_chat_decides(model: Any) -> None:
