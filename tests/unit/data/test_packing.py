@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minicpmv.data import packing
-from minicpmv.data.packing import RowPlanner, group_rows, pack_rows, split_rows
+from minicpmv.data.packing import RowPlanner, even_rows, group_rows, pack_rows, split_rows
 from minicpmv.data.rows import Rows
 from minicpmv.errors import ConfigError
 
@@ -92,7 +92,9 @@ def test_every_epoch_has_every_record_once_in_as_many_rows(tried_alone: int, mon
             assert [] not in rows[: len(rows) - num_ranks + 1], "only the last step may lack rows, and not all of them"
 
 
-def test_an_epoch_that_packs_worse_takes_the_first_ones_rows_in_another_order() -> None:
+def test_an_epoch_that_packs_worse_takes_the_first_ones_rows_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without dealing out leftovers, which then makes rows of its own."""
+    monkeypatch.setattr(packing, "_JITTER", ())
     generator = np.random.default_rng(0)
     worse = 0
     for _ in range(40):
@@ -105,6 +107,55 @@ def test_an_epoch_that_packs_worse_takes_the_first_ones_rows_in_another_order() 
                 worse += 1
                 assert rows != first
     assert worse > 20
+
+
+REVIEWED = [140] * 42 + [100] * 4
+"""Two kinds: 42 records of 140 tokens, and 4 that packing alone leaves for the last row of 2048, where they fit."""
+
+
+@pytest.mark.parametrize(("lengths", "capacity"), [(REVIEWED, 2048), ([60] * 150 + [700] * 150, 2048)])
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_no_kind_of_record_has_short_rows(lengths: list[int], capacity: int, num_ranks: int) -> None:
+    """A record in a row of half the tokens moves the weights twice as much, if each row is an update."""
+    planner = RowPlanner(lengths, capacity=capacity, num_ranks=num_ranks)
+    weights: dict[int, list[float]] = {length: [] for length in lengths}
+    places: list[list[int]] = []
+    for epoch in range(60):
+        rows = planner.rows(epoch)
+        tokens = rows.sums(np.array(lengths))
+        assert tokens.min() > 0.9 * tokens.max(), "no row is short"
+        for row, size in zip(rows, tokens, strict=True):
+            for record in row:
+                weights[lengths[record]].append(tokens.mean() / size)
+        places.append([lengths[record] for record in rows[len(rows) - 1]])
+    kinds = {length: np.mean(each) for length, each in weights.items()}
+    assert max(kinds.values()) - min(kinds.values()) < 0.02, kinds
+    rare = max(kinds) if kinds.keys() == {60, 700} else min(kinds)
+    share, drawn = lengths.count(rare) / len(lengths), [length == rare for row in places for length in row]
+    error = (share * (1 - share) / len(drawn)) ** 0.5
+    assert abs(np.mean(drawn) - share) < 3 * error, "the last row of an epoch holds what the data hold"
+
+
+def test_rows_come_in_an_order_of_their_own() -> None:
+    """So the last step of an epoch, which accumulation may leave shorter than others, is any of them."""
+    lengths = [*range(1, 41)]
+    last = [list(RowPlanner(lengths, capacity=100, seed=seed).rows(0))[-1] for seed in range(40)]
+    counts = np.bincount(np.concatenate(last), minlength=40)
+    assert (counts > 0).sum() > 30
+
+
+def test_evened_rows_hold_the_same_records_within_capacity() -> None:
+    for lengths, capacity, window, seed in random_cases(200):
+        order = np.random.default_rng(seed).permutation(len(lengths)).astype(np.int32)
+        packed = pack_rows(np.array(lengths), order, capacity=capacity, window=window)
+        draws = np.random.default_rng(seed)
+        rows = even_rows(packed, np.array(lengths), capacity=capacity, window=window, draws=draws)
+        assert sorted(flat(rows)) == list(range(len(lengths)))
+        assert len(rows) == len(packed)
+        assert [] not in list(rows)
+        assert max(sum(lengths[i] for i in row) for row in rows) <= capacity
+        untouched = len(rows) - sum(packed.bounds[:-1] >= packed.bounds[-1] - window)
+        assert list(rows)[:untouched] == list(packed)[:untouched]
 
 
 def test_plans_depend_on_seed_and_epoch_alone() -> None:
