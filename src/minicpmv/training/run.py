@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from minicpmv.training.boundary import Stopped
 from minicpmv.training.checkpoints import list_checkpoints
 from minicpmv.training.compilation import CompiledLayers
 from minicpmv.training.completion import complete
-from minicpmv.training.console import complain, notice, say
+from minicpmv.training.console import complain, is_first_process, notice, say
 from minicpmv.training.course import describe_course
 from minicpmv.training.disk import explain_full
 from minicpmv.training.engine import start_engine
@@ -28,12 +29,13 @@ from minicpmv.training.eval_metrics import EvalMetrics
 from minicpmv.training.fsdp import choose_units
 from minicpmv.training.interruption import Interrupted, Interruption
 from minicpmv.training.learning import settle_learning
+from minicpmv.training.lock import hold_directory, look_for_holder
 from minicpmv.training.log_file import LogFile
 from minicpmv.training.lora import add_lora
 from minicpmv.training.material import Material, gather_together
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
 from minicpmv.training.preflight import Checklist, rehearse
-from minicpmv.training.processes import wait_for_all
+from minicpmv.training.processes import raise_together, wait_for_all
 from minicpmv.training.rates import Rates
 from minicpmv.training.recomputation import RecomputedLayers
 from minicpmv.training.record import RunFile, describe_data, describe_run
@@ -80,11 +82,11 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
         MiniCPMVError: Something that the reader of the message can mend: a flag, the data, a checkpoint.
         Interrupted: A signal stopped the run.
     """
-    with Interruption() as interruption:
-        return _train(arguments, interruption)
+    with Interruption() as interruption, ExitStack() as until_the_end:
+        return _train(arguments, interruption, until_the_end)
 
 
-def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, Any]:
+def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: ExitStack) -> dict[str, Any]:
     request = parse_arguments(arguments)
     settings, notices = complete_settings(request, inspect_machine())
     for text in notices:
@@ -93,6 +95,7 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
     checks = Checklist(is_dry=request.run.dry_run)
     checks.passed("flags", f"{base.version.model} in {base.path}")
     args = start_engine(request.run, settings)
+    _occupy(settings["output_dir"], until_the_end, is_dry=request.run.dry_run)
     material = gather_together(request.run, base, args)
     checks.data(material)
     course = describe_course(request.run, args, describe_data(request.run.train_sources, material.contents))
@@ -134,6 +137,18 @@ def _train(arguments: Sequence[str], interruption: Interruption) -> dict[str, An
     record.write()
     metrics = _run_to_the_end(trainer, start, record, interruption)
     return complete(trainer, metrics, material=material, run=request.run, record=record, interruption=interruption)
+
+
+def _occupy(output_dir: str, until_the_end: ExitStack, *, is_dry: bool) -> None:
+    """Lock the run's directory before anything is loaded; a rehearsal only looks whether it could."""
+
+    def occupy() -> None:
+        if is_dry:
+            look_for_holder(output_dir)
+        else:
+            until_the_end.enter_context(hold_directory(output_dir))
+
+    raise_together(lambda: occupy() if is_first_process() else None)
 
 
 def _run_to_the_end(
