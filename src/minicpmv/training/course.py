@@ -73,10 +73,12 @@ def describe_course(run: RunArguments, args: TrainingArguments, data: Sequence[M
 
 
 def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Name what is other than it was, each with both values; what only one of the two knows is passed over."""
-    different = [name for name in sorted(before.keys() & now.keys() - {*_LENGTH}) if before[name] != now[name]]
+    """Name what is other than it was, each with both values."""
+    different = [
+        name for name in sorted((before.keys() | now.keys()) - {*_LENGTH}) if before.get(name) != now.get(name)
+    ]
     return [
-        f"--{name}: {_word(before[name])} then, {_word(now[name])} now"
+        f"--{name}: {_word(before.get(name))} then, {_word(now.get(name))} now"
         if name != _DATA
         else "--data_path: the files hold something else now, or have other weights"
         for name in different
@@ -88,7 +90,7 @@ def find_extension(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     return [
         f"--{name}: {_word(before[name])} then, {_word(now[name])} now; from here on the schedule is the new run's"
         for name in _LENGTH
-        if name in before.keys() & now.keys() and before[name] != now[name]
+        if before.get(name) != now.get(name)
     ]
 
 

@@ -19,6 +19,8 @@ __all__ = ["MANIFEST", "find_fault", "num_bytes", "read_manifest", "seal", "sync
 MANIFEST = "checkpoint.json"
 """Lists a checkpoint's files with sizes and sha256; written last."""
 
+_OWN_DIGEST = "sha256_of_this"
+"""Key of the digest of everything else in the list: a changed word in it is as bad as one in a file."""
 _CHUNK = 4 * 2**20
 _THREADS = min(8, os.cpu_count() or 1)
 _T = TypeVar("_T")
@@ -42,7 +44,7 @@ def seal(
     paths = _files(directory)
     names = [path.relative_to(directory).as_posix() for path in paths]
     digests = dict(zip(names, _each(_digest_and_sync, paths), strict=True))
-    content = {
+    content: dict[str, Any] = {
         "step": step,
         "world_size": world_size,
         "engine": engine,
@@ -50,6 +52,7 @@ def seal(
         "files": {name: path.stat().st_size for name, path in zip(names, paths, strict=True)},
         "sha256": digests,
     }
+    content[_OWN_DIGEST] = _digest_of(content)
     (directory / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     sync(directory / MANIFEST)
     for folder, _, _ in os.walk(directory):
@@ -61,19 +64,18 @@ def find_fault(checkpoint: Path, *, check_content: bool = False) -> str | None:
 
     Args:
         checkpoint: A directory.
-        check_content: Whether the files are read and compared with their digests, too. Checkpoints of releases that
-            wrote no digests have their sizes alone.
+        check_content: Whether the files are read and compared with their digests, too.
     """
     manifest = read_manifest(checkpoint)
     if manifest is None:
-        return f"has no readable {MANIFEST}"
+        return f"has no whole {MANIFEST}"
     for name, size in manifest["files"].items():
         path = checkpoint / name
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
-    digests: dict[str, str] = manifest.get("sha256", {}) if check_content else {}
+    digests: dict[str, str] = manifest["sha256"] if check_content else {}
     try:
         found = _each(_digest, [checkpoint / name for name in digests])
     except OSError as error:
@@ -85,13 +87,14 @@ def find_fault(checkpoint: Path, *, check_content: bool = False) -> str | None:
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
-    """Read a checkpoint's list; None if there is none, or a damaged one."""
+    """Read a checkpoint's list; None if there is none, or one that is not what :func:`seal` wrote."""
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    is_complete = isinstance(manifest, dict) and {"step", "world_size", "files"} <= manifest.keys()
-    return manifest if is_complete else None
+    if not isinstance(manifest, dict) or manifest.pop(_OWN_DIGEST, None) != _digest_of(manifest):
+        return None
+    return manifest
 
 
 def num_bytes(directory: Path) -> int:
@@ -116,6 +119,11 @@ def _each(function: Callable[[Path], _T], paths: Iterable[Path]) -> list[_T]:
     # Threads: hashing and syncing both let go of the interpreter, and one file is hashed while another is synced.
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(function, paths))
+
+
+def _digest_of(content: Mapping[str, Any]) -> str:
+    """Digest what a list says, however it is written."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -183,7 +183,7 @@ def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[str, ...]:
             f"{checkpoint}: written by {before}, this run has {setting.world_size}; batches and the optimizer's shards "
             f"would be others\n  fix: start with {before} (GPUS_PER_NODE x NNODES of the scripts), {otherwise}"
         )
-    engine = manifest.get("engine") or setting.engine  # earlier releases did not write it down
+    engine = manifest["engine"]
     if engine != setting.engine:
         raise CheckpointError(
             f"{checkpoint}: written with {engine}, this run uses {setting.engine}, which cannot read its optimizer\n"
@@ -194,7 +194,7 @@ def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[str, ...]:
             f"{checkpoint}: holds weights only (--save_only_model), expected optimizer and random state as well\n"
             "  fix: use it as --model_name_or_path (full) or --lora_weight_path (LoRA) of a new run"
         )
-    course = manifest.get("course") or setting.course  # earlier releases did not write it down
+    course = manifest["course"]
     changes = "\n  ".join(find_changes(course, setting.course))
     if changes:
         raise CheckpointError(

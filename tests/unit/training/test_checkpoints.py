@@ -41,8 +41,9 @@ def test_published_checkpoint_is_whole(tmp_path: Path) -> None:
     [
         (lambda path: (path / "w").unlink(), "w is missing"),
         (lambda path: (path / "w").write_bytes(b"x"), "w has 1 bytes instead of 10"),
-        (lambda path: (path / MANIFEST).unlink(), f"has no readable {MANIFEST}"),
-        (lambda path: (path / MANIFEST).write_text("{"), f"has no readable {MANIFEST}"),
+        (lambda path: (path / MANIFEST).unlink(), f"has no whole {MANIFEST}"),
+        (lambda path: (path / MANIFEST).write_text("{"), f"has no whole {MANIFEST}"),
+        (lambda path: (path / MANIFEST).write_text("[]"), f"has no whole {MANIFEST}"),
     ],
 )
 def test_harm_is_named(harm, fault: str, tmp_path: Path) -> None:
@@ -64,12 +65,16 @@ def test_digests_are_those_of_sha256sum(tmp_path: Path) -> None:
     assert told["w"] == hashlib.sha256(b"x" * 10).hexdigest()
 
 
-def test_checkpoint_without_digests_and_engine_counts_by_its_sizes(tmp_path: Path) -> None:
+def test_changed_letter_anywhere_in_the_list_is_found(tmp_path: Path) -> None:
+    write(tmp_path, 4)
     checkpoint = write(tmp_path, 5)
-    manifest = json.loads((checkpoint / MANIFEST).read_text())
-    del manifest["sha256"], manifest["engine"]
-    (checkpoint / MANIFEST).write_text(json.dumps(manifest))
-    assert choose(tmp_path) == str(checkpoint)
+    whole = (checkpoint / MANIFEST).read_bytes()
+    for place in (place for place in range(len(whole)) if whole[place : place + 1].isalnum()):
+        spoilt = bytearray(whole)
+        spoilt[place] ^= 1
+        (checkpoint / MANIFEST).write_bytes(spoilt)
+        assert find_fault(checkpoint) == f"has no whole {MANIFEST}", spoilt
+    assert choose(tmp_path) == str(tmp_path / "checkpoint-4"), "it is passed over, not the end of the run"
 
 
 def test_checkpoints_are_ordered_by_step_not_by_name(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def test_a_longer_run_is_an_extension_and_no_change() -> None:
     ]
 
 
-def test_what_an_earlier_release_did_not_write_down_is_passed_over() -> None:
-    before = course("--seed 7")
+def test_what_only_one_of_the_two_knows_is_a_change() -> None:
+    before = course()
     del before["seed"]
-    assert find_changes(before, course()) == []
+    assert find_changes(before, course()) == ["--seed: null then, 42 now"]
+    assert find_changes(course(), before) == ["--seed: 42 then, null now"]
