@@ -40,7 +40,7 @@ vllm() {
 }
 
 openvino() {
-    # The newest transformers that optimum-intel takes for this model; Pillow as in constraints.txt.
+    # The newest transformers that optimum-intel takes for this model; the last Pillow 12.
     install optimum-intel==2.2.0 openvino==2026.4.1 transformers==4.57.6 pillow==12.3.0
 }
 

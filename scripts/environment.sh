@@ -6,7 +6,7 @@
 #   out  PYTHON   an interpreter that imports this checkout, and PATH with its commands first
 #        MINICPMV how a user types the command afterwards: `minicpmv`, or its path when PATH will not have it then
 #
-# The environment that is active is used as it is if this checkout is installed there (`pip install -e .`). Otherwise
+# The environment that is active is used as it is if this checkout is installed there (scripts/install.sh). Otherwise
 # .venv beside this checkout is made, once: a few minutes and, with torch's CUDA libraries, a few GB. Without an NVIDIA
 # GPU the much smaller CPU build of torch does as well; to have it, let pip find it before the first start, for instance
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu sh finetune_lora.sh
@@ -76,8 +76,7 @@ _install() {
     : >"$_installing"
     rm -f "$_stamp"
     echo "Installing minicpmv-finetune${EXTRAS:+ with $EXTRAS} and what it needs into $_venv (minutes, once)"
-    if ! "$_venv/bin/python" -m pip install --disable-pip-version-check --no-input \
-        -c "$ROOT/constraints.txt" -e "$ROOT${EXTRAS:+[$EXTRAS]}" >"$_venv/install.log" 2>&1; then
+    if ! PYTHON=$_venv/bin/python sh "$ROOT/scripts/install.sh" "$EXTRAS" >"$_venv/install.log" 2>&1; then
         grep -v '^WARNING' "$_venv/install.log" | tail -n 20 >&2
         echo "the installation failed; everything that pip said is in $_venv/install.log" >&2
         echo "  fix: mend what it names and start again; the installation is then redone from the beginning" >&2
@@ -112,7 +111,7 @@ _use_own_environment() {
     _venv=$ROOT/.venv
     _stamp=$_venv/minicpmv-installed # what was installed; written last
     _installing=$_venv/minicpmv-installing # there while an installation runs, and after one that was interrupted
-    _sources=$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" | cksum | tr ' ' '-')
+    _sources=$(cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt" "$ROOT/requirements/"*.txt | cksum | tr ' ' '-')
 
     if command -v flock >/dev/null 2>&1; then # two scripts started at once: the second waits, then finds it done
         exec 9>"$ROOT/.venv.lock"
@@ -134,7 +133,7 @@ _use_own_environment() {
     elif [ -d "$_venv" ] && [ ! -f "$_stamp" ]; then # somebody else's: never changed, used only if complete
         if ! _environment_is_ready "$_venv/bin/python"; then
             echo "found $_venv, which these scripts did not make, without minicpmv-finetune${EXTRAS:+[$EXTRAS]}" >&2
-            echo "  fix: remove it, or: $_venv/bin/python -m pip install -c constraints.txt -e '.${EXTRAS:+[$EXTRAS]}'" >&2
+            echo "  fix: remove it, or: PYTHON=$_venv/bin/python sh scripts/install.sh $EXTRAS" >&2
             exit 2
         fi
     else

@@ -72,7 +72,8 @@ def test_help_is_the_comment_at_the_head(script: Path) -> None:
 @pytest.fixture
 def bare_checkout(tmp_path: Path) -> Path:
     """A checkout without an environment: as much of it as the scripts read before they make one."""
-    for path in [*SCRIPTS, ROOT / "pyproject.toml", ROOT / "constraints.txt"]:
+    locks = (ROOT / "requirements").glob("*.txt")
+    for path in [*SCRIPTS, ROOT / "pyproject.toml", ROOT / "constraints.txt", *locks]:
         target = tmp_path / path.relative_to(ROOT)
         target.parent.mkdir(exist_ok=True)
         shutil.copy(path, target)
@@ -95,6 +96,14 @@ def test_environment_of_somebody_else_is_left_alone(bare_checkout: Path) -> None
     assert ended.returncode == 2
     assert "which these scripts did not make" in ended.stderr
     assert [path.name for path in theirs.parent.iterdir()] == ["pyvenv.cfg"]
+
+
+def test_installing_an_extra_that_is_none_is_wrong_use(bare_checkout: Path) -> None:
+    install = [_POSIX_SHELL, str(bare_checkout / "scripts/install.sh"), "serve,gpu"]
+    environment = os.environ | {"PYTHON": "/nowhere/python"}
+    ended = subprocess.run(install, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("found the extra gpu, expected one of: data dev metrics qlora serve ui")
 
 
 def _training_flags(script: Path) -> list[str]:

@@ -185,7 +185,7 @@ def check_sharded(model: nn.Module, args: TrainingArguments) -> None:
         raise ConfigError(
             f"--fsdp true: found a model of class {type(model).__name__} {where}, expected one sharded on "
             f"{args.device.type} by torch's fully_shard; this accelerate does something else\n"
-            "  fix: install the versions of constraints.txt, or use --deepspeed zero3"
+            "  fix: install the versions of requirements/base.txt, or use --deepspeed zero3"
         )
 
 
