@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from minicpmv.data.records import Record
+from minicpmv.processing.chat import Turn
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -38,3 +43,14 @@ def write_data(path: Path, records: Any) -> str:
         text = json.dumps(records, ensure_ascii=False)
     path.write_text(text, encoding="utf-8")
     return str(path)
+
+
+def weigh(turns: Sequence[Turn], *weights: float) -> tuple[Turn, ...]:
+    """Give the answers of a conversation these weights."""
+    left = iter(weights)
+    return tuple(replace(turn, weight=next(left)) if turn.role == "assistant" else turn for turn in turns)
+
+
+def weigh_record(record: Record, *weights: float) -> Record:
+    """Give the answers of a record these weights."""
+    return replace(record, turns=weigh(record.turns, *weights))

@@ -12,13 +12,14 @@ from torch import Tensor
 from minicpmv.data.collation import Collator
 from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.loading import load_records
+from minicpmv.data.records import Record
 from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.parity.cases import VERSIONS
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
 
-def mixed_items(name: str, folder: Path) -> tuple[list[dict[str, Tensor]], int]:
-    """Make one record of every kind; also return the tokens per slice."""
+def mixed_records(folder: Path) -> list[Record]:
+    """Make one record of every kind."""
     for path, size in (("small.png", (40, 30)), ("wide.png", (150, 60)), ("tall.png", (60, 110))):
         save_picture(folder / path, *size)
     records = [
@@ -36,9 +37,13 @@ def mixed_items(name: str, folder: Path) -> tuple[list[dict[str, Tensor]], int]:
             "conversations": conversation("Hi!", "Hi.", "<ImageHere>\nThis?", "A dog."),
         },
     ]
+    return list(load_records(write_data(folder / "train.json", records)))
+
+
+def mixed_items(name: str, folder: Path) -> tuple[list[dict[str, Tensor]], int]:
+    """Encode one record of every kind; also return the tokens per slice."""
     processor = MiniCPMVProcessor.from_pretrained(FIXTURES / name)
-    loaded = load_records(write_data(folder / "train.json", records))
-    return list(ConversationDataset(loaded, processor, max_length=1024)), processor.query_num
+    return list(ConversationDataset(mixed_records(folder), processor, max_length=1024)), processor.query_num
 
 
 def take_out(batch: dict[str, Tensor], row: int, query_num: int) -> dict[str, Tensor]:

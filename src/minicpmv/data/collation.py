@@ -25,7 +25,8 @@ class Collator:
         """Join samples, skipped ones apart; none at all make a row of one token that trains nothing.
 
         Returns:
-            ``input_ids``, ``labels`` and ``attention_mask`` [B, T] int64. If any sample has an image, also
+            ``input_ids``, ``labels`` and ``attention_mask`` [B, T] int64. If any sample has weights, also
+            ``label_weights`` [B, T] float32, 0 where there is no label. If any sample has an image, also
             ``image_mask`` [B, T] bool, ``pixel_values`` [P, 588] float32 and ``tgt_sizes`` [S, 2] int64, both in batch
             order; where features are known, what items have of them likewise, and no ``pixel_values`` if all are.
         """
@@ -35,6 +36,8 @@ class Collator:
             "labels": _pad([sample["labels"] for sample in samples], IGNORED),
             "attention_mask": _pad([torch.ones_like(sample["input_ids"]) for sample in samples], 0),
         }
+        if _has_weights(samples):
+            batch["label_weights"] = _pad([_weights(sample) for sample in samples], 0)
         if _has_image(samples):
             batch["image_mask"] = _pad([sample["image_mask"] for sample in samples], False)
             batch |= _join_slices(samples)
@@ -52,8 +55,9 @@ class PackedCollator:
         """Join samples, skipped ones apart; none at all make a row of one token that trains nothing.
 
         Returns:
-            ``input_ids``, ``labels`` and ``position_ids`` [1, T] int64, and no ``attention_mask``. If any sample has an
-            image, also ``image_mask`` [1, T] bool, and of slices what ``Collator`` returns.
+            ``input_ids``, ``labels`` and ``position_ids`` [1, T] int64, and no ``attention_mask``. If any sample has
+            weights, also ``label_weights`` [1, T] float32, 0 where there is no label. If any sample has an image, also
+            ``image_mask`` [1, T] bool, and of slices what ``Collator`` returns.
         """
         samples = _present(samples) or [_nothing(self.pad_token_id)]
         positions = [torch.arange(len(sample["input_ids"])) for sample in samples]
@@ -62,6 +66,8 @@ class PackedCollator:
             "labels": _join(samples, "labels")[None],
             "position_ids": torch.cat(positions)[None],
         }
+        if _has_weights(samples):
+            batch["label_weights"] = torch.cat([_weights(sample) for sample in samples])[None]
         if _has_image(samples):
             batch["image_mask"] = _join(samples, "image_mask")[None]
             batch |= _join_slices(samples)
@@ -91,6 +97,15 @@ def _nothing(token_id: int) -> dict[str, Tensor]:
         "labels": torch.tensor([IGNORED]),
         "tgt_sizes": torch.zeros(0, 2, dtype=torch.int64),
     }
+
+
+def _has_weights(samples: Sequence[dict[str, Tensor]]) -> bool:
+    return any("label_weights" in sample for sample in samples)
+
+
+def _weights(sample: dict[str, Tensor]) -> Tensor:
+    """Return how much each label counts; those of a sample without weights count as 1."""
+    return sample["label_weights"] if "label_weights" in sample else sample["labels"].ne(IGNORED).float()
 
 
 def _has_image(samples: Sequence[dict[str, Tensor]]) -> bool:

@@ -47,7 +47,7 @@ class LengthReport:
     lengths: NDArray[np.int32]
     """Tokens of each record, as it is trained on."""
     num_trained: NDArray[np.int32]
-    """Those of them that have a label."""
+    """Those of them that have a label, whatever it weighs."""
     num_image_tokens: NDArray[np.int32]
     """Those of them that are image slots."""
     num_reduced: int
@@ -62,7 +62,8 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
     """Encodes one record at a time; safe in worker processes and deterministic in any order.
 
     An item holds ``input_ids`` and ``labels`` [T] int64, ``image_mask`` [T] bool, ``pixel_values`` [P, 588] float32 and
-    ``tgt_sizes`` [S, 2] int64, the last two without rows for a record without images. A skipped record has T = 0.
+    ``tgt_sizes`` [S, 2] int64, the last two without rows for a record without images. A skipped record has T = 0. Where
+    labels do not all count alike, it also has ``label_weights`` [T] float32, 0 where there is no label.
     With ``known``, a record with images also has ``known_slices`` [S] bool: all true, and what ``KnownFeatures`` found
     stands in place of pixels; or all false, and ``picture_keys`` [images, 32] uint8 and ``slices_per_picture`` [images]
     int64 say what to store.
@@ -268,11 +269,14 @@ def _nothing(patch_size: int) -> dict[str, Tensor]:
 def _tokens(record: Record, fit: Fit, sample: EncodedConversation | EncodedSample) -> dict[str, Tensor]:
     if len(sample.input_ids) != fit.length + fit.num_cut:
         raise DataError([_resized(record)])
-    return {
+    tokens = {
         "input_ids": torch.tensor(sample.input_ids[: fit.length], dtype=torch.int64),
         "labels": torch.tensor(sample.labels[: fit.length], dtype=torch.int64),
         "image_mask": torch.tensor(sample.image_mask[: fit.length], dtype=torch.bool),
     }
+    if sample.label_weights is not None:
+        tokens["label_weights"] = torch.tensor(sample.label_weights[: fit.length], dtype=torch.float32)
+    return tokens
 
 
 def _with_pixels(record: Record, fit: Fit, sample: EncodedConversation) -> dict[str, Tensor]:

@@ -45,6 +45,7 @@ class Fit(NamedTuple):
     length: int
     """Tokens; the next two are shares of them."""
     num_trained: int
+    """With a label, whatever it weighs; an answer of weight 0 has none."""
     num_image_tokens: int
     wanted: int
     """Tokens with all the slices that the limit of tiles allows, and whole text."""
@@ -69,13 +70,13 @@ def fit_record(
     keeps_slices = limits.on_long_record == "error" or not image_sizes
     fewest = limits.max_slice_nums if keeps_slices else 1
     wanted = 0
-    sample = EncodedSample([], [], [], [])
+    sample = EncodedSample([], [], [], [], [])
     for max_slice_nums in range(limits.max_slice_nums, fewest - 1, -1):
         sample = processor.encode_text(record.turns, image_sizes, max_slice_nums=max_slice_nums)
         wanted = wanted or len(sample.input_ids)
         if len(sample.input_ids) <= limits.max_length:
             return _fit(sample, len(sample.input_ids), max_slice_nums, wanted)
-    if limits.truncate_answers and _start_of_last_answer(sample.labels) < limits.max_length:
+    if limits.truncate_answers and _start_of_last_answer(sample.answer_mask) < limits.max_length:
         return _fit(sample, limits.max_length, fewest, wanted)
     raise DataError([_too_long(record, sample, limits, num_images=len(image_sizes))])
 
@@ -91,12 +92,12 @@ def _fit(sample: EncodedSample, length: int, max_slice_nums: int, wanted: int) -
     )
 
 
-def _start_of_last_answer(labels: Sequence[int]) -> int:
-    """Find the first token of the last run of trained tokens: all images, and all other turns, stand before it."""
-    position = len(labels)
-    while position and labels[position - 1] == IGNORED:
+def _start_of_last_answer(answer_mask: Sequence[bool]) -> int:
+    """Find the first token of the last answer, trained or not: all images, and all other turns, stand before it."""
+    position = len(answer_mask)
+    while position and not answer_mask[position - 1]:
         position -= 1
-    while position and labels[position - 1] != IGNORED:
+    while position and answer_mask[position - 1]:
         position -= 1
     return position
 

@@ -74,30 +74,30 @@ def ask(
         losses: Any = repeat((None, None))
         if is_measured:
             losses = measure_losses(loaded, chosen, max_length=max_length, max_slice_nums=settings.max_slice_nums)
-        for number, (record, answer, (nats, num_tokens)) in enumerate(zip(chosen, answers, losses, strict=False)):
-            yield _line(record, start + number, None if answer is None else answer.answer, nats, num_tokens)
+        for number, (record, answer, (nats, weight)) in enumerate(zip(chosen, answers, losses, strict=False)):
+            yield _line(record, start + number, None if answer is None else answer.answer, nats, weight)
             if is_measured:
                 tell(number + 1)
 
 
-def sample_of(record: Record, *, answer: str = "", nats: float | None = None, num_tokens: int | None = None) -> Sample:
+def sample_of(record: Record, *, answer: str = "", nats: float | None = None, weight: float | None = None) -> Sample:
     """Return what a record expects of its last answer, and what came of it if anything did."""
     return make_sample(
         question=record.turns[-2].text,
         answer=answer,
         references=record.references or (record.turns[-1].text,),
         nats=nats,
-        num_tokens=num_tokens,
+        weight=weight,
     )
 
 
 def _line(
-    record: Record, index: int, answer: str | None, nats: float | None, num_tokens: int | None
+    record: Record, index: int, answer: str | None, nats: float | None, weight: float | None
 ) -> tuple[dict[str, Any], Sample]:
     line: dict[str, Any] = {"id": record.id, "index": index, "question": record.turns[-2].text}
     line |= {} if answer is None else {"answer": answer}
     line["reference"] = record.turns[-1].text
     line |= {"images": image_names(record.images)} if record.images else {}
     line |= {"references": list(record.references)} if record.references else {}
-    line |= {} if nats is None else {"nats": nats, "num_tokens": num_tokens}
-    return line, sample_of(record, answer=answer or "", nats=nats, num_tokens=num_tokens)
+    line |= {} if nats is None else {"nats": nats, "weight": weight}
+    return line, sample_of(record, answer=answer or "", nats=nats, weight=weight)

@@ -13,15 +13,15 @@ from minicpmv.data.records import Record
 from minicpmv.errors import NotFiniteError
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.models.finite_logits import explain_not_finite
-from minicpmv.models.loss import IGNORED
+from minicpmv.models.loss import sum_weights
 
 __all__ = ["measure_losses"]
 
 
 def measure_losses(
     loaded: LoadedModel, records: Sequence[Record], *, max_length: int, max_slice_nums: int | None = None
-) -> Iterator[tuple[float, int]]:
-    """Yield nats and number of the trained tokens of each record.
+) -> Iterator[tuple[float, float]]:
+    """Yield the nats of each record's trained tokens, and how many these are; both weighted, as in training.
 
     Args:
         loaded: Who is measured.
@@ -38,9 +38,9 @@ def measure_losses(
     collate = Collator(pad_token_id if isinstance(pad_token_id, int) else 0)
     for number, item in enumerate(dataset):
         batch = {name: tensor.to(loaded.device) for name, tensor in collate([item]).items()}
-        count = int(batch["labels"][:, 1:].ne(IGNORED).sum())  # the model predicts from the token before
+        weight = float(sum_weights(batch))
         with torch.no_grad():
             loss = float(loaded.model(**batch).loss)
         if not math.isfinite(loss):
             raise NotFiniteError(f"{records[number].where()}: {explain_not_finite(loaded.model)}")
-        yield loss * count, count
+        yield loss * weight, weight

@@ -58,11 +58,11 @@ def make_sample(
     answer: str,
     references: tuple[str, ...],
     nats: float | None = None,
-    num_tokens: int | None = None,
+    weight: float | None = None,
 ) -> Sample:
     """Make a sample of texts as they were written: thoughts, and white space around, are left out."""
     said = tuple(without_thinking(text) for text in (answer, *references))
-    return Sample(question=question, answer=said[0], references=said[1:], nats=nats, num_tokens=num_tokens)
+    return Sample(question=question, answer=said[0], references=said[1:], nats=nats, weight=weight)
 
 
 def write_line(file: BinaryIO, fields: Mapping[str, Any]) -> None:
@@ -119,5 +119,5 @@ def _sample(fields: Mapping[str, Any], where: str) -> Sample:
         answer=fields.get("answer") or "",
         references=tuple(references),
         nats=fields.get("nats"),
-        num_tokens=fields.get("num_tokens"),
+        weight=fields.get("weight"),
     )

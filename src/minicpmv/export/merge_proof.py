@@ -87,6 +87,7 @@ def find_samples(adapter: Path, base: Path) -> Samples:
     if (adapter / EVIDENCE).is_file():
         evidence, batch = read_evidence(adapter)
         labels = batch.pop("labels")
+        batch.pop("label_weights", None)  # of the loss alone
         # The logits at a position are about the next token.
         trained_BT = torch.cat([labels[:, 1:] != -100, torch.zeros_like(labels[:, :1], dtype=torch.bool)], dim=1)
         number = len(evidence.records)

@@ -6,14 +6,14 @@ and once more in the backward pass, at the price of one more product with the he
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["IGNORED", "count_chunks", "labelled_token_loss", "summed_loss"]
+__all__ = ["IGNORED", "check_label_weights", "count_chunks", "labelled_token_loss", "sum_weights", "summed_loss"]
 
 IGNORED = -100
 """The label of a token that is not trained."""
@@ -34,11 +34,40 @@ def count_chunks(vocabulary_size: int) -> int:
     return -(-vocabulary_size // _WORDS_AT_ONCE)
 
 
+def check_label_weights(labels: Tensor | None, label_weights: Tensor | None) -> None:
+    """Make sure that weights are of labels.
+
+    Raises:
+        ValueError: They have no labels, or those are of another shape.
+    """
+    if label_weights is None:
+        return
+    if labels is None:
+        raise ValueError("label_weights came without labels; pass both, or neither")
+    if label_weights.shape != labels.shape:
+        raise ValueError(
+            f"label_weights have the shape {tuple(label_weights.shape)}, expected that of labels, {tuple(labels.shape)}"
+        )
+
+
+def sum_weights(batch: Mapping[str, Tensor]) -> Tensor:
+    """Return what the labels of a batch weigh together, a float32 scalar: without weights, how many there are.
+
+    Args:
+        batch: With ``labels`` (B, T) and perhaps ``label_weights`` (B, T). A row's first token is never predicted.
+    """
+    labelled_BT = batch["labels"][:, 1:] != IGNORED
+    if "label_weights" not in batch:
+        return labelled_BT.sum().float()
+    return batch["label_weights"][:, 1:][labelled_BT].float().sum()
+
+
 def labelled_token_loss(
     hidden_BTD: Tensor,
     labels_BT: Tensor,
     project: Callable[[Tensor], Tensor],
     *,
+    weights_BT: Tensor | None = None,
     num_items_in_batch: Tensor | int | None = None,
     num_chunks: int = 1,
 ) -> Tensor:
@@ -49,36 +78,52 @@ def labelled_token_loss(
         labels_BT: Unshifted: the label of token t stands at t and is predicted from t - 1. ``IGNORED`` elsewhere; the
             first token of a row is never predicted.
         project: From hidden states (M, D) to logits (M, V).
-        num_items_in_batch: Labelled tokens of the whole optimizer step over all micro-batches and ranks, as
-            transformers' Trainer counts them. Without it, those of this batch.
+        weights_BT: How much each label counts, from 0 on; read where there is a label. Without them all count as 1. A
+            token that weighs 0 is not projected, as if it had no label.
+        num_items_in_batch: Labelled tokens of the whole optimizer step over all micro-batches and ranks, or the sum of
+            their weights if any batch of the step has weights. Without it, that of this batch.
         num_chunks: How often ``project`` is called, with as many tokens each time. With more than one, logits are
             computed once more in the backward pass.
 
     Returns:
-        The summed loss divided by that number, a float32 scalar; 0 with a gradient path when nothing is labelled.
+        The sum of weighted losses divided by that number, a float32 scalar; 0 with a gradient path when nothing is
+        labelled.
     """
     shifted_BT = labels_BT[:, 1:]
     labelled_BT = shifted_BT != IGNORED
+    weights_M = None
+    if weights_BT is not None:
+        shifted_weights_BT = weights_BT[:, 1:].to(shifted_BT.device, torch.float32)
+        labelled_BT &= shifted_weights_BT != 0
+        weights_M = shifted_weights_BT[labelled_BT]
     targets_M = shifted_BT[labelled_BT]
-    summed = summed_loss(hidden_BTD[:, :-1][labelled_BT], targets_M, project, num_chunks=num_chunks)
+    summed = summed_loss(hidden_BTD[:, :-1][labelled_BT], targets_M, project, weights_M, num_chunks=num_chunks)
     if num_items_in_batch is None:
-        return summed / max(len(targets_M), 1)
-    if isinstance(num_items_in_batch, Tensor):
-        num_items_in_batch = num_items_in_batch.to(summed.device)
-    return summed / torch.as_tensor(num_items_in_batch, device=summed.device).clamp(min=1)
+        num_items_in_batch = len(targets_M) if weights_M is None else weights_M.sum()
+    total = torch.as_tensor(num_items_in_batch, device=summed.device)
+    return summed / total.masked_fill(total == 0, 1)  # not clamped: weights may well sum to less than 1
 
 
 def summed_loss(
-    hidden_MD: Tensor, targets_M: Tensor, project: Callable[[Tensor], Tensor], *, num_chunks: int = 1
+    hidden_MD: Tensor,
+    targets_M: Tensor,
+    project: Callable[[Tensor], Tensor],
+    weights_M: Tensor | None = None,
+    *,
+    num_chunks: int = 1,
 ) -> Tensor:
-    """Cross-entropy of tokens from the hidden states that predict them, summed; a float32 scalar."""
+    """Cross-entropy of tokens from the hidden states that predict them, weighted and summed; a float32 scalar."""
 
-    def sum_up(hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
+    def sum_up(hidden_MD: Tensor, targets_M: Tensor, weights_M: Tensor | None) -> Tensor:
         logits_MV = project(hidden_MD).float()
-        return cross_entropy(logits_MV, targets_M.to(logits_MV.device), reduction="sum")
+        targets_M = targets_M.to(logits_MV.device)
+        if weights_M is None:
+            return cross_entropy(logits_MV, targets_M, reduction="sum")
+        return cross_entropy(logits_MV, targets_M, reduction="none") @ weights_M.to(logits_MV.device)
 
     if num_chunks == 1:
-        return sum_up(hidden_MD, targets_M)
-    chunks = zip(hidden_MD.tensor_split(num_chunks), targets_M.tensor_split(num_chunks), strict=True)
+        return sum_up(hidden_MD, targets_M, weights_M)
+    weights = [None] * num_chunks if weights_M is None else weights_M.tensor_split(num_chunks)
+    chunks = zip(hidden_MD.tensor_split(num_chunks), targets_M.tensor_split(num_chunks), weights, strict=True)
     # tensor_split, unlike chunk, gives as many as asked, empty ones where tokens are fewer.
     return torch.stack([checkpoint(sum_up, *each, use_reentrant=False) for each in chunks]).sum()

@@ -26,7 +26,7 @@ from minicpmv.models.chat import OfficialChat
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.known_slices import is_sharded, join_in_order, left_to_see
 from minicpmv.models.loading import StrictLoading
-from minicpmv.models.loss import IGNORED, count_chunks, labelled_token_loss
+from minicpmv.models.loss import IGNORED, check_label_weights, count_chunks, labelled_token_loss
 from minicpmv.models.packed_rows import PACKED_ATTENTION, PackedRows, find_packed_rows, prefer_packed_attention
 from minicpmv.models.resampler import CrossAttention, Resampler
 from minicpmv.models.rotary import ExactRotary
@@ -201,6 +201,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         tower_features: Tensor | None = None,
         known_slices: Tensor | None = None,
         labels: Tensor | None = None,
+        label_weights: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
@@ -227,20 +228,26 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             tower_features: (patches of the known slices, E), see :meth:`get_image_features`.
             known_slices: (S,) bool, the slices whose features come along; their pixels do not.
             labels: (B, T) int64, unshifted, -100 where nothing is trained.
+            label_weights: (B, T) float, how much each label counts in the loss, from 0 on; 1 if not given. Not read
+                where nothing is trained.
             use_cache: Whether to return a cache; never with labels.
             logits_to_keep: Logits of that many last positions only; 0 for all.
-            num_items_in_batch: Labelled tokens of the whole optimizer step, to divide the summed loss by.
+            num_items_in_batch: What the summed loss is divided by: how many tokens of the whole optimizer step are
+                labelled, or what their labels weigh together. That of this batch if not given.
             cu_seq_lens_q: (samples + 1,) int32, transformers' name for the offsets of the samples of one packed row;
                 spares looking for them in ``position_ids``.
             kwargs: Passed on to the language model.
 
         Returns:
-            With labels the loss and no logits: they are never computed for a token that is not trained. Without labels
+            With labels the loss, ``sum(weight * nats) / sum(weight)``, and no logits: they are never computed for a
+            token that is not trained, nor for one of weight 0. Without labels
             the logits, (B, T or ``logits_to_keep``, vocabulary).
 
         Raises:
-            ValueError: Image arguments are incomplete, or slots and features differ in number.
+            ValueError: Image arguments are incomplete, slots and features differ in number, or weights do not fit the
+                labels.
         """
+        check_label_weights(labels, label_weights)
         training_step = labels is not None
         packed = None
         if attention_mask is None and past_key_values is None:
@@ -289,6 +296,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
                 hidden_BTD,
                 labels,
                 self._project,
+                weights_BT=label_weights,
                 num_items_in_batch=num_items_in_batch,
                 num_chunks=count_chunks(self.config.text_config.vocab_size),
             )

@@ -7,8 +7,9 @@ searched for afterwards. Neither torch nor transformers is imported.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from minicpmv.errors import UsageError
@@ -71,6 +72,8 @@ class TextSegment:
     """``template``: ours, control tokens in it are meant. ``content``: a user's, control-token text in it stays text.
     ``answer``: as content, and trained. ``end``: the one token that ends an answer, trained. ``unwritten_end``: as end,
     but the token itself is not part of the text, only the prediction of it is trained (2.0, between turns)."""
+    weight: float = 1.0
+    """How much the tokens of ``answer``, ``end`` and ``unwritten_end`` count in the loss: their turn's weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,8 @@ def render(
         default_system: Whether a conversation without an instruction gets the dialect's own, if that has one.
 
     Raises:
-        UsageError: A role, or a setting, that this version's dialect does not know, or an image in a wrong place.
+        UsageError: A role, or a setting, that this version's dialect does not know, an image in a wrong place, or a
+            weight that cannot act.
     """
     dialect = _dialect_of(version)
     if enable_thinking is not None and not version.thinking:
@@ -139,7 +143,7 @@ def render(
 
 
 def left_out(turns: Sequence[Turn], version: Version) -> Iterator[LeftOut]:
-    """Yield what of the answers the dialect does not write. Right in a prompt, a loss in training."""
+    """Yield what the dialect does not write of answers to be trained. In a prompt, and with weight 0, that is right."""
     yield from _dialect_of(version).left_out(turns)
 
 
@@ -180,7 +184,7 @@ def _write_minicpm(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterat
             yield TextSegment("<AI>", "template")
             yield from _answer(turn)
             is_last = position + 1 == len(turns) and not add_generation_prompt
-            yield TextSegment("</s>", "end" if is_last else "unwritten_end")
+            yield TextSegment("</s>", "end" if is_last else "unwritten_end", turn.weight)
     if add_generation_prompt:
         yield TextSegment("<AI>", "template")
 
@@ -191,7 +195,7 @@ def _write_llama3(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterato
     for turn in turns:
         yield TextSegment(f"<|start_header_id|>{turn.role}<|end_header_id|>\n\n", "template")
         yield from _strip(list(_answer(turn) if turn.role == "assistant" else _content(turn)))
-        yield TextSegment("<|eot_id|>", "end" if turn.role == "assistant" else "template")
+        yield TextSegment("<|eot_id|>", "end" if turn.role == "assistant" else "template", turn.weight)
     if add_generation_prompt:
         yield TextSegment("<|start_header_id|>assistant<|end_header_id|>\n\n", "template")
 
@@ -202,7 +206,7 @@ def _write_chatml(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterato
         yield TextSegment(f"<|im_start|>{turn.role}\n", "template")
         if turn.role == "assistant":
             yield from _answer(turn)
-            yield TextSegment("<|im_end|>", "end")
+            yield TextSegment("<|im_end|>", "end", turn.weight)
             yield TextSegment("\n", "template")
         else:
             yield from _content(turn)
@@ -232,14 +236,14 @@ def _write_qwen3(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterator
         answer = split_thinking(turn.text)
         if position > asked and answer.thought:
             # Two pieces, because the first may be the end of a prompt.
-            yield TextSegment(f"{THINK}\n", "answer")
-            yield TextSegment(f"{answer.thought}\n{THOUGHT}\n\n{answer.text}", "answer")
+            yield TextSegment(f"{THINK}\n", "answer", turn.weight)
+            yield TextSegment(f"{answer.thought}\n{THOUGHT}\n\n{answer.text}", "answer", turn.weight)
         elif position > asked and position + 1 == len(turns):
             yield TextSegment(_NO_THINKING, "template")
-            yield TextSegment(answer.text.lstrip("\n"), "answer")
+            yield TextSegment(answer.text.lstrip("\n"), "answer", turn.weight)
         else:
-            yield TextSegment(answer.text, "answer")
-        yield TextSegment("<|im_end|>", "end")
+            yield TextSegment(answer.text, "answer", turn.weight)
+        yield TextSegment("<|im_end|>", "end", turn.weight)
         yield TextSegment("\n", "template")
     if add_generation_prompt:
         yield TextSegment("<|im_start|>assistant\n", "template")
@@ -248,7 +252,7 @@ def _write_qwen3(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterator
 def _left_out_by_qwen3(turns: Sequence[Turn]) -> Iterator[LeftOut]:
     asked = _last_question(turns)
     for position, turn in enumerate(turns):
-        if turn.role != "assistant":
+        if turn.role != "assistant" or not turn.weight:
             continue
         answer = split_thinking(turn.text)
         if answer.stray:
@@ -322,19 +326,19 @@ def _content(turn: Turn) -> Iterator[Segment]:
 
 
 def _answer(turn: Turn) -> Iterator[Segment]:
-    yield TextSegment(turn.text, "answer")
+    yield TextSegment(turn.text, "answer", turn.weight)
 
 
 def _strip(segments: list[Segment]) -> list[Segment]:
     """Remove white space at both ends of a message; an image counts as text."""
     while segments and isinstance(first := segments[0], TextSegment):
         if text := first.text.lstrip():
-            segments[0] = TextSegment(text, first.kind)
+            segments[0] = replace(first, text=text)
             break
         segments.pop(0)
     while segments and isinstance(last := segments[-1], TextSegment):
         if text := last.text.rstrip():
-            segments[-1] = TextSegment(text, last.kind)
+            segments[-1] = replace(last, text=text)
             break
         segments.pop()
     return segments
@@ -362,3 +366,17 @@ def _check(turns: Sequence[Turn], dialect: _Dialect, version: Version) -> None:
                 f"{where}.content: found an image in a turn of role {turn.role!r}, expected images in user turns only\n"
                 "  fix: move the image to a user turn"
             )
+        _check_weight(turn, f"{where}.weight")
+
+
+def _check_weight(turn: Turn, where: str) -> None:
+    if not (math.isfinite(turn.weight) and turn.weight >= 0):
+        raise UsageError(
+            f"{where}: found {turn.weight}, expected a finite number from 0 on\n"
+            "  fix: give 1, or 0 for an answer that is only read"
+        )
+    if turn.role != "assistant" and turn.weight != 1:
+        raise UsageError(
+            f"{where}: found {turn.weight} on a turn of role {turn.role!r}, expected 1: only answers are trained\n"
+            "  fix: leave the weight out, or move it to the answer"
+        )

@@ -31,7 +31,7 @@ class EncodedConversation:
 
     input_ids: list[int]
     labels: list[int]
-    """Unshifted, -100 where nothing is trained."""
+    """Unshifted, -100 where nothing is trained, answers of weight 0 among it."""
     image_mask: list[bool]
     """True where an image feature goes: ``query_num`` times per slice, or per group of frames."""
     pixel_values: NDArray[np.float32]
@@ -41,6 +41,8 @@ class EncodedConversation:
     temporal_ids: list[tuple[int, int]] | None = None
     """For each slice 1 where it opens a block of image slots and 0 where it shares the one before, and its time index,
     -1 for none. None where no times were given."""
+    label_weights: list[float] | None = None
+    """How much each label counts in the loss, 0.0 where there is none; None where all count alike, as 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +87,7 @@ class WrittenConversation:
             pixel_values=np.concatenate(self.layout.patches(patches, self.plans)) if patches else none,
             tgt_sizes=self.layout.sizes(self.plans),
             temporal_ids=self.layout.times(self.plans),
+            label_weights=sample.label_weights,
         )
 
 

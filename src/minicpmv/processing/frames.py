@@ -7,7 +7,7 @@ frames and a still image. A group takes as many image slots as one image does. N
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -157,7 +157,7 @@ def _with_blocks(turns: Sequence[Turn], number_of: Sequence[int]) -> tuple[Turn,
                     "move the frames together, or split the group",
                 )
             before = number
-        grouped.append(Turn(turn.role, tuple(parts)))
+        grouped.append(replace(turn, content=tuple(parts)))
     return tuple(grouped)
 
 

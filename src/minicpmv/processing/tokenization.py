@@ -31,17 +31,23 @@ _SLOT = "<unk>"
 
 @dataclass(frozen=True, slots=True)
 class EncodedSample:
-    """One conversation in tokens; the four lists have one length."""
+    """One conversation in tokens; all its lists have one length."""
 
     input_ids: list[int]
     labels: list[int]
-    """Unshifted: ``labels[i]`` is the token at ``i`` if it is trained, otherwise -100. One exception in 2.0, where
-    answers between turns have no end token: its label stands on the token that follows the answer."""
+    """Unshifted: ``labels[i]`` is the token at ``i`` if it is trained, otherwise -100, also in an answer of weight 0.
+    One exception in 2.0, where answers between turns have no end token: its label stands on the token that follows the
+    answer, and has the answer's weight."""
     image_mask: list[bool]
     """True where an image feature goes, in the order of the image blocks."""
     template_mask: list[bool]
     """True where the format, not the data, wrote the token: role headers, end tokens, tags around slices. A token made
     of both counts as what its first character is."""
+    answer_mask: list[bool]
+    """True on the tokens of answers and the end tokens written for them, trained or not. A token is never part of an
+    answer and of something else, so it has the weight of its own turn."""
+    label_weights: list[float] | None = None
+    """How much each label counts in the loss, 0.0 where there is none; None where all labels count alike, as 1."""
 
 
 class Vocabulary:
@@ -168,11 +174,11 @@ def encode(
         elif segment.kind == "content":
             writer.write_content(segment.text)
         elif segment.kind == "answer":
-            writer.write_answer(segment.text)
+            writer.write_answer(segment.text, segment.weight)
         elif segment.kind == "end":
-            writer.write_end(segment.text)
+            writer.write_end(segment.text, segment.weight)
         else:
-            writer.expect(segment.text)
+            writer.expect(segment.text, segment.weight)
     return writer.finish()
 
 
@@ -250,8 +256,12 @@ class _Writer:
         self._labels: list[int] = []
         self._mask: list[bool] = []
         self._template: list[bool] = []
+        self._answers: list[bool] = []
+        self._weights: list[float] = []
         self._waiting: list[tuple[str, bool]] = []  # stretches of text, and whether each is a template's
-        self._expected: int | None = None  # an end token that the next token's label holds
+        self._expected: tuple[int, float] | None = (
+            None  # label and weight of the next token: an end that is not written
+        )
 
     def write_template(self, text: str) -> None:
         self._write(self._vocabulary.split_template(text), is_template=True)
@@ -259,18 +269,18 @@ class _Writer:
     def write_content(self, text: str) -> None:
         self._write(self._vocabulary.split_content(text))
 
-    def write_answer(self, text: str) -> None:
+    def write_answer(self, text: str, weight: float) -> None:
         self._flush()
-        self._write(self._vocabulary.split_content(text), train=True)
-        self._flush(train=True)
+        self._write(self._vocabulary.split_content(text), weight=weight)
+        self._flush(weight)
 
-    def write_end(self, text: str) -> None:
+    def write_end(self, text: str, weight: float) -> None:
         self._flush()
-        self._append([self._vocabulary[text]], [True], train=True)
+        self._append([self._vocabulary[text]], [True], weight=weight)
 
-    def expect(self, text: str) -> None:
+    def expect(self, text: str, weight: float) -> None:
         self._flush()
-        self._expected = self._vocabulary[text]
+        self._expected = (self._vocabulary[text] if weight else IGNORED, weight)
 
     def write_slots(self, count: int) -> None:
         self._flush()
@@ -279,28 +289,30 @@ class _Writer:
     def finish(self) -> EncodedSample:
         self._flush()
         assert self._expected is None, "an unwritten end needs a token after it"
-        return EncodedSample(self._ids, self._labels, self._mask, self._template)
+        weights = None if {0.0, 1.0}.issuperset(self._weights) else self._weights
+        return EncodedSample(self._ids, self._labels, self._mask, self._template, self._answers, weights)
 
     def _write(
         self,
         pieces: Iterator[str | int | None] | Iterator[str | int],
         *,
-        train: bool = False,
+        weight: float | None = None,
         is_template: bool = False,
     ) -> None:
+        """Write text; ``weight`` is that of an answer."""
         for piece in pieces:
             if isinstance(piece, str):
                 self._waiting.append((piece, is_template))
                 continue
-            self._flush(train=train)
+            self._flush(weight)
             if piece is not None:
-                self._append([piece], [is_template], train=train)
+                self._append([piece], [is_template], weight=weight)
 
-    def _flush(self, *, train: bool = False) -> None:
+    def _flush(self, weight: float | None = None) -> None:
         if self._waiting:
             text = "".join(piece for piece, _ in self._waiting)
             ids = self._vocabulary.encode_plain(text)
-            self._append(ids, self._owners(text, len(ids)), train=train)
+            self._append(ids, self._owners(text, len(ids)), weight=weight)
             self._waiting.clear()
 
     def _owners(self, text: str, num_tokens: int) -> list[bool]:
@@ -311,13 +323,16 @@ class _Writer:
         return [owner_of_character[start] for start in self._vocabulary.find_tokens(text)]
 
     def _append(
-        self, ids: list[int], from_template: list[bool], *, train: bool = False, is_image: bool = False
+        self, ids: list[int], from_template: list[bool], *, weight: float | None = None, is_image: bool = False
     ) -> None:
-        labels = list(ids) if train else [IGNORED] * len(ids)
+        labels = list(ids) if weight else [IGNORED] * len(ids)
+        weights = [float(weight or 0.0)] * len(ids)
         if self._expected is not None and ids:
-            labels[0], self._expected = self._expected, None
+            (labels[0], weights[0]), self._expected = self._expected, None
         self._ids += ids
         self._labels += labels
+        self._weights += weights
+        self._answers += [weight is not None] * len(ids)
         self._mask += [is_image] * len(ids)
         self._template += from_template
 

@@ -98,9 +98,9 @@ class EvalMetrics:
                 _add(sums, name, added)
         return {metric.name: metric.value(sums[metric.name]) for metric in self._metrics if metric.name in sums}
 
-    def of_loss(self, nats: float, num_tokens: float) -> dict[str, float]:
+    def of_loss(self, nats: float, weight: float) -> dict[str, float]:
         """Return what the loss alone decides."""
-        return {metric.name: metric.value((nats, num_tokens)) for metric in self._of_loss if num_tokens}
+        return {metric.name: metric.value((nats, weight)) for metric in self._of_loss if weight}
 
     def _answer(self, model: Any, batches: Sequence[_Batch], sums: dict[str, list[float]]) -> None:
         for positions, max_slice_nums in batches:

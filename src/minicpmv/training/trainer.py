@@ -1,6 +1,6 @@
 """transformers' Trainer with whole checkpoints and numbers per token; everything else is left as it is.
 
-The loss is normalised by the model, which divides by the labelled tokens of the whole optimizer step over all
+The loss is normalised by the model, which divides by what the labels of the whole optimizer step weigh over all
 micro-batches and processes (``num_items_in_batch``); Trainer makes up for the averaging between processes.
 """
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from transformers.trainer_utils import TrainOutput
 
 from minicpmv.data.grouping import BatchPlanner
 from minicpmv.models.flops import flops_of_each
-from minicpmv.models.loss import IGNORED
+from minicpmv.models.loss import sum_weights
 from minicpmv.training.batches import BatchPlan, Collate, EpochTeller, PlannedBatches, make_loader
 from minicpmv.training.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
 from minicpmv.training.callbacks import RunProgress, memory_gib
@@ -95,8 +95,8 @@ class MiniCPMVTrainer(Trainer):
         self._samples = samples
         self._eval_metrics = eval_metrics
         self.add_callback(AskAtStart(self._ask_samples))
-        self._measured: tuple[float, int] = (0.0, 0)
-        """Of this evaluation and process, until now: summed loss, and the tokens that it is of."""
+        self._measured: tuple[float, float] = (0.0, 0.0)
+        """Of this evaluation and process, until now: summed loss, and what the labels that it is of weigh together."""
         self.rates: Rates | None = None
         """What each part is trained with; without it transformers' two groups, with and without decay."""
         self.course: Mapping[str, Any] = {}
@@ -164,6 +164,18 @@ class MiniCPMVTrainer(Trainer):
         self._boundary.note_loss(loss, numbers)
         return loss
 
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
+        """Sum up what the labels of a step weigh, over processes as well; Trainer counts them, which is the same at 1.
+
+        Every process sums floats, whether its own batches have weights or not: they could not be added otherwise.
+        """
+        if not batch_samples:
+            return None
+        weight = torch.stack([sum_weights(batch) for batch in batch_samples]).sum().to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            weight = cast("Tensor", self.accelerator.gather(weight)).sum()
+        return weight
+
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         if not self.is_deepspeed_enabled:  # whose step is done by now, and its gradients gone
             self._measure_parts()
@@ -230,15 +242,15 @@ class MiniCPMVTrainer(Trainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Measure the loss by token over all processes; transformers' mean is of batches, however little they hold."""
-        self._measured = (0.0, 0)
+        self._measured = (0.0, 0.0)
         output = super().evaluation_loop(*args, **kwargs)
         both: Any = self.accelerator.reduce(torch.tensor(self._measured, device=self.args.device))
-        total, count = both.tolist()
+        total, weight = both.tolist()
         prefix = kwargs.get("metric_key_prefix", "eval")
         metrics: Any = output.metrics
-        metrics[f"{prefix}_loss"] = total / count if count else float("nan")
+        metrics[f"{prefix}_loss"] = total / weight if weight else float("nan")
         if self._eval_metrics is not None:
-            found = self._eval_metrics.of_loss(total, count) | self._measure_answers(self._eval_metrics)
+            found = self._eval_metrics.of_loss(total, weight) | self._measure_answers(self._eval_metrics)
             metrics |= {f"{prefix}_{name}": value for name, value in found.items()}
         return output
 
@@ -254,11 +266,11 @@ class MiniCPMVTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         if self.features is not None:
             self.features.expect(inputs)
-        count = int(inputs["labels"][..., 1:].ne(IGNORED).sum())  # the model predicts from the token before
+        weight = float(sum_weights(inputs))
         with torch.no_grad(), self.compute_loss_context_manager():
             loss: Any = self.compute_loss(model, inputs)  # the mean of this batch, on this process
-        total, num_tokens = self._measured
-        self._measured = (total + float(loss) * count, num_tokens + count)
+        measured, of_weight = self._measured
+        self._measured = (measured + float(loss) * weight, of_weight + weight)
         return loss.detach(), None, None
 
     def measure(self, batch: dict[str, Tensor]) -> float:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from minicpmv.data.collation import Collator
+from minicpmv.data.collation import Collator, PackedCollator
 
 
 def sample(*ids: int, images: tuple[tuple[int, int], ...] = ()) -> dict[str, torch.Tensor]:
@@ -39,3 +39,18 @@ def test_images_follow_each_other_in_batch_order() -> None:
 def test_the_pad_token_may_be_a_real_one() -> None:
     batch = Collator(pad_token_id=1)([sample(1, 1, 1), sample(1)])
     assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_samples_without_weights_count_as_one_beside_one_with_weights() -> None:
+    weighed = sample(4, 5) | {"label_weights": torch.tensor([0.0, 0.5])}
+    padded = Collator(0)([sample(1, 2, 3), weighed])["label_weights"]
+    assert padded.tolist() == [[0, 1, 1], [0, 0.5, 0]]
+    packed = PackedCollator(0)([sample(1, 2, 3), weighed])["label_weights"]
+    assert packed.tolist() == [[0, 1, 1, 0, 0.5]]
+    assert padded.dtype == packed.dtype == torch.float32
+
+
+def test_a_batch_without_weights_has_none() -> None:
+    for collate in (Collator(0), PackedCollator(0)):
+        assert "label_weights" not in collate([sample(1, 2), sample(3, 4, 5)])
+        assert "label_weights" not in collate([])

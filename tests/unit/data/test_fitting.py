@@ -11,7 +11,7 @@ from minicpmv.data.loading import load_records
 from minicpmv.errors import DataError
 from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.parity.cases import VERSIONS
-from tests.tiny import FIXTURES, conversation, save_picture, write_data
+from tests.tiny import FIXTURES, conversation, save_picture, weigh_record, write_data
 
 LONG = "word " * 60 + "<box>1 2 3 4</box>" + " end" * 5
 
@@ -63,6 +63,40 @@ def test_d201_where_only_more_than_the_last_answer_could_be_cut(tmp_path: Path) 
     assert len(ids_of(kept)) == last_answer + 1
     with pytest.raises(DataError, match="D201"):
         dataset_of(tmp_path, texts, max_length=last_answer, truncate_answers=True)[0]
+
+
+def test_an_image_before_an_answer_that_is_not_trained_is_never_cut(tmp_path: Path) -> None:
+    """What is cut is the last answer's end, whatever that answer weighs."""
+    save_picture(tmp_path / "small.png", 40, 40)
+    texts = conversation("What?", LONG, "<image>\nAnd this?", "So it is.")
+    data = write_data(tmp_path / "train.json", [{"image": "small.png", "conversations": texts}])
+    (record,) = load_records(data)
+
+    def item_of(*weights: float, **settings: Any) -> dict[str, Any]:
+        return ConversationDataset([weigh_record(record, *weights)], processor_of("v2_6"), **settings)[0]
+
+    whole = item_of(1.0, 1.0, max_length=2048)
+    last_image = int(whole["image_mask"].nonzero().max())
+    start = next(at for at in range(last_image, len(whole["labels"])) if whole["labels"][at] != -100)
+    kept = item_of(0.5, 0.0, max_length=start + 1, truncate_answers=True)
+    assert kept["input_ids"].tolist() == whole["input_ids"][: start + 1].tolist()
+    assert len(kept["label_weights"]) == start + 1
+    assert kept["labels"][start] == -100
+    with pytest.raises(DataError, match="D201"):
+        item_of(1.0, 0.0, max_length=start, truncate_answers=True)
+
+
+def test_tokens_of_an_answer_that_weighs_nothing_are_not_counted_as_trained(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "train.json", [{"conversations": conversation("What?", LONG, "And?", "So.")}])
+    (record,) = load_records(data)
+    counts = [
+        ConversationDataset([weigh_record(record, *weights)], processor_of("v2_6"), max_length=2048)
+        .check_lengths()
+        .num_trained.tolist()
+        for weights in ((1.0, 1.0), (0.0, 1.0), (1.0, 0.0), (0.5, 3.0))
+    ]
+    assert counts[0] == counts[3]
+    assert counts[0] == [counts[1][0] + counts[2][0]]
 
 
 def test_d201_without_fewer_slices_where_they_are_not_allowed(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def made_up(count: int) -> Iterator[Sample]:
     for _ in range(count):
         reference = " ".join(drawn.choices(words, k=6))
         answer = " ".join(word if drawn.random() < 0.8 else "other" for word in reference.split())
-        yield Sample(question="Which?", answer=answer, references=(reference,), nats=drawn.random(), num_tokens=7)
+        yield Sample(question="Which?", answer=answer, references=(reference,), nats=drawn.random(), weight=7)
 
 
 def score_all(metrics: list[Metric], samples: Iterator[Sample]) -> Scorer:

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minicpmv.models.loss import IGNORED, count_chunks, labelled_token_loss
+from minicpmv.models.loss import IGNORED, count_chunks, labelled_token_loss, sum_weights
 
 
 @pytest.fixture
@@ -94,3 +94,65 @@ def test_logits_of_a_large_vocabulary_are_never_held_all_at_once() -> None:
         labelled_token_loss(hidden, torch.zeros(1, tokens + 1, dtype=torch.long), head, num_chunks=count_chunks(words))
     assert max(sizes) <= tokens * 2**14
     assert max(sizes) > tokens * 2**13, "the logits went by unseen"
+
+
+# Of the labels in `case`; where there is no label stands nonsense, which nothing may read.
+WEIGHTS = torch.tensor([[9.0, 0.5, 9.0, 1.0, float("nan")], [9.0, 9.0, 2.0, 0.25, 0.0]])
+
+
+@pytest.mark.parametrize("num_chunks", [1, 3])
+def test_weighted_loss_is_the_mean_by_weight(case, num_chunks: int) -> None:
+    hidden, labels, head = case
+    nats = [  # of the five labels, each predicted from the token before
+        cross_entropy(head(hidden)[row, place - 1], labels[row, place])
+        for row, place in ((0, 1), (0, 3), (1, 2), (1, 3), (1, 4))
+    ]
+    expected = (0.5 * nats[0] + nats[1] + 2 * nats[2] + 0.25 * nats[3] + 0 * nats[4]) / 3.75
+    found = labelled_token_loss(hidden, labels, head, weights_BT=WEIGHTS, num_chunks=num_chunks)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    wanted = torch.autograd.grad(expected, (hidden, head.weight))
+    gradients = torch.autograd.grad(found, (hidden, head.weight))
+    torch.testing.assert_close(gradients, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_depends_on_how_weights_compare_only(case) -> None:
+    """Also where they sum to less than 1."""
+    hidden, labels, head = case
+    for factor in (1e-3, 100.0):
+        torch.testing.assert_close(
+            labelled_token_loss(hidden, labels, head, weights_BT=factor * WEIGHTS),
+            labelled_token_loss(hidden, labels, head, weights_BT=WEIGHTS),
+        )
+
+
+def test_weight_zero_is_no_label(case) -> None:
+    """The head does not see the token, and the rest is the same to the last bit."""
+    hidden, labels, head = case
+    silent = torch.where(torch.tensor([[True] * 5, [True] * 4 + [False]]), labels, IGNORED)
+    found = []
+    for these in (labels, silent):
+        seen: list[int] = []
+        loss = labelled_token_loss(
+            hidden, these, lambda h, seen=seen: seen.append(len(h)) or head(h), weights_BT=WEIGHTS
+        )
+        assert seen == [4]
+        found.append((loss, *torch.autograd.grad(loss, (hidden, head.weight))))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_batch_in_which_all_weigh_zero_is_zero_with_zero_gradients(case) -> None:
+    hidden, labels, head = case
+    loss = labelled_token_loss(hidden, labels, head, weights_BT=torch.zeros(2, 5), num_chunks=2)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert hidden.grad is not None
+    assert hidden.grad.abs().max() == 0
+
+
+def test_weights_of_a_batch_add_up_as_its_loss_is_divided(case) -> None:
+    hidden, labels, head = case
+    assert sum_weights({"labels": labels}) == 5
+    weight = sum_weights({"labels": labels, "label_weights": WEIGHTS})
+    assert weight == 3.75
+    divided = labelled_token_loss(hidden, labels, head, weights_BT=WEIGHTS, num_items_in_batch=weight)
+    assert torch.equal(divided, labelled_token_loss(hidden, labels, head, weights_BT=WEIGHTS))

@@ -112,9 +112,14 @@ def test_logits_to_keep_returns_the_last_ones() -> None:
         ({"image_mask": None}, "without tgt_sizes or image_mask"),
         ({"tgt_sizes": torch.tensor([[1, 1]])}, "describe 1 patches"),
         ({"input_ids": None}, "expected input_ids or inputs_embeds"),
+        ({"label_weights": torch.ones(1, 3)}, "label_weights came without labels"),
+        (
+            {"labels": torch.zeros(1, 3, dtype=torch.int64), "label_weights": torch.ones(3)},
+            r"label_weights have the shape \(3,\), expected that of labels, \(1, 3\)",
+        ),
     ],
 )
-def test_incomplete_image_arguments_are_named(change: dict, message: str) -> None:
+def test_arguments_that_do_not_fit_each_other_are_named(change: dict, message: str) -> None:
     model, case = load("v2_6"), load_case("v2_6", "unsliced")
     with pytest.raises(ValueError, match=message):
         model(**case.inputs | change)

@@ -12,6 +12,7 @@ from minicpmv.models.versions import VERSIONS
 from minicpmv.processing.chat import ImageRef, Turn
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.tokenization import MARKUP, Vocabulary
+from tests.tiny import weigh
 from tests.unit.processing.conftest import END
 
 SMALL, WIDE = Image.new("RGB", (50, 50), "red"), Image.new("RGB", (150, 80), "blue")
@@ -251,3 +252,103 @@ def test_template_mask_leaves_out_what_the_conversation_says(processor: MiniCPMV
     said = ["\n".join("" if isinstance(part, ImageRef) else part for part in turn.content) for turn in turns]
     found = str(processor.tokenizer.decode(own))
     assert re.sub(r"[\s<>]", "", found) == re.sub(r"[\s<>]", "", "".join(said))
+
+
+ANSWERED = (user("Hi!"), assistant("One."), user("And?"), assistant("Two three."), user("So?"), assistant("Four"))
+
+
+def test_each_token_of_an_answer_and_its_end_have_the_weight_of_its_turn(processor: MiniCPMVProcessor) -> None:
+    plain = processor.encode_text(ANSWERED)
+    sample = processor.encode_text(weigh(ANSWERED, 0.5, 0.0, 2.0))
+    assert (sample.input_ids, sample.answer_mask) == (plain.input_ids, plain.answer_mask)
+    assert sample.label_weights is not None
+    said: dict[float, list[int]] = {0.5: [], 0.0: [], 2.0: []}
+    for label, weight in zip(sample.labels, sample.label_weights, strict=True):
+        said[weight].append(label)
+    assert set(said[0.0]) == {-100}, "what weighs nothing has no label"
+    end = processor.vocabulary[END[processor.version.name]]
+    assert [*processor.vocabulary.encode_plain("One."), end] == said[0.5]
+    assert [*processor.vocabulary.encode_plain("Four"), end] == said[2.0]
+
+
+def test_weight_zero_takes_the_labels_of_one_answer_and_nothing_else(processor: MiniCPMVProcessor) -> None:
+    plain, sample = processor.encode_text(ANSWERED), processor.encode_text(weigh(ANSWERED, 1.0, 0.0, 1.0))
+    end = processor.vocabulary[END[processor.version.name]]
+    answer = [*processor.vocabulary.encode_plain("Two three."), end]
+    lost = [one for one, other in zip(plain.labels, sample.labels, strict=True) if one != other]
+    assert lost == answer
+    assert sample.label_weights is None, "what is left counts alike"
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (1, 1, 0), (0.0, 0.0, 0.0)])
+def test_labels_that_count_alike_have_no_weights(processor: MiniCPMVProcessor, weights: tuple[float, ...]) -> None:
+    assert processor.encode_text(weigh(ANSWERED, *weights)).label_weights is None
+
+
+def test_whole_conversations_have_the_weights_of_their_text(processor: MiniCPMVProcessor) -> None:
+    turns = weigh(CONVERSATIONS["turns"], 0.25, 1.0, 3.0)
+    sample = processor.encode_conversation(turns, images_of(turns))
+    assert sample.label_weights == processor.encode_text(turns, [SMALL.size, WIDE.size]).label_weights
+    assert sample.label_weights is not None
+
+
+def test_weight_of_an_end_that_is_not_written_stands_with_its_label(processors: dict[str, MiniCPMVProcessor]) -> None:
+    """It is the label of the token that follows, be that the next question's or, untrained itself, another answer's."""
+    processor = processors["v2"]
+    end = processor.vocabulary["</s>"]
+    for turns, weights in (
+        (weigh(ANSWERED[:4], 0.5, 0.0), {0.5}),
+        (weigh(ANSWERED[:4], 0.5, 2.0), {0.5, 2.0}),
+        (weigh((user("a"), assistant("b"), assistant("c")), 0.5, 0.0), {0.5}),
+    ):
+        sample = processor.encode_text(turns)
+        assert sample.label_weights is not None
+        found = zip(sample.labels, sample.label_weights, sample.input_ids, strict=True)
+        ends = [(weight, token) for label, weight, token in found if label == end]
+        assert {weight for weight, _ in ends} == weights
+        assert ends[0][1] != end
+
+
+def test_thinking_weighs_what_its_answer_does(processors: dict[str, MiniCPMVProcessor]) -> None:
+    processor = processors["v4_5"]
+    thinking = "<think>\nhm\n</think>\n\nb"
+    sample = processor.encode_text(weigh((user("a"), assistant(thinking)), 0.5))
+    assert sample.label_weights is not None
+    trained = [label for label, weight in zip(sample.labels, sample.label_weights, strict=True) if weight == 0.5]
+    assert processor.tokenizer.decode(trained) == f"{thinking}<|im_end|>"
+    assert len(trained) == sum(label != -100 for label in sample.labels)
+
+
+def test_thinking_of_an_answer_that_is_only_read_may_be_left_out(processors: dict[str, MiniCPMVProcessor]) -> None:
+    """As the format leaves it out of a prompt."""
+    turns = (user("a"), assistant("<think>\nhm\n</think>\n\nb"), user("c"), assistant("d"))
+    sample = processors["v4_5"].encode_text(weigh(turns, 0.0, 1.0))
+    without = (user("a"), assistant("b"), user("c"), assistant("d"))
+    assert sample == processors["v4_5"].encode_text(weigh(without, 0.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        (
+            Turn("assistant", ("a",), -0.5),
+            r"conversation\[1\]\.weight: found -0\.5, expected a finite number from 0 on",
+        ),
+        (Turn("assistant", ("a",), float("nan")), "found nan, expected a finite number"),
+        (Turn("assistant", ("a",), float("inf")), "found inf, expected a finite number"),
+        (Turn("user", ("a",), 0.0), "found 0.0 on a turn of role 'user', expected 1: only answers are trained"),
+    ],
+)
+def test_a_weight_that_cannot_act_is_refused(processor: MiniCPMVProcessor, turn: Turn, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        processor.encode_text((user("Hi!"), turn, assistant("b")))
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_answers_are_marked_whether_they_are_trained_or_not(processor: MiniCPMVProcessor, name: str) -> None:
+    turns = CONVERSATIONS[name]
+    sizes = [image.size for image in images_of(turns)]
+    sample = processor.encode_text(turns, sizes)
+    trained = [label == token for label, token in zip(sample.labels, sample.input_ids, strict=True)]
+    assert sample.answer_mask == trained
+    assert processor.encode_text(weigh(turns, *[0.0] * len(turns)), sizes).answer_mask == trained

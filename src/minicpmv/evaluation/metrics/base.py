@@ -26,9 +26,9 @@ class Sample:
     references: tuple[str, ...] = ()
     """Answers that count as right, in the order of the record."""
     nats: float | None = None
-    """Loss of the record's trained tokens, added up; None if nobody has measured it."""
-    num_tokens: int | None = None
-    """How many tokens that is of."""
+    """Loss of the record's trained tokens, weighted and added up; None if nobody has measured it."""
+    weight: float | None = None
+    """What these tokens weigh together: their number where none has a weight of its own."""
 
 
 class Metric(ABC):

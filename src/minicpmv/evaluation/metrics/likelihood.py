@@ -21,13 +21,13 @@ class Loss(Metric):
     expects = "a model to measure, or a file that holds what one measured"
 
     def measure(self, sample: Sample) -> Statistics | None:
-        if sample.nats is None or not sample.num_tokens:
+        if sample.nats is None or not sample.weight:
             return None
-        return sample.nats, float(sample.num_tokens)
+        return sample.nats, sample.weight
 
     def value(self, sums: Statistics) -> float:
-        nats, num_tokens = sums
-        return nats / num_tokens
+        nats, weight = sums
+        return nats / weight
 
 
 class Perplexity(Loss):

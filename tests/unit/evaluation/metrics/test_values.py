@@ -263,7 +263,7 @@ def test_json_fields_count_alike_whatever_record_they_are_of() -> None:
 
 
 def test_loss_is_by_token_and_perplexity_its_exponential() -> None:
-    samples = [Sample(nats=6.0, num_tokens=2), Sample(nats=2.0, num_tokens=2), Sample(answer="unmeasured")]
+    samples = [Sample(nats=6.0, weight=2), Sample(nats=2.0, weight=2), Sample(answer="unmeasured")]
     for name, expected in (("loss", 2.0), ("perplexity", math.exp(2))):
         made = metric(name)
         rows = [row for row in map(made.measure, samples) if row is not None]
