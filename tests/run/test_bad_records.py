@@ -78,7 +78,7 @@ def test_records_found_bad_before_the_run_are_left_out(tmp_path: Path) -> None:
     expected = losses(run_here(one_step(write_data(tmp_path / "sound.json", records[:2]), tmp_path / "expected")))
     records[2]["image"] = records[5]["image"] = "missing.png"
     records[3]["conversations"][1]["content"] = ""
-    records[4]["id"] = "0"
+    records[4] = dict(records[0])
     data = write_data(tmp_path / "all.json", records)
     run = run_here(one_step(data, tmp_path / "run", "--on_bad_record", "skip", "--max_bad_share", "0.7"))
     assert losses(run) == pytest.approx(expected, abs=_LOSS)

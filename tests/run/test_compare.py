@@ -181,7 +181,8 @@ def test_metrics_are_those_that_both_files_have_scores_of(capsys: pytest.Capture
         (["yes"], {}, "b.jsonl: found no line for 1 of 2 record(s) of a.jsonl ('r1'), expected the same records"),
         (["yes"] * 3, {}, "a.jsonl: found no line for 1 of 3 record(s) of b.jsonl ('r2')"),
         (["yes"] * 2, {"reference": "no"}, "b.jsonl: found other references for record 'r0' than in a.jsonl"),
-        (["yes"] * 2, {"id": "x"}, "b.jsonl:2: found record 'x' again, expected each once"),
+        (["yes"] * 2, {"id": "x", "index": 0}, "b.jsonl:2: found record 'x (record 0)' again, expected each once"),
+        (["yes"] * 2, {"id": "x", "index": None}, "b.jsonl:2: found record 'x' again, expected each once"),
     ],
 )
 def test_files_of_other_records_are_refused(
@@ -189,3 +190,15 @@ def test_files_of_other_records_are_refused(
 ) -> None:
     first = write("a.jsonl", ["yes", "no"])
     assert message in refused(["compare", first, write("b.jsonl", second, **more)], capsys)
+
+
+def test_records_that_share_an_id_are_matched_by_position_in_any_order(capsys: pytest.CaptureFixture[str]) -> None:
+    """LLaVA's ids name pictures: three questions about one have one id."""
+    answers = {0: "yes", 1: "no", 2: "yes"}
+    for name, order, second in (("a", (0, 1, 2), "no"), ("b", (2, 0, 1), "yes")):
+        said = {**answers, 1: second}
+        lines = [{"id": "x", "index": index, "answer": said[index], "reference": f"r{index}"} for index in order]
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["compare", "a.jsonl", "b.jsonl", "--metrics", "cer", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["num_records"], [change["key"] for change in found["changes"]]) == (3, ["x (record 1)"])

@@ -128,12 +128,28 @@ def test_problems_of_all_files_are_named_and_nothing_is_written(capsys: pytest.C
     assert sorted(path.name for path in Path().iterdir()) == ["data", "lines.jsonl", "out.jsonl"]
 
 
-def test_ids_that_two_files_share_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_of_two_files_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     first, second = (
         write_data(Path(name), [{"id": 1, "conversations": conversation("a", "b")}]) for name in ("a", "b")
     )
     assert main(["convert", first, second, "--output", "out.jsonl"]) == 2
-    assert "b:2 record 0 (id 1) id: [D114] found the id of a:2 record 0 (id 1) again" in capsys.readouterr().err
+    assert "b:2 record 0 (id 1) id: [D114] found the same record as a:2 record 0 (id 1)," in capsys.readouterr().err
+
+
+def test_different_records_of_two_files_may_share_an_id(capsys: pytest.CaptureFixture[str]) -> None:
+    """So may those of one image path in two folders: they show different pictures."""
+    paths: list[str] = []
+    for number in (0, 1):
+        picture = save_picture(Path(f"{number}/a.png"), seed=number)
+        record = {"id": 1, "image": Path(picture).name, "conversations": conversation("a", "b")}
+        paths.append(write_data(Path(f"{number}/train.json"), [record]))
+    assert main(["convert", *paths, "--output", "out.jsonl"]) == 0
+    found = capsys.readouterr().err
+    assert (
+        "[D331] found 1 record(s) with the id of a different record of another file: 1/train.json:2 record 0" in found
+    )
+    assert [json.loads(line)["image"] for line in Path("out.jsonl").read_text().splitlines()] == ["0/a.png", "1/a.png"]
+    assert main(["check", "out.jsonl"]) == 0
 
 
 def test_output_must_not_be_the_data(capsys: pytest.CaptureFixture[str]) -> None:

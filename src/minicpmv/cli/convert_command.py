@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     """Read, check and write; say what was written."""
     options = _build_parser().parse_intermixed_args(arguments)
     from minicpmv.data.conversion import convert
-    from minicpmv.data.reading import find_files
+    from minicpmv.data.folders import find_files
 
     sources = [os.path.realpath(file) for path in options.data for file in find_files(path)]
     if os.path.realpath(options.output) in sources:
@@ -63,6 +63,8 @@ def run(arguments: Sequence[str]) -> int:
         image_dir=options.image_dir,
         pixel_boxes=options.pixel_boxes,
     )
+    for notice in done.notices:
+        print(notice, file=sys.stderr)
     if done.left_out:
         print(f"left out, because nothing here reads them: the keys {', '.join(done.left_out)}", file=sys.stderr)
     print(f"Wrote {done.num_records} record{'' if done.num_records == 1 else 's'} to {options.output}")

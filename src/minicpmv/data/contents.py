@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minicpmv.data.file_state import FileState
-from minicpmv.data.reading import find_files, open_records
+from minicpmv.data.folders import find_files
+from minicpmv.data.reading import open_records
 from minicpmv.data.records import RawRecord
 from minicpmv.errors import DataError, Problem
 

@@ -9,12 +9,13 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from minicpmv.data.boxes import BoxError, scale_boxes
 from minicpmv.data.embedded import data_url, image_kind, is_embedded, read_embedded
+from minicpmv.data.ids import digest_record
 from minicpmv.data.image_files import Size
 from minicpmv.data.loading import ImageRoots, check_records
 from minicpmv.data.reading import open_records
@@ -34,6 +35,8 @@ class Conversion:
     num_records: int
     left_out: tuple[str, ...]
     """Keys of records that mean nothing here, such as ``source`` or ``model``."""
+    notices: tuple[Problem, ...] = ()
+    """What is to be said of ids that records of several files share."""
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -78,7 +81,8 @@ def convert(
         if not checked.problems:
             records += checked.raw
             sizes += checked.sizes
-    problems += _repeated_ids(records)
+    notices, repeated = _check_repeated(records, ImageRoots(image_root))
+    problems += repeated
     target = _Target(
         output=Path(output),
         roots=ImageRoots(image_root),
@@ -95,7 +99,7 @@ def convert(
     lines = [_line(record, made, target) for record, made in zip(records, texts, strict=True)]
     _write(target.output, "".join(lines).encode())
     left_out = {key for record in records for key in _fields(record) if key not in _KEPT}
-    return Conversion(num_records=len(lines), left_out=tuple(sorted(left_out)))
+    return Conversion(num_records=len(lines), left_out=tuple(sorted(left_out)), notices=tuple(notices))
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -122,15 +126,33 @@ def _fields(record: RawRecord) -> dict[str, Any]:
     return cast("dict[str, Any]", record.value)
 
 
-def _repeated_ids(records: Sequence[RawRecord]) -> Iterator[Problem]:
-    """Yield a problem for an id that two files share; within a file, that was found when it was read."""
-    first: dict[str, RawRecord] = {}
-    for record in records:
+def _check_repeated(records: Sequence[RawRecord], roots: ImageRoots) -> tuple[list[Problem], list[Problem]]:
+    """Compare records of different files that share an id; those of one file were compared when it was read.
+
+    Returns:
+        A notice, if there are such records; and a problem for each that would stand in the new file twice.
+    """
+    first: dict[str, int] = {}
+    problems: list[Problem] = []
+    shared: list[str] = []
+    for number, record in enumerate(records):
         record_id = _fields(record).get("id")
-        other = first.setdefault(str(record_id), record) if record_id is not None else record
-        if other is not record:
-            fix = "rename one, or convert the files into one each"
-            yield Problem("D114", record.where("id"), f"the id of {other.where()} again", "every id once", fix)
+        other = records[number if record_id is None else first.setdefault(str(record_id), number)]
+        if other.source == record.source:
+            continue
+        is_same_root = os.path.realpath(roots.of(other)) == os.path.realpath(roots.of(record))
+        if digest_record(other) == digest_record(record) and (is_same_root or not _fields(record).get("image")):
+            found, fix = f"the same record as {other.where()}", "leave one of the two out"
+            problems.append(Problem("D114", record.where("id"), found, "every record once", fix))
+        else:
+            shared.append(f"{record.where()} and {other.where()}")
+    if not shared:
+        return [], problems
+    found = f"{len(shared):,} record(s) with the id of a different record of another file: {shared[0]}"
+    found += ", ..." if len(shared) > 1 else ""
+    fix = "nothing, if an id names the picture; else give each record its own"
+    expected = "every id once; records are told apart by their positions"
+    return [Problem("D331", records[0].source, found, expected, fix, severity="notice")], problems
 
 
 def _texts(record: RawRecord, sizes: Sequence[Size], target: _Target) -> tuple[dict[str, Any], list[Problem]]:

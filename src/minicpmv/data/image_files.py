@@ -7,29 +7,26 @@ rotation is not applied, as in ``processing.images``.
 
 from __future__ import annotations
 
-import difflib
 import io
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, TypeGuard
+from typing import BinaryIO
 
 from PIL import Image
 
-from minicpmv.data.image_traits import Trait, traits_of
+from minicpmv.data.image_faults import ImageUse, describe_fault, is_file_path, name_of, others_of
+from minicpmv.data.image_traits import DepthError, Trait, check_depth, is_deep, traits_of
 from minicpmv.errors import Problem
 from minicpmv.processing.images import DAMAGE, ImageError, load_image
 
 __all__ = [
     "MAX_SUGGESTIONS",
     "ImageReport",
-    "ImageUse",
     "Seen",
     "Size",
-    "describe_fault",
     "inspect_files",
     "survey_images",
 ]
@@ -42,22 +39,6 @@ _WORTH_THREADS = 4
 """Files."""
 MAX_SUGGESTIONS = 20
 """Missing files for which a nearby name is looked up: it takes long in large folders, and nobody reads more."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageUse:
-    """One path in one record."""
-
-    record: int
-    """Position of the record in its file."""
-    where: str
-    """As messages name the place."""
-    written: str
-    """The path as the record has it."""
-    path: str | bytes
-    """The path that is opened; or, embedded, the image file's bytes or a ``data:`` URL."""
-    root: str
-    """The folder at which relative paths start."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +60,7 @@ class Seen:
     size: Size
     traits: tuple[Trait, ...] = ()
     is_complete: bool = True
+    is_deep: bool = False
 
 
 def survey_images(
@@ -141,9 +123,11 @@ def inspect_files(
 
 def _inspect(path: str | bytes, with_notices: bool, decode: bool) -> Seen | ImageError:
     seen = _look(path, with_notices)
+    if seen is not None and seen.is_deep and (fault := _find_depth_fault(path)):
+        return fault
     if seen is not None and seen.is_complete and (not decode or _decodes_as_jpeg(path)):
         return seen
-    if _is_file_path(path) and not os.path.isfile(path):  # worded by describe_fault, which knows the record
+    if is_file_path(path) and not os.path.isfile(path):  # worded by describe_fault, which knows the record
         return ImageError(where=path, found="no file", expected="an image file", fix="correct the path")
     try:
         size = load_image(path).size
@@ -161,9 +145,21 @@ def _look(path: str | bytes, with_notices: bool) -> Seen | None:
         with open(path, "rb") if is_file else io.BytesIO(path) as file, Image.open(file) as image:
             traits = tuple(traits_of(image, path if is_file else "")) if with_notices else ()
             size = image.size  # before verify(), which closes the image
-            return Seen(size, traits, is_complete=_is_complete(file, image))
+            deep = is_deep(image)
+            return Seen(size, traits, is_complete=_is_complete(file, image), is_deep=deep)
     except DAMAGE:
         return None
+
+
+def _find_depth_fault(path: str | bytes) -> DepthError | None:
+    try:
+        with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path) as image:
+            check_depth(image, path if isinstance(path, str) else "image")
+    except DepthError as error:
+        return error
+    except DAMAGE:
+        pass  # decoding, which follows, words the fault
+    return None
 
 
 def _decodes_as_jpeg(path: str | bytes) -> bool:
@@ -190,61 +186,5 @@ def _is_complete(file: BinaryIO, image: Image.Image) -> bool:
 
 
 def _word(use: ImageUse, trait: Trait, num_others: int) -> Problem:
-    found = f"{trait.found}: {_name(use)}{_others(num_others)}"
+    found = f"{trait.found}: {name_of(use)}{others_of(num_others)}"
     return Problem(trait.code, use.where, found, trait.expected, trait.fix, severity="notice")
-
-
-def _others(num_others: int) -> str:
-    return f"; {num_others} more use(s) of this file" if num_others else ""
-
-
-def _name(use: ImageUse) -> str:
-    return repr(use.path) if _is_file_path(use.path) else "the embedded image"
-
-
-def _is_file_path(path: str | bytes) -> TypeGuard[str]:
-    return isinstance(path, str) and not path.startswith("data:")
-
-
-def describe_fault(use: ImageUse, error: ImageError, *, num_others: int, suggest: bool) -> Problem:
-    """Word the fault of a file.
-
-    Args:
-        use: The first use of it.
-        error: From ``inspect_files``.
-        num_others: Its further uses.
-        suggest: Whether to look for a file that may be meant, if there is none; see ``MAX_SUGGESTIONS``.
-    """
-    others = _others(num_others)
-    if not _is_file_path(use.path) or os.path.isfile(use.path):
-        code = "D143" if isinstance(error.__cause__, Image.DecompressionBombError) else "D142"
-        return Problem(code, use.where, f"{error.found} in {_name(use)}{others}", error.expected, error.fix)
-    fix = _suggest(use, use.path) if suggest else "correct the path or add the file"
-    found = f"a folder: {use.path!r}" if os.path.isdir(use.path) else f"no file {use.path!r}"
-    return Problem("D141", use.where, found + others, "an image file", fix)
-
-
-def _suggest(use: ImageUse, written_path: str) -> str:
-    """Tell what was probably meant by a path at which there is no file."""
-    path, is_folder = Path(written_path), os.path.isdir(os.path.dirname(written_path) or ".")
-    if "\\" in use.written:
-        return "write / instead of \\ in paths"
-    if not os.path.exists(path) and is_folder and (near := _nearest(path.name, sorted(os.listdir(path.parent)))):
-        return f"did you mean {near!r}, which is in that folder?"
-    if not os.path.isabs(use.written) and os.path.isfile(use.written):
-        return (
-            f"relative paths start at {use.root}; the file exists from the current folder, so set the image root to it"
-        )
-    if not is_folder:
-        return f"correct the path: there is no folder {str(path.parent)!r} (relative paths start at {use.root})"
-    return "correct the path or add the file"
-
-
-def _nearest(name: str, names: Sequence[str]) -> str | None:
-    """Find the same name in other case or with another extension, or else a likely misspelling."""
-    for key in (str.casefold, lambda text: Path(text).stem.casefold()):
-        for candidate in names:
-            if key(candidate) == key(name):
-                return candidate
-    close = difflib.get_close_matches(name, names[:10_000], n=1, cutoff=0.85)
-    return close[0] if close else None

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from minicpmv.data.embedded import is_embedded
 from minicpmv.data.file_state import FileStates
-from minicpmv.data.image_files import MAX_SUGGESTIONS, ImageUse, Size, describe_fault, inspect_files
+from minicpmv.data.image_faults import ImageUse, describe_fault
+from minicpmv.data.image_files import MAX_SUGGESTIONS, Size, inspect_files
 from minicpmv.data.sequences import LazySequence
 from minicpmv.errors import Problem
 from minicpmv.processing.images import ImageError

@@ -1,6 +1,7 @@
 """What is odd about a readable image: the model sees something else than its owner may think. None of it stops a run.
 
-Judged from the header alone; what is said here of the pixels is what ``processing.images`` makes of such a file.
+Judged from the header alone; what is said here of the pixels is what ``processing.images`` makes of such a file. Only a
+picture of which nothing would be left is a fault; that is told from its pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from functools import lru_cache
 
 from PIL import Image
 
-__all__ = ["Trait", "traits_of"]
+from minicpmv.processing.images import ImageError
+
+__all__ = ["DepthError", "Trait", "check_depth", "is_deep", "traits_of"]
 
 _ORIENTATION = 0x0112
 """EXIF tag 274; 1 is upright."""
@@ -33,6 +36,10 @@ _KIN = {"MPO": "JPEG", "DIB": "BMP", "CUR": "ICO"}
 _ONE_PICTURE = ("MPO", "PSD")
 """Formats whose further frames are not meant to be seen: a phone's photo with its preview, layers of one picture."""
 _DEEP = ("I", "F")
+_SCALE = (
+    'python -c "import sys, numpy as np; from PIL import Image; a = np.asarray(Image.open(sys.argv[1]), float); '
+    "Image.fromarray((255 * (a - a.min()) / (a.max() - a.min())).astype('uint8')).save(sys.argv[2])\" IMAGE scaled.png"
+)
 _DAMAGED_EXIF = (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError, struct.error, zlib.error)
 
 
@@ -68,6 +75,39 @@ def traits_of(image: Image.Image, name: str) -> Iterator[Trait]:
         yield Trait("D303", f"{frames} frames or pages", "one; the model sees the first", fix)
 
 
+class DepthError(ImageError):
+    """A picture can be read, and nothing of it would be left in 8 bits for a pixel."""
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether a grey image has more than 8 bits for a pixel."""
+    return image.mode.startswith(_DEEP)
+
+
+def check_depth(image: Image.Image, where: str) -> None:
+    """Make sure that something of a deep image is left when its values are cut to 0..255, as they will be.
+
+    Args:
+        image: One for which ``is_deep`` holds; it is loaded here.
+        where: Its path, or what stands for it.
+
+    Raises:
+        DepthError: It becomes black, or white, from end to end, and is not of one value.
+    """
+    low, high = (image if image.mode == "F" else image.convert("I")).getextrema()
+    assert isinstance(low, (int, float)), "of one channel"
+    assert isinstance(high, (int, float)), "of one channel"
+    darkest, lightest = (int(min(255, max(0, value))) for value in (low, high))
+    if low < high and lightest - darkest <= 1:
+        shade = "black" if lightest <= 1 else "white"
+        raise DepthError(
+            where=where,
+            found=f"values from {low:g} to {high:g} (mode {image.mode}), all of which become {shade},",
+            expected="values that differ between 0 and 255: what lies outside, and every fraction, is cut",
+            fix="scale the values and save the image with 8 bits: " + _SCALE,
+        )
+
+
 def _extension(image: Image.Image, name: str) -> Iterator[Trait]:
     extension = os.path.splitext(name)[1].lower()
     stated, found = _format_of(extension), image.format or ""
@@ -99,10 +139,11 @@ def _orientation(image: Image.Image) -> Iterator[Trait]:
 
 def _colours(image: Image.Image) -> Iterator[Trait]:
     mode = image.mode
-    if mode.startswith(_DEEP):
+    if is_deep(image):
         found = f"more than 8 bits for each pixel (mode {mode})"
         fix = "scale the values to 0..255 and save the image with 8 bits"
-        yield Trait("D305", found, "8 bits; every value above 255 becomes white", fix)
+        cut = "every value above 255 becomes white" + (", every fraction is cut" if mode == "F" else "")
+        yield Trait("D305", found, f"8 bits; {cut}", fix)
     elif mode in ("CMYK", "LAB", "HSV", "YCbCr"):
         fix = "save the image as RGB if its colours matter exactly: colour profiles are not applied"
         yield Trait("D304", f"{mode} colours", "RGB; they are converted", fix)

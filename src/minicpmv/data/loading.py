@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from minicpmv.data.checking import RecordChecker, check_image_value
 from minicpmv.data.embedded import is_embedded, read_embedded
 from minicpmv.data.file_state import FileStates
+from minicpmv.data.folders import data_folder
 from minicpmv.data.ids import IdRegister
-from minicpmv.data.image_files import ImageUse, Size
+from minicpmv.data.image_faults import ImageUse
+from minicpmv.data.image_files import Size
 from minicpmv.data.image_sizes import ImageSizes, SizeReader
 from minicpmv.data.placeholders import build_turns, parse_image_field
-from minicpmv.data.reading import data_folder, open_records
+from minicpmv.data.reading import log_notice, open_records
 from minicpmv.data.records import RawRecord, Record
 from minicpmv.data.sequences import LazySequence
 from minicpmv.errors import DataError, Problem, UsageError
@@ -183,7 +185,10 @@ def _check(
             sizes.append([size for size in known if size is not None])
             if None in known:
                 unreadable.append(of_record[0].record)
-    problems += [*ids.problems(raw), *reader.problems()]
+    repeated = ids.judge(raw)
+    problems += [*repeated.problems, *reader.problems()]
+    for _, notice in repeated.notices:
+        log_notice(notice)
     problems.sort(key=lambda found: found[0])
     bad = np.unique(np.array([*unreadable, *(position for position, _ in problems)], dtype=np.int64))
     return Checked(raw=raw, sizes=sizes, problems=problems, bad=bad)

@@ -6,39 +6,62 @@ keeps records from being read at all; see ``checking`` for the rest.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
-from minicpmv.data.formats import json_lines, tables
+from minicpmv.data.file_kinds import HEAD_BYTES, FileKind, find_kind
+from minicpmv.data.folders import describe_unread, find_files
+from minicpmv.data.formats import csv_rows, json_lines, tables
+from minicpmv.data.formats.data_files import DataFile
 from minicpmv.data.formats.json_list import parse_json_list
 from minicpmv.data.formats.styles import to_own_form
+from minicpmv.data.path_faults import describe_missing_data
 from minicpmv.data.records import RawRecord
 from minicpmv.data.sequences import Concatenated, LazySequence
 from minicpmv.errors import DataError, Problem
 
-__all__ = ["data_folder", "find_files", "open_records", "read_records"]
+__all__ = ["log_notice", "open_records", "read_records"]
 
-DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".json5", ".parquet", ".arrow")
-"""Names of files that count as data where a folder is given."""
+_logger = logging.getLogger(__name__)
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-def open_records(path: str | os.PathLike[str]) -> Sequence[RawRecord]:
+def log_notice(notice: Problem) -> None:
+    """Write what is said of a whole file into the log."""
+    _logger.warning("%s", notice)
+
+
+def open_records(
+    path: str | os.PathLike[str], *, on_notice: Callable[[Problem], None] = log_notice
+) -> Sequence[RawRecord]:
     """Open the records of a data file, of a folder of data files, or of a dataset directory.
 
     Each record is read when it is asked for, by any process that has a copy of the sequence, which raises a
-    ``DataError`` if the file has changed meanwhile. What is held in memory depends on the form: of JSON Lines the
-    places of the lines, of other JSON the text, of Parquet its columns, of Arrow files nothing. A line of a JSON Lines
-    file that cannot be read becomes a record with ``faults``, so that the other lines are seen.
+    ``DataError`` if the file has changed meanwhile. What is held in memory depends on the form: of JSON Lines and CSV
+    the places of the records, of other JSON the text, of Parquet its columns, of Arrow files nothing. What gzip has
+    packed is unpacked into a temporary file first. A line of a JSON Lines file or a row of a CSV file that cannot be
+    read becomes a record with ``faults``, so that the others are seen.
+
+    Args:
+        path: What to open.
+        on_notice: Called with what is to be said of a file as a whole.
 
     Raises:
-        DataError: A file is missing, is not text, is not JSON or JSON5, is not a list of records, or is damaged.
+        DataError: A file is missing, is of a kind that is not read, is not text, is not JSON or JSON5, is not a list of
+            records, or is damaged.
         UsageError: The file is a table, and pyarrow is not installed.
     """
-    return Concatenated([_open_source(source) for source in find_files(path)])
+    files = find_files(path)
+    if os.path.isdir(path) and files != [os.fspath(path)]:
+        for notice in describe_unread(os.fspath(path), files):
+            on_notice(notice)
+    return Concatenated([_open_source(source, on_notice) for source in files])
 
 
 def read_records(path: str | os.PathLike[str]) -> list[RawRecord]:
@@ -46,50 +69,45 @@ def read_records(path: str | os.PathLike[str]) -> list[RawRecord]:
     return list(open_records(path))
 
 
-def find_files(path: str | os.PathLike[str]) -> list[str]:
-    """List what is read when a path is given: the file itself, a folder's data files by name, or a dataset directory.
-
-    Raises:
-        DataError: There is nothing of that kind.
-    """
-    source = os.fspath(path)
-    folder = Path(source)
-    if not folder.is_dir() or tables.is_dataset_directory(folder):
-        return [source]
-    if (folder / "dataset_dict.json").is_file():
-        splits = sorted(entry.name for entry in folder.iterdir() if tables.is_dataset_directory(entry))
-        found = f"a dataset of several splits: {', '.join(splits)}"
-        _fail("D101", source, found, "one split", f"name it: {os.path.join(source, splits[0] if splits else 'train')}")
-    files = sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if entry.is_file() and entry.suffix.lower() in DATA_SUFFIXES and not entry.name.startswith(".")
-    )
-    if not files:
-        fix = "name the file inside the folder, or give it one of these endings"
-        _fail("D101", source, "a folder without data files", f"files ending in {', '.join(DATA_SUFFIXES)}", fix)
-    return [os.path.join(source, name) for name in files]
-
-
-def data_folder(source: str) -> str:
-    """Return the folder at which relative image paths of a record with this ``source`` start."""
-    path = Path(source)
-    return str(path if path.is_dir() else path.parent)
-
-
 def _fail(code: str, where: str, found: str, expected: str, fix: str) -> NoReturn:
     raise DataError([Problem(code, where, found, expected, fix)])
 
 
-def _open_source(source: str) -> Sequence[RawRecord]:
+def _open_source(source: str, on_notice: Callable[[Problem], None]) -> Sequence[RawRecord]:
     if Path(source).is_dir():
         entries = _Rows(source, tables.open_dataset_directory(source))
     else:
-        kind = tables.table_kind(_read_head(source))
-        entries = _open_text_file(source) if kind is None else _Rows(source, tables.Table(source, kind))
+        entries = _open_file(source, on_notice)
     if not len(entries):
         _fail("D106", source, "an empty list", "at least one record", "add records, or give another file")
     return _InOwnForm(entries)
+
+
+def _open_file(source: str, on_notice: Callable[[Problem], None]) -> Sequence[RawRecord]:
+    """Open a file as what its content says that it is, and where that leaves it open, its name."""
+    if problem := describe_missing_data(source):
+        raise DataError([problem])
+    file = _open(source)
+    head = file.read(HEAD_BYTES, 0)
+    kind = tables.table_kind(head)
+    if kind is not None and not file.is_packed:
+        return _Rows(source, tables.Table(source, kind))
+    if kind is not None or (file.is_packed and find_kind(head, file.name)):
+        inner = f"{kind} data" if kind else cast("FileKind", find_kind(head, file.name)).name
+        found, fix = f"{inner}, packed by gzip", f"unpack the file: gunzip --keep {shlex.quote(source)}"
+        _fail("D170", source, found, "JSON, JSON Lines or CSV in a gzip file", fix)
+    if stranger := find_kind(head, file.name):
+        expected = "JSON, JSON Lines, CSV, Parquet or Arrow"
+        _fail("D170", source, stranger.name, expected, stranger.as_data(source))
+    return _open_text(file, head, on_notice)
+
+
+def _open(source: str) -> DataFile:
+    try:
+        return DataFile(source)
+    except OSError as error:
+        found = f"a file that cannot be read ({error.strerror})"
+        raise DataError([Problem("D101", source, found, "a data file", "correct the path")]) from error
 
 
 class _InOwnForm(LazySequence[RawRecord]):
@@ -120,37 +138,36 @@ class _Rows(LazySequence[RawRecord]):
         return RawRecord(source=self._source, index=index, line=None, value=self._rows[index])
 
 
-def _read_head(source: str) -> bytes:
-    path = Path(source)
-    if not path.exists():
-        folder = path.parent
-        lacking = f"no such file in {folder.resolve()}" if folder.is_dir() else f"no folder {folder}"
-        _fail("D101", source, lacking, "a data file", "correct the path")
-    return _read_bytes(source, 8)
-
-
-def _read_bytes(source: str, size: int = -1) -> bytes:
-    try:
-        with open(source, "rb") as file:
-            return file.read(size)
-    except OSError as error:
-        raise DataError(
-            [Problem("D101", source, f"a file that cannot be read ({error.strerror})", "a data file", "fix its access")]
-        ) from error
-
-
-def _open_text_file(source: str) -> Sequence[RawRecord]:
-    head = _read_head(source)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        _fail("D104", f"{source}:1", "UTF-16 text, which is not UTF-8", "UTF-8 text", "save the file as UTF-8")
+def _open_text(file: DataFile, head: bytes, on_notice: Callable[[Problem], None]) -> Sequence[RawRecord]:
+    _check_encoding(file.source, head)
     start = len(_BYTE_ORDER_MARK) if head.startswith(_BYTE_ORDER_MARK) else 0
-    if json_lines.is_json_lines(source, start=start, named_so=Path(source).suffix.lower() in json_lines.SUFFIXES):
-        return json_lines.JsonLines(source, start=start)
-    data = _read_bytes(source)[start:]
+    if json_lines.is_json_lines(file, start=start):
+        return json_lines.JsonLines(file, start=start)
+    opening = head[start:].lstrip()[:1]
+    if opening not in (b"", b"[", b"{"):
+        if file.name.lower().endswith(csv_rows.SUFFIXES):
+            return csv_rows.CsvRows(file, start=start)
+        if csv_rows.looks_like_csv(head[start:]):
+            found, fix = "text that looks like CSV, in a file that is not called so", "give it the ending .csv or .tsv"
+            _fail("D170", file.source, found, "JSON, or a name that ends in .csv", fix)
+    with file.stream(start) as stream:
+        data = stream.read()
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         found = f"byte 0x{data[error.start]:02x}, which is not UTF-8"
-        raise DataError([Problem("D104", f"{source}:{line}", found, "UTF-8 text", "save the file as UTF-8")]) from error
-    return parse_json_list(text, source)
+        fix = "save the file as UTF-8"
+        raise DataError([Problem("D104", f"{file.source}:{line}", found, "UTF-8 text", fix)]) from error
+    return parse_json_list(text, file.source, on_notice=on_notice)
+
+
+def _check_encoding(source: str, head: bytes) -> None:
+    """Refuse text in two bytes a character, with its mark or without it, and what is no text."""
+    is_wide = head.startswith(_WIDE_MARKS) or (len(head) > 3 and head[0] != 0 == head[1] and head[2] != 0 == head[3])
+    if is_wide:
+        fix = f"convert it once: iconv -f UTF-16 -t UTF-8 {shlex.quote(source)} > utf8.json"
+        _fail("D104", f"{source}:1", "UTF-16 text, which is not UTF-8", "UTF-8 text", fix)
+    if b"\0" in head and head.lstrip()[:1] not in (b"[", b"{"):
+        fix = "give a file of records"
+        _fail("D170", source, "binary data of an unknown kind", "JSON, JSON Lines, CSV, Parquet or Arrow", fix)

@@ -14,9 +14,9 @@ import numpy as np
 from minicpmv.data.cache import DataCache, Entry
 from minicpmv.data.contents import Content
 from minicpmv.data.file_state import FileStates, are_unchanged
+from minicpmv.data.folders import data_folder
 from minicpmv.data.image_sizes import ImageSizes
 from minicpmv.data.loading import Checked, check_image_root, check_records
-from minicpmv.data.reading import data_folder
 from minicpmv.data.records import RawRecord
 from minicpmv.models.versions import Version
 

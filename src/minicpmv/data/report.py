@@ -101,7 +101,15 @@ def verdict(findings: Sequence[Finding], statistics: Statistics) -> str:
     aside = f"{notices:,} notice(s), which stop no run" if notices else "no notice"
     if not problems:
         return f"No problem in {statistics.records:,} record(s); {aside}."
-    counted = f"{len(problems):,} problem(s) in {_num_records(problems):,} of {statistics.records:,} record(s)"
+    num_whole = sum(finding.record is None for finding in problems)
+    in_records = f"{_num_records(problems):,} of {statistics.records:,} record(s)"
+    counted = f"{len(problems):,} problem(s)"
+    if not num_whole:
+        counted += f" in {in_records}"
+    elif not statistics.records:
+        counted += ", and no record could be read"
+    else:
+        counted += f": {len(problems) - num_whole:,} in {in_records}, {num_whole:,} of whole files"
     return f"{counted}; {aside}. `minicpmv explain {problems[0].problem.code}` explains a code."
 
 

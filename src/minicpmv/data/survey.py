@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from minicpmv.data.checking import RecordChecker
 from minicpmv.data.ids import IdRegister
-from minicpmv.data.image_files import ImageUse, Size, survey_images
+from minicpmv.data.image_faults import ImageUse
+from minicpmv.data.image_files import Size, survey_images
 from minicpmv.data.loading import ImageRoots, build_record, check_image_root, image_uses
 from minicpmv.data.oddities import find_path_oddity, find_text_oddities, messages_of
 from minicpmv.data.reading import open_records
@@ -127,7 +129,7 @@ class Survey:
         for path in self.paths:
             start, records = self._num_records, cast("Sequence[RawRecord]", ())
             try:
-                records = open_records(path)
+                records = open_records(path, on_notice=partial(self._add_notice, path))
                 self._read_records(records)
             except DataError as error:  # nothing can be read; or, in a table, nothing behind a damaged place
                 self.findings += [Finding(problem, os.fspath(path)) for problem in error.problems]
@@ -151,8 +153,13 @@ class Survey:
             oddities = [find_path_oddity(use.where, use.written) for use in uses if use.written]
             self._add(record, position, [oddity for oddity in oddities if oddity])
             self._num_records += 1
-        for index, problem in ids.problems(records):
+        repeated = ids.judge(records)
+        for index, problem in repeated.problems:
             self._add(records[index], start + index, [problem])
+        self.findings += [Finding(notice, source) for source, notice in repeated.notices]
+
+    def _add_notice(self, path: str, notice: Problem) -> None:
+        self.findings.append(Finding(notice, os.fspath(path)))
 
     def read_images(self, *, decode: bool = True, on_progress: Callable[[int, int], None] | None = None) -> None:
         """Look at every image file once.

@@ -140,11 +140,6 @@ class _Side:
         self._statistics: dict[str, list[array[float] | None]] = {metric.name: [] for metric in metrics}
         self._scores = {metric.name: array("d") for metric in metrics}
         for answered in read_answers(path):
-            if answered.key in self.positions:
-                raise UsageError(
-                    f"{answered.where}: found record {answered.key!r} again, expected each once\n"
-                    "  fix: remove one of the lines"
-                )
             self.positions[answered.key] = len(self.positions)
             self.digests.append(hash(answered.sample.references))
             for metric in metrics:

@@ -24,7 +24,7 @@ class Answered:
 
     where: str
     key: str | int
-    """Its id, or its position where it has none: what two files are matched by."""
+    """What two files are matched by: its id, or its position where it has none, or both where others have its id."""
     fields: Mapping[str, Any]
     sample: Sample
 
@@ -33,14 +33,25 @@ def read_answers(path: str) -> Iterator[Answered]:
     """Yield the lines of a file that ``minicpmv predict`` or ``minicpmv eval --output`` wrote.
 
     Raises:
-        UsageError: There is no such file, it has no line, or a line is not of that kind.
+        UsageError: There is no such file, it has no line, a line is not of that kind, or is of a record that an earlier
+            line is of.
     """
     position = 0
+    seen: set[str | int] = set()
     try:
+        repeated = _find_repeated(path)
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield _read(line, where=f"{path}:{number}", position=position)
+                    answered = _read(line, where=f"{path}:{number}", position=position, repeated=repeated)
+                    if answered.key in seen:
+                        raise UsageError(
+                            f"{answered.where}: found record {answered.key!r} again, expected each once\n"
+                            "  fix: remove one of the lines; if they are of two records, write the position of each "
+                            "under 'index'"
+                        )
+                    seen.add(answered.key)
+                    yield answered
                     position += 1
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
@@ -83,7 +94,23 @@ def open_replacing(path: str) -> AbstractContextManager[BinaryIO]:
     return replacing(Path(path), refused=refused)
 
 
-def _read(line: str, *, where: str, position: int) -> Answered:
+def _find_repeated(path: str) -> set[object]:
+    """Return the ids that several lines have; they name no record by themselves."""
+    seen: set[object] = set()
+    repeated: set[object] = set()
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                fields: Any = json.loads(line) if line.strip() else None
+            except ValueError:  # worded when the line's turn comes
+                continue
+            key = fields.get("id") if isinstance(fields, dict) else None
+            if isinstance(key, str | int):
+                (repeated if key in seen else seen).add(key)
+    return repeated
+
+
+def _read(line: str, *, where: str, position: int, repeated: set[object]) -> Answered:
     try:
         fields: Any = json.loads(line)
     except ValueError as error:
@@ -102,6 +129,8 @@ def _read(line: str, *, where: str, position: int) -> Answered:
     key = fields.get("id")
     if key is None:
         key = index if isinstance(index, int) else position
+    elif isinstance(index, int) and isinstance(key, str | int) and key in repeated:
+        key = f"{key} (record {index})"
     return Answered(where=where, key=key, fields=fields, sample=_sample(fields, where))
 
 

@@ -20,7 +20,7 @@ def select_records(
 
     Args:
         survey: Has read texts and images.
-        names: Ids, or positions from 0 where no record has such an id.
+        names: Ids, each for all records that have it, or positions from 0 where none has.
         sample: How many to draw if none is named; all if there are fewer.
         seed: Makes the sample repeatable; another one draws others.
 
@@ -42,15 +42,13 @@ def select_records(
 
 
 def _find(records: Sequence[RawRecord], names: Sequence[str]) -> list[int]:
-    """Return the position of each name."""
-    wanted, by_id = set(names), dict[str, int]()
+    """Return the positions that each name stands for: those of all records with such an id, or else one."""
+    by_id: dict[str, list[int]] = {name: [] for name in names}
     for position, record in enumerate(records):
-        if len(by_id) == len(wanted):
-            break
         record_id = _id(record)
-        if record_id is not None and record_id in wanted:
-            by_id.setdefault(record_id, position)
-    return [by_id[name] if name in by_id else _position(len(records), name) for name in names]
+        if record_id is not None and record_id in by_id:
+            by_id[record_id].append(position)
+    return [position for name in names for position in by_id[name] or [_position(len(records), name)]]
 
 
 def _id(record: RawRecord) -> str | None:

@@ -5,9 +5,17 @@ A ``Case`` is a name, the code, and what to write. Codes below D3 are problems, 
 
 from __future__ import annotations
 
+import base64
+import bz2
+import gzip
 import io
 import json
+import lzma
+import pickle
 import struct
+import tarfile
+import textwrap
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +24,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from minicpmv.data.formats.gzip_files import FREE_BYTES
 from tests.tiny import conversation, picture
 from tests.unit.data.odd_images import huge_png
 
@@ -53,6 +62,8 @@ class Case:
     """Of the data file."""
     files: dict[str, bytes] = field(default_factory=dict)
     """Beside it."""
+    file: str = "train.json"
+    """Name of the data file."""
 
 
 def spoilt_images() -> Iterator[Case]:
@@ -63,9 +74,66 @@ def spoilt_images() -> Iterator[Case]:
             yield _image(f"{kind}_spoilt_{byte[0]}", "", name, "Why?", {name: _spoil(data, byte)})
 
 
+def _zip(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, GOOD_TEXT)
+    return buffer.getvalue()
+
+
+def _tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("000000.json"))
+    return buffer.getvalue()
+
+
+STRANGE_FILES: dict[str, bytes] = {
+    "zip": _zip("train.json"),
+    "xlsx": _zip("[Content_Types].xml"),
+    "torch": _zip("archive/data.pkl"),
+    "tar": _tar(),
+    "bzip2": bz2.compress(GOOD_TEXT.encode()),
+    "xz": lzma.compress(GOOD_TEXT.encode()),
+    "zstd": b"\x28\xb5\x2f\xfd" + bytes(100),
+    "lz4": b"\x04\x22\x4d\x18" + bytes(100),
+    "7z": b"7z\xbc\xaf\x27\x1c" + bytes(100),
+    "rar": b"Rar!\x1a\x07\x01\x00" + bytes(100),
+    "xls": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100),
+    "sqlite": b"SQLite format 3\0" + bytes(100),
+    "pickle": pickle.dumps([GOOD]),
+    "numpy": b"\x93NUMPY\x01\0v\0{'descr': '<f4'}",
+    "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(100),
+    "orc": b"ORC" + bytes(100),
+    "avro": b"Obj\x01" + bytes(100),
+    "gguf": b"GGUF" + bytes(100),
+    "safetensors": struct.pack("<Q", 40) + b'{"__metadata__":{}}',
+    "pdf": b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<<>>\nendobj\n",
+    "mp4": b"\0\0\0\x18ftypmp42" + bytes(100),
+    "heic": b"\0\0\0\x18ftypheic" + bytes(100),
+    "wav": b"RIFF\x10\0\0\0WAVEfmt " + bytes(20),
+    "avi": b"RIFF\x10\0\0\0AVI " + bytes(20),
+    "mkv": b"\x1a\x45\xdf\xa3" + bytes(100),
+    "annex": b"/annex/objects/SHA256E-s12--4d7a.json\n",
+    "yaml_document": b"---\n- id: a7\n",
+    "rtf": b"{\\rtf1\\ansi}",
+    "binary": b"\x01\x02\x03\0\0\0\x04",
+}
+"""Beginnings of files that are neither records nor pictures, or whole ones where those are short."""
+
+
 def all_cases() -> list[Case]:
     """Make every case; names do not repeat."""
-    return [*_files(), *_cut_files(), *_records(), *_messages(), *_image_values(), *_image_files(), *_odd_texts()]
+    return [
+        *_files(),
+        *_strange_files(),
+        *_cut_files(),
+        *_records(),
+        *_messages(),
+        *_image_values(),
+        *_image_files(),
+        *_odd_texts(),
+    ]
 
 
 def _files() -> Iterator[Case]:
@@ -94,9 +162,9 @@ def _files() -> Iterator[Case]:
         "bad_escape": ("D102", b'[{"a": "\\u12g4"}]'),
         "backslash_alone": ("D102", b'[{"a": \\}]'),
         "merge_marks": ("D102", f"[\n<<<<<<< HEAD\n{one}\n=======\n{one}\n>>>>>>> main\n]".encode()),
-        "html": ("D102", b"<!DOCTYPE html><html><body>404</body></html>"),
-        "xml": ("D102", b"<records></records>"),
-        "git_lfs": ("D102", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"),
+        "html": ("D170", b"<!DOCTYPE html><html><body>404</body></html>"),
+        "xml": ("D170", b"<records></records>"),
+        "git_lfs": ("D170", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"),
         "double_comma": ("D102", f"[{one},,{one}]".encode()),
         "empty_list": ("D106", b"[]"),
         "empty_list_spaced": ("D106", b" [ \n ] "),
@@ -112,9 +180,9 @@ def _files() -> Iterator[Case]:
         "cut_utf8": ("D104", GOOD_TEXT.replace("So.", "\u8fd9").encode()[:-60] + b"\xe8\xbf"),
         "overlong_utf8": ("D104", b'["\xc0\xaf"]'),
         "surrogate_utf8": ("D104", b'["\xed\xa0\xbd"]'),
-        "jpeg": ("D104", b"\xff\xd8\xff\xe0" + bytes(range(256))),
-        "gzip": ("D104", b"\x1f\x8b\x08\x00" + bytes(range(256))),
-        "pickle": ("D104", b"\x80\x04\x95\x10"),
+        "jpeg": ("D170", b"\xff\xd8\xff\xe0" + bytes(range(256))),
+        "gzip": ("D172", b"\x1f\x8b\x08\x00" + bytes(range(256))),
+        "pickle": ("D170", b"\x80\x04\x95\x10"),
         "deep_lists": ("D102", b"[" * 100_000),
         "deep_closed_lists": ("D102", b"[" * 100_000 + b"]" * 100_000),
         "deep_objects": ("D102", b'[{"a":' * 100_000),
@@ -125,6 +193,61 @@ def _files() -> Iterator[Case]:
         code = "D110"
         if not isinstance(value, dict):
             yield Case(name=f"record_{name}", code=code, data=_json([GOOD, value]))
+
+
+def _strange_files() -> Iterator[Case]:
+    """Make files of kinds that are not read, and containers with something wrong."""
+    one = json.dumps(GOOD).encode()
+    packed = gzip.compress(one + b"\n" + one)
+    for name, data in STRANGE_FILES.items():
+        yield Case(name=f"strange_{name}", code="D170", data=data)
+    for name, file, data in (
+        ("yaml", "train.yaml", b"- id: a7\n  conversations: []\n"),
+        ("csv", "train.txt", b"id,question\n1,Why?\n"),
+        ("tfrecord", "data.tfrecord-00000-of-00001", bytes(range(200))),
+        ("packed_png", "train.json.gz", gzip.compress(_encode("PNG"))),
+        ("packed_twice", "train.jsonl.gz.gz", gzip.compress(packed)),
+        ("packed_parquet", "train.parquet.gz", gzip.compress(b"PAR1" + bytes(100))),
+    ):
+        yield Case(name=f"strange_{name}", code="D170", data=data, file=file)
+    lists = {"train": [GOOD], "test": [GOOD]}
+    yield Case(name="several_lists", code="D171", data=_json(lists))
+    yield Case(name="several_lists_json5", code="D171", data=_json(lists).replace(b'"', b"'"))
+    for name, data in {
+        "cut": packed[:-20],
+        "head": packed[:10],
+        "spoilt": packed[:20] + b"\xff\xff" + packed[22:],
+        "with_more": packed + b"more",
+        "bomb": gzip.compress(bytes(FREE_BYTES + 1)),
+    }.items():
+        yield Case(name=f"gzip_{name}", code="D172", data=data, file="train.jsonl.gz")
+    for name, text in {
+        "one_column": "id\n1\n",
+        "repeated_column": "id,id\n1,2\n",
+        "too_few": "id,question,answer\n1,Why?\n",
+        "too_many": "id,question,answer\n1,Why?,So, and so.\n",
+        "open_quote": 'id,question,answer\n1,Why?,"So.\n2,How?,So.\n',
+        "text_after_quote": 'id,question,answer\n1,"Why"?,So.\n',
+        "old_mac": "id,question\r1,Why?\r",
+    }.items():
+        yield Case(name=f"csv_{name}", code="D173", data=text.encode(), file="train.csv")
+    yield Case(name="csv_header_alone", code="D106", data=b"id,question\n", file="train.csv")
+    yield Case(name="csv_latin1", code="D104", data="id,q\n1,é".encode("latin-1"), file="train.csv")
+    yield Case(name="csv_empty", code="D103", data=b"", file="train.csv")
+    for name, cell in {
+        "python": "[{'role': 'user', 'content': 'Why?'}]",
+        "cut": '[{""role"": ""user""',
+        "more": "[] and more",
+        "deep": "[" * 100_000,
+    }.items():
+        data = f'id,conversations\n1,"{cell}"\n'.encode()
+        yield Case(name=f"cell_{name}", code="D174", data=data, file="train.csv")
+    yield Case(name="wrapped", code="D330", data=_json({"version": 1, "data": [GOOD]}))
+    yield Case(name="wrapped_json5", code="D330", data=_json({"data": [GOOD]}).replace(b'"', b"'"))
+    yield Case(name="lone_record", code="D105", data=_json({**GOOD, "references": ["So."]}))
+    yield Case(name="lone_record_of_objects", code="D105", data=_json({**GOOD, "boxes": [{"x": 1}]}))
+    yield Case(name="by_name", code="D105", data=_json({"a": GOOD, "b": GOOD}))
+    yield Case(name="registry", code="D105", data=_json({"demo": {"file_name": "demo.json"}}))
 
 
 def _cut_files() -> Iterator[Case]:
@@ -165,7 +288,11 @@ def _records() -> Iterator[Case]:
             yield Case(name=f"id_{name}", code="D113", data=_json([{**GOOD, "id": value}]))
         if not isinstance(value, list):
             yield Case(name=f"conversations_{name}", code="D115", data=_json([{"conversations": value}]))
-    yield Case(name="same_ids", code="D114", data=_json([GOOD, GOOD]))
+    yield Case(
+        name="same_ids", code="D331", data=_json([GOOD, {"id": "a7", "conversations": conversation("How?", "So.")}])
+    )
+    yield Case(name="same_records", code="D114", data=_json([GOOD, GOOD]))
+    yield Case(name="same_records_in_other_order", code="D114", data=_json([GOOD, dict(reversed(GOOD.items()))]))
     yield Case(name="same_ids_number_and_text", code="D114", data=_json([{**GOOD, "id": 7}, {**GOOD, "id": "7"}]))
     yield Case(name="repeated_key", code="D107", data=b'[{"id": 1, "id": 2, "conversations": []}]')
     yield Case(name="repeated_conversations", code="D107", data=b'[{"conversations": [], "conversations": []}]')
@@ -275,6 +402,10 @@ def _image_values() -> Iterator[Case]:
     ):
         code = "D130" if not path.strip() else "D141"
         yield _image(f"path_{path[:20]!r}", code, path, "Why?", good)
+    for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP"):
+        text = base64.b64encode(_encode(kind)).decode()
+        yield _image(f"bare_base64_{kind}", "D175", text)
+        yield _image(f"bare_base64_{kind}_in_lines", "D175", "\n".join(textwrap.wrap(text, 76)))
     yield _image("path_outside", "D308", "../a.png", "Why?", {"../a.png": good["a.png"]})
     yield _image("path_outside_and_in", "D308", "x/../../a.png", "Why?", {"../a.png": good["a.png"], "x/y": b""})
 
@@ -341,6 +472,7 @@ def _image_files() -> Iterator[Case]:
     gif = b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\x02\x02\x4c\x01\0;"
     yield _image("huge_gif", "D143", "a.gif", "Why?", {"a.gif": gif})
     yield from _odd_images()
+    yield from _deep_images()
 
 
 def _odd_images() -> Iterator[Case]:
@@ -377,6 +509,19 @@ def _odd_images() -> Iterator[Case]:
         name = f"a.{kind.lower()}"
         yield _image(f"{kind}_16_bit", "D305", name, "Why?", {name: _encode(kind, deep)})
     yield _image("PNG_transparent_colour", "D306", "a.png", "Why?", {"a.png": _encode("PNG", transparency=(0, 0, 0))})
+
+
+def _deep_images() -> Iterator[Case]:
+    """Make images whose values differ, and of which one shade would be left."""
+    ramp = np.linspace(0, 1, 2000).reshape(40, 50)
+    for name, kind, values in (
+        ("fractions", "TIFF", ramp.astype(np.float32)),
+        ("below_zero", "TIFF", (-5 * ramp).astype(np.float32)),
+        ("depths", "PNG", (300 + 60_000 * ramp).astype(np.uint16)),
+        ("depths_wide", "TIFF", (300 + 1_000_000 * ramp).astype(np.int32)),
+    ):
+        file = f"a.{kind.lower()}"
+        yield _image(f"deep_{name}", "D177", file, "Why?", {file: _encode(kind, Image.fromarray(values))})
 
 
 def _in_mode(mode: str) -> Image.Image:

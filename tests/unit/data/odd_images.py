@@ -48,3 +48,4 @@ def save_odd_images(folder: Path) -> None:
     picture().convert("CMYK").save(folder / "print.jpg")
     Image.fromarray(np.full((40, 50), 1000, np.uint16)).save(folder / "deep.png")
     picture().convert("RGBA").save(folder / "glass.png")
+    Image.fromarray(np.linspace(0, 1, 2000, dtype=np.float32).reshape(40, 50)).save(folder / "fractions.tif")

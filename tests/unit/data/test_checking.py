@@ -25,7 +25,7 @@ def problems_in(records: list[RawRecord], *, version: str | None = None) -> list
     for position, record in enumerate(records):
         ids.add(record, position)
     found = [problem for record in records for problem in checker.check(record)]
-    return [*found, *(problem for _, problem in ids.problems(records))]
+    return [*found, *(problem for _, problem in ids.judge(records).problems)]
 
 
 def problem_of(*values: Any, version: str | None = None) -> Problem:
@@ -130,11 +130,17 @@ def test_d113_strange_id(value: Any) -> None:
     assert problem_of(with_texts("Why?", "So.") | {"id": value}).code == "D113"
 
 
-def test_d114_repeated_id() -> None:
-    problem = problem_of(with_texts("Why?", "So."), {"conversations": conversation("b", "c")}, with_texts("x", "y"))
+def test_d114_repeated_record() -> None:
+    problem = problem_of(
+        with_texts("Why?", "So."), {"conversations": conversation("b", "c")}, with_texts("Why?", "So.")
+    )
     assert problem.code == "D114"
     assert problem.where == "train.json:4 record 2 (id 'a7') id"
-    assert problem.found == "the id of record 0 again"
+    assert problem.found == "the same record as record 0, with the same id"
+
+
+def test_d114_other_records_may_share_an_id() -> None:
+    assert problems_of(with_texts("Why?", "So."), with_texts("Why?", "No.")) == []
 
 
 def test_d114_ids_of_two_files_do_not_meet() -> None:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minicpmv.data.image_files import ImageUse, survey_images
+from minicpmv.data.image_faults import ImageUse
+from minicpmv.data.image_files import survey_images
 from minicpmv.data.loading import load_records
 from minicpmv.data.survey import Survey
 from minicpmv.errors import DataError

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from minicpmv.data.image_files import ImageUse, survey_images
+from minicpmv.data.image_faults import ImageUse
+from minicpmv.data.image_files import survey_images
 from tests.tiny import picture, save_picture
 
 

@@ -44,8 +44,8 @@ def test_a_file_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
 
 def test_records_before_a_damaged_place_are_surveyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Damaged(LazySequence[RawRecord]):
-        def __init__(self, path: str) -> None:
-            self.records = open_records(path)
+        def __init__(self, path: str, **options: Any) -> None:
+            self.records = open_records(path, **options)
 
         def __len__(self) -> int:
             return len(self.records)

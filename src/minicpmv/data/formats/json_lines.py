@@ -6,12 +6,11 @@ A line that cannot be read is a fault of that line, and hides no other.
 from __future__ import annotations
 
 import json
-import os
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minicpmv.data.file_state import FileState, check_unchanged
+from minicpmv.data.formats.data_files import DataFile
 from minicpmv.data.formats.json_list import DECODER, is_cut_off
 from minicpmv.data.records import RawRecord, quote
 from minicpmv.data.sequences import LazySequence
@@ -28,24 +27,22 @@ _MAY_BE_BLANK = np.frombuffer(b"\0 \t\r\v\f", np.uint8)
 """With which a line of white space alone begins, and 0 for a line whose beginning was not looked at."""
 
 
-def is_json_lines(source: str, *, start: int, named_so: bool) -> bool:
+def is_json_lines(file: DataFile, *, start: int) -> bool:
     """Tell JSON Lines from a list of records.
 
     A list begins with ``[``. Several lines of which one of the first two is an object by itself are JSON Lines;
     anything else, such as a single object, is what its name says.
 
     Args:
-        source: The file.
+        file: The file.
         start: Bytes to pass over.
-        named_so: Its name ends as JSON Lines files do.
     """
-    with open(source, "rb") as file:
-        file.seek(start)
-        opening = file.read(4096).lstrip()[:1]
-        if opening == b"[" or named_so or opening != b"{":
-            return named_so and opening != b"["
-        file.seek(start)
-        lines = (line for line in map(bytes.strip, file) if line)
+    named_so = file.name.lower().endswith(SUFFIXES)
+    opening = file.read(4096, start).lstrip()[:1]
+    if opening == b"[" or named_so or opening != b"{":
+        return named_so and opening != b"["
+    with file.stream(start) as stream:
+        lines = (line for line in map(bytes.strip, stream) if line)
         first = [line for line, _ in zip(lines, range(2), strict=False)]
     return len(first) > 1 and any(_is_object(line) for line in first)
 
@@ -60,45 +57,28 @@ def _is_object(line: bytes) -> bool:
 class JsonLines(LazySequence[RawRecord]):
     """The records of a file, one for every line that is not blank; those that cannot be read carry their fault.
 
-    Lines are read by position, not through a mapping of the file: what was read does not count as this process's
-    memory, and a file that is cut short meanwhile makes an error instead of killing the process. A copy in another
-    process opens the file anew.
-
     Args:
-        source: The file, as the user wrote it.
+        file: Read by position, line by line.
         start: Bytes to pass over, such as those of a byte order mark.
     """
 
-    def __init__(self, source: str, *, start: int = 0) -> None:
-        self._source = source
-        self._file = os.open(source, os.O_RDONLY)
-        self._state = FileState.of(self._file)
-        self._starts, self._ends, self._numbers = _find_lines(self._file, start)
-
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            os.close(self._file)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in vars(self).items() if name != "_file"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        vars(self).update(state)
-        self._file = os.open(self._source, os.O_RDONLY)
+    def __init__(self, file: DataFile, *, start: int = 0) -> None:
+        self._file = file
+        self._starts, self._ends, self._numbers = _find_lines(file, start)
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def _item(self, index: int) -> RawRecord:
-        check_unchanged(self._file, self._state, self._source)
+        self._file.check_unchanged()
         start, end = int(self._starts[index]), int(self._ends[index])
         number = index + 1 if self._numbers is None else int(self._numbers[index])
-        value, fault = _parse(os.pread(self._file, end - start, start).strip(), f"{self._source}:{number}")
+        value, fault = _parse(self._file.read(end - start, start).strip(), f"{self._file.source}:{number}")
         faults = () if fault is None else (fault,)
-        return RawRecord(source=self._source, index=index, line=number, value=value, faults=faults)
+        return RawRecord(source=self._file.source, index=index, line=number, value=value, faults=faults)
 
 
-def _find_lines(file: int, start: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
+def _find_lines(file: DataFile, start: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
     """Find the lines that are not blank.
 
     Returns:
@@ -107,7 +87,7 @@ def _find_lines(file: int, start: int) -> tuple[NDArray[np.int64], NDArray[np.in
     ends: list[NDArray[np.int64]] = []
     openings = [np.zeros(1, np.uint8)]  # the first byte of each line; 0 where nobody has looked
     position = start
-    while block := os.pread(file, _BLOCK, position):
+    while block := file.read(_BLOCK, position):
         values = np.frombuffer(block, np.uint8)
         newlines = np.flatnonzero(values == ord("\n"))
         ends.append(newlines + position)
@@ -118,7 +98,7 @@ def _find_lines(file: int, start: int) -> tuple[NDArray[np.int64], NDArray[np.in
     keep = line_ends > starts
     for line in np.flatnonzero(keep & np.isin(np.concatenate(openings), _MAY_BE_BLANK)):
         first, last = int(starts[line]), int(line_ends[line])
-        keep[line] = bool(os.pread(file, last - first, first).strip())
+        keep[line] = bool(file.read(last - first, first).strip())
     if keep.all():
         return starts, line_ends, None
     return starts[keep], line_ends[keep], np.flatnonzero(keep) + 1

@@ -13,11 +13,12 @@ import re
 import shlex
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn, cast
 
 import json5
 
+from minicpmv.data.formats.wrappers import find_list, left_aside
 from minicpmv.data.records import RawRecord, quote
 from minicpmv.data.sequences import LazySequence
 from minicpmv.errors import DataError, Problem
@@ -54,16 +55,21 @@ class RepeatedKeys(dict[str, object]):
         self.repeated = tuple(key for key, count in counts.items() if count > 1)
 
 
-def parse_json_list(text: str, source: str) -> Sequence[RawRecord]:
+def parse_json_list(text: str, source: str, *, on_notice: Callable[[Problem], None]) -> Sequence[RawRecord]:
     """Parse a list of records, each with the line on which it begins (None for JSON5).
 
+    Args:
+        text: Of the file.
+        source: The file, as the user wrote it.
+        on_notice: Called if the list is the value of a key of an object.
+
     Raises:
-        DataError: The text is neither JSON nor JSON5, or is not a list.
+        DataError: The text is neither JSON nor JSON5, or is not a list, nor an object with one list of records.
     """
     try:
-        return JsonList(text, source)
+        return JsonList(text, source, on_notice=on_notice)
     except json.JSONDecodeError as error:
-        values = _parse_json5(text, source, error)
+        values = _parse_json5(text, source, error, on_notice)
         return [RawRecord(source=source, index=index, line=None, value=value) for index, value in enumerate(values)]
 
 
@@ -93,16 +99,17 @@ class JsonList(LazySequence[RawRecord]):
     Args:
         text: Of the file.
         source: The file, as the user wrote it.
+        on_notice: As for ``parse_json_list``.
 
     Raises:
         json.JSONDecodeError: The text is not strict JSON.
         DataError: It is, but not a list.
     """
 
-    def __init__(self, text: str, source: str) -> None:
+    def __init__(self, text: str, source: str, *, on_notice: Callable[[Problem], None]) -> None:
         self._text = text
         self._source = source
-        self._lines, self._starts = _find_entries(text, source)
+        self._lines, self._starts = _find_records(text, source, on_notice)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -112,26 +119,65 @@ class JsonList(LazySequence[RawRecord]):
         return RawRecord(source=self._source, index=index, line=self._lines[index], value=value)
 
 
-def _find_entries(text: str, source: str) -> tuple[array[int], array[int]]:
-    """Parse strict JSON entry by entry, which tells the line of each and the character at which it begins."""
-
-    def decode(position: int) -> tuple[object, int]:
-        try:
-            return DECODER.raw_decode(text, position)
-        except RecursionError:
-            raise json.JSONDecodeError("Nested too deeply", text, position) from None
-
+def _find_records(text: str, source: str, on_notice: Callable[[Problem], None]) -> tuple[array[int], array[int]]:
+    """Find the list of records, at the top or under a key, and in it the line and the first character of each."""
     position = _skip(text, 0)
-    if text[position : position + 1] != "[":
-        value, end = decode(position)
+    if text[position : position + 1] == "[":
+        lines, starts, end = _find_entries(text, position)
+        rest = _skip(text, end)
+        if rest < len(text):
+            raise json.JSONDecodeError("Extra data", text, rest)
+        return lines, starts
+    value, end = _decode(text, position)
+    if not isinstance(value, dict) or text[end:].strip():
         _refuse_top_level(value, text[end:], source)
+    fields = cast("dict[str, object]", value)
+    key = find_list(fields, source, module="json")
+    on_notice(left_aside(fields, key, source))
+    lines, starts, _ = _find_entries(text, _find_value(text, position, key))
+    return lines, starts
+
+
+def _decode(text: str, position: int) -> tuple[object, int]:
+    try:
+        return DECODER.raw_decode(text, position)
+    except RecursionError:
+        raise json.JSONDecodeError("Nested too deeply", text, position) from None
+
+
+def _find_value(text: str, position: int, key: str) -> int:
+    """Return where the value of a key begins, the last if there are several, in an object known to be sound."""
+    found = position
+    position = _skip(text, position + 1)
+    while text[position] != "}":
+        name, end = _decode(text, position)
+        position = _skip(text, _skip(text, end) + 1)  # behind the colon
+        if name == key:
+            found = position
+        _, end = _decode(text, position)
+        position = _skip(text, end)
+        if text[position] == ",":
+            position = _skip(text, position + 1)
+    return found
+
+
+def _find_entries(text: str, position: int) -> tuple[array[int], array[int], int]:
+    """Parse a list entry by entry.
+
+    Args:
+        text: Of the file.
+        position: Of the bracket that opens the list.
+
+    Returns:
+        The line of each entry, from 1; the character at which it begins; and the end of the list.
+    """
     lines, starts = array("q"), array("q")
     line, counted = 1, 0
     position = _skip(text, position + 1)
     closed = text[position : position + 1] == "]"
     while not closed:
         line, counted = line + text.count("\n", counted, position), position
-        _, end = decode(position)
+        _, end = _decode(text, position)
         lines.append(line)
         starts.append(position)
         position = _skip(text, end)
@@ -140,10 +186,7 @@ def _find_entries(text: str, source: str) -> tuple[array[int], array[int]]:
             raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
         if not closed:
             position = _skip(text, position + 1)
-    rest = _skip(text, position + 1)
-    if rest < len(text):
-        raise json.JSONDecodeError("Extra data", text, rest)
-    return lines, starts
+    return lines, starts, position + 1
 
 
 def _skip(text: str, position: int) -> int:
@@ -152,6 +195,7 @@ def _skip(text: str, position: int) -> int:
 
 
 def _refuse_top_level(value: object, rest: str, source: str) -> NoReturn:
+    """Refuse what is neither a list nor an object, or an object with something behind it."""
     fix = "write [ before the first record and ] after the last"
     if isinstance(value, dict) and rest.lstrip()[:1] == "{":
         _fail(
@@ -165,7 +209,9 @@ def _refuse_top_level(value: object, rest: str, source: str) -> NoReturn:
     _fail("D105", source, found, "a list of records", fix)
 
 
-def _parse_json5(text: str, source: str, strict: json.JSONDecodeError) -> list[object]:
+def _parse_json5(
+    text: str, source: str, strict: json.JSONDecodeError, on_notice: Callable[[Problem], None]
+) -> list[object]:
     """Parse what strict JSON refused.
 
     Raises:
@@ -202,9 +248,14 @@ def _parse_json5(text: str, source: str, strict: json.JSONDecodeError) -> list[o
         if found is None or found["message"] == "Unexpected end of input":
             _fail_cut_off(text, source)
         _fail_syntax(text, source, line=int(found["line"]), column=int(found["column"]), message=found["message"])
+    if isinstance(value, dict):
+        fields = cast("dict[str, object]", value)
+        key = find_list(fields, source, module="json5")
+        on_notice(left_aside(fields, key, source))
+        value = fields[key]
     if not isinstance(value, list):
         _refuse_top_level(value, "", source)
-    return value
+    return cast("list[object]", value)
 
 
 def is_cut_off(text: str, error: json.JSONDecodeError) -> bool:
