@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from minicpmv.demo.sheets import ASSETS, read_sheet
+from minicpmv.processing.images import resize
 
 __all__ = [
     "DIGIT_WORDS",
@@ -94,7 +95,7 @@ def digit_picture(digit: Digit) -> Image.Image:
     """Dark ink on white paper, 56 x 56 grey pixels, enlarged so that a person can see it."""
     grey = 255 - digit.ink.astype(np.uint16) * 255 // (INK_LEVELS - 1)
     small = Image.fromarray(grey.astype(np.uint8))
-    return small.resize((PICTURE_PIXELS, PICTURE_PIXELS), Image.Resampling.BICUBIC)
+    return resize(small, (PICTURE_PIXELS, PICTURE_PIXELS))
 
 
 def moved_picture(digit: Digit, copy: int) -> Image.Image:

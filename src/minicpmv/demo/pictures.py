@@ -17,6 +17,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from minicpmv.demo.data import PICTURE_PIXELS
 from minicpmv.demo.sheets import ASSETS, read_sheet
 from minicpmv.errors import ConfigError
+from minicpmv.processing.images import resize
 
 __all__ = [
     "CLOTHING",
@@ -94,7 +95,7 @@ def _tint(rng: Random, name: str) -> Colour:
 
 
 def _finish(canvas: Image.Image) -> Image.Image:
-    return canvas.resize((canvas.width // _SCALE, canvas.height // _SCALE), Image.Resampling.BOX)
+    return resize(canvas, (canvas.width // _SCALE, canvas.height // _SCALE), Image.Resampling.BOX)
 
 
 def _polygon(x: float, y: float, radius: float, *, corners: int, inner: float = 1.0) -> list[Point]:
@@ -193,8 +194,8 @@ def _blurred(rng: Random, image: Image.Image) -> Image.Image:
     if rng.random() < 0.5:
         return image
     pixels = rng.choice((8, 10, 14, 20))
-    small = image.resize((pixels, pixels), Image.Resampling.BOX)
-    return small.resize(image.size, Image.Resampling.BICUBIC)
+    small = resize(image, (pixels, pixels), Image.Resampling.BOX)
+    return resize(small, image.size)
 
 
 def _inked(rng: Random, mask: Image.Image) -> tuple[Image.Image, str, str]:
@@ -259,7 +260,7 @@ def draw_clothing(rng: Random) -> Picture:
     ground = rng.choice(("black", "white", "white", "white"))
     if ground == "white":
         tile = ImageChops.invert(tile)
-    image = tile.resize((PICTURE_PIXELS, PICTURE_PIXELS), Image.Resampling.BICUBIC).convert("RGB")
+    image = resize(tile, (PICTURE_PIXELS, PICTURE_PIXELS)).convert("RGB")
     return Picture(image, "clothing", {"clothing": name, "background": ground})
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from minicpmv.errors import CheckpointError
 from minicpmv.models.adapters import attach_adapter
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.processing.images import resize
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training.evidence import EVIDENCE, read_evidence
 
@@ -93,7 +94,7 @@ def find_samples(adapter: Path, base: Path) -> Samples:
         number = len(evidence.records)
         described = f"{number} record{'' if number == 1 else 's'} that the run has stored"
         return Samples(described=described, inputs=batch, chosen_BT=_at_most(trained_BT))
-    picture = Image.linear_gradient("L").resize((200, 120)).convert("RGB")
+    picture = resize(Image.linear_gradient("L"), (200, 120)).convert("RGB")
     content = [{"type": "image", "image": picture}, {"type": "text", "text": _QUESTION}]
     made = MiniCPMVProcessor.from_pretrained(base).apply_chat_template([{"role": "user", "content": content}])
     inputs = {name: tensor for name, tensor in dict(made).items() if isinstance(tensor, Tensor)}

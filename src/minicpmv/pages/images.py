@@ -7,6 +7,8 @@ import io
 
 from PIL import Image
 
+from minicpmv.processing.images import resize
+
 __all__ = ["data_url", "shrink"]
 
 MAX_EXACT_PIXELS = 128
@@ -32,4 +34,4 @@ def shrink(image: Image.Image, longest: int) -> Image.Image:
     if scale >= 1:
         return image
     width, height = (max(1, round(side * scale)) for side in image.size)
-    return image.resize((width, height), Image.Resampling.LANCZOS)
+    return resize(image, (width, height), Image.Resampling.LANCZOS)

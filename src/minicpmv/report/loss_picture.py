@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from minicpmv.processing.images import resize
 from minicpmv.report.run_directory import Run, is_number
 
 __all__ = ["draw_loss", "round_ticks", "smooth"]
@@ -60,7 +61,7 @@ def draw_loss(run: Run) -> bytes | None:
     marks = [(held_out, _HELD_OUT), (training if len(training) == 1 else [], _TRAINING)]
     for (across, down), colour in ((axes.place(*point), colour) for curve, colour in marks for point in curve):
         pen.circle((across * _FINE, down * _FINE), 6 * _FINE, fill=colour)
-    image = image.resize(_SIZE, Image.Resampling.LANCZOS)
+    image = resize(image, _SIZE, Image.Resampling.LANCZOS)
     _write_words(ImageDraw.Draw(image), axes, ticks, has_training=bool(training), has_held_out=bool(held_out))
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)

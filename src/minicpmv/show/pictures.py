@@ -8,10 +8,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from PIL import Image
-
 from minicpmv.pages.images import data_url, shrink
-from minicpmv.processing.images import ImageSource, load_image
+from minicpmv.processing.images import ImageSource, load_image, resize
 from minicpmv.processing.slicing import SlicePlan
 
 __all__ = ["Picture", "Tile", "show_picture", "tiles_of"]
@@ -80,7 +78,7 @@ def show_picture(source: ImageSource, plan: SlicePlan, *, number: int, query_num
         number=number,
         name=os.path.basename(source) if isinstance(source, (str, os.PathLike)) else "embedded image",
         url=data_url(shrink(image, MAX_SHOWN_PIXELS)),
-        overview_url=data_url(image.resize(plan.source_size, Image.Resampling.BICUBIC)),
+        overview_url=data_url(resize(image, plan.source_size)),
         plan=plan,
         tiles=tiles_of(plan),
         query_num=query_num,

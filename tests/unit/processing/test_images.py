@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,11 @@ import pytest
 from PIL import Image
 
 from minicpmv.errors import MiniCPMVError
-from minicpmv.processing.images import ImageError, image_patches, load_image
+from minicpmv.processing import images
+from minicpmv.processing.images import ImageError, image_patches, load_image, resize
 from minicpmv.processing.slicing import SliceConfig, plan_slices
+from tests.golden import encoded_pictures
+from tests.golden.noise_pictures import digest, read_golden, resizings
 
 COLOURS = np.arange(8 * 6 * 4, dtype=np.uint8).reshape(8, 6, 4)
 
@@ -129,7 +134,7 @@ def test_tiles_follow_one_another_row_by_row() -> None:
     plan = plan_slices(200, 200, SliceConfig(scale_resolution=56, max_slice_nums=4))
     assert plan.grid == (2, 2)
     assert plan.refine_size is not None
-    refined = image.resize(plan.refine_size, Image.Resampling.BICUBIC)
+    refined = resize(image, plan.refine_size)
     rows = image_patches(image, plan)[-4 * 16 :].reshape(4, 4, 4, 3, 14, 14)
     for tile, box in zip(rows, plan.tile_boxes, strict=True):
         pixels = np.asarray(refined.crop(box), dtype=np.float32)
@@ -152,3 +157,39 @@ def test_every_value_of_a_byte_is_rounded_as_released() -> None:
         for byte, value in enumerate(values):
             scaled = np.float32(byte) / np.float32(255)
             assert value == (scaled - np.float32(mean[channel])) / np.float32(std[channel])
+
+
+def test_noise_is_resized_as_by_the_pillow_that_the_released_models_knew() -> None:
+    golden = read_golden()
+    found = {each.name: digest(resize(each.picture(), each.target, each.resample)) for each in resizings()}
+    assert found == golden
+
+
+def test_a_picture_of_the_right_size_is_not_touched() -> None:
+    image = Image.new("RGB", (30, 20))
+    assert resize(image, (30, 20)) is image
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "I;16"])
+def test_a_mode_that_pillow_would_resize_in_its_own_way_is_our_own_fault(mode: str) -> None:
+    with pytest.raises(AssertionError, match=mode):
+        resize(Image.new(mode, (30, 20)), (20, 20))
+
+
+def test_nothing_else_in_the_package_resizes_with_pillow() -> None:
+    """Whatever does would make other pixels under another Pillow."""
+    by_pillow = re.compile(r"\.(resize|thumbnail)\(|ImageOps\.(fit|contain|cover|pad|scale)\(")
+    source = Path(images.__file__).parents[1]
+    found = {
+        str(file.relative_to(source)): line.strip()
+        for file in sorted(source.rglob("*.py"))
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if by_pillow.search(line)
+    }
+    assert found == {"processing/images.py": "image = image.resize(step, resample)"}
+
+
+@pytest.mark.parametrize("name", encoded_pictures.WAYS)
+def test_a_lossy_file_is_decoded_to_the_same_pixels(name: str) -> None:
+    stored = json.loads(encoded_pictures.GOLDEN.read_text(encoding="utf-8"))["pictures"][name]
+    assert digest(load_image(base64.b64decode(stored["file"]))) == stored["digest"]
