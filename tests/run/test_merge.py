@@ -295,6 +295,22 @@ def test_a_broken_adapter_is_named_and_nothing_is_left(
     assert names(tmp_path) == {"broken"}
 
 
+@pytest.mark.parametrize(("value", "message"), [(torch.nan, "not finite"), (1e30, "too large for torch.float16")])
+def test_a_base_that_is_not_finite_is_named_where_nothing_is_merged_as_well(
+    value: float, message: str, adapter: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = shutil.copytree(base, tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    tensors["llm.lm_head.weight"] = tensors["llm.lm_head.weight"].float()
+    tensors["llm.lm_head.weight"][3, 4] = value
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    command = ["merge", str(adapter), str(tmp_path / "out"), "--no-proof", "--base", str(broken), "--dtype", "float16"]
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert f"error: {broken}: found llm.lm_head.weight with numbers that are {message}" in told
+    assert names(tmp_path) == {"broken"}
+
+
 def test_a_packed_base_and_one_that_is_not_there_are_refused(
     adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

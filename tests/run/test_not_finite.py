@@ -1,17 +1,22 @@
-"""A loss that is no number ends a run with the records it came from, and with the last good checkpoint."""
+"""Numbers that are not finite end a run: a loss with the records it came from, weights before they are saved."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from minicpmv.data.dataset import ConversationDataset
+from minicpmv.training import reload_proof
 from minicpmv.training.checkpoints import list_checkpoints
 from minicpmv.training.run import main
 from tests.run import poisoned
 from tests.run.forked import run_command
-from tests.run.training import flags, make_data
+from tests.run.training import flags, make_data, read_run
+from tests.tiny import FIXTURES
 
 _POISONED = 3
 
@@ -64,3 +69,105 @@ def test_all_processes_stop_together_and_one_says_why(data: str, tmp_path: Path)
     assert "record 3 (id '3')" in done.stderr
     assert "record 2 (id '2')" not in done.stderr
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-1"]
+
+
+# --------------------------------------------------------------------------------------- weights that are to be saved
+
+_LORA = ("--use_lora", "--lora_r", "4", "--tune_vision", "false")
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("kind", [_LORA, ()], ids=["adapter", "full"])
+@pytest.mark.parametrize("saving", ["no", "steps"])
+def test_last_update_is_looked_at_before_anything_is_saved(
+    kind: tuple[str, ...], saving: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each loss and gradient is finite: the weights are not, after the only step."""
+    extra = ("--learning_rate", "1e38", "--save_strategy", saving, "--save_steps", "1", "--prove_saved", "true")
+    assert main(flags(data, tmp_path, *kind, *extra, steps=1)) == 2
+    told = capsys.readouterr()
+    assert "error: step 1 of 1: found " in told.err
+    assert " trained tensors with values that are not finite (NaN or infinite): " in told.err
+    assert "q_proj" in told.err
+    assert "fix: train with a lower --learning_rate (it was 1e+38)" in told.err
+    assert "Saved" not in told.out
+    assert _names(tmp_path) == {"log.jsonl", "run.json"}
+    assert read_run(tmp_path)["status"] == "not finite"
+
+
+@pytest.mark.parametrize(
+    ("warmup", "fails_at", "good"),
+    [("0", 2, None), ("4", 3, "checkpoint-1")],  # the first step of a warmup has the rate 0
+)
+def test_advice_names_a_good_checkpoint_and_no_other(
+    warmup: str, fails_at: int, good: str | None, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "output"
+    common = (*_LORA, "--save_steps", "1", "--save_total_limit", "9", "--warmup_steps", warmup)
+    arguments = flags(data, output, *common, "--learning_rate", "1e30", steps=8)
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert f"error: step {fails_at} of 8: found a loss of nan" in told
+    newest = f"checkpoint-{fails_at - 1}"
+    assert [path.name for path in list_checkpoints(output)][-1] == newest
+    assert f"repeats the steps behind {newest}, whose weights may be too large already, and ends here again" in told
+    assert main([*arguments, "--resume_from_checkpoint", "true"]) == 2, "as it says"
+    if good is None:
+        assert "no checkpoint of this run is known to be a good start" in told
+        return
+    flag, path = told.partition("last good checkpoint (")[2].partition(")")[0].split()
+    assert (flag, path) == ("--lora_weight_path", str(output / good))
+    further = ("--use_lora", flag, path, "--learning_rate", "1e-4")
+    assert main(flags(data, tmp_path / "further", *further, "--warmup_steps", "0", steps=1)) == 0
+
+
+@pytest.mark.parametrize("engine", ["--deepspeed zero3", "--fsdp true"])
+def test_processes_with_pieces_of_a_tensor_agree_that_it_is_not_saved(engine: str, data: str, tmp_path: Path) -> None:
+    arguments = flags(data, tmp_path, *engine.split(), "--learning_rate", "1e38", "--save_steps", "1", steps=1)
+    done = run_command(arguments, processes=2)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("error: step 1 of 1: found ") == 1
+    assert not _names(tmp_path) & {"config.json", "model.safetensors"}
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_what_is_too_large_for_the_precision_of_saving_is_not_lost(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = flags(data, tmp_path, "--learning_rate", "1e5", "--save_strategy", "no", steps=1)
+    assert main([*arguments, "--save_dtype", "float16"]) == 2
+    told = capsys.readouterr().err
+    assert "error: float16: found " in told
+    assert "too large for it (more than 65504)" in told
+    assert not (tmp_path / "model.safetensors").exists()
+    assert main([*arguments, "--save_dtype", "float32", "--resume_from_checkpoint", "true"]) == 0
+    assert load_file(tmp_path / "model.safetensors")["llm.lm_head.weight"].abs().max() > 65504
+
+
+def test_proof_of_finite_weights_that_give_no_finite_loss_says_so(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extra = ("--learning_rate", "1e30", "--save_strategy", "no", "--prove_saved", "true")
+    assert main(flags(data, tmp_path, *_LORA, *extra, steps=1)) == 2
+    told = capsys.readouterr().err
+    assert f"error: {tmp_path}: found finite weights, but a loss of nan on the records of the proof" in told
+    assert "base model's directory" not in told
+    proof = json.loads((tmp_path / "proof.json").read_text(), parse_constant=pytest.fail)
+    assert (proof["loss"]["live"], proof["not_finite"]) == ("nan", [])
+
+
+def test_proof_names_weights_that_are_not_finite(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as those of the base, when it was damaged in between."""
+    base = shutil.copytree(FIXTURES / "v2_6", tmp_path / "base")
+    arguments = flags(data, tmp_path / "out", *_LORA, "--prove_saved", "true", steps=1)
+    arguments[arguments.index("--model_name_or_path") + 1] = str(base)
+    assert main(arguments) == 0
+    tensors = load_file(base / "model.safetensors")
+    tensors["llm.lm_head.weight"][5, 3] = float("nan")
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    assert reload_proof.main([str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert "found weights that are not finite (NaN or infinite): base_model.model.llm.lm_head" in told

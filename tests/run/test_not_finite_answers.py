@@ -61,7 +61,7 @@ def test_numbers_too_large_for_the_precision_are_told_from_broken_weights(tmp_pa
 
 
 @pytest.mark.parametrize("how", [{"sampling": True}, {"sampling": False}, {"stream": True}])
-def test_official_chat_raises(how: dict[str, bool], nan_model: Path) -> None:
+def test_official_chat_raises(how: dict[str, Any], nan_model: Path) -> None:
     model, said = load_model(nan_model).model, []
     with pytest.raises(NotFiniteError, match="its weights are not finite"):
         said.extend(model.chat(msgs=conversation("Hi!"), max_new_tokens=4, **how))

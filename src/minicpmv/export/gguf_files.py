@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from minicpmv.errors import CheckpointError
 from minicpmv.export.checkpoint import Checkpoint
 from minicpmv.export.gguf_tensors import EngineTensor
 from minicpmv.export.gguf_types import tensor_type
+from minicpmv.models.finiteness import is_finite
 
 __all__ = ["read_back", "write_tensors"]
 
@@ -38,6 +40,9 @@ def write_tensors(
         tensors: In their order in the file.
         wanted: The file's number format; each tensor has its own.
         computed: Tensors that no checkpoint holds, written first, as they are.
+
+    Raises:
+        CheckpointError: A tensor of the checkpoint is not finite.
     """
     for name, values in (computed or {}).items():
         writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
@@ -45,17 +50,27 @@ def write_tensors(
         chosen = tensor_type(tensor.name, tensor.shape, wanted)
         size = int(np.prod(quant_shape_to_byte_shape(tensor.shape, chosen)))
         writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), size, raw_dtype=chosen)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for values in (computed or {}).values():
-        writer.write_tensor_data(values)
-    for source, made_of_it in groupby(tensors, key=lambda tensor: tensor.source):
-        values = checkpoint.weights.read(source).float().numpy()
-        for tensor in made_of_it:
-            chosen = tensor_type(tensor.name, tensor.shape, wanted)
-            writer.write_tensor_data(quantize(tensor.of(values), chosen))
-    writer.close()
+    with closing(writer):
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for values in (computed or {}).values():
+            writer.write_tensor_data(values)
+        for source, made_of_it in groupby(tensors, key=lambda tensor: tensor.source):
+            values = _read_finite(checkpoint, source)
+            for tensor in made_of_it:
+                chosen = tensor_type(tensor.name, tensor.shape, wanted)
+                writer.write_tensor_data(quantize(tensor.of(values), chosen))
+
+
+def _read_finite(checkpoint: Checkpoint, name: str) -> Array:
+    tensor = checkpoint.weights.read(name)
+    if not is_finite(tensor):
+        raise CheckpointError(
+            f"{checkpoint.path} {name}: found values that are not finite (NaN or infinite), expected finite ones\n"
+            "  fix: export an earlier checkpoint, or copy this one again"
+        )
+    return tensor.float().numpy()
 
 
 def read_back(file: Path, tensors: Sequence[EngineTensor]) -> Iterator[tuple[str, Tensor, GGMLQuantizationType]]:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from minicpmv.errors import CheckpointError
 from minicpmv.models.adapters import fitting_adapter
 from minicpmv.models.checkpoint import own_shapes, released_pieces
+from minicpmv.models.finiteness import is_finite
 from minicpmv.models.foreign_adapters import ADAPTER_WEIGHTS
 from minicpmv.models.weight_files import WeightReader, find_weight_files
 from minicpmv.training.base import build_skeleton
@@ -58,7 +59,7 @@ class MergedTensors:
 
     def __init__(self, base: Path, adapter: Path, *, shown: Path, dtype: torch.dtype | None) -> None:
         skeleton = build_skeleton(base)
-        self._adapter_path = shown
+        self._base_path, self._adapter_path = base, shown
         self._base = WeightReader(find_weight_files(base))
         self._adapter = WeightReader([adapter / name for name in ADAPTER_WEIGHTS if (adapter / name).is_file()][:1])
         self._config = _alone(PeftConfig.from_pretrained(str(adapter)))
@@ -101,21 +102,25 @@ class MergedTensors:
         Raises:
             CheckpointError: The result is not finite.
         """
-        dtype = self.outlines[name].dtype
         if not self.is_touched(name):
-            return self._base.read(name).to(dtype)
+            return self._rounded(name, self._base.read(name), self._base_path, "download or copy the base again")
         merged = [self._merged(own) for own in self._pieces[name]]
         joined = merged[0] if len(merged) == 1 else torch.cat([piece.flatten() for piece in merged])
-        if not torch.isfinite(joined).all():
+        fix = "copy the adapter again, or merge an earlier checkpoint of the run"
+        return self._rounded(name, joined.reshape(self.outlines[name].shape), self._adapter_path, fix)
+
+    def _rounded(self, name: str, tensor: Tensor, source: Path, fix: str) -> Tensor:
+        if not is_finite(tensor):
             raise CheckpointError(
-                f"{self._adapter_path}: found {name} with numbers that are not finite when merged, expected finite "
-                "ones\n  fix: copy the adapter again, or merge an earlier checkpoint of the run"
+                f"{source}: found {name} with numbers that are not finite when merged, expected finite ones\n"
+                f"  fix: {fix}"
             )
-        rounded = joined.reshape(self.outlines[name].shape).to(dtype)
-        if not torch.isfinite(rounded).all():
+        dtype = self.outlines[name].dtype
+        rounded = tensor.to(dtype)
+        if not is_finite(rounded):
             raise CheckpointError(
-                f"{self._adapter_path}: found {name} with numbers that are too large for {dtype} when merged, expected "
-                "a precision that holds them\n  fix: --dtype bfloat16 or float32"
+                f"{source}: found {name} with numbers that are too large for {dtype} when merged, expected a precision "
+                "that holds them\n  fix: --dtype bfloat16 or float32"
             )
         return rounded
 

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from minicpmv.errors import MiniCPMVError
+from minicpmv.errors import NotFiniteError
 from minicpmv.training.interruption import Interruption
+from minicpmv.training.last_good import way_out
 from minicpmv.training.processes import gather, take_maximum
 
 __all__ = [
     "MOST_SKIPPED",
     "AlreadyTrained",
     "EvaluationStopped",
-    "NotFinite",
     "StepBoundary",
     "Stopped",
     "misses_evaluation",
@@ -32,10 +32,6 @@ MOST_SKIPPED = 50
 """Steps in a row that float16's scaling may skip. It halves its factor each time: after about 20 it has none left."""
 
 _SHOWN = 20
-
-
-class NotFinite(MiniCPMVError):
-    """A loss or gradient is not a number, or is infinite."""
 
 
 class Stopped(BaseException):
@@ -126,7 +122,7 @@ class StepBoundary(TrainerCallback):
         else:
             self._num_skipped = 0
         if bad_loss or bad_gradient:
-            self._fail(batches, gradient, state, only_bad=bool(bad_loss))
+            self._fail(batches, gradient, args, state, only_bad=bool(bad_loss))
         if asked:
             self._stopping = asked
             control.should_log = control.should_save = True
@@ -160,7 +156,9 @@ class StepBoundary(TrainerCallback):
     def _agree(self, args: TrainingArguments) -> int:
         return int(take_maximum(_as_int(self._asked(), args)))
 
-    def _fail(self, batches: list[_Batch], gradient: Any, state: TrainerState, *, only_bad: bool) -> NoReturn:
+    def _fail(
+        self, batches: list[_Batch], gradient: Any, args: TrainingArguments, state: TrainerState, *, only_bad: bool
+    ) -> NoReturn:
         """Name the records of the batches whose loss is no number; if the gradient alone is none, of all of them."""
         mine = [(float(batch.loss.float().mean()), batch.numbers.tolist()) for batch in batches]
         found = [each for process in gather(mine) for each in process]
@@ -170,12 +168,12 @@ class StepBoundary(TrainerCallback):
         names = [f"  {self._describe(number)}" for number in numbers[:_SHOWN]]
         if len(numbers) > _SHOWN:
             names.append(f"  ... and {len(numbers) - _SHOWN} more")
-        raise NotFinite(
+        raise NotFiniteError(
             f"step {state.global_step} of {state.max_steps}: found {what}, expected a finite number; nothing of this "
             "step was saved. It was computed from\n" + "\n".join(names) + "\n"
-            "  fix: look at these records (minicpmv show). If they are sound, lower --learning_rate or lengthen "
-            "--warmup_steps, and train in bfloat16 rather than float16. --resume_from_checkpoint true goes on from the "
-            "last checkpoint, and comes here again if nothing was changed"
+            "  fix: look at these records (minicpmv show). If they are sound, the weights were too large already"
+            f"{', or float16 too narrow (--bf16 is not)' if args.fp16 else ''}: "
+            f"{way_out(args, before=state.global_step - 1)}"
         )
 
 

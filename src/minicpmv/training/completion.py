@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from minicpmv.errors import MiniCPMVError
+from minicpmv.errors import MiniCPMVError, NotFiniteError
 from minicpmv.report.writing import write_report
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.base import dtype_to_save
@@ -18,7 +18,7 @@ from minicpmv.training.interruption import Interruption
 from minicpmv.training.material import Material
 from minicpmv.training.proof import prove_saved
 from minicpmv.training.record import RunFile, chat_command, minicpmv_command
-from minicpmv.training.saving import save_adapter, save_full
+from minicpmv.training.saving import TooLargeError, save_adapter, save_full
 from minicpmv.training.trainer import MiniCPMVTrainer
 
 __all__ = ["complete"]
@@ -56,8 +56,12 @@ def complete(
         metrics = metrics | _evaluate(trainer)
     if trainer.features is not None:
         say(trainer.features.finish(trainer.args.device))  # whoever proves what was saved looks at the images
-    saved = _save(trainer, material, run)
     record.note(metrics=metrics, log=trainer.state.log_history)
+    try:
+        saved = _save(trainer, material, run)
+    except NotFiniteError:
+        record.write(status="not finite", step=trainer.state.global_step)
+        raise
     if run.prove_saved:
         record.write(status="saved")
         dataset = material.train if material.held_out is None else material.held_out
@@ -88,7 +92,11 @@ def _save(trainer: MiniCPMVTrainer, material: Material, run: RunArguments) -> di
         discard(directory)
     if run.use_lora:
         return save_adapter(trainer, directory)
-    return save_full(trainer, directory, base=material.base, dtype=dtype_to_save(run, material.config))
+    try:
+        return save_full(trainer, directory, base=material.base, dtype=dtype_to_save(run, material.config))
+    except TooLargeError:
+        trainer.save_now()  # what was trained is not lost
+        raise
 
 
 def _write_report(output_dir: str) -> None:

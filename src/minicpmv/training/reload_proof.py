@@ -21,11 +21,13 @@ from minicpmv.data.whole_files import write_json
 from minicpmv.errors import CheckpointError, MiniCPMVError
 from minicpmv.inference.loading import base_of_adapter, load_model
 from minicpmv.models.adapters import attach_adapter
+from minicpmv.models.finiteness import find_not_finite
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.training.evidence import EVIDENCE, PROOF, Evidence, digest_tensors, read_evidence
 from minicpmv.training.lora import evaluate_as_trained, quantisation
 from minicpmv.training.memory import free_memory
 from minicpmv.training.record import list_versions
+from minicpmv.training.weights import name_few
 
 __all__ = ["describe_proof", "main", "prove"]
 
@@ -109,6 +111,18 @@ def describe_proof(proof: dict[str, Any], directory: Path) -> str:
             f"{directory}: found {len(wrong)} of {tensors['saved']} tensors other than they were trained, expected all "
             f"identical when loaded anew{lines}\n  fix: {again}"
         )
+    if proof["not_finite"]:
+        return (
+            f"{directory}: found weights that are not finite (NaN or infinite): {name_few(proof['not_finite'])}, "
+            "expected finite ones; all saved tensors are as they were trained\n  fix: use an earlier checkpoint, or "
+            "train again with a lower --learning_rate; if the base's are among them, download it again"
+        )
+    if isinstance(loss["difference"], str):
+        return (
+            f"{directory}: found finite weights, but a loss of {loss['loaded']} on the records of the proof (live "
+            f"{loss['live']}), expected a finite one: numbers computed from them are too large for {proof['dtype']}\n"
+            "  fix: use an earlier checkpoint, or train again with a lower --learning_rate"
+        )
     if proof["verdict"] == "differs":
         return (
             f"{directory}: found a loss of {loss['loaded']:.6g} when loaded anew, expected {loss['live']:.6g} as the "
@@ -163,7 +177,7 @@ def _compare(model: Any, evidence: Evidence, batch: dict[str, Any], device: torc
     with torch.no_grad(), computing:
         loss = float(model(**inputs).loss)
     difference = abs(loss - evidence.loss)
-    is_near = math.isfinite(loss) and difference <= evidence.tolerance
+    is_near = math.isfinite(difference) and difference <= evidence.tolerance
     return {
         "verdict": "proved" if is_near and not (missing or different or evidence.not_saved) else "differs",
         "tensors": {
@@ -173,14 +187,19 @@ def _compare(model: Any, evidence: Evidence, batch: dict[str, Any], device: torc
             "missing": missing,
             "not_saved": evidence.not_saved,
         },
+        "not_finite": find_not_finite(state.items()),
         "loss": {
-            "live": evidence.loss,
-            "loaded": loss,
-            "difference": difference,
+            "live": _as_json(evidence.loss),
+            "loaded": _as_json(loss),
+            "difference": _as_json(difference),
             "tolerance": evidence.tolerance,
             "reason": evidence.reason,
         },
     }
+
+
+def _as_json(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)  # JSON has no word for it
 
 
 if __name__ == "__main__":

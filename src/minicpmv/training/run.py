@@ -11,7 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from minicpmv.data.collation import PackedCollator
-from minicpmv.errors import DataError, MiniCPMVError, UsageError
+from minicpmv.errors import DataError, MiniCPMVError, NotFiniteError, UsageError
 from minicpmv.evaluation.metrics.registry import find_metrics, split_names
 from minicpmv.report.run_directory import SAMPLES
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
@@ -160,6 +160,9 @@ def _run_to_the_end(
         metrics = dict(trainer.train(resume_from_checkpoint=start.path).metrics)
     except DataError as error:  # such as an image that has changed since it was checked
         error.is_of_one_process = True
+        raise
+    except NotFiniteError:
+        record.write(status="not finite", step=trainer.state.global_step, log=trainer.state.log_history)
         raise
     except Stopped as stop:
         raise _interrupted(stop, trainer, record) from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,15 +21,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from minicpmv.data.whole_files import write_json
+from minicpmv.errors import NotFiniteError
+from minicpmv.models.finiteness import find_not_finite
 from minicpmv.training.checkpoints import STAGING
 from minicpmv.training.disk import writing
 from minicpmv.training.engine import load_deepspeed
 from minicpmv.training.fsdp import reshard, whole
 from minicpmv.training.lora import as_plain_lora
 from minicpmv.training.parts import is_lora_tensor
+from minicpmv.training.processes import raise_together
 from minicpmv.training.trainer import MiniCPMVTrainer
+from minicpmv.training.weights import name_few
 
-__all__ = ["FULLY_TRAINED", "copy_companions", "save_adapter", "save_full"]
+__all__ = ["FULLY_TRAINED", "TooLargeError", "copy_companions", "save_adapter", "save_full"]
 
 FULLY_TRAINED = "vpm_resampler_embedtokens.pt"
 """The official recipe's name for the tensors that an adapter's run has trained fully, outside LoRA."""
@@ -39,6 +43,10 @@ _WRITTEN_ANEW = {"config.json", "run.json", "checkpoint.json", "proof.json", "me
 _MOST_BYTES = 256 * 2**20
 
 
+class TooLargeError(NotFiniteError):
+    """Trained weights are finite, but not in the precision in which they are to be saved."""
+
+
 def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> dict[str, Tensor]:
     """Write the adapter and the fully trained tensors. Every process must call it.
 
@@ -46,7 +54,11 @@ def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> dict[str, Tensor]
 
     Returns:
         The tensors, by their names in the model that will be loaded; none on a process that writes nothing.
+
+    Raises:
+        NotFiniteError: A tensor is not finite; nothing is written.
     """
+    trainer.refuse_not_finite()
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     tensors = _gather(model)
     if not trainer.args.should_save:
@@ -71,20 +83,37 @@ def save_full(trainer: MiniCPMVTrainer, directory: Path, *, base: Path, dtype: t
 
     Returns:
         The tensors as they were written, by the model's own names; none on a process that writes nothing.
+
+    Raises:
+        NotFiniteError: A tensor is not finite, in training or as it would be saved; nothing is written.
     """
+    trainer.refuse_not_finite()
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
         tensors: Any = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # empty except on the first process
     else:
         tensors = model.state_dict()
+    cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    raise_together(lambda: _refuse_too_large(cast, dtype) if trainer.args.should_save else None)
     if not trainer.args.should_save:
         return {}
     assert isinstance(model, PreTrainedModel)
-    cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     with _staged(directory) as staged:
         model.save_pretrained(str(staged), state_dict=cast)
         copy_companions(base, staged, dtype=dtype)
     return cast
+
+
+def _refuse_too_large(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    broken = find_not_finite(tensors.items())
+    if broken:
+        name = str(dtype).removeprefix("torch.")
+        raise TooLargeError(
+            f"{name}: found {len(broken)} tensor{'s' * (len(broken) > 1)} with values that are too large for it (more "
+            f"than {torch.finfo(dtype).max:g}): {name_few(broken)}, expected a precision that holds what was trained; "
+            "the model is not saved\n  fix: the same command with --resume_from_checkpoint true --save_dtype float32 "
+            "or bfloat16 saves it from the checkpoint of the last step"
+        )
 
 
 def copy_companions(base: Path, directory: Path, *, dtype: torch.dtype | None) -> None:

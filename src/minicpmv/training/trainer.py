@@ -35,6 +35,7 @@ from minicpmv.training.eval_metrics import EvalMetrics
 from minicpmv.training.fsdp import check_sharded, gather_idle, load_whole, whole
 from minicpmv.training.gradients import before_each_step, part_norms
 from minicpmv.training.interruption import Interruption, ShelteringContext, WorkerStart
+from minicpmv.training.last_good import way_out
 from minicpmv.training.lora import evaluate_as_trained
 from minicpmv.training.manifest import num_bytes, seal
 from minicpmv.training.numbering import NumberedCollator, NumberedDataset, take_numbers
@@ -43,6 +44,7 @@ from minicpmv.training.rates import Rates, split_groups
 from minicpmv.training.samples import AskAtStart, Samples
 from minicpmv.training.throughput import Throughput
 from minicpmv.training.vision_cache import FeatureWriter
+from minicpmv.training.weights import refuse_not_finite
 
 __all__ = ["MiniCPMVTrainer", "is_peft"]
 
@@ -297,15 +299,13 @@ class MiniCPMVTrainer(Trainer):
 
         Raises:
             Stopped: A signal asked for it; the newest checkpoint holds everything.
-            NotFinite: A loss or gradient is no number.
+            NotFiniteError: A loss or gradient, or a weight that was to be saved, is NaN or infinite.
             DiskError: A checkpoint could not be written.
         """
         try:
             return super().train(*args, **kwargs)
         except EvaluationStopped:  # weights, optimizer and schedule are those of the end of a step
-            if self.last_saved != self.state.global_step:
-                self.args.save_only_model = False
-                self._save_checkpoint(self._live_model, None)
+            self.save_now()
             self.callback_handler.on_train_end(self.args, self.state, self.control)
             raise
         except Stopped:
@@ -330,7 +330,26 @@ class MiniCPMVTrainer(Trainer):
     def _checkpoint_path(self) -> Path:
         return Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
 
+    def refuse_not_finite(self) -> None:
+        """Make sure before something is saved that it is worth it. Every process must call it.
+
+        Raises:
+            NotFiniteError: A trained weight is NaN or infinite.
+        """
+        refuse_not_finite(
+            self._live_model,
+            where=f"step {self.state.global_step} of {self.state.max_steps}",
+            fix=way_out(self.args, before=self.state.global_step),
+        )
+
+    def save_now(self) -> None:
+        """Write a checkpoint of the last step, unless there is one. Every process must call it."""
+        if self.last_saved != self.state.global_step:
+            self.args.save_only_model = False
+            self._save_checkpoint(self._live_model, None)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.refuse_not_finite()
         final = self._checkpoint_path()
         staged = final.parent / STAGING / final.name
         started = time.perf_counter()

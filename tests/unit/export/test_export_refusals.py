@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFReader
+from safetensors.torch import load_file, save_file
 
 from minicpmv.cli.main import main
 from minicpmv.errors import CheckpointError
@@ -43,6 +44,15 @@ def _refused(capsys: pytest.CaptureFixture[str], model: str, output: Path, *more
 def test_2_0_which_the_engine_does_not_have(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     told = _refused(capsys, str(FIXTURES / "v2"), tmp_path / "out")
     assert "found openbmb/MiniCPM-V-2, expected one of version 2.5, 2.6, 4.0, 4.5" in told
+
+
+def test_weights_that_are_not_finite(model: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    broken = Path(_with(model, tmp_path / "broken", lambda fields: None))
+    tensors = load_file(broken / "model.safetensors")
+    tensors["llm.model.norm.weight"][1] = float("inf")
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    told = _refused(capsys, str(broken), tmp_path / "out")
+    assert f"{broken} llm.model.norm.weight: found values that are not finite" in told
 
 
 def test_a_table_of_another_size(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ import pytest
 import torch
 from transformers import TrainerControl, TrainerState
 
-from minicpmv.training.boundary import MOST_SKIPPED, NotFinite, StepBoundary, Stopped, misses_evaluation
+from minicpmv.errors import NotFiniteError
+from minicpmv.training.boundary import MOST_SKIPPED, StepBoundary, Stopped, misses_evaluation
 from minicpmv.training.interruption import Interruption
 
 
 def make_args(**fields: Any) -> Any:
     defaults = {"device": torch.device("cpu"), "fp16": False, "save_only_model": False}
+    defaults |= {"output_dir": None, "learning_rate": 1e-3, "warmup_steps": 0.03}
     return SimpleNamespace(**defaults | fields)
 
 
@@ -41,7 +43,7 @@ def test_finite_step_changes_nothing() -> None:
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_loss_that_is_no_number_names_the_records_of_its_batch_alone(loss: float) -> None:
-    with pytest.raises(NotFinite) as told:
+    with pytest.raises(NotFiniteError) as told:
         end_step(make_boundary(), [1.0, loss, 1.0], gradient=math.nan)
     assert str(told.value).startswith(f"step 7 of 10: found a loss of {loss}, expected a finite number")
     assert "  record 2\n  record 3\n  fix:" in str(told.value)
@@ -49,7 +51,7 @@ def test_loss_that_is_no_number_names_the_records_of_its_batch_alone(loss: float
 
 
 def test_gradient_that_is_no_number_names_all_records_of_the_step() -> None:
-    with pytest.raises(NotFinite) as told:
+    with pytest.raises(NotFiniteError) as told:
         end_step(make_boundary(), [1.0, 2.0], gradient=math.inf)
     assert "found a gradient of norm inf under finite losses" in str(told.value)
     assert all(f"record {number}\n" in str(told.value) for number in range(4))
@@ -58,7 +60,7 @@ def test_gradient_that_is_no_number_names_all_records_of_the_step() -> None:
 def test_long_batches_are_cut_in_the_message() -> None:
     boundary = make_boundary()
     boundary.note_loss(torch.tensor(math.nan), torch.arange(100))
-    with pytest.raises(NotFinite, match=r"record 19\n  \.\.\. and 80 more"):
+    with pytest.raises(NotFiniteError, match=r"record 19\n  \.\.\. and 80 more"):
         boundary.on_step_end(make_args(), TrainerState(), TrainerControl())
 
 
@@ -66,7 +68,7 @@ def test_overflow_that_float16_scaling_skips_is_no_failure() -> None:
     boundary = make_boundary(skipped=True)
     for _ in range(MOST_SKIPPED):
         end_step(boundary, [1.0], gradient=math.inf, args=make_args(fp16=True))
-    with pytest.raises(NotFinite):
+    with pytest.raises(NotFiniteError):
         end_step(boundary, [1.0], gradient=math.inf, args=make_args(fp16=True))
 
 
@@ -79,7 +81,7 @@ def test_skipped_step_counts_anew_after_one_that_worked() -> None:
 
 
 def test_loss_that_is_no_number_fails_in_float16_too() -> None:
-    with pytest.raises(NotFinite):
+    with pytest.raises(NotFiniteError):
         end_step(make_boundary(skipped=True), [math.nan], gradient=math.nan, args=make_args(fp16=True))
 
 
