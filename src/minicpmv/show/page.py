@@ -55,6 +55,7 @@ def render_page(dataset: ConversationDataset, header: Header) -> str:
             header=header,
             version=processor.version,
             views=views,
+            has_weights=any(message.remark for view in views for message in view.messages),
             max_length=dataset.limits.max_length,
             max_slice_nums=dataset.limits.max_slice_nums,
             query_num=processor.query_num,

@@ -14,7 +14,7 @@ from minicpmv.models.loss import IGNORED
 from minicpmv.processing.chat import ImageRef
 from minicpmv.processing.images import load_image
 from minicpmv.show.pictures import Picture, show_picture
-from minicpmv.show.sequence import ImageRun, Kind, Word, arrange_tokens, classify
+from minicpmv.show.sequence import ImageRun, Kind, Word, arrange_tokens, classify, describe_weight
 from minicpmv.show.spelling import TokenSpelling
 
 __all__ = ["Lengths", "Message", "RecordView", "view_record"]
@@ -25,6 +25,9 @@ class Message:
     """One turn."""
 
     role: str
+    remark: str
+    """How much it counts in the loss, in words; empty for an answer that counts as 1 and for what is no answer."""
+    is_trained: bool
     parts: tuple[str | Picture, ...]
 
 
@@ -34,7 +37,7 @@ class Lengths:
 
     total: int
     trained: int
-    """Tokens with a label."""
+    """Tokens with a label, whatever it weighs."""
     of_kind: dict[Kind, int]
     wanted: int
     """With all the slices that the limit of tiles allows."""
@@ -95,10 +98,12 @@ def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpellin
         sample = processor.encode_text(record.turns, sizes, max_slice_nums=max_slice_nums)
         everything = processor.encode_text(record.turns, sizes, max_slice_nums=dataset.limits.max_slice_nums)
         input_ids, labels, wanted = sample.input_ids, sample.labels, len(everything.input_ids)
+        label_weights = sample.label_weights
     else:
         error, max_slice_nums, wanted, num_cut, item = "", fit.max_slice_nums, fit.wanted, fit.num_cut, dataset[index]
         sample = processor.encode_text(record.turns, sizes, max_slice_nums=max_slice_nums)
         input_ids, labels = item["input_ids"].tolist(), item["labels"].tolist()
+        label_weights = item["label_weights"].tolist() if "label_weights" in item else None
         assert input_ids == sample.input_ids[: fit.length], "text and image sizes tell every token"
     plans = [processor.image_processor.plan(size, max_slice_nums) for size in sizes]
     pictures = tuple(
@@ -110,6 +115,8 @@ def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpellin
         labels=labels,
         image_mask=sample.image_mask[: len(input_ids)],
         template_mask=sample.template_mask[: len(input_ids)],
+        answer_mask=sample.answer_mask[: len(input_ids)],
+        label_weights=label_weights,
         slices=[name for picture in pictures for name in picture.slice_names(is_only=len(pictures) == 1)],
         spelling=spelling,
     )
@@ -138,6 +145,8 @@ def _messages(record: Record, pictures: Sequence[Picture]) -> tuple[Message, ...
     return tuple(
         Message(
             role=turn.role,
+            remark=describe_weight(turn.weight),
+            is_trained=turn.role == "assistant" and turn.weight != 0,
             parts=tuple(pictures[part.index] if isinstance(part, ImageRef) else part for part in turn.content),
         )
         for turn in record.turns

@@ -1,4 +1,4 @@
-"""From a sample's ids, labels and masks to what a page shows of them: chips, runs of image slots, broken characters.
+"""Makes of a sample's ids, labels, weights and masks what a page shows: chips, runs of image slots, broken characters.
 
 Takes the tokens as they are; nothing is encoded or left out here.
 """
@@ -14,7 +14,7 @@ from typing import Literal
 from minicpmv.models.loss import IGNORED
 from minicpmv.show.spelling import Mark, TokenSpelling, spell
 
-__all__ = ["ImageRun", "Kind", "Token", "Word", "arrange_tokens", "classify"]
+__all__ = ["ImageRun", "Kind", "Token", "Word", "arrange_tokens", "classify", "describe_weight"]
 
 Kind = Literal["trained", "context", "template", "image"]
 
@@ -34,6 +34,10 @@ class Token:
     """Whether it is one of the tokenizer's own tokens and no piece of text."""
     other_label: int | None = None
     """The id that is learnt here where that is not the token itself (2.0, between turns); None elsewhere."""
+    weight: float = 1.0
+    """How much what is learnt here counts in the loss; 0 in an answer that is not trained, 1 outside of answers."""
+    remark: str = ""
+    """What its weight is, in words, where that is not 1 and not the weight of the token before."""
     num_breaks: int = 0
     """Line breaks with which it ends."""
 
@@ -64,12 +68,25 @@ def classify(*, label: int, is_image: bool, is_template: bool) -> Kind:
     return "template" if is_template else "context"
 
 
+def describe_weight(weight: float) -> str:
+    """Say what the weight of an answer does; nothing where it is 1.
+
+    >>> describe_weight(0.5)
+    'weight 0.5'
+    """
+    if weight == 1:
+        return ""
+    return f"weight {weight:g}" if weight else "not trained (weight 0)"
+
+
 def arrange_tokens(
     *,
     input_ids: Sequence[int],
     labels: Sequence[int],
     image_mask: Sequence[bool],
     template_mask: Sequence[bool],
+    answer_mask: Sequence[bool],
+    label_weights: Sequence[float] | None,
     slices: Sequence[str],
     spelling: TokenSpelling,
 ) -> list[Word | ImageRun]:
@@ -80,6 +97,8 @@ def arrange_tokens(
         labels: Of each token; unshifted, -100 where nothing is trained.
         image_mask: True where an image feature goes.
         template_mask: True where the format wrote the token.
+        answer_mask: True on answers and their ends, trained or not.
+        label_weights: How much each label counts; None where all count as 1.
         slices: What each run of image slots shows, in order.
         spelling: Of the checkpoint's tokenizer.
     """
@@ -87,6 +106,11 @@ def arrange_tokens(
     for position, token_id in enumerate(input_ids):
         label, data = labels[position], spelling.bytes_of(token_id)
         marks = spell(data)
+        weight = 1.0
+        if label != IGNORED:
+            weight = 1.0 if label_weights is None else label_weights[position]
+        elif answer_mask[position]:
+            weight = 0.0
         kind = classify(label=label, is_image=image_mask[position], is_template=template_mask[position])
         tokens.append(
             Token(
@@ -97,6 +121,8 @@ def arrange_tokens(
                 text="".join(mark.text for mark in marks),
                 is_added=spelling.is_added(token_id),
                 other_label=label if label not in (IGNORED, token_id) else None,
+                weight=weight,
+                remark="" if tokens and weight == tokens[-1].weight else describe_weight(weight),
                 num_breaks=len(data) - len(data.rstrip(b"\n")),
             )
         )

@@ -18,6 +18,7 @@ class ReadRecord:
     labels: list[int] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -71,6 +72,7 @@ class _Reader(HTMLParser):
             record.ids.append(int(given["data-id"]))
             record.kinds.append(kind)
             record.texts.append(given["data-text"])
+            record.weights.append(float(given.get("data-weight", 1)))
             record.labels.append(int(given.get("data-label", given["data-id"])) if kind == "trained" else IGNORED)
 
 

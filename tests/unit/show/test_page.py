@@ -12,7 +12,7 @@ from minicpmv.errors import DataError
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.show.page import Header, render_page
 from tests.parity.cases import VERSIONS
-from tests.tiny import FIXTURES, conversation, save_picture, write_data
+from tests.tiny import FIXTURES, conversation, save_picture, weigh_record, write_data
 from tests.unit.show.pages import ReadPage, read_page
 
 SCRIPT = "<script>alert('x')</script> & \"<b>\" {{ 7 * 7 }}"
@@ -121,6 +121,45 @@ def test_colours_tell_the_format_from_the_data_and_both_from_what_is_trained(tmp
         "v2_5": "So.<|eot_id|>Yes.<|eot_id|>",
     }.get(name, "So.<|im_end|>Yes.<|im_end|>")
     assert "Why" not in text_of("template")
+
+
+@pytest.mark.parametrize("name", ["v2", "v2_5", "v2_6", "v4_5"])
+def test_weights_are_those_of_training_and_an_answer_of_weight_zero_is_no_longer_green(
+    tmp_path: Path, name: str
+) -> None:
+    record = {"conversations": conversation("Why?", "So.", "Sure?", "Yes.", "Fine?", "No.")}
+    dataset = dataset_of(tmp_path, [record], name)
+    dataset.records = [weigh_record(dataset.records[0], 0.5, 0.0, 1.0)]
+    page, item = read(dataset), dataset[0]
+    (shown,) = page.records
+    assert shown.labels == item["labels"].tolist()
+    of_labels = [
+        (weight, expected)
+        for weight, expected, label in zip(shown.weights, item["label_weights"].tolist(), shown.labels, strict=True)
+        if label != -100
+    ]
+    assert {weight for weight, _ in of_labels} == {0.5, 1.0}
+    assert all(weight == expected for weight, expected in of_labels)
+    end = {"v2": "", "v2_5": "<|eot_id|>"}.get(name, "<|im_end|>")
+    assert "".join(t for t, w in zip(shown.texts, shown.weights, strict=True) if w == 0) == f"Yes.{end}"
+    silent = {kind for kind, weight in zip(shown.kinds, shown.weights, strict=True) if weight == 0}
+    assert silent == ({"context", "template"} if end else {"context"})
+    # In the conversation and in the tokens; the weight that stands in the legend as well is any.
+    assert page.text.count("not trained (weight 0)") == 2
+    assert page.text.count("weight 0.5") == 3
+    assert "Nothing is trained" not in page.text
+
+
+def test_a_page_of_answers_that_count_alike_says_nothing_of_weights(tmp_path: Path) -> None:
+    text = read(dataset_of(tmp_path, mixed(), "v2_6")).text
+    assert "weight 0" not in text
+    assert "counts in the loss" not in text
+
+
+def test_a_record_that_trains_nothing_says_so(tmp_path: Path) -> None:
+    dataset = dataset_of(tmp_path, [{"conversations": conversation("Why?", "So.")}], "v2_6")
+    dataset.records = [weigh_record(dataset.records[0], 0.0)]
+    assert "Nothing is trained." in read(dataset).text
 
 
 def test_the_instruction_that_the_format_adds_is_not_the_users(tmp_path: Path) -> None:
