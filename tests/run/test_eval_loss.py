@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from minicpmv.errors import UsageError
 from tests.run.forked import run_command
 from tests.run.test_bad_records import records_of
 from tests.run.training import flags, make_data, read_run, run_here
@@ -19,9 +20,11 @@ def measured(data: str, held_out: str, output: Path, *extra: str, processes: int
     """Train a step too small to change anything, and measure."""
     arguments = flags(data, output, "--eval_data_path", held_out, "--learning_rate", "1e-30", *extra, steps=1)
     if processes is None:
-        return run_here(arguments)["metrics"]["eval_loss"]
-    done = run_command(arguments, processes=processes)
-    assert done.returncode == 0, done.stderr
+        with pytest.raises(UsageError, match="Nothing was trained: after 1 steps"):
+            run_here(arguments)
+    else:
+        done = run_command(arguments, processes=processes)
+        assert (done.returncode, done.stderr.count("Nothing was trained")) == (2, 1), done.stderr
     return read_run(output)["metrics"]["eval_loss"]
 
 

@@ -24,6 +24,7 @@ _STATUS = {
     "stopped": "stopped by {stopped_by} after step {step:,}; can be resumed",
     "running": "not finished: still running, or ended before it could say so",
     "not finite": "ended at step {step:,}, whose numbers are not finite; nothing of it was saved",
+    "unchanged": "nothing was trained: no weight has changed; nothing was saved",
     "saved": "saved; its proof did not end",
     "not proved": "saved, but the proof of it failed",
 }

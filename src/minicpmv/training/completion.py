@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from minicpmv.errors import MiniCPMVError, NotFiniteError
+from minicpmv.errors import MiniCPMVError, NotFiniteError, UsageError
 from minicpmv.report.writing import write_report
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.base import dtype_to_save
@@ -50,13 +50,15 @@ def complete(
         The metrics, with those of the held-out records.
 
     Raises:
-        MiniCPMVError: There is no room to save, or what was saved is not what was trained.
+        MiniCPMVError: Nothing was trained, weights are not finite, there is no room to save, or what was saved is not
+            what was trained.
     """
     if material.held_out is not None:
         metrics = metrics | _evaluate(trainer)
     if trainer.features is not None:
         say(trainer.features.finish(trainer.args.device))  # whoever proves what was saved looks at the images
     record.note(metrics=metrics, log=trainer.state.log_history)
+    _refuse_unchanged(trainer, record)
     try:
         saved = _save(trainer, material, run)
     except NotFiniteError:
@@ -83,6 +85,26 @@ def _evaluate(trainer: MiniCPMVTrainer) -> dict[str, float]:
     if last is not None and last["step"] == trainer.state.global_step and not trainer.args.load_best_model_at_end:
         return {name: value for name, value in last.items() if name.startswith("eval_")}
     return trainer.evaluate()
+
+
+def _refuse_unchanged(trainer: MiniCPMVTrainer, record: RunFile) -> None:
+    """Save nothing that is the base as it was; name single parts that have learnt nothing."""
+    assert trainer.model is not None, "it was built with one"
+    parts, number = trainer.changes.unchanged_parts(trainer.model)
+    steps = f"{trainer.state.global_step:,} steps"
+    if parts and len(parts) == number:
+        record.write(status="unchanged", step=trainer.state.global_step)
+        raise UsageError(
+            f"Nothing was trained: after {steps} found every weight that was to learn ({', '.join(parts)}) as it was "
+            "before the first one, expected some to have changed; nothing is saved\n"
+            "  fix: raise --learning_rate (in bfloat16 or float16 small updates vanish), and make sure that "
+            "--lora_alpha is not 0"
+        )
+    for part in parts:
+        notice(
+            f"{part}: nothing of it has changed in {steps}, though it was to learn: no record has anything for it, or "
+            "its updates are too small"
+        )
 
 
 def _save(trainer: MiniCPMVTrainer, material: Material, run: RunArguments) -> dict[str, torch.Tensor]:

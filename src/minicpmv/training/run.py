@@ -16,7 +16,7 @@ from minicpmv.evaluation.metrics.registry import find_metrics, split_names
 from minicpmv.report.run_directory import SAMPLES
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
 from minicpmv.training.base import Base, build_skeleton, check_weights, load_base, open_base
-from minicpmv.training.batches import BatchPlan, describe_plan, describe_step, estimate_costs, plan_batches
+from minicpmv.training.batches import BatchPlan, count_steps, describe_plan, describe_step, estimate_costs, plan_batches
 from minicpmv.training.boundary import Stopped
 from minicpmv.training.checkpoints import list_checkpoints
 from minicpmv.training.compilation import CompiledLayers
@@ -24,6 +24,7 @@ from minicpmv.training.completion import complete
 from minicpmv.training.console import complain, is_first_process, notice, say
 from minicpmv.training.course import describe_course
 from minicpmv.training.disk import explain_full
+from minicpmv.training.effect import refuse_no_effect
 from minicpmv.training.engine import start_engine
 from minicpmv.training.eval_metrics import EvalMetrics
 from minicpmv.training.fsdp import choose_units
@@ -115,6 +116,8 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     checks.report("batches", describe_step(plan, args, material.lengths))
     checks.report("what learns", format_parts(parts))
     _advise(material, model, request.run, args, plan)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    refuse_no_effect(args, rates, trained, num_steps=0 if args.max_steps == 0 else count_steps(plan, args))
 
     def build(plan: BatchPlan, interruption: Interruption | None = None) -> MiniCPMVTrainer:
         trainer = _build_trainer(material, model, request, args, plan, interruption)

@@ -44,7 +44,7 @@ from minicpmv.training.rates import Rates, split_groups
 from minicpmv.training.samples import AskAtStart, Samples
 from minicpmv.training.throughput import Throughput
 from minicpmv.training.vision_cache import FeatureWriter
-from minicpmv.training.weights import refuse_not_finite
+from minicpmv.training.weights import ChangeWatch, refuse_not_finite
 
 __all__ = ["MiniCPMVTrainer", "is_peft"]
 
@@ -105,6 +105,9 @@ class MiniCPMVTrainer(Trainer):
         """What decides the course of the run; each checkpoint states it."""
         self.features: FeatureWriter | None = None
         """Stores what frozen modules make of images; see :meth:`keep_features`."""
+        self.changes = ChangeWatch()
+        """Knows at the end what has changed."""
+        self.add_callback(self.changes)
         for shown in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown)
         self.add_callback(RunProgress(bar=not self.args.disable_tqdm))

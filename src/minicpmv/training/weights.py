@@ -6,21 +6,24 @@ questions cost one pass over the process's own piece.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from minicpmv.errors import NotFiniteError
 from minicpmv.models.finiteness import find_not_finite
+from minicpmv.training.fsdp import reshard
 from minicpmv.training.parts import is_lora_tensor, part_of
 from minicpmv.training.processes import gather
 
-__all__ = ["checksums", "name_few", "refuse_not_finite", "unchanged_parts"]
+__all__ = ["ChangeWatch", "checksums", "name_few", "refuse_not_finite"]
 
 _SHOWN = 3
+_FIRST = (".lora_A.", ".lora_embedding_A.")
 _AT_ONCE = 2**24
 """Values of which a copy is made at a time."""
 
@@ -51,27 +54,44 @@ def name_few(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
 
 
-def checksums(model: nn.Module) -> dict[str, int]:
-    """Add up the bits of this process's piece of each trained weight. What has changed has another sum."""
-    return {name: _checksum(piece) for name, piece in _own_pieces(model)}
+class ChangeWatch(TrainerCallback):
+    """Remembers the trained weights' checksums when training begins, to say at the end what has changed.
 
-
-def unchanged_parts(before: Mapping[str, int], model: nn.Module) -> tuple[list[str], int]:
-    """Name the parts of which nothing has changed that was to learn. Every process must call it.
-
-    Args:
-        before: What :func:`checksums` said of the model.
-        model: As it is now, held by the same processes in the same way.
-
-    Returns:
-        Such parts in the order of the model, as ``vision tower`` or ``language model (LoRA)``; and how many parts were
-        to learn.
+    A resumed run has changed what it began with before, and is not asked.
     """
-    now = checksums(model)
-    changed = {_learning_part(name) for name, value in now.items() if before[name] != value}
-    changed_anywhere = set().union(*gather(changed))
-    parts = list(dict.fromkeys(_learning_part(name) for name in now))
-    return [part for part in parts if part not in changed_anywhere], len(parts)
+
+    def __init__(self) -> None:
+        self._before: dict[str, int] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._before = None if state.global_step else checksums(kwargs["model"])
+
+    def unchanged_parts(self, model: nn.Module) -> tuple[list[str], int]:
+        """Name the parts that were to learn and of which nothing has changed. Every process must call it.
+
+        Returns:
+            Such parts in the order of the model, as ``vision tower`` or ``language model (LoRA)``; and how many parts
+            were to learn.
+        """
+        now = checksums(model)
+        parts = list(dict.fromkeys(map(_learning_part, now)))
+        if self._before is None:
+            return [], len(parts)
+        changed = {_learning_part(name) for name, value in now.items() if self._before[name] != value}
+        changed_anywhere = set().union(*gather(changed))
+        return [part for part in parts if part not in changed_anywhere], len(parts)
+
+
+def checksums(model: nn.Module) -> dict[str, int]:
+    """Add up the bits of this process's piece of each trained weight. What has changed has another sum.
+
+    LoRA's first matrix is left out. Its gradient is 0 until the second one has changed, so alone it changes by weight
+    decay, which the model does not see.
+    """
+    reshard(model)
+    return {name: _checksum(piece) for name, piece in _own_pieces(model) if not any(each in name for each in _FIRST)}
 
 
 def _learning_part(name: str) -> str:
