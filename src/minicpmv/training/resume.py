@@ -19,6 +19,7 @@ from minicpmv.training.console import notice
 from minicpmv.training.course import find_changes, find_extension
 from minicpmv.training.engine import name_engine
 from minicpmv.training.manifest import find_fault, read_manifest
+from minicpmv.training.pickles import find_foreign_object
 from minicpmv.training.processes import gather
 
 __all__ = ["ResumePoint", "Setting", "choose_resume_point", "choose_together", "prepare_directory"]
@@ -174,6 +175,12 @@ def _named(path: str) -> Path:
 
 def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[str, ...]:
     """Make sure that a whole checkpoint can be continued by such a run; return notices."""
+    foreign = find_foreign_object(checkpoint)
+    if foreign is not None:
+        raise CheckpointError(
+            f"{checkpoint}: {foreign}; expected what a run writes. Nothing of it was executed\n"
+            "  fix: resume from a checkpoint of your own, and ask whoever gave you this one"
+        )
     manifest = read_manifest(checkpoint)
     assert manifest is not None, "find_fault has read it"
     otherwise = _CONTINUED_OTHERWISE.format(path=checkpoint)

@@ -35,6 +35,7 @@ from minicpmv.training.log_file import LogFile
 from minicpmv.training.lora import add_lora
 from minicpmv.training.material import Material, gather_together
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
+from minicpmv.training.pickles import restrict_unpickling
 from minicpmv.training.preflight import Checklist, rehearse
 from minicpmv.training.processes import raise_together, wait_for_all
 from minicpmv.training.rates import Rates
@@ -95,6 +96,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     base = _settle(request)
     checks = Checklist(is_dry=request.run.dry_run)
     checks.passed("flags", f"{base.version.model} in {base.path}")
+    restrict_unpickling(deepspeed=bool(settings.get("deepspeed")))
     args = start_engine(request.run, settings)
     _occupy(settings["output_dir"], until_the_end, is_dry=request.run.dry_run)
     material = gather_together(request.run, base, args)

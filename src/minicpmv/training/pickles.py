@@ -1,0 +1,126 @@
+"""Reads the pickles of a checkpoint without running what is in them.
+
+Someone who writes a checkpoint also writes its manifest, so digests protect against accidents and not against people.
+Two guards do. Within a run, every ``torch.load`` of every library uses torch's restricted unpickler, also where the
+call asks for ``weights_only=False``, as DeepSpeed's does: it builds tensors, containers and the few classes listed
+here, and calls nothing else. And before an engine sees a checkpoint, each pickle in it is read by the same unpickler,
+so that a foreign object is named together with its file.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import struct
+import warnings
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["find_foreign_object", "restrict_unpickling"]
+
+_SUFFIXES = (".bin", ".pt", ".pth")
+"""Endings of the files that torch, transformers, accelerate and DeepSpeed unpickle."""
+_TAGS = ("latest", "latest_universal")
+"""Files in which DeepSpeed keeps the name of the folder that it reads."""
+_ZIP = b"PK\x03\x04"
+
+# The state of numpy's random numbers, in rng_state*.pth.
+_OF_NUMPY: tuple[Any, ...] = (
+    np.empty(0).__reduce__()[0],  # the private function that numpy's pickles name
+    np.ndarray,
+    np.dtype,
+    np.dtypes.UInt32DType,
+)
+# Records of numbers beside DeepSpeed's shards of the optimizer; none does anything when it is made.
+_OF_DEEPSPEED = (
+    ("deepspeed.runtime.fp16.loss_scaler", "LossScaler"),
+    ("deepspeed.runtime.fp16.loss_scaler", "DynamicLossScaler"),
+    ("deepspeed.runtime.zero.config", "ZeroStageEnum"),
+    ("deepspeed.utils.tensor_fragment", "fragment_address"),
+)
+# What a damaged or hostile pickle makes the unpickler raise: whatever the objects raise that it puts together.
+_REFUSED = (
+    pickle.PickleError,
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+_NAMED = re.compile(r"GLOBAL ([\w.]+)")
+"""Where torch's message names what the pickle asked for."""
+
+
+def restrict_unpickling(*, deepspeed: bool) -> None:
+    """Make every ``torch.load`` in this process and its children read without running code.
+
+    Args:
+        deepspeed: Whether DeepSpeed will read its own checkpoints; importing it takes seconds.
+    """
+    # torch looks at the variable in every call and lets it win over the argument. It changes no result: a file is read
+    # as it would have been, or refused.
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)  # torch accepts one of the two
+    allowed = [*_OF_NUMPY]
+    if deepspeed:
+        allowed += [getattr(import_module(module), name) for module, name in _OF_DEEPSPEED]
+    torch.serialization.add_safe_globals(allowed)
+
+
+def find_foreign_object(checkpoint: Path) -> str | None:
+    """Say what in a checkpoint a run has not written and must not read, or None.
+
+    Call :func:`restrict_unpickling` first. Files are mapped, not read: this takes as long as unpickling their names.
+
+    Args:
+        checkpoint: A directory.
+    """
+    for path in _files(checkpoint):
+        name = path.relative_to(checkpoint).as_posix()
+        if path.is_symlink():
+            return f"{name} is a link, which a run does not write"
+        if path.name in _TAGS and not _names_a_folder(path):
+            return f"{name} names something else than a folder of the checkpoint"
+        if path.name.endswith(_SUFFIXES) and (refused := _why_refused(path)) is not None:
+            return f"{name} {refused}"
+    return None
+
+
+def _files(checkpoint: Path) -> Iterator[Path]:
+    """Yield files, and links of any kind, sorted, without following links to folders."""
+    for folder, folders, files in os.walk(checkpoint):
+        folders.sort()
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        yield from (Path(folder, name) for name in sorted([*files, *links]))
+
+
+def _names_a_folder(tag: Path) -> bool:
+    name = tag.read_bytes()[:256].decode("utf-8", errors="replace").strip()
+    return re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None and (tag.parent / name).is_dir()
+
+
+def _why_refused(path: Path) -> str | None:
+    with path.open("rb") as file:
+        is_mappable = file.read(len(_ZIP)) == _ZIP
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on a damaged file; it is refused or it is not
+            torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
+    except _REFUSED as error:
+        named = _NAMED.search(str(error))
+        if named is not None:
+            return f"holds {named[1]}, which is no tensor and no number"
+        return f"cannot be read as tensors and numbers ({type(error).__name__})"
+    return None
