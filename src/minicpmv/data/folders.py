@@ -54,15 +54,15 @@ def find_files(path: str | os.PathLike[str]) -> list[str]:
     """
     source = os.fspath(path)
     folder = Path(source)
-    if not folder.is_dir() or tables.is_dataset_directory(folder):
+    if not os.path.isdir(source) or tables.is_dataset_directory(folder):
         return [source]
-    if (folder / "dataset_dict.json").is_file():
+    if os.path.isfile(folder / "dataset_dict.json"):
         splits = sorted(entry.name for entry in folder.iterdir() if tables.is_dataset_directory(entry))
         found = f"a dataset of several splits: {', '.join(splits)}"
         _fail("D101", source, found, "one split", f"name it: {os.path.join(source, splits[0] if splits else 'train')}")
     names = _list_folder(source)
     files = [name for name in names if name.lower().endswith(DATA_SUFFIXES) and not _is_passed_over(name)]
-    files = [name for name in files if not (folder / name).is_dir()]
+    files = [name for name in files if not os.path.isdir(folder / name)]
     if not files:
         others = [name for name in names if name.lower().endswith(_PASSED_OVER)]
         found = f"a folder without data files, but with {_list(others)}" if others else "a folder without data files"
@@ -133,5 +133,4 @@ def _list(names: Sequence[str]) -> str:
 
 def data_folder(source: str) -> str:
     """Return the folder at which relative image paths of a record with this ``source`` start."""
-    path = Path(source)
-    return str(path if path.is_dir() else path.parent)
+    return str(Path(source) if os.path.isdir(source) else Path(source).parent)

@@ -62,7 +62,7 @@ def find_path_fault(path: str) -> PathFault | None:
         if is_kind(mode):
             fix = "name a file in it" if name == "a folder" else "write what it yields into a file, and name that"
             return PathFault(f"{name}: {path!r}", fix)
-    if not os.access(path, os.R_OK):
+    if not os.access(path, os.R_OK, effective_ids=True):
         fix = f"ask its owner for access: chmod a+r {shown}"
         return PathFault(f"a file that you may not read: {path!r}", fix, is_forbidden=True)
     return None
@@ -71,7 +71,10 @@ def find_path_fault(path: str) -> PathFault | None:
 def _closed_folder(path: str) -> str:
     """Return the outermost folder of a path that may not be entered."""
     folders = [str(folder) for folder in reversed(PurePath(path).parents)]
-    return next((folder for folder in folders if not os.access(folder, os.X_OK)), folders[-1] if folders else ".")
+    return next(
+        (folder for folder in folders if not os.access(folder, os.X_OK, effective_ids=True)),
+        folders[-1] if folders else ".",
+    )
 
 
 def _find_broken_link(path: str) -> PathFault | None:

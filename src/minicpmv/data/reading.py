@@ -10,7 +10,6 @@ import logging
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn, cast
 
 from minicpmv.data.file_kinds import HEAD_BYTES, FileKind, find_kind
@@ -74,7 +73,7 @@ def _fail(code: str, where: str, found: str, expected: str, fix: str) -> NoRetur
 
 
 def _open_source(source: str, on_notice: Callable[[Problem], None]) -> Sequence[RawRecord]:
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         entries = _Rows(source, tables.open_dataset_directory(source))
     else:
         entries = _open_file(source, on_notice)

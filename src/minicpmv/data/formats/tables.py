@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -37,7 +38,7 @@ def table_kind(head: bytes) -> TableKind | None:
 
 def is_dataset_directory(folder: Path) -> bool:
     """Whether ``datasets`` saved one dataset (not a dict of splits) in this folder."""
-    return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    return all(os.path.isfile(folder / name) for name in ("state.json", "dataset_info.json"))
 
 
 class Table(LazySequence["dict[str, object]"]):
