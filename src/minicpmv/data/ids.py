@@ -88,9 +88,12 @@ class IdRegister:
         """Yield the positions of records with one hash, in their order, for each hash that several have."""
         hashes, positions = np.array(self._hashes), np.array(self._positions)
         order = np.argsort(hashes, kind="stable")
-        bounds = np.flatnonzero(np.diff(hashes[order])) + 1
-        groups = [group for group in np.split(positions[order], bounds) if len(group) > 1]
-        yield from sorted(groups, key=lambda group: int(group[0]))
+        starts = np.flatnonzero(np.append(True, np.diff(hashes[order]) != 0)) if len(order) else order
+        ends = np.append(starts[1:], len(order))
+        several = ends - starts > 1
+        starts, ends = starts[several], ends[several]
+        for group in np.argsort(positions[order[starts]], kind="stable").tolist():
+            yield positions[order[starts[group] : ends[group]]]
 
 
 def _compare(alike: Sequence[tuple[int, RawRecord]], shared: _Shared) -> Iterator[tuple[int, Problem]]:
