@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import re
-import tempfile
 import time
 from contextlib import suppress
 from functools import lru_cache
@@ -23,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from minicpmv.data.whole_files import replacing
+
 __all__ = ["DataCache", "Entry", "describe_software"]
 
 _FORM = 1
@@ -30,6 +31,7 @@ _FORM = 1
 _MOST = 64
 """Entries that are kept: those used last. A million records take about 10 MB, a hundred thousand images 1 MB."""
 _NAME = re.compile(r"(?:checked|lengths)-[0-9a-f]{64}\.kept")
+_BEING_WRITTEN = re.compile(rf"\.{_NAME.pattern}\..*")
 _ABANDONED = 3600
 """Seconds after which a file that is being written has been left behind by a process that was killed."""
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -98,13 +100,8 @@ class Entry:
         payload = buffer.getvalue()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, temporary = tempfile.mkstemp(dir=self._path.parent, prefix=".", suffix=".kept.tmp")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(hashlib.sha256(payload).digest() + payload)
-                os.replace(temporary, self._path)
-            finally:
-                Path(temporary).unlink(missing_ok=True)  # half of one on a full disk
+            with replacing(self._path, refused=lambda error: error) as file:
+                file.write(hashlib.sha256(payload).digest() + payload)
             _clear(self._path.parent)
         except OSError as error:
             self._cache.fault = error
@@ -117,7 +114,7 @@ def _clear(folder: Path) -> None:
         with suppress(FileNotFoundError):  # another process clears as well
             if _NAME.fullmatch(path.name):
                 found.append((path.stat().st_mtime, path))
-            elif path.name.endswith(".kept.tmp") and path.stat().st_mtime < time.time() - _ABANDONED:
+            elif _BEING_WRITTEN.fullmatch(path.name) and path.stat().st_mtime < time.time() - _ABANDONED:
                 path.unlink()
     for _, path in sorted(found, reverse=True)[_MOST:]:
         path.unlink(missing_ok=True)

@@ -1,16 +1,17 @@
-"""Files that are whole or as they were before."""
+"""Files that are whole or as they were before, and that whoever may read a new file there may read."""
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["replacing", "write_json", "write_whole"]
+__all__ = ["give_ordinary_permissions", "replacing", "write_json", "write_whole"]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -36,22 +37,34 @@ def replacing(path: Path, *, refused: Callable[[OSError], Exception]) -> Iterato
         path: The file.
         refused: Words what is raised where its folder cannot be written.
     """
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        file = aside.open("xb")  # not tempfile's, which nobody else may read
     except OSError as error:
         raise refused(error) from error
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        os.replace(aside, path)
     finally:
-        Path(name).unlink(missing_ok=True)  # after an interruption too: nothing half written stays behind
+        aside.unlink(missing_ok=True)  # after an interruption too: nothing half written stays behind
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def give_ordinary_permissions(folder: Path) -> None:
+    """Give every file in a folder the permissions that a new file gets there, by the umask and the folder's own rules.
+
+    safetensors writes files that only their owner may read. Files that another process removes meanwhile are passed by.
+    """
+    if not folder.is_dir():
+        return
+    fresh = folder / f".{secrets.token_hex(8)}"
+    with fresh.open("xb") as file:
+        ordinary = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+    fresh.unlink()
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            state = path.lstat()
+            if stat.S_ISREG(state.st_mode) and stat.S_IMODE(state.st_mode) != ordinary:
+                path.chmod(ordinary)

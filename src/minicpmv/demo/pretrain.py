@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from minicpmv.data.whole_files import give_ordinary_permissions
 from minicpmv.demo.base import write_untrained
 from minicpmv.demo.mixture import write_mixture
 from minicpmv.demo.sheets import ASSETS
@@ -94,7 +95,7 @@ def ship(start: Path, trained: Path, output: Path) -> None:
     (output / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     weights = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(trained / "model.safetensors").items()}
     save_file(weights, output / "model.safetensors", metadata={"format": "pt"})
-    (output / "model.safetensors").chmod(0o644)  # safetensors lets nobody else read it
+    give_ordinary_permissions(output)
 
 
 def main() -> None:

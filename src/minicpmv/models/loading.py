@@ -19,6 +19,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from minicpmv.errors import CheckpointError
 from minicpmv.models.checkpoint import own_shapes, released_shapes
+from minicpmv.models.end_tokens import complete_end_ids, find_end_ids
 from minicpmv.models.weight_files import Shape, find_broken_file, read_shapes
 
 __all__ = ["StrictLoading", "refuse_misfits"]
@@ -98,7 +99,8 @@ class StrictLoading:
                 accepted and changes nothing: no file of a checkpoint is ever executed, ``custom_generate`` included.
 
         Returns:
-            The model in evaluation mode, in the precision that the config states unless ``dtype`` says otherwise.
+            The model in evaluation mode, in the precision that the config states unless ``dtype`` says otherwise. Its
+            ``generate`` ends an answer where ``chat`` does, unless ``generation_config`` is given.
 
         Raises:
             CheckpointError: Keys are missing, unexpected or misshapen, all of them named together; or a weight file is
@@ -115,6 +117,8 @@ class StrictLoading:
         # For loaders of transformers that do not come through _load_pretrained_model, and for adapters.
         missing, unexpected = (dict.fromkeys(sorted(report[f"{kind}_keys"])) for kind in ("missing", "unexpected"))
         _Misfits(missing, unexpected, {}).refuse(pretrained_model_name_or_path or "state_dict")
+        if pretrained_model_name_or_path is not None and kwargs.get("generation_config") is None:
+            _complete_generation(loaded, pretrained_model_name_or_path, kwargs)
         return cast("Any", (loaded, report)) if output_loading_info else loaded
 
     @classmethod
@@ -147,6 +151,12 @@ class StrictLoading:
                 {name: (was, expected) for name, was, expected in info.mismatched_keys},
             ).refuse(where, other_shapes_wanted=wish)
         return info, offload_index
+
+
+def _complete_generation(model: Any, place: str | Path, options: Mapping[str, Any]) -> None:
+    """Have ``generate`` stop where ``chat`` does."""
+    ends = find_end_ids(place, model.config.minicpmv_version, **options)
+    model.generation_config.eos_token_id = complete_end_ids(model.generation_config.eos_token_id, ends)
 
 
 def refuse_misfits(found: Mapping[str, Shape], model: Any, where: object) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from minicpmv.data.whole_files import give_ordinary_permissions
 from minicpmv.errors import MiniCPMVError
 
 __all__ = ["DiskError", "check_space", "estimate_bytes", "explain_full", "free_bytes", "num_elements", "writing"]
@@ -78,7 +79,7 @@ def check_space(directory: Path, needed: int, *, afterwards: str = _AFTERWARDS) 
 
 @contextmanager
 def writing(staged: Path, *, needed: int | None, afterwards: str = _AFTERWARDS) -> Iterator[None]:
-    """Collect files in a folder that disappears again if they cannot be written.
+    """Collect files in a folder that disappears again if they cannot be written; whole, they get ordinary permissions.
 
     Args:
         staged: The folder; the one above it goes as well if nothing else is in it.
@@ -90,6 +91,7 @@ def writing(staged: Path, *, needed: int | None, afterwards: str = _AFTERWARDS) 
     """
     try:
         yield
+        give_ordinary_permissions(staged)
     except (OSError, RuntimeError, SafetensorError) as error:
         if not _is_writing(error):
             raise

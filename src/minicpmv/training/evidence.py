@@ -93,8 +93,8 @@ def write_evidence(directory: Path, evidence: Evidence, batch: Mapping[str, Tens
     with writing(staged, needed=None):
         staged.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in batch.items()}, staged / final.name, metadata=header)
-        discard(directory)
-        os.replace(staged, final.parent)
+    discard(directory)
+    os.replace(staged, final.parent)
     staged.parent.rmdir()
 
 

@@ -22,7 +22,9 @@ from transformers import PreTrainedModel
 
 from minicpmv.data.whole_files import write_json
 from minicpmv.errors import NotFiniteError
+from minicpmv.models.end_tokens import complete_end_ids, find_end_ids
 from minicpmv.models.finiteness import find_not_finite
+from minicpmv.models.versions import detect_version
 from minicpmv.training.checkpoints import STAGING
 from minicpmv.training.disk import writing
 from minicpmv.training.engine import load_deepspeed
@@ -120,7 +122,8 @@ def copy_companions(base: Path, directory: Path, *, dtype: torch.dtype | None) -
     """Copy what a checkpoint holds beside its weights: tokenizer, processor, template, code, licence, config.
 
     Byte for byte, so whatever worked with the original works with the copy. Code is copied, never run. The config is
-    the original's with the precision of the weights: transformers would write the state of training into it.
+    the original's with the precision of the weights: transformers would write the state of training into it. The
+    generation config gets the end tokens that it lacks.
 
     Args:
         base: The checkpoint that training started from.
@@ -142,6 +145,15 @@ def copy_companions(base: Path, directory: Path, *, dtype: torch.dtype | None) -
         target = directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)  # follows the links of a download cache
+    _complete_generation_config(directory / "generation_config.json", find_end_ids(base, detect_version(config)))
+
+
+def _complete_generation_config(file: Path, ends: list[int]) -> None:
+    """Name the end tokens that it lacks, at which other engines would not stop either."""
+    stated = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    completed = complete_end_ids(stated.get("eos_token_id"), ends)
+    if completed != stated.get("eos_token_id"):
+        write_json(file, stated | {"eos_token_id": completed})
 
 
 @contextmanager

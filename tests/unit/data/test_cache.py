@@ -62,7 +62,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("minicpmv.data.cache.os.replace", fail)
+    monkeypatch.setattr("minicpmv.data.whole_files.os.replace", fail)
     cache = DataCache(tmp_path)
     cache.entry("checked").store(ends=np.arange(3))
     assert cache.fault is not None
@@ -71,10 +71,11 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
 
 def test_those_used_last_stay_and_nothing_of_others_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST", 2)
-    others = {"notes.kept", "checked-notes.kept", ".half.kept.tmp"}
-    for name in (*others, ".abandoned.kept.tmp"):
+    half, abandoned = (f".checked-{digit * 64}.kept.0f" for digit in "ab")
+    others = {"notes.kept", "checked-notes.kept", ".half.tmp"}
+    for name in (*others, half, abandoned):
         (tmp_path / name).write_text("")
-    os.utime(tmp_path / ".abandoned.kept.tmp", (0, 0))
+    os.utime(tmp_path / abandoned, (0, 0))
     for number in range(2):
         entry(tmp_path, number).store(ends=np.arange(3))
     for path in tmp_path.glob("checked-*[0-9a-f].kept"):
@@ -83,6 +84,7 @@ def test_those_used_last_stay_and_nothing_of_others_is_removed(tmp_path: Path, m
     entry(tmp_path, 2).store(ends=np.arange(3))
     assert [entry(tmp_path, number).load() is not None for number in range(3)] == [True, False, True]
     assert {path.name for path in files(tmp_path) if len(path.name) < 64} == others
+    assert ((tmp_path / half).exists(), (tmp_path / abandoned).exists()) == (True, False)
 
 
 def _store_often(folder: Path) -> None:
