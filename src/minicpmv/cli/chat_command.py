@@ -13,6 +13,7 @@ from minicpmv.cli.model_options import (
     generation_settings,
     open_model,
 )
+from minicpmv.cli.parser import CommandParser
 
 __all__ = ["NAME", "SUMMARY", "run"]
 
@@ -26,7 +27,7 @@ _EXAMPLES = """examples:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Ask one QUESTION about any number of images, or hold a dialogue when no question is given. "
         "Answers are streamed. The likeliest tokens are taken unless --sample is given. In a dialogue, /help lists "

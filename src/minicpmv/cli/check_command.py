@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minicpmv.cli.model_options import positive_int
+from minicpmv.cli.model_options import model_name, positive_int
+from minicpmv.cli.parser import CommandParser
+from minicpmv.redaction import clean_settings, clean_text
 
 if TYPE_CHECKING:  # for annotations only: reading data is left to the command's body
     from minicpmv.data.survey import Finding, Survey
@@ -28,12 +30,12 @@ _EXAMPLES = """exit code: 0 without a problem, 1 with problems, 2 for wrong use.
 
 examples:
   minicpmv check train.json
-  minicpmv check train.json --model output/demo/base --model-max-length 2048 --json
+  minicpmv check output/demo/train.json --model output/demo/model --model-max-length 2048 --json
 """
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Read data files once, with every image, and report all problems by kind, with examples and fixes; "
         "then what the files hold. With a model also tokens, slices, packed rows and steps. Nothing is changed.",
@@ -41,7 +43,9 @@ def _build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", metavar="DATA", nargs="+", help="file of records, as for training")
-    parser.add_argument("--model", metavar="PATH", help="directory of the model to be trained: checks lengths, too")
+    parser.add_argument(
+        "--model", type=model_name, metavar="PATH", help="directory of the model to be trained: checks lengths, too"
+    )
     parser.add_argument("--image-root", metavar="DIR", help="folder of relative image paths (default: DATA's own)")
     parser.add_argument(
         "--model-max-length", type=positive_int, metavar="N", help="tokens of the longest record (default: 2048)"
@@ -118,7 +122,7 @@ def _check(options: argparse.Namespace) -> int:
             "statistics": asdict(statistics),
             "model": lengths,
         }
-        print(json.dumps(report))
+        print(json.dumps(clean_settings(report)))
     else:
         _print_groups(findings, "notice", options)
         print("\n".join(statistics_lines(statistics, lengths)))
@@ -141,7 +145,7 @@ def _print_groups(findings: Sequence[Finding], severity: Any, options: argparse.
     if groups and severity == "notice":
         print("Notices: trained on as they are\n")
     for line in group_lines(groups, num_examples=3 if options.examples is None else options.examples):
-        print(line)
+        print(clean_text(line))
 
 
 def _progress(done: int, total: int, *, things: str) -> None:
@@ -172,12 +176,12 @@ def _measure(survey: Survey, options: argparse.Namespace) -> dict[str, Any]:
     from transformers.utils import logging
 
     from minicpmv.data.lengths import measure_lengths
-    from minicpmv.inference.loading import base_of_adapter
+    from minicpmv.inference.loading import find_base
     from minicpmv.processing.processor import MiniCPMVProcessor
 
     logging.set_verbosity_error()
     sound = survey.sound_records()
-    processor = MiniCPMVProcessor.from_pretrained(base_of_adapter(options.model) or options.model)
+    processor = MiniCPMVProcessor.from_pretrained(find_base(options.model))
     lengths, problems = measure_lengths(
         sound,
         processor,

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from minicpmv.cli.model_options import positive_int
+from minicpmv.cli.parser import CommandParser
 
 if TYPE_CHECKING:  # for annotations only: numpy is left to the command's body
     from minicpmv.evaluation.comparison import Comparison
@@ -28,7 +29,7 @@ _EXAMPLES = """examples:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Compare two files that `minicpmv predict` or `minicpmv eval --output` wrote of the same records: "
         "the difference of each metric with its 95 % interval, how likely it is by chance, and the records whose score "

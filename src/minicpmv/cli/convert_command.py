@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
 
 __all__ = ["NAME", "SUMMARY", "run"]
@@ -21,7 +22,7 @@ _EXAMPLES = """examples:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Check data as training does and write all records, in order, into one JSON Lines file. With a "
         "problem in the data nothing is written, and every problem is named.",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from minicpmv.cli.parser import CommandParser
+
 __all__ = ["NAME", "SUMMARY", "run"]
 
 NAME = "demo"
@@ -17,7 +19,7 @@ _EXAMPLES = """examples:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Write a small MiniCPM-V of the 2.6 kind and handwritten digits to train it on: model/, "
         "train.json, validation.json, heldout.json and images/. It is for trying the tool, not a useful assistant.",

@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from minicpmv.cli.model_options import positive_int
+from minicpmv.cli.model_options import model_name, positive_int
+from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
 
 __all__ = ["NAME", "SUMMARY", "run"]
@@ -25,7 +26,7 @@ examples:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"minicpmv {NAME}",
         usage=f"minicpmv {NAME} MODEL [DATA ...] [--gpu GPU] [--devices N] [--mfu SHARE] [--json] [flags of training]",
         description="Predict the peak of memory, by component, and the time of an epoch, before there is a GPU. All "
@@ -35,7 +36,9 @@ def _build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("model", metavar="MODEL", help="directory of the model, or its config.json; or a hub name")
+    parser.add_argument(
+        "model", type=model_name, metavar="MODEL", help="directory of the model, or its config.json; or a hub name"
+    )
     parser.add_argument("data", metavar="DATA", nargs="*", help="files of records, as for training; before any flag")
     parser.add_argument(
         "--gpu",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from minicpmv.cli.model_options import add_model_options, generation_settings, open_model, positive_int
 from minicpmv.cli.output_file import check_output
+from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
 
 if TYPE_CHECKING:  # for annotations only: numpy is left to the command's body
@@ -44,7 +45,7 @@ _OF_THE_MODEL = (
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"minicpmv {NAME}",
         usage=f"minicpmv {NAME} [-h] (MODEL DATA | --predictions FILE) [options]",
         description="Ask a model for the last answer of every record, or read its answers from a file, and measure "

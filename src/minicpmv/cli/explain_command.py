@@ -6,6 +6,7 @@ import argparse
 import difflib
 from collections.abc import Sequence
 
+from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
 
 __all__ = ["NAME", "SUMMARY", "run"]
@@ -21,7 +22,7 @@ _EXAMPLES = """examples:
 
 def run(arguments: Sequence[str]) -> int:
     """Print one code's page, or the list of all codes."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Print what a code in a message about data means, with an example; without a code, list all codes.",
         epilog=_EXAMPLES,

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from minicpmv.cli.model_options import model_name
+from minicpmv.cli.parser import CommandParser
 from minicpmv.export.gguf_type_names import LLAMA_QUANTIZE_TYPES, OWN_TYPES, VISION_TYPES
 
 __all__ = ["NAME", "SUMMARY", "run"]
@@ -21,7 +23,7 @@ _EXAMPLES = """examples:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Write a model of version 2.5, 2.6, 4 or 4.5 as two GGUF files: the language model, and "
         "vision tower with resampler (mmproj). Both are then read again: every tensor is compared with the model's, "
@@ -32,6 +34,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "model",
         metavar="MODEL",
+        type=model_name,
         help="directory of a fully tuned model, a base or an adapter, which is merged with its base first; or a hub "
         "name",
     )

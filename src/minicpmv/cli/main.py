@@ -6,7 +6,7 @@ Nothing heavy is imported before a command runs, so ``--help`` answers at once.
 from __future__ import annotations
 
 import argparse
-import os
+import difflib
 import sys
 from collections.abc import Sequence
 
@@ -29,11 +29,21 @@ from minicpmv.cli import (
     train_command,
     ui_command,
 )
+from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import MiniCPMVError
+from minicpmv.redaction import secrets_in
+from minicpmv.streams import (
+    EXIT_NOT_READ,
+    complain,
+    explain_os_error,
+    finish_output,
+    refuse_closed_output,
+    silence_output,
+)
 
 __all__ = ["main"]
 
-EXIT_WRONG_USE, EXIT_INTERRUPTED, EXIT_NOT_READ = 2, 130, 141
+EXIT_WRONG_USE, EXIT_INTERRUPTED = 2, 130
 
 _COMMANDS = {
     module.NAME: module
@@ -65,7 +75,7 @@ _EXAMPLES = """examples:
 
 def _build_parser() -> argparse.ArgumentParser:
     listing = "\n".join(f"  {name:<10}{module.SUMMARY}" for name, module in _COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="minicpmv",
         usage="minicpmv [-h] [--version] COMMAND ...",
         description="Fine-tune MiniCPM-V vision-language models on your own images and conversations.\n\n"
@@ -74,8 +84,16 @@ def _build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"minicpmv-finetune {__version__}")
-    parser.add_argument("command", metavar="COMMAND", choices=list(_COMMANDS), help=argparse.SUPPRESS)
+    parser.add_argument("command", metavar="COMMAND", type=_command, help=argparse.SUPPRESS)
     return parser
+
+
+def _command(word: str) -> str:
+    if word in _COMMANDS:
+        return word
+    near = difflib.get_close_matches(word, _COMMANDS, n=1)
+    advice = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(_COMMANDS)}"
+    raise argparse.ArgumentTypeError(f"found {word!r}, which is no command; {advice}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,24 +103,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: As typed after ``minicpmv``; the process's own if not given.
 
     Returns:
-        0 when done, 2 when the input was wrong, 130 when interrupted, 141 when nobody reads the output any more, else
-        what the command returned.
+        0 when done, 2 when the input was wrong or something cannot be written, 130 when interrupted, 141 when nobody
+        reads the output any more, else what the command returned.
+
+    Raises:
+        SystemExit: Options ask for help, or are not those of the command.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    command = _build_parser().parse_args(given[:1] or ["--help"]).command
     try:
-        code = _COMMANDS[command].run(given[1:])
-        sys.stdout.flush()
-        return code
+        code = _run(given)
+    except SystemExit as end:  # argparse's, which has printed help, or what is wrong
+        written = finish_output(0)
+        if written:
+            return written
+        raise end
+    return finish_output(code)
+
+
+def _run(given: Sequence[str]) -> int:
+    secrets = secrets_in(given)
+    try:
+        refuse_closed_output()
+        command = _build_parser().parse_args(given[:1] or ["--help"]).command
+        return _COMMANDS[command].run(given[1:])
     except MiniCPMVError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}", known=secrets)
         return EXIT_WRONG_USE
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        complain("interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # whoever reads has seen enough, such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains while it ends
+        silence_output()
         return EXIT_NOT_READ
+    except OSError as error:
+        explained = explain_os_error(error)
+        if explained is None:
+            raise
+        complain(f"error: {explained}", known=secrets)
+        return EXIT_WRONG_USE
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from minicpmv.cli.model_options import model_name
+from minicpmv.cli.parser import CommandParser
+
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
     from minicpmv.export.merging import Merged
 
@@ -22,7 +25,7 @@ _EXAMPLES = """examples:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Merge an adapter into its base model, layer by layer in float32 and rounded once, and write a "
         "model directory in the released layout. The result is compared with base and adapter before it is put into "
@@ -33,7 +36,10 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("adapter", metavar="ADAPTER", help="directory of an adapter")
     parser.add_argument("output", metavar="OUT", help="directory to make")
     parser.add_argument(
-        "--base", metavar="MODEL", help="base model's directory or hub name (default: what the adapter names)"
+        "--base",
+        type=model_name,
+        metavar="MODEL",
+        help="base model's directory or hub name (default: what the adapter names)",
     )
     parser.add_argument(
         "--dtype",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
@@ -15,11 +16,25 @@ __all__ = [
     "answer_length",
     "check_sampling",
     "generation_settings",
+    "model_name",
     "open_model",
     "positive_int",
 ]
 
 _NEEDS_SAMPLE = ("temperature", "top_p", "top_k", "seed")
+
+
+def model_name(text: str) -> str:
+    """Read a model's directory or hub name; of the latter, one that cannot be had is refused before torch is loaded.
+
+    Raises:
+        CheckpointError: It is such a name.
+    """
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")) and not Path(text).exists():
+        from minicpmv.models.directories import refuse_unreachable
+
+        refuse_unreachable(text, asked_by="model")
+    return text
 
 
 def positive_int(text: str) -> int:
@@ -40,6 +55,7 @@ def add_model_options(
     parser.add_argument(
         "model",
         metavar="MODEL",
+        type=model_name,
         nargs="?" if is_optional else None,
         help="directory of a base model, a fully tuned model or an adapter; or a hub name",
     )

@@ -17,6 +17,7 @@ from minicpmv.cli.model_options import (
     open_model,
     positive_int,
 )
+from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
@@ -37,7 +38,7 @@ _SEED = 0
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Ask a model the last question of every record and write one line of JSON for each, in the order "
         "of DATA: index, id, question, answer, where the record ends with an answer that as the reference, and its "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from minicpmv.cli.model_options import positive_int
 from minicpmv.cli.output_file import check_output
+from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
 
 __all__ = ["NAME", "SUMMARY", "run"]
@@ -21,7 +22,7 @@ _EXAMPLES = """examples:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Write one HTML page with the curves of a run, its answers before and after, its data, what was "
         "trained, its settings and how to do it again; with several runs, their curves over one another and what is "

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minicpmv.cli.model_options import add_model_options, answer_length, open_model, positive_int
+from minicpmv.cli.parser import CommandParser
 from minicpmv.cli.server_options import add_server_options
 from minicpmv.errors import UsageError
 
@@ -32,7 +33,7 @@ _EXAMPLES = """examples:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Answer POST /v1/chat/completions with text and images, for OpenAI's clients. A request's `model` "
         "chooses the base or an adapter; requests that wait are answered together. SIGTERM finishes what runs.",

@@ -6,8 +6,9 @@ import argparse
 import shlex
 from collections.abc import Sequence
 
-from minicpmv.cli.model_options import positive_int
+from minicpmv.cli.model_options import model_name, positive_int
 from minicpmv.cli.output_file import check_output
+from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import DataError, UsageError
 
 __all__ = ["NAME", "SUMMARY", "run"]
@@ -24,7 +25,7 @@ _EXAMPLES = """examples:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Write one HTML page that shows records as the model reads them in training: the conversation, "
         "the images with the lines along which they are cut, every token with its id and whether it is trained, and "
@@ -34,7 +35,11 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("data", metavar="DATA", help="file of records, as for training")
     parser.add_argument(
-        "--model", required=True, metavar="PATH", help="directory of a base model, a tuned model or an adapter"
+        "--model",
+        type=model_name,
+        required=True,
+        metavar="PATH",
+        help="directory of a base model, a tuned model or an adapter",
     )
     parser.add_argument("--output", default="show.html", metavar="FILE", help="page to write (default: %(default)s)")
     which = parser.add_mutually_exclusive_group()
@@ -76,7 +81,7 @@ def run(arguments: Sequence[str]) -> int:
     check_output(options.output, options.data)
     from minicpmv.data.dataset import ConversationDataset
     from minicpmv.data.survey import Survey
-    from minicpmv.inference.loading import base_of_adapter, find_version
+    from minicpmv.inference.loading import find_base, find_version
     from minicpmv.processing.processor import MiniCPMVProcessor
     from minicpmv.show.page import Header, render_page
     from minicpmv.show.selection import select_records
@@ -91,7 +96,7 @@ def run(arguments: Sequence[str]) -> int:
     chosen = select_records(survey, names=options.record, sample=count, seed=options.seed)
     dataset = ConversationDataset(
         chosen,
-        MiniCPMVProcessor.from_pretrained(base_of_adapter(options.model) or options.model),
+        MiniCPMVProcessor.from_pretrained(find_base(options.model)),
         max_length=options.model_max_length,
         max_slice_nums=options.max_slice_nums,
         truncate_answers=options.truncate_answers,

@@ -10,7 +10,8 @@ import webbrowser
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from minicpmv.cli.model_options import add_model_options, answer_length, open_model, positive_int
+from minicpmv.cli.model_options import add_model_options, answer_length, model_name, open_model, positive_int
+from minicpmv.cli.parser import CommandParser
 from minicpmv.cli.server_options import add_server_options
 from minicpmv.errors import UsageError
 
@@ -33,7 +34,7 @@ _EXAMPLES = """examples:
 
 
 def _build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Show a page in the browser: a conversation with pictures, answers as they are written, controls "
         "of sampling, and the conversation as a training record. It needs no internet. Ctrl-C ends it.",
@@ -44,6 +45,7 @@ def _build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "--compare",
+        type=model_name,
         nargs="?",
         const=_OWN_BASE,
         metavar="OTHER",

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from minicpmv.data.cache import Entry
 from minicpmv.data.fitting import Fit
+from minicpmv.data.workers import naming_dead_workers
 from minicpmv.errors import DataError, Problem
 
 __all__ = ["FIT", "Share", "measure"]
@@ -67,9 +68,10 @@ def measure(fit: Callable[[int], Fit], total: int, *, kept: Entry | None = None)
     processors = len(os.sched_getaffinity(0)) // sharing
     workers = min(processors, 16) if total >= _WORTH_PROCESSES and processors > 1 else 0
     fits: list[NDArray[np.void]] = []
-    for share in DataLoader(_Shares(fit, total), batch_size=None, num_workers=workers, collate_fn=_as_it_is):
-        fits.append(share.fits)
-        yield share
+    with naming_dead_workers("free memory (each of these processes counts tokens), then start again"):
+        for share in DataLoader(_Shares(fit, total), batch_size=None, num_workers=workers, collate_fn=_as_it_is):
+            fits.append(share.fits)
+            yield share
     if kept is not None and fits:
         kept.store(fits=np.concatenate(fits))
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils.hub import cached_file
 
 import minicpmv
 from minicpmv.data.contents import Content
@@ -18,6 +17,7 @@ from minicpmv.data.file_state import FileState, FileStates
 from minicpmv.data.records import quote
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import base_of_adapter
+from minicpmv.models.directories import SMALL_FILES, find_directory
 
 __all__ = ["describe_differences", "describe_identity"]
 
@@ -99,7 +99,7 @@ def _describe_model(path: str) -> str:
     if Path(path).is_dir():
         name, folder = str(Path(path).resolve()), Path(path)
     else:  # a name on the hub, whose files lie in a folder of the cache for each of its versions
-        name, folder = path, Path(str(cached_file(path, "config.json"))).parent
+        name, folder = path, find_directory(path, asked_by="model", **SMALL_FILES)
     files = sorted(file for file in folder.iterdir() if file.suffix in _LOADED and file.is_file())
     described = "".join(f"{file.name} {FileState.of(str(file))}\n" for file in files)
     return f"{name} (state {hashlib.sha256(described.encode()).hexdigest()[:_SHOWN]})"

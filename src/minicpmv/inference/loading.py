@@ -6,6 +6,8 @@ An adapter's directory names its base; both are loaded and joined. Nothing here 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,11 +19,12 @@ from minicpmv.errors import CheckpointError
 from minicpmv.models.adapters import attach_adapter
 from minicpmv.models.answers import end_token_ids
 from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.models.directories import name_to_load
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.models.versions import Version
 from minicpmv.processing.processor import MiniCPMVProcessor
 
-__all__ = ["LoadedModel", "base_of_adapter", "default_device", "find_version", "load_model"]
+__all__ = ["LoadedModel", "base_of_adapter", "default_device", "find_base", "find_version", "load_model"]
 
 _ADAPTER_CONFIG = "adapter_config.json"
 
@@ -58,16 +61,27 @@ def base_of_adapter(path: str | Path) -> str | None:
     if not config_file.is_file():
         return None
     try:
-        config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
+        config: Any = json.loads(config_file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise CheckpointError(
             f"{config_file}:{error.lineno}: found broken JSON ({error.msg}), expected what PEFT wrote\n"
             "  fix: restore the file, or train again"
         ) from error
-    base = config.get("base_model_name_or_path")
-    if not base:
+    except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(
-            f"{config_file}: found no base_model_name_or_path, expected the model that the adapter belongs to\n"
+            f"{config_file}: found what cannot be read ({error}), expected what PEFT wrote\n"
+            "  fix: restore the file, or train again"
+        ) from error
+    if not isinstance(config, dict):
+        raise CheckpointError(
+            f"{config_file}: found JSON that is no object, expected what PEFT wrote\n"
+            "  fix: restore the file, or train again"
+        )
+    base: Any = cast("dict[str, Any]", config).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        found = "no" if base is None else f"{base!r} for"
+        raise CheckpointError(
+            f"{config_file}: found {found} base_model_name_or_path, expected the model that the adapter belongs to\n"
             "  fix: write the base model's directory there"
         )
     if _looks_like_a_path(base) and not Path(base).is_dir():
@@ -83,6 +97,15 @@ def default_device(device: str | torch.device | None = None) -> torch.device:
     return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
+def find_base(path: str | Path) -> str:
+    """Return the base model's directory, or its name on the hub if that answers, of whatever can be loaded.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    return _locate(path)[0]
+
+
 def find_version(path: str | Path) -> Version:
     """Tell which release a model directory, a name on the hub or an adapter is of, without loading weights.
 
@@ -90,13 +113,8 @@ def find_version(path: str | Path) -> Version:
         CheckpointError: There is no model at ``path``, or none of MiniCPM-V.
     """
     base, _ = _locate(path)
-    try:
+    with _naming(base):
         config = AutoConfig.from_pretrained(base)
-    except OSError as error:  # transformers' word for a hub that has no such model or cannot be reached
-        raise CheckpointError(
-            f"model: found no directory {base!r} and no such model on the hub ({str(error).splitlines()[0]}), "
-            "expected a model or adapter directory, or a hub name\n  fix: correct the path"
-        ) from error
     if not isinstance(config, MiniCPMVConfig):
         raise _not_ours(base, config)
     return config.minicpmv_version
@@ -119,7 +137,8 @@ def load_model(
     target = default_device(device)
     if dtype is None and target.type == "cpu":
         dtype = torch.float32
-    model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype if dtype is not None else "auto")
+    with _naming(base):
+        model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype if dtype is not None else "auto")
     if not isinstance(model, MiniCPMVForConditionalGeneration):
         raise _not_ours(base, model)
     if adapter is not None:
@@ -144,7 +163,20 @@ def _locate(path: str | Path) -> tuple[str, str | None]:
             "  fix: name the directory that holds one of them"
         )
     _refuse_unknown_type(Path(base))
+    base = name_to_load(base, asked_by="model")
     return base, text if adapter_base is not None else None
+
+
+@contextmanager
+def _naming(base: str) -> Iterator[None]:
+    """Say which model cannot be read; transformers' words for that are an ``OSError``'s."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{base}: found what cannot be loaded ({str(error).splitlines()[0]}), expected a whole model\n"
+            "  fix: download the model again, or restore the file"
+        ) from error
 
 
 def _refuse_unknown_type(base: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeGuard, cast
 
 from minicpmv.data.skipping import SKIPPED
 from minicpmv.errors import UsageError
+from minicpmv.redaction import clean_settings
 
 __all__ = ["AFTER", "BEFORE", "LOG", "RUN", "SAMPLES", "Run", "read_run"]
 
@@ -72,7 +73,7 @@ def read_run(directory: str | Path) -> Run:
     """
     root = Path(directory)
     faults: list[str] = []
-    facts = _read_json(root / RUN, faults)
+    facts = clean_settings(_read_json(root / RUN, faults))  # whoever wrote it
     state = _newest_state(root, faults)
     logs = [list(_read_lines(root / LOG, faults)), facts.get("log"), state.get("log_history")]
     if not facts and not state and not logs[0]:

@@ -7,21 +7,31 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
+from minicpmv.errors import UsageError
+from minicpmv.redaction import clean_command
+from minicpmv.streams import complain, finish_output, refuse_closed_output
 from minicpmv.training.cpu_process import prepare_for_cpu
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line in this process; return the exit code."""
+    try:
+        refuse_closed_output()
+    except UsageError as error:
+        complain(f"error: {error}")
+        return 2
+    sys.argv[1:] = clean_command(sys.argv[1:])  # trackers write down what the process was started with
     prepare_for_cpu()
     try:
         code = import_module("minicpmv.training.run").main(arguments)
         if code == 0:  # otherwise others may still wait for this process, and shall see it end
             import_module("minicpmv.training.processes").leave()
-        return code
+        return finish_output(code)
     except KeyboardInterrupt:  # while that is imported; a run says itself where it stopped
-        print("stopped by SIGINT before the run began", file=sys.stderr)
+        complain("stopped by SIGINT before the run began")
         return 128 + signal.SIGINT
 
 
@@ -33,8 +43,9 @@ def _end(codes: list[int]) -> None:
     of six with two processes; leaving the group does not end those threads as long as DDP holds on to it.
     """
     if codes:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError, AttributeError):  # closed, or full, which has been said
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(codes[0])
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from minicpmv.errors import CheckpointError, ConfigError, UsageError
 from minicpmv.models.configuration import MiniCPMVConfig
-from minicpmv.models.directories import find_directory
+from minicpmv.models.directories import SMALL_FILES, find_directory, name_to_load
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.models.versions import LLM_TYPES, Version, detect_version
 from minicpmv.training.arguments import RunArguments
@@ -20,7 +20,7 @@ from minicpmv.training.lora import quantisation
 
 __all__ = ["Base", "build_skeleton", "check_weights", "dtype_to_save", "load_base", "open_base", "stated_dtype"]
 
-_WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx")
+_ASKED_BY = "--model_name_or_path"
 
 
 class Base(NamedTuple):
@@ -51,9 +51,7 @@ def find_base(run: RunArguments) -> Path:
         CheckpointError: There is neither such a directory nor such a hub repository.
     """
     name = run.model_name_or_path
-    path = find_directory(
-        name, asked_by="--model_name_or_path", cache_dir=run.cache_dir, ignore_patterns=list(_WEIGHTS)
-    )
+    path = find_directory(name, asked_by=_ASKED_BY, cache_dir=run.cache_dir, **SMALL_FILES)
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
         raise CheckpointError(
             f"--model_name_or_path: {name!r} holds an adapter, expected a base model\n"
@@ -151,7 +149,7 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
     if run.q_lora:
         options["quantization_config"] = quantisation(half)
         options["device_map"] = {"": args.device}
-    source = str(base) if Path(run.model_name_or_path).expanduser().is_dir() else run.model_name_or_path
+    source = name_to_load(run.model_name_or_path, asked_by=_ASKED_BY, cache_dir=run.cache_dir)
     try:
         return MiniCPMVForConditionalGeneration.from_pretrained(source, **options)
     except OSError as error:  # of the hub

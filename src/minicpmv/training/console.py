@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterable
+
+from minicpmv import streams
+from minicpmv.redaction import clean_text
 
 __all__ = ["complain", "is_first_process", "notice", "say"]
 
@@ -27,10 +29,10 @@ def say(message: str = "") -> None:
 
 def notice(message: str) -> None:
     """Tell about a choice that was overruled or made for the user."""
-    say(f"notice: {message}")
+    say(f"notice: {clean_text(message)}")
 
 
-def complain(message: str, *, everywhere: bool = False) -> None:
+def complain(message: str, *, everywhere: bool = False, known: Iterable[str] = ()) -> None:
     """Print an error that stops the run; a process that leaves this to the first one waits until that has spoken.
 
     A launcher ends all processes as soon as one of them has failed. So the wait is over when the first process ends.
@@ -38,11 +40,11 @@ def complain(message: str, *, everywhere: bool = False) -> None:
     Args:
         message: Complete in itself.
         everywhere: Whether each process says its own, because the others may know nothing of it.
+        known: Secrets of the command line.
     """
     first = is_first_process()
     if first or everywhere:
         who = "error" if first else f"error in process {os.environ['RANK']}"
-        with suppress(OSError):  # the log may be on the very disk that is full; the exit code remains
-            print(f"{who}: {message}", file=sys.stderr, flush=True)
+        streams.complain(f"{who}: {message}", known=known)
     else:
         time.sleep(_TIME_TO_SPEAK)

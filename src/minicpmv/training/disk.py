@@ -7,6 +7,7 @@ write, too, and quotas show themselves only then.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 
 from minicpmv.data.whole_files import give_ordinary_permissions
 from minicpmv.errors import MiniCPMVError
+from minicpmv.streams import explain_os_error
 
-__all__ = ["DiskError", "check_space", "estimate_bytes", "explain_full", "free_bytes", "num_elements", "writing"]
+__all__ = ["DiskError", "check_space", "estimate_bytes", "explain_system", "free_bytes", "num_elements", "writing"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What torch and safetensors make of an error number: torch says only that its writer failed.
@@ -104,10 +106,11 @@ def writing(staged: Path, *, needed: int | None, afterwards: str = _AFTERWARDS) 
         raise DiskError(message) from error
 
 
-def explain_full(error: OSError) -> str | None:
-    """Say what a full disk means where nobody expected it; None if that is not what the error is about."""
-    if error.errno not in _FULL:
-        return None
+def explain_system(error: OSError) -> str | None:
+    """Word what the system refused where nobody expected it; None if it is neither a file's nor the output's fault."""
+    explained = explain_os_error(error)
+    if error.errno not in _FULL or (explained or "").startswith("standard output"):
+        return explained
     place = Path(error.filename or ".").parent
     return _message(place, _reason(error), free=free_bytes(place), needed=None)
 
@@ -134,6 +137,8 @@ def free_bytes(directory: Path) -> int:
 
 def _message(directory: Path, reason: str, *, free: int, needed: int | None, afterwards: str = _AFTERWARDS) -> str:
     wanted = f"{needed:,} bytes" if needed is not None else "room"
+    if reason == os.strerror(errno.EFBIG):  # the disk may have all the room in the world
+        afterwards = afterwards.replace("make room there", "raise the limit of a file's size (ulimit -f)")
     return (
         f"{directory}: found {reason}, {free:,} bytes free there, expected {wanted} for what is saved next; "
         f"{afterwards}"

@@ -156,24 +156,8 @@ def check_learning(run: LearningArguments, given: Set[str]) -> None:
             f"--lora_layer_replication: found {run.lora_layer_replication!r}; PEFT replicates layers only in bare "
             "language models, not inside a vision-language model\n  fix: remove the flag"
         )
-    _check_numbers(run)
     _check_start(run, given)
     _check_listed(run)
-
-
-def _check_numbers(run: LearningArguments) -> None:
-    for part in RATED:
-        rate, decay = getattr(run, f"{part}_lr"), getattr(run, f"{part}_weight_decay")
-        if rate is not None and rate <= 0:
-            raise UsageError(
-                f"--{part}_lr: found {rate:g}, expected more than 0\n  fix: correct it, or freeze the part instead"
-            )
-        if decay is not None and decay < 0:
-            raise UsageError(f"--{part}_weight_decay: found {decay:g}, expected at least 0\n  fix: correct it")
-    if run.lora_r < 1:
-        raise UsageError(f"--lora_r: found {run.lora_r}, expected at least 1\n  fix: correct it")
-    if not 0 <= run.lora_dropout < 1:
-        raise UsageError(f"--lora_dropout: found {run.lora_dropout:g}, expected 0 to below 1\n  fix: correct it")
 
 
 def _check_start(run: LearningArguments, given: Set[str]) -> None:

@@ -24,6 +24,7 @@ from minicpmv.data.mixing import Source
 from minicpmv.data.records import Record
 from minicpmv.data.whole_files import write_json
 from minicpmv.processing.chat import ImageRef
+from minicpmv.redaction import clean_settings
 from minicpmv.training.arguments import Request
 from minicpmv.training.material import Material
 from minicpmv.training.parts import PartSummary
@@ -36,7 +37,7 @@ _PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "tokeni
 
 
 class RunFile:
-    """``run.json`` of a run.
+    """``run.json`` of a run, in which every secret is hidden.
 
     Args:
         directory: The run's.
@@ -57,7 +58,7 @@ class RunFile:
         """Write it with what is new."""
         self.note(**entries)
         if self._is_writing:
-            write_json(self._path, self._content)
+            write_json(self._path, clean_settings(self._content))
 
 
 def describe_run(
@@ -152,11 +153,11 @@ def _commit() -> str | None:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Leave out secrets and what JSON cannot hold."""
+    """Leave out what JSON cannot hold."""
     return {
         name: value
         for name, value in sorted(settings.items())
-        if "token" not in name and isinstance(value, str | int | float | bool | list | dict | None)
+        if isinstance(value, str | int | float | bool | list | dict | None)
     }
 
 

@@ -11,8 +11,11 @@ from typing import Any
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from minicpmv.data.collation import PackedCollator
+from minicpmv.data.places import check_directory
+from minicpmv.data.workers import naming_dead_workers
 from minicpmv.errors import DataError, MiniCPMVError, NotFiniteError, UsageError
 from minicpmv.evaluation.metrics.registry import find_metrics, split_names
+from minicpmv.redaction import secrets_in
 from minicpmv.report.run_directory import SAMPLES
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
 from minicpmv.training.base import Base, build_skeleton, check_weights, load_base, open_base
@@ -23,7 +26,7 @@ from minicpmv.training.compilation import CompiledLayers
 from minicpmv.training.completion import complete
 from minicpmv.training.console import complain, is_first_process, notice, say
 from minicpmv.training.course import describe_course
-from minicpmv.training.disk import explain_full
+from minicpmv.training.disk import explain_system
 from minicpmv.training.effect import refuse_no_effect
 from minicpmv.training.engine import start_engine
 from minicpmv.training.eval_metrics import EvalMetrics
@@ -55,6 +58,12 @@ from minicpmv.training.vision_cache import advise, settle_vision_cache, use_visi
 __all__ = ["main", "train"]
 
 
+_AFTER_A_WORKER = (
+    "lower --dataloader_num_workers (0 reads in the run's own process), free memory, or enlarge /dev/shm; then go on "
+    "from the newest checkpoint with --resume_from_checkpoint true"
+)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return the exit code.
 
@@ -63,13 +72,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         train(arguments)
     except MiniCPMVError as error:
-        complain(str(error), everywhere=error.is_of_one_process)
+        complain(str(error), everywhere=error.is_of_one_process, known=secrets_in(arguments))
         return 2
     except OSError as error:
-        explained = explain_full(error)
+        explained = explain_system(error)
         if explained is None:
             raise
-        complain(explained, everywhere=True)
+        complain(explained, everywhere=True, known=secrets_in(arguments))
         return 2
     except Interrupted as stopped:
         say(stopped.message)
@@ -84,12 +93,14 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
         MiniCPMVError: Something that the reader of the message can mend: a flag, the data, a checkpoint.
         Interrupted: A signal stopped the run.
     """
-    with Interruption() as interruption, ExitStack() as until_the_end:
+    dead_workers = naming_dead_workers(_AFTER_A_WORKER)
+    with Interruption() as interruption, dead_workers, ExitStack() as until_the_end:
         return _train(arguments, interruption, until_the_end)
 
 
 def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: ExitStack) -> dict[str, Any]:
     request = parse_arguments(arguments)
+    _check_places(request)
     settings, notices = complete_settings(request, inspect_machine())
     for text in notices:
         notice(text)
@@ -176,6 +187,15 @@ def _run_to_the_end(
     else:
         interruption.defer("training is over, and no checkpoint has its result: saving that first")
     return metrics
+
+
+def _check_places(request: Request) -> None:
+    """Make sure that the run can write where it will, before anything is loaded: one process for all of them."""
+    if is_first_process():
+        places = {"--output_dir": request.training["output_dir"], "--logging_dir": request.run.logging_dir}
+        for flag, place in places.items():
+            if place is not None:
+                check_directory(place, asked_by=flag)
 
 
 def _settle(request: Request) -> Base:

@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from minicpmv.errors import UsageError
+from minicpmv.redaction import clean_settings
 from minicpmv.training.arguments import Request
 from minicpmv.training.compilation import settle_compilation
 from minicpmv.training.eval_metrics import settle_best_model
@@ -68,6 +69,19 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
+_REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    TypeError,
+    ValueError,
+)
+"""What transformers raises where it checks its arguments."""
+
+
 def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any], list[str]]:
     """Say how ``TrainingArguments`` is to be built.
 
@@ -87,6 +101,8 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
         _settle_packing(settings)
     _settle_precision(settings, notices, machine)
     _settle_fixed(settings, notices)
+    if settings.pop("hub_token", None):  # transformers keeps it in what it pickles and hands to trackers
+        notices.append("--hub_token: a run never uploads anything, so it is not used; HF_TOKEN serves for downloads")
     settle_recomputation(request.run, settings)
     settle_compilation(request.run, settings)
     _settle_evaluation(settings, notices, has_data=bool(request.run.eval_data_path))
@@ -184,6 +200,13 @@ def _settle_evaluation(settings: dict[str, Any], notices: list[str], *, has_data
         del settings[name]
 
 
+class _Arguments(TrainingArguments):
+    """Tells nobody a secret: trackers are handed this mapping, and so is ``run.json``."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return clean_settings(super().to_dict())
+
+
 def build_training_arguments(settings: dict[str, Any]) -> TrainingArguments:
     """Build transformers' own arguments.
 
@@ -191,9 +214,10 @@ def build_training_arguments(settings: dict[str, Any]) -> TrainingArguments:
         UsageError: transformers refuses a value or a combination.
     """
     try:
-        args = TrainingArguments(**settings)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"training arguments: {error}\n  fix: correct the flag it names") from error
+        args = _Arguments(**settings)
+    except _REFUSALS as error:
+        found = f"found what transformers refuses: {error}"
+        raise UsageError(f"training arguments: {found}\n  fix: correct the flag it names") from error
     for name in ("dispatch_batches", "split_batches"):
         if getattr(args.accelerator_config, name):
             raise UsageError(

@@ -61,8 +61,6 @@ def settle_vision_cache(run: RunArguments, model: nn.Module, *, given: frozenset
         if "vision_cache_gb" in given:
             raise UsageError("--vision_cache_gb: found without --vision_cache\n  fix: add it, or remove this flag")
         return
-    if run.vision_cache_gb <= 0:
-        raise UsageError(f"--vision_cache_gb: found {run.vision_cache_gb:g}, expected more than 0\n  fix: correct it")
     if tower_learns(run, model):
         raise UsageError(
             f"--vision_cache {run.vision_cache}: found a vision tower that learns, so that its features change with "

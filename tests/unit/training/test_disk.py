@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from minicpmv.training.disk import DiskError, check_space, estimate_bytes, explain_full, writing
+from minicpmv.training.disk import DiskError, check_space, estimate_bytes, explain_system, writing
 
 _FULL = Path("/dev/full")  # the kernel's own full disk: every write to it fails with ENOSPC
 
@@ -58,8 +58,11 @@ def test_too_little_room_is_seen_before_writing(tmp_path: Path) -> None:
 
 def test_full_disk_elsewhere_is_explained_and_other_errors_are_not(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "run.json"))
-    assert explain_full(full).startswith(f"{tmp_path}: found No space left on device")
-    assert explain_full(OSError(errno.EACCES, "Permission denied", "x")) is None
+    assert explain_system(full).startswith(f"{tmp_path}: found No space left on device")
+    refused = explain_system(OSError(errno.EACCES, "Permission denied", "x")) or ""
+    assert refused.startswith("'x': found Permission denied")
+    assert "bytes free" not in refused
+    assert explain_system(OSError("a library's own word for something else")) is None
 
 
 def test_checkpoint_of_adam_takes_three_times_its_weights() -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainingArguments
 
 from minicpmv.errors import ConfigError, UsageError
 from minicpmv.training.arguments import parse_arguments
@@ -15,6 +17,24 @@ CPU, GPU, OLD_GPU = Machine(False, False), Machine(True, True), Machine(True, Fa
 def complete(extra: str = "", machine: Machine = CPU) -> tuple[dict[str, Any], list[str]]:
     needed = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o"]
     return complete_settings(parse_arguments([*needed, *extra.split()]), machine)
+
+
+def test_no_field_tells_a_tracker_or_run_json_a_secret() -> None:
+    """Whatever a field comes to hold: an address with a password, or settings with a key."""
+    args = build_training_arguments(complete()[0])
+    for item in fields(TrainingArguments):
+        if item.name != "parallelism_config" and not isinstance(getattr(args, item.name), bool | int | float):
+            setattr(args, item.name, ["https://me:s3cr3t@host", {"api_key": "s3cr3t"}, "--hub_token s3cr3t --x 1"])
+    described = args.to_json_string()
+    assert described.count("***") > 100
+    assert "s3cr3t" not in described
+    assert "s3cr3t" not in str(args.to_sanitized_dict())
+
+
+def test_token_for_the_hub_is_dropped_with_a_word() -> None:
+    settings, notices = complete("--hub_token abc")
+    assert "hub_token" not in settings
+    assert [text for text in notices if text.startswith("--hub_token: a run never uploads")]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,199 @@
+"""Hides secrets wherever a command line, a setting or a message is repeated: in files, on pages, on the terminal.
+
+A secret is known by the name it is given under (``--hub_token X``, ``{"api_key": X}``, ``?sig=X``), by its place in an
+address (``https://user:X@host``), by its shape (``hf_...``, ``Bearer ...``), or because a variable of the environment
+with such a name holds it. What a program needs to work with stays as it is: only what is repeated is cleaned.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+__all__ = [
+    "HIDDEN",
+    "clean_command",
+    "clean_command_line",
+    "clean_settings",
+    "clean_text",
+    "is_secret_name",
+    "secrets_in",
+]
+
+HIDDEN = "***"
+"""What is written in a secret's place."""
+
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_SECRET_WORDS = re.compile(
+    "apikey|auth|authentication|authorization|bearer|cookies?|credentials?|key|pass|passphrase|passwd|passwords?|pat|"
+    "pwd|sas|secrets?|sig|signature|token"
+)
+_SECRET_ENDINGS = ("apikey", "accesskey", "authkey", "credential", "passwd", "password", "secret", "secretkey", "token")
+_SECRET_LISTS = ("keys", "tokens")
+"""Secret as a name's last word, unless they count: ``--api_keys a b``, but not ``--batch_tokens 4096``."""
+_NO_SECRET = ("", "auto", "false", "no", "none", "null", "true", "yes", HIDDEN)
+
+_USERINFO = re.compile(r"(?<=://)[^\s/?#]*@")
+_QUERY = re.compile(r"(?<=[?&;#])([^=&\s#]+)=([^&\s#'\"]+)")
+_PAIR = re.compile(r"(?<![\w?&;#.-])(-{0,2}[A-Za-z][\w.-]*)=([^\s,;&'\"{}\[\]]+)")
+_QUOTED_PAIR = re.compile(r"(?P<a>\\?['\"])(?P<name>[\w.-]+)(?P=a)\s*:\s*(?P<b>\\?['\"])(?P<value>.*?)(?P=b)")
+_SHAPES = re.compile(
+    r"\b(?:"
+    r"hf_(?=[A-Za-z0-9]*\d)[A-Za-z0-9]{8,}|hf_[A-Za-z0-9]{20,}"  # Hugging Face
+    r"|sk-[\w-]{12,}|AIza[\w-]{30,}"  # OpenAI and its kin, Google
+    r"|gh[oprsu]_[A-Za-z0-9]{12,}|github_pat_\w{12,}|glpat-[\w-]{12,}"
+    r"|(?:AKIA|ASIA)[A-Z0-9]{12,}"  # Amazon
+    r"|xox[a-z]-[\w-]{10,}|npm_[A-Za-z0-9]{20,}|pypi-[\w-]{20,}|dckr_pat_[\w-]{12,}"
+    r"|eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]+)?"  # JSON web tokens
+    r")"
+)
+_SCHEMES = re.compile(r"\b(Bearer|Basic)\s+(?=\S*[^a-z\s])([\w.~+/=-]{6,})", re.IGNORECASE)
+_PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END|\Z)", re.DOTALL)
+
+_LEAST_OF_ENVIRONMENT = 8
+"""Characters of a variable's value that counts as a secret: `1` and `yes` are switches."""
+_LEAST_REPEATED = 5
+"""Characters of a value of the command line that is hidden wherever it occurs: less may be part of any word."""
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what a flag, key or variable of this name holds is a secret, as far as names tell."""
+    words = [word.lower() for word in _WORDS.findall(name)]
+    if not words:
+        return False
+    return words[-1] in _SECRET_LISTS or any(
+        _SECRET_WORDS.fullmatch(word) or (len(word) > 6 and word.endswith(_SECRET_ENDINGS)) for word in words
+    )
+
+
+def clean_command(words: Sequence[str]) -> list[str]:
+    """Return a command line, or its flags, with every secret hidden; as many words as were given."""
+    cleaned: list[str] = []
+    name, num_values = "", 0
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if word.startswith("--") and len(word) > 2:
+            name, num_values = flag, 0
+            cleaned.append(f"{flag}={_clean_value(flag, value)}" if equals else clean_text(word))
+            continue
+        # Only a list takes several values; behind the one value of another flag, words belong to the command.
+        belongs = name and (num_values == 0 or _is_list(name))
+        cleaned.append(_clean_value(name, word) if belongs else _clean_value("", word))
+        num_values += 1
+    return cleaned
+
+
+def clean_command_line(text: str) -> str:
+    """Return a command as it is written for a shell, with every secret hidden."""
+    try:
+        words = shlex.split(text)
+    except ValueError:  # no shell would take it
+        return clean_text(text)
+    cleaned = clean_command(words)
+    return text if cleaned == words else shlex.join(cleaned)
+
+
+def secrets_in(words: Sequence[str]) -> frozenset[str]:
+    """Return the values of a command line that its flags' names call secret."""
+    found: set[str] = set()
+    name = ""
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if word.startswith("--"):
+            name = "" if equals else flag
+            value = value if equals else ""
+        else:
+            flag, value, name = name, word, name if _is_list(name) else ""
+        if is_secret_name(flag) and not _is_harmless(flag, value):
+            found.add(value)
+    return frozenset(value for value in found if len(value) >= _LEAST_REPEATED)
+
+
+def clean_settings(value: Any, *, name: str = "", known: Iterable[str] = ()) -> Any:
+    """Return settings, as JSON has them, with every secret hidden.
+
+    Args:
+        value: A mapping, list, text or anything else.
+        name: What it is the value of; all that a secret's name holds is hidden.
+        known: Secrets that are hidden wherever they occur.
+    """
+    if isinstance(value, Mapping):
+        items = cast("Mapping[Any, Any]", value).items()
+        hides = is_secret_name(name)
+        return {
+            clean_text(key, known=known) if isinstance(key, str) else key: clean_settings(
+                each, name=name if hides else str(key), known=known
+            )
+            for key, each in items
+        }
+    if isinstance(value, list | tuple):
+        return [clean_settings(each, name=name, known=known) for each in cast("Sequence[Any]", value)]
+    return _clean_value(name, value, known=known) if isinstance(value, str) else value
+
+
+def clean_text(text: str, *, known: Iterable[str] = ()) -> str:
+    """Return a text with every secret hidden that its shape, its place or the environment gives away.
+
+    Args:
+        text: A message, a path, an address, one word of a command.
+        known: Secrets that are hidden wherever they occur.
+    """
+    for secret in sorted({*known, *_of_environment()}, key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    text = _PRIVATE_KEY.sub(rf"\1{HIDDEN}\2", text)
+    text = _USERINFO.sub(f"{HIDDEN}@", text)
+    text = _QUERY.sub(_hide_pair, text)
+    text = _PAIR.sub(_hide_pair, text)
+    text = _QUOTED_PAIR.sub(_hide_quoted, text)
+    text = _SCHEMES.sub(rf"\1 {HIDDEN}", text)
+    return _SHAPES.sub(HIDDEN, text)
+
+
+def _clean_value(name: str, value: str, *, known: Iterable[str] = ()) -> str:
+    if is_secret_name(name):
+        return value if _is_harmless(name, value) else HIDDEN
+    if value.lstrip()[:1] in ("{", "["):
+        try:
+            content = json.loads(value)
+        except ValueError:
+            return clean_text(value, known=known)
+        cleaned = clean_settings(content, known=known)
+        return value if cleaned == content else json.dumps(cleaned)
+    if re.search(r"(^|\s)--\w[\w-]*\s", value):  # a command line in one word
+        return clean_text(clean_command_line(value), known=known)
+    return clean_text(value, known=known)
+
+
+def _is_list(name: str) -> bool:
+    words = _WORDS.findall(name)
+    return bool(words) and words[-1].lower() in _SECRET_LISTS
+
+
+def _is_harmless(name: str, value: str) -> bool:
+    """Whether a secret's name holds a switch, or the name of a list of things a number of them."""
+    return value.lower() in _NO_SECRET or (_is_list(name) and value.replace(".", "", 1).isdigit())
+
+
+def _hide_pair(match: re.Match[str]) -> str:
+    name, value = match[1], match[2]
+    return f"{name}={HIDDEN}" if is_secret_name(name) and not _is_harmless(name, value) else match[0]
+
+
+def _hide_quoted(match: re.Match[str]) -> str:
+    if not is_secret_name(match["name"]) or _is_harmless(match["name"], match["value"]):
+        return match[0]
+    start, end = match.start("value") - match.start(), match.end("value") - match.start()
+    return f"{match[0][:start]}{HIDDEN}{match[0][end:]}"
+
+
+def _of_environment() -> list[str]:
+    """List what variables with a secret's name hold; a path (SSH_AUTH_SOCK) is where one lies, and none itself."""
+    return [
+        value
+        for name, value in os.environ.items()
+        if len(value) >= _LEAST_OF_ENVIRONMENT and is_secret_name(name) and not value.startswith(("/", "~", "."))
+    ]

@@ -1,0 +1,105 @@
+"""Standard output and standard error of a command, which may be closed or full, and what the system refuses in words.
+
+Nothing printed here shows a secret, and no text can drive the terminal: control characters are written as escapes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+
+from minicpmv.errors import UsageError
+from minicpmv.redaction import clean_text
+
+__all__ = ["EXIT_NOT_READ", "complain", "explain_os_error", "finish_output", "refuse_closed_output", "silence_output"]
+
+EXIT_NOT_WRITTEN, EXIT_NOT_READ = 2, 141
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_FIXES = {
+    errno.EACCES: "name a place that you may use, or have its permissions changed",
+    errno.EPERM: "name a place that you may use, or have its permissions changed",
+    errno.EROFS: "name a place on a disk that can be written",
+    errno.ENOSPC: "make room there, or name a place on another disk",
+    errno.EDQUOT: "make room there, or name a place on another disk",
+    errno.EFBIG: "raise the limit of a file's size (ulimit -f), or name a place on another disk",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs: the machine has no more files to open",
+    errno.EIO: "look at the disk: it fails",
+}
+
+
+def refuse_closed_output() -> None:
+    """Make sure that there is a standard output; without one the next file opened would take its number.
+
+    Raises:
+        UsageError: It was closed before the command began (``>&-``).
+    """
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] # so Python says it
+        with suppress(OSError):
+            os.open(os.devnull, os.O_WRONLY)  # takes the free number
+        raise UsageError(
+            "standard output: found it closed, expected a place for what is printed\n"
+            "  fix: redirect it, to /dev/null if nobody shall read it"
+        )
+
+
+def complain(message: str, *, known: Iterable[str] = ()) -> None:
+    """Print a message that needs no traceback, if anybody can read it; the exit code remains.
+
+    Args:
+        message: Complete in itself.
+        known: Secrets of the command line.
+    """
+    if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison] # closed
+        return
+    shown = _CONTROL.sub(lambda match: repr(match[0])[1:-1], clean_text(message, known=known))
+    with suppress(OSError):  # the log may be on the very disk that is full
+        print(shown, file=sys.stderr, flush=True)
+
+
+def explain_os_error(error: OSError) -> str | None:
+    """Word what the system refused; None if that is neither a file's fault nor standard output's."""
+    if error.filename is None and _is_of_output():
+        silence_output()
+        return (
+            f"standard output: found {error.strerror}, expected room for what is printed\n"
+            "  fix: redirect it to a place that can be written"
+        )
+    if error.errno is None or (error.filename is None and error.errno not in _FIXES):
+        return None
+    place = "a file" if error.filename is None else repr(os.fsdecode(error.filename))
+    fix = _FIXES.get(error.errno, "correct the path")
+    return f"{place}: found {error.strerror}, expected that it can be read or written\n  fix: {fix}"
+
+
+def finish_output(code: int) -> int:
+    """Write what is still to be printed; return the exit code, another one where that fails."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough, such as `| head`
+        silence_output()
+        return EXIT_NOT_READ
+    except OSError as error:
+        complain(f"error: {explain_os_error(error)}")
+        return EXIT_NOT_WRITTEN
+    return code
+
+
+def silence_output() -> None:
+    """Send to nowhere what is still to be printed, or Python complains of it while it ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_of_output() -> bool:
+    """Whether standard output is what cannot be written: then what is still to be printed cannot be, again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
