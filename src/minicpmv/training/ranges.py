@@ -16,8 +16,8 @@ __all__ = ["RANGES", "Range", "check_ranges"]
 
 _MOST_COUNTED = 2**31 - 1
 """More than any run counts; what is above does not fit the integers that it is stored in."""
-_MOST = 1e30
-"""More than any rate, decay or norm; what is far above does not fit float32, not even divided by anything."""
+_MOST = 3e38
+"""More than any rate, decay or norm, and about what float32 can hold."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +129,11 @@ def check_ranges(given: Mapping[str, Any]) -> None:
             continue
         allowed = RANGES.get(name, _FINITE)
         if not allowed.holds(value):
-            expected = "a finite number" if allowed is _FINITE else str(allowed)
+            expected = str(allowed)
+            if not math.isfinite(value):
+                expected = f"a finite number, {allowed}"
+            elif value > allowed.most and allowed.most in (_MOST, _MOST_COUNTED):
+                expected = f"at most {allowed.most:g}"
             instead = f"; {allowed.instead}" if allowed.instead else ""
             found = f"{value:g}" if isinstance(value, float) else str(value)
             raise UsageError(f"--{name}: found {found}, expected {expected}\n  fix: correct it{instead}")

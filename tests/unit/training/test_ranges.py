@@ -104,7 +104,9 @@ def test_number_is_refused_in_words_or_can_be_meant(name: str, value: str) -> No
     ],
 )
 def test_number_out_of_range_names_flag_value_and_range(name: str, value: str) -> None:
-    with pytest.raises(UsageError, match=rf"^--{name}: found .*, expected (at least|more than|[\d,]+ to|a whole)"):
+    with pytest.raises(
+        UsageError, match=rf"^--{name}: found .*, expected (at least|at most|a finite|more than|[\d,]+ to|a whole)"
+    ):
         complete(name, value)
 
 
