@@ -85,9 +85,7 @@ _HEIC = FileKind(
     name="a HEIC picture",
     data_fix="give a file of records that names pictures",
     image_fix="convert it: pip install pillow-heif && "
-    + _python(
-        "import sys, pillow_heif; pillow_heif.open_heif(sys.argv[1]).to_pil().convert('RGB').save(sys.argv[2] + '.png')"
-    ),
+    + _python("import sys, pillow_heif; pillow_heif.open_heif(sys.argv[1]).to_pillow().save(sys.argv[2] + '.png')"),
 )
 _SVG = FileKind(
     name="an SVG drawing, which has no pixels",
@@ -183,7 +181,8 @@ def find_kind(head: bytes, name: str = "") -> FileKind | None:
 
     Args:
         head: Its first ``HEAD_BYTES``, or all of it.
-        name: Its name, which decides only where the content is no text that begins as JSON does.
+        name: Its name, which decides only where the content is no text that begins as JSON does. Without one, text is
+            of no kind: a line such as ``error: not found`` in place of a picture is no YAML.
     """
     for beginning, kind in _BEGINNINGS:
         if head.startswith(beginning):
@@ -196,7 +195,7 @@ def find_kind(head: bytes, name: str = "") -> FileKind | None:
     suffix = ".tfrecord" if ".tfrecord" in name.lower() else os.path.splitext(name)[1].lower()
     if kind := _ENDINGS.get(suffix):
         return kind
-    return _YAML if _YAML_LINE.match(head) else None
+    return _YAML if name and _YAML_LINE.match(head) else None
 
 
 def _find_zip(head: bytes) -> FileKind | None:

@@ -106,8 +106,8 @@ def verdict(findings: Sequence[Finding], statistics: Statistics) -> str:
     counted = f"{len(problems):,} problem(s)"
     if not num_whole:
         counted += f" in {in_records}"
-    elif not statistics.records:
-        counted += ", and no record could be read"
+    elif num_whole == len(problems):
+        counted += f" of whole files, and {statistics.records or 'no'} record(s) that could be read"
     else:
         counted += f": {len(problems) - num_whole:,} in {in_records}, {num_whole:,} of whole files"
     return f"{counted}; {aside}. `minicpmv explain {problems[0].problem.code}` explains a code."

@@ -21,6 +21,7 @@ from minicpmv.data.contents import open_source
 from minicpmv.data.formats import gzip_files
 from minicpmv.data.loading import load_records
 from minicpmv.data.reading import open_records, read_records
+from minicpmv.data.report import verdict
 from minicpmv.data.survey import Survey
 from minicpmv.errors import DataError, Problem
 from tests.tiny import conversation, save_picture, write_data
@@ -230,6 +231,21 @@ def test_a_folder_is_read_without_what_describes_it(tmp_path: Path) -> None:
     assert problem_of(tmp_path / "dataset_info.json").found.startswith(
         "a list of data sets, as LLaMA-Factory's: 'demo'"
     )
+
+
+def test_the_verdict_tells_problems_of_records_from_those_of_files(tmp_path: Path) -> None:
+    sound, strange = write_data(tmp_path / "a.json", RECORDS[1:2]), tmp_path / "b.json"
+    faulty = write_data(tmp_path / "c.json", [{"conversations": []}])
+    strange.write_bytes(STRANGE_FILES["zip"])
+    for paths, words in (
+        ([str(strange)], "1 problem(s) of whole files, and no record(s) that could be read; no notice."),
+        ([sound, str(strange)], "1 problem(s) of whole files, and 1 record(s) that could be read; no notice."),
+        ([faulty, str(strange)], "2 problem(s): 1 in 1 of 1 record(s), 1 of whole files; no notice."),
+        ([faulty, sound], "1 problem(s) in 1 of 2 record(s); no notice."),
+    ):
+        survey = Survey(paths)
+        survey.read_texts()
+        assert verdict(survey.findings, survey.statistics()).startswith(words)
 
 
 def test_paths_that_are_no_file_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

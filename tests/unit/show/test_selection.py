@@ -35,6 +35,12 @@ def test_a_name_is_an_id_or_else_a_position(tmp_path: Path) -> None:
     assert places(select_records(survey, names=["0", "7", "3", "0", "1"])) == [1, 2, 3]
 
 
+def test_an_id_stands_for_all_records_that_have_it(tmp_path: Path) -> None:
+    talks = [conversation(f"Why {number}?", "So.") for number in range(4)]
+    records = [{"id": name, "conversations": talk} for name, talk in zip("abab", talks, strict=True)]
+    assert places(select_records(survey_of(tmp_path, *records), names=["b"])) == [1, 3]
+
+
 @pytest.mark.parametrize("name", ["4", "-1", "b", "²", ""])
 def test_a_name_that_fits_no_record_is_an_error(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"--record: found .*expected an id or a position from 0 to 3"):

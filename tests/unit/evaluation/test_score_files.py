@@ -1,0 +1,34 @@
+"""What names a record in a file of answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minicpmv.errors import UsageError
+from minicpmv.evaluation.score_files import read_answers
+
+
+def keys(folder: Path, *lines: dict[str, Any]) -> list[str | int]:
+    file = folder / "answers.jsonl"
+    file.write_text("".join(json.dumps({"answer": "So.", **line}) + "\n" for line in lines))
+    return [answered.key for answered in read_answers(str(file))]
+
+
+def test_a_record_is_named_by_its_id_or_else_its_position(tmp_path: Path) -> None:
+    assert keys(tmp_path, {"id": "a", "index": 5}, {"id": None, "index": 7}, {}) == ["a", 7, 2]
+
+
+def test_records_that_share_an_id_are_named_by_their_positions_too(tmp_path: Path) -> None:
+    lines = ({"id": "a", "index": 5}, {"id": "b", "index": 6}, {"id": "a", "index": 2})
+    assert keys(tmp_path, *lines) == ["a (record 5)", "b", "a (record 2)"]
+
+
+@pytest.mark.parametrize("line", [{"id": "a", "index": 5}, {"index": 5}, {"id": "a"}])
+def test_a_record_that_comes_twice_is_refused(tmp_path: Path, line: dict[str, Any]) -> None:
+    """It would count twice in every metric."""
+    with pytest.raises(UsageError, match=r"answers.jsonl:2: found record .* again, expected each once"):
+        keys(tmp_path, line, line)
