@@ -160,3 +160,17 @@ def test_packed_weights_are_trained_through_lora_only(data: str, tmp_path: Path)
     (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"load_in_4bit": True}}))
     with pytest.raises(UsageError, match="found weights packed in fewer bits, expected whole ones"):
         run_here([*flags(data, tmp_path / "output", *_PLAIN), "--model_name_or_path", str(base)])
+
+
+def test_runs_with_one_seed_begin_with_the_same_lora(data: str, tmp_path: Path) -> None:
+    """Whatever was drawn before in the process; so small a rate leaves the matrices as they were drawn."""
+    still = [*_SHORT, "--learning_rate", "1e-12", "--weight_decay", "0", "--tune_vision", "false"]
+    drawn = {}
+    for number, seed in enumerate(("5", "5", "6")):
+        torch.manual_seed(number)
+        folder = tmp_path / str(number)
+        run_here(flags(data, folder, *still, "--seed", seed, steps=1))
+        weights = load_file(folder / "adapter_model.safetensors")
+        drawn[number] = torch.cat([weight.flatten() for name, weight in weights.items() if "lora_A" in name])
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.allclose(drawn[0], drawn[2], atol=1e-3)

@@ -122,6 +122,23 @@ def test_labels_are_the_answers_and_one_end_each(processor: MiniCPMVProcessor, n
     assert written.count(False) == unwritten
 
 
+@pytest.mark.parametrize("version", ["v2_6", "v4", "v4_5"])
+def test_the_newline_of_the_assistant_s_header_is_not_trained(
+    processors: dict[str, MiniCPMVProcessor], version: str
+) -> None:
+    processor = processors[version]
+    sample = processor.encode_conversation(CONVERSATIONS["turns"], images_of(CONVERSATIONS["turns"]))
+    begin = processor.vocabulary["<|im_start|>"]
+    header = [begin, *processor.vocabulary.encode_plain("assistant\n")]
+    places = [
+        place for place in range(len(sample.input_ids)) if sample.input_ids[place : place + len(header)] == header
+    ]
+    assert len(places) == 3
+    assert all(sample.labels[place : place + len(header)] == [-100] * len(header) for place in places)
+    # What follows is: the answer's first token, or in 4.5 an empty think block before the last one.
+    assert all(sample.labels[place + len(header)] != -100 for place in places[:2])
+
+
 def test_end_that_is_not_written_is_the_label_of_the_token_after_the_answer(
     processors: dict[str, MiniCPMVProcessor],
 ) -> None:

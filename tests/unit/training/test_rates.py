@@ -12,6 +12,7 @@ from minicpmv.training.learning import settle_learning
 from minicpmv.training.lora import add_lora
 from minicpmv.training.parts import choose_trained_parts
 from minicpmv.training.rates import Rates, split_groups
+from tests.parity.cases import VERSIONS
 from tests.tiny import FIXTURES
 
 # PEFT 0.21 asks transformers by an old name; may go with the PEFT release that asks by the new one.
@@ -20,9 +21,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 _OWN = {"vision_lr": 1e-6, "resampler_lr": 2e-6, "embeddings_lr": 3e-6, "vision_weight_decay": 0.0}
 
 
-def prepare(**fields: Any) -> tuple[Any, Any, Rates]:
+def prepare(release: str = "v4_5", **fields: Any) -> tuple[Any, Any, Rates]:
     """Return a model, an optimizer as Trainer makes it, and the rates of the flags."""
-    model: Any = AutoModelForCausalLM.from_pretrained(FIXTURES / "v4_5", dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(FIXTURES / release, dtype=torch.float32)
     run = RunArguments(**fields)
     settle_learning(run, model, given=fields.keys())
     if run.use_lora:
@@ -68,6 +69,22 @@ def test_biases_and_norms_never_decay() -> None:
     for name, (_, decay) in found(model, optimizer).items():
         spared = name.endswith("bias") or "norm" in name or ".ln_" in name
         assert (decay == 0.0) == spared, name
+
+
+@pytest.mark.parametrize("release", VERSIONS)
+def test_no_norm_of_any_release_decays(release: str) -> None:
+    """By their class, not by their name: transformers 4.44 let 2.6's decay and spared 2.5's."""
+    model, optimizer, _ = prepare(release)
+    decays = {name: decay for name, (_, decay) in found(model, optimizer).items()}
+    norms = [
+        f"{name}.{own}"
+        for name, module in model.named_modules()
+        if type(module).__name__.endswith(("RMSNorm", "LayerNorm"))
+        for own, _ in module.named_parameters()
+    ]
+    assert any(name.startswith("llm.") for name in norms)
+    assert {decays[name] for name in norms} == {0.0}
+    assert 0.1 in decays.values()
 
 
 def test_decay_of_one_part_can_be_its_own() -> None:
