@@ -107,6 +107,7 @@ def test_adapter_directory_names_its_base_and_needs_no_pickle(adapter: Adapter) 
     assert names == {
         "adapter_config.json",
         "adapter_model.safetensors",
+        "base_model.json",
         "checkpoint-4",
         "log.jsonl",
         "run.json",

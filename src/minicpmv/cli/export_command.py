@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from minicpmv.cli.model_options import model_name
+from minicpmv.cli.model_options import add_base_option, model_name
 from minicpmv.cli.parser import CommandParser
 from minicpmv.export.gguf_type_names import LLAMA_QUANTIZE_TYPES, OWN_TYPES, VISION_TYPES
 
@@ -61,6 +61,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "--no-logits", action="store_true", help="compare tensors alone; logits need the whole model in memory"
     )
     parser.add_argument("--device", help="where logits are computed: cpu, cuda, ... (default: the first GPU, else CPU)")
+    add_base_option(parser)
     return parser
 
 
@@ -81,6 +82,7 @@ def run(arguments: Sequence[str]) -> int:
         llama_quantize=options.llama_quantize,
         run=not options.no_logits,
         device=options.device,
+        allow_other_base=options.allow_other_base,
     )
     if done.merged is not None:
         print(f"Merged into {done.merged.base} first")

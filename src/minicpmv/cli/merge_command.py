@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from minicpmv.cli.model_options import model_name
+from minicpmv.cli.model_options import add_base_option, model_name
 from minicpmv.cli.parser import CommandParser
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
@@ -41,6 +41,7 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help="base model's directory or hub name (default: what the adapter names)",
     )
+    add_base_option(parser)
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
@@ -80,6 +81,7 @@ def run(arguments: Sequence[str]) -> int:
         overwrite=options.overwrite,
         is_proved=not options.no_proof,
         device=options.device,
+        allow_other_base=options.allow_other_base,
     )
     with tqdm(unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
 

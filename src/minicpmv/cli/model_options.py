@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # for annotations only: importing it would load torch before 
     from minicpmv.inference.loading import LoadedModel
 
 __all__ = [
+    "add_base_option",
     "add_model_options",
     "add_sampling_options",
     "answer_length",
@@ -72,6 +73,7 @@ def add_model_options(
         help=f"longest answer (default: {max_new_tokens}; {with_thoughts} with --thinking, where thoughts count)",
     )
     parser.set_defaults(default_lengths=(max_new_tokens, with_thoughts))
+    add_base_option(parser)
     parser.add_argument(
         "--thinking",
         action="store_true",
@@ -82,6 +84,15 @@ def add_model_options(
         type=positive_int,
         metavar="N",
         help="most tiles cut from one picture (default: the checkpoint's own)",
+    )
+
+
+def add_base_option(parser: argparse.ArgumentParser) -> None:
+    """Add what lets an adapter be put on a base that it does not belong to."""
+    parser.add_argument(
+        "--allow-other-base",
+        action="store_true",
+        help="put an adapter on other weights than those that it was trained on, which is refused otherwise",
     )
 
 
@@ -168,4 +179,4 @@ def open_model(options: argparse.Namespace) -> LoadedModel:
     if options.thinking:
         thinking_setting(find_version(options.model), enable_thinking=True)
     dtype = getattr(torch, options.dtype) if options.dtype else None
-    return load_model(options.model, device=options.device, dtype=dtype)
+    return load_model(options.model, device=options.device, dtype=dtype, allow_other_base=options.allow_other_base)

@@ -95,7 +95,7 @@ def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[Re
     from minicpmv.data.loading import Records, check_records
     from minicpmv.errors import DataError
     from minicpmv.inference.identity import describe_identity
-    from minicpmv.inference.loading import default_device, find_version
+    from minicpmv.inference.loading import compare_own_base, default_device, find_version
 
     version = find_version(options.model)
     raw, content = open_source(options.data)
@@ -114,6 +114,7 @@ def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[Re
         max_batch_tokens=options.batch_tokens,
         device=default_device(options.device),
         dtype=options.dtype,
+        other_base=compare_own_base(options.model, allow_other=options.allow_other_base),
     )
     return Records(raw, checked.sizes, image_root=options.image_root), identity
 

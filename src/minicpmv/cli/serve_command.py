@@ -91,7 +91,7 @@ def run(arguments: Sequence[str]) -> int:
     with listen(options.host, options.port) as listening:
         loaded = open_model(argparse.Namespace(**vars(options) | {"model": base}))
         context_length(loaded, settings)
-        served = serve_models(loaded, paths)
+        served = serve_models(loaded, paths, allow_other_base=options.allow_other_base)
         address = f"{written(options.host, listening)}/v1"
         names = ", ".join(served.adapters)
         serve(served, settings, listening, on_ready=lambda: print(f"Serving {names} at {address}", flush=True))

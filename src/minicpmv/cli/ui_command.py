@@ -100,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
         def load(path: str) -> LoadedModel:
             return open_model(argparse.Namespace(**vars(options) | {"model": path}))
 
-        room = Room(load_speakers(options.model, options.compare, load=load))
+        room = Room(load_speakers(options.model, options.compare, load=load, allow_other_base=options.allow_other_base))
         address = written(options.host, listening)
 
         def tell() -> None:

@@ -20,7 +20,7 @@ from minicpmv.export.gguf_verification import Agreement, File, check_tensors, co
 from minicpmv.export.gguf_vision import ARCHITECTURE, POSITIONS, vision_tensors, write_vision_sizes
 from minicpmv.export.gguf_vocabulary import write_vocabulary
 from minicpmv.export.merging import Merged, MergeSettings, merge_adapter
-from minicpmv.inference.loading import base_of_adapter
+from minicpmv.inference.loading import base_of_adapter, compare_own_base
 from minicpmv.models.positions import sincos_grid
 from minicpmv.processing.processor import MiniCPMVProcessor
 
@@ -54,6 +54,7 @@ def export_gguf(
     llama_quantize: str | None = None,
     run: bool = True,
     device: str | None = None,
+    allow_other_base: bool = False,
 ) -> GGUFExport:
     """Write both files, read them again and compare.
 
@@ -66,12 +67,14 @@ def export_gguf(
         llama_quantize: llama.cpp's tool, for the formats that only it writes.
         run: Whether to compare logits as well, for which the whole model is loaded.
         device: Where to run it.
+        allow_other_base: Whether an adapter may have been trained on other weights than its base's.
 
     Raises:
         CheckpointError: The model cannot be merged or exported, or what was written is not what it should be.
         UsageError: A tool is missing, or a folder cannot be written.
     """
     base = base_of_adapter(model)
+    compare_own_base(model, allow_other=allow_other_base)
     start = open_checkpoint(base or model)
     check_engine_can_run(start.config, start.path)
     tool = None if kind in ("auto", *OWN_TYPES) else find_llama_quantize(llama_quantize, kind)
@@ -81,7 +84,9 @@ def export_gguf(
             whole, merged = start, None
             if base is not None:
                 place = Path(aside) / Path(model).resolve().name
-                merged = merge_adapter(model, place, MergeSettings(is_proved=run, device=device))
+                merged = merge_adapter(
+                    model, place, MergeSettings(is_proved=run, device=device, allow_other_base=allow_other_base)
+                )
                 whole = open_checkpoint(str(place))
             processor = MiniCPMVProcessor.from_pretrained(whole.path)
             files = _write(whole, processor, Path(aside), kind, vision_kind, tool)

@@ -30,6 +30,7 @@ from minicpmv.export.merge_proof import (
 from minicpmv.export.merged_tensors import MergedTensors, open_merged
 from minicpmv.export.shards import num_bytes, write_shards
 from minicpmv.inference.loading import base_of_adapter, default_device
+from minicpmv.models.base_identity import warn_of_base
 from minicpmv.models.directories import find_directory
 from minicpmv.training.base import read_config
 from minicpmv.training.disk import check_space, writing
@@ -60,6 +61,8 @@ class MergeSettings:
     """Whether the merged model is compared with base and adapter."""
     device: str | None = None
     """Where they are compared; the first GPU if there is one and they have room there, else the CPU."""
+    allow_other_base: bool = False
+    """Whether the adapter may have been trained on other weights than the base's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +71,8 @@ class Merged:
 
     directory: Path
     base: Path
+    other_base: str | None
+    """What was allowed: both bases in words; None if the adapter belongs to this one, or does not say."""
     num_lora_modules: int
     num_replaced: int
     num_untouched: int
@@ -104,6 +109,7 @@ def merge_adapter(
     config = read_config(base)
     _refuse_packed(base, config)
     _refuse_directory(directory, (base, adapter), overwrite=settings.overwrite)
+    other_base = warn_of_base(adapter, base, allow_other=settings.allow_other_base)
     place = directory.resolve()  # `.` has no name
     staged = place.with_name(f".{place.name}.partial") / "model"
     with open_merged(base, adapter, dtype=settings.dtype) as tensors:
@@ -123,6 +129,7 @@ def merge_adapter(
             merged = Merged(
                 directory=directory,
                 base=base,
+                other_base=other_base,
                 num_lora_modules=tensors.num_lora_modules,
                 num_replaced=tensors.num_replaced,
                 num_untouched=len(tensors.outlines) - num_touched,
@@ -152,7 +159,8 @@ def _refuse_packed(base: Path, config: dict[str, Any]) -> None:
     if config.get("quantization_config"):
         raise CheckpointError(
             f"{base}: found weights packed in fewer bits, expected whole ones to merge into\n"
-            "  fix: --base with the release that is not quantised; the comparison says what that changes"
+            "  fix: --base with the release that is not quantised, and --allow-other-base; the comparison says what "
+            "that changes"
         )
 
 

@@ -39,6 +39,7 @@ def describe_identity(
     max_batch_tokens: int | None,
     device: torch.device,
     dtype: str | None,
+    other_base: str | None,
 ) -> dict[str, Any]:
     """Name everything that answers follow from.
 
@@ -56,6 +57,7 @@ def describe_identity(
         max_batch_tokens: Most tokens answered together.
         device: Where it is computed.
         dtype: Precision that was asked for, if any.
+        other_base: What ``compare_own_base`` has allowed, if anything.
     """
     base = base_of_adapter(model)
     paths, states = images.as_arrays()
@@ -71,6 +73,7 @@ def describe_identity(
         "batch_tokens": max_batch_tokens,
         "device": device.type,
         "dtype": dtype,
+        "other_base": other_base,
         "minicpmv": minicpmv.__version__,
         **{name: metadata.version(name) for name in ("torch", "transformers")},
     }

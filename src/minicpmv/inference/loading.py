@@ -18,13 +18,22 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText
 from minicpmv.errors import CheckpointError
 from minicpmv.models.adapters import attach_adapter
 from minicpmv.models.answers import end_token_ids
+from minicpmv.models.base_identity import warn_of_base
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.directories import name_to_load
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.models.versions import Version
 from minicpmv.processing.processor import MiniCPMVProcessor
 
-__all__ = ["LoadedModel", "base_of_adapter", "default_device", "find_base", "find_version", "load_model"]
+__all__ = [
+    "LoadedModel",
+    "base_of_adapter",
+    "compare_own_base",
+    "default_device",
+    "find_base",
+    "find_version",
+    "load_model",
+]
 
 _ADAPTER_CONFIG = "adapter_config.json"
 
@@ -120,8 +129,25 @@ def find_version(path: str | Path) -> Version:
     return config.minicpmv_version
 
 
+def compare_own_base(path: str | Path, *, allow_other: bool) -> str | None:
+    """Make sure that the base that an adapter directory names has the weights that the adapter was trained on.
+
+    Returns:
+        What was allowed, in words; None if there is nothing to allow.
+
+    Raises:
+        CheckpointError: It is another base, or not there.
+    """
+    base = base_of_adapter(path)
+    return None if base is None else warn_of_base(path, base, allow_other=allow_other)
+
+
 def load_model(
-    path: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    allow_other_base: bool = False,
 ) -> LoadedModel:
     """Load a model directory, a name on the hub, or an adapter with its base.
 
@@ -129,11 +155,13 @@ def load_model(
         path: The directory or name.
         device: Where to put it; the first GPU if there is one, else the CPU.
         dtype: Of the weights; float32 on a CPU, elsewhere the one that the checkpoint was saved in.
+        allow_other_base: Whether an adapter may be put on other weights than those that it was trained on.
 
     Raises:
         CheckpointError: There is no model at ``path``, or the adapter's base is missing or another model.
     """
     base, adapter = _locate(path)
+    compare_own_base(path, allow_other=allow_other_base)
     target = default_device(device)
     if dtype is None and target.type == "cpu":
         dtype = torch.float32

@@ -10,6 +10,7 @@ from typing import Any, cast
 from minicpmv.errors import UsageError
 from minicpmv.inference.loading import LoadedModel, base_of_adapter
 from minicpmv.models.adapters import attach_adapters
+from minicpmv.models.base_identity import warn_of_base
 
 __all__ = ["ServedModels", "name_models", "serve_models"]
 
@@ -71,16 +72,21 @@ def name_models(model: str, given: list[str], served_name: str | None) -> tuple[
     return base or model, paths
 
 
-def serve_models(loaded: LoadedModel, paths: Mapping[str, str | None]) -> ServedModels:
+def serve_models(
+    loaded: LoadedModel, paths: Mapping[str, str | None], *, allow_other_base: bool = False
+) -> ServedModels:
     """Put adapters on a base.
 
     Args:
         loaded: The base, without an adapter.
         paths: As ``name_models`` returned them.
+        allow_other_base: Whether an adapter may have been trained on other weights.
 
     Raises:
-        CheckpointError: An adapter does not fit the base.
+        CheckpointError: An adapter does not fit the base, or belongs to another one.
     """
+    for path in filter(None, paths.values()):
+        warn_of_base(path, loaded.base, allow_other=allow_other_base)
     # Names of ours, because PEFT's become names of modules, which allow no dot.
     adapters = {name: None if path is None else f"adapter{number}" for number, (name, path) in enumerate(paths.items())}
     directories = {adapter: path for adapter, path in zip(adapters.values(), paths.values(), strict=True) if path}

@@ -138,6 +138,11 @@ class RunArguments(LearningArguments, _Subject):
     overwrite_output_dir: bool = _flag(
         False, "Start anew in a directory with checkpoints of an earlier run: delete them."
     )
+    allow_other_base: bool = _flag(
+        False,
+        "Go on from a checkpoint, or from the adapter of --lora_weight_path, with another base model of the same shape "
+        "than it was trained on. run.json records it.",
+    )
     compilation: dict[str, Any] | None = field(default=None, init=False)
     """No flag: what ``compilation`` makes of ``--torch_compile``; None: nothing is compiled."""
 

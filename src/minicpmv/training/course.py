@@ -8,25 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from transformers import TrainingArguments
 
+from minicpmv.models.base_identity import BaseIdentity
 from minicpmv.training.arguments import RunArguments
-from minicpmv.training.learning_flags import LearningArguments
 
-__all__ = ["describe_course", "find_changes", "find_extension"]
+__all__ = ["describe_course", "find_changes", "find_extension", "find_other_base"]
 
-_OF_RECORDS = (
-    "max_slice_nums",
-    "model_max_length",
-    "on_bad_record",
-    "on_long_record",
-    "pack_length",
-    "packing",
-    "truncate_answers",
-)
 _OF_TRAINING = (
     "adam_beta1",
     "adam_beta2",
@@ -46,43 +37,84 @@ _OF_TRAINING = (
     "optim_target_modules",
     "per_device_train_batch_size",
     "seed",
+    "tf32",
     "train_sampling_strategy",
     "warmup_steps",
     "weight_decay",
 )
-# Of the flags that say what learns: they change what is kept in memory, not what is computed; or only the beginning.
-_WITHOUT_EFFECT = ("llm_activation_checkpointing", "lora_weight_path", "vision_activation_checkpointing")
+_FREE = (
+    "allow_other_base",
+    "cache_dir",
+    "check_first",
+    "data_cache",
+    "dry_run",
+    "eval_data_path",
+    "eval_max_new_tokens",
+    "eval_metrics",
+    "eval_metrics_records",
+    "eval_sample_tokens",
+    "eval_samples",
+    "image_root",  # the pictures count by what they hold
+    "llm_activation_checkpointing",
+    "llm_type",
+    "logging_dir",
+    "lora_weight_path",  # decides the beginning alone
+    "max_bad_share",
+    "overwrite_output_dir",
+    "prove_saved",
+    "report",
+    "save_dtype",
+    "vision_activation_checkpointing",
+    "vision_cache",
+    "vision_cache_gb",
+)
+"""Our own flags that change no number of training: a new flag counts until it is named here."""
+_ELSEWHERE = ("compilation", "data_path", "model_name_or_path")
+"""Our own flags that count by what they name, or by another name."""
 _DATA = "data"
+_BASE = "base_model"
 _LENGTH = ("max_steps", "num_train_epochs")
 
 
-def describe_course(run: RunArguments, args: TrainingArguments, data: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def describe_course(
+    run: RunArguments, args: TrainingArguments, base: BaseIdentity, data: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Collect it as JSON.
 
     Args:
         run: The flags, with every switch settled.
         args: As training has them.
+        base: What the run starts from.
         data: Every source of training data with the digest of its content, as ``run.json`` has it.
     """
-    learning = {item.name for item in fields(LearningArguments)} - {*_WITHOUT_EFFECT}
-    course = {name: getattr(run, name) for name in sorted(learning | {*_OF_RECORDS})}
+    counted = {item.name for item in fields(run)} - {*_FREE, *_ELSEWHERE}
+    course = {name: getattr(run, name) for name in sorted(counted)}
     stated = args.to_dict()  # enumerations as plain words
     course |= {name: stated.get(name) for name in (*_OF_TRAINING, *_LENGTH)}
+    course["torch_compile"] = run.compilation
+    course[_BASE] = asdict(base)
     course[_DATA] = [{"sha256": source["sha256"], "weight": source.get("weight", 1)} for source in data]
     return json.loads(json.dumps(course, default=str))
 
 
 def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Name what is other than it was, each with both values."""
-    different = [
-        name for name in sorted((before.keys() | now.keys()) - {*_LENGTH}) if before.get(name) != now.get(name)
-    ]
+    compared = (before.keys() | now.keys()) - {*_LENGTH, _BASE}
+    different = [name for name in sorted(compared) if before.get(name) != now.get(name)]
     return [
         f"--{name}: {_word(before.get(name))} then, {_word(now.get(name))} now"
         if name != _DATA
         else "--data_path: the files hold something else now, or have other weights"
         for name in different
     ]
+
+
+def find_other_base(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, bool] | None:
+    """Name both bases if they are not one, and say whether one's weights have their places in the other."""
+    then, here = BaseIdentity(**before[_BASE]), BaseIdentity(**now[_BASE])
+    if then.weights == here.weights:
+        return None
+    return f"--model_name_or_path: {then} then, {here} now", then.shapes == here.shapes
 
 
 def find_extension(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -27,9 +27,10 @@ from minicpmv.training.base import Base
 from minicpmv.training.console import notice, say
 from minicpmv.training.processes import leaders_first
 
-__all__ = ["Material", "gather_material", "gather_together"]
+__all__ = ["Material", "find_cache", "gather_material", "gather_together"]
 
 _MAX_BAD_SHARE = 0.01
+_FALSE = ("false", "no", "none", "0")
 _PROCESSOR_FILES = (".jinja", ".json", ".model", ".tiktoken", ".txt")
 """Endings of the files that say how a checkpoint reads text and images."""
 
@@ -129,17 +130,27 @@ def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int
 
 
 def _is_kept(run: RunArguments) -> bool:
-    return run.check_first and run.data_cache.lower() not in ("false", "no", "none", "0")
+    return run.check_first and run.data_cache.lower() not in _FALSE
+
+
+def find_cache(run: RunArguments) -> Path | None:
+    """Return the folder of ``--data_cache``; None if nothing is to be kept, or this user has no home."""
+    if run.data_cache.lower() in _FALSE:
+        return None
+    try:
+        return Path(run.data_cache).expanduser()
+    except RuntimeError:
+        return None
 
 
 def _open_cache(run: RunArguments) -> DataCache | None:
     if not _is_kept(run):
         return None
-    try:
-        return DataCache(Path(run.data_cache).expanduser())
-    except RuntimeError:  # this user has no home
+    folder = find_cache(run)
+    if folder is None:
         notice(f"--data_cache: found no home directory for {run.data_cache!r}, so nothing is kept; name another folder")
         return None
+    return DataCache(folder)
 
 
 def _kept_lengths(cache: DataCache | None, base: Base, mixture: Mixture, dataset: ConversationDataset) -> Entry | None:

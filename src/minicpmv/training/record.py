@@ -23,6 +23,7 @@ from minicpmv.data.lengths import spread
 from minicpmv.data.mixing import Source
 from minicpmv.data.records import Record
 from minicpmv.data.whole_files import write_json
+from minicpmv.models.base_identity import BaseIdentity
 from minicpmv.processing.chat import ImageRef
 from minicpmv.redaction import clean_settings
 from minicpmv.training.arguments import Request
@@ -65,11 +66,23 @@ def describe_run(
     request: Request,
     args: TrainingArguments,
     *,
+    base: BaseIdentity,
     material: Material,
     parts: Iterable[PartSummary],
     plan: Mapping[str, Any],
+    overridden: Sequence[str],
 ) -> dict[str, Any]:
-    """Collect what a run is made of, as JSON; metrics are added when it is over."""
+    """Collect what a run is made of, as JSON; metrics are added when it is over.
+
+    Args:
+        request: The flags.
+        args: As training has them.
+        base: What the run starts from.
+        material: Its data.
+        parts: What learns.
+        plan: What a step holds.
+        overridden: What the checkpoint or adapter that it starts from has otherwise, and was allowed.
+    """
     return {
         "status": "running",
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -79,7 +92,9 @@ def describe_run(
             "path": str(material.base.resolve()),
             "model": material.version.model,
             "version": material.version.name,
+            "weights": base.weights,
         },
+        "overridden": list(overridden),
         "data": describe_data(request.run.train_sources, material.contents),
         "eval_data": describe_data(request.run.eval_sources, material.contents),
         "seed": args.seed,

@@ -16,7 +16,7 @@ from minicpmv.errors import CheckpointError, MiniCPMVError, UsageError
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.checkpoints import list_checkpoints, remove_checkpoints, remove_stale
 from minicpmv.training.console import notice
-from minicpmv.training.course import find_changes, find_extension
+from minicpmv.training.course import find_changes, find_extension, find_other_base
 from minicpmv.training.engine import name_engine
 from minicpmv.training.manifest import find_fault, read_manifest
 from minicpmv.training.pickles import find_foreign_object
@@ -36,6 +36,8 @@ class ResumePoint(NamedTuple):
     path: str | None
     """None: from the beginning."""
     notices: tuple[str, ...]
+    overridden: tuple[str, ...] = ()
+    """What is not as it was, and was allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Setting:
     """As :func:`minicpmv.training.engine.name_engine` says it."""
     course: Mapping[str, Any] = field(default_factory=dict)
     """As :func:`minicpmv.training.course.describe_course` says it. Its length may be another."""
+    allow_other_base: bool = False
+    """Whether the base may have other weights of the same shapes."""
 
 
 def prepare_directory(run: RunArguments, args: TrainingArguments, course: dict[str, Any]) -> ResumePoint:
@@ -73,7 +77,7 @@ def prepare_directory(run: RunArguments, args: TrainingArguments, course: dict[s
         return choose_resume_point(
             args.resume_from_checkpoint,
             output_dir=args.output_dir or "",
-            setting=Setting(args.world_size, name_engine(args), course),
+            setting=Setting(args.world_size, name_engine(args), course, run.allow_other_base),
             overwrite=run.overwrite_output_dir,
         )
 
@@ -116,13 +120,15 @@ def choose_resume_point(flag: str | None, *, output_dir: str, setting: Setting, 
         return ResumePoint(None, ())
     if word.lower() not in ("true", "yes", "1"):
         checkpoint = _named(word)
-        return ResumePoint(str(checkpoint), _check_resumable(checkpoint, setting))
+        extended, overridden = _check_resumable(checkpoint, setting)
+        return ResumePoint(str(checkpoint), (*extended, *overridden), overridden)
     notices = []
     for checkpoint in reversed(list_checkpoints(output_dir)):
         fault = find_fault(checkpoint, check_content=True)
         if fault is None:
-            notices += _check_resumable(checkpoint, setting)
-            return ResumePoint(str(checkpoint), (*notices, f"resuming from {checkpoint}"))
+            extended, overridden = _check_resumable(checkpoint, setting)
+            notices += [*extended, *overridden, f"resuming from {checkpoint}"]
+            return ResumePoint(str(checkpoint), tuple(notices), overridden)
         notices.append(f"{checkpoint} is not whole ({fault}); passed over")
     notices.append(f"--resume_from_checkpoint: no whole checkpoint in {output_dir}; starting from the beginning")
     return ResumePoint(None, tuple(notices))
@@ -173,8 +179,8 @@ def _named(path: str) -> Path:
     return checkpoint
 
 
-def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[str, ...]:
-    """Make sure that a whole checkpoint can be continued by such a run; return notices."""
+def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Make sure that a whole checkpoint can be continued by such a run; say how it is longer, and what was allowed."""
     foreign = find_foreign_object(checkpoint)
     if foreign is not None:
         raise CheckpointError(
@@ -202,6 +208,7 @@ def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[str, ...]:
             "  fix: use it as --model_name_or_path (full) or --lora_weight_path (LoRA) of a new run"
         )
     course = manifest["course"]
+    overridden = _check_base(checkpoint, course, setting)
     changes = "\n  ".join(find_changes(course, setting.course))
     if changes:
         raise CheckpointError(
@@ -209,7 +216,23 @@ def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[str, ...]:
             f"end would belong to another run than its beginning\n  {changes}\n  fix: start with what was then, "
             f"{otherwise}"
         )
-    return tuple(find_extension(course, setting.course))
+    return tuple(find_extension(course, setting.course)), overridden
+
+
+def _check_base(checkpoint: Path, course: Mapping[str, Any], setting: Setting) -> tuple[str, ...]:
+    """Make sure that a checkpoint's base is this run's, or one that it fits and that is allowed; say which."""
+    other = find_other_base(course, setting.course)
+    if other is None:
+        return ()
+    described, fits = other
+    if fits and setting.allow_other_base:
+        return (described,)
+    found = "another base model" if fits else "a base model of another shape"
+    allow = " or, to go on with the other one, add --allow_other_base true;" if fits else ""
+    raise CheckpointError(
+        f"{checkpoint}: found {found}, expected the one that it was trained from\n  {described}\n"
+        f"  fix: name the base of then;{allow} {_CONTINUED_OTHERWISE.format(path=checkpoint)}"
+    )
 
 
 def _processes(count: int) -> str:

@@ -37,6 +37,7 @@ from minicpmv.training.lock import hold_directory, look_for_holder
 from minicpmv.training.log_file import LogFile
 from minicpmv.training.lora import add_lora
 from minicpmv.training.material import Material, gather_together
+from minicpmv.training.origin import BaseReading, compare_adapter
 from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
 from minicpmv.training.pickles import restrict_unpickling
 from minicpmv.training.preflight import Checklist, rehearse
@@ -110,10 +111,15 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     restrict_unpickling(deepspeed=bool(settings.get("deepspeed")))
     args = start_engine(request.run, settings)
     _occupy(settings["output_dir"], until_the_end, is_dry=request.run.dry_run)
+    reading = BaseReading(request.run, base, args)
     material = gather_together(request.run, base, args)
     checks.data(material)
-    course = describe_course(request.run, args, describe_data(request.run.train_sources, material.contents))
+    identity = reading.result()
+    course = describe_course(request.run, args, identity, describe_data(request.run.train_sources, material.contents))
     start = prepare_directory(request.run, args, course)
+    overridden = [*start.overridden]
+    if request.run.lora_weight_path and start.path is None:
+        overridden += compare_adapter(request.run, identity, args)
     checks.directory(settings["output_dir"], start)
     if args.should_save and not request.run.dry_run:
         material.skip_log.begin(material.skipped, afresh=start.path is None)
@@ -134,7 +140,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
 
     def build(plan: BatchPlan, interruption: Interruption | None = None) -> MiniCPMVTrainer:
         trainer = _build_trainer(material, model, request, args, plan, interruption)
-        trainer.rates, trainer.course = rates, course
+        trainer.rates, trainer.course, trainer.base = rates, course, identity
         trainer.add_callback(RecomputedLayers.of_run(request.run))
         trainer.add_callback(CompiledLayers(request.run.compilation))
         return trainer
@@ -144,7 +150,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     step = describe_plan(plan, args, material.lengths)._asdict()
     record = RunFile(
         Path(args.output_dir or ""),
-        describe_run(request, args, material=material, parts=parts, plan=step),
+        describe_run(request, args, base=identity, material=material, parts=parts, plan=step, overridden=overridden),
         is_writing=args.should_save,
     )
     trainer = build(plan, interruption)

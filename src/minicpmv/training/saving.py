@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 
 from minicpmv.data.whole_files import write_json
 from minicpmv.errors import NotFiniteError
+from minicpmv.models.base_identity import write_base
 from minicpmv.models.end_tokens import complete_end_ids, find_end_ids
 from minicpmv.models.finiteness import find_not_finite
 from minicpmv.models.versions import detect_version
@@ -77,6 +78,8 @@ def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> dict[str, Tensor]
         (staged / "README.md").unlink(missing_ok=True)  # PEFT's model card: a form with nothing filled in
         full = {name: tensor for name, tensor in tensors.items() if name in trained and not is_lora_tensor(name)}
         torch.save(full, staged / FULLY_TRAINED)
+        if trainer.base is not None:
+            write_base(staged, trainer.base)
     return tensors
 
 

@@ -22,6 +22,7 @@ from transformers.trainer import FSDP_MODEL_NAME, TRAINER_STATE_NAME, TRAINING_A
 from transformers.trainer_utils import TrainOutput
 
 from minicpmv.data.grouping import BatchPlanner
+from minicpmv.models.base_identity import BaseIdentity, write_base
 from minicpmv.models.flops import flops_of_each
 from minicpmv.models.loss import sum_weights
 from minicpmv.training.batches import BatchPlan, Collate, EpochTeller, PlannedBatches, make_loader
@@ -103,6 +104,8 @@ class MiniCPMVTrainer(Trainer):
         """What each part is trained with; without it transformers' two groups, with and without decay."""
         self.course: Mapping[str, Any] = {}
         """What decides the course of the run; each checkpoint states it."""
+        self.base: BaseIdentity | None = None
+        """What the run starts from; whatever holds an adapter states it."""
         self.features: FeatureWriter | None = None
         """Stores what frozen modules make of images; see :meth:`keep_features`."""
         self.changes = ChangeWatch()
@@ -403,6 +406,8 @@ class MiniCPMVTrainer(Trainer):
             (staged / f"{FSDP_MODEL_NAME}.bin").unlink(missing_ok=True)
         if self._write_companions is not None:
             self._write_companions(staged)
+        if is_peft(self.model) and self.base is not None:
+            write_base(staged, self.base)
         seal(
             staged,
             step=self.state.global_step,

@@ -30,13 +30,16 @@ class Speaker:
     """While this is entered, ``loaded`` is this speaker and no other."""
 
 
-def load_speakers(model: str, compare: str | None, *, load: Callable[[str], LoadedModel]) -> list[Speaker]:
+def load_speakers(
+    model: str, compare: str | None, *, load: Callable[[str], LoadedModel], allow_other_base: bool = False
+) -> list[Speaker]:
     """Load MODEL, and what it is compared with.
 
     Args:
         model: As for ``load_model``.
         compare: Another one, ``OWN_BASE``, or None for nothing.
         load: Opens a model by its directory or name.
+        allow_other_base: As for ``serve_models``, where both have one base.
 
     Raises:
         UsageError: There are not two different models to compare.
@@ -59,7 +62,8 @@ def load_speakers(model: str, compare: str | None, *, load: Callable[[str], Load
     model_base, compare_base = (bases[path] or path for path in paths)
     if not _same(model_base, compare_base):
         return [Speaker(_shown(path), load(path), nullcontext) for path in paths]
-    served = serve_models(load(model_base), {path: path if bases[path] else None for path in paths})
+    adapters = {path: path if bases[path] else None for path in paths}
+    served = serve_models(load(model_base), adapters, allow_other_base=allow_other_base)
     # Two answers are written at the same time, which PEFT's own generate(), but not the model inside, forbids: it puts
     # a method of its own into the model for as long as one of them takes.
     inner = replace(served.loaded, model=cast("Any", served.loaded.model).get_base_model())

@@ -11,13 +11,15 @@ from minicpmv.training.checkpoints import STAGING, list_checkpoints, publish, re
 from minicpmv.training.manifest import MANIFEST, find_fault, seal
 from minicpmv.training.resume import Setting, choose_resume_point
 
+_COURSE = {"base_model": {"path": "/model", "model": "MiniCPM-V-2.6", "weights": "a" * 64, "shapes": "b" * 64}}
+
 
 def write(output: Path, step: int, *, world_size: int = 1, files: tuple[str, ...] = ("rng_state.pth", "w")) -> Path:
     staged = output / STAGING / f"checkpoint-{step}"
     staged.mkdir(parents=True)
     for name in files:
         (staged / name).write_bytes(b"x" * 10)
-    seal(staged, step=step, world_size=world_size, engine="zero2")
+    seal(staged, step=step, world_size=world_size, engine="zero2", course=_COURSE)
     final = output / f"checkpoint-{step}"
     publish(staged, final)
     return final
@@ -28,7 +30,9 @@ def names(output: Path) -> list[str]:
 
 
 def choose(output: Path, flag: str | None = "true", *, overwrite: bool = False, engine: str = "zero2") -> str | None:
-    return choose_resume_point(flag, output_dir=str(output), setting=Setting(1, engine), overwrite=overwrite).path
+    return choose_resume_point(
+        flag, output_dir=str(output), setting=Setting(1, engine, _COURSE), overwrite=overwrite
+    ).path
 
 
 def test_published_checkpoint_is_whole(tmp_path: Path) -> None:
@@ -121,7 +125,7 @@ def test_resume_takes_the_newest_whole_one(tmp_path: Path) -> None:
     write(tmp_path, 9)
     torn = write(tmp_path, 10)
     (torn / "w").unlink()
-    point = choose_resume_point("true", output_dir=str(tmp_path), setting=Setting(1, "zero2"), overwrite=False)
+    point = choose_resume_point("true", output_dir=str(tmp_path), setting=Setting(1, "zero2", _COURSE), overwrite=False)
     assert point.path == str(tmp_path / "checkpoint-9")
     assert point.notices[0] == f"{torn} is not whole (w is missing); passed over"
 
@@ -129,13 +133,15 @@ def test_resume_takes_the_newest_whole_one(tmp_path: Path) -> None:
 def test_altered_checkpoint_is_passed_over_and_its_file_named(tmp_path: Path) -> None:
     write(tmp_path, 9)
     (write(tmp_path, 10) / "rng_state.pth").write_bytes(b"y" * 10)
-    point = choose_resume_point("true", output_dir=str(tmp_path), setting=Setting(1, "zero2"), overwrite=False)
+    point = choose_resume_point("true", output_dir=str(tmp_path), setting=Setting(1, "zero2", _COURSE), overwrite=False)
     assert point.path == str(tmp_path / "checkpoint-9")
     assert "checkpoint-10 is not whole (rng_state.pth is not what was written" in point.notices[0]
 
 
 def test_resume_without_any_checkpoint_starts_anew_and_says_so(tmp_path: Path) -> None:
-    point = choose_resume_point("true", output_dir=str(tmp_path / "new"), setting=Setting(1, ""), overwrite=False)
+    point = choose_resume_point(
+        "true", output_dir=str(tmp_path / "new"), setting=Setting(1, "", _COURSE), overwrite=False
+    )
     assert point.path is None
     assert "starting from the beginning" in point.notices[0]
 

@@ -1,23 +1,29 @@
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import TrainingArguments
 
-from minicpmv.training.arguments import parse_arguments
-from minicpmv.training.course import describe_course, find_changes, find_extension
+from minicpmv.models.base_identity import BaseIdentity
+from minicpmv.training import course as course_module
+from minicpmv.training.arguments import RunArguments, parse_arguments
+from minicpmv.training.course import describe_course, find_changes, find_extension, find_other_base
 from minicpmv.training.settings import Machine, complete_settings
 
 _DATA = [{"path": "a.json", "sha256": "1" * 64}]
+_BASE = BaseIdentity("/models/2_6", "MiniCPM-V-2.6", "a" * 64, "b" * 64)
 
 
-def course(extra: str = "", data: list[dict[str, Any]] = _DATA, *, output: Path = Path("o")) -> dict[str, Any]:
+def course(
+    extra: str = "", data: list[dict[str, Any]] = _DATA, *, output: Path = Path("o"), base: BaseIdentity = _BASE
+) -> dict[str, Any]:
     needed = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", str(output), "--report_to", "none"]
     request = parse_arguments([*needed, *extra.split()])
     settings, _ = complete_settings(request, Machine(False, False))
-    return describe_course(request.run, TrainingArguments(**settings), data)
+    return describe_course(request.run, TrainingArguments(**settings), base, data)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +38,7 @@ def course(extra: str = "", data: list[dict[str, Any]] = _DATA, *, output: Path 
         ("--bf16 true", "--bf16: false then, true now"),
         ("--max_slice_nums 4", "--max_slice_nums: null then, 4 now"),
         ("--gradient_accumulation_steps 2", "--gradient_accumulation_steps: 1 then, 2 now"),
+        ("--torch_compile true", "--torch_compile: null then, {} now"),
     ],
 )
 def test_what_decides_the_numbers_is_compared(extra: str, change: str) -> None:
@@ -72,3 +79,26 @@ def test_what_only_one_of_the_two_knows_is_a_change() -> None:
     del before["seed"]
     assert find_changes(before, course()) == ["--seed: null then, 42 now"]
     assert find_changes(course(), before) == ["--seed: 42 then, null now"]
+
+
+def test_every_flag_of_ours_counts_or_is_named_as_free() -> None:
+    flags = {item.name for item in fields(RunArguments)}
+    free, elsewhere = set(course_module._FREE), set(course_module._ELSEWHERE)
+    assert free | elsewhere <= flags, "a flag that is gone"
+    assert not free & elsewhere
+    assert flags - free - elsewhere <= course().keys()
+    assert not (free | elsewhere) & course().keys()
+
+
+def test_base_counts_by_its_weights_wherever_it_lies() -> None:
+    assert find_other_base(course(), course(base=replace(_BASE, path="/elsewhere"))) is None
+    fine_tuned = replace(_BASE, path="/models/tuned", weights="c" * 64)
+    assert find_other_base(course(), course(base=fine_tuned)) == (
+        f"--model_name_or_path: {_BASE} then, /models/tuned (MiniCPM-V-2.6, weights cccccccccccc) now",
+        True,
+    )
+    larger = replace(fine_tuned, shapes="d" * 64)
+    told = find_other_base(course(), course(base=larger))
+    assert told is not None
+    assert told[1] is False
+    assert find_changes(course(), course(base=larger)) == [], "it is told by itself"

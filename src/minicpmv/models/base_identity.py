@@ -1,0 +1,137 @@
+"""Says which base model an adapter belongs to, and compares it with the one that it is put on.
+
+Shapes do not tell a base from its fine-tune, nor one download from another; an adapter on the wrong one answers, and
+nothing shows that it answers differently. So every adapter that is trained here states the digest of its base's
+weights, in a file of its own that PEFT does not read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from minicpmv.errors import CheckpointError
+from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.models.directories import find_directory
+from minicpmv.models.weight_digests import KEPT, digest_weights
+
+__all__ = ["BASE_FILE", "BaseIdentity", "compare_base", "identify_base", "read_base", "warn_of_base", "write_base"]
+
+BASE_FILE = "base_model.json"
+"""File beside ``adapter_config.json``."""
+
+_SHOWN = 12
+"""Digits of a digest."""
+_ENDINGS = ["*.json", "*.safetensors", "*.bin"]
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseIdentity:
+    """A base model, told from others of its shape."""
+
+    path: str
+    """Directory or hub name, for messages: what moves stays what it is."""
+    model: str
+    """The release, as ``openbmb/MiniCPM-V-2_6``."""
+    weights: str
+    """As ``WeightDigests`` has it."""
+    shapes: str
+    """As ``WeightDigests`` has it."""
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.model}, weights {self.weights[:_SHOWN]})"
+
+
+def identify_base(base: str | Path, *, kept: Path | None = KEPT, **options: Any) -> BaseIdentity:
+    """Read what tells a base model from others.
+
+    Args:
+        base: Its directory or hub name.
+        kept: As for ``digest_weights``.
+        options: Of a download, as for ``find_directory``.
+
+    Raises:
+        CheckpointError: It is not there, or broken.
+    """
+    folder = find_directory(str(base), asked_by="base model", allow_patterns=_ENDINGS, **options)
+    name = str(folder.resolve()) if Path(base).expanduser().is_dir() else str(base)
+    version = MiniCPMVConfig.from_pretrained(folder).minicpmv_version
+    return BaseIdentity(name, version.model, *digest_weights(folder, kept=kept))
+
+
+def write_base(directory: Path, base: BaseIdentity) -> None:
+    """State the base of the adapter in a directory that is not yet in its place."""
+    (directory / BASE_FILE).write_text(json.dumps(asdict(base), indent=2) + "\n", encoding="utf-8")
+
+
+def read_base(adapter: str | Path) -> BaseIdentity | None:
+    """Return the base that an adapter states; None if it was trained by a tool that does not say.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    file = Path(adapter) / BASE_FILE
+    try:
+        return BaseIdentity(**json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{file}: found nothing that can be read ({error}), expected what the adapter's run wrote\n"
+            "  fix: restore the file; without it, the adapter is put on whatever base is named, with a notice"
+        ) from error
+
+
+def compare_base(
+    adapter: str | Path, base: str | Path | BaseIdentity, *, allow_other: bool, switch: str = "--allow-other-base"
+) -> str | None:
+    """Make sure that a base is the one that an adapter was trained on.
+
+    Args:
+        adapter: Its directory.
+        base: What it is put on.
+        allow_other: Whether another one is allowed.
+        switch: What allows it, for the message.
+
+    Returns:
+        What was allowed: both bases in words; None if they are one, or the adapter does not say.
+
+    Raises:
+        CheckpointError: It is another one.
+    """
+    then = read_base(adapter)
+    if then is None:
+        _warn(f"{adapter}: it does not say which weights it was trained on ({BASE_FILE}), so the base is not compared")
+        return None
+    now = base if isinstance(base, BaseIdentity) else identify_base(base)
+    if then.weights == now.weights:
+        return None
+    if not allow_other:
+        raise CheckpointError(
+            f"{adapter}: found an adapter of {then}, expected one of {now}, whose weights are others\n"
+            f"  fix: name the base that it was trained on, or train one for this base; {switch} uses it all the same"
+        )
+    return f"trained on {then}, put on {now}"
+
+
+def warn_of_base(adapter: str | Path, base: str | Path, *, allow_other: bool) -> str | None:
+    """Compare as ``compare_base`` does, and log a warning of what was allowed.
+
+    Raises:
+        CheckpointError: It is another one.
+    """
+    allowed = compare_base(adapter, base, allow_other=allow_other)
+    if allowed is not None:
+        _warn(f"{adapter}: {allowed}")
+    return allowed
+
+
+@lru_cache(maxsize=256)
+def _warn(text: str) -> None:
+    """Say it once: several steps of a command look at one adapter."""
+    _logger.warning("notice: %s", text)
