@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.training.checkpoints import STAGING, list_checkpoints, publish, remove_stale, rotate
@@ -19,6 +20,8 @@ def write(output: Path, step: int, *, world_size: int = 1, files: tuple[str, ...
     staged.mkdir(parents=True)
     for name in files:
         (staged / name).write_bytes(b"x" * 10)
+        if name.startswith("rng_state"):
+            torch.save({}, staged / name)
     seal(staged, step=step, world_size=world_size, engine="zero2", course=_COURSE)
     final = output / f"checkpoint-{step}"
     publish(staged, final)
@@ -132,10 +135,10 @@ def test_resume_takes_the_newest_whole_one(tmp_path: Path) -> None:
 
 def test_altered_checkpoint_is_passed_over_and_its_file_named(tmp_path: Path) -> None:
     write(tmp_path, 9)
-    (write(tmp_path, 10) / "rng_state.pth").write_bytes(b"y" * 10)
+    (write(tmp_path, 10) / "w").write_bytes(b"y" * 10)
     point = choose_resume_point("true", output_dir=str(tmp_path), setting=Setting(1, "zero2", _COURSE), overwrite=False)
     assert point.path == str(tmp_path / "checkpoint-9")
-    assert "checkpoint-10 is not whole (rng_state.pth is not what was written" in point.notices[0]
+    assert "checkpoint-10 is not whole (w is not what was written" in point.notices[0]
 
 
 def test_resume_without_any_checkpoint_starts_anew_and_says_so(tmp_path: Path) -> None:
