@@ -38,6 +38,13 @@ def _build_parser() -> argparse.ArgumentParser:
         help="write embedded images into this folder (default: they stay embedded, as data: URLs)",
     )
     parser.add_argument(
+        "--leave-out",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help="do without this key, wherever it stands, though what it holds may matter; may be given several times",
+    )
+    parser.add_argument(
         "--pixel-boxes",
         action="store_true",
         help="boxes in <box>...</box>, or in [...] after </ref>, are in pixels: rewrite them to 0..1000 as the models "
@@ -63,6 +70,7 @@ def run(arguments: Sequence[str]) -> int:
         image_root=options.image_root,
         image_dir=options.image_dir,
         pixel_boxes=options.pixel_boxes,
+        leave_out=options.leave_out,
     )
     for notice in done.notices:
         print(notice, file=sys.stderr)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["GRID", "Box", "BoxError", "find_boxes", "scale_boxes"]
+__all__ = ["GRID", "Box", "BoxError", "find_boxes", "scale_boxes", "write_box"]
 
 GRID = 1000
 """The far edge of an image, whatever its size, in the coordinates that the models were trained on."""
@@ -92,9 +92,31 @@ def _scale(inside: str, image_sizes: Sequence[tuple[int, int]]) -> str:
     if len(image_sizes) != 1:
         found = f"the box {inside!r} in a record with {len(image_sizes)} images"
         raise BoxError(found, "one image, whose size gives the scale", "write this record's boxes on the grid yourself")
-    (width, height), (x1, y1, x2, y2) = image_sizes[0], map(float, match.groups())
-    if not (x1 < x2 <= width and y1 < y2 <= height):
-        found = f"the box {inside!r} in an image of {width} x {height} pixels"
+    x1, y1, x2, y2 = map(float, match.groups())
+    try:
+        return write_box((x1, y1, x2, y2), image_sizes[0], "pixels")
+    except BoxError as error:
+        raise BoxError(f"the box {inside!r} in {error.found.partition(' in ')[2]}", error.expected, error.fix) from None
+
+
+def write_box(box: Box, edges: tuple[int, int], unit: str) -> str:
+    """Write a box as the models were taught.
+
+    >>> write_box((20, 30, 200, 100), (400, 200), "pixels")
+    '<box>50 150 500 500</box>'
+
+    Args:
+        box: In the unit of ``edges``.
+        edges: Width and height of the image.
+        unit: What they are, for the message.
+
+    Raises:
+        BoxError: The box is not one inside the image.
+    """
+    (width, height), (x1, y1, x2, y2) = edges, box
+    if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
+        numbers = " ".join(f"{number:g}" for number in box)
+        found = f"the box {numbers!r} in an image of {width} x {height} {unit}"
         raise BoxError(found, "x1 < x2 <= width and y1 < y2 <= height", "correct the box, or leave it out")
     grid = (x1 * GRID / width, y1 * GRID / height, x2 * GRID / width, y2 * GRID / height)
     return f"<box>{' '.join(str(int(place + 0.5)) for place in grid)}</box>"

@@ -16,12 +16,21 @@ from functools import lru_cache
 from typing import cast
 
 from minicpmv.data.formats.json_list import RepeatedKeys
-from minicpmv.data.placeholders import IMAGE_KEY, PLAIN_PLACEHOLDERS, check_placeholders, parse_image_field
+from minicpmv.data.grounding import check_objects
+from minicpmv.data.marks import check_marks
+from minicpmv.data.placeholders import (
+    IMAGE_KEY,
+    PLAIN_PLACEHOLDERS,
+    check_placeholders,
+    parse_image_field,
+    whole_answer,
+)
 from minicpmv.data.records import RawRecord, quote
 from minicpmv.errors import Problem
 from minicpmv.models.versions import Version
 from minicpmv.processing.chat import Role, Turn, left_out, roles_of
 from minicpmv.processing.images import ImageError, read_data_url
+from minicpmv.processing.thinking import THINK, THOUGHT
 
 __all__ = ["RecordChecker", "check_image_value"]
 
@@ -35,19 +44,8 @@ _ROLE_ALIASES = {
     "chatgpt": "assistant",
 }
 _CONVERSATIONS_ALIASES = ("conversation", "messages", "message", "dialog", "dialogue", "turns", "chat")
-_IMAGE_ALIASES = ("images", "img", "imgs", "image_path", "image_paths", "image_file", "picture", "pictures", "photo")
 _MESSAGE_ALIASES = {"role": ("from", "speaker"), "content": ("value", "text", "message")}
-_MEANINGFUL_MESSAGE_KEYS = (
-    "image",
-    "images",
-    "loss",
-    "mask",
-    "weight",
-    "train",
-    "tool_calls",
-    "function_call",
-)
-"""Keys that other tools act on. Passing over them in silence would train something else than what is written."""
+_TOOL_ROLES = ("tool", "tools", "function", "function_call", "tool_call", "observation", "tool_response", "ipython")
 _MAX_MISSPELT = 40
 """Characters. Longer keys are no misspelling of ours, and comparing them takes long."""
 _HIDES_THE_REST = {"D115", "D120", "D121", "D122", "D124"}
@@ -69,8 +67,13 @@ class RecordChecker:
         self._model = "" if version is None else version.model
         self._for_training = for_training
 
-    def check(self, record: RawRecord) -> Iterator[Problem]:
-        """Yield every problem of a record."""
+    def check(self, record: RawRecord, root: str | None = None) -> Iterator[Problem]:
+        """Yield every problem of a record but its unread keys, which ``unread`` names once for all records.
+
+        Args:
+            record: As read.
+            root: Folder at which relative paths start; None looks for no files that the text may mean.
+        """
         if record.faults:
             yield from record.faults
             return
@@ -94,8 +97,16 @@ class RecordChecker:
         sound = cast("list[dict[str, str]]", messages)
         yield from _check_order(record, sound, for_training=self._for_training)
         yield from self._check_version(record, sound)
-        if not image_faults:
-            yield from check_placeholders(record, sound, parse_image_field(fields.get("image")))
+        if self._for_training:
+            yield from _check_weights(record, sound)
+        if image_faults:
+            return
+        images = parse_image_field(fields.get("image"))
+        objects = cast("dict[str, object] | None", fields.get("objects"))
+        if objects is not None:
+            yield from check_objects(record, sound, objects, len(images.paths))
+        marks = list(check_marks(record, sound, images.paths, root, has_objects=objects is not None))
+        yield from marks or check_placeholders(record, sound, images)
 
     def _check_version(self, record: RawRecord, messages: Sequence[Mapping[str, str]]) -> Iterator[Problem]:
         for number, message in enumerate(messages):
@@ -104,11 +115,34 @@ class RecordChecker:
                 found, expected = f"a {message['role']} turn", f"none: {self._model} was trained without"
                 fix = "remove the turn, or put its text into the first user turn"
                 yield Problem("D151", record.where(f"{name}.role"), found, expected, fix)
+            if "reasoning_content" in message:
+                yield from self._check_thinking(record, name, message)
         if self._version is not None and self._for_training:
-            turns = [Turn(cast("Role", message["role"]), (message["content"],)) for message in messages]
+            turns = [Turn(cast("Role", message["role"]), (whole_answer(message),)) for message in messages]
             for left in left_out(turns, self._version):
                 where = record.where(f"conversations[{left.turn}].content")
                 yield Problem("D152", where, left.found, left.expected, left.fix)
+
+    def _check_thinking(self, record: RawRecord, name: str, message: Mapping[str, str]) -> Iterator[Problem]:
+        where, thought = record.where(f"{name}.reasoning_content"), message["reasoning_content"]
+        if self._version is not None and not self._version.thinking:
+            without = "leave the thinking out (minicpmv convert --leave-out reasoning_content)"
+            fix = f"{without}, or write it into the answer's text"
+            yield Problem("D164", where, f"thinking: {quote(thought)}", f"none: {self._model} has no place for it", fix)
+        elif any(mark in text for mark in (THINK, THOUGHT) for text in (thought, message["content"])):
+            found, fix = (
+                f"thinking here, and {THINK} or {THOUGHT} in the text",
+                "write it in one place, without the marks here",
+            )
+            yield Problem("D164", where, found, "the thinking once", fix)
+
+
+def _check_weights(record: RawRecord, messages: Sequence[Mapping[str, object]]) -> Iterator[Problem]:
+    """Yield a problem if no answer of a record is learnt: it would cost time and change nothing."""
+    answers = [message for message in messages if message["role"] == "assistant"]
+    if answers and not any(message.get("weight", 1) for message in answers):
+        fix = "remove the record, or set the weight of an answer above 0"
+        yield Problem("D163", record.where("conversations"), "no answer that is learnt", "at least one", fix)
 
 
 def _check_keys(record: RawRecord, fields: Mapping[str, object]) -> Iterator[Problem]:
@@ -118,11 +152,6 @@ def _check_keys(record: RawRecord, fields: Mapping[str, object]) -> Iterator[Pro
         found = f"the key {alias!r} instead" if alias else _list_keys(fields)
         fix = f"rename {alias!r} to 'conversations'" if alias else "add the messages under 'conversations'"
         yield Problem("D111", record.where("conversations"), found, "the key 'conversations'", fix)
-    alias = None if "image" in fields else _find_alias(fields, "image", _IMAGE_ALIASES)
-    if alias:
-        fix = f"rename {alias!r} to 'image'"
-        name = alias if alias.isprintable() else repr(alias)
-        yield Problem("D112", record.where(name), f"the key {alias!r}", "images under the key 'image'", fix)
 
 
 def _check_repeated(record: RawRecord, name: str, fields: Mapping[str, object]) -> Iterator[Problem]:
@@ -187,7 +216,7 @@ def check_image_value(record: RawRecord, value: object) -> Iterator[Problem]:
             yield Problem("D130", record.where(field), quote(path), expected, fix)
         elif path.startswith("data:"):
             yield from _check_data_url(record.where(field), path)
-        elif re.match(r"(?:https?|s3|ftp):", path):
+        elif re.match(r"(?:https?|s3|ftp|gs|hdfs|oss|file):", path):
             fix = "save the image as a file and write its path"
             yield Problem("D132", record.where(field), f"an address: {quote(path)}", "the path of a file", fix)
 
@@ -229,10 +258,6 @@ def _check_message(record: RawRecord, number: int, message: object) -> Iterator[
             found = f"the key {alias!r} instead" if alias else _list_keys(fields)
             fix = f"rename {alias!r} to {key!r}" if alias else f"add {key!r}"
             yield Problem("D121", record.where(name), found, f"the key {key!r}", fix)
-    for key in _MEANINGFUL_MESSAGE_KEYS:
-        if key in fields:
-            fix = "name images under 'image' of the record" if key.startswith("image") else "remove the key"
-            yield Problem("D125", record.where(f"{name}.{key}"), f"the key {key!r}", "only role and content", fix)
     if "role" in fields and fields["role"] not in _ROLES:
         yield _unknown_role(record.where(f"{name}.role"), fields["role"])
     if "content" in fields:
@@ -243,6 +268,8 @@ def _unknown_role(where: str, role: object) -> Problem:
     meant = role.strip().lower() if isinstance(role, str) else ""
     meant = _ROLE_ALIASES.get(meant, meant)
     fix = f"write '{meant}'" if meant in _ROLES else "write 'user' for questions and 'assistant' for answers"
+    if meant in _TOOL_ROLES:
+        fix = "tools cannot be trained here: write call and result into the texts, or leave the record out"
     return Problem("D122", where, f"the role {quote(role)}", "user, assistant or system", fix)
 
 

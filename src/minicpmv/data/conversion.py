@@ -9,15 +9,16 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from minicpmv.data.boxes import BoxError, scale_boxes
 from minicpmv.data.embedded import data_url, image_kind, is_embedded, read_embedded
+from minicpmv.data.grounding import fill_marks
 from minicpmv.data.ids import digest_record
 from minicpmv.data.image_files import Size
-from minicpmv.data.loading import ImageRoots, check_records
+from minicpmv.data.loading import ImageRoots, check_records, objects_of
 from minicpmv.data.reading import open_records
 from minicpmv.data.records import RawRecord
 from minicpmv.data.whole_files import replacing
@@ -25,7 +26,8 @@ from minicpmv.errors import DataError, Problem, UsageError
 
 __all__ = ["Conversion", "convert"]
 
-_KEPT = ("id", "image", "conversations", "references")
+_OF_ANSWERS = ("weight", "reasoning_content")
+"""Keys that an answer may have beside its text."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,9 +36,9 @@ class Conversion:
 
     num_records: int
     left_out: tuple[str, ...]
-    """Keys of records that mean nothing here, such as ``source`` or ``model``."""
-    notices: tuple[Problem, ...] = ()
-    """What is to be said of ids that records of several files share."""
+    """Keys that nothing here reads, such as ``source`` or ``model``, those inside of records with the place before."""
+    notices: tuple[Problem, ...]
+    """What ``check`` says of them, of records that have no messages, and of ids that several files share."""
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)
@@ -45,6 +47,7 @@ class _Target:
     roots: ImageRoots
     image_dir: Path | None
     pixel_boxes: bool
+    leave_out: frozenset[str]
 
 
 def convert(
@@ -54,6 +57,7 @@ def convert(
     image_root: str | None = None,
     image_dir: str | None = None,
     pixel_boxes: bool = False,
+    leave_out: Collection[str] = (),
 ) -> Conversion:
     """Read data and write all of them, in order, into one file.
 
@@ -63,6 +67,8 @@ def convert(
         image_root: Folder at which relative image paths of the data start; each file's own folder if not given.
         image_dir: Folder for embedded images; without it they stay embedded, as ``data:`` URLs.
         pixel_boxes: Whether boxes are in pixels and to be rewritten; see ``boxes``.
+        leave_out: Keys to do without, wherever they stand: those that would be a problem because nothing reads them,
+            and those that are read and optional.
 
     Raises:
         DataError: With every problem of the data. Nothing is written.
@@ -71,9 +77,11 @@ def convert(
     records: list[RawRecord] = []
     problems: list[Problem] = []
     sizes: list[Sequence[Size]] = []
+    unread: set[str] = set()
+    notices: list[Problem] = []
     for path in paths:
         try:
-            checked = check_records(open_records(path), image_root=image_root)
+            checked = check_records(open_records(path), image_root=image_root, leave_out=leave_out)
         except DataError as error:
             problems += error.problems
             continue
@@ -81,13 +89,17 @@ def convert(
         if not checked.problems:
             records += checked.raw
             sizes += checked.sizes
-    notices, repeated = _check_repeated(records, ImageRoots(image_root))
+        unread |= set(checked.left_out)
+        notices += checked.notices
+    said, repeated = _check_repeated(records, ImageRoots(image_root))
+    notices += said
     problems += repeated
     target = _Target(
         output=Path(output),
         roots=ImageRoots(image_root),
         image_dir=None if image_dir is None else Path(image_dir),
         pixel_boxes=pixel_boxes,
+        leave_out=frozenset(leave_out),
     )
     texts: list[dict[str, Any]] = []
     for record, of_images in zip(records, sizes, strict=True):
@@ -98,8 +110,7 @@ def convert(
         raise DataError(problems)
     lines = [_line(record, made, target) for record, made in zip(records, texts, strict=True)]
     _write(target.output, "".join(lines).encode())
-    left_out = {key for record in records for key in _fields(record) if key not in _KEPT}
-    return Conversion(num_records=len(lines), left_out=tuple(sorted(left_out)), notices=tuple(notices))
+    return Conversion(num_records=len(lines), left_out=tuple(sorted(unread)), notices=tuple(notices))
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -169,13 +180,15 @@ def _texts(record: RawRecord, sizes: Sequence[Size], target: _Target) -> tuple[d
             problems.append(Problem("D139", record.where(field), error.found, error.expected, error.fix))
             return text
 
+    messages = fill_marks(fields["conversations"], objects_of(record) or None, sizes)
     made: dict[str, Any] = {
         "conversations": [
             {"role": message["role"], "content": rewritten(message["content"], f"conversations[{number}].content")}
-            for number, message in enumerate(fields["conversations"])
+            | {key: message[key] for key in _OF_ANSWERS if key in message and key not in target.leave_out}
+            for number, message in enumerate(messages)
         ]
     }
-    if fields.get("references"):
+    if fields.get("references") and "references" not in target.leave_out:
         made["references"] = [
             rewritten(text, f"references[{number}]") for number, text in enumerate(fields["references"])
         ]

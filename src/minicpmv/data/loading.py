@@ -6,7 +6,7 @@ Needs neither torch nor a model, so that a bad file stops a run in its first sec
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -18,6 +18,7 @@ from minicpmv.data.checking import RecordChecker, check_image_value
 from minicpmv.data.embedded import is_embedded, read_embedded
 from minicpmv.data.file_state import FileStates
 from minicpmv.data.folders import data_folder
+from minicpmv.data.grounding import check_boxes, fill_marks
 from minicpmv.data.ids import IdRegister
 from minicpmv.data.image_faults import ImageUse
 from minicpmv.data.image_files import Size
@@ -26,6 +27,7 @@ from minicpmv.data.placeholders import build_turns, parse_image_field
 from minicpmv.data.reading import log_notice, open_records
 from minicpmv.data.records import RawRecord, Record
 from minicpmv.data.sequences import LazySequence
+from minicpmv.data.unread import UnreadKeys
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.models.versions import Version
 
@@ -38,6 +40,7 @@ __all__ = [
     "check_records",
     "image_uses",
     "load_records",
+    "objects_of",
 ]
 
 _AT_A_TIME = 256
@@ -54,9 +57,13 @@ class Checked:
     """Of the images of each, as its ``image`` value lists them; none where they cannot be told."""
     problems: list[tuple[int, Problem]]
     """Each with the position of its record, in the order of the records. An image that cannot be read is one problem,
-    of the first record that has it."""
+    of the first record that has it; so is a key that nothing reads."""
     bad: NDArray[np.int64]
     """Positions of all records that cannot be trained on."""
+    notices: tuple[Problem, ...] = ()
+    """What was read otherwise than it is written, or not at all: of each key one, in the order of the files."""
+    left_out: tuple[str, ...] = ()
+    """Keys that nothing reads."""
 
 
 class Records(LazySequence[Record]):
@@ -128,6 +135,7 @@ def check_records(
     version: Version | None = None,
     states: FileStates | None = None,
     for_training: bool = True,
+    leave_out: Collection[str] = (),
 ) -> Checked:
     """Read every record once, judge it, and look at its images, a few hundred records at a time.
 
@@ -137,12 +145,13 @@ def check_records(
         version: As there.
         states: Where the state of every image file is taken down before it is opened.
         for_training: As for ``RecordChecker``.
+        leave_out: Keys that are to be left out: they are no problem, whatever they hold.
 
     Raises:
         UsageError: ``image_root`` is not a folder.
     """
     check_image_root(image_root, name="image root")
-    return _check(raw, ImageRoots(image_root), version, states, for_training=for_training)
+    return _check(raw, ImageRoots(image_root), version, states, for_training=for_training, leave_out=leave_out)
 
 
 def check_image_root(image_root: str | os.PathLike[str] | None, *, name: str) -> None:
@@ -167,31 +176,51 @@ def _check(
     states: FileStates | None = None,
     *,
     for_training: bool = True,
+    leave_out: Collection[str] = (),
 ) -> Checked:
     checker = RecordChecker(version=version, for_training=for_training)
-    ids, reader, sizes = IdRegister(), SizeReader(states), ImageSizes()
+    ids, unread, reader, sizes = IdRegister(), UnreadKeys(leave_out), SizeReader(states), ImageSizes()
     problems: list[tuple[int, Problem]] = []
     unreadable: list[int] = []
     for start in range(0, len(raw), _AT_A_TIME):
         uses: list[list[ImageUse]] = []
+        with_boxes: dict[int, RawRecord] = {}
         for position in range(start, min(start + _AT_A_TIME, len(raw))):
-            record = raw[position]
-            problems += [(position, problem) for problem in checker.check(record)]
+            record, num_problems = raw[position], len(problems)
+            root = roots.of(record)
+            problems += [(position, problem) for problem in checker.check(record, root)]
             ids.add(record, position)
-            uses.append(list(image_uses(record, roots.of(record), record=position)))
+            if record.unread or record.reading:
+                unread.add(record, position, root)
+            uses.append(list(image_uses(record, root, record=position)))
+            if len(problems) == num_problems and objects_of(record):
+                with_boxes[position] = record
         found = iter(reader.read([use for of_record in uses for use in of_record]))
-        for of_record in uses:
+        for position, of_record in enumerate(uses, start):
             known = [next(found) for _ in of_record]
             sizes.append([size for size in known if size is not None])
             if None in known:
-                unreadable.append(of_record[0].record)
+                unreadable.append(position)
+            elif record := with_boxes.get(position):
+                problems += [(position, each) for each in check_boxes(record, objects_of(record), sizes[position])]
     repeated = ids.judge(raw)
     problems += [*repeated.problems, *reader.problems()]
     for _, notice in repeated.notices:
         log_notice(notice)
+    for positions, problem in unread.problems():
+        problems.append((int(positions[0]), problem))
+        unreadable += positions.tolist()
     problems.sort(key=lambda found: found[0])
     bad = np.unique(np.array([*unreadable, *(position for position, _ in problems)], dtype=np.int64))
-    return Checked(raw=raw, sizes=sizes, problems=problems, bad=bad)
+    notices = tuple(notice for _, notice in sorted(unread.notices(), key=lambda found: found[0]))
+    return Checked(raw=raw, sizes=sizes, problems=problems, bad=bad, notices=notices, left_out=tuple(unread.names()))
+
+
+def objects_of(record: RawRecord) -> dict[str, object]:
+    """Return the names and boxes that a record holds apart from its text."""
+    fields = cast("dict[str, object]", record.value) if isinstance(record.value, dict) else {}
+    objects = fields.get("objects")
+    return cast("dict[str, object]", objects) if isinstance(objects, dict) else {}
 
 
 class ImageRoots:
@@ -256,7 +285,8 @@ def build_record(raw: RawRecord, root: str, sizes: Sequence[Size]) -> Record:
     """
     fields = cast("dict[str, object]", raw.value)
     field = parse_image_field(fields.get("image"))
-    turns, order = build_turns(cast("list[dict[str, str]]", fields["conversations"]), field)
+    messages = cast("list[dict[str, object]]", fields["conversations"])
+    turns, order = build_turns(fill_marks(messages, objects_of(raw) or None, sizes), field)
     sources = [field.paths[position] for position in order]
     return Record(
         source=raw.source,

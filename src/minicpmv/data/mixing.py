@@ -82,6 +82,8 @@ class Mixture:
     """All that the records and the sizes of their images depend on, for JSON; None if nobody has looked at images."""
     num_recalled: int
     """How many of the records of all sources were found as checked before."""
+    notices: tuple[Problem, ...] = ()
+    """Keys that nothing reads, and records that were read otherwise than they are written; once for each file."""
 
 
 def load_mixture(
@@ -115,7 +117,7 @@ def load_mixture(
     left_out: dict[str, list[Problem]] = {}
     contents: dict[str, Content] = {}
     identity: list[Any] = [seed]
-    num_recalled = 0
+    num_recalled, notices = 0, list[Problem]()
     for source in sources:
         try:
             raw, content = open_source(source.path)
@@ -130,6 +132,7 @@ def load_mixture(
             problems += error.problems
             continue
         num_recalled += is_recalled * len(raw)
+        notices += checked.notices
         name = Path(source.path).name  # decides with the seed which records a broken weight takes
         identity.append([name, source.weight, content, _digest(*checked.sizes.as_arrays(), checked.bad)])
         records: Sequence[Record] = Records(raw, checked.sizes, image_root=image_root)
@@ -147,6 +150,7 @@ def load_mixture(
         contents=contents,
         identity=identity if check_first else None,
         num_recalled=num_recalled,
+        notices=tuple(notices),
     )
 
 

@@ -10,13 +10,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from minicpmv.data.records import RawRecord
 from minicpmv.errors import Problem
 from minicpmv.processing.chat import ImageRef, Role, Turn
+from minicpmv.processing.thinking import THINK, THOUGHT
 
-__all__ = ["IMAGE_KEY", "PLAIN_PLACEHOLDERS", "ImageField", "build_turns", "check_placeholders", "parse_image_field"]
+__all__ = [
+    "IMAGE_KEY",
+    "PLAIN_PLACEHOLDERS",
+    "ImageField",
+    "build_turns",
+    "check_placeholders",
+    "parse_image_field",
+    "whole_answer",
+]
 
 PLAIN_PLACEHOLDERS = ("<image>", "<ImageHere>")
 """The two spellings of the seeds; they mean the same."""
@@ -59,7 +68,7 @@ def _find_placeholders(text: str) -> list[str]:
     return _PLACEHOLDER.findall(text)
 
 
-def build_turns(messages: Sequence[Mapping[str, str]], field: ImageField) -> tuple[tuple[Turn, ...], tuple[int, ...]]:
+def build_turns(messages: Sequence[Mapping[str, Any]], field: ImageField) -> tuple[tuple[Turn, ...], tuple[int, ...]]:
     """Turn checked messages into turns.
 
     Returns:
@@ -75,11 +84,17 @@ def build_turns(messages: Sequence[Mapping[str, str]], field: ImageField) -> tup
     for message in messages:
         role, text = cast("Role", message["role"]), message["content"]
         if role != "user":
-            turns.append(Turn(role, (text,)))
+            turns.append(Turn(role, (whole_answer(message),), weight=float(message.get("weight", 1))))
             continue
         turns.append(Turn(role, leading + _split(text, positions, alone=not leading)))
         leading = ()
     return tuple(turns), tuple(order)
+
+
+def whole_answer(message: Mapping[str, Any]) -> str:
+    """Return the text of a message with the thinking before it, as the releases that think write it."""
+    thought = message.get("reasoning_content")
+    return f"{THINK}\n{thought.strip(chr(10))}\n{THOUGHT}\n\n{message['content']}" if thought else message["content"]
 
 
 def _image_order(messages: Sequence[Mapping[str, str]], field: ImageField) -> Iterator[int]:

@@ -6,6 +6,8 @@ hold is known by their sizes and times of change, since opening them all is what
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 from collections.abc import Sequence
 
@@ -18,6 +20,7 @@ from minicpmv.data.folders import data_folder
 from minicpmv.data.image_sizes import ImageSizes
 from minicpmv.data.loading import Checked, check_image_root, check_records
 from minicpmv.data.records import RawRecord
+from minicpmv.errors import Problem
 from minicpmv.models.versions import Version
 
 __all__ = ["check_or_recall"]
@@ -54,19 +57,22 @@ def check_or_recall(
         folder=os.path.realpath(data_folder(path) if image_root is None else image_root),  # relative images start there
         version=None if version is None else version.name,
     )
-    sizes = _recall(entry, len(raw))
-    if sizes is not None:
-        return Checked(raw=raw, sizes=sizes, problems=[], bad=np.zeros(0, np.int64)), True
+    recalled = _recall(entry, len(raw))
+    if recalled is not None:
+        sizes, notices = recalled
+        return Checked(raw=raw, sizes=sizes, problems=[], bad=np.zeros(0, np.int64), notices=notices), True
     states = FileStates()
     checked = check_records(raw, image_root=image_root, version=version, states=states)
     if not len(checked.bad):
         (ends, pixels), (paths, numbers) = checked.sizes.as_arrays(), states.as_arrays()
-        entry.store(ends=ends, pixels=pixels, paths=paths, states=numbers)
+        said = json.dumps([dataclasses.astuple(notice) for notice in checked.notices]).encode()
+        entry.store(ends=ends, pixels=pixels, paths=paths, states=numbers, notices=np.frombuffer(said, np.uint8))
     return checked, False
 
 
-def _recall(entry: Entry, num_records: int) -> ImageSizes | None:
+def _recall(entry: Entry, num_records: int) -> tuple[ImageSizes, tuple[Problem, ...]] | None:
     found = entry.load()
     if found is None or len(found["ends"]) != num_records or not are_unchanged(found["paths"], found["states"]):
         return None
-    return ImageSizes.from_arrays(found["ends"], found["pixels"])
+    notices = tuple(Problem(*said) for said in json.loads(found["notices"].tobytes()))
+    return ImageSizes.from_arrays(found["ends"], found["pixels"]), notices

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 from minicpmv.errors import Problem
 from minicpmv.processing.chat import Turn
 
-__all__ = ["FieldNames", "RawRecord", "Record", "place", "quote"]
+__all__ = ["OWN_NAMES", "FieldNames", "Level", "RawRecord", "Record", "Unread", "place", "quote"]
+
+Level = Literal["record", "message", "answer", "part", "image", "objects"]
+"""What holds a key: an answer is a message of the assistant, an image the struct of one."""
 
 _MAX_QUOTED = 60
 """Characters of a user's value that a message repeats."""
@@ -48,6 +51,8 @@ class FieldNames:
     image: str = "image"
     parts: tuple[str, ...] = ()
     """Where images stand that are parts of messages: ``messages[0].content[1].image_url.url``."""
+    texts: tuple[str, ...] = ()
+    """Where the text of each message stands, if not all of them are in one list: ``("system", "question")``."""
 
     def written(self, field: str) -> str:
         """Translate a field of our form.
@@ -62,6 +67,10 @@ class FieldNames:
             return self.image + field.removeprefix("image")
         if not field.startswith("conversations"):
             return field
+        if self.texts and (match := re.match(r"conversations\[(\d+)\]", field)):
+            text, rest = self.texts[int(match[1])], field[match.end() :]
+            message = text.removesuffix(f".{self.content}")
+            return text if message == text or rest == ".content" else message + rest.replace(".role", f".{self.role}")
         field = self.conversations + field.removeprefix("conversations")
         for ours, theirs in (("role", self.role), ("content", self.content)):
             if field.endswith(f"].{ours}"):
@@ -70,6 +79,17 @@ class FieldNames:
 
 
 OWN_NAMES = FieldNames()
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A key of a record, or of something in it, that nothing here reads."""
+
+    level: Level
+    place: str
+    """The field that holds it, as the user wrote it; empty for the record."""
+    key: str
+    value: object
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,11 +103,15 @@ class RawRecord:
     line: int | None
     """Line on which the record begins, from 1; None where the reader cannot tell (JSON5) or there are no lines."""
     value: object
-    """Whatever stands there, with embedded images as bytes. Only ``checking`` makes sure that its shape is right."""
+    """Whatever was read of it, with embedded images as bytes. Only ``checking`` makes sure that its shape is right."""
     names: FieldNames = OWN_NAMES
     """What its fields are called in the file."""
     faults: tuple[Problem, ...] = ()
     """What kept it from being read, or from being brought into our form. If there are any, ``value`` says little."""
+    unread: tuple[Unread, ...] = ()
+    """All that stands in the record and is not in ``value``: what no reader took. Null counts as left out."""
+    reading: str = ""
+    """How a record without messages was read: ``'instruction' and 'input' as the question``."""
 
     def where(self, field: str = "") -> str:
         """Name this record, or one field of it."""

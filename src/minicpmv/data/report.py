@@ -133,7 +133,8 @@ def findings_as_json(findings: Sequence[Finding], severity: Literal["problem", "
 
 
 def _num_records(findings: Iterable[Finding]) -> int:
-    return len({finding.record.position for finding in findings if finding.record is not None})
+    named = ((finding.record, finding.also) for finding in findings)
+    return len({position for record, also in named if record is not None for position in (record.position, *also)})
 
 
 def _example(finding: Finding) -> dict[str, Any]:

@@ -16,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minicpmv.data.checking import RecordChecker
+from minicpmv.data.grounding import check_boxes
 from minicpmv.data.ids import IdRegister
 from minicpmv.data.image_faults import ImageUse
 from minicpmv.data.image_files import Size, survey_images
-from minicpmv.data.loading import ImageRoots, build_record, check_image_root, image_uses
+from minicpmv.data.loading import ImageRoots, build_record, check_image_root, image_uses, objects_of
 from minicpmv.data.oddities import find_path_oddity, find_text_oddities, messages_of
 from minicpmv.data.reading import open_records
 from minicpmv.data.records import RawRecord, Record
 from minicpmv.data.sequences import Concatenated, LazySequence, Selected
+from minicpmv.data.unread import UnreadKeys
 from minicpmv.errors import DataError, Problem
 from minicpmv.models.versions import Version
 
@@ -52,6 +54,8 @@ class Finding:
     """The data file, as the user wrote it."""
     record: RecordName | None = None
     """None where the whole file is meant."""
+    also: tuple[int, ...] = ()
+    """Positions of all other records that have the same problem: that of a key which nothing reads."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +116,7 @@ class Survey:
     _num_turns: int = 0
     _num_characters: int = 0
     _uses: list[ImageUse] = field(default_factory=list[ImageUse])
+    _with_boxes: list[int] = field(default_factory=list[int])
     roots: ImageRoots = field(init=False)
     """Where the relative paths of each record start."""
 
@@ -140,14 +145,20 @@ class Survey:
 
     def _read_records(self, records: Sequence[RawRecord]) -> None:
         start, ids, checker = self._num_records, IdRegister(), RecordChecker(version=self.version)
+        unread = UnreadKeys()
         for position, record in enumerate(records, start):
-            self._add(record, position, checker.check(record))
+            num_findings, root = len(self.findings), self.roots.of(record)
+            self._add(record, position, checker.check(record, root))
+            if len(self.findings) == num_findings and objects_of(record):
+                self._with_boxes.append(position)
             ids.add(record, position - start)
+            if record.unread or record.reading:
+                unread.add(record, position, root)
             self._add(record, position, find_text_oddities(record))
             texts = [content for _, _, content in messages_of(record)]
             self._num_turns += len(texts)
             self._num_characters += sum(map(len, texts))
-            uses = list(image_uses(record, self.roots.of(record), record=position))
+            uses = list(image_uses(record, root, record=position))
             self._num_with_images += bool(uses)
             self._uses += uses
             oddities = [find_path_oddity(use.where, use.written) for use in uses if use.written]
@@ -156,6 +167,11 @@ class Survey:
         repeated = ids.judge(records)
         for index, problem in repeated.problems:
             self._add(records[index], start + index, [problem])
+        for positions, problem in unread.problems():
+            first, *also = positions.tolist()
+            self._add(records[first - start], first, [problem], also=tuple(also))
+        for position, notice in unread.notices():
+            self._add(records[position - start], position, [notice])
         self.findings += [Finding(notice, source) for source, notice in repeated.notices]
 
     def _add_notice(self, path: str, notice: Problem) -> None:
@@ -172,6 +188,12 @@ class Survey:
         self.image_sizes = report.sizes
         for position, problem in (*report.problems, *report.notices):
             self.add(position, [problem])
+        for position in self._with_boxes:
+            record = self.records[position]
+            uses = list(image_uses(record, self.roots.of(record), record=position))
+            if all(use.path in self.image_sizes for use in uses):
+                sizes = [self.image_sizes[use.path] for use in uses]
+                self.add(position, check_boxes(record, objects_of(record), sizes))
 
     def statistics(self) -> Statistics:
         """Count what was read until now."""
@@ -190,9 +212,10 @@ class Survey:
     def sound_records(self) -> SoundRecords:
         """Return the records without a problem; images must have been read."""
         faulty = [
-            finding.record.position
+            position
             for finding in self.findings
             if finding.record is not None and finding.problem.severity == "problem"
+            for position in (finding.record.position, *finding.also)
         ]
         unreadable = [use.record for use in self._uses if use.path not in self.image_sizes]
         return SoundRecords(self, np.delete(np.arange(self._num_records), [*faulty, *unreadable]))
@@ -216,7 +239,7 @@ class Survey:
             finding.problem
             for finding in self.findings
             if finding.record is not None
-            and finding.record.position == position
+            and (finding.record.position == position or position in finding.also)
             and finding.problem.severity == "problem"
         ]
 
@@ -224,8 +247,10 @@ class Survey:
         """Add what was found about a record, by its position among those of all files."""
         self._add(self.records[position], position, problems)
 
-    def _add(self, record: RawRecord, position: int, problems: Iterable[Problem]) -> None:
+    def _add(
+        self, record: RawRecord, position: int, problems: Iterable[Problem], *, also: tuple[int, ...] = ()
+    ) -> None:
         for problem in problems:
             record_id = cast("dict[str, object]", record.value).get("id") if isinstance(record.value, dict) else None
             name = RecordName(position, record.index, record.line, record_id)
-            self.findings.append(Finding(problem, record.source, name))
+            self.findings.append(Finding(problem, record.source, name, also))

@@ -99,6 +99,9 @@ def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int
         )
 
     mixtures = [load(run.train_sources), load(run.eval_sources)]
+    for mixture in mixtures:
+        for found in mixture.notices:
+            notice(str(found))
     processor = MiniCPMVProcessor.from_pretrained(base.path)
     train, held_out = datasets = [_make_dataset(run, mixture, processor) for mixture in mixtures]
     reports: list[LengthReport] = []

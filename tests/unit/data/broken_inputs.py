@@ -133,6 +133,7 @@ def all_cases() -> list[Case]:
         *_image_values(),
         *_image_files(),
         *_odd_texts(),
+        *_objects(),
     ]
 
 
@@ -268,6 +269,21 @@ def _records() -> Iterator[Case]:
         "two_image_keys": ("D117", {**GOOD, "image": "a.png", "images": ["b.png"]}),
         "two_styles": ("D117", {**GOOD, "messages": GOOD["conversations"]}),
         "part_of_a_video": ("D118", {"messages": [{"role": "user", "content": [{"type": "video", "path": "a.mp4"}]}]}),
+        "rejected_key": ("D160", {**GOOD, "rejected": "No."}),
+        "label_key": ("D160", {**GOOD, "label": False}),
+        "boxes_key": ("D160", {**GOOD, "regions": [[1, 2, 3, 4]]}),
+        "film_key": ("D160", {**GOOD, "clip": "a.mp4"}),
+        "text_key": ("D160", {**GOOD, "caption": "A cat on a sofa. " * 9}),
+        "source_key": ("D320", {**GOOD, "source": "coco", "meta": {"split": 1}}),
+        "question_and_answer": ("D321", {"question": "Why?", "answer": "So."}),
+        "two_answers_to_a_question": ("D117", {"question": "Why?", "answer": "So.", "response": "No."}),
+        "history_of_words": ("D115", {"query": "Why?", "response": "So.", "history": ["Why?"]}),
+        "nothing_is_learnt": ("D163", {"conversations": [GOOD["conversations"][0], _answer(weight=0)]}),
+        "two_thoughts": ("D117", {"conversations": [GOOD["conversations"][0], _answer(reasoning="a", thinking="b")]}),
+        "thoughts_twice": (
+            "D164",
+            {"conversations": [GOOD["conversations"][0], _answer(reasoning="a", content="<think>b</think>So.")]},
+        ),
         "part_of_a_number": ("D118", {"messages": [{"role": "user", "content": [7]}]}),
         "img_key": ("D112", {**GOOD, "img": "a.png"}),
         "upper_image": ("D112", {**GOOD, "Image": "a.png"}),
@@ -308,7 +324,8 @@ def _messages() -> Iterator[Case]:
         if not isinstance(value, dict):
             yield Case(name=f"message_{name}", code="D120", data=_json([{"conversations": [value, value]}]))
         if not isinstance(value, str):
-            yield _message(f"content_{name}", "D124", {"role": "user", "content": value})
+            code = "D124" if not isinstance(value, list) else "D118" if value else "D127"
+            yield _message(f"content_{name}", code, {"role": "user", "content": value})
         yield _message(f"role_{name}", "D122", {"role": value, "content": "Why?"})
     for role in (
         "human",
@@ -332,8 +349,33 @@ def _messages() -> Iterator[Case]:
         "upper": {"Role": "user", "Content": "Why?"},
     }.items():
         yield _message(f"message_{name}", "D121", message)
-    for key in ("image", "images", "loss", "mask", "weight", "train", "tool_calls", "function_call"):
-        yield _message(f"message_key_{key}", "D125", {"role": "user", "content": "Why?", key: None})
+    for key in ("image", "images", "mask", "tool_calls", "function_call"):
+        yield _message(f"message_key_{key}", "D160", {"role": "user", "content": "Why?", key: "x"})
+    for key in ("loss", "weight", "train"):
+        yield _message(f"question_{key}", "D162", {"role": "user", "content": "Why?", key: 1})
+        for name, value in {
+            "text": "0",
+            "negative": -1,
+            "nan": float("nan"),
+            "infinity": float("inf"),
+            "list": [0],
+        }.items():
+            data = _json([{"conversations": [GOOD["conversations"][0], _answer(**{key: value})]}])
+            yield Case(name=f"answer_{key}_{name}", code="D162", data=data)
+    for name, written in {
+        "a_half": {"loss": 0.5},
+        "against": {"loss": True, "weight": 0},
+        "two": {"weight": 1, "loss_weight": 2},
+    }.items():
+        data = _json([{"conversations": [GOOD["conversations"][0], _answer(**written)]}])
+        yield Case(name=f"weight_{name}", code="D162", data=data)
+    for name, text in {
+        "ref": "<ref-object>?",
+        "box": "<bbox>?",
+        "img": "<img>a.png</img>?",
+        "video": "<video>Why?",
+    }.items():
+        yield Case(name=f"mark_of_a_{name}", code="D161", data=_json([{"conversations": conversation(text, "So.")}]))
     for name, blank in {
         "nothing": "",
         "space": " ",
@@ -545,6 +587,34 @@ def _odd_texts() -> Iterator[Case]:
     for name, text in {"windows": "a\r\nb", "old_mac": "a\rb", "end": "a\r"}.items():
         yield Case(name=f"return_{name}", code="D313", data=_json([{"conversations": conversation(text, "So.")}]))
     yield Case(name="lost_character", code="D314", data=_json([{"conversations": conversation("Why\ufffd", "So.")}]))
+
+
+def _objects() -> Iterator[Case]:
+    for name, objects in {
+        "too_few": {"ref": ["cat"], "bbox": []},
+        "too_many": {"ref": ["cat"], "bbox": [[1, 2, 3, 4], [1, 2, 3, 4]]},
+        "outside": {"ref": ["cat"], "bbox": [[1, 2, 300, 4]]},
+        "turned": {"ref": ["cat"], "bbox": [[3, 2, 1, 4]]},
+        "parts_as_pixels": {"ref": ["cat"], "bbox": [[0.1, 0.2, 0.3, 0.4]]},
+        "beyond_one": {"ref": ["cat"], "bbox": [[1, 2, 3, 4]], "bbox_type": "norm1"},
+        "unknown_unit": {"ref": ["cat"], "bbox": [[1, 2, 3, 4]], "bbox_type": "cm"},
+        "point": {"ref": ["cat"], "bbox": [[1, 2]]},
+        "words": {"ref": ["cat"], "bbox": ["1 2 3 4"]},
+        "no_name": {"ref": [""], "bbox": [[1, 2, 3, 4]]},
+        "no_list": {"ref": "cat", "bbox": [[1, 2, 3, 4]]},
+        "no_such_image": {"ref": ["cat"], "bbox": [[1, 2, 3, 4]], "image_id": [1]},
+        "images_of_others": {"ref": ["cat"], "bbox": [[1, 2, 3, 4]], "image_id": [0, 0]},
+    }.items():
+        value = {
+            "image": "a.png",
+            "conversations": conversation("Where is <ref-object>?", "<bbox>"),
+            "objects": objects,
+        }
+        yield Case(name=f"objects_{name}", code="D165", data=_json([value]), files={"a.png": _encode("PNG")})
+
+
+def _answer(**fields: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": "So.", **fields}
 
 
 def _json(value: Any) -> bytes:

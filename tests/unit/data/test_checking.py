@@ -87,7 +87,7 @@ def test_all_problems_are_reported_in_file_order() -> None:
         with_messages(USER, {"role": "assistant", "content": " "}, {"role": "tool", "content": 3}),
         {"id": "b", "images": ["a.png"], "conversations": conversation("Why?", "")},
     )
-    assert [problem.code for problem in found] == ["D110", "D126", "D122", "D124", "D112", "D126"]
+    assert [problem.code for problem in found] == ["D110", "D126", "D122", "D124", "D126"]
 
 
 def test_d107_repeated_keys(tmp_path: Path) -> None:
@@ -117,12 +117,6 @@ def test_d111_misspelt_conversations(key: str) -> None:
 def test_d111_missing_conversations() -> None:
     assert problem_of({"id": "a7", "text": "Why?"}).found == "the keys 'id', 'text'"
     assert problem_of({}).found == "no key at all"
-
-
-@pytest.mark.parametrize("key", ["images", "Image", "image_path", "img"])
-def test_d112_misspelt_image(key: str) -> None:
-    problem = problem_of(with_texts("Why?", "So.", **{key: "a.png"}))
-    assert (problem.code, problem.fix) == ("D112", f"rename '{key}' to 'image'")
 
 
 @pytest.mark.parametrize("value", [1.5, True, ["a"], {}])
@@ -180,7 +174,8 @@ def test_d121_message_without_role_or_content() -> None:
     [
         ("human", "write 'user'"),
         ("Assistant ", "write 'assistant'"),
-        ("tool", "write 'user' for questions and 'assistant' for answers"),
+        ("critic", "write 'user' for questions and 'assistant' for answers"),
+        ("tool", "tools cannot be trained here: write call and result into the texts, or leave the record out"),
         (None, "write 'user' for questions and 'assistant' for answers"),
     ],
 )
@@ -212,11 +207,6 @@ def test_d124_content_not_text(content: Any) -> None:
     problem = problem_of(with_messages({"role": "user", "content": content}, ASSISTANT))
     assert problem.code == "D124"
     assert problem.where.endswith("conversations[0].content")
-
-
-def test_d125_keys_that_would_be_ignored() -> None:
-    problem = problem_of(with_messages(USER, ASSISTANT | {"loss": False, "timestamp": 3}))
-    assert (problem.code, problem.found) == ("D125", "the key 'loss'")
 
 
 @pytest.mark.parametrize(("answer", "found"), [("", "nothing"), (" \n\t", "white space only")])

@@ -1,62 +1,152 @@
 """The styles in which people write conversations, brought into one form before anything is judged.
 
 Ours (``conversations`` with role and content), LLaVA's and ShareGPT's (``conversations`` with from and value),
-OpenAI's (``messages``, whose content is text or parts) and that of transformers (the same with other image parts). What
-fits none of them stays as it is and is judged as ours; what mixes them is a fault. ``FieldNames`` remembers the user's
-own words.
+OpenAI's (``messages``, whose content is text or parts), that of transformers (the same with other image parts), and
+records without messages (``pairs``). What fits none of them stays as it is and is judged as ours; what mixes them is a
+fault. ``FieldNames`` remembers the user's own words.
+
+A value of our form holds the keys of ``_OWN_KEYS`` and nothing else: whatever no reader took is in ``unread``, because
+it was never copied, not because somebody knew its name.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import cast
 
+from minicpmv.data.formats.images import is_image_struct, plain_images
 from minicpmv.data.formats.json_list import RepeatedKeys
-from minicpmv.data.formats.parts import read_parts
-from minicpmv.data.records import FieldNames, RawRecord
+from minicpmv.data.formats.messages import Messages, is_plain_message, is_sharegpt, read_messages, read_plain_sharegpt
+from minicpmv.data.formats.pairs import QUESTIONS, Pair, is_pair, read_pair
+from minicpmv.data.records import OWN_NAMES, FieldNames, RawRecord, Unread
 from minicpmv.errors import Problem
-from minicpmv.processing.images import ImageError, read_data_url
 
 __all__ = ["to_own_form"]
 
-_SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
-"""What ``from`` holds; user, assistant and system are taken as well."""
+_OWN_KEYS = ("id", "image", "conversations", "references", "objects")
+"""Keys of a record in our form."""
+_READ = frozenset({"conversations", "messages", "image", "images", "references", "objects", "system", "system_prompt"})
+_READ = _READ.union(QUESTIONS)
+"""Keys of a record that make a difference here."""
+_OBJECT_KEYS = ("ref", "bbox", "bbox_type", "image_id")
+"""What is read of ms-swift's ``objects``."""
 
-_MEANINGFUL_KEYS = ("system", "tools", "video", "videos", "audio", "audios")
-"""Keys of a record that other tools train on. Passing over them in silence would lose a part of what is written."""
+
+@dataclass(slots=True)
+class _Reading:
+    """One record on its way into our form."""
+
+    record: RawRecord
+    fields: dict[str, object]
+    """As written, without null."""
+    own: dict[str, object] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=lambda: {"id", "references"})
+    names: FieldNames = OWN_NAMES
+    faults: list[Problem] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
+
+    def refuse(self, code: str, place: str, found: str, expected: str, fix: str) -> None:
+        self.faults.append(Problem(code, self.record.where(place), found, expected, fix))
 
 
 def to_own_form(record: RawRecord) -> RawRecord:
-    """Bring a record into our form, and say in its ``names`` what the fields were called.
+    """Bring a record into our form, say in its ``names`` what the fields were called, and in ``unread`` what is left.
 
-    A record that mixes styles, or whose parts cannot be read, keeps its value and gets ``faults``.
+    A record that mixes styles, or whose parts cannot be read, gets ``faults``.
     """
     if not isinstance(record.value, dict):
         return record
-    fields = cast("dict[str, object]", record.value)
-    image_key = _present(fields, "image", "images")
+    written = cast("dict[str, object]", record.value)
+    plain = _read_plain(record, written)
+    if plain is not None:
+        return plain
+    reading = _Reading(record, {key: value for key, value in written.items() if value is not None})
+    fields = reading.fields
     talk_key = _present(fields, "conversations", "messages")
-    faults = [
+    image_key = _present(fields, "image", "images")
+    reading.faults += [
         *_mixed(record, fields, "conversations", "messages"),
         *_mixed(record, fields, "image", "images"),
-        *_check_ignored(record, fields),
         *_check_inner_keys(record, fields, image_key),
     ]
-    names = _shared_names(talk_key, image_key)
-    own = {key: value for key, value in fields.items() if key not in {"messages", "images", "image"}}
+    reading.taken |= {"image", "images", "conversations", "messages"}  # one holds nothing, or both are named above
+    reading.names = _shared_names(talk_key, image_key)
     if image_key in fields:
-        own["image"] = _plain_images(fields[image_key])
+        reading.own["image"] = plain_images(fields[image_key], image_key, reading.unread.append)
+    pair = None
     if talk_key in fields:
-        own["conversations"] = fields[talk_key]
-    if faults:
-        return dataclasses.replace(record, faults=tuple(faults))
-    if talk_key == "messages":
-        return _from_messages(record, fields, own, names)
-    if _is_sharegpt(fields.get("conversations")):
-        return _from_sharegpt(record, fields, own, names)
-    return dataclasses.replace(record, value=_like(fields, own), names=names)
+        _read_talk(reading, fields[talk_key], talk_key)
+    elif "conversations" in written and not is_pair(fields):
+        reading.own["conversations"] = None  # which is no conversation
+    elif is_pair(fields):
+        pair = _read_pair(reading)
+    else:  # whoever judges it looks for what was meant
+        kept = {key: value for key, value in fields.items() if key not in ("image", "images")}
+        return dataclasses.replace(record, value=_like(written, kept | reading.own), names=reading.names)
+    _read_instruction(reading)
+    _read_objects(reading)
+    return _finish(reading, written, "" if pair is None else pair.reading)
+
+
+def _read_plain(record: RawRecord, fields: dict[str, object]) -> RawRecord | None:
+    """Read a record whose messages hold role and text alone, as nearly all do; None for any other."""
+    talk_key = "conversations" if "conversations" in fields else "messages"
+    image_key = "images" if "images" in fields else "image"
+    rest = fields.keys() - {"id", talk_key, image_key}
+    if type(fields) is not dict or (
+        rest and not (_READ.isdisjoint(rest) and all(fields[key] is not None for key in rest))
+    ):
+        return None
+    image, talk = fields.get(image_key, ""), fields.get(talk_key)
+    if not isinstance(talk, list) or not talk or not _is_plain_image(image):
+        return None
+    messages, names = cast("list[object]", talk), OWN_NAMES
+    if all(map(is_plain_message, messages)):
+        if not rest and talk_key == "conversations" and image_key == "image":
+            return record
+        names = _shared_names(talk_key, image_key)
+    else:
+        messages = read_plain_sharegpt(messages)
+        if messages is None:
+            return None
+        names = _shared_names(talk_key, image_key, role="from", content="value")
+    value: dict[str, object] = {"id": fields["id"]} if "id" in fields else {}
+    if image_key in fields:
+        value["image"] = image
+    value["conversations"] = messages
+    return RawRecord(
+        source=record.source,
+        index=record.index,
+        line=record.line,
+        value=value,
+        names=names,
+        unread=tuple([Unread("record", "", key, fields[key]) for key in fields if key in rest]) if rest else (),
+    )
+
+
+def _is_plain_image(image: object) -> bool:
+    """Whether an ``image`` value is of paths, as they stand in ours."""
+    paths = cast("list[object]", image) if isinstance(image, list) else (image,)
+    return all(isinstance(path, str) and not path.startswith(("data:", "file:")) for path in paths)
+
+
+def _finish(reading: _Reading, written: Mapping[str, object], how: str) -> RawRecord:
+    for key in ("id", "references"):
+        if key in reading.fields and key not in reading.own:
+            reading.own[key] = reading.fields[key]
+    rest = [Unread("record", "", key, value) for key, value in reading.fields.items() if key not in reading.taken]
+    value = {key: reading.own[key] for key in _OWN_KEYS if key in reading.own}
+    return dataclasses.replace(
+        reading.record,
+        value=_like(written, value),
+        names=reading.names,
+        faults=tuple(reading.faults),
+        unread=(*rest, *reading.unread),
+        reading=how,
+    )
 
 
 @lru_cache(maxsize=32)  # one object for all records of a style, not one for each of millions
@@ -64,11 +154,14 @@ def _shared_names(conversations: str, image: str, *, role: str = "role", content
     return FieldNames(conversations=conversations, role=role, content=content, image=image)
 
 
+@lru_cache(maxsize=256)
+def _names_with_texts(names: FieldNames, texts: tuple[str, ...]) -> FieldNames:
+    return dataclasses.replace(names, texts=texts)
+
+
 def _present(fields: Mapping[str, object], first: str, second: str) -> str:
-    """Choose the key that holds something; tables, and some tools, write both with one of them null or empty."""
-    if second not in fields or fields.get(first):
-        return first
-    return first if fields[second] is None and first in fields else second
+    """Choose the key that holds something; some tools write both with one of them empty."""
+    return first if second not in fields or fields.get(first) else second
 
 
 def _mixed(record: RawRecord, fields: Mapping[str, object], first: str, second: str) -> Iterator[Problem]:
@@ -77,23 +170,19 @@ def _mixed(record: RawRecord, fields: Mapping[str, object], first: str, second: 
         yield Problem("D117", record.where(), found, "one of them", "join what they hold, or remove one")
 
 
-def _check_ignored(record: RawRecord, fields: Mapping[str, object]) -> Iterator[Problem]:
-    for key in _MEANINGFUL_KEYS:
-        if fields.get(key):
-            fix = "write a system message first in the conversation" if key == "system" else "remove the key"
-            yield Problem("D125", record.where(key), f"the key {key!r}", "nothing but images and a conversation", fix)
-
-
 def _check_inner_keys(record: RawRecord, fields: Mapping[str, object], image_key: str) -> Iterator[Problem]:
     """Yield a problem for a key that stands twice in what is read and not kept: parts, and structs of images."""
     image = fields.get(image_key)
-    if isinstance(image, list) or _is_image_struct(image):
+    if isinstance(image, list) or is_image_struct(image):
         yield from _repeated_in(record, image, image_key)
-    messages = fields.get("messages")
-    for number, message in enumerate(cast("list[object]", messages) if isinstance(messages, list) else ()):
-        content = cast("dict[str, object]", message).get("content") if isinstance(message, dict) else None
-        if isinstance(content, list):
-            yield from _repeated_in(record, content, f"messages[{number}].content")
+    yield from _repeated_in(record, fields.get("objects"), "objects")
+    for talk in ("conversations", "messages"):
+        messages = fields.get(talk)
+        for number, message in enumerate(cast("list[object]", messages) if isinstance(messages, list) else ()):
+            for key in ("content", "value") if isinstance(message, dict) else ():
+                content = cast("dict[str, object]", message).get(key)
+                if isinstance(content, list):
+                    yield from _repeated_in(record, content, f"{talk}[{number}].{key}")
 
 
 def _repeated_in(record: RawRecord, value: object, place: str) -> Iterator[Problem]:
@@ -118,105 +207,91 @@ def _like(original: Mapping[str, object], made: dict[str, object]) -> dict[str, 
     return marked
 
 
-def _plain_images(value: object) -> object:
-    """Replace ``data:`` URLs by what they hold, and the structs of Hugging Face's columns by their bytes or path."""
-    if isinstance(value, list):
-        return [_plain_image(entry) for entry in cast("list[object]", value)]
-    if isinstance(value, dict) and not _is_image_struct(value):
-        mapping = cast("dict[str, object]", value)
-        return _like(mapping, {key: _plain_image(entry) for key, entry in mapping.items()})
-    return _plain_image(value)
-
-
-def _plain_image(value: object) -> object:
-    if isinstance(value, str) and value.startswith("data:"):
-        try:
-            return read_data_url(value)
-        except ImageError:
-            return value  # for ``checking`` to word
-    if not _is_image_struct(value):
-        return value
-    struct = cast("dict[str, object]", value)
-    return struct["bytes"] if struct.get("bytes") is not None else struct.get("path")
-
-
-def _is_image_struct(value: object) -> bool:
-    return isinstance(value, dict) and bool(value) and value.keys() <= {"bytes", "path"}
-
-
-def _is_sharegpt(talk: object) -> bool:
+def _read_talk(reading: _Reading, talk: object, key: str) -> None:
     if not isinstance(talk, list):
-        return False
-    messages = [message for message in cast("list[object]", talk) if isinstance(message, dict)]
-    return any("from" in message and "value" in message for message in messages) and not any(
-        "role" in message or "content" in message for message in messages
-    )
+        reading.own["conversations"] = talk
+        return
+    messages = cast("list[object]", talk)
+    role_key, content_key = ("from", "value") if is_sharegpt(messages) else ("role", "content")
+    read = read_messages(messages, reading.record, key, role_key=role_key, content_key=content_key)
+    reading.names = _shared_names(key, reading.names.image, role=role_key, content=content_key)
+    reading.own["conversations"] = read.talk
+    reading.faults += read.faults
+    reading.unread += read.unread
+    _place_images(reading, read)
+    if any(key in reading.fields for key in QUESTIONS):
+        _check_second_talk(reading)
 
 
-def _from_sharegpt(
-    record: RawRecord, fields: Mapping[str, object], own: dict[str, object], names: FieldNames
-) -> RawRecord:
-    talk: list[object] = []
-    faults: list[Problem] = []
-    for number, message in enumerate(cast("list[object]", own["conversations"])):
-        if not isinstance(message, dict):
-            talk.append(message)
-            continue
-        given = cast("dict[str, object]", message)
-        for key in ("from", "value"):
-            if key not in given:
-                where = record.where(f"conversations[{number}]")
-                found = f"the keys {', '.join(map(repr, given))}" if given else "no key at all"
-                faults.append(Problem("D121", where, found, f"the key {key!r}", f"add {key!r}"))
-        made = {key: value for key, value in given.items() if key not in {"from", "value"}}
-        role = given.get("from")
-        made["role"] = _SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role
-        made["content"] = given.get("value")
-        talk.append(_like(given, made))
-    own["conversations"] = talk
-    names = _shared_names(names.conversations, names.image, role="from", content="value")
-    return dataclasses.replace(record, value=_like(fields, own), names=names, faults=tuple(faults))
-
-
-def _from_messages(
-    record: RawRecord, fields: Mapping[str, object], own: dict[str, object], names: FieldNames
-) -> RawRecord:
-    messages = own["conversations"]
-    if not isinstance(messages, list):
-        return dataclasses.replace(record, value=_like(fields, own), names=names)
-    talk, images, places = list(cast("list[object]", messages)), list[object](), list[str]()
-    faults: list[Problem] = []
-    bare: list[str] = []
-    for number, message in enumerate(talk):
-        if not isinstance(message, dict) or not isinstance(cast("dict[str, object]", message).get("content"), list):
-            continue
-        given = cast("dict[str, object]", message)
-        read = read_parts(
-            cast("list[object]", given["content"]),
-            record=record,
-            place=f"messages[{number}].content",
-            images_allowed=given.get("role") == "user",
-        )
-        faults += read.problems
-        images += [_plain_image(image) for image in read.images]
-        places += read.places
-        bare += read.bare
-        talk[number] = _like(given, {**given, "content": read.text})
-    faults += _check_sources(record, own.get("image"), images, bare, names)
-    if images and not faults:
-        own["image"] = images
-        names = dataclasses.replace(names, parts=tuple(places))
-    own["conversations"] = talk
-    return dataclasses.replace(record, value=_like(fields, own), names=names, faults=tuple(faults))
-
-
-def _check_sources(
-    record: RawRecord, image: object, images: list[object], bare: list[str], names: FieldNames
-) -> Iterator[Problem]:
-    """Yield problems unless the images stand in the parts, or all of them under the record's own key."""
-    if image and images:
-        found = f"images both under {names.image!r} and in the messages"
-        yield Problem("D117", record.where(), found, "one of them", "name each image in one place")
-    elif bare and not image:
+def _place_images(reading: _Reading, read: Messages) -> None:
+    """Take the images of parts, or name that they stand in two places or in none."""
+    image = reading.own.get("image")
+    if image and read.images:
+        found = f"images both under {reading.names.image!r} and in the messages"
+        reading.refuse("D117", "", found, "one of them", "name each image in one place")
+    elif read.bare and not image:
         fix = "write {'type': 'image', 'path': ...}, or name the images under 'images' of the record"
-        yield Problem("D118", record.where(bare[0]), "an image part without an image", "its path or data", fix)
+        reading.refuse("D118", read.bare[0], "an image part without an image", "its path or data", fix)
+    elif read.images:
+        reading.own["image"] = read.images
+        reading.names = dataclasses.replace(reading.names, parts=tuple(read.places))
+
+
+def _check_second_talk(reading: _Reading) -> None:
+    """Name a question and an answer beside messages, unless the messages hold the same texts."""
+    pair = read_pair(reading.fields, reading.record) if is_pair(reading.fields) else Pair()
+    talk = cast("list[object]", reading.own["conversations"])
+    texts = {cast("dict[str, object]", message).get("content") for message in talk if is_plain_message(message)}
+    if len(pair.talk) > 1 and any(
+        cast("dict[str, object]", said)["content"] not in texts for said in pair.talk if is_plain_message(said)
+    ):
+        found = f"{reading.names.conversations!r} and {' and '.join(map(repr, pair.texts))} in one record"
+        reading.refuse("D117", "", found, "one conversation", "remove one of them")
+
+
+def _read_pair(reading: _Reading) -> Pair:
+    pair = read_pair(reading.fields, reading.record)
+    reading.faults += pair.faults
+    reading.taken |= set(pair.taken)
+    reading.unread += pair.unread
+    reading.own["conversations"] = pair.talk
+    if pair.references is not None and not pair.faults:
+        reading.own["references"] = pair.references
+    reading.names = _names_with_texts(reading.names, tuple(pair.texts))
+    return pair
+
+
+def _read_instruction(reading: _Reading) -> None:
+    """Put the text under ``system`` or ``system_prompt`` of the record first, as a system turn."""
+    fields = reading.fields
+    keys = [key for key in ("system", "system_prompt") if isinstance(fields.get(key), str)]
+    reading.taken |= set(keys)
+    texts = {cast("str", fields[key]) for key in keys if cast("str", fields[key]).strip()}
+    talk = reading.own.get("conversations")
+    if not texts or not isinstance(talk, list):
+        return
+    messages = cast("list[object]", talk)
+    first = cast("dict[str, object]", messages[0]) if messages and isinstance(messages[0], dict) else {}
+    if len(texts) > 1 or (first.get("role") == "system" and first.get("content") not in texts):
+        among = " and in the messages" if len(texts) == 1 else ""
+        found = f"different instructions under {' and '.join(map(repr, keys))}{among}"
+        reading.refuse("D117", "", found, "one instruction", "join what they hold, or remove one")
+    elif first.get("role") != "system":
+        places = reading.names.texts or [
+            f"{reading.names.conversations}[{number}].{reading.names.content}" for number in range(len(messages))
+        ]
+        reading.own["conversations"] = [{"role": "system", "content": texts.pop()}, *messages]
+        reading.names = _names_with_texts(reading.names, (keys[0], *places))
+
+
+def _read_objects(reading: _Reading) -> None:
+    """Take ms-swift's ``objects``, which hold the names and boxes that stand as marks in the text."""
+    objects = reading.fields.get("objects")
+    if not isinstance(objects, dict) or {"ref", "bbox"}.isdisjoint(cast("dict[str, object]", objects)):
+        return
+    given = {key: value for key, value in cast("dict[str, object]", objects).items() if value is not None}
+    reading.taken.add("objects")
+    reading.own["objects"] = {key: given[key] for key in _OBJECT_KEYS if key in given}
+    reading.unread += [
+        Unread("objects", "objects", key, value) for key, value in given.items() if key not in _OBJECT_KEYS
+    ]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -70,6 +71,16 @@ def asked(*parts: Any, **fields: Any) -> dict[str, Any]:
         asked({"type": "image", "path": "a.png"}, ASKED),
         asked({"type": "image", "url": "a.png", "text": None}, ASKED),
         asked({"type": "image"}, ASKED, images=["a.png"]),
+        asked({"type": "image_url", "value": "a.png"}, {"type": "text", "value": "Why?"}),
+        asked({"type": "image_url", "value": {"url": "a.png"}}, ASKED),
+        {"conversations": asked({"type": "image", "path": "a.png"}, ASKED)["messages"]},
+        {
+            "conversations": [
+                {"from": "human", "value": [{"type": "image", "path": "a.png"}, ASKED]},
+                {"from": "gpt", "value": "So."},
+            ]
+        },
+        {"images": [{"path": "a.png", "width": 50}], "messages": conversation("Why?", "So.")},
         asked({"type": "image", "index": 0, "text": None}, ASKED, image="a.png"),
     ],
 )
@@ -163,6 +174,7 @@ def test_problems_name_the_field_as_written(record: dict[str, Any], expected: tu
         (asked({"type": "image"}, ASKED), ("D118", "messages[0].content[0]")),
         (asked({"type": "image"}, {"type": "image", "path": "a.png"}), ("D118", "messages[0].content[0]")),
         (asked({"type": "image", "path": "a.png", "url": "b.png"}), ("D118", "messages[0].content[0]")),
+        (asked({"type": "text", "text": "Why?", "value": "How?"}), ("D118", "messages[0].content[0]")),
         (asked({"type": "image", "base64": "?"}), ("D118", "messages[0].content[0].base64")),
         (asked({"type": "video", "path": "a.mp4"}), ("D118", "messages[0].content[0]")),
         (asked({"text": "Why?"}), ("D118", "messages[0].content[0]")),
@@ -179,6 +191,40 @@ def test_mixtures_and_unknown_parts_are_named(record: dict[str, Any], expected: 
     code, field = expected
     assert problem.code == code
     assert problem.where == f"train.json:2 record 0 (id 'a7') {field}".rstrip()
+
+
+@pytest.mark.parametrize("host", ["", "localhost"])
+def test_a_file_uri_is_its_path(host: str) -> None:
+    save_picture(Path("a #1 é.png"))
+    uri = f"file://{host}{quote(str(Path('a #1 é.png').absolute()))}"
+    for record in ({"image": uri, "conversations": SHAREGPT}, asked({"type": "image_url", "image_url": uri}, ASKED)):
+        assert load(record)[0].images == (str(Path("a #1 é.png").absolute()),)
+    assert told({"image": f"file://other{Path('a.png').absolute()}", "conversations": SHAREGPT}) == [("D132", "image")]
+
+
+def test_null_counts_as_left_out_at_every_level() -> None:
+    """As in a table, which has every field in every row."""
+    talk: list[dict[str, Any]] = [
+        {
+            "role": "user",
+            "content": [{"type": "image", "path": "a.png", "url": None, "x": None}, ASKED],
+            "weight": None,
+        },
+        {**ANSWER, "loss": None, "tool_calls": None, "reasoning_content": None},
+    ]
+    (record,) = load({"messages": talk, "tools": None, "system": None, "objects": None, "label": None, "id": None})
+    assert record.turns == EXPECTED
+
+
+@pytest.mark.parametrize("key", ["system", "system_prompt"])
+@pytest.mark.parametrize("style", ["messages", "conversations"])
+def test_an_instruction_of_the_record_becomes_a_system_turn(key: str, style: str) -> None:
+    (record,) = load({key: "Be brief.", style: conversation("Why?", "So.")})
+    assert record.turns == (Turn("system", ("Be brief.",)), Turn("user", ("Why?",)), Turn("assistant", ("So.",)))
+    spoken = [{"role": "system", "content": "Be brief."}, *conversation("Why?", "So.")]
+    assert load({key: "Be brief.", style: spoken})[0].turns == record.turns
+    assert [problem.code for problem in problems_of({key: "Be long.", style: spoken})] == ["D117"]
+    assert told({key: "Be brief.", style: conversation("Why?", "")}) == [("D126", f"{style}[1].content")]
 
 
 def test_half_of_two_styles_is_judged_as_ours() -> None:
@@ -219,13 +265,6 @@ def test_d107_repeated_keys_inside_parts_and_structs(fields: str, place: str) ->
         load_records("train.json")
     (problem,) = caught.value.problems
     assert (problem.code, problem.where) == ("D107", f"train.json:1 record 0 {place}")
-
-
-@pytest.mark.parametrize("key", ["system", "tools", "videos"])
-def test_d125_keys_of_a_record_that_other_tools_train_on(key: str) -> None:
-    talk = conversation("Why?", "So.")
-    assert told({"conversations": talk, key: "x"}) == [("D125", key)]
-    assert len(load({"conversations": talk, key: None}, {"conversations": talk, key: []})) == 2
 
 
 def test_one_file_may_hold_several_styles() -> None:
