@@ -144,10 +144,7 @@ def _words(each: Unread) -> tuple[str, str]:
     if meaning:
         return f"no such key; elsewhere it is {meaning.means}", meaning.fix
     if each.level == "answer":
-        fix = (
-            'if it says how much the answer counts, rename it to "weight"; if it belongs to the answer, write it there; '
-            "else remove it"
-        )
+        fix = 'if it says how much the answer counts, rename it to "weight"; else put it into the answer, or remove it'
         return "role, content, weight and reasoning_content in an answer", fix
     return (
         "keys that are read: what this one holds would be lost",
