@@ -65,6 +65,12 @@ def test_a_name_that_only_ends_alike_by_chance_is_not_proposed(tmp_path: Path, w
     assert problem_of(written, tmp_path).fix == "correct the path or add the file"
 
 
+def test_a_near_folder_without_the_file_is_not_proposed(tmp_path: Path) -> None:
+    save_picture(tmp_path / "Images" / "dog.png")
+    problem = problem_of("images/cat.png", tmp_path)
+    assert problem.fix == "correct the path: there is no folder 'images' (relative paths start at .)"
+
+
 @pytest.mark.parametrize(("there", "written"), [("NFD", "NFC"), ("NFC", "NFD")])
 def test_another_unicode_form_is_named_and_the_command_mends_it(tmp_path: Path, there: str, written: str) -> None:
     name = "café Größe.png"
