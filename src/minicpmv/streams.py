@@ -64,12 +64,8 @@ def complain(message: str, *, known: Iterable[str] = ()) -> None:
 
 def explain_os_error(error: OSError) -> str | None:
     """Word what the system refused; None if that is neither a file's fault nor standard output's."""
-    if error.filename is None and _is_of_output():
-        silence_output()
-        return (
-            f"standard output: found {error.strerror}, expected room for what is printed\n"
-            "  fix: redirect it to a place that can be written"
-        )
+    if error.filename is None and error.errno in _FIXES and _is_output_full():
+        return _refused_output(error)
     if error.errno is None or (error.filename is None and error.errno not in _FIXES):
         return None
     place = "a file" if error.filename is None else repr(os.fsdecode(error.filename))
@@ -79,13 +75,15 @@ def explain_os_error(error: OSError) -> str | None:
 
 def finish_output(code: int) -> int:
     """Write what is still to be printed; return the exit code, another one where that fails."""
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] # closed, which has been said
+        return code
     try:
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has seen enough, such as `| head`
         silence_output()
         return EXIT_NOT_READ
     except OSError as error:
-        complain(f"error: {explain_os_error(error)}")
+        complain(f"error: {_refused_output(error)}")
         return EXIT_NOT_WRITTEN
     return code
 
@@ -96,10 +94,18 @@ def silence_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _is_of_output() -> bool:
-    """Whether standard output is what cannot be written: then what is still to be printed cannot be, again."""
+def _refused_output(error: OSError) -> str:
+    silence_output()
+    return (
+        f"standard output: found {error.strerror}, expected room for what is printed\n"
+        "  fix: redirect it to a place that can be written"
+    )
+
+
+def _is_output_full() -> bool:
+    """Whether standard output is what cannot be written: then an empty line cannot be, either."""
     try:
-        sys.stdout.flush()
+        print(flush=True)
     except OSError:
         return True
     return False

@@ -157,14 +157,14 @@ def test_output_must_not_be_the_data(capsys: pytest.CaptureFixture[str]) -> None
     assert main(["convert", "data", "--output", data]) == 2
     assert "found one of the data files" in capsys.readouterr().err
     assert main(["convert", data, "--output", "data"]) == 2
-    assert "found a folder, expected a file" in capsys.readouterr().err
+    assert "found a folder, expected a file to write" in capsys.readouterr().err
 
 
 def test_place_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     data = make_data()
     Path("file").write_text("")
     assert main(["convert", data, "--output", "file/out.jsonl"]) == 2
-    assert "file/out.jsonl: found a folder that cannot be written" in capsys.readouterr().err
+    assert "--output 'file/out.jsonl': found 'file': a file where a folder is needed" in capsys.readouterr().err
 
 
 def test_pixel_boxes_are_rewritten_by_the_size_of_the_image() -> None:

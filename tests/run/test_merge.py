@@ -224,12 +224,12 @@ def test_what_is_not_base_with_adapter_is_not_saved(
     """Here nothing is merged; what stood at the place stays."""
     monkeypatch.setattr(MergedTensors, "_is_touched", lambda self, own: False)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "precious").touch()
+    (tmp_path / "out" / "merge.json").touch()  # a model's, or nothing would be replaced
     assert main(["merge", str(adapter), str(tmp_path / "out"), "--dtype", dtype, "--overwrite"]) == 2
     said = capsys.readouterr().err
     assert "found logits of the merged model up to " in said
     assert "nothing is saved\n  fix: " in said
-    assert [names(tmp_path), names(tmp_path / "out")] == [{"out"}, {"precious"}]
+    assert [names(tmp_path), names(tmp_path / "out")] == [{"out"}, {"merge.json"}]
 
 
 def test_an_adapter_that_rounding_takes_away_is_refused_and_float32_keeps_it(
@@ -256,6 +256,10 @@ def test_a_place_that_is_taken_is_left_alone_unless_asked(
     assert main(["merge", str(adapter), str(out), "--no-proof"]) == 2
     assert f"{out}: found files in it, expected a new or empty directory\n  fix: " in capsys.readouterr().err
     assert names(out) == {"precious"}
+    (out / "precious" / "cat.png").touch()
+    assert main(["merge", str(adapter), str(out), "--no-proof", "--overwrite"]) == 2
+    assert "found 'precious/cat.png', which is no part of a model and would be lost" in capsys.readouterr().err
+    (out / "precious" / "cat.png").unlink()
     assert main(["merge", str(adapter), str(out), "--no-proof", "--overwrite"]) == 0
     assert "merge.json" in names(out)
     assert "precious" not in names(out)
@@ -320,7 +324,7 @@ def test_a_packed_base_and_one_that_is_not_there_are_refused(
     assert main(["merge", str(adapter), str(tmp_path / "out"), "--base", str(packed)]) == 2
     assert "found weights packed in fewer bits, expected whole ones to merge into" in capsys.readouterr().err
     assert main(["merge", str(adapter), str(tmp_path / "out"), "--base", "nobody/nothing"]) == 2
-    assert "found neither a directory 'nobody/nothing' nor a reachable hub" in capsys.readouterr().err
+    assert "found neither a directory 'nobody/nothing' nor a copy of such a hub" in capsys.readouterr().err
 
 
 def test_one_of_two_tied_weights_is_not_merged_into_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

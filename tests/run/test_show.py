@@ -122,7 +122,7 @@ def test_a_model_that_is_not_there_is_named_without_a_traceback(tmp_path: Path) 
     data = write_records(tmp_path, "v2_6")
     done = minicpmv("show", data, "--model", "nowhere", "--output", tmp_path / "page.html")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: model: found no directory 'nowhere' and no such model on the hub")
+    assert done.stderr.startswith("error: model: found no directory 'nowhere', expected a model's")
 
 
 def test_a_folder_that_is_not_there_is_named_before_anything_is_read(tmp_path: Path) -> None:

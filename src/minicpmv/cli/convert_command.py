@@ -58,12 +58,14 @@ def run(arguments: Sequence[str]) -> int:
     options = _build_parser().parse_intermixed_args(arguments)
     from minicpmv.data.conversion import convert
     from minicpmv.data.folders import find_files
+    from minicpmv.data.places import check_directory, check_file
 
     sources = [os.path.realpath(file) for path in options.data for file in find_files(path)]
     if os.path.realpath(options.output) in sources:
         raise UsageError(f"--output {options.output}: found one of the data files\n  fix: choose another file")
-    if os.path.isdir(options.output):
-        raise UsageError(f"--output {options.output}: found a folder, expected a file\n  fix: name a file inside it")
+    check_file(options.output, asked_by="--output", makes_folder=True)
+    if options.image_dir is not None:
+        check_directory(options.image_dir, asked_by="--image-dir")
     done = convert(
         options.data,
         options.output,

@@ -50,7 +50,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-shard-size", metavar="SIZE", default="5GB", help="most of one weight file (default: %(default)s)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT and everything in it")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT, if it holds a model and nothing else")
     parser.add_argument(
         "--no-proof",
         action="store_true",

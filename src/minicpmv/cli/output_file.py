@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from minicpmv.data.places import check_file
 from minicpmv.errors import UsageError
 
 __all__ = ["check_output"]
@@ -17,13 +18,9 @@ def check_output(output: str, *inputs: str | None) -> None:
         inputs: Files that the command reads; None for one that was not given.
 
     Raises:
-        UsageError: Its folder is missing, it is a folder, or one of the inputs.
+        UsageError: It is one of the inputs, or cannot be written.
     """
-    folder = os.path.dirname(output) or "."
-    if not os.path.isdir(folder):
-        raise UsageError(f"--output: found no folder {folder!r}, expected one\n  fix: make it, or name another")
-    if os.path.isdir(output):
-        raise UsageError(f"--output: found {output!r}, a folder; expected a file to write\n  fix: add a file name")
+    check_file(output, asked_by="--output")
     for data in inputs:
         if data is not None and os.path.exists(output) and os.path.exists(data) and os.path.samefile(output, data):
             raise UsageError(f"--output: found {output!r}, the data file itself\n  fix: name another file")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from minicpmv.redaction import secrets_in
 from minicpmv.streams import complain
@@ -17,6 +17,10 @@ _UNKNOWN = "unrecognized arguments: "
 
 class CommandParser(argparse.ArgumentParser):
     """argparse's parser, whose errors have the four parts of all others, and show no secret."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:  # argparse would swallow that the output is full
+            (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         if message.startswith(_UNKNOWN):

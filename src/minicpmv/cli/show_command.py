@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from minicpmv.cli.model_options import model_name, positive_int
 from minicpmv.cli.output_file import check_output
 from minicpmv.cli.parser import CommandParser
-from minicpmv.errors import DataError, UsageError
+from minicpmv.errors import DataError
 
 __all__ = ["NAME", "SUMMARY", "run"]
 
@@ -81,6 +81,7 @@ def run(arguments: Sequence[str]) -> int:
     check_output(options.output, options.data)
     from minicpmv.data.dataset import ConversationDataset
     from minicpmv.data.survey import Survey
+    from minicpmv.evaluation.score_files import open_replacing
     from minicpmv.inference.loading import find_base, find_version
     from minicpmv.processing.processor import MiniCPMVProcessor
     from minicpmv.show.page import Header, render_page
@@ -110,13 +111,8 @@ def run(arguments: Sequence[str]) -> int:
         num_faulty=num_records - num_sound,
     )
     page = render_page(dataset, header)
-    try:
-        with open(options.output, "w", encoding="utf-8") as file:
-            file.write(page)
-    except OSError as error:
-        raise UsageError(
-            f"--output: cannot write {options.output!r} ({error.strerror})\n  fix: name a file that you may write"
-        ) from error
+    with open_replacing(options.output) as file:
+        file.write(page.encode())
     print(f"{len(chosen)} of {num_records} records: {options.output}")
     if num_sound < num_records:
         root = ["--image-root", options.image_root] if options.image_root else []

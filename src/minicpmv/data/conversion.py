@@ -122,7 +122,7 @@ def _write(path: Path, data: bytes) -> None:
 
     def refused(error: OSError) -> UsageError:
         return UsageError(
-            f"{path}: found a folder that cannot be written ({error.strerror})\n  fix: choose another place"
+            f"{path}: found a place that cannot be written ({error.strerror})\n  fix: choose another place"
         )
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -29,13 +30,16 @@ def write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)  # half of one on a full disk
 
 
+_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
 @contextmanager
 def replacing(path: Path, *, refused: Callable[[OSError], Exception]) -> Iterator[BinaryIO]:
     """Open a file to be written that appears under its name when it is whole; several processes may.
 
     Args:
         path: The file.
-        refused: Words what is raised where its folder cannot be written.
+        refused: Words what is raised where its folder cannot be written, or its disk is full.
     """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -48,6 +52,10 @@ def replacing(path: Path, *, refused: Callable[[OSError], Exception]) -> Iterato
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except OSError as error:
+        if error.filename is None and error.errno in _OF_A_DISK:  # of this file: another one's has its name
+            raise refused(error) from error
+        raise
     finally:
         aside.unlink(missing_ok=True)  # after an interruption too: nothing half written stays behind
 

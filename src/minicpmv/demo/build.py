@@ -5,15 +5,21 @@ Copies and draws only: it needs neither torch nor transformers, so that ``minicp
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
+from minicpmv.data.places import check_directory
 from minicpmv.demo.data import write_split
 from minicpmv.demo.sheets import ASSETS
 from minicpmv.errors import UsageError
 
 __all__ = ["DemoPaths", "build_demo"]
+
+_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,27 +36,84 @@ class DemoPaths:
 
 
 def build_demo(output: str | Path) -> DemoPaths:
-    """Write the demo under ``output`` and return its paths. What an earlier call wrote there is written anew.
+    """Write the demo under ``output`` and return its paths. What is there already is kept, and completed.
+
+    Everything is written aside first, so what a killed process leaves is not under the demo's names.
 
     Raises:
-        UsageError: ``output`` is a file, or cannot be written to.
+        UsageError: A file of the demo's names is there and is another, or ``output`` cannot be written to.
     """
     folder = Path(output)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--output: found {str(folder)!r}, a file; expected a directory\n  fix: name another place")
+    check_directory(folder, asked_by="--output")
+    place = folder.resolve()
+    is_new = not place.exists()
+    # Beside a new folder, to be renamed as a whole; inside one that is there, which may be a disk of its own.
+    staged = place.with_name(f".{place.name}.partial") if is_new else place / ".demo.partial"
     try:
-        model = folder / "model"
-        model.mkdir(parents=True, exist_ok=True)
-        for file in sorted((ASSETS / "base").iterdir()):
-            shutil.copyfile(file, model / file.name)  # not its mode: an installed package may be read-only
-        return DemoPaths(
-            model=model,
-            train=write_split(folder, "train"),
-            validation=write_split(folder, "validation"),
-            heldout=write_split(folder, "heldout"),
-        )
+        shutil.rmtree(staged, ignore_errors=True)  # of a process that was killed
+        _write(staged)
+        if is_new:
+            os.replace(staged, place)
+        else:
+            _refuse_others(staged, place)
+            _move_missing(staged, place)
     except OSError as error:
         raise UsageError(
-            f"--output: cannot write {error.filename or str(folder)!r} ({error.strerror})\n"
+            f"--output {str(folder)!r}: found {error.strerror}, expected to write the demo there\n"
             "  fix: name a directory on a disk with 10 MB left that you may write to"
         ) from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return DemoPaths(
+        model=folder / "model",
+        train=folder / "train.json",
+        validation=folder / "validation.json",
+        heldout=folder / "heldout.json",
+    )
+
+
+def _write(folder: Path) -> None:
+    model = folder / "model"
+    model.mkdir(parents=True)
+    for file in sorted((ASSETS / "base").iterdir()):
+        shutil.copyfile(file, model / file.name)  # not its mode: an installed package may be read-only
+    for split in ("train", "validation", "heldout"):
+        write_split(folder, split)
+
+
+def _refuse_others(staged: Path, place: Path) -> None:
+    """Make sure that what has a name of the demo's is the demo's: nothing of a user's is replaced."""
+    names = [path.relative_to(staged) for path in sorted(staged.rglob("*"))]
+    others = [
+        str(name) for name in names if os.path.lexists(place / name) and not _is_same(staged / name, place / name)
+    ]
+    if others:
+        more = f" and {len(others) - _SHOWN:,} more" if others[_SHOWN:] else ""
+        raise UsageError(
+            f"--output {str(place)!r}: found {', '.join(map(repr, others[:_SHOWN]))}{more}, not as the demo would "
+            "write it, expected nothing that would be replaced\n  fix: name another directory, or move these files away"
+        )
+
+
+def _is_same(made: Path, there: Path) -> bool:
+    if made.is_dir() or not there.is_file():
+        return made.is_dir() and there.is_dir()
+    if made.read_bytes() == there.read_bytes():
+        return True
+    if made.suffix != ".png":
+        return False
+    try:  # another release of Pillow or zlib packs the same picture otherwise
+        with Image.open(made) as one, Image.open(there) as other:
+            return one.mode == other.mode and one.size == other.size and one.tobytes() == other.tobytes()
+    except (OSError, SyntaxError, ValueError):  # no picture
+        return False
+
+
+def _move_missing(staged: Path, place: Path) -> None:
+    """Move what is not there yet, a whole folder at once where that is missing."""
+    for path in sorted(staged.iterdir()):
+        target = place / path.name
+        if not target.exists():
+            os.replace(path, target)
+        elif path.is_dir():
+            _move_missing(path, target)

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from minicpmv.data.places import check_directory
 from minicpmv.data.whole_files import write_json
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.export.merge_proof import (
@@ -28,6 +29,7 @@ from minicpmv.export.merge_proof import (
     refuse_disagreement,
 )
 from minicpmv.export.merged_tensors import MergedTensors, open_merged
+from minicpmv.export.overwriting import refuse_losses
 from minicpmv.export.shards import num_bytes, write_shards
 from minicpmv.inference.loading import base_of_adapter, default_device
 from minicpmv.models.base_identity import warn_of_base
@@ -174,10 +176,13 @@ def _refuse_directory(directory: Path, sources: tuple[Path, ...], *, overwrite: 
             )
     if directory.is_file():
         raise UsageError(f"{directory}: found a file, expected a directory to make\n  fix: name another")
-    if directory.is_dir() and any(directory.iterdir()) and not overwrite:
+    check_directory(directory, asked_by="OUT")
+    if directory.is_dir() and overwrite:
+        refuse_losses(directory, sources)
+    elif directory.is_dir() and any(directory.iterdir()):
         raise UsageError(
             f"{directory}: found files in it, expected a new or empty directory\n"
-            "  fix: name another, or --overwrite to replace all that is there"
+            "  fix: name another, or --overwrite to replace a model that is there"
         )
 
 

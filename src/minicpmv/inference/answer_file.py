@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from minicpmv.data.embedded import is_embedded
 from minicpmv.data.file_state import FileState
+from minicpmv.data.places import check_file
 from minicpmv.data.records import Record
 from minicpmv.data.whole_files import write_json
 from minicpmv.errors import UsageError
@@ -41,9 +42,7 @@ def check_place(output: Path) -> None:
     Raises:
         UsageError: It cannot.
     """
-    if output.is_dir() or not output.parent.is_dir():
-        found = "a folder" if output.is_dir() else f"no folder {str(output.parent)!r}"
-        raise UsageError(f"--output {output}: found {found}, expected the name of a file\n  fix: correct the path")
+    check_file(output, asked_by="--output")
 
 
 def check_output(output: Path, run: Mapping[str, Any], *, overwrite: bool) -> bool:

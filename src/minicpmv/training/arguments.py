@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -188,6 +189,10 @@ _WRONG_KIND = re.compile(r"argument (?P<flag>--\w+)\S*: invalid (?P<kind>\w+) va
 
 class _Parser(HfArgumentParser):
     """Raises instead of printing two hundred flags and exiting."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:  # argparse would swallow that the output is full
+            (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         wrong = _WRONG_KIND.fullmatch(message)

@@ -77,3 +77,15 @@ def test_base_loads_whole_and_talks(demo: DemoPaths) -> None:
 def test_shipped_files_are_small() -> None:
     assert (ASSETS / "base" / "model.safetensors").stat().st_size < 5_000_000
     assert sum(path.stat().st_size for path in ASSETS.rglob("*") if path.is_file()) < 6_000_000
+
+
+def test_file_of_a_user_is_named_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text("mine", encoding="utf-8")
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"found 'train.json', not as the demo would write it"):
+        build_demo(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "train.json"]
+    assert (tmp_path / "train.json").read_text(encoding="utf-8") == "mine"
+    (tmp_path / "train.json").unlink()
+    build_demo(tmp_path)
+    assert (tmp_path / "notes.txt").read_text(encoding="utf-8") == "mine"

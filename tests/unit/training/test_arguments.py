@@ -66,7 +66,7 @@ def test_rows_are_packed_unless_something_speaks_against_it(extra: str, packing:
         ("--learnin_rate 1e-4", r"--learnin_rate: no such flag\n  fix: did you mean --learning_rate"),
         ("--tune-vison true", "did you mean --tune_vision"),
         ("--lora r", "--lora: no such flag"),  # no abbreviations: `--lora` could be any of nine
-        ("--max_steps many", "--max.steps: invalid int value: 'many'"),
+        ("--max_steps many", "--max_steps: found 'many', expected a whole number"),
         ("--use_lora --tune_llm true", "LoRA keeps the language model frozen"),
         ("--lora_r 8", "--lora_r: found without --use_lora true"),
         ("--use_lora --tune_vision true --lora_modules_to_save resampler", "two answers"),

@@ -1,0 +1,60 @@
+"""What ``--overwrite`` may delete: a model's directory and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatch
+from pathlib import Path
+
+from minicpmv.errors import UsageError
+
+__all__ = ["refuse_losses"]
+
+_MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "merge.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer*.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.*",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*.bin",
+    "pytorch_model.bin.index.json",
+)
+_NEEDED = ("config.json", "merge.json")
+_SHOWN = 5
+
+
+def refuse_losses(directory: Path, sources: Iterable[Path]) -> None:
+    """Make sure that a directory is a model's: all that is in it can be made again.
+
+    Args:
+        directory: What is to be replaced.
+        sources: Directories that the model is made of; files of their names are copies of theirs.
+
+    Raises:
+        UsageError: Something else lies there.
+    """
+    files = sorted(path.relative_to(directory) for path in directory.rglob("*") if not path.is_dir())
+    places = list(sources)
+    lost = [
+        str(file)
+        for file in files
+        if not any((source / file).exists() for source in places)
+        and (file.parent != Path() or not any(fnmatch(file.name, pattern) for pattern in _MODEL_FILES))
+    ]
+    if files and not any((directory / name).is_file() for name in _NEEDED):
+        lost = [str(file) for file in files]
+    if lost:
+        more = f" and {len(lost) - _SHOWN:,} more" if lost[_SHOWN:] else ""
+        raise UsageError(
+            f"{directory}: found {', '.join(map(repr, lost[:_SHOWN]))}{more}, which is no part of a model and would be "
+            "lost, expected a model's directory to replace\n  fix: name another directory, or move these files away"
+        )
