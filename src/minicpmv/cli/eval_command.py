@@ -15,8 +15,10 @@ from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
 
 if TYPE_CHECKING:  # for annotations only: numpy is left to the command's body
+    from minicpmv.data.records import Record
     from minicpmv.evaluation.metrics.base import Metric, Sample
     from minicpmv.evaluation.scores import Result
+    from minicpmv.evaluation.turns import Counted
 
 __all__ = ["NAME", "SUMMARY", "run"]
 
@@ -40,6 +42,7 @@ _OF_THE_MODEL = (
     ("max_new_tokens", "--max-new-tokens"),
     ("thinking", "--thinking"),
     ("max_slice_nums", "--max-slice-nums"),
+    ("turns", "--turns"),
 )
 """What a file of answers cannot be asked."""
 
@@ -48,8 +51,9 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
         usage=f"minicpmv {NAME} [-h] (MODEL DATA | --predictions FILE) [options]",
-        description="Ask a model for the last answer of every record, or read its answers from a file, and measure "
-        "them. Without --metrics, count the answers that agree word for word. Thoughts before an answer do not count.",
+        description="Ask a model for the last answer of every record, or for all, or read its answers from a file, and "
+        "measure them. Without --metrics, count the answers that agree word for word. Thoughts before an answer do not "
+        "count.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -80,6 +84,13 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="for loss and perplexity: as training's --model_max_length (default: 2048)",
     )
+    parser.add_argument(
+        "--turns",
+        choices=("last", "all"),
+        default="last",
+        help="which answers of a record are asked for: its last, or every one that training weighs, each after the "
+        "recorded ones before it (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one line of JSON")
     return parser
 
@@ -97,7 +108,8 @@ def run(arguments: Sequence[str]) -> int:
     metrics = find_metrics(split_names(_DEFAULT if options.metrics is None else options.metrics))
     if options.output:
         check_output(options.output, options.data, options.predictions)
-    lines = _read(options, metrics) if options.predictions else _ask(options, metrics)
+    counted: list[Counted] = []
+    lines = _read(options, metrics) if options.predictions else _ask(options, metrics, counted)
 
     from minicpmv.evaluation.score_files import open_replacing, write_line
     from minicpmv.evaluation.scores import Scorer
@@ -109,7 +121,7 @@ def run(arguments: Sequence[str]) -> int:
             if file is not None:
                 write_line(file, {**line, "scores": scores})
         results = scorer.results()
-    _print(options, metrics, results, scorer.num_records)
+    _print(options, metrics, results, scorer.num_records, counted)
     return 0
 
 
@@ -141,8 +153,11 @@ def _read(options: argparse.Namespace, metrics: Sequence[Metric]) -> Iterator[tu
         yield answered.fields, answered.sample
 
 
-def _ask(options: argparse.Namespace, metrics: Sequence[Metric]) -> Iterator[tuple[Mapping[str, Any], Sample]]:
+def _ask(
+    options: argparse.Namespace, metrics: Sequence[Metric], counted: list[Counted]
+) -> Iterator[tuple[Mapping[str, Any], Sample]]:
     from minicpmv.data.loading import load_records
+    from minicpmv.evaluation.turns import Answers, count_answers
 
     if options.blank_images and not all(metric.needs_answers for metric in metrics):
         raise UsageError(
@@ -151,9 +166,22 @@ def _ask(options: argparse.Namespace, metrics: Sequence[Metric]) -> Iterator[tup
         )
     if options.model_max_length and all(metric.needs_answers for metric in metrics):
         raise UsageError("--model-max-length: found without loss or perplexity\n  fix: remove it, or add one of them")
-    records = load_records(options.data, image_root=options.image_root)
+    if options.turns == "all" and not all(metric.needs_answers for metric in metrics):
+        raise UsageError(
+            "--turns all: found with loss or perplexity, which count every answer of a record as it is\n"
+            "  fix: measure them by themselves"
+        )
+    records: Sequence[Record] = load_records(options.data, image_root=options.image_root)
     if not records:
         raise UsageError(f"{options.data}: found no record, expected at least one\n  fix: name a file with records")
+    counted.append(count_answers(records))
+    if options.turns == "all":
+        records = Answers(records)
+        if not records:
+            raise UsageError(
+                f"{options.data}: found the weight 0 for every answer, expected one that counts\n"
+                "  fix: --turns last, or give an answer a weight"
+            )
     loaded = open_model(options)
 
     from minicpmv.evaluation.asking import ask, sample_of
@@ -164,7 +192,7 @@ def _ask(options: argparse.Namespace, metrics: Sequence[Metric]) -> Iterator[tup
 
     def report(done: int) -> None:
         if sys.stderr.isatty():
-            print(f"\r{done} of {len(records)} records", end="", file=sys.stderr, flush=True)
+            print(f"\r{done} of {len(records)} {_unit(options)}", end="", file=sys.stderr, flush=True)
 
     settings = generation_settings(options)
     yield from ask(
@@ -181,13 +209,23 @@ def _ask(options: argparse.Namespace, metrics: Sequence[Metric]) -> Iterator[tup
         print(file=sys.stderr)
 
 
+def _unit(options: argparse.Namespace) -> str:
+    return "answers" if options.turns == "all" else "records"
+
+
 def _print(
-    options: argparse.Namespace, metrics: Sequence[Metric], results: Mapping[str, Result], num_records: int
+    options: argparse.Namespace,
+    metrics: Sequence[Metric],
+    results: Mapping[str, Result],
+    num_records: int,
+    counted: Sequence[Counted],
 ) -> None:
     from minicpmv.evaluation.scores import shown
 
     if options.json:
         report: dict[str, Any] = {"records": num_records}
+        for count in counted:
+            report["answers"] = {"asked": num_records, "of": count.in_all, "of_weight_0": count.of_weight_0}
         if _DEFAULT in results:
             share = results[_DEFAULT]
             report |= {"exact_match": share.value, "exact": round(share.value * share.num_records)}
@@ -199,10 +237,16 @@ def _print(
     elif options.metrics is None:
         share = results[_DEFAULT]
         num_exact = round(share.value * share.num_records)
-        print(f"exact match {share.value:.1%} ({num_exact} of {share.num_records} records)")
+        print(f"exact match {share.value:.1%} ({num_exact} of {share.num_records} {_unit(options)})")
     else:
-        print(f"{'metric':<20} {'value':>8}   {'95 % interval':<20} records")
+        print(f"{'metric':<20} {'value':>8}   {'95 % interval':<20} {_unit(options)}")
         for metric in metrics:
             found = results[metric.name]
             between = f"{shown(metric, found.low)} to {shown(metric, found.high)}"
             print(f"{metric.name:<20} {shown(metric, found.value):>8}   {between:<20} {found.num_records:,}")
+    is_answered = any(metric.needs_answers for metric in metrics)
+    for count in counted if is_answered and not options.json else ():
+        if num_records < count.in_all:
+            unread = f"; {count.of_weight_0:,} of weight 0 are only read" if options.turns == "all" else ""
+            more = "; --turns all asks for more than each record's last" if options.turns == "last" else ""
+            print(f"asked for {num_records:,} of {count.in_all:,} answers{unread}{more}")

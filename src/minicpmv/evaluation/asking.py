@@ -15,6 +15,7 @@ from minicpmv.evaluation.answers import predict
 from minicpmv.evaluation.losses import measure_losses
 from minicpmv.evaluation.metrics.base import Metric, Sample
 from minicpmv.evaluation.score_files import make_sample
+from minicpmv.evaluation.turns import Answers
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import LoadedModel
 
@@ -39,7 +40,8 @@ def ask(
 
     Args:
         loaded: Who is measured.
-        records: With an assistant turn at the end of each, which is what is asked for.
+        records: With an assistant turn at the end of each, which is what is asked for. Lines of ``Answers`` have the
+            position of the record, and the answer's number in it as ``turn``.
         metrics: What the answers are for.
         settings: How tokens are chosen.
         batch_size: Records answered at once.
@@ -75,7 +77,10 @@ def ask(
         if is_measured:
             losses = measure_losses(loaded, chosen, max_length=max_length, max_slice_nums=settings.max_slice_nums)
         for number, (record, answer, (nats, weight)) in enumerate(zip(chosen, answers, losses, strict=False)):
-            yield _line(record, start + number, None if answer is None else answer.answer, nats, weight)
+            line, sample = _line(record, start + number, None if answer is None else answer.answer, nats, weight)
+            if isinstance(records, Answers):
+                line["index"], line["turn"] = records.origin(start + number)
+            yield line, sample
             if is_measured:
                 tell(number + 1)
 

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from minicpmv.evaluation.metrics.base import Metric
 
-__all__ = ["BLOCK", "NUM_DRAWS", "draw_weights", "interval", "mcnemar", "permutation_test", "values"]
+__all__ = ["BLOCK", "NUM_DRAWS", "draw_weights", "interval", "mcnemar", "permutation_test", "values", "wilson"]
 
 BLOCK = 256
 """Records whose draws are made together."""
 NUM_DRAWS = 1000
 _NUM_PERMUTATIONS = 10_000
+_QUANTILE = 1.959963984540054
+"""Of the normal distribution: 95 % lie between it and its negative."""
 _ROUNDING = 1e-12
 
 Vectors = NDArray[np.float64]
@@ -56,6 +58,20 @@ def interval(drawn: Vectors) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.quantile(known, [0.025, 0.975])
     return float(low), float(high)
+
+
+def wilson(num_right: float, num_records: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a proportion (Wilson, 1927), which 0 and all of n have as well.
+
+    >>> [round(bound, 4) for bound in wilson(0, 14)]
+    [0.0, 0.2153]
+    """
+    share, spread = num_right / num_records, _QUANTILE**2 / num_records
+    middle = share + spread / 2
+    reach = (share * (1 - share) * spread + spread**2 / 4) ** 0.5
+    low, high = (middle - reach) / (1 + spread), (middle + reach) / (1 + spread)
+    # Exact at the ends, where rounding would leave 1e-17.
+    return (0.0 if num_right == 0 else low), (1.0 if num_right == num_records else high)
 
 
 def mcnemar(num_better: int, num_worse: int) -> float:

@@ -24,7 +24,8 @@ class Answered:
 
     where: str
     key: str | int
-    """What two files are matched by: its id, or its position where it has none, or both where others have its id."""
+    """What two files are matched by: its id, or its position where it has none, or both where others have its id; with
+    the answer's number where the file has that."""
     fields: Mapping[str, Any]
     sample: Sample
 
@@ -131,6 +132,8 @@ def _read(line: str, *, where: str, position: int, repeated: set[object]) -> Ans
         key = index if isinstance(index, int) else position
     elif isinstance(index, int) and isinstance(key, str | int) and key in repeated:
         key = f"{key} (record {index})"
+    if isinstance(fields.get("turn"), int):
+        key = f"{key} (answer {fields['turn']})"
     return Answered(where=where, key=key, fields=fields, sample=_sample(fields, where))
 
 

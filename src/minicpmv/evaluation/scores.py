@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from minicpmv.errors import UsageError
-from minicpmv.evaluation.metrics.base import Metric, Sample, Statistics
-from minicpmv.evaluation.resampling import BLOCK, NUM_DRAWS, draw_weights, interval, values
+from minicpmv.evaluation.metrics.base import MeanMetric, Metric, Sample, Statistics
+from minicpmv.evaluation.resampling import BLOCK, NUM_DRAWS, draw_weights, interval, values, wilson
 
 __all__ = ["Result", "Scorer", "Scores", "measure", "shown"]
 
@@ -27,7 +27,8 @@ class Result:
     value: float
     low: float
     high: float
-    """Between the two lie 95 % of the values of sets that are drawn anew from this one."""
+    """Between the two lie 95 % of the values of sets that are drawn again from this one; for a share of records
+    that are right, the two are the bounds of Wilson's score interval."""
     num_records: int
     """How many could be measured."""
 
@@ -104,6 +105,8 @@ class _Sums:
         self._total: np.ndarray = np.zeros(0)
         self._drawn: np.ndarray = np.zeros((NUM_DRAWS, 0))
         self._counts = np.zeros(NUM_DRAWS)
+        self._is_proportion = isinstance(metric, MeanMetric) and metric.is_share
+        """Whether every record so far is simply right or wrong."""
 
     @property
     def is_waiting(self) -> bool:
@@ -120,6 +123,7 @@ class _Sums:
         rows = np.array([statistics for _, statistics in self._block], dtype=np.float64)
         if not self.num_records:
             self._total, self._drawn = np.zeros(rows.shape[1]), np.zeros((NUM_DRAWS, rows.shape[1]))
+        self._is_proportion = self._is_proportion and bool(np.isin(rows[:, 0], (0.0, 1.0)).all())
         self._total += rows.sum(axis=0)
         self._drawn += weights[places].T @ rows
         self._counts += weights[places].sum(axis=0)
@@ -127,5 +131,8 @@ class _Sums:
         self._block = []
 
     def result(self) -> Result:
-        low, high = interval(values(self._metric, self._drawn, self._counts))
+        if self._is_proportion:
+            low, high = wilson(float(self._total[0]), self.num_records)
+        else:
+            low, high = interval(values(self._metric, self._drawn, self._counts))
         return Result(value=self._metric.value(self._total.tolist()), low=low, high=high, num_records=self.num_records)

@@ -47,26 +47,39 @@ def test_value_is_of_the_set_and_scores_are_of_records() -> None:
     assert scorer.results()["wer"].value == 6 / 8, "edits by words, not the mean of two rates"
 
 
-def test_interval_is_that_of_the_binomial() -> None:
-    """Of 400 records, half of them right: 0.5 +- 1.96 * sqrt(0.25 / 400) = 0.451 to 0.549. 1000 draws add 0.005."""
-    found = score_all(find_metrics(["exact_match"]), binary(200, 200)).results()["exact_match"]
-    assert (found.value, found.num_records) == (0.5, 400)
-    assert found.low == pytest.approx(0.451, abs=0.008)
-    assert found.high == pytest.approx(0.549, abs=0.008)
+@pytest.mark.parametrize(
+    ("right", "wrong", "low", "high"),
+    [
+        (0, 14, 0.0, 0.2153),  # closed form: z^2 / (n + z^2)
+        (14, 0, 0.7847, 1.0),
+        (0, 20, 0.0, 0.1611),  # Newcombe (1998), table I, method 3: 0/20
+        (1, 28, 0.0061, 0.1718),  # the same, 1/29
+        (15, 133, 0.0624, 0.1605),  # the same, 15/148
+        (81, 182, 0.2553, 0.3662),  # the same, 81/263
+        (1, 0, 0.2065, 1.0),
+    ],
+)
+def test_a_share_of_records_that_are_right_has_wilson_s_interval(
+    right: int, wrong: int, low: float, high: float
+) -> None:
+    found = score_all(find_metrics(["exact_match"]), binary(right, wrong)).results()["exact_match"]
+    assert (found.low, found.high) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
+    assert found.low <= found.value <= found.high
 
 
-def test_sets_that_are_drawn_without_a_record_do_not_count() -> None:
-    """Of one record every third set has none."""
-    found = score_all(find_metrics(["exact_match"]), binary(1, 0)).results()["exact_match"]
-    assert (found.low, found.value, found.high) == (1, 1, 1)
+def test_a_share_that_records_have_in_part_is_drawn() -> None:
+    """Wilson's interval is of records that are right or wrong; these are half right, all of them."""
+    samples = (Sample(answer="abcd", references=("abce",)) for _ in range(10))
+    found = score_all(find_metrics(["anls"]), samples).results()["anls"]
+    assert (found.low, found.value, found.high) == (0.75, 0.75, 0.75)
 
 
-def test_seed_decides_the_interval() -> None:
+def test_seed_decides_the_drawn_interval() -> None:
     def interval(seed: int) -> tuple[float, float]:
-        scorer = Scorer(find_metrics(["exact_match"]), seed=seed)
-        for sample in binary(30, 70):
+        scorer = Scorer(find_metrics(["wer"]), seed=seed)
+        for sample in made_up(100):
             scorer.add(sample)
-        found = scorer.results()["exact_match"]
+        found = scorer.results()["wer"]
         return found.low, found.high
 
     assert interval(0) == interval(0) != interval(1)
