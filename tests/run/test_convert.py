@@ -104,6 +104,46 @@ def test_keys_that_are_left_out_are_named(capsys: pytest.CaptureFixture[str]) ->
     assert "left out, because nothing here reads them: the keys model, source" in capsys.readouterr().err
 
 
+def test_what_other_tools_write_is_the_same_after_converting() -> None:
+    """Weights, thinking, instructions, boxes on their marks, and records without messages."""
+    said = {"role": "assistant", "content": "5.", "reasoning": "2 + 3", "loss_weight": 0.5}
+    records: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": "2 + 3?"}, said], "system_prompt": "Count."},
+        {"messages": [*conversation("Why?", "No."), *conversation("Why?", "So.")]},
+        {"images": ["b.jpg"], "messages": conversation("<image>Where is <ref-object>?", "<bbox>"),
+         "objects": {"ref": ["it"], "bbox": [[3, 2, 30, 20]]}},
+        {"query": "Why?", "response": "So.", "history": [["How?", "Thus."]]},
+        {"image": "b.jpg", "question": "What?", "answers": ["a", "b"]},
+    ]  # fmt: skip
+    records[1]["messages"][1]["train"] = False
+    data = write_data(Path("data/others.json"), records)
+    assert main(["convert", data, "--output", "out.jsonl"]) == 0
+    before, after = load_records(data), load_records("out.jsonl")
+    assert content(after) == content(before)
+    assert [record.references for record in after] == [record.references for record in before]
+    assert [turn.weight for record in after for turn in record.turns if turn.role == "assistant"][:3] == [0.5, 0, 1]
+    assert after[0].turns[-1].text == "<think>\n2 + 3\n</think>\n\n5."
+    assert after[2].turns[-1].text == "<box>100 100 1000 1000</box>"
+    assert main(["convert", "out.jsonl", "--output", "again.jsonl"]) == 0
+    assert Path("again.jsonl").read_bytes() == Path("out.jsonl").read_bytes()
+
+
+def test_keys_that_matter_stop_unless_they_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"role": "assistant", "content": "So.", "score": 1, "reasoning_content": "Hm.", "name": "x"}
+    record = {"label": False, "messages": [{"role": "user", "content": "Why?"}, told]}
+    data = write_data(Path("kto.json"), [record])
+    assert main(["convert", data, "--output", "out.jsonl"]) == 2
+    assert not Path("out.jsonl").exists()
+    error = capsys.readouterr().err
+    assert "messages[1].score: [D160]" in error
+    assert "label: [D160]" in error
+    options = [text for key in ("label", "score", "reasoning_content") for text in ("--leave-out", key)]
+    assert main(["convert", data, "--output", "out.jsonl", *options]) == 0
+    left_out = "the keys label, messages: name, messages: reasoning_content, messages: score"
+    assert left_out in capsys.readouterr().err
+    assert json.loads(Path("out.jsonl").read_text()) == {"conversations": conversation("Why?", "So.")}
+
+
 def test_references_are_kept_and_their_boxes_rewritten_too() -> None:
     save_picture(Path("a.png"), 400, 200)
     box = "<box>20 30 200 100</box>"

@@ -77,6 +77,7 @@ def run(arguments: Sequence[str]) -> int:
     for notice in done.notices:
         print(notice, file=sys.stderr)
     if done.left_out:
-        print(f"left out, because nothing here reads them: the keys {', '.join(done.left_out)}", file=sys.stderr)
+        why = "because nothing here reads them" + (", or as you said" if options.leave_out else "")
+        print(f"left out, {why}: the keys {', '.join(done.left_out)}", file=sys.stderr)
     print(f"Wrote {done.num_records} record{'' if done.num_records == 1 else 's'} to {options.output}")
     return 0

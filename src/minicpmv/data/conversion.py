@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -110,7 +110,16 @@ def convert(
         raise DataError(problems)
     lines = [_line(record, made, target) for record, made in zip(records, texts, strict=True)]
     _write(target.output, "".join(lines).encode())
+    unread |= {key for record in records for key in _optional_keys(record) if key.split(": ")[-1] in leave_out}
     return Conversion(num_records=len(lines), left_out=tuple(sorted(unread)), notices=tuple(notices))
+
+
+def _optional_keys(record: RawRecord) -> Iterator[str]:
+    """Yield the keys of a record that are read and that it could be without, as ``left_out`` names them."""
+    fields = _fields(record)
+    if fields.get("references"):
+        yield "references"
+    yield from (f"messages: {key}" for message in fields["conversations"] for key in _OF_ANSWERS if key in message)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -125,6 +125,8 @@ def load_records(
     checked = check_records(open_records(path), image_root=image_root, version=version, for_training=for_training)
     if checked.problems:
         raise DataError([problem for _, problem in checked.problems])
+    for notice in checked.notices:
+        log_notice(notice)
     return Records(checked.raw, checked.sizes, image_root=image_root)
 
 

@@ -65,6 +65,7 @@ class UnreadKeys:
     def __init__(self, ignored: Iterable[str] = ()) -> None:
         self._ignored = frozenset(ignored)
         self._kinds: dict[tuple[str, str, str], _Kind] = {}
+        self._names: set[str] = set()
         self._readings: dict[tuple[str, str], list[int | RawRecord]] = {}
 
     def add(self, record: RawRecord, position: int, root: str) -> None:
@@ -80,6 +81,7 @@ class UnreadKeys:
             seen[2] = cast("int", seen[2]) + 1
         for each in record.unread:
             if each.key in self._ignored:
+                self._names.add(_SHOWN[each.level] + each.key)
                 continue
             name = (record.source, each.level, each.key)
             kind = self._kinds.get(name)
@@ -126,7 +128,7 @@ class UnreadKeys:
 
     def names(self) -> list[str]:
         """Return the keys, with the level of those that are no key of a record, in alphabetical order."""
-        return sorted({f"{_SHOWN[level]}{key}" for _, level, key in self._kinds})
+        return sorted(self._names | {_SHOWN[level] + key for _, level, key in self._kinds})
 
 
 def _where(record: RawRecord, each: Unread) -> str:
