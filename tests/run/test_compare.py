@@ -92,7 +92,7 @@ def test_file_that_holds_no_answers_is_named(text: str, message: str, capsys: py
             ["eval", "--predictions", "p.jsonl", "--output", "p.jsonl"],
             "--output: found 'p.jsonl', the data file itself",
         ),
-        (["eval", "--predictions", "p.jsonl", "--output", "no/s.jsonl"], "--output: found no folder 'no'"),
+        (["eval", "--predictions", "p.jsonl", "--output", "no/s.jsonl"], "--output 'no/s.jsonl': found no folder 'no'"),
         (["eval", "m", "d", "--metrics", "loss", "--blank-images"], "--blank-images: found beside loss"),
         (["eval", "m", "d", "--model-max-length", "9"], "--model-max-length: found without loss or perplexity"),
         (["compare", "p.jsonl", "nope.jsonl"], "nope.jsonl: found no file of answers"),

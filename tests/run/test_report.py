@@ -124,7 +124,7 @@ def test_two_runs_and_files_of_answers(finished: Path, tmp_path: Path, capsys: p
         (["RUN", "--before", "a.jsonl"], "--before: found without --after, expected both"),
         (["RUN", "RUN", "--before", "a", "--after", "b"], "--before, --after: found with 2 runs, expected one"),
         (["RUN", "--before", "a", "--after", "b"], "a: found no file of answers that can be read"),
-        (["RUN", "--output", "missing/page.html"], "--output: found no folder 'missing'"),
+        (["RUN", "--output", "missing/page.html"], "--output 'missing/page.html': found no folder 'missing'"),
     ],
 )
 def test_wrong_use_is_told(arguments: list[str], told: str, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
