@@ -7,7 +7,6 @@ a box on the wrong picture looks right to everybody but the model.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -22,6 +21,9 @@ MARKS = re.compile(r"<ref-object>|<bbox>(?![^<]*</bbox>)")
 """What is filled; a box with its own end is not."""
 _UNITS = {"real": None, "norm1": 1, "norm1000": GRID}
 """What ``bbox_type`` says the far edge of an image is; None: its size in pixels."""
+
+_LARGEST = 1e9
+"""Of a place in an image; NaN is no place either."""
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -89,7 +91,7 @@ def _check_shapes(record: RawRecord, objects: Mapping[str, object], num_images: 
 
 def _as_box(value: object) -> Box | None:
     numbers = cast("list[object]", value) if isinstance(value, list) else []
-    sound = [n for n in numbers if isinstance(n, (int, float)) and not isinstance(n, bool) and math.isfinite(n)]
+    sound = [float(n) for n in numbers if isinstance(n, (int, float)) and not isinstance(n, bool) and abs(n) < _LARGEST]
     return (sound[0], sound[1], sound[2], sound[3]) if len(sound) == len(numbers) == 4 else None
 
 
@@ -123,7 +125,7 @@ def _write(objects: Mapping[str, object], number: int, sizes: Sequence[tuple[int
     edges = sizes[of_images[number] if of_images else 0] if unit is None else (unit, unit)
     if unit is None and max(box) <= 1:
         fix = 'if these are parts of the width and height, add "bbox_type": "norm1"'
-        raise BoxError(f"the box {list(box)} in pixels", "a box of more than one pixel", fix)
+        raise BoxError(f"the box {' '.join(f'{n:g}' for n in box)!r} in pixels", "a box of more than one pixel", fix)
     return write_box(box, edges, "pixels" if unit is None else f"of {objects['bbox_type']}")
 
 

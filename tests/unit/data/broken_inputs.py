@@ -358,6 +358,7 @@ def _messages() -> Iterator[Case]:
             "negative": -1,
             "nan": float("nan"),
             "infinity": float("inf"),
+            "huge": 10**400,
             "list": [0],
         }.items():
             data = _json([{"conversations": [GOOD["conversations"][0], _answer(**{key: value})]}])
@@ -599,7 +600,9 @@ def _objects() -> Iterator[Case]:
         "beyond_one": {"ref": ["cat"], "bbox": [[1, 2, 3, 4]], "bbox_type": "norm1"},
         "unknown_unit": {"ref": ["cat"], "bbox": [[1, 2, 3, 4]], "bbox_type": "cm"},
         "point": {"ref": ["cat"], "bbox": [[1, 2]]},
+        "huge": {"ref": ["cat"], "bbox": [[1, 2, 3, 10**400]]},
         "words": {"ref": ["cat"], "bbox": ["1 2 3 4"]},
+        "huge": {"ref": ["cat"], "bbox": [[1, 2, 3, 10**400]]},
         "no_name": {"ref": [""], "bbox": [[1, 2, 3, 4]]},
         "no_list": {"ref": "cat", "bbox": [[1, 2, 3, 4]]},
         "no_such_image": {"ref": ["cat"], "bbox": [[1, 2, 3, 4]], "image_id": [1]},

@@ -160,7 +160,7 @@ def test_several_answers_are_what_evaluation_accepts() -> None:
         (talk("Q", "A", label=False), "D160", "KTO"),
         (talk("Q", "A", rejected={"from": "gpt", "value": "B"}), "D160", "preference"),
         ({"messages": [*conversation("Q"), {"role": "assistant", "content": "A", "mask": 1}]}, "D160", "mask"),
-        ({"conversations": [{"from": "human", "value": "Q"}, {"from": "function_call", "value": "{}"}]}, "D122", "tools"),
+        ({"conversations": [{"from": "human", "value": "Q"}, {"from": "tool", "value": "{}"}]}, "D122", "tools"),
         ({"messages": [{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}, *conversation("", "A")[1:]]},
          "D118", "video"),
     ],
