@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicpmv.cli.main import main
+from minicpmv.data.cache import DataCache
 from minicpmv.data.loading import Checked, check_records
 from minicpmv.data.mixing import Source, load_mixture
 from minicpmv.data.reading import open_records
@@ -197,6 +198,15 @@ def test_a_key_is_named_once_for_each_file_with_its_count_and_all_its_records_ar
     assert {name.partition(" record ")[2]: [p.code for p in found] for name, found in mixture.left_out.items()} == {
         str(number): ["D160"] for number in (1, 2, 4, 5, 7, 8)
     }
+
+
+def test_what_is_not_read_is_said_again_where_the_check_is_recalled(tmp_path: Path) -> None:
+    path = write_data(tmp_path / "train.json", [own({"source": "x"}, {}, {}), {"question": "Why?", "answer": "So."}])
+    cache = DataCache(tmp_path / "kept")
+    first, second = (load_mixture([Source(path)], cache=cache) for _ in range(2))
+    assert (first.num_recalled, second.num_recalled) == (0, 2)
+    assert [notice.code for notice in first.notices] == ["D320", "D321"]
+    assert second.notices == first.notices
 
 
 @pytest.mark.parametrize(
