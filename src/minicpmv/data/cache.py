@@ -30,7 +30,7 @@ _FORM = 1
 """Of the entries. Raised when what they hold changes its meaning."""
 _MOST = 64
 """Entries that are kept: those used last. A million records take about 10 MB, a hundred thousand images 1 MB."""
-_NAME = re.compile(r"(?:checked|lengths)-[0-9a-f]{64}\.kept")
+_NAME = re.compile(r"(?:checked|lengths|validation)-[0-9a-f]{64}\.kept")
 _BEING_WRITTEN = re.compile(rf"\.{_NAME.pattern}\..*")
 _ABANDONED = 3600
 """Seconds after which a file that is being written has been left behind by a process that was killed."""

@@ -21,14 +21,16 @@ from numpy.typing import NDArray
 from minicpmv.data.cache import DataCache
 from minicpmv.data.contents import Content, open_source
 from minicpmv.data.loading import Checked, Records, check_records
+from minicpmv.data.reading import data_folder
 from minicpmv.data.recall import check_or_recall
 from minicpmv.data.records import Record
 from minicpmv.data.sequences import Concatenated, Selected
 from minicpmv.data.skipping import Skipped
+from minicpmv.data.validation import HeldOut, SplitSize, hold_out
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.models.versions import Version
 
-__all__ = ["Mixture", "Source", "load_mixture", "mix", "parse_source"]
+__all__ = ["Mixture", "Source", "load_mixture", "mix", "parse_source", "parse_validation_sets"]
 
 _WEIGHT = re.compile(r"(?P<path>.+):(?P<weight>[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.IGNORECASE | re.DOTALL)
 
@@ -40,6 +42,44 @@ class Source:
     path: str
     weight: float = 1.0
     """How often each of its records is seen in an epoch."""
+
+
+_NAMED = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)=(?P<path>.+)", re.DOTALL)
+
+
+def parse_validation_sets(written: Sequence[str], *, flag: str) -> dict[str, list[Source]]:
+    """Read ``PATH ...`` or ``NAME=PATH ...``; sources of one given name are one set, others are sets by themselves.
+
+    >>> list(parse_validation_sets(["val.json"], flag="--eval_data_path"))
+    ['']
+    >>> list(parse_validation_sets(["val/charts.json", "text=val/ocr.jsonl"], flag="--eval_data_path"))
+    ['charts', 'text']
+
+    Returns:
+        The sources of each set by its name, in the order in which they are first named. A single source without a name
+        is called ''.
+
+    Raises:
+        UsageError: There is a weight, or two sets would have the same name.
+    """
+    sets: dict[str, list[Source]] = {}
+    unnamed: dict[str, str] = {}
+    for each in written:
+        match = None if os.path.exists(each) else _NAMED.fullmatch(each)
+        source = parse_source(match["path"] if match else each, flag=flag, weights_allowed=False)
+        if match is None and len(written) == 1:
+            return {"": [source]}
+        name = match["name"] if match else re.sub(r"[^A-Za-z0-9_.-]", "_", Path(source.path).stem)
+        if name in sets and (match is None or name in unnamed):
+            raise UsageError(
+                f"{flag}: found two sets that would be called {name!r}: {unnamed.get(name, sets[name][0].path)!r} and "
+                f"{source.path!r}, expected a name for each\n  fix: write {name}1={sets[name][0].path} "
+                f"{name}2={source.path}, or {name}=PATH twice for one set of both"
+            )
+        if match is None:
+            unnamed[name] = source.path
+        sets.setdefault(name, []).append(source)
+    return sets
 
 
 def parse_source(written: str, *, flag: str, weights_allowed: bool = True) -> Source:
@@ -84,6 +124,8 @@ class Mixture:
     """How many of the records of all sources were found as checked before."""
     notices: tuple[Problem, ...] = ()
     """Keys that nothing reads, and records that were read otherwise than they are written; once for each file."""
+    held_out: HeldOut | None = None
+    """What is not among the records, to be measured; None if nothing was to be held out."""
 
 
 def load_mixture(
@@ -95,6 +137,7 @@ def load_mixture(
     skip_bad: bool = False,
     check_first: bool = True,
     cache: DataCache | None = None,
+    split: SplitSize | None = None,
 ) -> Mixture:
     """Load every source, and mix them; see ``load_records`` and ``mix``.
 
@@ -107,6 +150,7 @@ def load_mixture(
             cannot be read at all, or has no sound record, is an error nevertheless.
         check_first: Whether all records are checked now, or each when it is asked for.
         cache: Where it is kept which sources are sound; by default all are checked.
+        split: How many records are held out, each once whatever the weights; needs ``check_first``.
 
     Raises:
         DataError: With the problems of all sources.
@@ -144,7 +188,17 @@ def load_mixture(
         loaded.append((source, records))
     if problems:
         raise DataError(problems)
+    held_out = None
+    if split is not None:
+        folders = [
+            os.path.realpath(data_folder(source.path) if image_root is None else image_root) for source in sources
+        ]
+        entry = None if cache is None else cache.entry("validation", records=identity, split=split, folders=folders)
+        held_out = hold_out([records for _, records in loaded], split, kept=entry)
+        loaded = [(source, rest) for (source, _), rest in zip(loaded, held_out.rest, strict=True)]
+        identity.append(["without", held_out.sha256])
     return Mixture(
+        held_out=held_out,
         records=mix(loaded, seed=seed),
         left_out=left_out,
         contents=contents,
