@@ -18,10 +18,14 @@ MASTER_PORT=${MASTER_PORT:-} # empty: a free port; 6001 with several nodes
 
 MODEL=${MODEL:-}         # directory or hub name: openbmb/MiniCPM-V-2_6, openbmb/MiniCPM-Llama3-V-2_5, openbmb/MiniCPM-V-2
 DATA=${DATA:-}           # JSON file of conversations, see README.md; MODEL and DATA both empty: the demo
-EVAL_DATA=${EVAL_DATA:-} # JSON file; empty: no evaluation
+EVAL_DATA=${EVAL_DATA:-} # JSON file; empty: VALIDATION_SPLIT decides
+VALIDATION_SPLIT=${VALIDATION_SPLIT:-} # records of DATA to measure instead: 0.1, 200, 0; empty: 5 % of 100 records or more
 LLM_TYPE=${LLM_TYPE:-}   # qwen2, llama3 or minicpm, checked against the model; empty: read from it
 MODEL_MAX_LENGTH=${MODEL_MAX_LENGTH:-2048} # tokens; with several images in a record 4096 or more
 
+EVAL_STEPS=${EVAL_STEPS:-}     # steps between evaluations; empty: an epoch, at most 1000
+SAVE_STEPS=${SAVE_STEPS:-1000} # steps between checkpoints
+MEASURE=${MEASURE:-32}         # validation records that are answered before and after training; 0: none
 OUTPUT_DIR=${OUTPUT_DIR:-output/full}
 
 if [ -n "$MODEL$DATA" ]; then
@@ -38,6 +42,7 @@ else # the demo, tuned on its validation split: a model of this size takes large
     BATCH_SIZE=${BATCH_SIZE:-16} # records, padded: all are 41 tokens long, so that packing would save nothing
     ACCUMULATION=${ACCUMULATION:-1}
     PRECISION=${PRECISION:-fp32}
+    MEASURE=0 # the script itself measures all held-out records, which the training never sees
     # Each epoch, which has 225 steps, ends with the share of right answers to other pictures.
     set -- --eval_steps 225 --eval_metrics exact_match --per_device_eval_batch_size 16 "$@"
     # Running the demo again starts it anew, unless --resume_from_checkpoint true is given.
@@ -53,6 +58,8 @@ torchrun --nproc_per_node "$GPUS_PER_NODE" --nnodes "$NNODES" --node_rank "$NODE
     ${LLM_TYPE:+--llm_type "$LLM_TYPE"} \
     --data_path "$DATA" \
     ${EVAL_DATA:+--eval_data_path "$EVAL_DATA"} \
+    ${VALIDATION_SPLIT:+--validation_split "$VALIDATION_SPLIT"} \
+    --measure "$MEASURE" \
     --remove_unused_columns false \
     --label_names "labels" \
     --prediction_loss_only true \
@@ -68,15 +75,14 @@ torchrun --nproc_per_node "$GPUS_PER_NODE" --nnodes "$NNODES" --node_rank "$NODE
     --model_max_length "$MODEL_MAX_LENGTH" \
     --max_slice_nums 9 \
     --num_train_epochs "$EPOCHS" \
-    --eval_steps 1000 \
+    ${EVAL_STEPS:+--eval_steps "$EVAL_STEPS"} \
     --output_dir "$OUTPUT_DIR" \
     --logging_strategy "steps" \
     --per_device_train_batch_size "$BATCH_SIZE" \
     --per_device_eval_batch_size 1 \
     --gradient_accumulation_steps "$ACCUMULATION" \
-    ${EVAL_DATA:+--eval_strategy "steps"} \
     --save_strategy "steps" \
-    --save_steps 1000 \
+    --save_steps "$SAVE_STEPS" \
     --save_total_limit 10 \
     --learning_rate "$LEARNING_RATE" \
     --weight_decay 0.1 \

@@ -112,7 +112,10 @@ def _training_flags(script: Path) -> list[str]:
     command = text[text.index("\ntorchrun") : text.index("\nfinish")]
     printed = re.sub(r"\ntorchrun .*?minicpmv\.training", "\nprintf '%s\\\\n'", command, flags=re.DOTALL)
     values = "MODEL=m DATA=d EVAL_DATA=e LLM_TYPE=qwen2 MODEL_MAX_LENGTH=64 OUTPUT_DIR=o BF16=false FP16=false "
-    values += "EPOCHS=1 BATCH_SIZE=1 ACCUMULATION=1 LEARNING_RATE=1e-4\n"
+    values += (
+        "EPOCHS=1 BATCH_SIZE=1 ACCUMULATION=1 LEARNING_RATE=1e-4 SAVE_STEPS=9 MEASURE=4 EVAL_STEPS= VALIDATION_SPLIT= "
+    )
+    values += "LORA_PRESET=official TUNE_VISION=true\n"
     ran = subprocess.run([_POSIX_SHELL, "-euc", values + printed], capture_output=True, text=True, check=True)
     return ran.stdout.splitlines()
 

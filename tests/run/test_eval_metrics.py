@@ -82,7 +82,7 @@ def test_number_of_records_is_bounded_and_references_are_read(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--eval_metrics", "anls"], "--eval_metrics: found no --eval_data_path"),
+        (["--eval_metrics", "anls", "--validation_split", "0"], "--eval_metrics: found no --eval_data_path"),
         (["--eval_metrics", "anl", "--eval_data_path", "x"], "fix: did you mean anls?"),
         (["--eval_metrics_records", "5"], "--eval_metrics_records: found without --eval_metrics"),
         (["--eval_max_new_tokens", "0"], "--eval_max_new_tokens: found 0, expected at least 1"),

@@ -6,12 +6,10 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from minicpmv.report.evaluations import Measured, measured_keys
 from minicpmv.report.run_directory import Run, is_number
 
-__all__ = ["OF_EVALUATION", "Chart", "Series", "make_charts", "thin_out"]
-
-OF_EVALUATION = ("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
-"""What transformers logs of every evaluation, behind ``eval_``."""
+__all__ = ["Chart", "Series", "make_charts", "thin_out"]
 
 _MAX_POINTS = 2000
 """Of one curve: more than a screen has columns, and some 40 kB."""
@@ -81,19 +79,31 @@ def _height(point: Point) -> float:
 
 
 def _loss_chart(runs: Sequence[Run]) -> Chart:
+    measured = [each for each in _measured(runs) if each.metric == "loss"]
     series = [
         _series(run, number, key, name)
         for number, run in enumerate(runs)
-        for key, name in (("loss", "training"), ("eval_loss", "held-out"))
+        for key, name in (("loss", "training"), *((each.key, each.set_name or "held-out") for each in measured))
     ]
     return _chart("loss", "Loss", "nats per trained token", series, is_noisy=True)
 
 
 def _metric_charts(runs: Sequence[Run]) -> Iterator[Chart]:
-    for key in _keys(runs, "eval_"):
-        name = key.removeprefix("eval_")
-        if name not in OF_EVALUATION:
-            yield _chart_of(runs, key, name.replace("_", " "), "of held-out answers")
+    """Make a chart of each metric, with a curve for each evaluation set."""
+    measured = [each for each in _measured(runs) if each.metric != "loss"]
+    for metric in dict.fromkeys(each.metric for each in measured):
+        title = metric.replace("_", " ")
+        series = [
+            _series(run, number, each.key, each.set_name or title)
+            for number, run in enumerate(runs)
+            for each in measured
+            if each.metric == metric
+        ]
+        yield _chart(f"eval_{metric}".replace("/", "_"), title, "of held-out answers", series, is_noisy=False)
+
+
+def _measured(runs: Sequence[Run]) -> list[Measured]:
+    return list(dict.fromkeys(each for run in runs for each in measured_keys(run.log)))
 
 
 def _part_charts(runs: Sequence[Run]) -> list[Chart]:

@@ -7,13 +7,15 @@ a second, for this one picture.
 from __future__ import annotations
 
 import io
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
 from minicpmv.processing.images import resize
+from minicpmv.report.evaluations import measured_keys
 from minicpmv.report.run_directory import Run, is_number
 
 __all__ = ["draw_loss", "round_ticks", "smooth"]
@@ -23,7 +25,9 @@ _LEFT, _TOP, _RIGHT, _BOTTOM = 90, 70, 1170, 605
 """Pixels: where the axes are."""
 _FINE = 3
 """Lines are drawn so much larger and then shrunk: Pillow's own have steps."""
-_TRAINING, _HELD_OUT, _FAINT = "#0072b2", "#d55e00", "#b3d5e8"
+_TRAINING, _FAINT = "#0072b2", "#b3d5e8"
+_HELD_OUT = ("#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+"""Of the evaluation sets, in their order."""
 _INK, _QUIET, _GRID = "#21201d", "#6c6861", "#e3dfd7"
 
 Curve = Sequence[tuple[float, float]]
@@ -44,7 +48,11 @@ class _Axes(NamedTuple):
 
 def draw_loss(run: Run) -> bytes | None:
     """Return a PNG of training and held-out loss by step; None if none was logged."""
-    training, held_out = _curve(run, "loss"), _curve(run, "eval_loss")
+    training = _curve(run, "loss")
+    sets = {
+        each.set_name or "held-out": _curve(run, each.key) for each in measured_keys(run.log) if each.metric == "loss"
+    }
+    held_out = [point for curve in sets.values() for point in curve]
     if not training and not held_out:
         return None
     losses = [loss for _, loss in (*training, *held_out)]
@@ -57,12 +65,14 @@ def draw_loss(run: Run) -> bytes | None:
     _draw_line(pen, [axes.place(*point) for point in training], _FAINT, 2)
     smoothed = zip((step for step, _ in training), smooth([loss for _, loss in training]), strict=True)
     _draw_line(pen, [axes.place(*point) for point in smoothed], _TRAINING, 4)
-    _draw_line(pen, [axes.place(*point) for point in held_out], _HELD_OUT, 3)
-    marks = [(held_out, _HELD_OUT), (training if len(training) == 1 else [], _TRAINING)]
+    colours = dict(zip(sets, itertools.cycle(_HELD_OUT), strict=False))
+    for name, curve in sets.items():
+        _draw_line(pen, [axes.place(*point) for point in curve], colours[name], 3)
+    marks = [(sets[name], colours[name]) for name in sets] + [(training if len(training) == 1 else [], _TRAINING)]
     for (across, down), colour in ((axes.place(*point), colour) for curve, colour in marks for point in curve):
         pen.circle((across * _FINE, down * _FINE), 6 * _FINE, fill=colour)
     image = resize(image, _SIZE, Image.Resampling.LANCZOS)
-    _write_words(ImageDraw.Draw(image), axes, ticks, has_training=bool(training), has_held_out=bool(held_out))
+    _write_words(ImageDraw.Draw(image), axes, ticks, has_training=bool(training), sets=colours)
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return file.getvalue()
@@ -109,7 +119,7 @@ def _draw_line(pen: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], 
 
 
 def _write_words(
-    pen: ImageDraw.ImageDraw, axes: _Axes, ticks: Sequence[float], *, has_training: bool, has_held_out: bool
+    pen: ImageDraw.ImageDraw, axes: _Axes, ticks: Sequence[float], *, has_training: bool, sets: Mapping[str, str]
 ) -> None:
     small, normal = ImageFont.load_default(20), ImageFont.load_default(22)
     for tick in ticks:
@@ -120,7 +130,7 @@ def _write_words(
             pen.text(place, f"{step:,.0f}", fill=_QUIET, font=small, anchor="ma")
     pen.text(((_LEFT + _RIGHT) / 2, _SIZE[1] - 8), "step", fill=_QUIET, font=small, anchor="md")
     pen.text((_LEFT, 20), "Loss, nats per trained token", fill=_INK, font=normal, anchor="la")
-    labels = [("held-out", _HELD_OUT)] * has_held_out + [("training, smoothed", _TRAINING)] * has_training
+    labels = list(sets.items())[::-1] + [("training, smoothed", _TRAINING)] * has_training
     right = float(_RIGHT)
     for label, colour in labels:
         pen.text((right, 20), label, fill=colour, font=normal, anchor="ra")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from minicpmv.report.answers import AnswerSet, Kind, Pair
-from minicpmv.report.curves import OF_EVALUATION
 from minicpmv.report.differences import given_settings, list_settings
+from minicpmv.report.evaluations import Measured, measured_keys
 from minicpmv.report.pictures import Picture, Pictures
 from minicpmv.report.run_directory import Run, is_number
 
@@ -153,21 +153,40 @@ def _numbers_of_answers(answers: Sequence[AnswerSet]) -> list[Number]:
 
 
 def _numbers_of_log(run: Run) -> list[Number]:
-    """Take the first and the last of each number that tells how good the model is."""
-    logged = dict.fromkeys(key for entry in run.log for key in entry)
-    measured = [key for key in logged if key.startswith("eval_") and key.removeprefix("eval_") not in OF_EVALUATION]
-    names = {"eval_loss": "held-out loss", "loss": "training loss"} | {
-        # Not of the records that were asked before and after, which may have the same metric.
-        key: f"{key.removeprefix('eval_').replace('_', ' ')}, at evaluation"
-        for key in measured
-    }
+    """Take the first and the last of each number that tells how good the model is, metrics before losses.
+
+    The last is that of the model that was saved, which with ``--keep_best`` is not the last of the log.
+    """
+    saved = run.facts.get("metrics") or {}
     found: list[Number] = []
-    for key in [*measured, "eval_loss", "loss"]:
-        values = [entry[key] for entry in run.log if is_number(entry.get(key))]
+    for each in sorted(measured_keys(run.log), key=lambda each: each.metric == "loss"):
+        values = [entry[each.key] for entry in run.log if is_number(entry.get(each.key))]
         if values:
+            last = saved[each.key] if is_number(saved.get(each.key)) else values[-1]
             before = f"{values[0]:.3g}" if len(values) > 1 else ""
-            found.append(Number(name=names[key], before=before, value=f"{values[-1]:.3g}"))
-    return found
+            found.append(Number(name=_name_of(each), before=before, value=f"{last:.3g}"))
+    return [*found, *_training_loss(run)]
+
+
+def _name_of(measured: Measured) -> str:
+    of_set = f" of {measured.set_name}" if measured.set_name else ""
+    if measured.metric == "loss":
+        return f"held-out loss{of_set}"
+    # Not of the records that were asked before and after, which may have the same metric.
+    return f"{measured.metric.replace('_', ' ')}{of_set}, at evaluation"
+
+
+def _training_loss(run: Run) -> list[Number]:
+    """Take means of whole epochs: single steps say more about their records than about the model."""
+    epochs = [entry["epoch_loss"] for entry in run.log if is_number(entry.get("epoch_loss"))]
+    if epochs:
+        name = "training loss, mean of first and last epoch" if len(epochs) > 1 else "training loss, mean of the epoch"
+        before = f"{epochs[0]:.3g}" if len(epochs) > 1 else ""
+        return [Number(name=name, before=before, value=f"{epochs[-1]:.3g}")]
+    logged = [entry["loss"] for entry in run.log if is_number(entry.get("loss"))]
+    if not logged:
+        return []
+    return [Number(name="training loss, mean until now", value=f"{sum(logged) / len(logged):.3g}")]
 
 
 def _view_answers(found: AnswerSet, pictures: Pictures) -> Answers:

@@ -15,7 +15,8 @@ from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
-from minicpmv.data.mixing import Source, parse_source
+from minicpmv.data.mixing import Source, parse_source, parse_validation_sets
+from minicpmv.data.validation import SplitSize, parse_split
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.registry import find_metrics, split_names
 from minicpmv.models.versions import LLM_TYPES
@@ -42,7 +43,17 @@ class _Subject:
         },
     )
     eval_data_path: list[str] = field(
-        default_factory=list, metadata={"help": "Data to measure the loss on, without weights; none by default."}
+        default_factory=list,
+        metadata={
+            "help": "Data that are measured, never trained on; without weights. Several are measured each by itself "
+            "and logged as eval_NAME_loss: --eval_data_path charts.json receipts=more/val.json. NAME is that of the "
+            "file if it is not given. Default: see --validation_split."
+        },
+    )
+    validation_split: str | None = _flag(
+        None,
+        "Records of --data_path that are held out to be measured, where there is no --eval_data_path: a share (0.1), a "
+        "number (200), or 0 for none. Default: 5 %%, from 10 to 500 records, of data with 100 records or more.",
     )
     image_root: str | None = _flag(None, "Folder at which relative image paths start; default: the data file's own.")
 
@@ -93,18 +104,31 @@ class RunArguments(LearningArguments, _Subject):
     pack_length: int | None = _flag(None, "Tokens of a packed row. Default: --model_max_length.")
     eval_samples: int = _flag(
         2,
-        "Records of --eval_data_path whose first question the model answers, before the first step and at each "
+        "Records of each evaluation set whose first question the model answers, before the first step and at each "
         "evaluation: the first ones, greedily, into OUTPUT_DIR/samples.jsonl. 0: none.",
     )
     eval_sample_tokens: int = _flag(64, "Tokens of the longest such answer.")
     eval_metrics: str | None = _flag(
         None,
-        "Metrics of the model's answers to --eval_data_path, measured at each evaluation and logged as eval_NAME: "
-        "--eval_metrics anls,exact_match (`minicpmv eval --metrics list` lists all). "
-        "--metric_for_best_model eval_NAME --load_best_model_at_end true keeps the best checkpoint by one of them.",
+        "Metrics of the model's answers to the evaluation sets, measured at each evaluation and logged as eval_METRIC, "
+        "or eval_NAME_METRIC of several sets: --eval_metrics anls,exact_match (`minicpmv eval --metrics list` lists "
+        "all). --keep_best true --metric_for_best_model eval_anls keeps the best checkpoint by one of them.",
     )
     eval_metrics_records: int | None = _flag(None, "Records answered for them, the first ones. Default: all.")
     eval_max_new_tokens: int = _flag(64, "Tokens of the longest answer that is measured.")
+    keep_best: bool = _flag(
+        False,
+        "Save at each evaluation, and end with the best of these checkpoints instead of the last: by the loss, or by "
+        "--metric_for_best_model. --load_best_model_at_end means the same.",
+    )
+    early_stopping: int = _flag(
+        0, "End training after this many evaluations in a row that bring nothing better; implies --keep_best. 0: never."
+    )
+    measure: int = _flag(
+        0,
+        "Validation records that the model answers before the first step and again after the last, spread over all: "
+        "how well is printed at the end, and both answers are in the report. 0: none. The scripts set 32.",
+    )
     save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = _flag(
         "auto", "Precision of the full checkpoint that a run leaves. auto: that of the checkpoint it started from."
     )
@@ -157,13 +181,29 @@ class RunArguments(LearningArguments, _Subject):
         return [parse_source(written, flag="--data_path") for written in self.data_path]
 
     @property
-    def eval_sources(self) -> list[Source]:
-        """What ``eval_data_path`` says.
+    def eval_sources(self) -> dict[str, list[Source]]:
+        """What ``eval_data_path`` says: the sources of each set by its name, which is empty if there is only one.
 
         Raises:
-            UsageError: There is a weight.
+            UsageError: There is a weight, or two sets have the same name.
         """
-        return [parse_source(path, flag="--eval_data_path", weights_allowed=False) for path in self.eval_data_path]
+        return parse_validation_sets(self.eval_data_path, flag="--eval_data_path")
+
+    @property
+    def split(self) -> SplitSize | None:
+        """How much is held out of ``data_path``; None: nothing, as there are other data or none are wanted.
+
+        Raises:
+            UsageError: ``validation_split`` is no size.
+        """
+        if self.eval_data_path or (self.validation_split is None and not self.check_first):
+            return None
+        return parse_split(self.validation_split)
+
+    @property
+    def may_evaluate(self) -> bool:
+        """Whether there may be records to measure; how many are held out is known when the data are read."""
+        return bool(self.eval_data_path) or self.split is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,15 +287,37 @@ def _check(run: RunArguments, training: dict[str, Any], given: frozenset[str]) -
         raise UsageError(f"found no {', '.join(missing)}, expected each of them\n  fix: add {' '.join(missing)}")
     check_ranges({name: value for name, value in {**vars(run), **training}.items() if name in given})
     check_learning(run, given)
+    _check_validation(run, training)
     _check_samples(run, given)
     _check_eval_metrics(run, given)
     _check_policies(run, training)
 
 
+def _check_validation(run: RunArguments, training: dict[str, Any]) -> None:
+    """Refuse what could measure nothing, and let all ways to ask for the best checkpoint be one."""
+    _ = run.eval_sources, run.split  # their own faults come first
+    if run.validation_split is not None and run.eval_data_path and parse_split(run.validation_split) is not None:
+        raise UsageError(
+            f"--validation_split {run.validation_split} --eval_data_path: found both, expected one: the records to "
+            "measure are held out, or they are in a file of their own\n  fix: remove one of them"
+        )
+    if run.split is not None and not run.check_first:
+        raise UsageError(
+            f"--validation_split {run.validation_split} --check_first false: found both, expected one: what is held "
+            "out depends on all records\n  fix: remove one of them, or put records aside in a file for --eval_data_path"
+        )
+    asked = [f"--{name}" for name in ("early_stopping", "keep_best") if getattr(run, name)]
+    if training.pop("load_best_model_at_end", False):
+        asked.append("--load_best_model_at_end")
+    if asked and not run.may_evaluate:
+        raise UsageError(f"{asked[0]}: found no --eval_data_path\n  fix: add the data to judge by")
+    run.keep_best = run.keep_best or bool(run.early_stopping) or "--load_best_model_at_end" in asked
+
+
 def _check_samples(run: RunArguments, given: frozenset[str]) -> None:
-    if "eval_samples" in given and run.eval_samples and not run.eval_data_path:
+    if "eval_samples" in given and run.eval_samples and not run.may_evaluate:
         raise UsageError("--eval_samples: found no --eval_data_path\n  fix: add the data to ask about")
-    if "eval_sample_tokens" in given and not (run.eval_samples and run.eval_data_path):
+    if "eval_sample_tokens" in given and not (run.eval_samples and run.may_evaluate):
         missing = "--eval_data_path" if run.eval_samples else "--eval_samples above 0"
         raise UsageError(f"--eval_sample_tokens: found without {missing}, so nothing is asked\n  fix: remove the flag")
 
@@ -267,7 +329,7 @@ def _check_eval_metrics(run: RunArguments, given: frozenset[str]) -> None:
     if run.eval_metrics is None:
         return
     find_metrics(split_names(run.eval_metrics), flag="--eval_metrics")
-    if not run.eval_data_path:
+    if not run.may_evaluate:
         raise UsageError("--eval_metrics: found no --eval_data_path\n  fix: add the data to measure on")
 
 

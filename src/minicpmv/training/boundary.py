@@ -7,7 +7,7 @@ no longer a number. All of them act at the same step, so none waits for another 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -64,6 +64,7 @@ class StepBoundary(TrainerCallback):
         describe: Names a record by its number.
         was_skipped: Says whether float16's scaling has left the last step out.
         make_up: Called if a resumed run begins where an evaluation was due that its predecessor had no time for.
+        measured: What an evaluation that came to its end has left in the log.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class StepBoundary(TrainerCallback):
         describe: Callable[[int], str],
         was_skipped: Callable[[], bool],
         make_up: Callable[[], None],
+        measured: Sequence[str] = ("eval_loss",),
     ) -> None:
         self._interruption = interruption
         self._describe = describe
         self._was_skipped = was_skipped
         self._make_up = make_up
+        self._measured = measured
         self._batches: list[_Batch] = []
         self._gradient: Any = None
         self._num_skipped = 0
@@ -97,7 +100,7 @@ class StepBoundary(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if misses_evaluation(args, state):
+        if misses_evaluation(args, state, self._measured):
             self._make_up()
         if state.global_step >= state.max_steps:
             raise AlreadyTrained
@@ -177,11 +180,10 @@ class StepBoundary(TrainerCallback):
         )
 
 
-def misses_evaluation(args: TrainingArguments, state: TrainerState) -> bool:
+def misses_evaluation(args: TrainingArguments, state: TrainerState, measured: Sequence[str] = ("eval_loss",)) -> bool:
     """Whether a run that goes on has an evaluation to make up for: due at its first step, and not in its log."""
-    if not state.global_step or any(
-        "eval_loss" in entry and entry["step"] == state.global_step for entry in state.log_history
-    ):
+    logged = {key for entry in state.log_history if entry["step"] == state.global_step for key in entry}
+    if not state.global_step or logged.issuperset(measured):
         return False
     strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
     if strategy == "steps":

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 
-from minicpmv.report.curves import OF_EVALUATION
+from minicpmv.report.evaluations import measured_keys
 from minicpmv.training.console import say
 
 __all__ = ["RunProgress", "format_log", "memory_gib"]
 
 _SHOWN = (
     ("loss", "loss {:.4f}"),
-    ("eval_loss", "eval loss {:.4f}"),
+    ("epoch_loss", "mean loss of the epoch {:.4f}"),
     ("learning_rate", "lr {:.2e}"),
     ("grad_norm", "gradient {:.3g}"),
     ("tokens_per_second", "{:,.0f} tokens/s"),
@@ -37,14 +37,12 @@ def format_log(logs: dict[str, Any], *, step: int, max_steps: int) -> str | None
     >>> format_log({"loss": 1.5, "learning_rate": 1e-4, "epoch": 0.5}, step=10, max_steps=100)
     'step 10/100  loss 1.5000  lr 1.00e-04'
     """
-    shown = [*_SHOWN, *((name, f"{name.removeprefix('eval_')} {{:.4f}}") for name in logs if _is_of_answers(name))]
+    shown = [*_SHOWN]
+    for key, name, metric in measured_keys([logs]):
+        of_set = f"{name} " if name else ""
+        shown.append((key, f"eval {of_set}loss {{:.4f}}" if metric == "loss" else f"{of_set}{metric} {{:.4f}}"))
     parts = [text.format(logs[name]) for name, text in shown if name in logs]
     return "  ".join([f"step {step}/{max_steps}", *parts]) if parts else None
-
-
-def _is_of_answers(name: str) -> bool:
-    """Whether a number of the log is one that ``--eval_metrics`` asked for."""
-    return name.startswith("eval_") and name.removeprefix("eval_") not in OF_EVALUATION
 
 
 class RunProgress(ProgressCallback):

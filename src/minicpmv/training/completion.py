@@ -13,6 +13,7 @@ from minicpmv.report.writing import write_report
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.base import dtype_to_save
 from minicpmv.training.console import notice, say
+from minicpmv.training.epoch_loss import EPOCH_LOSS
 from minicpmv.training.evidence import discard
 from minicpmv.training.interruption import Interruption
 from minicpmv.training.material import Material
@@ -53,8 +54,10 @@ def complete(
         MiniCPMVError: Nothing was trained, weights are not finite, there is no room to save, or what was saved is not
             what was trained.
     """
-    if material.held_out is not None:
+    if material.validation:
         metrics = metrics | _evaluate(trainer)
+    metrics = metrics | _tell_losses(trainer)
+    trainer.measure_after()
     if trainer.features is not None:
         say(trainer.features.finish(trainer.args.device))  # whoever proves what was saved looks at the images
     record.note(metrics=metrics, log=trainer.state.log_history)
@@ -80,11 +83,32 @@ def complete(
 
 
 def _evaluate(trainer: MiniCPMVTrainer) -> dict[str, float]:
-    """Measure the finished model, unless its last step did so a moment ago."""
-    last = next((entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry), None)
-    if last is not None and last["step"] == trainer.state.global_step and not trainer.args.load_best_model_at_end:
-        return {name: value for name, value in last.items() if name.startswith("eval_")}
-    return trainer.evaluate()
+    """Measure the model that will be saved, unless it has been at its own step: the last one, or the best."""
+    state = trainer.state
+    best = state.best_global_step if trainer.args.load_best_model_at_end else None
+    entries = [entry for entry in state.log_history if entry["step"] == (best or state.global_step)]
+    logged = {name: value for entry in entries for name, value in entry.items() if name.startswith("eval_")}
+    return logged or trainer.evaluate()
+
+
+def _tell_losses(trainer: MiniCPMVTrainer) -> dict[str, float]:
+    """Say how far training came, and which step the saved weights are of where it is not the last."""
+    state, args = trainer.state, trainer.args
+    epochs = [entry[EPOCH_LOSS] for entry in state.log_history if EPOCH_LOSS in entry]
+    if state.global_step < state.max_steps:
+        say(f"early stopping: ended after step {state.global_step} of {state.max_steps}")
+    if args.load_best_model_at_end and state.best_global_step:
+        say(
+            f"best: step {state.best_global_step} of {state.global_step}, {args.metric_for_best_model} "
+            f"{state.best_metric:.4f}; its weights are saved"
+        )
+    if not epochs:
+        return {}
+    if len(epochs) > 1:
+        say(f"training loss {epochs[0]:.4f} in the first epoch, {epochs[-1]:.4f} in the last (means over its tokens)")
+    else:
+        say(f"training loss {epochs[0]:.4f} (mean over the epoch's tokens)")
+    return {"first_epoch_loss": epochs[0], "last_epoch_loss": epochs[-1]}
 
 
 def _refuse_unchanged(trainer: MiniCPMVTrainer, record: RunFile) -> None:

@@ -48,6 +48,7 @@ _FREE = (
     "check_first",
     "data_cache",
     "dry_run",
+    "early_stopping",
     "eval_data_path",
     "eval_max_new_tokens",
     "eval_metrics",
@@ -55,11 +56,14 @@ _FREE = (
     "eval_sample_tokens",
     "eval_samples",
     "image_root",  # the pictures count by what they hold
+    "keep_best",
     "llm_activation_checkpointing",
     "llm_type",
     "logging_dir",
+    "lora_preset",  # every part has an answer of its own
     "lora_weight_path",  # decides the beginning alone
     "max_bad_share",
+    "measure",
     "overwrite_output_dir",
     "prove_saved",
     "report",
@@ -69,7 +73,7 @@ _FREE = (
     "vision_cache_gb",
 )
 """Our own flags that change no number of training: a new flag counts until it is named here."""
-_ELSEWHERE = ("compilation", "data_path", "model_name_or_path")
+_ELSEWHERE = ("compilation", "data_path", "model_name_or_path", "validation_split")
 """Our own flags that count by what they name, or by another name."""
 _DATA = "data"
 _BASE = "base_model"

@@ -25,7 +25,7 @@ from minicpmv.evaluation.scores import measure
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.models.known_slices import is_sharded
-from minicpmv.report.curves import OF_EVALUATION
+from minicpmv.report.evaluations import OF_EVALUATION, key_of
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.processes import gather, raise_together
 
@@ -137,6 +137,8 @@ class EvalMetrics:
 def settle_best_model(run: RunArguments, settings: dict[str, Any]) -> None:
     """Make sure that the metric by which the best checkpoint is told is measured, and say which way is better.
 
+    Of several evaluation sets, the loss on the first one decides if nothing else is asked for.
+
     Args:
         run: The flags.
         settings: Keyword arguments for ``TrainingArguments``.
@@ -144,19 +146,24 @@ def settle_best_model(run: RunArguments, settings: dict[str, Any]) -> None:
     Raises:
         UsageError: Nobody measures it.
     """
-    written = settings.get("metric_for_best_model")
-    name = (written or "loss").removeprefix("eval_")
-    if name in OF_EVALUATION:
-        return
+    sets = list(run.eval_sources) or [""]
     measured = split_names(run.eval_metrics or "")
-    if name not in measured:
-        known = ", ".join(f"eval_{each}" for each in ("loss", *measured))
+    of_sets = {
+        key_of(name, metric).removeprefix("eval_"): metric for name in sets for metric in (*OF_EVALUATION, *measured)
+    }
+    written = settings.get("metric_for_best_model")
+    if written is None and run.keep_best:
+        written = settings["metric_for_best_model"] = key_of(sets[0], "loss")
+    metric = of_sets.get((written or key_of(sets[0], "loss")).removeprefix("eval_"))
+    if metric is None:
+        known = ", ".join(key_of(name, each) for name in sets for each in ("loss", *measured))
         raise UsageError(
             f"--metric_for_best_model: found {written!r}, expected what is measured: {known}\n"
             f"  fix: correct the name, or add it to --eval_metrics"
         )
-    (metric,) = find_metrics([name], flag="--eval_metrics")
-    settings.setdefault("greater_is_better", metric.higher_is_better)
+    if metric in measured:
+        (found,) = find_metrics([metric], flag="--eval_metrics")
+        settings.setdefault("greater_is_better", found.higher_is_better)
 
 
 def _plan(dataset: ConversationDataset, num_records: int | None, batch_size: int) -> Iterator[_Batch]:

@@ -67,10 +67,11 @@ def _fill_in(run: LearningArguments, with_lora: Set[str], *, tied: bool) -> None
     for name, module in BESIDE_LORA.items() if listed is not None else ():
         setattr(run, name, module in (listed or []))
     run.tune_llm = not run.use_lora if run.tune_llm is None else run.tune_llm
+    only_adapters = run.lora_preset == "adapters_only"
     defaults = {
-        "tune_vision": "vision tower" not in with_lora,
-        "tune_resampler": "resampler" not in with_lora,
-        "tune_embeddings": run.use_lora or run.tune_llm,
+        "tune_vision": "vision tower" not in with_lora and not only_adapters,
+        "tune_resampler": "resampler" not in with_lora and not only_adapters,
+        "tune_embeddings": (run.use_lora or run.tune_llm) and not only_adapters,
     }
     for name, default in defaults.items():
         if getattr(run, name) is None:
@@ -170,6 +171,7 @@ def _take_over(run: LearningArguments, adapter: dict[str, Any], given: Set[str])
         "lora_layers_to_transform": (asked, target),
         "use_rslora": (run.use_rslora, bool(adapter.get("use_rslora"))),
         "use_dora": (run.use_dora, bool(adapter.get("use_dora"))),
+        "lora_preset": (run.lora_preset or "official", "official" if full else "adapters_only"),
         **{name: (getattr(run, name), module in full) for name, module in BESIDE_LORA.items()},
     }
     others = [name for name in sorted(settled) if name in given and settled[name][0] != settled[name][1]]
@@ -182,7 +184,7 @@ def _take_over(run: LearningArguments, adapter: dict[str, Any], given: Set[str])
     for name in ("lora_r", "lora_alpha", "lora_dropout", "lora_bias", "use_rslora", "use_dora"):
         setattr(run, name, settled[name][1])
     run.lora_modules_to_save = ",".join(full) or "none"
-    run.lora_layers_to_transform = run.lora_layers_pattern = None
+    run.lora_layers_to_transform = run.lora_layers_pattern = run.lora_preset = None
     run.lora_target_modules = target if isinstance(target, str) else rf"(.*\.)?({'|'.join(target or [])})"
     for name, module in BESIDE_LORA.items():
         setattr(run, name, module in full)

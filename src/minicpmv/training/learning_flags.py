@@ -89,6 +89,11 @@ class LearningArguments:
         "same as the --tune_... switches, by module name. Each costs its own size again, with gradients and optimizer "
         "state on top.",
     )
+    lora_preset: Literal["official", "adapters_only"] | None = flag(
+        None,
+        "What is trained fully beside LoRA where no other flag says so. official: vision tower, resampler and token "
+        "embeddings, as the official script does; adapters_only: nothing, as other tools do. Default: official.",
+    )
     lora_weight_path: str | None = flag(None, "An adapter directory to go on from, instead of new LoRA matrices.")
     use_rslora: bool = flag(False, "Scale LoRA by alpha / sqrt(r), which keeps high ranks learning (rsLoRA).")
     use_dora: bool = flag(False, "Learn each weight's magnitude apart from its direction (DoRA). Slower.")
@@ -189,6 +194,19 @@ def _check_start(run: LearningArguments, given: Set[str]) -> None:
 
 def _check_listed(run: LearningArguments) -> None:
     listed = run.listed_beside_lora
+    if run.lora_preset == "adapters_only":
+        others = [f"--{name} true" for name in BESIDE_LORA if getattr(run, name)]
+        others += [f"--lora_modules_to_save {run.lora_modules_to_save}"] if listed else []
+        if others:
+            raise UsageError(
+                f"--lora_preset adapters_only: found {', '.join(others)} with it, which trains more than adapters\n"
+                "  fix: remove it (LORA_PRESET=adapters_only of the script does so), or --lora_preset"
+            )
+    if run.lora_preset == "official" and listed == []:
+        raise UsageError(
+            "--lora_preset official --lora_modules_to_save none: found both, expected one: the official recipe trains "
+            "modules beside LoRA\n  fix: remove one of them, or use --lora_preset adapters_only"
+        )
     for name, module in BESIDE_LORA.items():
         wish = getattr(run, name)
         if listed is not None and wish is not None and wish != (module in listed):

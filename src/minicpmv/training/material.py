@@ -19,6 +19,7 @@ from minicpmv.data.contents import Content
 from minicpmv.data.dataset import ConversationDataset, LengthReport
 from minicpmv.data.mixing import Mixture, Source, load_mixture
 from minicpmv.data.skipping import SKIPPED, SkipLog, Skipped
+from minicpmv.data.validation import HeldOut, SplitSize
 from minicpmv.errors import UsageError
 from minicpmv.models.versions import Version
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -45,13 +46,26 @@ class Material:
     train: ConversationDataset
     lengths: LengthReport | None
     """Of the records to train on; None if they are checked only when they are read."""
-    held_out: ConversationDataset | None
+    validation: Mapping[str, ConversationDataset]
+    """What is measured, by the names of the sets; the only set has an empty name. Empty if nothing is."""
+    split: HeldOut | None
+    """What of it was held out of the training data; None if nothing was to be."""
     collator: Collator
     skip_log: SkipLog
     skipped: Skipped
     """Records that are left out from the beginning."""
     contents: Mapping[str, Content]
     """Of every source of data, by its path."""
+
+    @property
+    def held_out(self) -> ConversationDataset | None:
+        """The first set that is measured, if any."""
+        return next(iter(self.validation.values()), None)
+
+    @property
+    def num_held_out(self) -> int:
+        """Records of all sets."""
+        return sum(len(dataset) for dataset in self.validation.values())
 
 
 def gather_together(run: RunArguments, base: Base, args: TrainingArguments) -> Material:
@@ -87,7 +101,7 @@ def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int
         raise UsageError("--output_dir: found the base model's own directory\n  fix: choose another directory")
     cache = _open_cache(run)
 
-    def load(sources: list[Source]) -> Mixture:
+    def load(sources: list[Source], split: SplitSize | None = None) -> Mixture:
         return load_mixture(
             sources,
             image_root=run.image_root,
@@ -96,14 +110,19 @@ def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int
             skip_bad=run.on_bad_record == "skip",
             check_first=run.check_first,
             cache=cache,
+            split=split,
         )
 
-    mixtures = [load(run.train_sources), load(run.eval_sources)]
+    train_mixture = load(run.train_sources, run.split)
+    sets = {name: load(sources) for name, sources in run.eval_sources.items()}
+    if train_mixture.held_out is not None and len(train_mixture.held_out.records):
+        sets = {"": _held_out_mixture(train_mixture, train_mixture.held_out)}
+    mixtures = [train_mixture, *sets.values()]
     for mixture in mixtures:
         for found in mixture.notices:
             notice(str(found))
     processor = MiniCPMVProcessor.from_pretrained(base.path)
-    train, held_out = datasets = [_make_dataset(run, mixture, processor) for mixture in mixtures]
+    train, *validation = datasets = [_make_dataset(run, mixture, processor) for mixture in mixtures]
     reports: list[LengthReport] = []
     if run.check_first:
         kept = [_kept_lengths(cache, base, mixture, of) for mixture, of in zip(mixtures, datasets, strict=True)]
@@ -111,7 +130,8 @@ def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int
         _tell(cache, mixtures, kept)
     skip_log, skipped = _settle_skips(run, output_dir, mixtures, reports)
     if run.on_bad_record == "skip":
-        train.skip_log = held_out.skip_log = skip_log
+        for dataset in datasets:
+            dataset.skip_log = skip_log
     if not len(train):
         raise UsageError(
             f"--on_long_record skip: found no record of at most {run.model_max_length} tokens, expected some\n"
@@ -124,12 +144,19 @@ def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int
         version=base.version,
         train=train,
         lengths=reports[0] if reports else None,
-        held_out=held_out if len(held_out) else None,
+        validation={name: dataset for name, dataset in zip(sets, validation, strict=True) if len(dataset)},
+        split=train_mixture.held_out,
         collator=Collator(pad_token_id if pad_token_id is not None else 0),
         skip_log=skip_log,
         skipped=skipped,
         contents={path: content for mixture in mixtures for path, content in mixture.contents.items()},
     )
+
+
+def _held_out_mixture(train: Mixture, held_out: HeldOut) -> Mixture:
+    """Make a mixture of what was held out of another one; its faults and files are those of that one."""
+    identity = None if train.identity is None else [*train.identity, "held out"]
+    return Mixture(records=held_out.records, left_out={}, contents={}, identity=identity, num_recalled=0)
 
 
 def _is_kept(run: RunArguments) -> bool:

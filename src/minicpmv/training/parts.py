@@ -13,6 +13,7 @@ __all__ = [
     "PART_FLAGS",
     "PartSummary",
     "choose_trained_parts",
+    "describe_recipe",
     "format_parts",
     "is_lora_tensor",
     "part_of",
@@ -35,6 +36,9 @@ PART_FLAGS = {
     "language model": "tune_llm",
 }
 """Part -> the switch that trains it."""
+
+_OFFICIAL_BESIDE_LORA = {"vision tower", "resampler", "token embeddings"}
+"""What the official script trains fully."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,33 @@ def format_parts(summaries: Iterable[PartSummary]) -> str:
         [align(cell, width) for align, cell, width in zip(aligned, row, widths, strict=True)] for row in cells
     )
     return "\n".join("  ".join(row[:shown]).rstrip() for row in aligned_rows)
+
+
+def describe_recipe(summaries: Iterable[PartSummary]) -> str | None:
+    """Say in one line which kind of LoRA a run trains, what share, and how to have the other; None without LoRA.
+
+    >>> parts = PartSummary("vision tower", 10, 10, "full"), PartSummary("language model", 90, 9, "LoRA")
+    >>> print(describe_recipe(parts))
+    LoRA, and vision tower in full: 19.00% of all parameters learn (--lora_preset adapters_only: 9.00%)
+    """
+    rows = list(summaries)
+    if not any("LoRA" in row.how for row in rows):
+        return None
+    total, learning = sum(row.parameters for row in rows), sum(row.trainable for row in rows)
+    full = [row for row in rows if "full" in row.how]
+    official = [row for row in rows if row.part in _OFFICIAL_BESIDE_LORA]
+    if not full:
+        more = sum(row.parameters - row.trainable for row in official)
+        return (
+            f"LoRA alone: {_share(learning, total)} of all parameters learn (--lora_preset official, which also trains "
+            f"{', '.join(row.part for row in official)} in full: {_share(learning + more, total)})"
+        )
+    name = "LoRA as in the official recipe" if {row.part for row in full} == _OFFICIAL_BESIDE_LORA else "LoRA"
+    adapters = learning - sum(row.parameters for row in full)
+    return (
+        f"{name}, and {', '.join(row.part for row in full)} in full: {_share(learning, total)} of all parameters learn "
+        f"(--lora_preset adapters_only: {_share(adapters, total)})"
+    )
 
 
 def _share(count: int, total: int) -> str:

@@ -69,7 +69,7 @@ class Checklist:
 
     def data(self, material: Material) -> None:
         """Say how many records there are, how long, and what is done to those that are too long."""
-        held_out = f", {len(material.held_out):,} to evaluate" if material.held_out is not None else ""
+        held_out = f", {material.num_held_out:,} to evaluate" if material.validation else ""
         skipped = f", {len(material.skipped):,} skipped" if material.skipped else ""
         found = ", no problem" if material.lengths is not None else ", checked when they are read"
         self.passed("data", f"{len(material.train):,} records to train on{held_out}{skipped}{found}")

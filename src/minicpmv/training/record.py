@@ -22,6 +22,7 @@ from minicpmv.data.contents import Content
 from minicpmv.data.lengths import spread
 from minicpmv.data.mixing import Source
 from minicpmv.data.records import Record
+from minicpmv.data.validation import HeldOut
 from minicpmv.data.whole_files import write_json
 from minicpmv.models.base_identity import BaseIdentity
 from minicpmv.processing.chat import ImageRef
@@ -30,7 +31,15 @@ from minicpmv.training.arguments import Request
 from minicpmv.training.material import Material
 from minicpmv.training.parts import PartSummary
 
-__all__ = ["RunFile", "chat_command", "describe_data", "describe_run", "list_versions", "minicpmv_command"]
+__all__ = [
+    "RunFile",
+    "chat_command",
+    "describe_data",
+    "describe_run",
+    "describe_split",
+    "list_versions",
+    "minicpmv_command",
+]
 
 _MAX_BINS = 24
 """Of the histogram of lengths."""
@@ -96,7 +105,12 @@ def describe_run(
         },
         "overridden": list(overridden),
         "data": describe_data(request.run.train_sources, material.contents),
-        "eval_data": describe_data(request.run.eval_sources, material.contents),
+        "eval_data": [
+            described | ({"set": name} if name else {})
+            for name, sources in request.run.eval_sources.items()
+            for described in describe_data(sources, material.contents)
+        ],
+        "validation_split": describe_split(material.split),
         "seed": args.seed,
         "processes": args.world_size,
         "device": args.device.type,
@@ -119,6 +133,13 @@ def describe_data(sources: Iterable[Source], contents: Mapping[str, Content]) ->
     ]
 
 
+def describe_split(split: HeldOut | None) -> dict[str, Any] | None:
+    """Say how many records were held out of how many, and by a digest which ones; None if none were to be."""
+    if split is None:
+        return None
+    return {"held_out": len(split.records), "of": split.num_records, "sha256": split.sha256}
+
+
 def list_versions() -> dict[str, str]:
     """List what computes, with versions; packages that are not installed are left out."""
     versions = {"minicpmv-finetune": minicpmv.__version__, "python": platform.python_version()}
@@ -132,8 +153,7 @@ def list_versions() -> dict[str, str]:
 
 def _describe_records(material: Material) -> dict[str, Any]:
     """Tell in numbers what is trained on; less where records are checked, and counted, only when they are read."""
-    held_out = 0 if material.held_out is None else len(material.held_out)
-    statistics: dict[str, Any] = {"records": len(material.train), "held_out_records": held_out}
+    statistics: dict[str, Any] = {"records": len(material.train), "held_out_records": material.num_held_out}
     report = material.lengths
     if report is None:
         return statistics

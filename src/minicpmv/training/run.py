@@ -37,15 +37,17 @@ from minicpmv.training.lock import hold_directory, look_for_holder
 from minicpmv.training.log_file import LogFile
 from minicpmv.training.lora import add_lora
 from minicpmv.training.material import Material, gather_together
+from minicpmv.training.measurement import Measurement
 from minicpmv.training.origin import BaseReading, compare_adapter
-from minicpmv.training.parts import choose_trained_parts, format_parts, summarise_parts
+from minicpmv.training.parts import choose_trained_parts, describe_recipe, format_parts, summarise_parts
 from minicpmv.training.pickles import restrict_unpickling
 from minicpmv.training.preflight import Checklist, rehearse
 from minicpmv.training.processes import raise_together, wait_for_all
 from minicpmv.training.rates import Rates
 from minicpmv.training.recomputation import RecomputedLayers
-from minicpmv.training.record import RunFile, describe_data, describe_run
+from minicpmv.training.record import RunFile, describe_data, describe_run, describe_split
 from minicpmv.training.resume import ResumePoint, prepare_directory
+from minicpmv.training.rhythm import Stopper, describe_rhythm, settle_rhythm
 from minicpmv.training.samples import Samples
 from minicpmv.training.saving import copy_companions
 from minicpmv.training.settings import (
@@ -114,8 +116,10 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     reading = BaseReading(request.run, base, args)
     material = gather_together(request.run, base, args)
     checks.data(material)
+    _tell_split(material, request)
     identity = reading.result()
     course = describe_course(request.run, args, identity, describe_data(request.run.train_sources, material.contents))
+    course["validation_split"] = describe_split(material.split)
     start = prepare_directory(request.run, args, course)
     overridden = [*start.overridden]
     if request.run.lora_weight_path and start.path is None:
@@ -131,9 +135,14 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     checks.weights(model, material.base)
     costs = _estimate_costs(material, model)
     plan = plan_batches(request.run, args, len(material.train), lengths=material.lengths, costs=costs)
+    for text in settle_rhythm(request, args, plan, sets=list(material.validation)):
+        notice(text)
     say(describe_settings(args, use_lora=request.run.use_lora))
     checks.report("batches", describe_step(plan, args, material.lengths))
-    checks.report("what learns", format_parts(parts))
+    recipe = describe_recipe(parts)
+    checks.report("what learns", "\n".join([format_parts(parts), *([recipe] if recipe else [])]))
+    if material.validation and not request.run.dry_run:
+        say(describe_rhythm(args))
     _advise(material, model, request.run, args, plan)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     refuse_no_effect(args, rates, trained, num_steps=0 if args.max_steps == 0 else count_steps(plan, args))
@@ -143,6 +152,8 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
         trainer.rates, trainer.course, trainer.base = rates, course, identity
         trainer.add_callback(RecomputedLayers.of_run(request.run))
         trainer.add_callback(CompiledLayers(request.run.compilation))
+        if request.run.early_stopping and not request.run.dry_run:
+            trainer.add_callback(Stopper(request.run.early_stopping))
         return trainer
 
     if request.run.dry_run:
@@ -155,7 +166,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     )
     trainer = build(plan, interruption)
     trainer.add_callback(LogFile(Path(args.output_dir or "")))
-    trainer.keep_features(use_vision_cache(request.run, model, (material.train, material.held_out), args))
+    trainer.keep_features(use_vision_cache(request.run, model, (material.train, *material.validation.values()), args))
     record.write()
     metrics = _run_to_the_end(trainer, start, record, interruption)
     return complete(trainer, metrics, material=material, run=request.run, record=record, interruption=interruption)
@@ -282,7 +293,7 @@ def _build_trainer(
             model=model,
             args=args,
             train_dataset=material.train,
-            eval_dataset=material.held_out,
+            eval_dataset=material.held_out if "" in material.validation else dict(material.validation) or None,
             data_collator=material.collator,
             plan=plan,
             train_collator=PackedCollator(material.collator.pad_token_id) if request.run.packing else None,
@@ -290,29 +301,58 @@ def _build_trainer(
             interruption=interruption,
             samples=_samples(material, request.run, args),
             eval_metrics=eval_metrics,
+            measurement=_measurement(material, request.run, args),
         )
     except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker that lacks its settings
         raise UsageError(f"transformers' Trainer refuses: {error}\n  fix: correct the flag it names") from error
 
 
-def _eval_metrics(material: Material, run: RunArguments, args: TrainingArguments) -> EvalMetrics | None:
-    if material.held_out is None or run.eval_metrics is None:
-        return None
-    return EvalMetrics(
-        material.held_out,
-        find_metrics(split_names(run.eval_metrics), flag="--eval_metrics"),
-        num_records=run.eval_metrics_records,
-        max_new_tokens=run.eval_max_new_tokens,
-        batch_size=args.per_device_eval_batch_size,
-    )
+def _eval_metrics(material: Material, run: RunArguments, args: TrainingArguments) -> dict[str, EvalMetrics]:
+    if run.eval_metrics is None:
+        return {}
+    return {
+        name: EvalMetrics(
+            dataset,
+            find_metrics(split_names(run.eval_metrics), flag="--eval_metrics"),
+            num_records=run.eval_metrics_records,
+            max_new_tokens=run.eval_max_new_tokens,
+            batch_size=args.per_device_eval_batch_size,
+        )
+        for name, dataset in material.validation.items()
+    }
 
 
 def _samples(material: Material, run: RunArguments, args: TrainingArguments) -> Samples | None:
-    if material.held_out is None or not run.eval_samples or run.dry_run:
+    if not material.validation or not run.eval_samples or run.dry_run:
         return None
     return Samples(
-        material.held_out,
+        list(material.validation.values()),
         num_records=run.eval_samples,
         max_new_tokens=run.eval_sample_tokens,
         path=Path(args.output_dir or "") / SAMPLES,
     )
+
+
+def _measurement(material: Material, run: RunArguments, args: TrainingArguments) -> Measurement | None:
+    if not material.validation or not run.measure or run.dry_run:
+        return None
+    return Measurement(material.validation, num_records=run.measure, directory=Path(args.output_dir or ""))
+
+
+def _tell_split(material: Material, request: Request) -> None:
+    """Say which records are not trained on because nobody named others to measure, and how to have it otherwise."""
+    split = material.split
+    if split is None or request.run.dry_run:
+        return
+    held_out, of = len(split.records), split.num_records
+    if held_out:
+        notice(
+            f"validation: {held_out:,} of {of:,} records ({held_out / of:.1%}) are not trained on but measured, as "
+            "there is no --eval_data_path; records that share a picture stay together. --validation_split 0 trains on "
+            "all"
+        )
+    else:
+        say(
+            f"validation: none; all {of:,} records are trained on. --validation_split 0.1 would hold some out to be "
+            "measured, --eval_data_path FILE names others"
+        )

@@ -35,15 +35,21 @@ class Samples:
     """Asks a model that is being trained, and writes down what it says.
 
     Args:
-        dataset: The held-out records.
-        num_records: How many of them are asked, the first ones.
+        datasets: The validation records of each set; at least one.
+        num_records: How many of each set are asked, the first ones.
         max_new_tokens: Longest answer.
         path: The file: one line for each step and record, in order.
     """
 
-    def __init__(self, dataset: ConversationDataset, *, num_records: int, max_new_tokens: int, path: Path) -> None:
-        self._processor = dataset.processor
-        self._questions = list(islice(_first_questions(dataset, max_new_tokens), num_records))
+    def __init__(
+        self, datasets: Sequence[ConversationDataset], *, num_records: int, max_new_tokens: int, path: Path
+    ) -> None:
+        self._processor = datasets[0].processor
+        self._questions = [
+            question
+            for dataset in datasets
+            for question in islice(_first_questions(dataset, max_new_tokens), num_records)
+        ]
         self._path = path
         self._step = -1
 

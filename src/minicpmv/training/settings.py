@@ -105,7 +105,8 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
         notices.append("--hub_token: a run never uploads anything, so it is not used; HF_TOKEN serves for downloads")
     settle_recomputation(request.run, settings)
     settle_compilation(request.run, settings)
-    _settle_evaluation(settings, notices, has_data=bool(request.run.eval_data_path))
+    if not request.run.may_evaluate:
+        _drop_evaluation(settings, notices)
     settle_best_model(request.run, settings)
     settings.setdefault("learning_rate", 1e-4 if request.run.use_lora else 1e-5)
     if machine.has_accelerator and not settings["use_cpu"]:
@@ -185,17 +186,16 @@ def _settle_fixed(settings: dict[str, Any], notices: list[str]) -> None:
     if settings.pop("do_train", True) is False:
         raise UsageError("--do_train false: this command trains\n  fix: remove the flag")
     settings["do_train"] = True
+    # What has been added up in an unfinished epoch, and how long nothing has improved, is part of a checkpoint.
+    settings["restore_callback_states_from_checkpoint"] = True
 
 
-def _settle_evaluation(settings: dict[str, Any], notices: list[str], *, has_data: bool) -> None:
-    asked = [name for name in ("do_eval", "eval_on_start", "load_best_model_at_end") if settings.get(name)]
+def _drop_evaluation(settings: dict[str, Any], notices: list[str]) -> None:
+    asked = [name for name in ("do_eval", "eval_on_start") if settings.get(name)]
     if settings.get("eval_strategy", "no") != "no":
         asked.append("eval_strategy")
-    if has_data or not asked:
-        return
-    if "load_best_model_at_end" in asked:
-        raise UsageError("--load_best_model_at_end: found no --eval_data_path\n  fix: add the data to judge by")
-    notices.append(f"--{', --'.join(asked)}: no --eval_data_path, so nothing is evaluated")
+    if asked:
+        notices.append(f"--{', --'.join(asked)}: no --eval_data_path, so nothing is evaluated")
     for name in asked:
         del settings[name]
 
@@ -233,6 +233,7 @@ def describe_settings(args: TrainingArguments, *, use_lora: bool) -> str:
     schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     return (
         f"{'LoRA' if use_lora else 'full'} fine-tuning, learning rate {args.learning_rate:g} "
-        f"({schedule}, warmup {args.warmup_steps:g}), {precision}, "
+        f"({schedule}, warmup {args.warmup_steps:g}, weight decay {args.weight_decay:g}, beta2 {args.adam_beta2:g}), "
+        f"{precision}, "
         f"{args.world_size} process{'es' if args.world_size > 1 else ''} on {args.device.type}, seed {args.seed}"
     )

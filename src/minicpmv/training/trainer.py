@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,15 @@ from minicpmv.data.grouping import BatchPlanner
 from minicpmv.models.base_identity import BaseIdentity, write_base
 from minicpmv.models.flops import flops_of_each
 from minicpmv.models.loss import sum_weights
-from minicpmv.training.batches import BatchPlan, Collate, EpochTeller, PlannedBatches, make_loader
+from minicpmv.report.evaluations import key_of
+from minicpmv.training.batches import BatchPlan, Collate, EpochTeller, PlannedBatches, count_steps, make_loader
 from minicpmv.training.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
 from minicpmv.training.callbacks import RunProgress, memory_gib
 from minicpmv.training.checkpoints import STAGING, publish, rotate
 from minicpmv.training.console import notice, say
 from minicpmv.training.disk import check_space, estimate_bytes, writing
 from minicpmv.training.engine import name_engine
+from minicpmv.training.epoch_loss import EPOCH_LOSS, AtEndOfStep, EpochLoss
 from minicpmv.training.eval_metrics import EvalMetrics
 from minicpmv.training.fsdp import check_sharded, gather_idle, load_whole, whole
 from minicpmv.training.gradients import before_each_step, part_norms
@@ -39,6 +41,7 @@ from minicpmv.training.interruption import Interruption, ShelteringContext, Work
 from minicpmv.training.last_good import way_out
 from minicpmv.training.lora import evaluate_as_trained
 from minicpmv.training.manifest import num_bytes, seal
+from minicpmv.training.measurement import Measurement
 from minicpmv.training.numbering import NumberedCollator, NumberedDataset, take_numbers
 from minicpmv.training.processes import raise_together, wait_for_all
 from minicpmv.training.rates import Rates, split_groups
@@ -48,6 +51,8 @@ from minicpmv.training.vision_cache import FeatureWriter
 from minicpmv.training.weights import ChangeWatch, refuse_not_finite
 
 __all__ = ["MiniCPMVTrainer", "is_peft"]
+
+_T = TypeVar("_T")
 
 
 class MiniCPMVTrainer(Trainer):
@@ -60,7 +65,8 @@ class MiniCPMVTrainer(Trainer):
         train_collator: Joins the records of a planned batch; evaluation has ``data_collator``.
         interruption: Signals that it heeds end training at a step boundary, with a checkpoint.
         samples: What is asked of the model before the first step and at each evaluation.
-        eval_metrics: What is measured of its answers at each evaluation, beside the loss.
+        eval_metrics: What is measured of its answers at each evaluation, beside the loss, by the names of the sets.
+        measurement: What is asked of it before the first step, and by :meth:`measure_after` again.
         kwargs: As for ``Trainer``.
     """
 
@@ -72,7 +78,8 @@ class MiniCPMVTrainer(Trainer):
         train_collator: Collate | None = None,
         interruption: Interruption | None = None,
         samples: Samples | None = None,
-        eval_metrics: EvalMetrics | None = None,
+        eval_metrics: Mapping[str, EvalMetrics] | None = None,
+        measurement: Measurement | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -89,15 +96,21 @@ class MiniCPMVTrainer(Trainer):
             describe=self._describe_record,
             was_skipped=lambda: bool(self.accelerator.optimizer_step_was_skipped),
             make_up=self._make_up_evaluation,
+            measured=[key_of(name, "loss") for name in self._set_names],
         )
         self.add_callback(self._boundary)
         self._throughput = Throughput(
             flops_of_each(self._live_model.config, self._live_model.named_parameters(remove_duplicate=False))
         )
         self._part_norms: dict[str, float] = {}
+        self._steps_per_epoch = count_steps(plan, self.args, epochs=1)
+        self.add_callback(EpochLoss())
+        self.add_callback(AtEndOfStep(self._log_epoch))
         self._samples = samples
-        self._eval_metrics = eval_metrics
-        self.add_callback(AskAtStart(self._ask_samples))
+        self._eval_metrics = eval_metrics or {}
+        self._measurement = measurement
+        self.add_callback(AskAtStart(self._ask_before))
+        self._is_evaluating = False
         self._measured: tuple[float, float] = (0.0, 0.0)
         """Of this evaluation and process, until now: summed loss, and what the labels that it is of weigh together."""
         self.rates: Rates | None = None
@@ -128,8 +141,17 @@ class MiniCPMVTrainer(Trainer):
         loader = make_loader(dataset, self._batches, self.args, NumberedCollator(self._train_collator))
         return _sheltered(self.accelerator.prepare(loader))
 
+    @property
+    def _set_names(self) -> list[str]:
+        """Names of the evaluation sets; the only one has an empty name."""
+        sets: Any = self.eval_dataset
+        return list(sets) if isinstance(sets, dict) else [""]
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        sets: Any = self.eval_dataset
+        dataset: Any = sets if eval_dataset is None else eval_dataset
+        if isinstance(eval_dataset, str):
+            dataset = sets[eval_dataset]
         size = self.args.per_device_eval_batch_size
         plan = BatchPlanner(len(dataset), batch_size=size, num_ranks=self.args.world_size, shuffle=False)
         collate: Any = self.data_collator
@@ -170,6 +192,7 @@ class MiniCPMVTrainer(Trainer):
             self.features.expect(inputs)
         loss = super().training_step(model, inputs, *args, **kwargs)
         self._boundary.note_loss(loss, numbers)
+        self._epoch_loss.add(loss, args[0] if args else kwargs.get("num_items_in_batch"))
         return loss
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
@@ -183,6 +206,21 @@ class MiniCPMVTrainer(Trainer):
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             weight = cast("Tensor", self.accelerator.gather(weight)).sum()
         return weight
+
+    @property
+    def _epoch_loss(self) -> EpochLoss:
+        """The sums of this epoch; transformers replaces the object when it goes on from a checkpoint."""
+        return next(each for each in self.callback_handler.callbacks if isinstance(each, EpochLoss))
+
+    def _log_epoch(self) -> None:
+        sums, step = self._epoch_loss, self.state.global_step
+        sums.end_step()
+        if step % self._steps_per_epoch == 0 or step >= self.state.max_steps:
+            mean = sums.take()
+            if mean is not None:
+                is_due = self.control.should_log
+                self.log({EPOCH_LOSS: mean})
+                self.control.should_log = is_due  # logging has switched it off, and the step's own numbers come after
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         if not self.is_deepspeed_enabled:  # whose step is done by now, and its gradients gone
@@ -216,15 +254,34 @@ class MiniCPMVTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        if self._is_evaluating:  # one of several sets
+            return super().evaluate(*args, **kwargs)
         started = time.perf_counter()
         if self.features is not None:
             self.features.wait()
-        with self._random_numbers_kept():
-            metrics = super().evaluate(*args, **kwargs)
+        self._is_evaluating = True
+        try:
+            with self._random_numbers_kept():
+                metrics = super().evaluate(*args, **kwargs)
+        finally:
+            self._is_evaluating = False
         self._throughput.leave_out(started)
         if self.is_in_train or not self.args.load_best_model_at_end:  # the best one was asked at its own step
             self._ask_samples()
         return metrics
+
+    def _ask_before(self) -> None:
+        if self._measurement is not None:
+            self._measure_answers(self._measurement.before)
+        self._ask_samples()
+
+    def measure_after(self) -> None:
+        """Have the validation records answered once more, and say how both went. Every process must call it."""
+        if self._measurement is None:
+            return
+        self._measure_answers(self._measurement.after)
+        for line in self._measurement.describe() if self.is_world_process_zero() else ():
+            say(line)
 
     def _ask_samples(self) -> None:
         if self._samples is None:
@@ -257,18 +314,21 @@ class MiniCPMVTrainer(Trainer):
         prefix = kwargs.get("metric_key_prefix", "eval")
         metrics: Any = output.metrics
         metrics[f"{prefix}_loss"] = total / weight if weight else float("nan")
-        if self._eval_metrics is not None:
-            found = self._eval_metrics.of_loss(total, weight) | self._measure_answers(self._eval_metrics)
+        eval_metrics = self._eval_metrics.get(prefix.removeprefix("eval").removeprefix("_"))
+        if eval_metrics is not None:
+            found = eval_metrics.of_loss(total, weight) | self._measure_answers(eval_metrics.measure)
             metrics |= {f"{prefix}_{name}": value for name, value in found.items()}
         return output
 
-    def _measure_answers(self, eval_metrics: EvalMetrics) -> dict[str, float]:
-        return eval_metrics.measure(
-            self._live_model,
-            rank=self.args.process_index,
-            num_processes=self.args.world_size,
-            between=lambda: self._boundary.on_prediction_step(self.args, self.state, self.control),
-        )
+    def _measure_answers(self, measure: Callable[..., _T]) -> _T:
+        """Call what lets the model answer, alike on all processes; training draws the same random numbers after it."""
+        with self._random_numbers_kept():
+            return measure(
+                self._live_model,
+                rank=self.args.process_index,
+                num_processes=self.args.world_size,
+                between=lambda: self._boundary.on_prediction_step(self.args, self.state, self.control),
+            )
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         inputs = self._prepare_inputs(inputs)
@@ -289,6 +349,11 @@ class MiniCPMVTrainer(Trainer):
         return float(loss)
 
     def _make_up_evaluation(self) -> None:
+        self.state.log_history = [  # of an evaluation that was stopped between two sets
+            entry
+            for entry in self.state.log_history
+            if entry["step"] != self.state.global_step or not any(key.startswith("eval_") for key in entry)
+        ]
         metrics = self._evaluate(None, None)
         checkpoint = self._checkpoint_path()
         if self._determine_best_metric(metrics, None) and checkpoint.is_dir():
@@ -373,6 +438,7 @@ class MiniCPMVTrainer(Trainer):
                     self._finish(staged)
                 publish(staged, final)
 
+        self._epoch_loss.settle()
         raise_together(lambda: check_space(final.parent, self._bytes_needed or 0))
         if self.is_deepspeed_enabled or self.is_fsdp_enabled or self.state.best_global_step:
             write()  # the processes wait for each other inside: one with a fault must leave, not wait here

@@ -10,8 +10,10 @@ from typing import Any
 LOG: list[dict[str, Any]] = [
     {"step": 1, "loss": 4.0, "grad_norm": 2.0, "grad_norm/resampler": 1.5, "learning_rate": 1e-3, "memory_gib": 0.5},
     {"step": 2, "loss": 2.0, "grad_norm": 1.0, "grad_norm/resampler": 0.5, "learning_rate": 5e-4, "memory_gib": 0.6},
+    {"step": 2, "epoch_loss": 3.0},
     {"step": 2, "eval_loss": 2.5, "eval_anls": 0.25, "eval_runtime": 3.0},
     {"step": 3, "loss": 1.25, "grad_norm": 0.5, "grad_norm/resampler": 0.25, "learning_rate": 0.0, "memory_gib": 0.6},
+    {"step": 3, "epoch_loss": 1.25},
     {"step": 3, "eval_loss": 1.5, "eval_anls": 0.75, "eval_runtime": 3.0},
     {"step": 3, "train_runtime": 75.0, "train_loss": 2.0},
 ]

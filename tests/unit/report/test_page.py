@@ -37,12 +37,24 @@ def test_the_page_has_the_numbers_of_the_run(tmp_path: Path) -> None:
     assert loss["series"][0]["points"] == [[entry["step"], entry["loss"]] for entry in LOG if "loss" in entry]
     text = words_of(page)
     assert "held-out loss 2.5 → 1.5" in text
-    assert "training loss 4 → 1.25" in text
+    assert "training loss, mean of first and last epoch 3 → 1.25" in text
     assert "anls, at evaluation 0.25 → 0.75" in text
     assert "Steps 3 of 6" in text
     assert "1 min 15 s" in text
     assert "cd /start/here python -m minicpmv.training --learning_rate 1e-3 --lora_r 8" in text
     assert "ab" * 32 in text
+
+
+def test_the_head_is_about_the_model_that_was_saved(tmp_path: Path) -> None:
+    """With ``--keep_best`` that is not what was measured last."""
+    text = words_of(page_of(write_run(tmp_path, metrics={"eval_loss": 2.5, "eval_anls": 0.25})))
+    assert "held-out loss 2.5 → 2.5" in text
+    assert "anls, at evaluation 0.25 → 0.25" in text
+
+
+def test_a_run_in_its_first_epoch_shows_the_mean_until_now(tmp_path: Path) -> None:
+    log = [{"step": 1, "loss": 4.0}, {"step": 2, "loss": 2.0}]
+    assert "training loss, mean until now 3" in words_of(page_of(write_run(tmp_path, log=log)))
 
 
 @pytest.mark.parametrize(

@@ -108,10 +108,13 @@ def test_empty_variables_of_a_script_mean_nothing() -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--eval_samples", "3"], "--eval_samples: found no --eval_data_path"),
+        (["--eval_samples", "3", "--validation_split", "0"], "--eval_samples: found no --eval_data_path"),
         (["--eval_samples", "-1", "--eval_data_path", "e"], "--eval_samples: found -1, expected at least 0"),
         (["--eval_sample_tokens", "0", "--eval_data_path", "e"], "--eval_sample_tokens: found 0, expected at least 1"),
-        (["--eval_sample_tokens", "9"], "--eval_sample_tokens: found without --eval_data_path"),
+        (
+            ["--eval_sample_tokens", "9", "--validation_split", "0"],
+            "--eval_sample_tokens: found without --eval_data_path",
+        ),
         (
             ["--eval_sample_tokens", "9", "--eval_data_path", "e", "--eval_samples", "0"],
             "--eval_sample_tokens: found without --eval_samples above 0",

@@ -78,7 +78,9 @@ def test_precision_is_what_the_machine_does_best(
         ("--packing true --auto_find_batch_size true", "shorter rows"),
         ("--packing true --train_sampling_strategy group_by_length", "two answers to which records share a batch"),
         ("--packing true --dataloader_drop_last true", "no row is dropped"),
-        ("--load_best_model_at_end true", "add the data to judge by"),
+        ("--load_best_model_at_end true --validation_split 0", "add the data to judge by"),
+        ("--keep_best true --validation_split 0", "add the data to judge by"),
+        ("--early_stopping 2 --validation_split none", "add the data to judge by"),
         ("--q_lora --deepspeed zero3", "it cannot shard 4-bit weights"),
     ],
 )
@@ -94,7 +96,7 @@ def test_batches_are_not_dealt_out_in_another_way(name: str, tmp_path: Path) -> 
 
 
 def test_evaluation_without_data_is_told_and_left_out() -> None:
-    settings, notices = complete("--do_eval --eval_strategy steps")
+    settings, notices = complete("--do_eval --eval_strategy steps --validation_split 0")
     assert "eval_strategy" not in settings
     assert notices == ["--do_eval, --eval_strategy: no --eval_data_path, so nothing is evaluated"]
 
