@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from minicpmv.data.cache import DataCache
 from minicpmv.data.contents import Content, open_source
+from minicpmv.data.folders import data_folder
 from minicpmv.data.loading import Checked, Records, check_records
-from minicpmv.data.reading import data_folder
 from minicpmv.data.recall import check_or_recall
 from minicpmv.data.records import Record
 from minicpmv.data.sequences import Concatenated, Selected
