@@ -116,6 +116,7 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
     if root is not None and not Path(root).is_dir():
         raise UsageError(f"--allowed-image-root: found no folder {root!r}, expected one\n  fix: correct the path")
     return ServerSettings(
+        host=options.host,
         api_key=api_key,
         max_batch_size=options.max_batch_size,
         max_queue=options.max_queue,

@@ -126,6 +126,7 @@ def _settings(options: argparse.Namespace, password: str | None) -> PageSettings
     from minicpmv.ui.settings import PageSettings
 
     return PageSettings(
+        host=options.host,
         password=password,
         system=options.system,
         max_new_tokens=answer_length(options),

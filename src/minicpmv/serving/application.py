@@ -25,7 +25,7 @@ from minicpmv.serving.responses import error_response, json_response, model_obje
 from minicpmv.serving.served_models import ServedModels
 from minicpmv.serving.settings import ServerSettings
 
-__all__ = ["make_application"]
+__all__ = ["make_application", "refuse_page"]
 
 _READERS = 8
 """Threads that read requests: enough that a slow address on the web holds nobody else up."""
@@ -84,6 +84,12 @@ def make_application(served: ServedModels, settings: ServerSettings) -> tuple[St
     ]
     handlers = {RequestError: _refuse, HTTPException: _refuse_address}
     return Starlette(routes=routes, lifespan=life, exception_handlers=handlers), dispatcher
+
+
+def refuse_page(found: str, expected: str, fix: str) -> Response:
+    """Return the answer to a request that another web page made a browser send."""
+    message = f"host, origin: found {found}, expected {expected}\n  fix: {fix}"
+    return error_response(RequestError(403, message, code="foreign_page"))
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

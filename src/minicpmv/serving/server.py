@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import uvicorn
 
-from minicpmv.serving.application import make_application
+from minicpmv.serving.application import make_application, refuse_page
 from minicpmv.serving.dispatcher import Dispatcher
+from minicpmv.serving.origin import OriginGuard, own_names
 from minicpmv.serving.served_models import ServedModels
 from minicpmv.serving.settings import ServerSettings
 
@@ -30,8 +31,9 @@ def serve(
     """
     served.loaded.processor.vocabulary  # noqa: B018  made once, here, and not by several readers at the same time
     application, dispatcher = make_application(served, settings)
+    names = None if settings.api_key is not None else own_names(settings.host)
     config = uvicorn.Config(
-        application,
+        OriginGuard(application, names=names, refuse=refuse_page),
         http="h11",
         ws="none",
         loop="asyncio",

@@ -12,6 +12,8 @@ __all__ = ["ServerSettings"]
 class ServerSettings:
     """Limits and defaults of one server."""
 
+    host: str = "127.0.0.1"
+    """The address at which the server listens."""
     api_key: str | None = None
     """Whoever asks for an answer must send it; None lets everybody ask."""
     max_batch_size: int = 8

@@ -18,6 +18,7 @@ from minicpmv.ui.settings import PageSettings
 
 __all__ = ["Chosen", "Controls"]
 
+_MOST_DIGITS = 18
 _UNSET = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
 """What a released way of sampling has where it names nothing: transformers' own."""
 
@@ -107,26 +108,40 @@ class Controls:
         is_drawn = bool(given[self.sample])
         drawn: dict[str, Any] = {}
         if is_drawn:
-            drawn = {name: given[getattr(self, name)] for name in _UNSET}
+            drawn = {name: _number(given[getattr(self, name)], getattr(self, name)) for name in _UNSET}
         settings = GenerationSettings(
-            max_new_tokens=int(given[self.max_new_tokens]),
+            max_new_tokens=int(_number(given[self.max_new_tokens], self.max_new_tokens)),
             max_slice_nums=_whole_number(given[self.max_slice_nums], self.max_slice_nums.label, least=1),
             enable_thinking=bool(given[self.thinking]),
             sample=is_drawn,
             **drawn,
         )
         seed = _whole_number(given[self.seed], self.seed.label, least=0) if is_drawn else None
-        return Chosen(settings, given[self.system].strip() or None, seed)
+        system = given[self.system]
+        return Chosen(settings, system.strip() or None if isinstance(system, str) else None, seed)
 
 
-def _whole_number(text: str, where: object, *, least: int) -> int | None:
-    if not text.strip():
+# Messages here do not repeat what was found: whoever sent it knows it, and it may be what a stranger wants to see.
+
+
+def _whole_number(given: object, where: object, *, least: int) -> int | None:
+    text = given.strip() if isinstance(given, str) else "?"
+    if not text:
         return None
-    if not text.strip().isdecimal() or int(text) < least:
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < least:
         raise UsageError(
-            f"{where}: found {text!r}, expected a whole number of at least {least}, or nothing\n  fix: correct it"
+            f"{where}: found something else, expected a whole number of at least {least}, or nothing\n  fix: correct it"
         )
     return int(text)
+
+
+def _number(given: object, slider: gradio.Slider) -> float:
+    if isinstance(given, (int, float)) and not isinstance(given, bool) and slider.minimum <= given <= slider.maximum:
+        return given
+    raise UsageError(
+        f"{slider.label}: found something else, expected a number from {slider.minimum} to {slider.maximum}\n"
+        "  fix: correct it"
+    )
 
 
 def _released(version: Version, is_thinking: bool) -> dict[str, Any]:

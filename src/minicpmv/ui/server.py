@@ -13,8 +13,10 @@ import uvicorn
 from fastapi import FastAPI
 from gradio.routes import App
 from gradio.themes import Default
+from gradio.utils import get_upload_folder
 from starlette.routing import Mount
 
+from minicpmv.ui.guard import guarded
 from minicpmv.ui.page import Page
 from minicpmv.ui.session import Room
 from minicpmv.ui.settings import PageSettings
@@ -25,11 +27,13 @@ _SECONDS_TO_END = 3
 
 
 def make_application(page: Page, settings: PageSettings) -> FastAPI:
-    """Put the page at the root of a web application."""
+    """Put the page at the root of a web application. It must stand behind ``guard.guarded``."""
 
     def is_let_in(name: str, given: str) -> bool:
         return hmac.compare_digest(given.encode(), str(settings.password).encode())  # takes as long whatever is wrong
 
+    # Gradio looks only then whether a file that a request names was uploaded, and only `launch` sets it.
+    page.blocks.has_launched = True
     return gradio.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         page.blocks,
@@ -62,8 +66,14 @@ def serve(room: Room, settings: PageSettings, listening: socket.socket, *, on_re
     """
     page = Page(room, settings)
     application = make_application(page, settings)
-    config = uvicorn.Config(
+    guard = guarded(
         application,
+        upload_folder=get_upload_folder(),
+        host=settings.host,
+        has_password=settings.password is not None,
+    )
+    config = uvicorn.Config(
+        guard,
         log_level="warning",
         ws="none",
         proxy_headers=False,

@@ -11,6 +11,8 @@ __all__ = ["PageSettings"]
 class PageSettings:
     """Limits of one page, and what it starts with."""
 
+    host: str = "127.0.0.1"
+    """The address at which the page listens."""
     password: str | None = None
     """Whoever opens the page must know it; None lets everybody in who reaches the address."""
     system: str | None = None

@@ -15,6 +15,7 @@ __all__ = ["show_exchanges"]
 
 _CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
 _TAG = re.compile(r"<(?=[a-zA-Z/!?])")
+_PICTURE = re.compile(r"!\[")
 
 _WAITING, _EMPTY, _STOPPED = "…", "*(an empty answer)*", "\n\n*(stopped)*"
 
@@ -36,7 +37,7 @@ def _question(text: str, images: Sequence[str]) -> Iterator[dict[str, Any]]:
     for image in images:
         yield {"role": "user", "content": {"path": image, "alt_text": Path(image).name}}
     if text:
-        yield {"role": "user", "content": escape_tags(text)}
+        yield {"role": "user", "content": escape_markup(text)}
 
 
 def _answer(text: str, *, is_whole: bool, end: str = "") -> Iterator[dict[str, Any]]:
@@ -45,14 +46,14 @@ def _answer(text: str, *, is_whole: bool, end: str = "") -> Iterator[dict[str, A
         status = "pending" if said is None and not is_whole else "done"
         yield {
             "role": "assistant",
-            "content": escape_tags(thought) or _WAITING,
+            "content": escape_markup(thought) or _WAITING,
             "metadata": {"title": "Thinking", "status": status},
         }
         if said is None:
             return
         text = said
     empty = _EMPTY if is_whole else _WAITING
-    yield {"role": "assistant", "content": (escape_tags(text) if text.strip() else empty) + end}
+    yield {"role": "assistant", "content": (escape_markup(text) if text.strip() else empty) + end}
 
 
 def _split(text: str) -> tuple[str, str | None]:
@@ -63,11 +64,17 @@ def _split(text: str) -> tuple[str, str | None]:
     return text.removeprefix(THINK).strip("\n"), None
 
 
-def escape_tags(text: str) -> str:
-    r"""Let Markdown show what looks like a tag, such as the models' ``<box>``, instead of obeying it.
+def escape_markup(text: str) -> str:
+    r"""Let Markdown show what looks like a tag or a picture, such as the models' ``<box>``, instead of obeying it.
 
-    >>> escape_tags("<box>1 2 3 4</box>, a < b, `<i>`")
-    '&lt;box>1 2 3 4&lt;/box>, a < b, `<i>`'
+    A picture would be fetched from wherever an answer says, with whatever the answer writes into its address.
+
+    >>> escape_markup("<box>1 2 3 4</box>, a < b, `<i>`, ![x](y)")
+    '&lt;box>1 2 3 4&lt;/box>, a < b, `<i>`, &#33;&#91;x](y)'
     """
     pieces = _CODE.split(text)  # code stands at the odd places
-    return "".join(piece if place % 2 else _TAG.sub("&lt;", piece) for place, piece in enumerate(pieces))
+    return "".join(piece if place % 2 else _escape(piece) for place, piece in enumerate(pieces))
+
+
+def _escape(text: str) -> str:
+    return _PICTURE.sub("&#33;&#91;", _TAG.sub("&lt;", text))

@@ -8,7 +8,7 @@ import pytest
 
 from minicpmv.inference.chat import Exchange
 from minicpmv.ui.session import Pending
-from minicpmv.ui.transcript import escape_tags, show_exchanges
+from minicpmv.ui.transcript import escape_markup, show_exchanges
 
 
 def said(messages: list[dict[str, Any]]) -> list[tuple[str, Any]]:
@@ -65,4 +65,4 @@ def test_thoughts_stand_apart(written: str, shown: list[tuple[str, str | None]])
     ],
 )
 def test_tags_are_shown_and_not_obeyed(text: str, shown: str) -> None:
-    assert escape_tags(text) == shown
+    assert escape_markup(text) == shown
