@@ -602,7 +602,6 @@ def _objects() -> Iterator[Case]:
         "point": {"ref": ["cat"], "bbox": [[1, 2]]},
         "huge": {"ref": ["cat"], "bbox": [[1, 2, 3, 10**400]]},
         "words": {"ref": ["cat"], "bbox": ["1 2 3 4"]},
-        "huge": {"ref": ["cat"], "bbox": [[1, 2, 3, 10**400]]},
         "no_name": {"ref": [""], "bbox": [[1, 2, 3, 4]]},
         "no_list": {"ref": "cat", "bbox": [[1, 2, 3, 4]]},
         "no_such_image": {"ref": ["cat"], "bbox": [[1, 2, 3, 4]], "image_id": [1]},
