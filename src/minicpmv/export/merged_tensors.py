@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from minicpmv.errors import CheckpointError
 from minicpmv.models.adapters import fitting_adapter
-from minicpmv.models.checkpoint import own_shapes, released_pieces
 from minicpmv.models.finiteness import is_finite
 from minicpmv.models.foreign_adapters import ADAPTER_WEIGHTS
-from minicpmv.models.weight_files import WeightReader, find_weight_files
+from minicpmv.models.own_tensors import OwnTensors
+from minicpmv.models.weight_files import WeightReader
 from minicpmv.training.base import build_skeleton
 
 __all__ = ["MergedTensors", "open_merged"]
@@ -60,14 +60,10 @@ class MergedTensors:
     def __init__(self, base: Path, adapter: Path, *, shown: Path, dtype: torch.dtype | None) -> None:
         skeleton = build_skeleton(base)
         self._base_path, self._adapter_path = base, shown
-        self._base = WeightReader(find_weight_files(base))
+        self._base = OwnTensors(base, skeleton)
         self._adapter = WeightReader([adapter / name for name in ADAPTER_WEIGHTS if (adapter / name).is_file()][:1])
         self._config = _alone(PeftConfig.from_pretrained(str(adapter)))
         self._modules = dict(skeleton.named_modules())
-        self._shapes = own_shapes(skeleton)
-        pieces = released_pieces(skeleton)
-        self._pieces = {name: pieces.get(name, (name,)) for name in self._base.outlines}
-        self._homes = {own: name for name, owns in self._pieces.items() for own in owns}
         self._lora: dict[str, list[str]] = {}
         self._full: dict[str, str] = {}
         for name in self._adapter.outlines:
@@ -78,7 +74,9 @@ class MergedTensors:
             elif ".original_module." not in bare and ".modules_to_save." not in bare:
                 self._full[bare.replace(".base_layer.", ".")] = name
         self._refuse_tied({name for pair in cast("Any", skeleton).all_tied_weights_keys.items() for name in pair})
-        self.outlines = {name: self._outline(name, outline, dtype) for name, outline in self._base.outlines.items()}
+        self.outlines = {
+            name: self._outline(name, outline, dtype) for name, outline in self._base.files.outlines.items()
+        }
         """Name -> a tensor of the shape and precision that :meth:`read` returns, without values."""
 
     @property
@@ -93,7 +91,7 @@ class MergedTensors:
 
     def is_touched(self, name: str) -> bool:
         """Whether the adapter has anything to say about a tensor."""
-        return any(self._is_touched(own) for own in self._pieces[name])
+        return any(self._is_touched(own) for own in self._base.pieces[name])
 
     @torch.no_grad()
     def read(self, name: str) -> Tensor:
@@ -103,8 +101,8 @@ class MergedTensors:
             CheckpointError: The result is not finite.
         """
         if not self.is_touched(name):
-            return self._rounded(name, self._base.read(name), self._base_path, "download or copy the base again")
-        merged = [self._merged(own) for own in self._pieces[name]]
+            return self._rounded(name, self._base.files.read(name), self._base_path, "download or copy the base again")
+        merged = [self._merged(own) for own in self._base.pieces[name]]
         joined = merged[0] if len(merged) == 1 else torch.cat([piece.flatten() for piece in merged])
         fix = "copy the adapter again, or merge an earlier checkpoint of the run"
         return self._rounded(name, joined.reshape(self.outlines[name].shape), self._adapter_path, fix)
@@ -139,12 +137,7 @@ class MergedTensors:
         """One of the model's own tensors, the adapter's whole ones in their places, in float32."""
         if own in self._full:
             return self._adapter.read(self._full[own]).to(torch.float32, copy=True)  # PEFT merges in place
-        home = self._homes[own]
-        if self._pieces[home] == (own,):
-            return self._base.read(home).reshape(self._shapes[own]).to(torch.float32, copy=True)
-        sizes = [torch.Size(self._shapes[piece]).numel() for piece in self._pieces[home]]
-        parts = dict(zip(self._pieces[home], self._base.read(home).flatten().split(sizes), strict=True))
-        return parts[own].reshape(self._shapes[own]).to(torch.float32, copy=True)
+        return self._base.read(own)
 
     def _merge_lora(self, name: str) -> dict[str, Tensor]:
         """Let PEFT merge one module, and return its tensors."""
@@ -167,7 +160,7 @@ class MergedTensors:
     def _refuse_tied(self, tied: set[str]) -> None:
         """Make sure that nothing changes with what the adapter changes: PEFT trains one of two tied weights alone."""
         changed = {*self._full, *(f"{module}.weight" for module in self._lora)}
-        apart = sorted(changed & tied | changed - self._homes.keys())
+        apart = sorted(changed & tied | changed - self._base.homes.keys())
         if apart:
             raise CheckpointError(
                 f"{self._adapter_path}: found {apart[0]} trained apart from the weight that the base ties it to, "

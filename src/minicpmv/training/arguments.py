@@ -132,6 +132,12 @@ class RunArguments(LearningArguments, _Subject):
     save_dtype: Literal["auto", "float32", "bfloat16", "float16"] = _flag(
         "auto", "Precision of the full checkpoint that a run leaves. auto: that of the checkpoint it started from."
     )
+    save_rounding: Literal["nearest", "stochastic"] = _flag(
+        "nearest",
+        "How a full model that was trained in float32 is rounded to that precision. nearest: updates smaller than half "
+        "the distance of two numbers vanish. stochastic: each value goes to one of its two neighbours, the nearer the "
+        "likelier, which keeps every update on average; it follows from --seed.",
+    )
     prove_saved: bool = _flag(
         True,
         "At the end, load what was saved in a fresh process, compare every tensor and the loss on a few records with "
@@ -291,6 +297,11 @@ def _check(run: RunArguments, training: dict[str, Any], given: frozenset[str]) -
     _check_samples(run, given)
     _check_eval_metrics(run, given)
     _check_policies(run, training)
+    if run.use_lora and run.save_rounding != "nearest":
+        raise UsageError(
+            "--save_rounding stochastic: found beside LoRA, whose tensors are kept as they were trained\n"
+            "  fix: remove the flag"
+        )
 
 
 def _check_validation(run: RunArguments, training: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shlex
 from pathlib import Path
@@ -19,6 +20,7 @@ from minicpmv.training.interruption import Interruption
 from minicpmv.training.material import Material
 from minicpmv.training.proof import prove_saved
 from minicpmv.training.record import RunFile, chat_command, minicpmv_command
+from minicpmv.training.rounding import Kept, describe_kept, warn_of_loss
 from minicpmv.training.saving import TooLargeError, save_adapter, save_full
 from minicpmv.training.trainer import MiniCPMVTrainer
 
@@ -63,15 +65,18 @@ def complete(
     record.note(metrics=metrics, log=trainer.state.log_history)
     _refuse_unchanged(trainer, record)
     try:
-        saved = _save(trainer, material, run)
+        saved, kept = _save(trainer, material, run)
     except NotFiniteError:
         record.write(status="not finite", step=trainer.state.global_step)
         raise
+    if kept:
+        _tell_kept(kept, record, run, dtype_to_save(run, material.config))
     if run.prove_saved:
         record.write(status="saved")
         dataset = material.train if material.held_out is None else material.held_out
         try:
-            prove_saved(trainer, run, saved, dataset=dataset, collator=material.collator, interruption=interruption)
+            collator = material.collator
+            prove_saved(trainer, run, saved, kept, dataset=dataset, collator=collator, interruption=interruption)
         except MiniCPMVError:
             record.write(status="not proved")
             raise
@@ -131,15 +136,28 @@ def _refuse_unchanged(trainer: MiniCPMVTrainer, record: RunFile) -> None:
         )
 
 
-def _save(trainer: MiniCPMVTrainer, material: Material, run: RunArguments) -> dict[str, torch.Tensor]:
-    """Save what was trained; return it, by the names that it has in the model that will be loaded."""
+def _tell_kept(kept: dict[str, Kept], record: RunFile, run: RunArguments, dtype: torch.dtype) -> None:
+    """Say what rounding has kept, which the trained model's own numbers do not show."""
+    say(describe_kept(kept, dtype))
+    text = warn_of_loss(kept, dtype) if run.save_rounding == "nearest" else None  # else it scatters about 1
+    if text is not None:
+        notice(text)
+    parts = {part: dataclasses.asdict(each) for part, each in kept.items()}
+    record.note(rounding={"dtype": str(dtype).removeprefix("torch."), "how": run.save_rounding, "parts": parts})
+
+
+def _save(
+    trainer: MiniCPMVTrainer, material: Material, run: RunArguments
+) -> tuple[dict[str, torch.Tensor], dict[str, Kept]]:
+    """Save what was trained; return it, by the names in the model that will be loaded, and what rounding has kept."""
     directory = Path(trainer.args.output_dir or "")
     if trainer.args.should_save:
         discard(directory)
     if run.use_lora:
-        return save_adapter(trainer, directory)
+        return save_adapter(trainer, directory), {}
+    dtype = dtype_to_save(run, material.config)
     try:
-        return save_full(trainer, directory, base=material.base, dtype=dtype_to_save(run, material.config))
+        return save_full(trainer, directory, base=material.base, dtype=dtype, rounding=run.save_rounding)
     except TooLargeError:
         trainer.save_now()  # what was trained is not lost
         raise

@@ -6,7 +6,7 @@ What flags cannot tell, :mod:`minicpmv.training.weights` sees at the end.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import SchedulerType, TrainingArguments, get_scheduler
@@ -49,8 +49,8 @@ def refuse_no_effect(args: TrainingArguments, rates: Rates, trained: Iterable[st
         warmup = args.get_warmup_steps(num_steps)
         raise UsageError(
             f"--warmup_steps: found {warmup} step{'s' * (warmup != 1)} of warmup (--warmup_steps "
-            f"{args.warmup_steps:g}) in a run of {num_steps}, whose learning rate is 0 then, expected a step with a rate: nothing would be "
-            "trained\n  fix: --warmup_steps 0, or more steps"
+            f"{args.warmup_steps:g}) in a run of {num_steps}, whose learning rate is 0 then, expected a step with a "
+            "rate: nothing would be trained\n  fix: --warmup_steps 0, or more steps"
         )
 
 
@@ -68,7 +68,7 @@ def _has_step_with_rate(args: TrainingArguments, num_steps: int) -> bool:
         optimizer=optimizer,
         num_warmup_steps=args.get_warmup_steps(num_steps),
         num_training_steps=num_steps,
-        scheduler_specific_kwargs=args.lr_scheduler_kwargs,
+        scheduler_specific_kwargs=cast("dict[str, Any] | None", args.lr_scheduler_kwargs),
     )
     for _ in range(num_steps):
         if optimizer.param_groups[0]["lr"]:

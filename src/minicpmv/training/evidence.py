@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ class Evidence:
     """Name of each saved tensor -> its precision and the digest of its values."""
     not_saved: list[str]
     """Tensors that were trained and are not among them."""
+    rounding: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Part -> what rounding has kept of its change (``rounding.Kept``); empty where nothing was rounded."""
 
 
 def digest_tensors(tensors: Mapping[str, Tensor], dtypes: Mapping[str, str]) -> dict[str, str]:

@@ -11,6 +11,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from minicpmv.training.evidence import PROOF, Evidence, digest_tensors, write_ev
 from minicpmv.training.interruption import Interruption
 from minicpmv.training.processes import raise_together
 from minicpmv.training.reload_proof import describe_proof
+from minicpmv.training.rounding import Kept
 from minicpmv.training.trainer import MiniCPMVTrainer
 
 __all__ = ["prove_saved"]
@@ -48,6 +51,7 @@ def prove_saved(
     trainer: MiniCPMVTrainer,
     run: RunArguments,
     saved: dict[str, Tensor],
+    kept: Mapping[str, Kept],
     *,
     dataset: ConversationDataset,
     collator: Collator,
@@ -61,6 +65,7 @@ def prove_saved(
         trainer: With the trained model, which was saved in its output directory.
         run: The flags.
         saved: The tensors that were saved, by their names in the model that will be loaded; emptied.
+        kept: What rounding has kept of each part's change, to be told beside the result.
         dataset: Has the records on which the losses are compared.
         collator: Pads them to a batch.
         interruption: Ends the run at once from here on.
@@ -83,6 +88,7 @@ def prove_saved(
     def write() -> None:
         if is_writing:
             evidence = _describe(trainer, run, tensors, precisions, records, loss)
+            evidence = replace(evidence, rounding={part: asdict(each) for part, each in kept.items()})
             write_evidence(directory, evidence, batch)
 
     def ask() -> None:

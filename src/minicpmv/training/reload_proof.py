@@ -68,6 +68,8 @@ def prove(directory: Path) -> dict[str, Any]:
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "batch": {"file": EVIDENCE, "records": evidence.records, "tokens": batch["input_ids"].numel()},
     }
+    if evidence.rounding:
+        proof["rounding"] = evidence.rounding
     place = _choose_place(evidence)
     if place is None:
         needed = min(_num_bytes(evidence, name) for name in evidence.dtypes)

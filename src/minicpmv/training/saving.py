@@ -26,6 +26,7 @@ from minicpmv.models.base_identity import write_base
 from minicpmv.models.end_tokens import complete_end_ids, find_end_ids
 from minicpmv.models.finiteness import find_not_finite
 from minicpmv.models.versions import detect_version
+from minicpmv.training.base import build_skeleton
 from minicpmv.training.checkpoints import STAGING
 from minicpmv.training.disk import writing
 from minicpmv.training.engine import load_deepspeed
@@ -33,6 +34,7 @@ from minicpmv.training.fsdp import reshard, whole
 from minicpmv.training.lora import as_plain_lora
 from minicpmv.training.parts import is_lora_tensor
 from minicpmv.training.processes import raise_together
+from minicpmv.training.rounding import Kept, measure_kept, round_stochastically
 from minicpmv.training.trainer import MiniCPMVTrainer
 from minicpmv.training.weights import name_few
 
@@ -83,11 +85,21 @@ def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> dict[str, Tensor]
     return tensors
 
 
-def save_full(trainer: MiniCPMVTrainer, directory: Path, *, base: Path, dtype: torch.dtype) -> dict[str, Tensor]:
+def save_full(
+    trainer: MiniCPMVTrainer, directory: Path, *, base: Path, dtype: torch.dtype, rounding: str = "nearest"
+) -> tuple[dict[str, Tensor], dict[str, Kept]]:
     """Write a complete checkpoint in the released layout. Every process must call it.
 
+    Args:
+        trainer: Has trained.
+        directory: Where to.
+        base: The checkpoint that training started from.
+        dtype: Precision of what is written.
+        rounding: ``nearest`` or ``stochastic``, which follows from the run's seed.
+
     Returns:
-        The tensors as they were written, by the model's own names; none on a process that writes nothing.
+        The tensors as they were written, by the model's own names, and what rounding has kept of each part's change
+        where anything was rounded here; nothing on a process that writes nothing.
 
     Raises:
         NotFiniteError: A tensor is not finite, in training or as it would be saved; nothing is written.
@@ -98,15 +110,28 @@ def save_full(trainer: MiniCPMVTrainer, directory: Path, *, base: Path, dtype: t
         tensors: Any = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # empty except on the first process
     else:
         tensors = model.state_dict()
-    cast = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    cast = _round(tensors, dtype, rounding, seed=trainer.args.seed)
     raise_together(lambda: _refuse_too_large(cast, dtype) if trainer.args.should_save else None)
     if not trainer.args.should_save:
-        return {}
+        return {}, {}
     assert isinstance(model, PreTrainedModel)
     with _staged(directory) as staged:
         model.save_pretrained(str(staged), state_dict=cast)
         copy_companions(base, staged, dtype=dtype)
-    return cast
+    is_rounded = any(tensor.dtype == torch.float32 != dtype for tensor in tensors.values())
+    return cast, measure_kept(tensors, cast, base, build_skeleton(base)) if is_rounded else {}
+
+
+def _round(tensors: Mapping[str, Tensor], dtype: torch.dtype, rounding: str, *, seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: tensor
+        if not tensor.is_floating_point()
+        else round_stochastically(tensor.cpu(), dtype, generator)
+        if rounding == "stochastic" and tensor.dtype == torch.float32 != dtype
+        else tensor.to(dtype)
+        for name, tensor in tensors.items()
+    }
 
 
 def _refuse_too_large(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
