@@ -49,3 +49,11 @@ def test_share_that_rounding_keeps_is_told_and_stored(
     assert "left in" not in capsys.readouterr().out
     saved = load_file(tmp_path / "stochastic" / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {getattr(torch, dtype)}
+
+
+def test_tied_weights_are_rounded_as_one(tmp_path: Path) -> None:
+    """v2's output head is its embeddings: the proof compares both with the one that is stored."""
+    extra = ("--save_dtype", "bfloat16", "--save_rounding", "stochastic", "--prove_saved", "true")
+    assert main(flags(make_data(tmp_path), tmp_path / "out", *extra, "--save_strategy", "no", model="v2", steps=1)) == 0
+    tensors = json.loads((tmp_path / "out" / "proof.json").read_text())["tensors"]
+    assert tensors["identical"] == tensors["saved"]

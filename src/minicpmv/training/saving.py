@@ -111,6 +111,7 @@ def save_full(
     else:
         tensors = model.state_dict()
     cast = _round(tensors, dtype, rounding, seed=trainer.args.seed)
+    cast |= {name: cast[same] for name, same in model.all_tied_weights_keys.items() if {name, same} <= cast.keys()}
     raise_together(lambda: _refuse_too_large(cast, dtype) if trainer.args.should_save else None)
     if not trainer.args.should_save:
         return {}, {}
