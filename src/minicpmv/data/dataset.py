@@ -24,6 +24,7 @@ from minicpmv.data.embedded import describe_image, is_embedded, read_embedded
 from minicpmv.data.fitting import Fit, Limits, OnLongRecord, fit_record
 from minicpmv.data.known_features import KnownFeatures, picture_size
 from minicpmv.data.measuring import FIT, measure
+from minicpmv.data.picture_digests import PictureDigests
 from minicpmv.data.records import Record
 from minicpmv.data.sequences import Selected
 from minicpmv.data.skipping import TOO_LONG, SkipLog, Skipped
@@ -105,6 +106,8 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         """Where a record that turns out bad when it is asked for is written down; without it, that is an error."""
         self.known: KnownFeatures | None = None
         """Where features of images are looked up before the images are decoded."""
+        self.digests: PictureDigests | None = None
+        """Where it is remembered what each image file held that was read."""
         self._fits = np.zeros(len(records), FIT)  # a length of 0: nobody has looked
 
     def __len__(self) -> int:
@@ -134,7 +137,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         fit = self.fit(index, record)
         if self.known is not None and record.images:
             return self._encode_or_find(record, fit, self.known)
-        images = [_load(record, position) for position in range(len(record.images))]
+        images = [_load(record, position, self._read(record, position)) for position in range(len(record.images))]
         return _with_pixels(record, fit, self._encode_pictures(record, fit, images))
 
     def _encode_pictures(self, record: Record, fit: Fit, images: Sequence[Image]) -> EncodedConversation:
@@ -142,7 +145,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
     def _encode_or_find(self, record: Record, fit: Fit, known: KnownFeatures) -> dict[str, Tensor]:
         """Encode a record with images, which are decoded only if their features are not all known."""
-        contents = [_read(record, position) for position in range(len(record.images))]
+        contents = [self._read(record, position) for position in range(len(record.images))]
         sizes = [_size(record, position, content) for position, content in enumerate(contents)]
         plans = [self.processor.image_processor.plan(size, fit.max_slice_nums) for size in sizes]
         keys = known.keys(contents, plans)
@@ -154,6 +157,13 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         images = [_load(record, position, content) for position, content in enumerate(contents)]
         item = _with_pixels(record, fit, self._encode_pictures(record, fit, images))
         return item | known.describe_unknown(keys, plans)
+
+    def _read(self, record: Record, position: int) -> bytes:
+        """Return the bytes of an image's file, and remember what they are."""
+        content, image = _read(record, position), record.images[position]
+        if self.digests is not None and isinstance(image, str) and not is_embedded(image):
+            self.digests.note(image, content)
+        return content
 
     def check_lengths(
         self, *, on_progress: Callable[[int, int], None] | None = None, kept: Entry | None = None

@@ -67,6 +67,14 @@ class FileStates:
         self._paths += name + b"\0"
         self._numbers.extend(state)
 
+    @classmethod
+    def from_arrays(cls, paths: NDArray[np.uint8], numbers: NDArray[np.int64]) -> FileStates:
+        """Make the states that :meth:`as_arrays` was asked of."""
+        states = cls()
+        states._paths += paths.tobytes()
+        states._numbers.frombytes(numbers.tobytes())
+        return states
+
     def as_arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return what :func:`are_unchanged` takes: the paths, each with a zero byte behind it, and [N, 2] numbers."""
         return np.frombuffer(bytes(self._paths), np.uint8), np.array(self._numbers, np.int64).reshape(-1, 2)

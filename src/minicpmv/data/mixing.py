@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from minicpmv.data.cache import DataCache
 from minicpmv.data.contents import Content, open_source
+from minicpmv.data.file_state import FileStates
 from minicpmv.data.folders import data_folder
 from minicpmv.data.loading import Checked, Records, check_records
 from minicpmv.data.recall import check_or_recall
@@ -120,6 +121,8 @@ class Mixture:
     """Of each source, by its path."""
     identity: Sequence[Any] | None
     """All that the records and the sizes of their images depend on, for JSON; None if nobody has looked at images."""
+    files: Sequence[FileStates] | None
+    """The image files of each source, as they were checked; None if nobody has looked."""
     num_recalled: int
     """How many of the records of all sources were found as checked before."""
     notices: tuple[Problem, ...] = ()
@@ -161,6 +164,7 @@ def load_mixture(
     left_out: dict[str, list[Problem]] = {}
     contents: dict[str, Content] = {}
     identity: list[Any] = [seed]
+    files: list[FileStates] = []
     num_recalled, notices = 0, list[Problem]()
     for source in sources:
         try:
@@ -169,7 +173,7 @@ def load_mixture(
             if not check_first:
                 loaded.append((source, Records(raw, None, image_root=image_root, version=version)))
                 continue
-            checked, is_recalled = check_or_recall(
+            checked, states, is_recalled = check_or_recall(
                 raw, content, source.path, image_root=image_root, version=version, cache=cache
             )
         except DataError as error:
@@ -177,6 +181,7 @@ def load_mixture(
             continue
         num_recalled += is_recalled * len(raw)
         notices += checked.notices
+        files.append(states)
         name = Path(source.path).name  # decides with the seed which records a broken weight takes
         identity.append([name, source.weight, content, _digest(*checked.sizes.as_arrays(), checked.bad)])
         records: Sequence[Record] = Records(raw, checked.sizes, image_root=image_root)
@@ -203,6 +208,7 @@ def load_mixture(
         left_out=left_out,
         contents=contents,
         identity=identity if check_first else None,
+        files=files if check_first else None,
         num_recalled=num_recalled,
         notices=tuple(notices),
     )

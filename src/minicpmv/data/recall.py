@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -34,8 +35,8 @@ def check_or_recall(
     image_root: str | os.PathLike[str] | None,
     version: Version | None,
     cache: DataCache | None,
-) -> tuple[Checked, bool]:
-    """Return what ``check_records`` finds, and whether it is recalled.
+) -> tuple[Checked, FileStates, bool]:
+    """Return what ``check_records`` finds, the image files as they are, and whether all that is recalled.
 
     Args:
         raw: All records of the source.
@@ -48,31 +49,34 @@ def check_or_recall(
     Raises:
         UsageError: ``image_root`` is not a folder.
     """
+    states = FileStates()
     if cache is None:
-        return check_records(raw, image_root=image_root, version=version), False
+        return check_records(raw, image_root=image_root, version=version, states=states), states, False
     check_image_root(image_root, name="image root")
+    # Where relative images start, as it is spelled: image files are known by their names.
+    folder = os.path.join(os.getcwd(), Path(data_folder(path) if image_root is None else image_root))
     entry = cache.entry(
         "checked",
         content=content,
-        folder=os.path.realpath(data_folder(path) if image_root is None else image_root),  # relative images start there
+        folder=[folder, os.path.realpath(folder)],
         version=None if version is None else version.name,
     )
-    recalled = _recall(entry, len(raw))
+    recalled = _recall(entry, raw)
     if recalled is not None:
-        sizes, notices = recalled
-        return Checked(raw=raw, sizes=sizes, problems=[], bad=np.zeros(0, np.int64), notices=notices), True
-    states = FileStates()
+        return *recalled, True
     checked = check_records(raw, image_root=image_root, version=version, states=states)
     if not len(checked.bad):
         (ends, pixels), (paths, numbers) = checked.sizes.as_arrays(), states.as_arrays()
         said = json.dumps([dataclasses.astuple(notice) for notice in checked.notices]).encode()
         entry.store(ends=ends, pixels=pixels, paths=paths, states=numbers, notices=np.frombuffer(said, np.uint8))
-    return checked, False
+    return checked, states, False
 
 
-def _recall(entry: Entry, num_records: int) -> tuple[ImageSizes, tuple[Problem, ...]] | None:
+def _recall(entry: Entry, raw: Sequence[RawRecord]) -> tuple[Checked, FileStates] | None:
     found = entry.load()
-    if found is None or len(found["ends"]) != num_records or not are_unchanged(found["paths"], found["states"]):
+    if found is None or len(found["ends"]) != len(raw) or not are_unchanged(found["paths"], found["states"]):
         return None
     notices = tuple(Problem(*said) for said in json.loads(found["notices"].tobytes()))
-    return ImageSizes.from_arrays(found["ends"], found["pixels"]), notices
+    sizes = ImageSizes.from_arrays(found["ends"], found["pixels"])
+    checked = Checked(raw=raw, sizes=sizes, problems=[], bad=np.zeros(0, np.int64), notices=notices)
+    return checked, FileStates.from_arrays(found["paths"], found["states"])

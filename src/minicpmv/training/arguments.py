@@ -174,6 +174,11 @@ class RunArguments(LearningArguments, _Subject):
         "Go on from a checkpoint, or from the adapter of --lora_weight_path, with another base model of the same shape "
         "than it was trained on. run.json records it.",
     )
+    allow_changed_images: bool = _flag(
+        False,
+        "Go on from a checkpoint although images are not what they were when the run that wrote it read them. run.json "
+        "records it.",
+    )
     compilation: dict[str, Any] | None = field(default=None, init=False)
     """No flag: what ``compilation`` makes of ``--torch_compile``; None: nothing is compiled."""
 

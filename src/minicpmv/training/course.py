@@ -6,17 +6,20 @@ transformers does with a learning rate: the checkpoint holds the schedule. How l
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import TrainingArguments
 
 from minicpmv.models.base_identity import BaseIdentity
 from minicpmv.training.arguments import RunArguments
 
-__all__ = ["describe_course", "find_changes", "find_extension", "find_other_base"]
+__all__ = ["describe_course", "find_changes", "find_extension", "find_other_base", "find_other_lengths"]
 
 _OF_TRAINING = (
     "adam_beta1",
@@ -43,6 +46,7 @@ _OF_TRAINING = (
     "weight_decay",
 )
 _FREE = (
+    "allow_changed_images",
     "allow_other_base",
     "cache_dir",
     "check_first",
@@ -77,11 +81,16 @@ _ELSEWHERE = ("compilation", "data_path", "model_name_or_path", "validation_spli
 """Our own flags that count by what they name, or by another name."""
 _DATA = "data"
 _BASE = "base_model"
+_LENGTHS = "record_lengths"
 _LENGTH = ("max_steps", "num_train_epochs")
 
 
 def describe_course(
-    run: RunArguments, args: TrainingArguments, base: BaseIdentity, data: Sequence[Mapping[str, Any]]
+    run: RunArguments,
+    args: TrainingArguments,
+    base: BaseIdentity,
+    data: Sequence[Mapping[str, Any]],
+    lengths: NDArray[np.int32] | None,
 ) -> dict[str, Any]:
     """Collect it as JSON.
 
@@ -90,6 +99,7 @@ def describe_course(
         args: As training has them.
         base: What the run starts from.
         data: Every source of training data with the digest of its content, as ``run.json`` has it.
+        lengths: Tokens of each record, from which batches are planned; None if they are not known.
     """
     counted = {item.name for item in fields(run)} - {*_FREE, *_ELSEWHERE}
     course = {name: getattr(run, name) for name in sorted(counted)}
@@ -97,13 +107,14 @@ def describe_course(
     course |= {name: stated.get(name) for name in (*_OF_TRAINING, *_LENGTH)}
     course["torch_compile"] = run.compilation
     course[_BASE] = asdict(base)
+    course[_LENGTHS] = None if lengths is None else hashlib.sha256(lengths.astype("<i4").tobytes()).hexdigest()
     course[_DATA] = [{"sha256": source["sha256"], "weight": source.get("weight", 1)} for source in data]
     return json.loads(json.dumps(course, default=str))
 
 
 def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Name what is other than it was, each with both values."""
-    compared = (before.keys() | now.keys()) - {*_LENGTH, _BASE}
+    compared = (before.keys() | now.keys()) - {*_LENGTH, _BASE, _LENGTHS}
     different = [name for name in sorted(compared) if before.get(name) != now.get(name)]
     return [
         f"--{name}: {_word(before.get(name))} then, {_word(now.get(name))} now"
@@ -119,6 +130,13 @@ def find_other_base(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[
     if then.weights == here.weights:
         return None
     return f"--model_name_or_path: {then} then, {here} now", then.shapes == here.shapes
+
+
+def find_other_lengths(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Say that records have other lengths than they had, and so other batches; None if not, or if one does not know."""
+    if None in (before[_LENGTHS], now[_LENGTHS]) or before[_LENGTHS] == now[_LENGTHS]:
+        return None
+    return "records have other numbers of tokens than then, so the rest of the epoch has other batches"
 
 
 def find_extension(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

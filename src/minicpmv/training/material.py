@@ -18,6 +18,7 @@ from minicpmv.data.collation import Collator
 from minicpmv.data.contents import Content
 from minicpmv.data.dataset import ConversationDataset, LengthReport
 from minicpmv.data.mixing import Mixture, Source, load_mixture
+from minicpmv.data.picture_digests import PictureDigests
 from minicpmv.data.skipping import SKIPPED, SkipLog, Skipped
 from minicpmv.data.validation import HeldOut, SplitSize
 from minicpmv.errors import UsageError
@@ -56,6 +57,8 @@ class Material:
     """Records that are left out from the beginning."""
     contents: Mapping[str, Content]
     """Of every source of data, by its path."""
+    pictures: PictureDigests | None
+    """Files of the records to train on; None if they are checked only when they are read."""
 
     @property
     def held_out(self) -> ConversationDataset | None:
@@ -137,6 +140,8 @@ def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int
             f"--on_long_record skip: found no record of at most {run.model_max_length} tokens, expected some\n"
             "  fix: raise --model_max_length"
         )
+    files = mixtures[0].files
+    train.digests = None if files is None else PictureDigests(files)
     pad_token_id: Any = processor.tokenizer.pad_token_id
     return Material(
         base=base.path,
@@ -150,13 +155,14 @@ def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int
         skip_log=skip_log,
         skipped=skipped,
         contents={path: content for mixture in mixtures for path, content in mixture.contents.items()},
+        pictures=train.digests,
     )
 
 
 def _held_out_mixture(train: Mixture, held_out: HeldOut) -> Mixture:
     """Make a mixture of what was held out of another one; its faults and files are those of that one."""
     identity = None if train.identity is None else [*train.identity, "held out"]
-    return Mixture(records=held_out.records, left_out={}, contents={}, identity=identity, num_recalled=0)
+    return Mixture(records=held_out.records, left_out={}, contents={}, identity=identity, files=None, num_recalled=0)
 
 
 def _is_kept(run: RunArguments) -> bool:

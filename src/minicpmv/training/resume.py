@@ -10,24 +10,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from transformers import TrainingArguments
 
+from minicpmv.data.picture_digests import Change, PictureDigests
 from minicpmv.errors import CheckpointError, MiniCPMVError, UsageError
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.checkpoints import list_checkpoints, remove_checkpoints, remove_stale
 from minicpmv.training.console import notice
-from minicpmv.training.course import find_changes, find_extension, find_other_base
+from minicpmv.training.course import find_changes, find_extension, find_other_base, find_other_lengths
 from minicpmv.training.engine import name_engine
 from minicpmv.training.manifest import find_fault, read_manifest
 from minicpmv.training.pickles import find_foreign_object
 from minicpmv.training.processes import gather
 
-__all__ = ["ResumePoint", "Setting", "choose_resume_point", "choose_together", "prepare_directory"]
+__all__ = ["PICTURES", "ResumePoint", "Setting", "choose_resume_point", "choose_together", "prepare_directory"]
 
 _CONTINUED_OTHERWISE = (
     "or start a new run from its weights, in another --output_dir: --model_name_or_path {path} (full) or "
     "--lora_weight_path {path} (LoRA)"
 )
+
+
+PICTURES = "pictures.npz"
+"""File of a checkpoint: sizes, times of change and digests of the images that were trained on."""
+_MOST_SHOWN = 5
 
 
 class ResumePoint(NamedTuple):
@@ -49,17 +56,24 @@ class Setting:
     """As :func:`minicpmv.training.engine.name_engine` says it."""
     course: Mapping[str, Any] = field(default_factory=dict)
     """As :func:`minicpmv.training.course.describe_course` says it. Its length may be another."""
+    pictures: PictureDigests | None = None
+    """Told what the checkpoint knows of them. None: nobody has looked at them."""
     allow_other_base: bool = False
     """Whether the base may have other weights of the same shapes."""
+    allow_changed_images: bool = False
+    """Whether images may be others than those that were trained on."""
 
 
-def prepare_directory(run: RunArguments, args: TrainingArguments, course: dict[str, Any]) -> ResumePoint:
+def prepare_directory(
+    run: RunArguments, args: TrainingArguments, course: dict[str, Any], pictures: PictureDigests | None
+) -> ResumePoint:
     """Decide where a run starts, and clear its directory of what is in the way. Every process must call it.
 
     Args:
         run: The flags.
         args: As training has them.
         course: What decides the course of the run.
+        pictures: Image files of the data.
 
     Raises:
         UsageError: Its directory holds something that it would mix with.
@@ -77,7 +91,14 @@ def prepare_directory(run: RunArguments, args: TrainingArguments, course: dict[s
         return choose_resume_point(
             args.resume_from_checkpoint,
             output_dir=args.output_dir or "",
-            setting=Setting(args.world_size, name_engine(args), course, run.allow_other_base),
+            setting=Setting(
+                args.world_size,
+                name_engine(args),
+                course,
+                pictures,
+                allow_other_base=run.allow_other_base,
+                allow_changed_images=run.allow_changed_images,
+            ),
             overwrite=run.overwrite_output_dir,
         )
 
@@ -216,7 +237,33 @@ def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[tuple[str, ...
             f"end would belong to another run than its beginning\n  {changes}\n  fix: start with what was then, "
             f"{otherwise}"
         )
+    overridden += _check_pictures(checkpoint, course, setting)
     return tuple(find_extension(course, setting.course)), overridden
+
+
+def _check_pictures(checkpoint: Path, course: Mapping[str, Any], setting: Setting) -> tuple[str, ...]:
+    """Make sure that images are those that were trained on, or that others are allowed; say which."""
+    changes: list[Change] = []
+    if setting.pictures is not None and (checkpoint / PICTURES).is_file():
+        with np.load(checkpoint / PICTURES, allow_pickle=False) as kept:
+            states, digests = kept["states"], kept["digests"]
+        changes = setting.pictures.compare(states, digests)
+        setting.pictures.recall(digests, without=changes)
+    others = f"\n  ... and {len(changes) - _MOST_SHOWN} more" if changes[_MOST_SHOWN:] else ""
+    told = "\n  ".join(map(str, changes[:_MOST_SHOWN])) + others
+    replanned = find_other_lengths(course, setting.course)
+    found = [f"{len(changes)} image(s) that are not those of the run that wrote it"] if changes else []
+    found += [replanned] if replanned else []
+    if not found:
+        return ()
+    described = " and ".join(found) + (f"\n  {told}" if told else "")
+    if setting.allow_changed_images:
+        return (described,)
+    raise CheckpointError(
+        f"{checkpoint}: found {described}\n  expected the same images, or its end would belong to another run than its "
+        f"beginning\n  fix: put them back as they were; to go on all the same, add --allow_changed_images true; "
+        f"{_CONTINUED_OTHERWISE.format(path=checkpoint)}"
+    )
 
 
 def _check_base(checkpoint: Path, course: Mapping[str, Any], setting: Setting) -> tuple[str, ...]:

@@ -118,9 +118,13 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     checks.data(material)
     _tell_split(material, request)
     identity = reading.result()
-    course = describe_course(request.run, args, identity, describe_data(request.run.train_sources, material.contents))
+    sources = describe_data(request.run.train_sources, material.contents)
+    lengths = None if material.lengths is None else material.lengths.lengths
+    course = describe_course(request.run, args, identity, sources, lengths)
     course["validation_split"] = describe_split(material.split)
-    start = prepare_directory(request.run, args, course)
+    start = prepare_directory(request.run, args, course, material.pictures)
+    if material.pictures is not None:
+        material.pictures.forget_names()
     overridden = [*start.overridden]
     if request.run.lora_weight_path and start.path is None:
         overridden += compare_adapter(request.run, identity, args)
@@ -150,6 +154,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     def build(plan: BatchPlan, interruption: Interruption | None = None) -> MiniCPMVTrainer:
         trainer = _build_trainer(material, model, request, args, plan, interruption)
         trainer.rates, trainer.course, trainer.base = rates, course, identity
+        trainer.pictures = material.pictures
         trainer.add_callback(RecomputedLayers.of_run(request.run))
         trainer.add_callback(CompiledLayers(request.run.compilation))
         if request.run.early_stopping and not request.run.dry_run:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -22,6 +23,7 @@ from transformers.trainer import FSDP_MODEL_NAME, TRAINER_STATE_NAME, TRAINING_A
 from transformers.trainer_utils import TrainOutput
 
 from minicpmv.data.grouping import BatchPlanner
+from minicpmv.data.picture_digests import PictureDigests
 from minicpmv.models.base_identity import BaseIdentity, write_base
 from minicpmv.models.flops import flops_of_each
 from minicpmv.models.loss import sum_weights
@@ -43,8 +45,9 @@ from minicpmv.training.lora import evaluate_as_trained
 from minicpmv.training.manifest import num_bytes, seal
 from minicpmv.training.measurement import Measurement
 from minicpmv.training.numbering import NumberedCollator, NumberedDataset, take_numbers
-from minicpmv.training.processes import raise_together, wait_for_all
+from minicpmv.training.processes import num_processes, raise_together, take_maximum, wait_for_all
 from minicpmv.training.rates import Rates, split_groups
+from minicpmv.training.resume import PICTURES
 from minicpmv.training.samples import AskAtStart, Samples
 from minicpmv.training.throughput import Throughput
 from minicpmv.training.vision_cache import FeatureWriter
@@ -119,6 +122,8 @@ class MiniCPMVTrainer(Trainer):
         """What decides the course of the run; each checkpoint states it."""
         self.base: BaseIdentity | None = None
         """What the run starts from; whatever holds an adapter states it."""
+        self.pictures: PictureDigests | None = None
+        """What the images hold that were trained on; each checkpoint states it."""
         self.features: FeatureWriter | None = None
         """Stores what frozen modules make of images; see :meth:`keep_features`."""
         self.changes = ChangeWatch()
@@ -440,6 +445,7 @@ class MiniCPMVTrainer(Trainer):
 
         self._epoch_loss.settle()
         raise_together(lambda: check_space(final.parent, self._bytes_needed or 0))
+        self._join_pictures()
         if self.is_deepspeed_enabled or self.is_fsdp_enabled or self.state.best_global_step:
             write()  # the processes wait for each other inside: one with a fault must leave, not wait here
             wait_for_all()
@@ -455,6 +461,12 @@ class MiniCPMVTrainer(Trainer):
                 staged.parent.rmdir()
         self.last_saved = self.state.global_step
         self._throughput.leave_out(started)
+
+    def _join_pictures(self) -> None:
+        """Let every process know what the data workers of all have read."""
+        if self.pictures is not None and len(self.pictures) and num_processes() > 1:
+            known = torch.from_numpy(self.pictures.digests.copy()).to(self.args.device)
+            self.pictures.digests[:] = take_maximum(known).cpu().numpy()
 
     def _write_checkpoint(self, model: nn.Module, trial: Any, staged: Path) -> None:
         self._staging = str(staged.parent)
@@ -474,6 +486,8 @@ class MiniCPMVTrainer(Trainer):
             self._write_companions(staged)
         if is_peft(self.model) and self.base is not None:
             write_base(staged, self.base)
+        if self.pictures is not None and len(self.pictures):
+            np.savez(staged / PICTURES, states=self.pictures.states, digests=self.pictures.digests)
         seal(
             staged,
             step=self.state.global_step,

@@ -12,7 +12,10 @@ from minicpmv.training.checkpoints import STAGING, list_checkpoints, publish, re
 from minicpmv.training.manifest import MANIFEST, find_fault, seal
 from minicpmv.training.resume import Setting, choose_resume_point
 
-_COURSE = {"base_model": {"path": "/model", "model": "MiniCPM-V-2.6", "weights": "a" * 64, "shapes": "b" * 64}}
+_COURSE = {
+    "base_model": {"path": "/model", "model": "MiniCPM-V-2.6", "weights": "a" * 64, "shapes": "b" * 64},
+    "record_lengths": None,
+}
 
 
 def write(output: Path, step: int, *, world_size: int = 1, files: tuple[str, ...] = ("rng_state.pth", "w")) -> Path:

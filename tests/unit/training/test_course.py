@@ -4,13 +4,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from transformers import TrainingArguments
 
 from minicpmv.models.base_identity import BaseIdentity
 from minicpmv.training import course as course_module
 from minicpmv.training.arguments import RunArguments, parse_arguments
-from minicpmv.training.course import describe_course, find_changes, find_extension, find_other_base
+from minicpmv.training.course import describe_course, find_changes, find_extension, find_other_base, find_other_lengths
 from minicpmv.training.settings import Machine, complete_settings
 
 _DATA = [{"path": "a.json", "sha256": "1" * 64}]
@@ -18,12 +20,17 @@ _BASE = BaseIdentity("/models/2_6", "MiniCPM-V-2.6", "a" * 64, "b" * 64)
 
 
 def course(
-    extra: str = "", data: list[dict[str, Any]] = _DATA, *, output: Path = Path("o"), base: BaseIdentity = _BASE
+    extra: str = "",
+    data: list[dict[str, Any]] = _DATA,
+    *,
+    output: Path = Path("o"),
+    base: BaseIdentity = _BASE,
+    lengths: NDArray[np.int32] | None = None,
 ) -> dict[str, Any]:
     needed = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", str(output), "--report_to", "none"]
     request = parse_arguments([*needed, *extra.split()])
     settings, _ = complete_settings(request, Machine(False, False))
-    return describe_course(request.run, TrainingArguments(**settings), base, data)
+    return describe_course(request.run, TrainingArguments(**settings), base, data, lengths)
 
 
 @pytest.mark.parametrize(
@@ -102,3 +109,11 @@ def test_base_counts_by_its_weights_wherever_it_lies() -> None:
     assert told is not None
     assert told[1] is False
     assert find_changes(course(), course(base=larger)) == [], "it is told by itself"
+
+
+def test_lengths_of_records_count_where_both_know_them() -> None:
+    before, other = (course(lengths=np.array(lengths, np.int32)) for lengths in ([5, 6], [5, 7]))
+    assert find_other_lengths(before, course(lengths=np.array([5, 6], np.int32))) is None
+    assert "other batches" in str(find_other_lengths(before, other))
+    assert find_other_lengths(before, course()) is None, "as with --check_first false"
+    assert find_changes(before, other) == [], "it is told by itself"
