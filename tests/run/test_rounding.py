@@ -52,8 +52,17 @@ def test_share_that_rounding_keeps_is_told_and_stored(
 
 
 def test_tied_weights_are_rounded_as_one(tmp_path: Path) -> None:
-    """v2's output head is its embeddings: the proof compares both with the one that is stored."""
+    """They stay one tensor, stored once as in the base; rounded apart they would be two, and no longer tied."""
+    base = shutil.copytree(FIXTURES / "v2_6", tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    del tensors["llm.lm_head.weight"]
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
     extra = ("--save_dtype", "bfloat16", "--save_rounding", "stochastic", "--prove_saved", "true")
-    assert main(flags(make_data(tmp_path), tmp_path / "out", *extra, "--save_strategy", "no", model="v2", steps=1)) == 0
-    tensors = json.loads((tmp_path / "out" / "proof.json").read_text())["tensors"]
-    assert tensors["identical"] == tensors["saved"]
+    arguments = flags(make_data(tmp_path), tmp_path / "out", *extra, "--save_strategy", "no", steps=1)
+    arguments[arguments.index("--model_name_or_path") + 1] = str(base)
+    assert main(arguments) == 0
+    found = json.loads((tmp_path / "out" / "proof.json").read_text())["tensors"]
+    assert found["identical"] == found["saved"]
+    assert load_file(tmp_path / "out" / "model.safetensors").keys() == tensors.keys()
