@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from minicpmv.data.dataset import ConversationDataset
+from minicpmv.models.base_identity import BASE_FILE
 from minicpmv.training import reload_proof
 from minicpmv.training.checkpoints import list_checkpoints
 from minicpmv.training.run import main
@@ -160,11 +161,12 @@ def test_proof_of_finite_weights_that_give_no_finite_loss_says_so(
 
 
 def test_proof_names_weights_that_are_not_finite(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Such as those of the base, when it was damaged in between."""
+    """Such as those of a base that was damaged in between, where the adapter does not say which base it had."""
     base = shutil.copytree(FIXTURES / "v2_6", tmp_path / "base")
     arguments = flags(data, tmp_path / "out", *_LORA, "--prove_saved", "true", steps=1)
     arguments[arguments.index("--model_name_or_path") + 1] = str(base)
     assert main(arguments) == 0
+    (tmp_path / "out" / BASE_FILE).unlink()
     tensors = load_file(base / "model.safetensors")
     tensors["llm.lm_head.weight"][5, 3] = float("nan")
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
