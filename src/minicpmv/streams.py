@@ -1,25 +1,32 @@
 """Standard output and standard error of a command, which may be closed or full, and what the system refuses in words.
 
-Nothing printed here shows a secret, and no text can drive the terminal: control characters are written as escapes.
+Nothing printed here shows a secret.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 
 from minicpmv.errors import UsageError
+from minicpmv.escapes import escape
 from minicpmv.redaction import clean_text
 
-__all__ = ["EXIT_NOT_READ", "complain", "explain_os_error", "finish_output", "refuse_closed_output", "silence_output"]
+__all__ = [
+    "EXIT_NOT_READ",
+    "advise",
+    "complain",
+    "explain_os_error",
+    "finish_output",
+    "refuse_closed_output",
+    "silence_output",
+]
 
 EXIT_NOT_WRITTEN, EXIT_NOT_READ = 2, 141
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _FIXES = {
     errno.EACCES: "name a place that you may use, or have its permissions changed",
     errno.EPERM: "name a place that you may use, or have its permissions changed",
@@ -30,6 +37,7 @@ _FIXES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "close other programs: the machine has no more files to open",
     errno.EIO: "look at the disk: it fails",
+    errno.EWOULDBLOCK: "wait for that process, or name another place",
 }
 
 
@@ -57,9 +65,14 @@ def complain(message: str, *, known: Iterable[str] = ()) -> None:
     """
     if sys.stderr is None:  # pyright: ignore[reportUnnecessaryComparison] # closed
         return
-    shown = _CONTROL.sub(lambda match: repr(match[0])[1:-1], clean_text(message, known=known))
+    shown = escape(clean_text(message, known=known))
     with suppress(OSError):  # the log may be on the very disk that is full
         print(shown, file=sys.stderr, flush=True)
+
+
+def advise(error: OSError, *, otherwise: str = "correct the path") -> str:
+    """Say what helps against what the system refused; ``otherwise`` where its reason alone does not tell."""
+    return _FIXES.get(error.errno or 0, otherwise)
 
 
 def explain_os_error(error: OSError) -> str | None:
@@ -69,8 +82,7 @@ def explain_os_error(error: OSError) -> str | None:
     if error.errno is None or (error.filename is None and error.errno not in _FIXES):
         return None
     place = "a file" if error.filename is None else repr(os.fsdecode(error.filename))
-    fix = _FIXES.get(error.errno, "correct the path")
-    return f"{place}: found {error.strerror}, expected that it can be read or written\n  fix: {fix}"
+    return f"{place}: found {error.strerror}, expected that it can be read or written\n  fix: {advise(error)}"
 
 
 def finish_output(code: int) -> int:

@@ -94,8 +94,6 @@ def run(arguments: Sequence[str]) -> int:
         )
     if options.model and options.no_images:
         parser.error("--model and --no-images exclude each other: image tokens are counted by image sizes")
-    for stream in (sys.stdout, sys.stderr):  # a path or key may hold what the terminal's encoding cannot write
-        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     return _check(options)
 
 

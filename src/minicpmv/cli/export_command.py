@@ -62,6 +62,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", help="where logits are computed: cpu, cuda, ... (default: the first GPU, else CPU)")
     add_base_option(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace GGUF files of the same names")
     return parser
 
 
@@ -83,6 +84,7 @@ def run(arguments: Sequence[str]) -> int:
         run=not options.no_logits,
         device=options.device,
         allow_other_base=options.allow_other_base,
+        overwrite=options.overwrite,
     )
     if done.merged is not None:
         print(f"Merged into {done.merged.base} first")

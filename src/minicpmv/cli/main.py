@@ -31,6 +31,7 @@ from minicpmv.cli import (
 )
 from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import MiniCPMVError
+from minicpmv.escapes import guard_output
 from minicpmv.redaction import secrets_in
 from minicpmv.streams import (
     EXIT_NOT_READ,
@@ -110,14 +111,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: Options ask for help, or are not those of the command.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        code = _run(given)
-    except SystemExit as end:  # argparse's, which has printed help, or what is wrong
-        written = finish_output(0)
-        if written:
-            return written
-        raise end
-    return finish_output(code)
+    with guard_output(given):
+        try:
+            code = _run(given)
+        except SystemExit as end:  # argparse's, which has printed help, or what is wrong
+            written = finish_output(0)
+            if written:
+                return written
+            raise end
+        return finish_output(code)
 
 
 def _run(given: Sequence[str]) -> int:

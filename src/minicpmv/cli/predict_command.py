@@ -19,6 +19,7 @@ from minicpmv.cli.model_options import (
 )
 from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
+from minicpmv.redaction import clean_settings
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
     from minicpmv.data.loading import Records
@@ -116,7 +117,7 @@ def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[Re
         dtype=options.dtype,
         other_base=compare_own_base(options.model, allow_other=options.allow_other_base),
     )
-    return Records(raw, checked.sizes, image_root=options.image_root), identity
+    return Records(raw, checked.sizes, image_root=options.image_root), clean_settings(identity)
 
 
 def _answer(

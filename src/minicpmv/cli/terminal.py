@@ -54,7 +54,8 @@ class Terminal:
     def note(self, text: str) -> None:
         """Tell who types something that is no answer; nobody, where lines come from a pipe."""
         if self.is_interactive:
-            print(f"{_DIM}{text}{_PLAIN}" if self._is_styled else text, flush=True)
+            start, end = (_DIM, _PLAIN) if self._is_styled else ("", "")
+            print(start, text, end, sep="", flush=True)  # each by itself: within a text, sequences are escaped
 
     def _read_line(self, prompt: str) -> str:
         if not self.is_interactive:

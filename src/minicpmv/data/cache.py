@@ -31,7 +31,7 @@ _FORM = 1
 _MOST = 64
 """Entries that are kept: those used last. A million records take about 10 MB, a hundred thousand images 1 MB."""
 _NAME = re.compile(r"(?:checked|lengths|validation)-[0-9a-f]{64}\.kept")
-_BEING_WRITTEN = re.compile(rf"\.{_NAME.pattern}\..*")
+_BEING_WRITTEN = re.compile(rf"\.{_NAME.pattern}\.tmp")
 _ABANDONED = 3600
 """Seconds after which a file that is being written has been left behind by a process that was killed."""
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -103,6 +103,8 @@ class Entry:
             with replacing(self._path, refused=lambda error: error) as file:
                 file.write(hashlib.sha256(payload).digest() + payload)
             _clear(self._path.parent)
+        except BlockingIOError:  # another process keeps the same
+            pass
         except OSError as error:
             self._cache.fault = error
 

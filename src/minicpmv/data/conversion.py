@@ -23,6 +23,7 @@ from minicpmv.data.reading import open_records
 from minicpmv.data.records import RawRecord
 from minicpmv.data.whole_files import replacing
 from minicpmv.errors import DataError, Problem, UsageError
+from minicpmv.streams import advise
 
 __all__ = ["Conversion", "convert"]
 
@@ -130,9 +131,8 @@ def _write(path: Path, data: bytes) -> None:
     """
 
     def refused(error: OSError) -> UsageError:
-        return UsageError(
-            f"{path}: found a place that cannot be written ({error.strerror})\n  fix: choose another place"
-        )
+        fix = advise(error, otherwise="choose another place")
+        return UsageError(f"{path}: found {error.strerror}, expected to write it\n  fix: {fix}")
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

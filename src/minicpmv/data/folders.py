@@ -11,6 +11,7 @@ from typing import NoReturn, cast
 from minicpmv.data.formats import tables
 from minicpmv.data.formats.wrappers import is_registry
 from minicpmv.errors import DataError, Problem
+from minicpmv.escapes import remember_names
 
 __all__ = ["DATA_SUFFIXES", "data_folder", "describe_unread", "find_files"]
 
@@ -73,7 +74,9 @@ def find_files(path: str | os.PathLike[str]) -> list[str]:
 
 def _list_folder(folder: str) -> list[str]:
     try:
-        return sorted(os.listdir(folder))
+        names = sorted(os.listdir(folder))
+        remember_names(names)
+        return names
     except OSError as error:
         found, fix = f"a folder that cannot be read ({error.strerror})", "ask its owner for access: chmod a+rx FOLDER"
         raise DataError([Problem("D101", folder, found, "a folder of data files", fix)]) from error

@@ -8,7 +8,9 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from minicpmv.data.whole_files import claim
 from minicpmv.errors import UsageError
+from minicpmv.streams import advise
 
 __all__ = ["check_directory", "check_file"]
 
@@ -27,7 +29,7 @@ def check_directory(directory: str | Path, *, asked_by: str) -> None:
         UsageError: It is a file or below one, may not be written, is on a full or read-only disk, or has no name that
             the disk can hold.
     """
-    _probe(Path(directory), str(directory), asked_by=asked_by, prefix=None)
+    _probe(Path(directory), str(directory), asked_by=asked_by, file=None)
 
 
 def check_file(file: str | Path, *, asked_by: str, makes_folder: bool = False) -> None:
@@ -54,26 +56,26 @@ def check_file(file: str | Path, *, asked_by: str, makes_folder: bool = False) -
         raise UsageError(
             f"{where}: found no folder {str(path.parent)!r}, expected one\n  fix: make it, or name another"
         )
-    _probe(path.parent, str(file), asked_by=asked_by, prefix=f".{path.name}.")
+    _probe(path.parent, str(file), asked_by=asked_by, file=path)
 
 
-def _probe(directory: Path, named: str, *, asked_by: str, prefix: str | None) -> None:
+def _probe(directory: Path, named: str, *, asked_by: str, file: Path | None) -> None:
     made: list[Path] = []
     try:
         if not named:
             raise FileNotFoundError(2, "no name")
         _make(directory, made)
-        if prefix is None:
-            with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
-                file.write(_PROBE)
-        else:  # under a name as long as that which is written first
-            with tempfile.NamedTemporaryFile(dir=directory, prefix=prefix, buffering=0) as file:
-                file.write(_PROBE)
+        # A file is tried under the name that it has until it is whole, which is longer.
+        with tempfile.TemporaryFile(dir=directory) if file is None else claim(file) as probe:
+            probe.write(_PROBE)
+            probe.flush()
     except (OSError, ValueError) as error:
-        reason = "a NUL in the name" if isinstance(error, ValueError) else _reason(error)
+        is_named = isinstance(error, ValueError)
+        reason = "a NUL in the name" if is_named else _reason(error)
+        fix = "name another, or mend this one"
         raise UsageError(
             f"{_where(asked_by, named)}: found {reason}, expected a place that can be written\n"
-            "  fix: name another, or mend this one"
+            f"  fix: {fix if is_named else advise(error, otherwise=fix)}"
         ) from error
     finally:
         for folder in reversed(made):

@@ -1,18 +1,24 @@
-"""Files that are whole or as they were before, and that whoever may read a new file there may read."""
+"""Files that are whole or as they were before, and that whoever may read a new file there may read.
+
+What is not whole yet lies under one fixed name for each target, which one process at a time holds by a lock. So what a
+killed process leaves is replaced by the next one, and never grows.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["give_ordinary_permissions", "replacing", "write_json", "write_whole"]
+__all__ = ["claim", "give_ordinary_permissions", "replacing", "staging", "write_json", "write_whole"]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -21,43 +27,131 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file in one step. Only one process may; what it leaves when it is killed, the next one replaces."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)  # half of one on a full disk
+    """Write a text file in one step.
+
+    Raises:
+        OSError: It cannot be written, or another process writes it (``BlockingIOError``).
+    """
+    with claim(path) as file:
+        file.write(text.encode("utf-8"))
+        file.flush()
+        os.replace(_aside(path), path)
 
 
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What disks of a network say that know no locks."""
 _OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @contextmanager
 def replacing(path: Path, *, refused: Callable[[OSError], Exception]) -> Iterator[BinaryIO]:
-    """Open a file to be written that appears under its name when it is whole; several processes may.
+    """Open a file to be written that appears under its name when it is whole.
 
     Args:
         path: The file.
-        refused: Words what is raised where its folder cannot be written, or its disk is full.
+        refused: Words what is raised where its folder cannot be written, its disk is full, or another process writes
+            the same file (``BlockingIOError``).
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        file = aside.open("xb")  # not tempfile's, which nobody else may read
-    except OSError as error:
-        raise refused(error) from error
-    try:
-        with file:
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(claim(path))
+        except OSError as error:
+            raise refused(error) from error
+        try:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        if error.filename is None and error.errno in _OF_A_DISK:  # of this file: another one's has its name
+        except OSError as error:
+            if error.filename is None and error.errno in _OF_A_DISK:  # of this file: another one's has its name
+                raise refused(error) from error
+            raise
+        try:
+            os.replace(_aside(path), path)
+        except OSError as error:
             raise refused(error) from error
-        raise
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[BinaryIO]:
+    """Open the file, empty, as which ``path`` is written until it is whole. At the end it is gone, or has been renamed.
+
+    Raises:
+        BlockingIOError: Another process writes it.
+        OSError: It cannot be made.
+    """
+    aside = _aside(path)
+    number = _lock(aside, os.O_RDWR | os.O_CREAT)
+    file = open(number, "r+b")  # noqa: SIM115  closed below, whatever closing says
+    try:
+        file.truncate(0)  # what a killed process left
+        yield file
     finally:
-        aside.unlink(missing_ok=True)  # after an interruption too: nothing half written stays behind
+        _remove_own(aside, number, os.unlink)
+        with suppress(OSError):  # what is still to be written has no room: that has been raised
+            file.close()
+
+
+@contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    """Make an empty folder for what is not whole yet. At the end it is gone, or has been renamed.
+
+    Args:
+        folder: Its place; whatever is in it goes.
+
+    Raises:
+        BlockingIOError: Another process works in it.
+        OSError: It cannot be made.
+    """
+    number = _lock(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for left in folder.iterdir():  # by a killed process
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        yield folder
+    finally:
+        _remove_own(folder, number, lambda place: shutil.rmtree(place, ignore_errors=True))
+        os.close(number)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _lock(place: Path, how: int) -> int:
+    """Open a file or folder, made if it is not there, that no other process has locked, and lock it."""
+    while True:
+        if how & os.O_DIRECTORY:
+            place.mkdir(exist_ok=True)
+        try:
+            number = os.open(place, how | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            if place.parent.is_dir() and how & os.O_DIRECTORY:  # removed a moment ago
+                continue
+            raise
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(place, number):  # and not what another process has renamed or removed meanwhile
+                return number
+        except BlockingIOError as error:
+            os.close(number)
+            raise BlockingIOError(error.errno, "another process that writes there", str(place)) from error
+        except OSError as error:
+            if error.errno in _WITHOUT_LOCKS:
+                return number
+            os.close(number)
+            raise
+        os.close(number)
+
+
+def _is_at(place: Path, number: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(place, follow_symlinks=False), os.fstat(number))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_own(place: Path, number: int, remove: Callable[[Path], object]) -> None:
+    if _is_at(place, number):  # otherwise it is in its place, or another process has begun
+        remove(place)
 
 
 def give_ordinary_permissions(folder: Path) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 from PIL import Image
 
 from minicpmv.data.places import check_directory
+from minicpmv.data.whole_files import staging
 from minicpmv.demo.data import write_split
 from minicpmv.demo.sheets import ASSETS
 from minicpmv.errors import UsageError
+from minicpmv.streams import advise
 
 __all__ = ["DemoPaths", "build_demo"]
 
@@ -50,20 +52,19 @@ def build_demo(output: str | Path) -> DemoPaths:
     # Beside a new folder, to be renamed as a whole; inside one that is there, which may be a disk of its own.
     staged = place.with_name(f".{place.name}.partial") if is_new else place / ".demo.partial"
     try:
-        shutil.rmtree(staged, ignore_errors=True)  # of a process that was killed
-        _write(staged)
-        if is_new:
-            os.replace(staged, place)
-        else:
-            _refuse_others(staged, place)
-            _move_missing(staged, place)
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        with staging(staged):
+            _write(staged)
+            if is_new:
+                os.replace(staged, place)
+            else:
+                _refuse_others(staged, place)
+                _move_missing(staged, place)
     except OSError as error:
+        fix = advise(error, otherwise="name a directory on a disk with 10 MB left that you may write to")
         raise UsageError(
-            f"--output {str(folder)!r}: found {error.strerror}, expected to write the demo there\n"
-            "  fix: name a directory on a disk with 10 MB left that you may write to"
+            f"--output {str(folder)!r}: found {error.strerror}, expected to write the demo there\n  fix: {fix}"
         ) from error
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     return DemoPaths(
         model=folder / "model",
         train=folder / "train.json",
@@ -74,7 +75,7 @@ def build_demo(output: str | Path) -> DemoPaths:
 
 def _write(folder: Path) -> None:
     model = folder / "model"
-    model.mkdir(parents=True)
+    model.mkdir()
     for file in sorted((ASSETS / "base").iterdir()):
         shutil.copyfile(file, model / file.name)  # not its mode: an installed package may be read-only
     for split in ("train", "validation", "heldout"):

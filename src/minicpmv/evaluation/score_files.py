@@ -14,6 +14,7 @@ from minicpmv.data.whole_files import replacing
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.base import Sample
 from minicpmv.processing.thinking import without_thinking
+from minicpmv.streams import advise
 
 __all__ = ["Answered", "make_sample", "open_replacing", "read_answers", "write_line"]
 
@@ -90,7 +91,8 @@ def open_replacing(path: str) -> AbstractContextManager[BinaryIO]:
     """
 
     def refused(error: OSError) -> UsageError:
-        return UsageError(f"--output: cannot write {path!r} ({error.strerror})\n  fix: name a file that you may write")
+        fix = advise(error, otherwise="name a file that you may write")
+        return UsageError(f"--output {path!r}: found {error.strerror}, expected to write it\n  fix: {fix}")
 
     return replacing(Path(path), refused=refused)
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFType, GGUFWriter
 
+from minicpmv.data.places import check_directory
+from minicpmv.data.whole_files import staging
 from minicpmv.errors import UsageError
 from minicpmv.export.checkpoint import Checkpoint, open_checkpoint
-from minicpmv.export.gguf_files import write_tensors
+from minicpmv.export.gguf_files import refuse_replacing, write_tensors
 from minicpmv.export.gguf_language_model import architecture, language_tensors, write_language_sizes
 from minicpmv.export.gguf_limits import check_engine_can_run, differences
 from minicpmv.export.gguf_template import chat_template
@@ -23,6 +25,7 @@ from minicpmv.export.merging import Merged, MergeSettings, merge_adapter
 from minicpmv.inference.loading import base_of_adapter, compare_own_base
 from minicpmv.models.positions import sincos_grid
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.streams import advise
 
 __all__ = ["GGUFExport", "export_gguf"]
 
@@ -55,6 +58,7 @@ def export_gguf(
     run: bool = True,
     device: str | None = None,
     allow_other_base: bool = False,
+    overwrite: bool = False,
 ) -> GGUFExport:
     """Write both files, read them again and compare.
 
@@ -68,62 +72,80 @@ def export_gguf(
         run: Whether to compare logits as well, for which the whole model is loaded.
         device: Where to run it.
         allow_other_base: Whether an adapter may have been trained on other weights than its base's.
+        overwrite: Whether GGUF files of the same names may be replaced; other files never are.
 
     Raises:
         CheckpointError: The model cannot be merged or exported, or what was written is not what it should be.
-        UsageError: A tool is missing, or a folder cannot be written.
+        UsageError: A tool is missing, a folder cannot be written, or files are there that would be replaced.
     """
+    check_directory(output, asked_by="--output")
     base = base_of_adapter(model)
     compare_own_base(model, allow_other=allow_other_base)
     start = open_checkpoint(base or model)
     check_engine_can_run(start.config, start.path)
     tool = None if kind in ("auto", *OWN_TYPES) else find_llama_quantize(llama_quantize, kind)
+    name = start.path.resolve().name if base is None else Path(model).resolve().name
+    names = _names(start, name, kind, vision_kind)
+    refuse_replacing([output / each for each in names], overwrite=overwrite)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=output) as aside:
+        with staging(output / f".{names[0]}.partial") as aside:
             whole, merged = start, None
             if base is not None:
-                place = Path(aside) / Path(model).resolve().name
+                place = aside / name
                 merged = merge_adapter(
                     model, place, MergeSettings(is_proved=run, device=device, allow_other_base=allow_other_base)
                 )
                 whole = open_checkpoint(str(place))
             processor = MiniCPMVProcessor.from_pretrained(whole.path)
-            files = _write(whole, processor, Path(aside), kind, vision_kind, tool)
+            files = _write(whole, processor, [aside / each for each in names], kind, vision_kind, tool)
             errors = check_tensors(whole, files)
             agreement = compare_logits(whole, processor, files, device) if run else None
             placed = [file.replace(output / file.name) for file, _ in files]
     except OSError as error:
+        fix = "name a folder on a disk with twice the model's size left that you may write to"
         raise UsageError(
-            f"--output: cannot write {error.filename or str(output)!r} ({error.strerror})\n"
-            "  fix: name a folder on a disk with twice the model's size left that you may write to"
+            f"--output {str(output)!r}: found {error.strerror}, expected to write {error.filename or names[0]!r}\n"
+            f"  fix: {advise(error, otherwise=fix)}"
         ) from error
     notices = tuple(differences(whole.config, processor.image_processor))
     return GGUFExport(placed[0], placed[1], errors, agreement, notices, merged)
 
 
+def _names(checkpoint: Checkpoint, name: str, kind: str, vision_kind: str) -> tuple[str, str]:
+    """Name the files: the language model's, and that of tower and resampler."""
+    kind = _own_type(checkpoint) if kind == "auto" else kind
+    return f"{name}-{kind}.gguf", f"mmproj-{name}-{_vision_type(kind, vision_kind)}.gguf"
+
+
+def _own_type(checkpoint: Checkpoint) -> str:
+    return type_of(checkpoint.weights.outlines["llm.model.embed_tokens.weight"].dtype)
+
+
+def _vision_type(kind: str, vision_kind: str) -> str:
+    return vision_kind if vision_kind != "auto" else "f32" if kind == "f32" else "f16"
+
+
 def _write(
     checkpoint: Checkpoint,
     processor: MiniCPMVProcessor,
-    folder: Path,
+    places: Sequence[Path],
     kind: str,
     vision_kind: str,
     tool: Path | None,
 ) -> list[File]:
     """Write both files; return them with what is in them. The tool writes the formats that are not our own."""
-    config, name, shapes = checkpoint.config, checkpoint.path.resolve().name, checkpoint.shapes
-    own = type_of(checkpoint.weights.outlines["llm.model.embed_tokens.weight"].dtype)
+    config, shapes, own = checkpoint.config, checkpoint.shapes, _own_type(checkpoint)
     kind = own if kind == "auto" else kind
-    if vision_kind == "auto":
-        vision_kind = "f32" if kind == "f32" else "f16"
-    language = folder / f"{name}-{kind}.gguf", language_tensors(config, shapes)
+    vision_kind = _vision_type(kind, vision_kind)
+    language = places[0], language_tensors(config, shapes)
     if tool is None:
         _write_language_model(language, checkpoint, processor, kind)
     else:
-        floats = folder / f"{name}-{own}.gguf", language[1]
+        floats = places[0].with_name(f"{own}-{places[0].name}"), language[1]
         _write_language_model(floats, checkpoint, processor, own)
         quantize_file(tool, floats[0], language[0], kind)
-    vision = folder / f"mmproj-{name}-{vision_kind}.gguf", vision_tensors(config, shapes)
+    vision = places[1], vision_tensors(config, shapes)
     _write_vision(vision, checkpoint, processor, vision_kind)
     return [language, vision]
 

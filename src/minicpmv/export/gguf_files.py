@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import groupby
 from pathlib import Path
@@ -14,15 +15,49 @@ from gguf.quants import dequantize, quant_shape_to_byte_shape, quantize
 from numpy.typing import NDArray
 from torch import Tensor
 
-from minicpmv.errors import CheckpointError
+from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.export.checkpoint import Checkpoint
 from minicpmv.export.gguf_tensors import EngineTensor
 from minicpmv.export.gguf_types import tensor_type
 from minicpmv.models.finiteness import is_finite
 
-__all__ = ["read_back", "write_tensors"]
+__all__ = ["read_back", "refuse_replacing", "write_tensors"]
 
 Array = NDArray[np.float32]
+
+_MAGIC = b"GGUF"
+
+
+def refuse_replacing(files: Iterable[Path], *, overwrite: bool) -> None:
+    """Make sure that nothing is lost where files will be written.
+
+    Args:
+        files: That will be written.
+        overwrite: Whether those may be replaced that are GGUF files.
+
+    Raises:
+        UsageError: One is there, and may not be replaced, or is something else.
+    """
+    for file in files:
+        if not os.path.lexists(file):
+            continue
+        if not _is_gguf(file):
+            raise UsageError(
+                f"{file}: found something that is no GGUF file and would be lost, expected none of this name\n"
+                "  fix: name another folder, or move it away"
+            )
+        if not overwrite:
+            raise UsageError(
+                f"{file}: found a file that would be replaced, expected none of this name\n"
+                "  fix: name another folder, or --overwrite"
+            )
+
+
+def _is_gguf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def write_tensors(

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 from minicpmv.data.places import check_directory
-from minicpmv.data.whole_files import write_json
+from minicpmv.data.whole_files import staging, write_json
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.export.merge_proof import (
     Agreement,
@@ -34,6 +33,8 @@ from minicpmv.export.shards import num_bytes, write_shards
 from minicpmv.inference.loading import base_of_adapter, default_device
 from minicpmv.models.base_identity import warn_of_base
 from minicpmv.models.directories import find_directory
+from minicpmv.redaction import clean_settings
+from minicpmv.streams import advise
 from minicpmv.training.base import read_config
 from minicpmv.training.disk import check_space, writing
 from minicpmv.training.memory import free_memory
@@ -118,8 +119,7 @@ def merge_adapter(
         device = _place_to_compare(tensors, settings) if settings.is_proved else None
         total = num_bytes(list(tensors.outlines.values()))
         check_space(place.parent, total, afterwards=_AFTERWARDS)
-        shutil.rmtree(staged.parent, ignore_errors=True)  # of a run that was killed
-        try:
+        with _staging(staged.parent):
             with writing(staged, needed=total, afterwards=_AFTERWARDS):
                 staged.mkdir(parents=True)
                 files = _write(tensors, staged, settings.max_shard_size, lambda done: on_tensor(done, total))
@@ -140,10 +140,8 @@ def merge_adapter(
                 compared_on=described,
                 agreements=agreements,
             )
-            write_json(staged / RECORD, _describe(merged, adapter))
+            write_json(staged / RECORD, clean_settings(_describe(merged, adapter)))
             _put_in_place(staged, place)
-        finally:
-            shutil.rmtree(staged.parent, ignore_errors=True)
     return merged
 
 
@@ -247,6 +245,19 @@ def _describe(merged: Merged, adapter: Path) -> dict[str, Any]:
         "base": str(merged.base.resolve()),
         "versions": list_versions(),
     }
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[None]:
+    """Hold the folder in which a model becomes whole; what a process that was killed left there goes."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with staging(folder):
+            yield
+    except BlockingIOError as error:
+        raise UsageError(
+            f"{folder}: found {error.strerror}, expected to merge there alone\n  fix: {advise(error)}"
+        ) from error
 
 
 def _put_in_place(staged: Path, directory: Path) -> None:

@@ -26,10 +26,11 @@ from minicpmv.data.embedded import is_embedded
 from minicpmv.data.file_state import FileState
 from minicpmv.data.places import check_file
 from minicpmv.data.records import Record
-from minicpmv.data.whole_files import write_json
+from minicpmv.data.whole_files import replacing, write_json
 from minicpmv.errors import UsageError
 from minicpmv.inference.identity import describe_differences
 from minicpmv.inference.predicting import Prediction
+from minicpmv.streams import advise
 
 __all__ = ["PartialAnswers", "check_output", "check_place"]
 
@@ -172,16 +173,11 @@ class PartialAnswers:
             UsageError: The disk is full, or fails.
         """
         assert self.num_done == len(self._batches), "answers are missing"
-        aside = self._output.with_name(f".{self._output.name}.tmp")
-        with _refused(self._output):
-            try:
-                digest = self._write_in_order(aside)
-                # Before the file, so that a finished file is never without it. Killed in between, the run goes on here.
-                made = {"run": self._run, "records": len(self._records), "sha256": digest}
-                write_json(_proof(self._output), made)
-                os.replace(aside, self._output)
-            finally:
-                aside.unlink(missing_ok=True)  # half of one on a full disk
+        with _refused(self._output), replacing(self._output, refused=lambda error: error) as file:
+            digest = self._write_in_order(file)
+            # Before the file, so that a finished file is never without it. Killed in between, the run goes on here.
+            made = {"run": self._run, "records": len(self._records), "sha256": digest}
+            write_json(_proof(self._output), made)
         _partial(self._output).unlink()
 
     def _recall(self) -> None:
@@ -219,17 +215,15 @@ class PartialAnswers:
             while left:
                 left = left[self._file.write(left) :]
 
-    def _write_in_order(self, path: Path) -> str:
+    def _write_in_order(self, file: BinaryIO) -> str:
         """Write every answer, and return the file's digest."""
         digest = hashlib.sha256()
-        with _partial(self._output).open("rb") as answers, path.open("wb") as file:
+        with _partial(self._output).open("rb") as answers:
             for start in self._starts.tolist():
                 answers.seek(start)
                 line = answers.readline()
                 digest.update(line)
                 file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
         return digest.hexdigest()
 
 
@@ -241,7 +235,7 @@ def _refused(output: Path) -> Iterator[None]:
     except OSError as error:
         raise UsageError(
             f"--output {output}: found a disk that does not take the answers ({error.strerror}), expected room for them"
-            "\n  fix: make room; the same command goes on where this one ended"
+            f"\n  fix: {advise(error)}; the same command goes on where this one ended"
         ) from error
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from huggingface_hub import constants, snapshot_download
 
 from minicpmv.errors import CheckpointError
+from minicpmv.escapes import remember_names
 
 __all__ = ["SMALL_FILES", "find_directory", "name_to_load", "refuse_unreachable"]
 
@@ -42,6 +43,7 @@ def find_directory(
     Raises:
         CheckpointError: There is neither such a directory nor such a hub repository.
     """
+    remember_names([name])
     path = Path(name).expanduser()
     if path.is_dir():
         return path

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import jinja2
 
+from minicpmv.escapes import escape
+
 __all__ = ["make_environment"]
 
 
@@ -16,12 +18,18 @@ def make_environment(package: str) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader([jinja2.PackageLoader(name, "assets") for name in (package, "minicpmv.pages")]),
         autoescape=True,
+        finalize=_finalize,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"count": _count, "share": _share}
     return environment
+
+
+def _finalize(value: object) -> object:
+    """Show control characters as escapes: a browser shows nothing of them, or turns the text around."""
+    return type(value)(escape(value)) if isinstance(value, str) else value  # what is marked as safe stays so
 
 
 def _count(number: int) -> str:

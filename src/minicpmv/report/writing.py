@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from minicpmv.data.places import check_file
 from minicpmv.data.whole_files import replacing
 from minicpmv.errors import UsageError
 from minicpmv.report.answers import AnswerSet, compare_files, compare_samples
 from minicpmv.report.loss_picture import draw_loss
 from minicpmv.report.page import render_page
 from minicpmv.report.run_directory import AFTER, BEFORE, Run, read_run
+from minicpmv.streams import advise
 
 __all__ = ["Written", "write_report"]
 
@@ -50,10 +52,12 @@ def write_report(
     Raises:
         UsageError: A directory is none of a run, or a file cannot be read or written.
     """
+    page = Path(directories[0]) / _PAGE if output is None else Path(output)
+    if Path(directories[0]).is_dir():  # otherwise it is refused by the one who reads it
+        check_file(page, asked_by="--output")
     runs = [read_run(directory) for directory in directories]
     files = [(before, after)] if before and after else [_answer_files(run) for run in runs]
     answers = [_answers(run, given, num_examples) for run, given in zip(runs, files, strict=True)]
-    page = Path(directories[0]) / _PAGE if output is None else Path(output)
     _write(page, render_page(runs, answers).encode())
     return Written(page=page, picture=_write_picture(runs[0]) if output is None and len(runs) == 1 else None)
 
@@ -85,7 +89,8 @@ def _write_picture(run: Run) -> Path | None:
 
 def _write(path: Path, content: bytes) -> None:
     def refused(error: OSError) -> UsageError:
-        return UsageError(f"{path}: cannot be written ({error.strerror})\n  fix: name another file with --output")
+        fix = advise(error, otherwise="name another file with --output")
+        return UsageError(f"{path}: found {error.strerror}, expected to write it\n  fix: {fix}")
 
     with replacing(path, refused=refused) as file:
         file.write(content)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from minicpmv.errors import UsageError
+from minicpmv.escapes import guard_output
 from minicpmv.redaction import clean_command
 from minicpmv.streams import complain, finish_output, refuse_closed_output
 from minicpmv.training.cpu_process import prepare_for_cpu
@@ -18,6 +19,11 @@ from minicpmv.training.cpu_process import prepare_for_cpu
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line in this process; return the exit code."""
+    with guard_output(arguments):
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
         refuse_closed_output()
     except UsageError as error:

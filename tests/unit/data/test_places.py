@@ -30,7 +30,7 @@ def test_directory_that_cannot_be_is_refused_in_words(place: str, tmp_path: Path
     assert [path.name for path in tmp_path.rglob("*")] == ["file"]
 
 
-@pytest.mark.parametrize("place", ["", "missing/x", ".", "x" * 250, "/dev/null", "a\0b"])
+@pytest.mark.parametrize("place", ["", "missing/x", ".", "x" * 251, "/dev/null", "a\0b"])
 def test_file_that_cannot_be_is_refused_in_words(place: str, tmp_path: Path) -> None:
     """The last letters of a long name are those of the file that is written first."""
     with pytest.raises(UsageError, match=r"(?s)^--output .*: found .*, expected .*\n  fix: "):

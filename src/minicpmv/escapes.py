@@ -1,0 +1,96 @@
+"""Shows control characters as escapes, so that no name or text can drive a terminal, forge a line or turn one around.
+
+A newline is a text's own, but never a name's: names that hold one are remembered where they are met, on the command line
+and in listed folders, and are escaped wherever they are printed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
+
+__all__ = ["escape", "guard_output", "remember_names"]
+
+_UNSEEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+"""Control characters but for tab and newline, other ends of lines, and marks that turn the direction of writing."""
+_UNSEEN_IN_TEXT = re.compile(f"[{_UNSEEN}]")
+_UNSEEN_IN_NAME = re.compile(f"[{_UNSEEN}\t\n]")
+_OF_A_TERMINAL = re.compile(r"\n*(\x1b\[A)+|\x1b\[[0-9;]*m")
+"""What is written by itself to move a progress bar or to set a style."""
+
+_names: dict[str, str] = {}
+"""Parts of paths that hold such characters, and how they are shown."""
+
+
+def escape(text: str) -> str:
+    r"""Return a text with its control characters as Python would write them.
+
+    >>> escape("a\x1b[2J\r\n")
+    'a\\x1b[2J\\r\n'
+    """
+    for name, shown in _names.items():
+        text = text.replace(name, shown)
+    return _UNSEEN_IN_TEXT.sub(_written, text)
+
+
+def remember_names(paths: Iterable[str]) -> None:
+    """Let no part of these paths be printed as it is if it holds control characters or newlines."""
+    for path in paths:
+        if _UNSEEN_IN_NAME.search(path):
+            for part in path.split("/"):
+                if part.strip() and _UNSEEN_IN_NAME.search(part):
+                    _names[part] = _UNSEEN_IN_NAME.sub(_written, part)
+
+
+@contextmanager
+def guard_output(arguments: Iterable[str]) -> Iterator[None]:
+    """Escape all that is printed meanwhile, by libraries as well; what the encoding lacks is escaped, too.
+
+    Args:
+        arguments: As typed: there names come from.
+    """
+    with suppress(OSError):  # the directory is gone
+        remember_names([os.getcwd()])
+    remember_names(arguments)
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and _Guarded(stream) for stream in streams)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+class _Guarded:
+    """A stream of text that escapes what is written to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._is_terminal = stream.isatty()
+        self._has_progress = stream is sys.stderr
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+
+    def write(self, text: str) -> int:
+        if self._is_terminal and _OF_A_TERMINAL.fullmatch(text):
+            return self._stream.write(text)
+        before = after = ""
+        if self._has_progress:  # a bar is drawn again from the start of its line
+            inner = text.lstrip("\r")
+            before, inner, after = text[: len(text) - len(inner)], inner.rstrip("\r"), inner[len(inner.rstrip("\r")) :]
+            text = inner
+        self._stream.write(f"{before}{escape(text)}{after}")
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _written(match: re.Match[str]) -> str:
+    return repr(match[0])[1:-1] if match[0] != "\x7f" else "\\x7f"
