@@ -10,6 +10,7 @@ from typing import Any
 
 from minicpmv.data import dataset
 from minicpmv.data.checking import RecordChecker
+from minicpmv.data.records import RawRecord
 from minicpmv.errors import Problem
 from minicpmv.training.run import main
 
@@ -22,9 +23,9 @@ def _note(word: str) -> None:
         notes.write(f"{word} ")
 
 
-def _noted_check(self: RecordChecker, record: Any) -> Iterator[Problem]:
+def _noted_check(self: RecordChecker, record: RawRecord, root: str | None = None) -> Iterator[Problem]:
     _note("judged")
-    return _check(self, record)
+    return _check(self, record, root)
 
 
 def _noted_fit(*arguments: Any) -> Any:

@@ -15,6 +15,8 @@ import pytest
 from minicpmv.data import dataset as dataset_module
 from minicpmv.data.cache import describe_software
 from minicpmv.data.checking import RecordChecker
+from minicpmv.data.records import RawRecord
+from minicpmv.errors import Problem
 from minicpmv.training.arguments import parse_arguments
 from minicpmv.training.base import open_base
 from minicpmv.training.material import Material, gather_material
@@ -29,9 +31,9 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
     counts: Counter[str] = Counter()
     check, fit = RecordChecker.check, dataset_module.fit_record
 
-    def counted_check(self: RecordChecker, record: Any) -> Any:
+    def counted_check(self: RecordChecker, record: RawRecord, root: str | None = None) -> Iterator[Problem]:
         counts["judged"] += 1
-        return check(self, record)
+        return check(self, record, root)
 
     def counted_fit(*arguments: Any) -> Any:
         counts["counted"] += 1

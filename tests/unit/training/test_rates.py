@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 _OWN = {"vision_lr": 1e-6, "resampler_lr": 2e-6, "embeddings_lr": 3e-6, "vision_weight_decay": 0.0}
 
 
-def prepare(release: str = "v4_5", **fields: Any) -> tuple[Any, Any, Rates]:
+def prepare(release: str = "v4_5", /, **fields: Any) -> tuple[Any, Any, Rates]:
     """Return a model, an optimizer as Trainer makes it, and the rates of the flags."""
     model: Any = AutoModelForCausalLM.from_pretrained(FIXTURES / release, dtype=torch.float32)
     run = RunArguments(**fields)
