@@ -83,8 +83,8 @@ HARDWARE
     fi
 }
 
-# Prints the held-out accuracy of model or adapter $1, which is the last line that the evaluation prints, and writes its
-# answers into $2.
+# Prints the held-out accuracy of model or adapter $1 with its interval, which is the last line of the evaluation's table,
+# and writes its answers into $2.
 _measure() {
     minicpmv eval "$1" "$HELD_OUT" --output "$2" >"$DEMO_DIR/accuracy.txt"
     tail -n 1 "$DEMO_DIR/accuracy.txt"

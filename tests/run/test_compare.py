@@ -47,14 +47,15 @@ def test_answers_are_scored_and_the_scores_written(capsys: pytest.CaptureFixture
     assert [line["scores"]["exact_match"] for line in lines] == [1, 1, 0, 0]
     assert lines[1]["answer"] == "<think>no</think>yes", "as it was written"
     assert main(["eval", "--predictions", "s.jsonl"]) == 0, "a file of scores is one of answers"
-    assert capsys.readouterr().out == "exact match 50.0% (2 of 4 records)\n"
+    assert capsys.readouterr().out.splitlines()[1:] == ["exact_match             50.0%   15.0% to 85.0%       4"]
 
 
 def test_result_for_a_script(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--predictions", write("p.jsonl", ["yes", "no"]), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     between = found["metrics"]["exact_match"]
-    assert found == {"records": 2, "exact_match": 0.5, "exact": 1, "metrics": {"exact_match": between}}
+    share = {"asked": 2, "of": 2, "of_weight_0": 0}
+    assert found == {"records": 2, "answers": share, "metrics": {"exact_match": between}}
     assert between == pytest.approx({"value": 0.5, "low": 0.0945, "high": 0.9055, "records": 2}, abs=5e-5)  # Wilson
 
 
@@ -132,12 +133,13 @@ def test_difference_has_an_interval_and_a_test(capsys: pytest.CaptureFixture[str
     row = found["differences"]["exact_match"]
     assert (row["first"], row["second"], row["difference"]) == (0.3, 0.7, pytest.approx(0.4))
     assert (row["num_better"], row["num_worse"], row["num_records"]) == (9, 1, 20)
-    assert (row["test"], row["p_value"]) == ("McNemar", 0.021484375)
-    assert 0 < row["low"] < 0.4 < row["high"] < 0.8
+    assert (row["test"], row["p_value"]) == ("McNemar", pytest.approx(0.011412, abs=1e-6))
+    assert (row["low"], row["high"]) == (pytest.approx(0.1053, abs=1e-4), pytest.approx(0.6300, abs=1e-4))
     errors = found["differences"]["cer"]
-    assert errors["test"] == "permutation"
+    assert errors["test"] == "bootstrap"
     assert (errors["num_better"], errors["num_worse"]) == (9, 1), "lower is better"
-    assert errors["p_value"] == pytest.approx(0.0215, abs=0.006)
+    assert errors["p_value"] < 0.05
+    assert errors["high"] < 0, "as the p-value says"
     assert (found["schema"], found["num_changed"], len(found["changes"])) == (1, 10, 10)
     assert found["changes"][0] == {
         "key": "r0",
@@ -154,7 +156,8 @@ def test_pairing_makes_the_interval_narrow(capsys: pytest.CaptureFixture[str]) -
     assert main(["compare", first, second, "--json"]) == 0
     row = json.loads(capsys.readouterr().out)["differences"]["exact_match"]
     assert row["difference"] == pytest.approx(-0.01)
-    assert -0.05 < row["low"] <= row["high"] <= 0
+    assert row["low"] < -0.01 < row["high"]
+    assert row["high"] - row["low"] < 0.1, "0.28 where the halves are independent"
 
 
 def test_changed_records_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from minicpmv.training.callbacks import format_log
 from minicpmv.training.run import train
 from tests.run.training import flags, make_data, read_run, run_here, same_bytes
 from tests.tiny import conversation, write_data
+from tests.unit.report.test_page import words_of
 
 _EVALUATED = ["--eval_strategy", "steps", "--eval_steps", "2", "--save_steps", "2", "--save_total_limit", "5"]
 _LORA = ["--use_lora", "--lora_r", "4", "--lora_dropout", "0.3", "--eval_samples", "0"]
@@ -77,6 +78,27 @@ def test_number_of_records_is_bounded_and_references_are_read(tmp_path: Path) ->
     assert metrics["eval_vqa_accuracy"] == 0
     with pytest.raises(UsageError, match=r"--eval_metrics vqa_accuracy: found none of 1 held-out record"):
         train(flags(train_data, tmp_path / "x", "--eval_metrics", "vqa_accuracy", "--eval_data_path", train_data))
+
+
+def test_the_share_that_is_measured_is_said_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of three answers the last has weight 0, so that the second is measured: the reference is its own."""
+    talk: list[dict[str, Any]] = [*conversation("Why?", "So.", "And?", "Yes.", "Sure?", "No.")]
+    talk[-1]["weight"] = 0
+    held_out = write_data(tmp_path / "held_out.json", [{"conversations": talk}])
+    measured = ["--eval_metrics", "cer", "--eval_max_new_tokens", "4", "--eval_data_path", held_out]
+    run = run_here(flags(held_out, tmp_path / "out", *measured, "--measure", "1", "--report", "true", steps=1))
+    share = "1 of 2 answers: the last one of each record"
+    told = capsys.readouterr().out
+    assert f"--eval_metrics: {share} (1 more have weight 0 and are only read)\n" in told
+    assert f"\n  {share}\n" in told, "of the answers before and after"
+    assert "expected 'So.' (the first of its record's 2 answers)\n" in told
+    assert run["eval_metrics_answers"] == {"": {"asked": 1, "of": 2, "of_weight_0": 1}}
+    (line,) = (tmp_path / "out" / "after.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["reference"] == "Yes."
+    page = words_of((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert page.count(share) == 4, "cer at evaluation, two metrics before and after, their table"
+    assert "held-out loss, 1 of 2" not in page
+    assert "1 of 2 answers: the first one of each record" in page
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_every_record_gets_a_line_in_the_order_of_the_data(
     output = tmp_path / "out.jsonl"
     assert main(flags(data, output, "--batch-size", "4")) == 0
     printed = capsys.readouterr()
-    assert re.fullmatch(rf"answered 6 records in [\d.]+ s, [\d.]+ records/s: {re.escape(str(output))}\n", printed.out)
+    assert re.fullmatch(rf"answered 6 questions in [\d.]+ s, [\d.]+/s: {re.escape(str(output))}\n", printed.out)
     assert not printed.err
     lines = read(output)
     assert [(line["index"], line["id"]) for line in lines] == [(index, f"r{index}") for index in range(6)]
@@ -61,9 +61,9 @@ def test_every_record_gets_a_line_in_the_order_of_the_data(
     assert alone.read_bytes() == output.read_bytes()
     capsys.readouterr()
     assert main(flags(data, output, "--batch-size", "4")) == 0
-    assert capsys.readouterr().out == f"{output} holds this run's answers to all 6 records: nothing to do\n"
+    assert capsys.readouterr().out == f"{output} holds this run's 6 answers: nothing to do\n"
     assert main(flags(data, output, "--batch-size", "4", "--overwrite")) == 0
-    assert capsys.readouterr().out.startswith("answered 6 records in")
+    assert capsys.readouterr().out.startswith("answered 6 questions in")
 
 
 def test_a_terminal_sees_how_far_it_is(
@@ -113,7 +113,7 @@ def test_killed_twice_it_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
     assert exit_code(process) == 0, log.read_text()
     assert output.read_bytes() == whole.read_bytes()
     (said,) = log.read_text().splitlines()
-    found = re.fullmatch(r"answered (\d+) records in .* \((\d+) more had been answered before\): .*", said)
+    found = re.fullmatch(r"answered (\d+) questions in .* \((\d+) more had been answered before\): .*", said)
     assert found
     assert int(found[1]) + int(found[2]) == 12
     assert int(found[2]) >= 8

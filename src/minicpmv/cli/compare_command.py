@@ -80,6 +80,8 @@ def _print(found: Comparison, metrics: Sequence[Metric]) -> None:
         values = " ".join(f"{shown(metric, value):>8}" for value in (row.first, row.second, row.difference))
         counts = f"{row.num_better:,}, {row.num_worse:,} of {row.num_records:,}"
         print(f"{metric.name:<20} {values}   {between:<20} {row.p_value:>6.3f}  {row.test:<12} {counts}")
+    if said := str(found.share):
+        print(f"compared {said}")
     print(f"\n{found.num_changed:,} of {found.num_records:,} records have another score")
     for change in found.changes:
         scores = ", ".join(f"{name} {before:.3g} -> {after:.3g}" for name, (before, after) in change.scores.items())

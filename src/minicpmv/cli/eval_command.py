@@ -1,4 +1,4 @@
-"""``minicpmv eval``: what a model's answers are worth beside the known ones."""
+"""``minicpmv eval`` measures a model's answers against the known ones."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
 
 if TYPE_CHECKING:  # for annotations only: numpy is left to the command's body
-    from minicpmv.data.records import Record
+    from minicpmv.data.answers import Answers, Share
     from minicpmv.evaluation.metrics.base import Metric, Sample
     from minicpmv.evaluation.scores import Result
-    from minicpmv.evaluation.turns import Counted
 
 __all__ = ["NAME", "SUMMARY", "run"]
 
@@ -52,8 +51,7 @@ def _build_parser() -> argparse.ArgumentParser:
         prog=f"minicpmv {NAME}",
         usage=f"minicpmv {NAME} [-h] (MODEL DATA | --predictions FILE) [options]",
         description="Ask a model for the last answer of every record, or for all, or read its answers from a file, and "
-        "measure them. Without --metrics, count the answers that agree word for word. Thoughts before an answer do not "
-        "count.",
+        "measure them. Thoughts before an answer do not count.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -64,8 +62,9 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--metrics",
+        default=_DEFAULT,
         metavar="NAME,...",
-        help=f"what is measured, with 95%% intervals (default: {_DEFAULT}, as one line); `--metrics list` lists all",
+        help="what is measured, with 95%% intervals (default: %(default)s); `--metrics list` lists all",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the intervals (default: %(default)s)")
     parser.add_argument("--image-root", metavar="DIR", help="folder of relative image paths (default: DATA's own)")
@@ -88,8 +87,8 @@ def _build_parser() -> argparse.ArgumentParser:
         "--turns",
         choices=("last", "all"),
         default="last",
-        help="which answers of a record are asked for: its last, or every one that training weighs, each after the "
-        "recorded ones before it (default: %(default)s)",
+        help="which answers of a record are asked for: its last, or every one, each after the recorded ones before it; "
+        "an answer of weight 0 is only read (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as one line of JSON")
     return parser
@@ -105,23 +104,24 @@ def run(arguments: Sequence[str]) -> int:
         _print_metrics()
         return 0
     _check_usage(parser, options)
-    metrics = find_metrics(split_names(_DEFAULT if options.metrics is None else options.metrics))
+    metrics = find_metrics(split_names(options.metrics))
     if options.output:
         check_output(options.output, options.data, options.predictions)
-    counted: list[Counted] = []
-    lines = _read(options, metrics) if options.predictions else _ask(options, metrics, counted)
+    asked = None if options.predictions else _find_answers(options, metrics)
+    lines = _read(options, metrics) if asked is None else _ask(options, metrics, asked)
 
-    from minicpmv.evaluation.score_files import open_replacing, write_line
+    from minicpmv.evaluation.score_files import ShareOfFile, open_replacing, write_line
     from minicpmv.evaluation.scores import Scorer
 
-    scorer = Scorer(metrics, seed=options.seed)
+    scorer, of_file = Scorer(metrics, seed=options.seed), ShareOfFile()
     with open_replacing(options.output) if options.output else nullcontext() as file:
         for line, sample in lines:
             scores = scorer.add(sample)
+            of_file.add(line)
             if file is not None:
                 write_line(file, {**line, "scores": scores})
         results = scorer.results()
-    _print(options, metrics, results, scorer.num_records, counted)
+    _print(options, metrics, results, scorer.num_records, of_file.share() if asked is None else asked.share)
     return 0
 
 
@@ -153,11 +153,10 @@ def _read(options: argparse.Namespace, metrics: Sequence[Metric]) -> Iterator[tu
         yield answered.fields, answered.sample
 
 
-def _ask(
-    options: argparse.Namespace, metrics: Sequence[Metric], counted: list[Counted]
-) -> Iterator[tuple[Mapping[str, Any], Sample]]:
+def _find_answers(options: argparse.Namespace, metrics: Sequence[Metric]) -> Answers:
+    """Check options against metrics, then read the data."""
+    from minicpmv.data.answers import Answers
     from minicpmv.data.loading import load_records
-    from minicpmv.evaluation.turns import Answers, count_answers
 
     if options.blank_images and not all(metric.needs_answers for metric in metrics):
         raise UsageError(
@@ -171,33 +170,31 @@ def _ask(
             "--turns all: found with loss or perplexity, which count every answer of a record as it is\n"
             "  fix: measure them by themselves"
         )
-    records: Sequence[Record] = load_records(options.data, image_root=options.image_root)
+    records = load_records(options.data, image_root=options.image_root)
     if not records:
         raise UsageError(f"{options.data}: found no record, expected at least one\n  fix: name a file with records")
-    counted.append(count_answers(records))
-    if options.turns == "all":
-        records = Answers(records)
-        if not records:
-            raise UsageError(
-                f"{options.data}: found the weight 0 for every answer, expected one that counts\n"
-                "  fix: --turns last, or give an answer a weight"
-            )
+    return Answers(records, every=options.turns == "all")
+
+
+def _ask(
+    options: argparse.Namespace, metrics: Sequence[Metric], asked: Answers
+) -> Iterator[tuple[Mapping[str, Any], Sample]]:
     loaded = open_model(options)
 
     from minicpmv.evaluation.asking import ask, sample_of
 
     for metric in metrics:
-        for record in records if metric.sees_all_first else ():
+        for record in asked if metric.sees_all_first else ():
             metric.prepare(sample_of(record))
 
     def report(done: int) -> None:
         if sys.stderr.isatty():
-            print(f"\r{done} of {len(records)} {_unit(options)}", end="", file=sys.stderr, flush=True)
+            print(f"\r{done:,} of {len(asked):,} answers", end="", file=sys.stderr, flush=True)
 
     settings = generation_settings(options)
     yield from ask(
         loaded,
-        records,
+        asked,
         metrics,
         settings=settings,
         batch_size=options.batch_size or 16,
@@ -209,44 +206,32 @@ def _ask(
         print(file=sys.stderr)
 
 
-def _unit(options: argparse.Namespace) -> str:
-    return "answers" if options.turns == "all" else "records"
-
-
 def _print(
     options: argparse.Namespace,
     metrics: Sequence[Metric],
     results: Mapping[str, Result],
     num_records: int,
-    counted: Sequence[Counted],
+    share: Share,
 ) -> None:
     from minicpmv.evaluation.scores import shown
 
     if options.json:
-        report: dict[str, Any] = {"records": num_records}
-        for count in counted:
-            report["answers"] = {"asked": num_records, "of": count.in_all, "of_weight_0": count.of_weight_0}
-        if _DEFAULT in results:
-            share = results[_DEFAULT]
-            report |= {"exact_match": share.value, "exact": round(share.value * share.num_records)}
-        report["metrics"] = {
-            name: {"value": found.value, "low": found.low, "high": found.high, "records": found.num_records}
-            for name, found in results.items()
+        report: dict[str, Any] = {
+            "records": num_records,
+            "answers": {"asked": share.asked, "of": share.of, "of_weight_0": share.of_weight_0},
+            "metrics": {
+                name: {"value": found.value, "low": found.low, "high": found.high, "records": found.num_records}
+                for name, found in results.items()
+            },
         }
         print(json.dumps(report))
-    elif options.metrics is None:
-        share = results[_DEFAULT]
-        num_exact = round(share.value * share.num_records)
-        print(f"exact match {share.value:.1%} ({num_exact} of {share.num_records} {_unit(options)})")
-    else:
-        print(f"{'metric':<20} {'value':>8}   {'95 % interval':<20} {_unit(options)}")
-        for metric in metrics:
-            found = results[metric.name]
-            between = f"{shown(metric, found.low)} to {shown(metric, found.high)}"
-            print(f"{metric.name:<20} {shown(metric, found.value):>8}   {between:<20} {found.num_records:,}")
-    is_answered = any(metric.needs_answers for metric in metrics)
-    for count in counted if is_answered and not options.json else ():
-        if num_records < count.in_all:
-            unread = f"; {count.of_weight_0:,} of weight 0 are only read" if options.turns == "all" else ""
-            more = "; --turns all asks for more than each record's last" if options.turns == "last" else ""
-            print(f"asked for {num_records:,} of {count.in_all:,} answers{unread}{more}")
+        return
+    print(f"{'metric':<20} {'value':>8}   {'95 % interval':<20} answers")
+    for metric in metrics:
+        found = results[metric.name]
+        between = f"{shown(metric, found.low)} to {shown(metric, found.high)}"
+        print(f"{metric.name:<20} {shown(metric, found.value):>8}   {between:<20} {found.num_records:,}")
+    said = str(share) if any(metric.needs_answers for metric in metrics) else ""
+    if said:
+        more = "; --turns all asks for every one" if options.turns == "last" and not options.predictions else ""
+        print(f"measured {said}{more}")

@@ -22,7 +22,7 @@ from minicpmv.errors import UsageError
 from minicpmv.redaction import clean_settings
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
-    from minicpmv.data.loading import Records
+    from minicpmv.data.answers import Answers
     from minicpmv.inference.generation import GenerationSettings
 
 __all__ = ["NAME", "SUMMARY", "run"]
@@ -41,9 +41,9 @@ _SEED = 0
 def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
-        description="Ask a model the last question of every record and write one line of JSON for each, in the order "
-        "of DATA: index, id, question, answer, where the record ends with an answer that as the reference, and its "
-        "references if it lists any. The same command goes on where it was interrupted or killed.",
+        description="Ask a model the last question of every record, or all, and write a line of JSON for each, in the "
+        "order of DATA: index, id, question, answer, where the record ends with an answer that as the reference, and "
+        "its references if it lists any. The same command goes on where it was interrupted or killed.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -51,6 +51,13 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("data", metavar="DATA", help="records as for training; they may end with a question")
     parser.add_argument("--output", required=True, metavar="FILE", help="where answers are written, as JSON Lines")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished FILE, or answers of another run")
+    parser.add_argument(
+        "--turns",
+        choices=("last", "all"),
+        default="last",
+        help="which questions of a record are asked: its last, or every one, each after the recorded answers before "
+        "it; one whose answer has weight 0 is only read (default: %(default)s)",
+    )
     parser.add_argument("--image-root", metavar="DIR", help="folder of relative image paths (default: DATA's own)")
     parser.add_argument(
         "--batch-size",
@@ -81,16 +88,17 @@ def run(arguments: Sequence[str]) -> int:
 
     check_place(Path(options.output))
     settings = generation_settings(options)
-    records, identity = _read(options, settings)
+    asked, identity = _read(options, settings)
     if check_output(Path(options.output), identity, overwrite=options.overwrite):
-        print(f"{options.output} holds this run's answers to all {len(records):,} records: nothing to do")
+        print(f"{options.output} holds this run's {len(asked):,} answers: nothing to do")
         return 0
-    _answer(options, settings, records, identity)
+    _answer(options, settings, asked, identity)
     return 0
 
 
-def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[Records, dict[str, Any]]:
-    """Check the data; return the records, and what their answers will depend on."""
+def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[Answers, dict[str, Any]]:
+    """Check the data; return what is asked, and what the answers will depend on."""
+    from minicpmv.data.answers import Answers
     from minicpmv.data.contents import open_source
     from minicpmv.data.file_state import FileStates
     from minicpmv.data.loading import Records, check_records
@@ -110,6 +118,7 @@ def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[Re
         content=content,
         images=images,
         settings=settings,
+        turns=options.turns,
         seed=_SEED if options.seed is None else options.seed,
         batch_size=options.batch_size,
         max_batch_tokens=options.batch_tokens,
@@ -117,11 +126,12 @@ def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[Re
         dtype=options.dtype,
         other_base=compare_own_base(options.model, allow_other=options.allow_other_base),
     )
-    return Records(raw, checked.sizes, image_root=options.image_root), clean_settings(identity)
+    records = Records(raw, checked.sizes, image_root=options.image_root)
+    return Answers(records, every=options.turns == "all"), clean_settings(identity)
 
 
 def _answer(
-    options: argparse.Namespace, settings: GenerationSettings, records: Records, identity: dict[str, Any]
+    options: argparse.Namespace, settings: GenerationSettings, asked: Answers, identity: dict[str, Any]
 ) -> None:
     import torch
     from tqdm import tqdm
@@ -129,11 +139,11 @@ def _answer(
     from minicpmv.inference.answer_file import PartialAnswers
     from minicpmv.inference.predicting import Predictor
 
-    predictor = Predictor(open_model(options), records, settings=settings, seed=identity["seed"])
+    predictor = Predictor(open_model(options), asked, settings=settings, seed=identity["seed"])
     batches = predictor.plan(batch_size=options.batch_size, max_batch_tokens=options.batch_tokens)
     with (
-        PartialAnswers(Path(options.output), identity, records=records, batches=batches) as answers,
-        tqdm(total=len(records), unit=" records", disable=not sys.stderr.isatty()) as bar,
+        PartialAnswers(Path(options.output), identity, asked=asked, batches=batches) as answers,
+        tqdm(total=len(asked), unit=" answers", disable=not sys.stderr.isatty()) as bar,
     ):
         before = sum(map(len, batches[: answers.num_done]))
         bar.update(before)
@@ -150,7 +160,9 @@ def _answer(
             bar.update(len(batch))
         seconds = time.monotonic() - begun
         answers.finish()
-    new = len(records) - before
+    new = len(asked) - before
     earlier = f" ({before:,} more had been answered before)" if before else ""
-    rate = f" in {seconds:,.1f} s, {new / max(seconds, 1e-9):,.1f} records/s" if new else ""
-    print(f"answered {new:,} records{rate}{earlier}: {options.output}")
+    rate = f" in {seconds:,.1f} s, {new / max(seconds, 1e-9):,.1f}/s" if new else ""
+    print(f"answered {new:,} questions{rate}{earlier}: {options.output}")
+    if said := str(asked.share):
+        print(f"asked for {said}{'; --turns all asks for every one' if options.turns == 'last' else ''}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from minicpmv.data.answers import Answers
 from minicpmv.data.embedded import image_names
 from minicpmv.data.records import Record
 from minicpmv.data.sequences import Selected
@@ -15,7 +16,6 @@ from minicpmv.evaluation.answers import predict
 from minicpmv.evaluation.losses import measure_losses
 from minicpmv.evaluation.metrics.base import Metric, Sample
 from minicpmv.evaluation.score_files import make_sample
-from minicpmv.evaluation.turns import Answers
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import LoadedModel
 
@@ -27,7 +27,7 @@ _AT_A_TIME = 1024
 
 def ask(
     loaded: LoadedModel,
-    records: Sequence[Record],
+    asked: Answers,
     metrics: Sequence[Metric],
     *,
     settings: GenerationSettings,
@@ -36,18 +36,17 @@ def ask(
     blank_images: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[dict[str, Any], Sample]]:
-    """Yield each record's line and sample, in order. Only what some metric needs is computed.
+    """Yield the line and the sample of each answer, in order. Only what some metric needs is computed.
 
     Args:
         loaded: Who is measured.
-        records: With an assistant turn at the end of each, which is what is asked for. Lines of ``Answers`` have the
-            position of the record, and the answer's number in it as ``turn``.
+        asked: What is asked for. The loss is of whole records, so with one of its metrics there is one answer of each.
         metrics: What the answers are for.
         settings: How tokens are chosen.
         batch_size: Records answered at once.
         max_length: Tokens of the longest record whose loss is measured.
         blank_images: As for ``answers.predict``.
-        on_progress: Called with the number of records done so far.
+        on_progress: Called with the number of answers done so far.
 
     Raises:
         DataError: The loss of a record that does not fit is asked for, or of one whose picture cannot be read.
@@ -56,8 +55,9 @@ def ask(
     """
     is_answered = any(metric.needs_answers for metric in metrics)
     is_measured = not all(metric.needs_answers for metric in metrics)
-    for start in range(0, len(records), _AT_A_TIME):
-        chosen = Selected(records, np.arange(start, min(start + _AT_A_TIME, len(records))))
+    for start in range(0, len(asked), _AT_A_TIME):
+        here = np.arange(start, min(start + _AT_A_TIME, len(asked)))
+        chosen = Selected(asked, here)
 
         def tell(done: int, start: int = start) -> None:
             if on_progress is not None:
@@ -75,12 +75,11 @@ def ask(
             )
         losses: Any = repeat((None, None))
         if is_measured:
-            losses = measure_losses(loaded, chosen, max_length=max_length, max_slice_nums=settings.max_slice_nums)
+            whole = Selected(asked.records, here)
+            losses = measure_losses(loaded, whole, max_length=max_length, max_slice_nums=settings.max_slice_nums)
         for number, (record, answer, (nats, weight)) in enumerate(zip(chosen, answers, losses, strict=False)):
-            line, sample = _line(record, start + number, None if answer is None else answer.answer, nats, weight)
-            if isinstance(records, Answers):
-                line["index"], line["turn"] = records.origin(start + number)
-            yield line, sample
+            said = None if answer is None else answer.answer
+            yield _line(record, asked.fields(start + number), said, nats, weight)
             if is_measured:
                 tell(number + 1)
 
@@ -97,9 +96,9 @@ def sample_of(record: Record, *, answer: str = "", nats: float | None = None, we
 
 
 def _line(
-    record: Record, index: int, answer: str | None, nats: float | None, weight: float | None
+    record: Record, place: dict[str, int], answer: str | None, nats: float | None, weight: float | None
 ) -> tuple[dict[str, Any], Sample]:
-    line: dict[str, Any] = {"id": record.id, "index": index, "question": record.turns[-2].text}
+    line: dict[str, Any] = {"id": record.id, **place, "question": record.turns[-2].text}
     line |= {} if answer is None else {"answer": answer}
     line["reference"] = record.turns[-1].text
     line |= {"images": image_names(record.images)} if record.images else {}

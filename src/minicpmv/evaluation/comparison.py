@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from minicpmv.data.answers import Share
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.base import MeanMetric, Metric, Sample
 from minicpmv.evaluation.resampling import (
@@ -20,12 +21,12 @@ from minicpmv.evaluation.resampling import (
     NUM_DRAWS,
     Vectors,
     draw_weights,
-    interval,
     mcnemar,
-    permutation_test,
+    paired_interval,
+    tail_test,
     values,
 )
-from minicpmv.evaluation.score_files import Answered, read_answers
+from minicpmv.evaluation.score_files import Answered, ShareOfFile, read_answers
 from minicpmv.evaluation.scores import measure
 
 __all__ = ["Change", "Comparison", "Difference", "compare", "shared_metrics"]
@@ -44,7 +45,7 @@ class Difference:
     """Second less first."""
     low: float
     high: float
-    """Between the two lie 95 % of the differences in sets drawn anew."""
+    """The two are the bounds of the 95 % interval. It leaves out 0 exactly where ``p_value`` is below 0.05."""
     p_value: float
     """How likely so large a difference is if the files were alike."""
     test: str
@@ -71,6 +72,8 @@ class Comparison:
     """Everything that was found."""
 
     num_records: int
+    share: Share
+    """How many answers are compared, of all that the records have."""
     differences: Mapping[str, Difference]
     num_changed: int
     changes: Sequence[Change]
@@ -84,7 +87,7 @@ def compare(first: str, second: str, metrics: Sequence[Metric], *, seed: int = 0
         first: Path of one.
         second: Path of the other.
         metrics: What is measured.
-        seed: Of draws and permutations.
+        seed: Of the drawn sets.
         max_changes: How many changed records are returned.
 
     Raises:
@@ -113,6 +116,7 @@ def compare(first: str, second: str, metrics: Sequence[Metric], *, seed: int = 0
     keys = [key for key, is_changed in zip(ours.positions, changed, strict=True) if is_changed][:max_changes]
     return Comparison(
         num_records=len(order),
+        share=max(ours.share(), theirs.share(), key=lambda share: share.of),  # one file may not say it
         differences=differences,
         num_changed=int(changed.sum()),
         changes=list(_describe(first, second, keys, metrics)),
@@ -137,9 +141,12 @@ class _Side:
         self.path = path
         self.positions: dict[str | int, int] = {}
         self.digests = array("q")
+        of_file = ShareOfFile()
+        self.share = of_file.share
         self._statistics: dict[str, list[array[float] | None]] = {metric.name: [] for metric in metrics}
         self._scores = {metric.name: array("d") for metric in metrics}
         for answered in read_answers(path):
+            of_file.add(answered.fields)
             self.positions[answered.key] = len(self.positions)
             self.digests.append(hash(answered.sample.references))
             for metric in metrics:
@@ -181,23 +188,25 @@ def _check_same(ours: _Side, theirs: _Side) -> None:
 def _difference(
     metric: Metric, first: Vectors, second: Vectors, known: Any, scores: tuple[Vectors, Vectors], seed: int
 ) -> Difference:
-    drawn = _draw(first, known, metric, seed), _draw(second, known, metric, seed)
-    low, high = interval(drawn[1] - drawn[0])
     ours, theirs = first[known], second[known]
     value, other = metric.value(ours.sum(axis=0).tolist()), metric.value(theirs.sum(axis=0).tolist())
-    gain = (scores[1] - scores[0]) * (1 if metric.higher_is_better else -1)
-    num_better, num_worse = int((gain > 0).sum()), int((gain < 0).sum())
+    num_higher, num_lower = int((scores[1] > scores[0]).sum()), int((scores[1] < scores[0]).sum())
     is_binary = isinstance(metric, MeanMetric) and bool(np.isin(np.concatenate(scores), (0.0, 1.0)).all())
+    if is_binary:
+        p_value, between = mcnemar(num_higher, num_lower), paired_interval(num_higher, num_lower, len(ours))
+    else:
+        drawn = _draw(second, known, metric, seed) - _draw(first, known, metric, seed)
+        p_value, between = tail_test(np.nan_to_num(drawn, nan=0.0))
     return Difference(
         first=value,
         second=other,
         difference=other - value,
-        low=low,
-        high=high,
-        p_value=mcnemar(num_better, num_worse) if is_binary else permutation_test(metric, ours, theirs, seed=seed),
-        test="McNemar" if is_binary else "permutation",
-        num_better=num_better,
-        num_worse=num_worse,
+        low=between[0],
+        high=between[1],
+        p_value=p_value,
+        test="McNemar" if is_binary else "bootstrap",
+        num_better=num_higher if metric.higher_is_better else num_lower,
+        num_worse=num_lower if metric.higher_is_better else num_higher,
         num_records=len(ours),
     )
 

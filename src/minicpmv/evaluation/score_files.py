@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from minicpmv.data.answers import LAST, Share
 from minicpmv.data.records import quote
 from minicpmv.data.whole_files import replacing
 from minicpmv.errors import UsageError
@@ -16,7 +17,7 @@ from minicpmv.evaluation.metrics.base import Sample
 from minicpmv.processing.thinking import without_thinking
 from minicpmv.streams import advise
 
-__all__ = ["Answered", "make_sample", "open_replacing", "read_answers", "write_line"]
+__all__ = ["Answered", "ShareOfFile", "make_sample", "open_replacing", "read_answers", "write_line"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +64,33 @@ def read_answers(path: str) -> Iterator[Answered]:
         ) from error
     if not position:
         raise UsageError(f"{path}: found no line, expected one for each record\n  fix: name another file")
+
+
+class ShareOfFile:
+    """Counts the answers in the lines of a file, and those that their records have.
+
+    Args:
+        which: The answer of each record that a line is of, unless it says so itself.
+    """
+
+    def __init__(self, which: str = LAST) -> None:
+        self._which = which
+        self._asked = self._of = 0
+        self._seen: set[object] = set()
+        """Records of which lines say the answer's number."""
+
+    def add(self, fields: Mapping[str, Any]) -> None:
+        """Take in a line."""
+        self._asked += 1
+        record = fields.get("index") if "turn" in fields else None
+        if record is None or record not in self._seen:
+            of_answers = fields.get("of_answers")
+            self._of += of_answers if isinstance(of_answers, int) else 1
+            self._seen |= set() if record is None else {record}
+
+    def share(self) -> Share:
+        """Return what was counted. A file does not say how many answers have weight 0."""
+        return Share(asked=self._asked, of=self._of, which="" if self._seen else self._which)
 
 
 def make_sample(

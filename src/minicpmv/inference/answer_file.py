@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from minicpmv.data.answers import Answers
 from minicpmv.data.embedded import is_embedded
 from minicpmv.data.file_state import FileState
 from minicpmv.data.places import check_file
@@ -105,8 +106,8 @@ class PartialAnswers:
     Args:
         output: The file to be made.
         run: As for ``check_output``, which has looked at what is there.
-        records: That are answered.
-        batches: Positions of the records of each batch, in the order in which they are answered.
+        asked: What is asked for, and in which order the file has it.
+        batches: Positions of what is asked for together, in the order in which they are answered.
     """
 
     def __init__(
@@ -114,15 +115,15 @@ class PartialAnswers:
         output: Path,
         run: Mapping[str, Any],
         *,
-        records: Sequence[Record],
+        asked: Answers,
         batches: Sequence[NDArray[np.int64]],
     ) -> None:
         self._output = output
         self._run = dict(run)
-        self._records = records
+        self._asked = asked
         self._batches = batches
-        self._starts = np.zeros(len(records), dtype=np.int64)
-        """Where each record's answer begins in the partial file, in bytes."""
+        self._starts = np.zeros(len(asked), dtype=np.int64)
+        """Where each answer begins in the partial file, in bytes."""
         self.num_done = 0
         """Batches."""
         self._open = ExitStack()
@@ -155,12 +156,12 @@ class PartialAnswers:
         start = self._file.seek(0, os.SEEK_END)
         content = b""
         for prediction in predictions:
-            answer = asdict(prediction)
+            answer = asdict(prediction) | self._asked.fields(prediction.index)
             if prediction.reference is None:
                 del answer["reference"]
             if not prediction.references:
                 del answer["references"]
-            content += _state(self._records[prediction.index]) + b" "
+            content += _state(self._asked[prediction.index]) + b" "
             self._starts[prediction.index] = start + len(content)
             content += _line(answer)
         self._write(content)
@@ -176,7 +177,7 @@ class PartialAnswers:
         with _refused(self._output), replacing(self._output, refused=lambda error: error) as file:
             digest = self._write_in_order(file)
             # Before the file, so that a finished file is never without it. Killed in between, the run goes on here.
-            made = {"run": self._run, "records": len(self._records), "sha256": digest}
+            made = {"run": self._run, "answers": len(self._asked), "sha256": digest}
             write_json(_proof(self._output), made)
         _partial(self._output).unlink()
 
@@ -205,7 +206,9 @@ class PartialAnswers:
             state = file.read(_STATE_DIGITS + 1)
             starts.append(file.tell())
             answer = _parse(file.readline())
-            if answer is None or answer.get("index") != index or state[:-1] != _state(self._records[index]):
+            if answer is None or state[:-1] != _state(self._asked[index]):
+                return None
+            if not answer.items() >= self._asked.fields(index).items():
                 return None
         return starts
 

@@ -34,6 +34,7 @@ def describe_identity(
     content: Content,
     images: FileStates,
     settings: GenerationSettings,
+    turns: str,
     seed: int,
     batch_size: int | None,
     max_batch_tokens: int | None,
@@ -52,6 +53,7 @@ def describe_identity(
         content: What it holds.
         images: The image files, as they were when the data were checked.
         settings: How tokens are chosen.
+        turns: Which answers of a record are asked for.
         seed: Of the random numbers.
         batch_size: Most records answered together.
         max_batch_tokens: Most tokens answered together.
@@ -68,6 +70,7 @@ def describe_identity(
         "data": f"{Path(data).resolve()} (sha256 {content.sha256[:_SHOWN]})",
         "images": f"{len(states)} files (state {opened[:_SHOWN]})",
         **asdict(settings),
+        "turns": turns,
         "seed": seed,
         "batch_size": batch_size,
         "batch_tokens": max_batch_tokens,

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from minicpmv.data.answers import FIRST
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.comparison import Difference, compare, shared_metrics
 from minicpmv.evaluation.metrics.base import Metric, Sample
 from minicpmv.evaluation.metrics.registry import find_metrics
-from minicpmv.evaluation.score_files import Answered, make_sample, read_answers
+from minicpmv.evaluation.score_files import Answered, ShareOfFile, make_sample, read_answers
 from minicpmv.evaluation.scores import measure, shown
 from minicpmv.report.run_directory import Entry, Run
 
@@ -67,6 +68,8 @@ class AnswerSet:
     counts: dict[Kind, int]
     pairs: Sequence[Pair]
     """The first of each kind."""
+    share: str
+    """How many answers are asked for, of all that the records have; empty where it is all of them."""
     values: Sequence[Value] = ()
     """Of whole files."""
 
@@ -83,7 +86,10 @@ def compare_samples(run: Run, *, most: int) -> AnswerSet | None:
     for sample in run.samples:
         by_record.setdefault(str(sample.get("record")), []).append(sample)
     pairs = [_pair_of_samples(name, asked, metric) for name, asked in by_record.items() if len(asked) > 1]
-    return _sort("Asked while it was trained", pairs, metric, most) if pairs else None
+    of_file = ShareOfFile(FIRST)
+    for asked in by_record.values():
+        of_file.add(asked[-1])
+    return _sort("Asked while it was trained", pairs, metric, most, str(of_file.share())) if pairs else None
 
 
 def compare_files(before: str, after: str, *, most: int) -> AnswerSet:
@@ -108,7 +114,7 @@ def compare_files(before: str, after: str, *, most: int) -> AnswerSet:
     values = [_word(metric, found.differences[metric.name]) for metric in metrics]
     first = {answered.key: answered for answered in read_answers(before)}
     pairs = [_pair_of_lines(first[answered.key], answered, judge) for answered in read_answers(after)]
-    return _sort("Asked before and after", pairs, judge, most, values=values)
+    return _sort("Asked before and after", pairs, judge, most, str(found.share), values=values)
 
 
 def _word(metric: Metric, found: Difference) -> Value:
@@ -128,6 +134,7 @@ def _sort(
     pairs: Sequence[Pair],
     metric: Metric,
     most: int,
+    share: str,
     values: Sequence[Value] = (),
 ) -> AnswerSet:
     of_kind: dict[Kind, list[Pair]] = {kind: [pair for pair in pairs if pair.kind == kind] for kind in KINDS}
@@ -140,6 +147,7 @@ def _sort(
         is_binary=all(score in (0, 1, None) for pair in pairs for score in pair.scores),
         counts={kind: len(of_kind[kind]) for kind in KINDS},
         pairs=[pair for kind in KINDS for pair in of_kind[kind][:most]],
+        share=share,
         values=values,
     )
 

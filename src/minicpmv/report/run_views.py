@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minicpmv.data.answers import LAST, Share
 from minicpmv.report.answers import AnswerSet, Kind, Pair
 from minicpmv.report.differences import given_settings, list_settings
 from minicpmv.report.evaluations import Measured, measured_keys
@@ -30,6 +31,10 @@ _STATUS = {
 }
 
 
+_OF_EVERY_ANSWER = ("loss", "perplexity")
+"""Metrics that count all answers of a record as they are."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Number:
     """A number at the head of the page."""
@@ -38,6 +43,8 @@ class Number:
     value: str
     before: str = ""
     """What it was at first; empty if it has no history."""
+    share: str = ""
+    """How many answers it is of, where it is not of all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,7 +153,7 @@ def _duration(seconds: float) -> str:
 
 def _numbers_of_answers(answers: Sequence[AnswerSet]) -> list[Number]:
     return [
-        Number(name=value.metric.replace("_", " "), before=value.before, value=value.after)
+        Number(name=value.metric.replace("_", " "), share=each.share, before=value.before, value=value.after)
         for each in answers
         for value in each.values
     ]
@@ -164,8 +171,15 @@ def _numbers_of_log(run: Run) -> list[Number]:
         if values:
             last = saved[each.key] if is_number(saved.get(each.key)) else values[-1]
             before = f"{values[0]:.3g}" if len(values) > 1 else ""
-            found.append(Number(name=_name_of(each), before=before, value=f"{last:.3g}"))
+            share = "" if each.metric in _OF_EVERY_ANSWER else _share_of_set(run, each.set_name)
+            found.append(Number(name=_name_of(each), before=before, value=f"{last:.3g}", share=share))
     return [*found, *_training_loss(run)]
+
+
+def _share_of_set(run: Run, set_name: str) -> str:
+    """Say how many answers ``--eval_metrics`` measured."""
+    counted = (run.facts.get("eval_metrics_answers") or {}).get(set_name)
+    return str(Share(**counted, which=LAST)) if counted else ""
 
 
 def _name_of(measured: Measured) -> str:

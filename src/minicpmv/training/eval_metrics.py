@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from minicpmv.data.answers import Answers
 from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.sequences import Selected
 from minicpmv.errors import DataError, UsageError
@@ -63,6 +64,10 @@ class EvalMetrics:
         self._of_loss = [metric for metric in metrics if not metric.needs_answers]
         self._max_new_tokens = max_new_tokens
         self._batches = list(_plan(dataset, num_records, batch_size)) if self._metrics else []
+        positions = [position for batch, _ in self._batches for position in batch]
+        self._asked = Answers(Selected(dataset.records, np.array(positions, dtype=np.int64)))
+        self.share = self._asked.share
+        """How many answers are measured, of all that the records have."""
         self._look_at_references()
 
     def measure(
@@ -104,7 +109,7 @@ class EvalMetrics:
 
     def _answer(self, model: Any, batches: Sequence[_Batch], sums: dict[str, list[float]]) -> None:
         for positions, max_slice_nums in batches:
-            records = Selected(self._dataset.records, np.array(positions))
+            records = Answers(Selected(self._dataset.records, np.array(positions)))
             settings = GenerationSettings(max_new_tokens=self._max_new_tokens, max_slice_nums=max_slice_nums)
             loaded = LoadedModel("", "", model, self._dataset.processor)
             answers = predict(loaded, records, batch_size=len(records), settings=settings)
@@ -119,17 +124,16 @@ class EvalMetrics:
         """Show the records to the metrics that want to see all first, and look for one that each can measure."""
         unmet = {metric.name: metric for metric in self._metrics}
         first = [metric for metric in self._metrics if metric.sees_all_first]
-        positions = [position for batch, _ in self._batches for position in batch]
-        for position in positions:
+        for record in self._asked:
             if not (first or unmet):
                 break
-            sample = sample_of(self._dataset.records[position])
+            sample = sample_of(record)
             for metric in first:
                 metric.prepare(sample)
             unmet = {name: metric for name, metric in unmet.items() if measure(metric, sample) is None}
         for name, metric in unmet.items():
             raise UsageError(
-                f"--eval_metrics {name}: found none of {len(positions)} held-out record(s) that it can measure, "
+                f"--eval_metrics {name}: found none of {len(self._asked)} held-out record(s) that it can measure, "
                 f"expected {metric.expects}\n  fix: add what is missing to the data, or leave the metric out"
             )
 

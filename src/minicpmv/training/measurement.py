@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from minicpmv.data.answers import Answers
 from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.sequences import Selected
 from minicpmv.errors import DataError, UsageError
@@ -98,6 +99,8 @@ class Measurement:
             values = [shown(metric, value) for value in (of_metric.first, of_metric.second)]
             name = metric.name.replace("_", " ")
             lines.append(f"  {name} {values[0]} -> {values[1]} ({of_metric.num_records} records)")
+        if said := str(found.share):
+            lines.append(f"  {said}")
         return lines
 
     def _measure(self, model: Any, name: str, rank: int, num_processes: int, between: Callable[[], None]) -> None:
@@ -141,7 +144,7 @@ def _answer(model: Any, asked: Sequence[tuple[ConversationDataset, int, int]]) -
         end = start
         while end < len(asked) and asked[end][0] is dataset and asked[end][2] == max_slice_nums:
             end += 1
-        records = Selected(dataset.records, np.array([position for _, position, _ in asked[start:end]]))
+        records = Answers(Selected(dataset.records, np.array([position for _, position, _ in asked[start:end]])))
         loaded = LoadedModel("", "", model, dataset.processor)
         settings = GenerationSettings(max_new_tokens=_MAX_NEW_TOKENS, max_slice_nums=max_slice_nums)
         found = ask(loaded, records, metrics, settings=settings, batch_size=len(records), max_length=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     trainer = build(plan, interruption)
     trainer.add_callback(LogFile(Path(args.output_dir or "")))
     trainer.keep_features(use_vision_cache(request.run, model, (material.train, *material.validation.values()), args))
-    record.write()
+    record.write(eval_metrics_answers=_tell_measured(trainer.eval_metrics))
     metrics = _run_to_the_end(trainer, start, record, interruption)
     return complete(trainer, metrics, material=material, run=request.run, record=record, interruption=interruption)
 
@@ -325,6 +325,15 @@ def _eval_metrics(material: Material, run: RunArguments, args: TrainingArguments
         )
         for name, dataset in material.validation.items()
     }
+
+
+def _tell_measured(eval_metrics: Mapping[str, EvalMetrics]) -> dict[str, dict[str, int]]:
+    """Say where fewer than all answers are measured, and return how many are, by the names of the sets."""
+    for name, each in eval_metrics.items():
+        if said := str(each.share):
+            say(f"--eval_metrics{f' on {name}' if name else ''}: {said}")
+    counts = ("asked", "of", "of_weight_0")
+    return {name: {count: getattr(each.share, count) for count in counts} for name, each in eval_metrics.items()}
 
 
 def _samples(material: Material, run: RunArguments, args: TrainingArguments) -> Samples | None:

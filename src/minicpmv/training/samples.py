@@ -1,23 +1,23 @@
 """What the model answers to a few held-out questions: before the first step, and again at every evaluation.
 
-Of each of the first held-out records the first question is asked, by the prompt that ``minicpmv chat`` would use, and
-answered greedily. Training goes on as if nobody had asked.
+The first question of each of the first held-out records is asked, unless its answer has weight 0, by the prompt that
+``minicpmv chat`` would use, and answered greedily. Training goes on as if nobody had asked.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from minicpmv.data.answers import cut_before, find_answers
 from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.embedded import image_names
 from minicpmv.data.records import Record, quote
@@ -29,6 +29,14 @@ from minicpmv.inference.loading import LoadedModel
 from minicpmv.models.known_slices import is_sharded
 
 __all__ = ["AskAtStart", "Samples"]
+
+
+class _Question(NamedTuple):
+    record: Record
+    """It ends with the answer that is asked for."""
+    settings: GenerationSettings
+    of_answers: int
+    """How many the whole record has."""
 
 
 class Samples:
@@ -74,16 +82,17 @@ class Samples:
         was_training = model.training
         model.eval()
         try:
-            found = [(record, self._ask(model, record, settings)) for record, settings in self._questions]
+            found = [(question, self._ask(model, question)) for question in self._questions]
         finally:
             model.train(was_training)
         if not is_leader:
             return []
-        _replace_from(self._path, step, [_describe(step, record, said) for record, said in found])
-        return [_shorten(step, said) for _, said in found]
+        _replace_from(self._path, step, [_describe(step, question, said) for question, said in found])
+        return [_shorten(step, question, said) for question, said in found]
 
-    def _ask(self, model: Any, record: Record, settings: GenerationSettings) -> Prediction:
-        return next(predict(LoadedModel("", "", model, self._processor), [record], settings=settings))
+    def _ask(self, model: Any, question: _Question) -> Prediction:
+        loaded = LoadedModel("", "", model, self._processor)
+        return next(predict(loaded, [question.record], settings=question.settings))
 
 
 @dataclass
@@ -99,32 +108,34 @@ class AskAtStart(TrainerCallback):
             self.ask()
 
 
-def _first_questions(dataset: ConversationDataset, max_new_tokens: int) -> Iterator[tuple[Record, GenerationSettings]]:
-    """Yield records cut after their first answer, with as many slices as evaluation gives them."""
+def _first_questions(dataset: ConversationDataset, max_new_tokens: int) -> Iterator[_Question]:
+    """Yield records that end with their first answer, with as many slices as evaluation gives them."""
     for index in range(len(dataset)):
         try:
             record = dataset.records[index]
             fit = dataset.fit(index, record)
         except DataError:  # passed over, or named, where the loss is measured
             continue
-        first = next(place for place, turn in enumerate(record.turns) if turn.role == "assistant")
+        places = find_answers(record)
         settings = GenerationSettings(max_new_tokens=max_new_tokens, max_slice_nums=fit.max_slice_nums)
-        yield dataclasses.replace(record, turns=record.turns[: first + 1]), settings
+        yield _Question(cut_before(record, places[0]), settings, len(places))
 
 
-def _describe(step: int, record: Record, said: Prediction) -> dict[str, Any]:
+def _describe(step: int, question: _Question, said: Prediction) -> dict[str, Any]:
     return {
         "step": step,
-        "record": record.where(),
-        "images": image_names(record.images),
+        "record": question.record.where(),
+        "images": image_names(question.record.images),
         "question": said.question,
         "expected": said.reference,
         "answer": said.answer,
-    }
+    } | ({"of_answers": question.of_answers} if question.of_answers > 1 else {})
 
 
-def _shorten(step: int, said: Prediction) -> str:
-    return f"sample at step {step}: {quote(said.question)} -> {quote(said.answer)}, expected {quote(said.reference)}"
+def _shorten(step: int, question: _Question, said: Prediction) -> str:
+    share = f" (the first of its record's {question.of_answers} answers)" if question.of_answers > 1 else ""
+    told = f"{quote(said.question)} -> {quote(said.answer)}, expected {quote(said.reference)}"
+    return f"sample at step {step}: {told}{share}"
 
 
 def _replace_from(path: Path, step: int, lines: Sequence[dict[str, Any]]) -> None:

@@ -110,7 +110,7 @@ class MiniCPMVTrainer(Trainer):
         self.add_callback(EpochLoss())
         self.add_callback(AtEndOfStep(self._log_epoch))
         self._samples = samples
-        self._eval_metrics = eval_metrics or {}
+        self.eval_metrics = eval_metrics or {}
         self._measurement = measurement
         self.add_callback(AskAtStart(self._ask_before))
         self._is_evaluating = False
@@ -319,7 +319,7 @@ class MiniCPMVTrainer(Trainer):
         prefix = kwargs.get("metric_key_prefix", "eval")
         metrics: Any = output.metrics
         metrics[f"{prefix}_loss"] = total / weight if weight else float("nan")
-        eval_metrics = self._eval_metrics.get(prefix.removeprefix("eval").removeprefix("_"))
+        eval_metrics = self.eval_metrics.get(prefix.removeprefix("eval").removeprefix("_"))
         if eval_metrics is not None:
             found = eval_metrics.of_loss(total, weight) | self._measure_answers(eval_metrics.measure)
             metrics |= {f"{prefix}_{name}": value for name, value in found.items()}

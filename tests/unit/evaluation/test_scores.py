@@ -12,7 +12,7 @@ import pytest
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.base import Metric, Sample
 from minicpmv.evaluation.metrics.registry import find_metrics
-from minicpmv.evaluation.resampling import mcnemar, permutation_test
+from minicpmv.evaluation.resampling import mcnemar, paired_interval, tail_test
 from minicpmv.evaluation.scores import Scorer, shown
 
 
@@ -119,23 +119,43 @@ def test_memory_does_not_grow_with_the_records() -> None:
     assert kept(10_000) < 1.05 * kept(1_000)
 
 
-def test_mcnemar_is_exact() -> None:
-    """binomtest of scipy 1.17.1 gave these, as of 10, 80 and 1000 coins."""
-    assert mcnemar(9, 1) == pytest.approx(0.021484375)
-    assert mcnemar(1, 9) == pytest.approx(0.021484375)
-    assert mcnemar(30, 50) == pytest.approx(0.03299261842647619)
-    assert mcnemar(520, 480) == pytest.approx(0.2174482932041415)
-    assert mcnemar(5, 5) == mcnemar(0, 0) == 1
+def test_test_and_interval_of_two_paired_shares_are_the_published_ones() -> None:
+    """Of 21 children 1 and 7 changed: the example of Fagerland, Lydersen and Laake (2014), by Tango's interval."""
+    assert mcnemar(1, 7) == mcnemar(7, 1) == pytest.approx(0.034, abs=5e-4)
+    assert paired_interval(1, 7, 21) == pytest.approx((-0.517, -0.026), abs=5e-4)
 
 
-def test_permutations_agree_with_the_exact_test_where_there_is_one() -> None:
-    """Of 10 records 9 better and 1 worse; 10,000 permutations: 0.0215 +- 0.003."""
-    (metric,) = find_metrics(["exact_match"])
-    first, second = np.zeros((10, 2)), np.zeros((10, 2))
-    first[:, 1] = second[:, 1] = 1
-    second[:9, 0] = first[9, 0] = 1
-    assert permutation_test(metric, first, second, seed=0) == pytest.approx(mcnemar(9, 1), abs=0.006)
-    assert permutation_test(metric, first, first, seed=0) == 1
+@pytest.mark.parametrize("num_records", [1, 5, 12, 40])
+def test_interval_leaves_out_0_exactly_where_the_test_finds_a_difference(num_records: int) -> None:
+    for better in range(num_records + 1):
+        for worse in range(num_records + 1 - better):
+            low, high = paired_interval(better, worse, num_records)
+            assert low <= (better - worse) / num_records <= high
+            assert (mcnemar(better, worse) < 0.05) == (low > 0 or high < 0), (better, worse)
+
+
+def test_no_changed_record_leaves_a_width() -> None:
+    low, high = paired_interval(0, 0, 20)
+    assert -low == high == pytest.approx(0.1611, abs=1e-4)
+    assert mcnemar(0, 0) == 1
+
+
+@pytest.mark.parametrize("num_draws", [999, 1000, 1001])
+def test_interval_of_drawn_differences_leaves_out_0_exactly_where_p_is_below_a_twentieth(num_draws: int) -> None:
+    for num_beyond in range(20, 30):
+        drawn = np.concatenate([np.full(num_beyond, -1.0), np.full(num_draws - num_beyond, 1.0)])
+        p_value, (low, high) = tail_test(drawn)
+        assert (p_value < 0.05) == (low > 0), num_beyond
+        p_value, (low, high) = tail_test(-drawn)
+        assert (p_value < 0.05) == (high < 0), num_beyond
+
+
+def test_one_record_proves_nothing() -> None:
+    """A drawn set without it shows no difference."""
+    drawn = np.random.default_rng(0).poisson(1.0, 1000).clip(max=1).astype(np.float64)
+    p_value, (low, high) = tail_test(drawn)
+    assert p_value > 0.5
+    assert (low, high) == (0, 1)
 
 
 def test_values_are_shown_as_people_read_them() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from minicpmv.data.answers import Answers
 from minicpmv.data.records import Record
 from minicpmv.errors import UsageError
 from minicpmv.inference.answer_file import PartialAnswers, check_output, check_place
@@ -48,7 +49,7 @@ def predictions(batch: Sequence[int], *, told: str = "") -> list[Prediction]:
 
 def go_on(output: Path, records: Sequence[Record], *, told: str = "", stop_at: int | None = None) -> int:
     """Answer what is not answered yet; return how many batches were there before."""
-    with PartialAnswers(output, RUN, records=records, batches=BATCHES) as answers:
+    with PartialAnswers(output, RUN, asked=Answers(records), batches=BATCHES) as answers:
         before = answers.num_done
         for batch in BATCHES[before:stop_at]:
             answers.add(predictions(batch.tolist(), told=told))
@@ -120,7 +121,7 @@ def test_another_run_is_refused_with_what_is_different(tmp_path: Path, records: 
         check_output(output, RUN | {"seed": 2}, overwrite=False)
     assert not check_output(output, RUN | {"images": "3 files"}, overwrite=False), "images count batch by batch"
     assert not check_output(output, RUN | {"seed": 2}, overwrite=True)
-    with PartialAnswers(output, RUN | {"seed": 2}, records=records, batches=BATCHES) as answers:
+    with PartialAnswers(output, RUN | {"seed": 2}, asked=Answers(records), batches=BATCHES) as answers:
         assert answers.num_done == 0
 
 
@@ -195,9 +196,9 @@ def test_killed_before_the_last_rename_it_goes_on_and_after_it_is_done(
 def test_two_processes_do_not_write_one_file(tmp_path: Path, records: list[Record]) -> None:
     output = tmp_path / "out.jsonl"
     with (
-        PartialAnswers(output, RUN, records=records, batches=BATCHES),
+        PartialAnswers(output, RUN, asked=Answers(records), batches=BATCHES),
         pytest.raises(UsageError, match="found another process that writes it"),
-        PartialAnswers(output, RUN, records=records, batches=BATCHES),
+        PartialAnswers(output, RUN, asked=Answers(records), batches=BATCHES),
     ):
         pass
 
@@ -223,7 +224,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, records: list[Record]) -> Non
 
 def test_text_that_utf_8_cannot_write_is_read_back(tmp_path: Path, records: list[Record]) -> None:
     said = Prediction(index=0, id="\ud83d", question="?", answer="half", reference=None)
-    with PartialAnswers(tmp_path / "o", RUN, records=records[:1], batches=[np.array([0])]) as answers:
+    with PartialAnswers(tmp_path / "o", RUN, asked=Answers(records[:1]), batches=[np.array([0])]) as answers:
         answers.add([said])
         answers.finish()
     assert json.loads((tmp_path / "o").read_bytes())["id"] == "\ud83d"
