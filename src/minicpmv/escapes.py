@@ -1,7 +1,7 @@
 """Shows control characters as escapes, so that no name or text can drive a terminal, forge a line or turn one around.
 
-A newline is a text's own, but never a name's: names that hold one are remembered where they are met, on the command line
-and in listed folders, and are escaped wherever they are printed.
+A newline is a text's own, but never a name's: names that hold one are remembered where they are met, on the command
+line and in listed folders, and are escaped wherever they are printed.
 """
 
 from __future__ import annotations

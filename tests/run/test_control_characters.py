@@ -77,7 +77,9 @@ def test_no_name_drives_the_terminal_or_forges_a_line(folder: Path, command: str
     assert done.returncode in (0, 1, 2)
 
 
-@pytest.mark.parametrize("command", ["report {0}/run --output {0}/a.html", "show {0}/train.json --model {0}/model --output {0}/a.html"])
+@pytest.mark.parametrize(
+    "command", ["report {0}/run --output {0}/a.html", "show {0}/train.json --model {0}/model --output {0}/a.html"]
+)
 def test_pages_show_escapes(folder: Path, command: str) -> None:
     assert minicpmv(*(word.format(folder) for word in command.split())).returncode == 0
     text = (folder / "a.html").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from minicpmv.cli.model_options import positive_int
@@ -80,5 +81,7 @@ def run(arguments: Sequence[str]) -> int:
         after=options.after,
         num_examples=options.examples,
     )
+    for fault in written.faults:
+        print(f"notice: {fault}", file=sys.stderr)
     print(written.page if written.picture is None else f"{written.page}\n{written.picture}")
     return 0

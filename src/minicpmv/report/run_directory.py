@@ -11,13 +11,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 from minicpmv.data.skipping import SKIPPED
 from minicpmv.errors import UsageError
 from minicpmv.redaction import clean_settings
+from minicpmv.report.facts import check_facts, check_proof, check_state, is_number, is_step
 
-__all__ = ["AFTER", "BEFORE", "LOG", "RUN", "SAMPLES", "Run", "read_run"]
+__all__ = ["AFTER", "BEFORE", "LOG", "RUN", "SAMPLES", "Run", "is_number", "read_run"]
 
 RUN = "run.json"
 LOG = "log.jsonl"
@@ -73,7 +74,7 @@ def read_run(directory: str | Path) -> Run:
     """
     root = Path(directory)
     faults: list[str] = []
-    facts = clean_settings(_read_json(root / RUN, faults))  # whoever wrote it
+    facts = check_facts(clean_settings(_read_json(root / RUN, faults)), faults)  # whoever wrote it
     state = _newest_state(root, faults)
     logs = [list(_read_lines(root / LOG, faults)), facts.get("log"), state.get("log_history")]
     if not facts and not state and not logs[0]:
@@ -87,15 +88,10 @@ def read_run(directory: str | Path) -> Run:
         log=max(map(_with_steps, logs), key=lambda log: (log[-1]["step"], len(log)) if log else (-1, 0)),
         samples=_with_steps(list(_read_lines(root / SAMPLES, faults))),
         skipped=list(_read_lines(root / SKIPPED, faults)),
-        proof=_read_json(root / _PROOF, faults),
+        proof=check_proof(_read_json(root / _PROOF, faults), faults),
         max_steps=_find_max_steps(facts, state),
         faults=tuple(faults),
     )
-
-
-def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value of the log can be drawn or printed as a number, be it infinite."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _newest_state(root: Path, faults: list[str]) -> Entry:
@@ -103,7 +99,7 @@ def _newest_state(root: Path, faults: list[str]) -> Entry:
     if not root.is_dir():
         return {}
     found = [(int(match[1]), path) for path in root.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
-    return _read_json(max(found)[1] / _STATE, faults) if found else {}
+    return check_state(_read_json(max(found)[1] / _STATE, faults), faults) if found else {}
 
 
 def _read_json(path: Path, faults: list[str]) -> Entry:
@@ -111,7 +107,7 @@ def _read_json(path: Path, faults: list[str]) -> Entry:
         content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         faults.append(f"{path.name} that cannot be read ({error})")
         return {}
     if not isinstance(content, dict):
@@ -133,7 +129,7 @@ def _read_lines(path: Path, faults: list[str]) -> Iterator[Entry]:
     for line in filter(str.strip, lines):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             num_broken += 1
             continue
         if isinstance(entry, dict):
@@ -147,7 +143,7 @@ def _read_lines(path: Path, faults: list[str]) -> Iterator[Entry]:
 def _with_steps(entries: object) -> list[Entry]:
     if not isinstance(entries, list):
         return []
-    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
+    return [entry for entry in entries if isinstance(entry, dict) and is_step(entry.get("step"))]
 
 
 def _find_max_steps(facts: Entry, state: Entry) -> int | None:

@@ -98,7 +98,7 @@ def view_run(run: Run, answers: Sequence[AnswerSet], *, name: str) -> RunView:
     return RunView(
         run=run,
         name=name,
-        status=_STATUS.get(status, status).format(**words),
+        status=_STATUS[status].format(**words) if status in _STATUS else status,
         is_finished=status == "finished",
         facts=_facts(run),
         numbers=[*_numbers_of_answers(answers), *_numbers_of_log(run)],

@@ -30,6 +30,8 @@ class Written:
     page: Path
     picture: Path | None
     """None if there was no loss to draw, or the page lies elsewhere."""
+    faults: tuple[str, ...]
+    """What lies in the runs' directories and could not be read, in words."""
 
 
 def write_report(
@@ -59,7 +61,10 @@ def write_report(
     files = [(before, after)] if before and after else [_answer_files(run) for run in runs]
     answers = [_answers(run, given, num_examples) for run, given in zip(runs, files, strict=True)]
     _write(page, render_page(runs, answers).encode())
-    return Written(page=page, picture=_write_picture(runs[0]) if output is None and len(runs) == 1 else None)
+    picture = _write_picture(runs[0]) if output is None and len(runs) == 1 else None
+    return Written(
+        page=page, picture=picture, faults=tuple(f"{run.name}: {fault}" for run in runs for fault in run.faults)
+    )
 
 
 def _answer_files(run: Run) -> tuple[str, str] | None:

@@ -248,7 +248,9 @@ class _Parser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         wrong = _WRONG_KIND.fullmatch(message)
         if wrong:
-            kind = {"int": "a whole number", "float": "a number"}.get(wrong["kind"], f"a {wrong['kind']}")
+            kind = {"int": "a whole number", "float": "a number", "dict": "an object in JSON"}.get(
+                wrong["kind"], f"a {wrong['kind']}"
+            )
             raise UsageError(f"{wrong['flag']}: found {wrong['value']}, expected {kind}\n  fix: correct it")
         raise UsageError(f"{message}\n  fix: `python -m minicpmv.training --help` lists all flags")
 

@@ -17,6 +17,7 @@ from minicpmv.training.arguments import Request
 from minicpmv.training.compilation import settle_compilation
 from minicpmv.training.eval_metrics import settle_best_model
 from minicpmv.training.fsdp import settle_fsdp
+from minicpmv.training.objects import check_objects, try_objects
 from minicpmv.training.optimizers import check_optimizer
 from minicpmv.training.presets import resolve_deepspeed
 from minicpmv.training.recomputation import settle_recomputation
@@ -135,6 +136,7 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
             "--q_lora --fsdp: found both, expected one: FSDP cannot shard 4-bit weights\n  fix: use --deepspeed zero2"
         )
     check_optimizer(settings, given=request.given)
+    check_objects(settings)
     settle_trackers(settings)
     return settings, notices
 
@@ -224,6 +226,7 @@ def build_training_arguments(settings: dict[str, Any]) -> TrainingArguments:
                 f"--accelerator_config: found {name} true, expected it off: every process reads its own planned "
                 "batches\n  fix: remove it"
             )
+    try_objects(args)
     return args
 
 

@@ -1,0 +1,127 @@
+"""Flags whose value is an object of settings for something else: tried on that something, before anything is read."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.trainer_pt_utils import AcceleratorConfig
+
+from minicpmv.errors import UsageError
+
+__all__ = ["check_objects", "try_objects"]
+
+_FILES = ("accelerator_config", "fsdp_config")
+"""Flags that also take the name of a JSON file."""
+_NEEDING_MODEL = ("apollo", "galore")
+
+
+def check_objects(settings: dict[str, Any]) -> None:
+    """Read the objects that were given as text, and refuse what is none.
+
+    Args:
+        settings: Keyword arguments for ``TrainingArguments``; texts become what they say.
+
+    Raises:
+        UsageError: A value is no JSON object, or holds a key that nothing reads.
+    """
+    for name in ("lr_scheduler_kwargs", "accelerator_config", "activation_checkpointing_kwargs"):
+        value = settings.get(name)
+        if isinstance(value, str) and value:
+            settings[name] = _read(name, value)
+    config = settings.get("accelerator_config")
+    if isinstance(config, dict):
+        known = [field.name for field in dataclasses.fields(AcceleratorConfig)]
+        unknown = [key for key in cast("dict[str, Any]", config) if key not in known]
+        if unknown:
+            raise UsageError(
+                f"--accelerator_config: found the key {unknown[0]!r}, expected some of {', '.join(known)}\n"
+                "  fix: correct the key, or remove it"
+            )
+
+
+def try_objects(args: TrainingArguments) -> None:
+    """Make a schedule and an optimizer of one number as the run will make its own.
+
+    Raises:
+        UsageError: ``--lr_scheduler_kwargs`` or ``--optim_args`` do not go with them.
+    """
+    weight = torch.nn.Parameter(torch.zeros(1))
+    name = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    with _refused(f"--lr_scheduler_type {name} --lr_scheduler_kwargs", args.lr_scheduler_kwargs or {}):
+        steps = torch.optim.SGD([weight], lr=1e-3)
+        schedule = get_scheduler(
+            name,
+            optimizer=steps,
+            num_warmup_steps=1,
+            num_training_steps=10**6,
+            scheduler_specific_kwargs=dict(args.lr_scheduler_kwargs or {}),
+        )
+        for _ in range(3 if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR) else 0):
+            steps.step()
+            schedule.step()
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    if args.optim_args and not optimizer.startswith(_NEEDING_MODEL):
+        with _refused(f"--optim {optimizer} --optim_args", args.optim_args):
+            kind, settings = Trainer.get_optimizer_cls_and_kwargs(args)
+            kind([weight], **settings)
+            for given in args.optim_args.split(","):
+                _refuse_unread(args, given.partition("=")[0].strip())
+
+
+def _refuse_unread(args: TrainingArguments, name: str) -> None:
+    """Refuse a name that changes nothing, whatever it is set to."""
+    tried = copy.copy(args)
+    found: list[Any] = []
+    for value in (None, "0.125", "7", "true"):
+        tried.optim_args = None if value is None else f"{name}={value}"
+        try:
+            found.append(Trainer.get_optimizer_cls_and_kwargs(tried)[1])
+        except (TypeError, ValueError):  # so somebody reads it
+            return
+    if all(each == found[0] for each in found):
+        raise ValueError(f"{name!r} is read by nobody")
+
+
+def _read(name: str, value: str) -> Mapping[str, Any]:
+    text, where = value, f"--{name}"
+    if name in _FILES and not value.lstrip().startswith("{"):
+        where = f"--{name} {value!r}"
+        try:
+            text = Path(value).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(
+                f"{where}: found no file that can be read ({reason}), expected a JSON file or object\n"
+                "  fix: correct the path"
+            ) from error
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(
+            f"{where}: found what is no JSON ({error}), expected an object, such as '{{\"name\": 1}}'\n"
+            "  fix: correct it"
+        ) from error
+    if not isinstance(found, dict):
+        raise UsageError(
+            f"{where}: found {text[:80]}, expected an object, such as '{{\"name\": 1}}'\n  fix: correct it"
+        )
+    return cast("dict[str, Any]", found)
+
+
+@contextmanager
+def _refused(where: str, value: Any) -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise UsageError(
+            f"{where}: found {value!r}, expected what it takes: {error}\n"
+            "  fix: correct a name or value, or remove the flag"
+        ) from error
