@@ -65,6 +65,7 @@ def eval_losses(output: Path) -> list[float]:
     return [entry["eval_loss"] for entry in read_run(output)["log"] if "eval_loss" in entry]
 
 
+@pytest.mark.slow  # the invariants hold the step, and the run of two processes accumulates as well
 def test_four_accumulated_are_one_batch_of_four(data: str, one_batch: Path, tmp_path: Path) -> None:
     run = run_here(train_flags(data, tmp_path, "--gradient_accumulation_steps", "4"))
     assert losses(run) == pytest.approx(losses(read_run(one_batch)), abs=_LOSS)

@@ -12,8 +12,10 @@ import pytest
 
 from minicpmv.cli.main import main
 from minicpmv.data.whole_files import give_ordinary_permissions
+from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from tests.exportable import write_exportable
 from tests.run.training import flags, make_data
+from tests.tiny import FIXTURES
 
 _TRAINING = "--use_lora true --lora_r 4 --save_steps 1 --save_total_limit 2 --prove_saved true --report true"
 
@@ -61,6 +63,7 @@ def test_a_lora_run_and_what_comes_of_it(tmp_path: Path, umask: int) -> None:
     assert _others(out, umask) == {}
 
 
+@pytest.mark.slow  # the same two savers as in the run above and in the next test
 @pytest.mark.parametrize("umask", [0o022, 0o077], ids=oct)
 @pytest.mark.parametrize("lora", ["true", "false"])
 def test_what_a_run_saves(tmp_path: Path, umask: int, lora: str) -> None:
@@ -74,6 +77,17 @@ def test_what_a_run_saves(tmp_path: Path, umask: int, lora: str) -> None:
     weights = "adapter_model.safetensors" if lora == "true" else "model.safetensors"
     assert {path.parent.name for path in (tmp_path / "run").rglob(weights)} == {"run", "checkpoint-1"}
     assert _others(tmp_path / "run", umask) == {}
+
+
+@pytest.mark.parametrize("most", ["50GB", "200KB"], ids=["whole", "in shards"])
+def test_what_python_saves(tmp_path: Path, umask: int, most: str) -> None:
+    """Weights become ordinary files, and no other file of the folder is touched."""
+    own = tmp_path / "own.safetensors"
+    own.touch(0o600)
+    model = MiniCPMVForConditionalGeneration.from_pretrained(FIXTURES / "v2_6")
+    model.save_pretrained(tmp_path, max_shard_size=most)
+    assert _others(tmp_path, umask) == {"own.safetensors": "0o600"}
+    assert len([*tmp_path.glob("model*.safetensors")]) == 1 or most == "200KB"
 
 
 def test_links_and_files_of_a_folder_with_rules_of_its_own(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from minicpmv.models.loss import IGNORED, check_label_weights, count_chunks, lab
 from minicpmv.models.packed_rows import PACKED_ATTENTION, PackedRows, find_packed_rows, prefer_packed_attention
 from minicpmv.models.resampler import CrossAttention, Resampler
 from minicpmv.models.rotary import ExactRotary
+from minicpmv.models.saving import OrdinaryFiles
 from minicpmv.models.siglip import TimmVisionTower, VisionTower
 
 __all__ = ["MiniCPMVForConditionalGeneration"]
@@ -51,7 +52,7 @@ _LANGUAGE_MODELS: dict[str, type[PreTrainedModel]] = {
 
 
 class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMethodOverride]  StrictLoading is no model
-    StrictLoading, OfficialChat, ExactRotary, PreTrainedModel, GenerationMixin
+    StrictLoading, OrdinaryFiles, OfficialChat, ExactRotary, PreTrainedModel, GenerationMixin
 ):
     """Every MiniCPM-V release up to 4.5, told apart by its config.
 
