@@ -7,7 +7,6 @@ used, since it would look up names itself.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import time
 from collections.abc import Callable
@@ -17,21 +16,14 @@ from urllib.parse import urljoin
 import httpx2
 
 from minicpmv.serving.errors import refused
+from minicpmv.serving.public_addresses import is_public
 
-__all__ = ["fetch", "is_public"]
+__all__ = ["fetch"]
 
 _MAX_REDIRECTS = 3
 _TIMEOUT_SECONDS = 15.0
 """For one image, redirects included."""
 _FIX = "send the image's bytes as a data: URL"
-_TRANSLATED = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("2002::/16"))
-"""IPv6 addresses behind which a gateway may reach any IPv4 address, private ones too."""
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _TRANSLATED)
 
 
 def fetch(
