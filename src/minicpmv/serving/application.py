@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from minicpmv.serving.access import Access
 from minicpmv.serving.batch import answer_together
+from minicpmv.serving.bodies import Bodies
 from minicpmv.serving.completion import ChatCompletions
 from minicpmv.serving.dispatcher import Dispatcher
 from minicpmv.serving.errors import RequestError, unknown_model
@@ -29,10 +30,12 @@ __all__ = ["make_application", "refuse_page"]
 
 _READERS = 8
 """Threads that read requests: enough that a slow address on the web holds nobody else up."""
+_BODIES_IN_MEMORY = 16
+"""Largest bodies that are held while they are being read, all together."""
 
 
-def make_application(served: ServedModels, settings: ServerSettings) -> tuple[Starlette, Dispatcher]:
-    """Wire everything; also return what must be closed before the server ends."""
+def make_application(served: ServedModels, settings: ServerSettings) -> tuple[Starlette, Callable[[], None]]:
+    """Wire everything; also return what must be called when the server begins to end."""
     metrics, access = Metrics(), Access(settings.api_key)
     dispatcher = Dispatcher(
         partial(answer_together, served),
@@ -43,9 +46,15 @@ def make_application(served: ServedModels, settings: ServerSettings) -> tuple[St
     )
     readers = ThreadPoolExecutor(_READERS, thread_name_prefix="readers")
     models = [model_object(name, created=int(time.time())) for name in served.adapters]
+    most = _BODIES_IN_MEMORY * settings.max_body_bytes
+    bodies = Bodies(max_bytes=settings.max_body_bytes, max_total_bytes=most)
     completions = ChatCompletions(
-        served, dispatcher, access=access, settings=settings, metrics=metrics, readers=readers
+        served, dispatcher, access=access, bodies=bodies, settings=settings, metrics=metrics, readers=readers
     )
+
+    def close() -> None:
+        dispatcher.close()
+        bodies.close(dispatcher.going_down())
 
     async def list_models(request: Request) -> Response:
         access.check(request)
@@ -71,7 +80,7 @@ def make_application(served: ServedModels, settings: ServerSettings) -> tuple[St
     async def life(application: Starlette) -> AsyncIterator[None]:
         answering = asyncio.create_task(dispatcher.run())
         yield
-        dispatcher.close()
+        close()
         await answering
         readers.shutdown(wait=False, cancel_futures=True)
 
@@ -83,7 +92,7 @@ def make_application(served: ServedModels, settings: ServerSettings) -> tuple[St
         Route("/metrics", show_metrics),
     ]
     handlers = {RequestError: _refuse, HTTPException: _refuse_address}
-    return Starlette(routes=routes, lifespan=life, exception_handlers=handlers), dispatcher
+    return Starlette(routes=routes, lifespan=life, exception_handlers=handlers), close
 
 
 def refuse_page(found: str, expected: str, fix: str) -> Response:

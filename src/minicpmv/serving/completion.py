@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: one request from its first byte to its answer's last.
+"""POST /v1/chat/completions: one request from the end of its headers to its answer's last byte.
 
 Whatever happens, its place among those that wait is given free and its answer is not drawn any further.
 """
@@ -6,6 +6,7 @@ Whatever happens, its place among those that wait is given free and its answer i
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Executor
@@ -18,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from minicpmv.serving.access import Access
 from minicpmv.serving.batch import Event, Finished, Question
+from minicpmv.serving.bodies import Bodies
 from minicpmv.serving.chat_request import ChatRequest, read_request
 from minicpmv.serving.dispatcher import Dispatcher, Place
 from minicpmv.serving.drawing import Drawing
@@ -30,7 +32,12 @@ from minicpmv.serving.settings import ServerSettings
 
 __all__ = ["ChatCompletions"]
 
+_log = logging.getLogger("uvicorn.error")
+
 _CLIENT_LEFT = 499
+_STRANGER = (401, 403)
+_LINES_WITHOUT_KEY = 60
+"""In a minute; after that fewer, as ``log_limits`` says."""
 _Value = TypeVar("_Value")
 
 
@@ -41,6 +48,7 @@ class ChatCompletions:
         served: Who answers.
         dispatcher: Lets requests wait.
         access: Who may ask.
+        bodies: Requests that are being read.
         settings: Limits.
         metrics: Gets numbers.
         readers: Threads in which requests are read and images fetched.
@@ -52,11 +60,12 @@ class ChatCompletions:
         dispatcher: Dispatcher,
         *,
         access: Access,
+        bodies: Bodies,
         settings: ServerSettings,
         metrics: Metrics,
         readers: Executor,
     ) -> None:
-        self._served, self._dispatcher, self._access = served, dispatcher, access
+        self._served, self._dispatcher, self._access, self._bodies = served, dispatcher, access, bodies
         self._settings, self._metrics, self._readers = settings, metrics, readers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,14 +91,13 @@ class ChatCompletions:
             exchange.close()
             self._metrics.requests.labels(status).inc()
             self._metrics.seconds.observe(time.monotonic() - start)
+            self._note(scope, status, time.monotonic() - start)
 
     async def _respond(self, request: Request, exchange: _Exchange) -> Response:
         self._access.check(request)
-        exchange.place = self._dispatcher.reserve()
-        body = await exchange.before_deadline(_read_body(request, self._settings.max_body_bytes))
+        self._dispatcher.check_room()
+        chat, prompt = await self._receive(request, exchange)
         loop = asyncio.get_running_loop()
-        reading = loop.run_in_executor(self._readers, self._read, body)
-        chat, prompt = await exchange.before_deadline(_unless_gone(request, reading))
         question = Question(
             model=chat.model,
             prompt=prompt,
@@ -97,7 +105,7 @@ class ChatCompletions:
             stops=chat.stop,
             deliver=partial(_deliver, loop, exchange.events),
         )
-        exchange.question = question
+        exchange.question, exchange.place = question, self._dispatcher.reserve()
         self._dispatcher.submit(question, exchange.place)
         writer = AnswerWriter(chat.model, prompt.num_tokens, include_usage=chat.include_usage)
         headers = {"x-request-id": writer.id}
@@ -112,6 +120,24 @@ class ChatCompletions:
         text, end = await exchange.before_deadline(_unless_gone(request, _collect(first, exchange)))
         self._count(prompt, end)
         return json_response(writer.whole(text, end), headers=headers)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        """Write a line of the log: one for each request with the key, few where anybody may ask."""
+        client = (scope.get("client") or ("",))[0]
+        if status in _STRANGER:
+            _log.warning("%s: refused with %d", client, status)
+            return
+        extra = {"max_lines": None if self._settings.api_key is not None else _LINES_WITHOUT_KEY}
+        _log.info("%s: answered with %d after %.2f s", client, status, seconds, extra=extra)
+
+    async def _receive(self, request: Request, exchange: _Exchange) -> tuple[ChatRequest, Prompt]:
+        body = self._bodies.begin()
+        try:
+            content = await exchange.before_deadline(body.read(request))
+            reading = asyncio.get_running_loop().run_in_executor(self._readers, self._read, content)
+            return await exchange.before_deadline(_unless_gone(request, reading))
+        finally:
+            body.release()
 
     def _read(self, body: bytes) -> tuple[ChatRequest, Prompt]:
         chat = read_request(body)
@@ -188,25 +214,6 @@ async def _collect(event: str | Finished, exchange: _Exchange) -> tuple[str, Fin
         pieces.append(event)
         event = await exchange.next_event()
     return "".join(pieces), event
-
-
-async def _read_body(request: Request, max_bytes: int) -> bytes:
-    """Return the body.
-
-    Raises:
-        RequestError: It is too long. What is still to come of it uvicorn receives and forgets, so that a client that
-            sends all before it reads sees the answer.
-    """
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > max_bytes:
-            raise RequestError(
-                413,
-                f"body: found more than {max_bytes} bytes, expected fewer\n  fix: shrink the images",
-                code="request_too_large",
-            )
-    return bytes(body)
 
 
 async def _unless_gone(request: Request, work: Any) -> Any:

@@ -24,7 +24,7 @@ _LONGEST_RETRY_SECONDS = 60
 
 
 class Place:
-    """A request's place among those that wait, from before it is read until it is answered or gone."""
+    """A whole request's place among those that wait, until its batch begins or it is gone."""
 
     def __init__(self, leave: Callable[[], None]) -> None:
         self._leave: Callable[[], None] | None = leave
@@ -65,14 +65,14 @@ class Dispatcher:
         self._last_batch_seconds = 1.0
         self.is_closing = False
 
-    def reserve(self) -> Place:
-        """Return a place for a request that is about to be read.
+    def check_room(self) -> None:
+        """Make sure that there is a place, before a request is read for which there would be none.
 
         Raises:
             RequestError: There is none, or the server is about to end.
         """
         if self.is_closing:
-            raise self._going_down()
+            raise self.going_down()
         if self._num_places >= self._max_queue:
             raise RequestError(
                 429,
@@ -81,6 +81,14 @@ class Dispatcher:
                 code="queue_full",
                 retry_after=self._seconds_until_next(),
             )
+
+    def reserve(self) -> Place:
+        """Return a place for a request that is whole: who has not sent all of it takes nobody's.
+
+        Raises:
+            RequestError: There is none, or the server is about to end.
+        """
+        self.check_room()
         self._num_places += 1
         self._metrics.waiting.set(self._num_places)
         return Place(self._left)
@@ -88,7 +96,7 @@ class Dispatcher:
     def submit(self, question: Question, place: Place) -> None:
         """Let a question wait for its answer; its place is given free when its batch begins."""
         if self.is_closing:
-            raise self._going_down()
+            raise self.going_down()
         self._waiting.append((question, place))
         self._changed.set()
 
@@ -96,7 +104,7 @@ class Dispatcher:
         """Answer what runs and nothing else: whoever waits is told so."""
         self.is_closing = True
         for question, _ in self._waiting:
-            question.deliver(self._going_down())
+            question.deliver(self.going_down())
         self._waiting = []
         self._changed.set()
 
@@ -153,7 +161,8 @@ class Dispatcher:
     def _seconds_until_next(self) -> int:
         return min(max(1, math.ceil(self._last_batch_seconds)), _LONGEST_RETRY_SECONDS)
 
-    def _going_down(self) -> RequestError:
+    def going_down(self) -> RequestError:
+        """Return the error of a request that comes too late."""
         return RequestError(
             503,
             "found the server about to end, expected a running one\n  fix: try again, or another server",

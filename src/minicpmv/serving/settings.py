@@ -19,7 +19,7 @@ class ServerSettings:
     max_batch_size: int = 8
     """Requests that are answered together."""
     max_queue: int = 64
-    """Requests that may wait, those that are still being read among them."""
+    """Whole requests that may wait."""
     batch_delay_seconds: float = 0.01
     """How long a request that finds the model idle waits for others."""
     max_length: int | None = None
@@ -35,7 +35,7 @@ class ServerSettings:
     max_image_pixels: int = 50_000_000
     """Width times height, summed over the images of a request."""
     request_timeout_seconds: float = 300.0
-    """From a request's first byte to its answer's last one."""
+    """From the end of a request's headers to its answer's last byte."""
     allowed_image_root: Path | None = None
     """Requests may name image files in this folder; None for no files."""
     allow_remote_images: bool = False

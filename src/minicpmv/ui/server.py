@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hmac
-import signal
 import socket
 from collections.abc import Callable
 from importlib.resources import files
 
 import gradio
-import uvicorn
 from fastapi import FastAPI
 from gradio.routes import App
 from gradio.themes import Default
 from gradio.utils import get_upload_folder
 from starlette.routing import Mount
 
+from minicpmv.serving.connections import ConnectionLimits
+from minicpmv.serving.http_server import run
 from minicpmv.ui.guard import guarded
 from minicpmv.ui.page import Page
 from minicpmv.ui.session import Room
@@ -61,7 +61,7 @@ def serve(room: Room, settings: PageSettings, listening: socket.socket, *, on_re
     Args:
         room: Who answers.
         settings: Limits, and what the page starts with.
-        listening: From ``serving.address.listen``.
+        listening: From ``serving.address.listen``; it is taken over.
         on_ready: Called when the page can be opened.
     """
     page = Page(room, settings)
@@ -72,33 +72,20 @@ def serve(room: Room, settings: PageSettings, listening: socket.socket, *, on_re
         host=settings.host,
         has_password=settings.password is not None,
     )
-    config = uvicorn.Config(
-        guard,
-        log_level="warning",
-        ws="none",
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=_SECONDS_TO_END,
-    )
-    before = signal.signal(signal.SIGTERM, lambda *_: None)  # as in serving.server: uvicorn raises it again at its end
-    try:
-        _Server(config, page, application, on_ready).run(sockets=[listening])
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, page: Page, made: FastAPI, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._page, self._made, self._on_ready = page, made, on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_ready()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._page.stop()
-        for route in self._made.routes:
+    def end() -> None:
+        page.stop()
+        for route in application.routes:
             if isinstance(route, Mount) and isinstance(route.app, App):
                 route.app.stop_event.set()  # tabs that are open hold a connection, which would be waited for
-        await super().shutdown(sockets)
+
+    limits = ConnectionLimits(files_per_connection=2)  # the second is what is uploaded
+    run(
+        guard,
+        listening,
+        limits,
+        on_ready=on_ready,
+        on_end=end,
+        seconds_to_end=_SECONDS_TO_END,
+        log_level="warning",
+    )

@@ -13,6 +13,7 @@ import pytest
 from minicpmv.inference.loading import LoadedModel, load_model
 from minicpmv.serving.access import Access
 from minicpmv.serving.batch import Question
+from minicpmv.serving.bodies import Bodies
 from minicpmv.serving.completion import ChatCompletions
 from minicpmv.serving.dispatcher import Dispatcher
 from minicpmv.serving.metrics import Metrics
@@ -29,9 +30,9 @@ def loaded() -> LoadedModel:
 
 
 def post(
-    loaded: LoadedModel, *contents: bytes | Callable[[], AsyncIterator[bytes]]
+    loaded: LoadedModel, *contents: bytes | Callable[[], AsyncIterator[bytes]], at_once: bool = False
 ) -> list[tuple[int, str, list[Question]]]:
-    """Send requests one after another to a server with one place, which says "a" to each and then falls silent."""
+    """Send requests, one by one or at once, to a server with one place that says "a" to each and then falls silent."""
     asked: list[Question] = []
 
     def answer(questions: Sequence[Question]) -> None:
@@ -49,16 +50,20 @@ def post(
                 ServedModels(loaded, {"m": None}),
                 dispatcher,
                 access=Access(None),
+                bodies=Bodies(max_bytes=settings.max_body_bytes, max_total_bytes=settings.max_body_bytes),
                 settings=settings,
                 metrics=metrics,
                 readers=readers,
             )
             transport = httpx2.ASGITransport(endpoint)
             async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
-                replies = []
-                for content in contents:
+
+                async def send(content: bytes | Callable[[], AsyncIterator[bytes]]) -> tuple[int, str, list[Question]]:
                     reply = await client.post("/", content=content if isinstance(content, bytes) else content())
-                    replies.append((reply.status_code, reply.text, list(asked)))
+                    return reply.status_code, reply.text, list(asked)
+
+                sending = [send(content) for content in contents]
+                replies = await asyncio.gather(*sending) if at_once else [await one for one in sending]
         dispatcher.close()
         await asyncio.wait_for(running, 5)
         return replies
@@ -90,3 +95,9 @@ def test_a_body_that_never_ends_keeps_no_place(loaded: LoadedModel) -> None:
     first, second = post(loaded, never_ending, b"[]")
     assert (first[0], first[2]) == (504, [])
     assert (second[0], "expected a JSON object" in second[1]) == (400, True)
+
+
+def test_a_body_that_is_not_whole_takes_nobodys_place(loaded: LoadedModel) -> None:
+    """The second request comes while the first has sent half of itself."""
+    first, second = post(loaded, never_ending, b"[]", at_once=True)
+    assert (first[0], second[0], "expected a JSON object" in second[1]) == (504, 400, True)
