@@ -83,11 +83,12 @@ HARDWARE
     fi
 }
 
-# Prints the held-out accuracy of model or adapter $1 with its interval, which is the last line of the evaluation's table,
-# and writes its answers into $2.
+# Prints the held-out accuracy of model or adapter $1 with its interval, from the last row of the evaluation's table, and
+# writes its answers into $2.
 _measure() {
     minicpmv eval "$1" "$HELD_OUT" --output "$2" >"$DEMO_DIR/accuracy.txt"
-    tail -n 1 "$DEMO_DIR/accuracy.txt"
+    tail -n 1 "$DEMO_DIR/accuracy.txt" |
+        awk '{ printf "exact match %s of %s answers (95 %% interval %s to %s)\n", $2, $6, $3, $5 }'
 }
 
 # Builds the demo in output/demo, points the script at it and measures the model as it is.

@@ -25,7 +25,7 @@ class Run:
     printed: str
 
     def accuracy(self, when: str) -> float:
-        found = re.search(rf"^{when}: +exact_match +([0-9.]+)%", self.printed, re.MULTILINE)
+        found = re.search(rf"^{when}: +exact match ([0-9.]+)% of", self.printed, re.MULTILINE)
         assert found is not None, self.printed
         return float(found.group(1)) / 100
 
