@@ -17,7 +17,7 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(escapes, "_names", {})
 
 
-@pytest.mark.parametrize("character", [*map(chr, range(0, 9)), "\r", "\x0b", "\x1b", "\x7f", "\x80", "\x9b", "\u2028"])
+@pytest.mark.parametrize("character", [*map(chr, range(9)), "\r", "\x0b", "\x1b", "\x7f", "\x80", "\x9b", "\u2028"])
 def test_control_character_is_shown_as_its_escape(character: str) -> None:
     shown = escape(f"a{character}b\tc\n")
     assert shown.isascii()

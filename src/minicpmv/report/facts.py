@@ -121,7 +121,7 @@ _SPREAD = _object(dict.fromkeys(("min", "max", "median", "p95"), _amount), {})
 
 def _statistics(value: Any) -> str | None:
     """Check the statistics of data; those of tokens are there together or not at all."""
-    needed = dict.fromkeys(("records", "held_out_records"), _whole)
+    needed: dict[str, Check] = {"records": _whole, "held_out_records": _whole}
     if isinstance(value, dict) and "tokens" in value:
         needed |= dict.fromkeys((*_COUNTED, "records_with_fewer_slices", "records_with_cut_answers"), _whole)
         needed |= {"record_lengths": _SPREAD}

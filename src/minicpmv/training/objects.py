@@ -55,14 +55,15 @@ def try_objects(args: TrainingArguments) -> None:
     """
     weight = torch.nn.Parameter(torch.zeros(1))
     name = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
-    with _refused(f"--lr_scheduler_type {name} --lr_scheduler_kwargs", args.lr_scheduler_kwargs or {}):
+    given = cast("dict[str, Any]", args.lr_scheduler_kwargs or {})
+    with _refused(f"--lr_scheduler_type {name} --lr_scheduler_kwargs", given):
         steps = torch.optim.SGD([weight], lr=1e-3)
         schedule = get_scheduler(
             name,
             optimizer=steps,
             num_warmup_steps=1,
             num_training_steps=10**6,
-            scheduler_specific_kwargs=dict(args.lr_scheduler_kwargs or {}),
+            scheduler_specific_kwargs=dict(given),
         )
         for _ in range(3 if isinstance(schedule, torch.optim.lr_scheduler.LambdaLR) else 0):
             steps.step()
@@ -72,8 +73,8 @@ def try_objects(args: TrainingArguments) -> None:
         with _refused(f"--optim {optimizer} --optim_args", args.optim_args):
             kind, settings = Trainer.get_optimizer_cls_and_kwargs(args)
             kind([weight], **settings)
-            for given in args.optim_args.split(","):
-                _refuse_unread(args, given.partition("=")[0].strip())
+            for each in args.optim_args.split(","):
+                _refuse_unread(args, each.partition("=")[0].strip())
 
 
 def _refuse_unread(args: TrainingArguments, name: str) -> None:

@@ -71,7 +71,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
 
 def test_those_used_last_stay_and_nothing_of_others_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST", 2)
-    half, abandoned = (f".checked-{digit * 64}.kept.0f" for digit in "ab")
+    half, abandoned = (f".checked-{digit * 64}.kept.tmp" for digit in "ab")
     others = {"notes.kept", "checked-notes.kept", ".half.tmp"}
     for name in (*others, half, abandoned):
         (tmp_path / name).write_text("")
