@@ -15,10 +15,12 @@ from typing import Any, TextIO
 
 __all__ = ["escape", "guard_output", "remember_names"]
 
-_UNSEEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
+_UNSEEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
 """Control characters but for tab and newline, other ends of lines, and marks that turn the direction of writing."""
+_DIRECTION_MARKS = "\u061c\u200e\u200f"
+"""Ordinary in Arabic and Hebrew texts, where they turn nothing beyond their neighbours; in a name nobody sees them."""
 _UNSEEN_IN_TEXT = re.compile(f"[{_UNSEEN}]")
-_UNSEEN_IN_NAME = re.compile(f"[{_UNSEEN}\t\n]")
+_UNSEEN_IN_NAME = re.compile(f"[{_UNSEEN}{_DIRECTION_MARKS}\t\n]")
 _OF_A_TERMINAL = re.compile(r"\n*(\x1b\[A)+|\x1b\[[0-9;]*m")
 """What is written by itself to move a progress bar or to set a style."""
 

@@ -25,14 +25,19 @@ def test_control_character_is_shown_as_its_escape(character: str) -> None:
     assert shown.startswith("a\\")
 
 
-@pytest.mark.parametrize("mark", ["\u200e", "\u200f", "\u202e", "\u2066", "\u061c"])
+@pytest.mark.parametrize("mark", ["\u202a", "\u202e", "\u2066", "\u2069"])
 def test_mark_that_turns_the_direction_is_shown(mark: str) -> None:
     assert escape(f"a{mark}b") == f"a\\u{ord(mark):04x}b"
 
 
 def test_ordinary_text_of_any_language_stays() -> None:
-    text = "Grüße, שלום, مرحبا, 你好 🙂\n\tand more"
+    text = "Grüße, שלום!\u200f, مرحبا\u061c, 你好 🙂\n\tand more\u200e"
     assert escape(text) == text
+
+
+def test_direction_mark_is_shown_in_a_remembered_name_alone() -> None:
+    remember_names(["/data/cat\u200f.png"])
+    assert escape("cat\u200f.png: found a picture\u200f") == "cat\\u200f.png: found a picture\u200f"
 
 
 def test_newline_is_shown_in_a_remembered_name_alone() -> None:
