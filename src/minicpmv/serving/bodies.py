@@ -48,12 +48,15 @@ class Body:
 
     async def _collect(self, request: Request) -> bytes:
         content = bytearray()
-        async for piece in request.stream():
-            content += piece
-            self.num_bytes = len(content)
-            self._bodies.check(self)
-        self.is_whole = True
-        return bytes(content)
+        try:
+            async for piece in request.stream():
+                content += piece
+                self.num_bytes = len(content)
+                self._bodies.check(self)
+            self.is_whole = True
+            return bytes(content)
+        finally:
+            content.clear()  # an error's traceback may hold this frame for long
 
 
 class Bodies:

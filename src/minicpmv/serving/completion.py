@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import Executor
 from functools import partial
@@ -83,10 +84,11 @@ class ChatCompletions:
             try:
                 response = await self._respond(Request(scope, receive), exchange)
             except RequestError as error:
+                _forget_frames(error)
                 response = error_response(error)
             await response(scope, receive, send_counted)
-        except ClientDisconnect:
-            pass
+        except ClientDisconnect as error:
+            _forget_frames(error)
         finally:
             exchange.close()
             self._metrics.requests.labels(status).inc()
@@ -202,6 +204,18 @@ class _Exchange:
         self.place.leave()
         if self.question is not None:
             self.question.is_abandoned = True
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Let go of what the frames of an error hold: a body, and the futures that hold the error in turn.
+
+    Such circles stay until the garbage collector's next look at everything: 64 clients that sent too much had the
+    server hold 4 GB.
+    """
+    traceback.clear_frames(error.__traceback__)
+    for cause in (error.__cause__, error.__context__):
+        if cause is not None:
+            traceback.clear_frames(cause.__traceback__)
 
 
 def _deliver(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -101,3 +103,20 @@ def test_a_body_that_is_not_whole_takes_nobodys_place(loaded: LoadedModel) -> No
     """The second request comes while the first has sent half of itself."""
     first, second = post(loaded, never_ending, b"[]", at_once=True)
     assert (first[0], second[0], "expected a JSON object" in second[1]) == (504, 400, True)
+
+
+def test_bodies_that_are_refused_are_not_kept(loaded: LoadedModel) -> None:
+    """Errors, futures and frames refer to each other, and the garbage collector seldom looks at them."""
+    refused = [b"[" + b" " * 2_000_000, b" " * (ServerSettings().max_body_bytes + 1)] * 4
+    post(loaded, b"[]")
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        statuses = [reply[0] for reply in post(loaded, *refused)]
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
+    assert statuses == [400, 413] * 4
+    assert kept < 2_000_000, kept
