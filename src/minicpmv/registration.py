@@ -25,6 +25,7 @@ from minicpmv.errors import UsageError
 from minicpmv.models.checkpoint import register_conversions
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.peft_loading import watch_peft
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.released_tokenizers import LlamaTokenizerWrapper, MiniCPMVTokenizerFast
@@ -33,7 +34,7 @@ __all__ = ["register"]
 
 
 def register() -> None:
-    """Register config, models, tokenizer and processors; calling it again changes nothing."""
+    """Register config, models, tokenizer and processors, and watch PEFT; calling it again changes nothing."""
     register_conversions()
     AutoConfig.register(MiniCPMVConfig.model_type, MiniCPMVConfig, exist_ok=True)
     for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
@@ -48,6 +49,7 @@ def register() -> None:
     AutoTokenizer.register(_V2Tokenizer, LlamaTokenizerWrapper, exist_ok=True)
     AutoTokenizer.register(_LaterTokenizer, MiniCPMVTokenizerFast, exist_ok=True)
     _find_image_processor_without_file()
+    wrapt.register_post_import_hook(watch_peft, "peft.peft_model")
 
 
 class _V2Tokenizer(PreTrainedConfig):

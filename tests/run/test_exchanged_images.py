@@ -79,3 +79,14 @@ def test_data_that_have_moved_are_the_same(tmp_path: Path, capsys: pytest.Captur
     assert f"{tmp_path}/there/1.png" in capsys.readouterr().err
     course = json.loads((tmp_path / "output" / "checkpoint-6" / "checkpoint.json").read_text())["course"]
     assert course["record_lengths"]
+
+
+def test_images_that_nobody_looked_at_are_said_not_to_be_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = flags(make_data(tmp_path), tmp_path / "output", *_LORA, "--check_first", "false", steps=2)
+    assert main(arguments) == 0
+    said = "notice: images are not compared with those of then: --check_first false"
+    assert said not in capsys.readouterr().out
+    assert main([*arguments, "--resume_from_checkpoint", "true", "--max_steps", "3"]) == 0
+    assert said in capsys.readouterr().out

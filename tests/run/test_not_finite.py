@@ -148,6 +148,42 @@ def test_what_is_too_large_for_the_precision_of_saving_is_not_lost(
     assert load_file(tmp_path / "model.safetensors")["llm.lm_head.weight"].abs().max() > 65504
 
 
+@pytest.mark.parametrize("kind", [_LORA, ()], ids=["adapter", "full"])
+def test_finite_weights_that_compute_no_number_are_not_saved_without_a_proof(
+    kind: tuple[str, ...], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = flags(data, tmp_path, *kind, "--learning_rate", "1e30", "--save_strategy", "no", steps=1)
+    assert main(arguments) == 2
+    told = capsys.readouterr()
+    assert "error: step 1 of 1: found finite weights that compute a loss of nan, expected a finite number" in told.err
+    assert "fix: train with a lower --learning_rate (it was 1e+30)" in told.err
+    assert "Saved" not in told.out
+    assert _names(tmp_path) == {"log.jsonl", "run.json"}
+    assert read_run(tmp_path)["status"] == "not finite"
+
+
+@pytest.mark.parametrize("engine", ["", "--deepspeed zero2", "--deepspeed zero3", "--fsdp true"])
+def test_state_of_the_optimizer_that_is_not_finite_is_not_saved(engine: str, data: str, tmp_path: Path) -> None:
+    """Of two processes the second alone has it, where an engine leaves each a piece."""
+    arguments = flags(data, tmp_path, *engine.split(), "--save_steps", "1", "--save_total_limit", "9")
+    processes = 2 if engine else None
+    done = run_command(arguments, processes=processes, module="tests.run.poisoned", variables={"POISONED_STATE": "2"})
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("error: step 2 of 4: found 1 tensor of the optimizer's state with values that are") == 1
+    assert "exp_avg of " in done.stderr
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-1"]
+
+
+def test_measured_loss_that_is_no_number_is_named(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POISONED", "7")  # four steps train on records 0 to 3
+    monkeypatch.setattr(ConversationDataset, "__getitem__", poisoned._poisoned)
+    arguments = flags(data, tmp_path, *_LORA, "--eval_data_path", data, "--eval_strategy", "steps", "--eval_steps", "4")
+    assert main(arguments) == 0
+    assert "notice: step 4: eval_loss is nan: the loss of some record is no finite number" in capsys.readouterr().out
+
+
 def test_proof_of_finite_weights_that_give_no_finite_loss_says_so(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

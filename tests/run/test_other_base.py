@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from minicpmv.cli.main import main
-from minicpmv.models.base_identity import BASE_FILE
+from minicpmv.inference.loading import load_model
+from minicpmv.models.base_identity import BASE_FILE, OtherBaseWarning
 from minicpmv.training.checkpoints import list_checkpoints
 from minicpmv.training.run import main as train
 from tests.run.training import flags, make_data, read_run
@@ -84,6 +88,69 @@ def test_other_base_is_refused_by_both_names(
     assert f"expected one of {place}/other (openbmb/MiniCPM-V-2_6, weights " in told
     assert "--allow-other-base" in told
     assert not (tmp_path / "out").exists() or command == "export"
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [("config.json", {"rope_theta": 5e5}), ("preprocessor_config.json", {"scale_resolution": 112})],
+)
+def test_same_weights_with_other_settings_are_another_base(
+    file: str, changes: dict[str, Any], place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = shutil.copytree(place / "base", tmp_path / "changed") / file
+    changed.write_text(json.dumps(json.loads(changed.read_text()) | changes))
+    lora = _copy(place, tmp_path, tmp_path / "changed")
+    assert main(_commands(lora, place, tmp_path / "out")["chat"]) == 2
+    told = capsys.readouterr().err
+    assert f"expected one of {tmp_path}/changed (openbmb/MiniCPM-V-2_6, weights " in told
+    assert "which has the same weights and other settings in config.json or preprocessor_config.json" in told
+    resumed = [*_flags(place, lora, *_LORA), "--resume_from_checkpoint", "true", "--max_steps", "2"]
+    assert train([*resumed, "--model_name_or_path", str(tmp_path / "changed")]) == 2
+    assert "and other settings in config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["serve", "ui"])
+def test_bases_are_compared_before_anything_is_loaded(
+    command: str, place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"minicpmv.cli.{command}_command.open_model", lambda _: pytest.fail("loaded"))
+    lora, other = str(place / "lora"), str(place / "other")
+    others = ["--adapter", f"cats={lora}"] if command == "serve" else ["--compare", lora]
+    if command == "ui":  # names the base that it is put on
+        lora = str(_copy(place, place / "of-other", place / "other"))
+        others = ["--compare", lora]
+    assert main([command, other, "--port", "0", *others]) == 2
+    assert f"{lora}: found an adapter of {place}/base" in capsys.readouterr().err
+
+
+def test_evaluation_on_an_allowed_base_says_so(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lora = _copy(place, tmp_path, place / "other")
+    command = [*_commands(lora, place, tmp_path / "out")["eval"], "--allow-other-base", "--json"]
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)["other_base"]
+    assert found.startswith(f"trained on {place}/base")
+    assert f"put on {place}/other" in found
+    lora = _copy(place, tmp_path / "right")
+    assert main([*_commands(lora, place, tmp_path / "out")["eval"], "--json"]) == 0
+    assert "other_base" not in json.loads(capsys.readouterr().out)
+
+
+def test_peft_warns_of_another_base(place: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    lora = _copy(place, tmp_path, place / "other")
+    with pytest.warns(OtherBaseWarning) as warned:
+        AutoPeftModelForCausalLM.from_pretrained(str(lora))
+    (told,) = [str(each.message) for each in warned if each.category is OtherBaseWarning]
+    assert told.startswith(f"{lora}: trained on {place}/base (openbmb/MiniCPM-V-2_6, weights ")
+    assert f", put on {place}/other (openbmb/MiniCPM-V-2_6, weights " in told
+    base = AutoModelForCausalLM.from_pretrained(str(place / "other"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OtherBaseWarning)
+        with pytest.raises(OtherBaseWarning, match="put on"):
+            PeftModel.from_pretrained(base, str(lora))
+    recwarn.clear()
+    AutoPeftModelForCausalLM.from_pretrained(str(place / "lora"))
+    load_model(lora, allow_other_base=True)
+    assert not [each for each in recwarn if each.category is OtherBaseWarning], "its own base; and our own notice"
 
 
 def test_base_that_has_moved_is_the_same(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,7 @@ def run(arguments: Sequence[str]) -> int:
     metrics = find_metrics(split_names(options.metrics))
     if options.output:
         check_output(options.output, options.data, options.predictions)
+    other_base = None if options.predictions else _compare_base(options)
     asked = None if options.predictions else _find_answers(options, metrics)
     lines = _read(options, metrics) if asked is None else _ask(options, metrics, asked)
 
@@ -121,7 +122,8 @@ def run(arguments: Sequence[str]) -> int:
             if file is not None:
                 write_line(file, {**line, "scores": scores})
         results = scorer.results()
-    _print(options, metrics, results, scorer.num_records, of_file.share() if asked is None else asked.share)
+    share = of_file.share() if asked is None else asked.share
+    _print(options, metrics, results, scorer.num_records, share, other_base)
     return 0
 
 
@@ -133,6 +135,13 @@ def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -
             parser.error(f"--predictions: the answers are there already, so {', '.join(given)} can do nothing")
     elif not options.data:
         parser.error("expected MODEL and DATA, or --predictions FILE")
+
+
+def _compare_base(options: argparse.Namespace) -> str | None:
+    """Compare an adapter's base before anything is read; return what was allowed."""
+    from minicpmv.inference.loading import compare_own_base
+
+    return compare_own_base(options.model, allow_other=options.allow_other_base)
 
 
 def _print_metrics() -> None:
@@ -212,6 +221,7 @@ def _print(
     results: Mapping[str, Result],
     num_records: int,
     share: Share,
+    other_base: str | None,
 ) -> None:
     from minicpmv.evaluation.scores import shown
 
@@ -224,6 +234,8 @@ def _print(
                 for name, found in results.items()
             },
         }
+        if other_base is not None:
+            report["other_base"] = other_base
         print(json.dumps(report))
         return
     print(f"{'metric':<20} {'value':>8}   {'95 % interval':<20} answers")

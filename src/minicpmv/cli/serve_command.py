@@ -81,17 +81,18 @@ def run(arguments: Sequence[str]) -> int:
 
     from minicpmv.serving.address import is_loopback, listen, written
     from minicpmv.serving.prompt import context_length
-    from minicpmv.serving.served_models import name_models, serve_models
+    from minicpmv.serving.served_models import compare_bases, name_models, serve_models
     from minicpmv.serving.server import serve
 
     settings = _settings(options)
     base, paths = name_models(options.model, options.adapter, options.served_model_name)
+    compare_bases(base, paths, allow_other=options.allow_other_base)
     if settings.api_key is None and not is_loopback(options.host):
         print(f"notice: whoever reaches {options.host} may ask: there is no --api-key", file=sys.stderr)
     with listen(options.host, options.port) as listening:
         loaded = open_model(argparse.Namespace(**vars(options) | {"model": base}))
         context_length(loaded, settings)
-        served = serve_models(loaded, paths, allow_other_base=options.allow_other_base)
+        served = serve_models(loaded, paths)
         address = f"{written(options.host, listening)}/v1"
         names = ", ".join(served.adapters)
         serve(served, settings, listening, on_ready=lambda: print(f"Serving {names} at {address}", flush=True))

@@ -22,6 +22,7 @@ from peft.utils import get_peft_model_state_dict
 from minicpmv.errors import CheckpointError
 from minicpmv.models.checkpoint import own_shapes
 from minicpmv.models.foreign_adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, as_peft_writes_it, check_kind
+from minicpmv.models.peft_loading import already_compared
 from minicpmv.models.versions import VERSIONS, Version, detect_version
 from minicpmv.models.weight_files import Shape, read_shapes
 
@@ -146,7 +147,7 @@ _Loaded = TypeVar("_Loaded")
 
 def _wrap(fitting: _Fitting, load: Callable[[], _Loaded]) -> _Loaded:
     try:
-        with warnings.catch_warnings():
+        with already_compared(), warnings.catch_warnings():
             # PEFT 0.21 asks transformers by its old name; may go with the PEFT release that asks by the new one.
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # the caller's to find

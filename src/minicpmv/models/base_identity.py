@@ -1,14 +1,15 @@
 """Says which base model an adapter belongs to, and compares it with the one that it is put on.
 
 Shapes do not tell a base from its fine-tune, nor one download from another; an adapter on the wrong one answers, and
-nothing shows that it answers differently. So every adapter that is trained here states the digest of its base's
-weights, in a file of its own that PEFT does not read.
+nothing shows that it answers differently. So every adapter that is trained here states the digests of its base's
+weights and of the settings that decide what they compute, in a file of its own that PEFT does not read.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import warnings
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,9 +18,20 @@ from typing import Any
 from minicpmv.errors import CheckpointError
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.directories import find_directory
+from minicpmv.models.function_digest import digest_function
 from minicpmv.models.weight_digests import KEPT, digest_weights
 
-__all__ = ["BASE_FILE", "BaseIdentity", "compare_base", "identify_base", "read_base", "warn_of_base", "write_base"]
+__all__ = [
+    "BASE_FILE",
+    "BaseIdentity",
+    "OtherBaseWarning",
+    "compare_base",
+    "identify_base",
+    "read_base",
+    "warn_of_base",
+    "warn_of_other_base",
+    "write_base",
+]
 
 BASE_FILE = "base_model.json"
 """File beside ``adapter_config.json``."""
@@ -28,6 +40,10 @@ _SHOWN = 12
 """Digits of a digest."""
 _ENDINGS = ["*.json", "*.safetensors", "*.bin"]
 _logger = logging.getLogger(__name__)
+
+
+class OtherBaseWarning(UserWarning):
+    """An adapter is put on another base than the one that it was trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +58,19 @@ class BaseIdentity:
     """As ``WeightDigests`` has it."""
     shapes: str
     """As ``WeightDigests`` has it."""
+    function: str
+    """As ``digest_function`` has it: with other settings the same weights compute something else."""
 
     def __str__(self) -> str:
         return f"{self.path} ({self.model}, weights {self.weights[:_SHOWN]})"
+
+    def find_difference(self, other: BaseIdentity) -> str | None:
+        """Say what makes another one another model; None if it is the same."""
+        if self.weights != other.weights:
+            return "whose weights are others"
+        if self.function != other.function:
+            return "which has the same weights and other settings in config.json or preprocessor_config.json"
+        return None
 
 
 def identify_base(base: str | Path, *, kept: Path | None = KEPT, **options: Any) -> BaseIdentity:
@@ -60,8 +86,9 @@ def identify_base(base: str | Path, *, kept: Path | None = KEPT, **options: Any)
     """
     folder = find_directory(str(base), asked_by="base model", allow_patterns=_ENDINGS, **options)
     name = str(folder.resolve()) if Path(base).expanduser().is_dir() else str(base)
-    version = MiniCPMVConfig.from_pretrained(folder).minicpmv_version
-    return BaseIdentity(name, version.model, *digest_weights(folder, kept=kept))
+    config = MiniCPMVConfig.from_pretrained(folder)
+    function = digest_function(folder, config)
+    return BaseIdentity(name, config.minicpmv_version.model, *digest_weights(folder, kept=kept), function)
 
 
 def write_base(directory: Path, base: BaseIdentity) -> None:
@@ -109,14 +136,15 @@ def compare_base(
         _warn(f"{adapter}: it does not say which weights it was trained on ({BASE_FILE}), so the base is not compared")
         return None
     now = base if isinstance(base, BaseIdentity) else identify_base(base)
-    if then.weights == now.weights:
+    difference = then.find_difference(now)
+    if difference is None:
         return None
     if not allow_other:
         raise CheckpointError(
-            f"{adapter}: found an adapter of {then}, expected one of {now}, whose weights are others\n"
+            f"{adapter}: found an adapter of {then}, expected one of {now}, {difference}\n"
             f"  fix: name the base that it was trained on, or train one for this base; {switch} uses it all the same"
         )
-    return f"trained on {then}, put on {now}"
+    return f"trained on {then}, put on {now}, {difference}"
 
 
 def warn_of_base(adapter: str | Path, base: str | Path, *, allow_other: bool) -> str | None:
@@ -129,6 +157,19 @@ def warn_of_base(adapter: str | Path, base: str | Path, *, allow_other: bool) ->
     if allowed is not None:
         _warn(f"{adapter}: {allowed}")
     return allowed
+
+
+def warn_of_other_base(adapter: str | Path, base: str | Path) -> None:
+    """Give an ``OtherBaseWarning`` if a base is not the one that an adapter was trained on, or cannot be compared.
+
+    For callers who load with PEFT. As an error, ``warnings.simplefilter("error", OtherBaseWarning)``, it refuses.
+    """
+    try:
+        found = compare_base(adapter, base, allow_other=True)
+    except CheckpointError as error:
+        found = f"its base is not compared: {error}"
+    if found is not None:
+        warnings.warn(f"{adapter}: {found}", OtherBaseWarning, stacklevel=4)
 
 
 @lru_cache(maxsize=256)

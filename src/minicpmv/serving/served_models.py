@@ -12,7 +12,7 @@ from minicpmv.inference.loading import LoadedModel, base_of_adapter
 from minicpmv.models.adapters import attach_adapters
 from minicpmv.models.base_identity import warn_of_base
 
-__all__ = ["ServedModels", "name_models", "serve_models"]
+__all__ = ["ServedModels", "compare_bases", "name_models", "serve_models"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +72,31 @@ def name_models(model: str, given: list[str], served_name: str | None) -> tuple[
     return base or model, paths
 
 
-def serve_models(
-    loaded: LoadedModel, paths: Mapping[str, str | None], *, allow_other_base: bool = False
-) -> ServedModels:
-    """Put adapters on a base.
+def compare_bases(base: str, paths: Mapping[str, str | None], *, allow_other: bool) -> None:
+    """Make sure, before the base is loaded, that every adapter was trained on it; say so where another is allowed.
+
+    Args:
+        base: Its directory or hub name.
+        paths: As ``name_models`` returned them.
+        allow_other: Whether an adapter may have been trained on another base.
+
+    Raises:
+        CheckpointError: An adapter belongs to another base.
+    """
+    for path in filter(None, paths.values()):
+        warn_of_base(path, base, allow_other=allow_other)
+
+
+def serve_models(loaded: LoadedModel, paths: Mapping[str, str | None]) -> ServedModels:
+    """Put adapters on a base. ``compare_bases`` has looked whether it is theirs.
 
     Args:
         loaded: The base, without an adapter.
         paths: As ``name_models`` returned them.
-        allow_other_base: Whether an adapter may have been trained on other weights.
 
     Raises:
-        CheckpointError: An adapter does not fit the base, or belongs to another one.
+        CheckpointError: An adapter does not fit the base.
     """
-    for path in filter(None, paths.values()):
-        warn_of_base(path, loaded.base, allow_other=allow_other_base)
     # Names of ours, because PEFT's become names of modules, which allow no dot.
     adapters = {name: None if path is None else f"adapter{number}" for number, (name, path) in enumerate(paths.items())}
     directories = {adapter: path for adapter, path in zip(adapters.values(), paths.values(), strict=True) if path}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from minicpmv.errors import MiniCPMVError, NotFiniteError, UsageError
+from minicpmv.data.dataset import ConversationDataset
+from minicpmv.errors import DataError, MiniCPMVError, NotFiniteError, UsageError
 from minicpmv.report.writing import write_report
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.base import dtype_to_save
@@ -18,10 +19,11 @@ from minicpmv.training.epoch_loss import EPOCH_LOSS
 from minicpmv.training.evidence import discard
 from minicpmv.training.interruption import Interruption
 from minicpmv.training.material import Material
-from minicpmv.training.proof import prove_saved
+from minicpmv.training.processes import gather
+from minicpmv.training.proof import choose_batch, prove_saved
 from minicpmv.training.record import RunFile, chat_command, minicpmv_command
 from minicpmv.training.rounding import Kept, describe_kept, warn_of_loss
-from minicpmv.training.saving import TooLargeError, save_adapter, save_full
+from minicpmv.training.saving import AllLostError, TooLargeError, save_adapter, save_full
 from minicpmv.training.trainer import MiniCPMVTrainer
 
 __all__ = ["complete"]
@@ -64,16 +66,21 @@ def complete(
         say(trainer.features.finish(trainer.args.device))  # whoever proves what was saved looks at the images
     record.note(metrics=metrics, log=trainer.state.log_history)
     _refuse_unchanged(trainer, record)
+    dataset = material.train if material.held_out is None else material.held_out
     try:
+        if not run.prove_saved:
+            _try_once(trainer, material, dataset, run)
         saved, kept = _save(trainer, material, run)
     except NotFiniteError:
         record.write(status="not finite", step=trainer.state.global_step)
+        raise
+    except AllLostError:
+        record.write(status="unchanged", step=trainer.state.global_step)
         raise
     if kept:
         _tell_kept(kept, record, run, dtype_to_save(run, material.config))
     if run.prove_saved:
         record.write(status="saved")
-        dataset = material.train if material.held_out is None else material.held_out
         try:
             collator = material.collator
             prove_saved(trainer, run, saved, kept, dataset=dataset, collator=collator, interruption=interruption)
@@ -136,6 +143,21 @@ def _refuse_unchanged(trainer: MiniCPMVTrainer, record: RunFile) -> None:
         )
 
 
+def _try_once(trainer: MiniCPMVTrainer, material: Material, dataset: ConversationDataset, run: RunArguments) -> None:
+    """Compute one loss with what is to be saved; the proof does so where it is on.
+
+    Raises:
+        NotFiniteError: It is no finite number.
+    """
+    batch = None
+    try:
+        batch, _ = choose_batch(dataset, material.collator, most_tokens=run.model_max_length)
+    except DataError as fault:  # what was trained is saved all the same
+        notice(f"the trained model was not tried on a record before it is saved: {fault}")
+    if all(gather(batch is not None)) and batch is not None:
+        trainer.refuse_no_number(batch)
+
+
 def _tell_kept(kept: dict[str, Kept], record: RunFile, run: RunArguments, dtype: torch.dtype) -> None:
     """Say what rounding has kept, which the trained model's own numbers do not show."""
     say(describe_kept(kept, dtype))
@@ -157,8 +179,15 @@ def _save(
         return save_adapter(trainer, directory), {}
     dtype = dtype_to_save(run, material.config)
     try:
-        return save_full(trainer, directory, base=material.base, dtype=dtype, rounding=run.save_rounding)
-    except TooLargeError:
+        return save_full(
+            trainer,
+            directory,
+            base=material.base,
+            dtype=dtype,
+            rounding=run.save_rounding,
+            may_lose_all=run.save_dtype != "auto",
+        )
+    except (TooLargeError, AllLostError):
         trainer.save_now()  # what was trained is not lost
         raise
 

@@ -72,6 +72,7 @@ _FREE = (
     "prove_saved",
     "report",
     "save_dtype",
+    "save_rounding",
     "vision_activation_checkpointing",
     "vision_cache",
     "vision_cache_gb",
@@ -127,9 +128,10 @@ def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 def find_other_base(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, bool] | None:
     """Name both bases if they are not one, and say whether one's weights have their places in the other."""
     then, here = BaseIdentity(**before[_BASE]), BaseIdentity(**now[_BASE])
-    if then.weights == here.weights:
+    difference = then.find_difference(here)
+    if difference is None:
         return None
-    return f"--model_name_or_path: {then} then, {here} now", then.shapes == here.shapes
+    return f"--model_name_or_path: {then} then, {here} now, {difference}", then.shapes == here.shapes
 
 
 def find_other_lengths(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

@@ -54,10 +54,10 @@ class BaseReading:
         first = found[0]
         assert isinstance(first, BaseIdentity), "process 0 is the first of its machine"
         for rank, other in enumerate(found):
-            if isinstance(other, BaseIdentity) and other.weights != first.weights:
+            if isinstance(other, BaseIdentity) and other.find_difference(first) is not None:
                 raise CheckpointError(
                     f"--model_name_or_path: process 0 found {first}, process {rank} on another machine found {other}\n"
-                    "  fix: give every machine the same weights"
+                    "  fix: give every machine the same model"
                 )
         return first
 

@@ -32,7 +32,7 @@ from minicpmv.training.reload_proof import describe_proof
 from minicpmv.training.rounding import Kept
 from minicpmv.training.trainer import MiniCPMVTrainer
 
-__all__ = ["prove_saved"]
+__all__ = ["choose_batch", "prove_saved"]
 
 _MOST_RECORDS = 4
 _LOOKED = 100
@@ -82,7 +82,7 @@ def prove_saved(
     tensors = {name: (dtypes[name], digest) for name, digest in digest_tensors(saved, dtypes).items()}
     precisions = {tensor.dtype for tensor in saved.values() if tensor.is_floating_point()}
     saved.clear()  # perhaps a second copy of the model
-    batch, records = _choose_batch(dataset, collator, most_tokens=run.model_max_length)
+    batch, records = choose_batch(dataset, collator, most_tokens=run.model_max_length)
     loss = trainer.measure(batch)
 
     def write() -> None:
@@ -102,7 +102,7 @@ def prove_saved(
     interruption.act_at_once(f"all is saved in {directory}")
 
 
-def _choose_batch(
+def choose_batch(
     dataset: ConversationDataset, collator: Collator, *, most_tokens: int
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Join the first few records, one with an image among them; the first may have more tokens than asked for."""

@@ -105,6 +105,8 @@ def prepare_directory(
     start = choose_together(choose, is_leader=args.local_process_index == 0)
     for text in start.notices:
         notice(text)
+    if start.path is not None and pictures is None:
+        notice("images are not compared with those of then: --check_first false knows no file before it is read")
     if args.local_process_index == 0 and args.output_dir and not run.dry_run:
         stale = remove_stale(args.output_dir)
         if stale:

@@ -17,10 +17,12 @@ from torch import Tensor
 from minicpmv.models.own_tensors import OwnTensors
 from minicpmv.training.parts import part_of
 
-__all__ = ["ENOUGH", "Kept", "describe_kept", "measure_kept", "round_stochastically", "warn_of_loss"]
+__all__ = ["ENOUGH", "NOTHING", "Kept", "describe_kept", "measure_kept", "round_stochastically", "warn_of_loss"]
 
 ENOUGH = 0.9
 """Share of a part's change below which the run warns."""
+NOTHING = 0.01
+"""Share below which nothing has survived. It is not 0: values of 0, as of biases, keep the smallest updates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ def measure_kept(
     """Compare what is saved with what was trained, part by part, reading one tensor of the base at a time.
 
     Args:
-        trained: As it is after training, by the model's own names.
+        trained: What was trained, as it is after training, by the model's own names.
         saved: The same, rounded.
         base: The checkpoint that training started from.
         skeleton: Its model, without weights.

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from minicpmv.data.whole_files import write_json
-from minicpmv.errors import NotFiniteError
+from minicpmv.errors import NotFiniteError, UsageError
 from minicpmv.models.base_identity import write_base
 from minicpmv.models.end_tokens import complete_end_ids, find_end_ids
 from minicpmv.models.finiteness import find_not_finite
@@ -29,16 +29,15 @@ from minicpmv.models.versions import detect_version
 from minicpmv.training.base import build_skeleton
 from minicpmv.training.checkpoints import STAGING
 from minicpmv.training.disk import writing
-from minicpmv.training.engine import load_deepspeed
-from minicpmv.training.fsdp import reshard, whole
 from minicpmv.training.lora import as_plain_lora
+from minicpmv.training.masters import collect_adapter, collect_model
 from minicpmv.training.parts import is_lora_tensor
 from minicpmv.training.processes import raise_together
-from minicpmv.training.rounding import Kept, measure_kept, round_stochastically
+from minicpmv.training.rounding import NOTHING, Kept, measure_kept, round_stochastically
 from minicpmv.training.trainer import MiniCPMVTrainer
 from minicpmv.training.weights import name_few
 
-__all__ = ["FULLY_TRAINED", "TooLargeError", "copy_companions", "save_adapter", "save_full"]
+__all__ = ["FULLY_TRAINED", "AllLostError", "TooLargeError", "copy_companions", "save_adapter", "save_full"]
 
 FULLY_TRAINED = "vpm_resampler_embedtokens.pt"
 """The official recipe's name for the tensors that an adapter's run has trained fully, outside LoRA."""
@@ -50,6 +49,10 @@ _MOST_BYTES = 256 * 2**20
 
 class TooLargeError(NotFiniteError):
     """Trained weights are finite, but not in the precision in which they are to be saved."""
+
+
+class AllLostError(UsageError):
+    """Weights have changed, and nothing of it is left in the precision in which they are to be saved."""
 
 
 def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> dict[str, Tensor]:
@@ -65,7 +68,7 @@ def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> dict[str, Tensor]
     """
     trainer.refuse_not_finite()
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    tensors = _gather(model)
+    tensors = collect_adapter(model)
     if not trainer.args.should_save:
         return {}
     assert isinstance(model, PeftModel)
@@ -86,7 +89,13 @@ def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> dict[str, Tensor]
 
 
 def save_full(
-    trainer: MiniCPMVTrainer, directory: Path, *, base: Path, dtype: torch.dtype, rounding: str = "nearest"
+    trainer: MiniCPMVTrainer,
+    directory: Path,
+    *,
+    base: Path,
+    dtype: torch.dtype,
+    rounding: str = "nearest",
+    may_lose_all: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, Kept]]:
     """Write a complete checkpoint in the released layout. Every process must call it.
 
@@ -96,6 +105,7 @@ def save_full(
         base: The checkpoint that training started from.
         dtype: Precision of what is written.
         rounding: ``nearest`` or ``stochastic``, which follows from the run's seed.
+        may_lose_all: Whether a model is saved of which rounding makes the base again.
 
     Returns:
         The tensors as they were written, by the model's own names, and what rounding has kept of each part's change
@@ -103,24 +113,33 @@ def save_full(
 
     Raises:
         NotFiniteError: A tensor is not finite, in training or as it would be saved; nothing is written.
+        AllLostError: Rounding makes the base of it again; nothing is written.
     """
     trainer.refuse_not_finite()
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        tensors: Any = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # empty except on the first process
-    else:
-        tensors = model.state_dict()
+    assert isinstance(model, PreTrainedModel)
+    tensors = collect_model(trainer)
     cast = _round(tensors, dtype, rounding, seed=trainer.args.seed)
     cast |= {name: cast[same] for name, same in model.all_tied_weights_keys.items() if {name, same} <= cast.keys()}
-    raise_together(lambda: _refuse_too_large(cast, dtype) if trainer.args.should_save else None)
+    kept: dict[str, Kept] = {}
+
+    def check() -> None:
+        if trainer.args.should_save:
+            _refuse_too_large(cast, dtype)
+            trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+            rounded = {name: tensors[name] for name in trained if tensors[name].dtype == torch.float32 != dtype}
+            if rounded:
+                kept.update(measure_kept(rounded, cast, base, build_skeleton(base)))
+            if not may_lose_all:
+                _refuse_lost(kept, dtype)
+
+    raise_together(check)
     if not trainer.args.should_save:
         return {}, {}
-    assert isinstance(model, PreTrainedModel)
     with _staged(directory) as staged:
         model.save_pretrained(str(staged), state_dict=cast)
         copy_companions(base, staged, dtype=dtype)
-    is_rounded = any(tensor.dtype == torch.float32 != dtype for tensor in tensors.values())
-    return cast, measure_kept(tensors, cast, base, build_skeleton(base)) if is_rounded else {}
+    return cast, kept
 
 
 def _round(tensors: Mapping[str, Tensor], dtype: torch.dtype, rounding: str, *, seed: int) -> dict[str, Tensor]:
@@ -144,6 +163,19 @@ def _refuse_too_large(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None
             f"than {torch.finfo(dtype).max:g}): {name_few(broken)}, expected a precision that holds what was trained; "
             "the model is not saved\n  fix: the same command with --resume_from_checkpoint true --save_dtype float32 "
             "or bfloat16 saves it from the checkpoint of the last step"
+        )
+
+
+def _refuse_lost(kept: Mapping[str, Kept], dtype: torch.dtype) -> None:
+    if kept and all(part.kept < NOTHING for part in kept.values()):
+        name = str(dtype).removeprefix("torch.")
+        shares = ", ".join(f"{part} {found.kept:.1%}" for part, found in kept.items())
+        raise AllLostError(
+            f"Nothing of what was trained survives in {name}: found shares of {shares}, because updates are smaller "
+            f"than the distance of neighbouring numbers, expected {NOTHING:.0%} of some part; the model is not saved\n"
+            "  fix: the same command with --resume_from_checkpoint true and --save_dtype float32 or --save_rounding "
+            "stochastic saves it from the checkpoint of the last step; "
+            f"--save_dtype {name} saves it in {name} all the same"
         )
 
 
@@ -198,22 +230,3 @@ def _staged(directory: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, target)
     shutil.rmtree(staged.parent)
-
-
-def _gather(model: nn.Module) -> dict[str, Tensor]:
-    """Collect on the CPU what an adapter consists of; ZeRO-3 and FSDP keep a slice of each tensor on each process."""
-    reshard(model)
-    wanted = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad or ".modules_to_save." in name
-    }
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in wanted.items():
-        if hasattr(parameter, "ds_id"):
-            with load_deepspeed().zero.GatheredParameters([parameter]):
-                tensors[name] = parameter.detach().cpu().clone()
-        else:
-            tensors[name] = whole(parameter.detach()).cpu().clone()
-    buffers = {name: buffer for name, buffer in model.named_buffers() if ".modules_to_save." in name}
-    return tensors | {name: buffer.detach().cpu() for name, buffer in buffers.items()}

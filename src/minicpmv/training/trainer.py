@@ -6,6 +6,7 @@ micro-batches and processes (``num_items_in_batch``); Trainer makes up for the a
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from transformers.trainer_utils import TrainOutput
 
 from minicpmv.data.grouping import BatchPlanner
 from minicpmv.data.picture_digests import PictureDigests
+from minicpmv.errors import NotFiniteError
 from minicpmv.models.base_identity import BaseIdentity, write_base
 from minicpmv.models.flops import flops_of_each
 from minicpmv.models.loss import sum_weights
@@ -45,7 +47,7 @@ from minicpmv.training.lora import evaluate_as_trained
 from minicpmv.training.manifest import num_bytes, seal
 from minicpmv.training.measurement import Measurement
 from minicpmv.training.numbering import NumberedCollator, NumberedDataset, take_numbers
-from minicpmv.training.processes import num_processes, raise_together, take_maximum, wait_for_all
+from minicpmv.training.processes import gather, num_processes, raise_together, take_maximum, wait_for_all
 from minicpmv.training.rates import Rates, split_groups
 from minicpmv.training.resume import PICTURES
 from minicpmv.training.samples import AskAtStart, Samples
@@ -318,7 +320,11 @@ class MiniCPMVTrainer(Trainer):
         total, weight = both.tolist()
         prefix = kwargs.get("metric_key_prefix", "eval")
         metrics: Any = output.metrics
-        metrics[f"{prefix}_loss"] = total / weight if weight else float("nan")
+        mean = total / weight if weight else float("nan")
+        metrics[f"{prefix}_loss"] = mean
+        if not math.isfinite(mean):
+            why = "the loss of some record is no finite number" if weight else "no record has a token to measure"
+            notice(f"step {self.state.global_step}: {prefix}_loss is {mean}: {why}; no checkpoint is the best by it")
         eval_metrics = self.eval_metrics.get(prefix.removeprefix("eval").removeprefix("_"))
         if eval_metrics is not None:
             found = eval_metrics.of_loss(total, weight) | self._measure_answers(eval_metrics.measure)
@@ -406,17 +412,37 @@ class MiniCPMVTrainer(Trainer):
     def _checkpoint_path(self) -> Path:
         return Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
 
-    def refuse_not_finite(self) -> None:
+    def refuse_not_finite(self, *, with_optimizer: bool = False) -> None:
         """Make sure before something is saved that it is worth it. Every process must call it.
 
+        Args:
+            with_optimizer: Whether the optimizer's state is saved as well.
+
         Raises:
-            NotFiniteError: A trained weight is NaN or infinite.
+            NotFiniteError: A trained weight, or a value of that state, is NaN or infinite.
         """
         refuse_not_finite(
             self._live_model,
             where=f"step {self.state.global_step} of {self.state.max_steps}",
             fix=way_out(self.args, before=self.state.global_step),
+            optimizer=self.optimizer if with_optimizer else None,
         )
+
+    def refuse_no_number(self, batch: dict[str, Tensor]) -> None:
+        """Make sure that the weights of the last update, which no step has tried, compute a number.
+
+        Every process must call it, with the same batch.
+
+        Raises:
+            NotFiniteError: The loss is NaN or infinite.
+        """
+        loss = self.measure(batch)
+        if any(not math.isfinite(each) for each in gather(loss)):
+            raise NotFiniteError(
+                f"step {self.state.global_step} of {self.state.max_steps}: found finite weights that compute a loss of "
+                f"{loss}, expected a finite number; nothing of this step was saved as a model\n"
+                f"  fix: {way_out(self.args, before=self.state.global_step)}"
+            )
 
     def save_now(self) -> None:
         """Write a checkpoint of the last step, unless there is one. Every process must call it."""
@@ -425,7 +451,7 @@ class MiniCPMVTrainer(Trainer):
             self._save_checkpoint(self._live_model, None)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self.refuse_not_finite()
+        self.refuse_not_finite(with_optimizer=not self.args.save_only_model)
         final = self._checkpoint_path()
         staged = final.parent / STAGING / final.name
         started = time.perf_counter()

@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from minicpmv.errors import NotFiniteError
 from minicpmv.models.finiteness import find_not_finite
 from minicpmv.training.fsdp import reshard
+from minicpmv.training.optimizer_state import own_state
 from minicpmv.training.parts import is_lora_tensor, part_of
 from minicpmv.training.processes import gather
 
@@ -28,23 +29,28 @@ _AT_ONCE = 2**24
 """Values of which a copy is made at a time."""
 
 
-def refuse_not_finite(model: nn.Module, *, where: str, fix: str) -> None:
+def refuse_not_finite(model: nn.Module, *, where: str, fix: str, optimizer: Any = None) -> None:
     """Make sure that all trained weights are finite. Every process must call it, and all raise the same.
 
     Args:
         model: Whose trained weights are looked at.
+        optimizer: Whose state is looked at as well; None: it is not to be saved.
         where: Begins the message.
         fix: Ends it.
 
     Raises:
-        NotFiniteError: A weight is NaN or infinite on some process.
+        NotFiniteError: A weight, or a value of the optimizer's, is NaN or infinite on some process.
     """
-    mine = find_not_finite(_own_pieces(model))
-    everywhere = gather(mine)
-    broken = [name for name, _ in model.named_parameters() if any(name in names for names in everywhere)]
+    state = () if optimizer is None else own_state(optimizer, model)
+    everywhere = gather((find_not_finite(_own_pieces(model)), find_not_finite(state)))
+    broken = [name for name, _ in model.named_parameters() if any(name in names for names, _ in everywhere)]
+    kind = "trained tensor{}"
+    if not broken:
+        broken = list(dict.fromkeys(name for _, names in everywhere for name in names))
+        kind = "tensor{} of the optimizer's state"
     if broken:
         raise NotFiniteError(
-            f"{where}: found {len(broken)} trained tensor{'s' * (len(broken) > 1)} with values that are not finite "
+            f"{where}: found {len(broken)} {kind.format('s' * (len(broken) > 1))} with values that are not finite "
             f"(NaN or infinite): {name_few(broken)}, expected finite ones; nothing of this step was saved\n  fix: {fix}"
         )
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from minicpmv.errors import UsageError
-from minicpmv.inference.loading import LoadedModel, base_of_adapter
-from minicpmv.serving.served_models import serve_models
+from minicpmv.inference.loading import LoadedModel, base_of_adapter, compare_own_base
+from minicpmv.serving.served_models import compare_bases, serve_models
 
 __all__ = ["OWN_BASE", "Speaker", "load_speakers"]
 
@@ -39,7 +39,7 @@ def load_speakers(
         model: As for ``load_model``.
         compare: Another one, ``OWN_BASE``, or None for nothing.
         load: Opens a model by its directory or name.
-        allow_other_base: As for ``serve_models``, where both have one base.
+        allow_other_base: As for ``compare_bases``, where both have one base.
 
     Raises:
         UsageError: There are not two different models to compare.
@@ -61,9 +61,12 @@ def load_speakers(
         raise UsageError(f"--compare: found {compare!r} twice, expected another model\n  fix: name another one")
     model_base, compare_base = (bases[path] or path for path in paths)
     if not _same(model_base, compare_base):
+        for path in paths:
+            compare_own_base(path, allow_other=allow_other_base)
         return [Speaker(_shown(path), load(path), nullcontext) for path in paths]
     adapters = {path: path if bases[path] else None for path in paths}
-    served = serve_models(load(model_base), adapters, allow_other_base=allow_other_base)
+    compare_bases(model_base, adapters, allow_other=allow_other_base)
+    served = serve_models(load(model_base), adapters)
     # Two answers are written at the same time, which PEFT's own generate(), but not the model inside, forbids: it puts
     # a method of its own into the model for as long as one of them takes.
     inner = replace(served.loaded, model=cast("Any", served.loaded.model).get_base_model())

@@ -13,7 +13,13 @@ from minicpmv.training.manifest import MANIFEST, find_fault, seal
 from minicpmv.training.resume import Setting, choose_resume_point
 
 _COURSE = {
-    "base_model": {"path": "/model", "model": "MiniCPM-V-2.6", "weights": "a" * 64, "shapes": "b" * 64},
+    "base_model": {
+        "path": "/model",
+        "model": "MiniCPM-V-2.6",
+        "weights": "a" * 64,
+        "shapes": "b" * 64,
+        "function": "c" * 64,
+    },
     "record_lengths": None,
 }
 

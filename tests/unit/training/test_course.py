@@ -16,7 +16,7 @@ from minicpmv.training.course import describe_course, find_changes, find_extensi
 from minicpmv.training.settings import Machine, complete_settings
 
 _DATA = [{"path": "a.json", "sha256": "1" * 64}]
-_BASE = BaseIdentity("/models/2_6", "MiniCPM-V-2.6", "a" * 64, "b" * 64)
+_BASE = BaseIdentity("/models/2_6", "MiniCPM-V-2.6", "a" * 64, "b" * 64, "c" * 64)
 
 
 def course(
@@ -101,7 +101,8 @@ def test_base_counts_by_its_weights_wherever_it_lies() -> None:
     assert find_other_base(course(), course(base=replace(_BASE, path="/elsewhere"))) is None
     fine_tuned = replace(_BASE, path="/models/tuned", weights="c" * 64)
     assert find_other_base(course(), course(base=fine_tuned)) == (
-        f"--model_name_or_path: {_BASE} then, /models/tuned (MiniCPM-V-2.6, weights cccccccccccc) now",
+        f"--model_name_or_path: {_BASE} then, /models/tuned (MiniCPM-V-2.6, weights cccccccccccc) now, "
+        "whose weights are others",
         True,
     )
     larger = replace(fine_tuned, shapes="d" * 64)

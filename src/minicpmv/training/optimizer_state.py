@@ -1,0 +1,30 @@
+"""Lists the tensors of an optimizer's state that lie on this process, whatever engine divides them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+__all__ = ["own_state"]
+
+
+def own_state(optimizer: Any, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name each tensor of the state by its key and its weight; ZeRO keeps flat pieces of many weights together.
+
+    States of other types than torch's own, such as those packed in 8 bits, are left out.
+
+    Args:
+        optimizer: As Trainer has it: accelerate and DeepSpeed wrap the one that keeps the state.
+        model: Knows the weights' names.
+    """
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for number, (parameter, state) in enumerate(optimizer.state.items()):
+        for key, value in state.items():
+            piece = value.to_local() if isinstance(value, DTensor) else value
+            if type(piece) is Tensor:
+                yield f"{key} of {names.get(id(parameter), f'piece {number} of all weights')}", piece
