@@ -132,7 +132,7 @@ def test_run_of_which_rounding_leaves_nothing_is_no_success(tmp_path: Path, caps
     assert read_run(output)["status"] == "unchanged"
     again = (*arguments, "--resume_from_checkpoint", "true")
     assert main([*again, "--save_rounding", "stochastic"]) == 0
-    assert _kept(output)["language model"] == pytest.approx(1.0, abs=0.5)
+    assert abs(_kept(output)["language model"]) > 0.01, "all of it on average; of so little, scattered far"
     assert main([*again, "--save_dtype", "bfloat16"]) == 0, "who asks for it gets it"
     assert _kept(output)["language model"] < 0.01
     assert "of what was learnt is left in bfloat16" in capsys.readouterr().out

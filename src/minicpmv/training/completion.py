@@ -185,7 +185,7 @@ def _save(
             base=material.base,
             dtype=dtype,
             rounding=run.save_rounding,
-            may_lose_all=run.save_dtype != "auto",
+            may_lose_all=run.save_dtype != "auto" or run.save_rounding == "stochastic",  # which scatters about 1
         )
     except (TooLargeError, AllLostError):
         trainer.save_now()  # what was trained is not lost
