@@ -42,9 +42,12 @@ _ROLE_ALIASES = {
     "bot": "assistant",
     "model": "assistant",
     "chatgpt": "assistant",
+    "developer": "system",
 }
 _CONVERSATIONS_ALIASES = ("conversation", "messages", "message", "dialog", "dialogue", "turns", "chat")
 _MESSAGE_ALIASES = {"role": ("from", "speaker"), "content": ("value", "text", "message")}
+_CHOICES = {"choices", "options"}
+"""Keys under which other tools list answers to choose from; the answer is then the number of one."""
 _TOOL_ROLES = ("tool", "tools", "function", "function_call", "tool_call", "observation", "tool_response", "ipython")
 _MAX_MISSPELT = 40
 """Characters. Longer keys are no misspelling of ours, and comparing them takes long."""
@@ -261,7 +264,7 @@ def _check_message(record: RawRecord, number: int, message: object) -> Iterator[
     if "role" in fields and fields["role"] not in _ROLES:
         yield _unknown_role(record.where(f"{name}.role"), fields["role"])
     if "content" in fields:
-        yield from _check_content(record, f"{name}.content", fields.get("role"), fields["content"])
+        yield from _check_content(record, f"{name}.content", fields)
 
 
 def _unknown_role(where: str, role: object) -> Problem:
@@ -273,13 +276,18 @@ def _unknown_role(where: str, role: object) -> Problem:
     return Problem("D122", where, f"the role {quote(role)}", "user, assistant or system", fix)
 
 
-def _check_content(record: RawRecord, name: str, role: object, content: object) -> Iterator[Problem]:
+def _check_content(record: RawRecord, name: str, message: Mapping[str, object]) -> Iterator[Problem]:
+    content, role = message["content"], message.get("role")
     if not isinstance(content, str):
         fix = "write the text in quotes, with <image> where an image stands"
+        if _CHOICES & {each.key for each in record.unread}:
+            fix = "write the text of the choice: its number alone would be learnt as the answer"
         yield Problem("D124", record.where(name), _describe(content), "text", fix)
         return
     if not content.strip():
         where, found = record.where(name), "white space only" if content else "nothing"
+        if role == "assistant" and message.get("weight", 1) == 0:
+            return  # an answer that is only context may be empty
         if role == "assistant":
             yield Problem("D126", where, found, "an answer to learn", "write the answer or remove the record")
         else:

@@ -21,13 +21,15 @@ _NAMES_A_FILE = re.compile(
     r"<img>\s*(?P<img>[^<>\n]*[^<>\s])\s*</img>|<\|vision_start\|>(?P<vision>(?:(?!<\|).)+)<\|vision_end\|>"
 )
 _SHOWS_A_PICTURE = re.compile(
-    r"<\|(?:image_pad|image|image_\d+|vision_start|image_start|IMG_CONTEXT|begin_of_image)\|>|<IMG_CONTEXT>|\[IMG\]|<start_of_image>"
-    r"|<image_soft_token>|<image_placeholder>|<img_\d+>"
+    r"<\|(?:image_pad|image|image_\d+|vision_start|image_start|IMG_CONTEXT|begin_of_image)\|>|<IMG_CONTEXT>|<start_of_image>"
+    r"|<image_soft_token>|<image_placeholder>"
 )
 _FILM_OR_SOUND = re.compile(r"<(?P<kind>video|audio)>|<\|(?P<padded>video|audio)(?:_pad|_\d+)?\|>")
 _MARKDOWN = re.compile(r"!\[[^\]\n]*\]\((?!https?:)(?P<path>[^)\n]+)\)")
 _ENDING = re.compile(rf"\.(?:{'|'.join(sorted(IMAGE_ENDINGS))})\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\s<>\"'`()\[\]|]*$")
+_AFTER_A_SIGN = re.compile(r"^.*[:=,;]")
+"""What may stand before a path without a space: ``<image:cat.png>``, ``src=cat.png``."""
 _IN_THE_TEXT = "the picture under 'image' of the record, and <image> in its place"
 _MOST_CHARACTERS = 1024
 """Of a path."""
@@ -111,7 +113,8 @@ def _find_path(text: str, shown: set[str], root: str | None) -> tuple[str, str, 
     for match in _ENDING.finditer(text):
         line = text[max(text.rfind("\n", 0, match.start()) + 1, match.start() - _MOST_CHARACTERS) : match.start()]
         word = _WORD.search(line)
-        for stem in dict.fromkeys((word[0] if word else line, line.strip())):  # the second has spaces in its name
+        whole = word[0] if word else line
+        for stem in dict.fromkeys((whole, _AFTER_A_SIGN.sub("", whole), line.strip())):  # the last has spaces in it
             path = stem + match[0]
             if os.path.basename(path) not in shown and _is_file(root, path):
                 fix = f'write <image> here, and "image": {quote(path)} in the record'

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minicpmv.data.formats.messages import THINKING_KEYS, WEIGHT_KEYS
+from minicpmv.data.formats.pairs import ANSWERS, QUESTIONS
 
-__all__ = ["HARMLESS", "Meaning", "meaning_of"]
+__all__ = ["HARMLESS", "SWITCHES", "Meaning", "is_part_of_the_talk", "meaning_of"]
 
 _DESCRIBE = (
     "id index idx source dataset data_source origin category type task domain topic tags split lang language model "
@@ -18,8 +19,14 @@ _DESCRIBE = (
     "num_turns width height hash"
 )
 HARMLESS = frozenset(_DESCRIBE.split())
-"""Keys, with those that end in ``_id``, ``_index`` and ``_idx``, that describe a record: no number, boolean or long
-text under them qualifies an answer. A picture or a box does matter under them."""
+"""Keys, and last words of keys such as ``answer_type``, that describe a record: no number, boolean or long text under
+them qualifies an answer. A picture or a box does matter under them."""
+_SWITCH_NAMES = (
+    "parallel_tool_calls add_generation_prompt continue_final_message enable_thinking add_special_tokens stream "
+    "logprobs store"
+)
+SWITCHES = frozenset(_SWITCH_NAMES.split())
+"""Switches of chat templates and servers: false, they say that nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,36 @@ _AT_ANOTHER_PLACE = _by_name(
     ),
 )
 """Keys that are read, but not where they stand."""
+_SAID_ELSEWHERE = _by_name(
+    (
+        " ".join((*QUESTIONS, *ANSWERS, "input", "history", "conversations", "messages", "role", "content", "from")),
+        Meaning(
+            "a part of the conversation, which is read where there are no messages, or in a message",
+            "write what it holds into the messages, or remove the key",
+        ),
+    ),
+    (
+        "context hint passage choices options lecture document paragraph",
+        Meaning(
+            "a part of the question",
+            "write it into the question: of this the model sees nothing",
+        ),
+    ),
+    (
+        "system_message system_msg system_instruction system_content system_text sys sys_prompt sysprompt systemprompt "
+        "developer developer_message persona",
+        Meaning("an instruction for the whole conversation", "rename the key to 'system'"),
+    ),
+    (
+        "think thinks thought thoughts reasoning_details reasoning_text reasoning_trace rationale rationales cot "
+        "chain_of_thought explanation scratchpad reflection",
+        Meaning(
+            "thinking or a reason, which belongs to the answer",
+            "write it under 'reasoning_content' of the answer, or into the answer",
+        ),
+    ),
+)
+"""Keys whose texts matter at any length, unless the messages hold them."""
 _KNOWN = _by_name(
     (
         "video videos frames",
@@ -124,4 +161,9 @@ def meaning_of(key: str, value: object) -> Meaning | None:
             isinstance(value, bool) or value in (0, 1, -1) if not isinstance(value, str) else value.lower() in _TRUTHS
         )
         return _LABEL if is_truth else None
-    return _AT_ANOTHER_PLACE.get(key) or _KNOWN.get(key)
+    return _AT_ANOTHER_PLACE.get(key) or _SAID_ELSEWHERE.get(key) or _KNOWN.get(key)
+
+
+def is_part_of_the_talk(key: str) -> bool:
+    """Whether other tools hold a part of the conversation under a key."""
+    return key.lower() in _SAID_ELSEWHERE

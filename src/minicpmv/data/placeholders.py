@@ -31,8 +31,16 @@ PLAIN_PLACEHOLDERS = ("<image>", "<ImageHere>")
 """The two spellings of the seeds; they mean the same."""
 IMAGE_KEY = re.compile(r"<image_\d+>")
 """What a key of an ``image`` dict looks like."""
-_LOOKALIKE = re.compile(r"<\s*(?:image|img|image_?here|image_?\d+)\s*/?>", re.IGNORECASE)
-"""What somebody who mistypes a placeholder writes."""
+_LOOKALIKE = re.compile(
+    r"<\s*(?:images?|imgs?|pic|picture|image_?here|(?:image|img|pic|picture)[\s_-]?\d+)\s*/?>"
+    r"|\[\s*(?:image|img)(?:[\s_-]?\d+)?\s*\]",
+    re.IGNORECASE,
+)
+"""What somebody who mistypes a placeholder writes, or takes that of another tool."""
+_TAG = re.compile(r"(?<=[^\n])<(?:img|picture)>")
+"""A tag of a web page inside a line, in a record without an image to show: ``Is <img> a tag?``"""
+_ANY_TAG = re.compile("<(?:img|picture)>")
+"""The same, also where a line begins, in a record whose images have their placeholders."""
 _PLACEHOLDER = re.compile(rf"{'|'.join(PLAIN_PLACEHOLDERS)}|{IMAGE_KEY.pattern}")
 
 
@@ -148,12 +156,13 @@ def check_placeholders(
         if message["role"] == "user"
         for tag in _find_placeholders(message["content"])
     ]
-    if field.paths and not located:
-        yield from _check_strays(record, messages)
-    elif field.keys is None:
-        yield from _check_plain(record, located, len(field.paths))
-    else:
-        yield from _check_keyed(record, located, field.keys)
+    problems: list[Problem] = []
+    if located:
+        keys = field.keys
+        problems += (
+            _check_plain(record, located, len(field.paths)) if keys is None else _check_keyed(record, located, keys)
+        )
+    yield from problems or _check_strays(record, messages, has_images=bool(field.paths), is_placed=bool(located))
 
 
 def _check_plain(record: RawRecord, located: Sequence[tuple[str, str]], num_images: int) -> Iterator[Problem]:
@@ -191,16 +200,38 @@ def _check_keyed(record: RawRecord, located: Sequence[tuple[str, str]], keys: Se
             yield Problem("D135", record.where(f"image[{key!r}]"), "a key that no user turn holds", "its use", fix)
 
 
-def _check_strays(record: RawRecord, messages: Sequence[Mapping[str, str]]) -> Iterator[Problem]:
-    """Yield problems for text that looks like a placeholder without being one, in a record that has no true one."""
+def _find_lookalikes(text: str, *, has_images: bool, is_placed: bool) -> list[str]:
+    if "<" not in text and "[" not in text:
+        return []
+    if is_placed or not has_images:
+        text = (_ANY_TAG if is_placed else _TAG).sub("", text)
+    return [stray for stray in _LOOKALIKE.findall(text) if not _PLACEHOLDER.fullmatch(stray)]
+
+
+def _check_strays(
+    record: RawRecord, messages: Sequence[Mapping[str, str]], *, has_images: bool, is_placed: bool
+) -> Iterator[Problem]:
+    """Yield a problem for text that looks like a placeholder without being one, whether there are images or not.
+
+    Args:
+        record: Names the places.
+        messages: Its messages.
+        has_images: Whether it has images. Then a placeholder in a turn that is not the user's may be meant for them,
+        is_placed: unless they have their placeholders.
+    """
     for number, message in enumerate(messages):
         text = message["content"]
-        strays = _LOOKALIKE.findall(text) if message["role"] == "user" else _find_placeholders(text)
+        if message["role"] == "user":
+            strays = _find_lookalikes(text, has_images=has_images, is_placed=is_placed)
+        else:
+            strays = _find_placeholders(text) if has_images and not is_placed else []
         if strays:
             expected = "<image> (or a key such as <image_00>) in a user turn"
             fix = (
                 "correct the spelling" if message["role"] == "user" else "move it to the user turn that shows the image"
             )
+            if not has_images:
+                fix = "write <image> in place of it, and name the image under 'image' of the record"
             where = record.where(f"conversations[{number}].content")
             yield Problem("D138", where, f"{strays[0]!r} in a turn of the {message['role']}", expected, fix)
             return

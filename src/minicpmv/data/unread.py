@@ -17,9 +17,9 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from minicpmv.data.meanings import HARMLESS, meaning_of
+from minicpmv.data.meanings import HARMLESS, SWITCHES, is_part_of_the_talk, meaning_of
 from minicpmv.data.records import RawRecord, Unread, quote
-from minicpmv.data.values import are_points, find_boxes, find_media, holds_numbers, is_number, texts_in
+from minicpmv.data.values import are_points, find_boxes, find_media, holds_numbers, is_number, leaves_of, texts_in
 from minicpmv.errors import Problem
 
 __all__ = ["UnreadKeys"]
@@ -30,7 +30,16 @@ _LONG_BESIDE_AN_ANSWER = 3
 """Words of one beside an answer: it may be part of what should be learnt."""
 _SIZES = re.compile("size|shape|wh$|resolution|dim")
 """Names of pairs of numbers that are no points."""
-_HARMLESS_ENDINGS = ("_id", "_ids", "_index", "_idx")
+_HARMLESS_ENDINGS = ("_ids", *(f"_{name}" for name in HARMLESS))
+_WEIGHING = re.compile(
+    r"(?:^|[_-])(?:weight|weights|loss|mask|masked|ignore|ignored|skip|skipped|exclude|excluded|drop|keep|use|train|learn)"
+    r"(?:$|[_-])"
+)
+"""Words of a key of a record whose number says how much it counts, or whether."""
+_TRUTH = re.compile(r"true|false|yes|no", re.IGNORECASE)
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
+_MOST_NAMES = 100
+"""Keys of one level of a file that are named one by one; what is behind them are names made by a program."""
 _SHOWN = {
     "record": "",
     "message": "messages: ",
@@ -50,9 +59,17 @@ class _Kind:
     serious: tuple[int, RawRecord, Unread, str] | None = None
     """The first one that matters, and why."""
     is_picture: bool = False
+    is_rest: bool = False
+    """Whether it stands for all keys behind the first hundred."""
     positions: array[int] = field(default_factory=lambda: array("q"))
     """Of the records in which it matters."""
     looked_up: set[str] = field(default_factory=set[str])
+
+    def times(self) -> str:
+        """Word how often it is there."""
+        if self.is_rest:
+            return f" (and, behind {_MOST_NAMES} that are named, {self.count:,} such places in this file)"
+        return _times(self.count)
 
 
 class UnreadKeys:
@@ -66,6 +83,7 @@ class UnreadKeys:
         self._ignored = frozenset(ignored)
         self._kinds: dict[tuple[str, str, str], _Kind] = {}
         self._names: set[str] = set()
+        self._num_names: dict[tuple[str, str], int] = {}
         self._readings: dict[tuple[str, str], list[int | RawRecord]] = {}
 
     def add(self, record: RawRecord, position: int, root: str) -> None:
@@ -83,10 +101,7 @@ class UnreadKeys:
             if each.key in self._ignored:
                 self._names.add(_SHOWN[each.level] + each.key)
                 continue
-            name = (record.source, each.level, each.key)
-            kind = self._kinds.get(name)
-            if kind is None:
-                kind = self._kinds[name] = _Kind((position, record, each))
+            kind = self._kind_of(record, each, position)
             kind.count += 1
             why = _weigh(each, record, root, kind)
             if why is None:
@@ -96,13 +111,25 @@ class UnreadKeys:
             if not kind.positions or kind.positions[-1] != position:
                 kind.positions.append(position)
 
+    def _kind_of(self, record: RawRecord, each: Unread, position: int) -> _Kind:
+        """Return what is known of a key; all keys of a level behind the first hundred are one."""
+        kind = self._kinds.get((record.source, each.level, each.key))
+        if kind is None:
+            level = (record.source, each.level)
+            number = self._num_names[level] = self._num_names.get(level, 0) + 1
+            name = (*level, each.key if number <= _MOST_NAMES else "")
+            kind = self._kinds.get(name)
+            if kind is None:
+                kind = self._kinds[name] = _Kind((position, record, each), is_rest=number > _MOST_NAMES)
+        return kind
+
     def problems(self) -> Iterator[tuple[NDArray[np.int64], Problem]]:
         """Yield a problem for each key that matters, with the positions of all records in which it does."""
         for kind in self._kinds.values():
             if kind.serious is None:
                 continue
             _, record, each, why = kind.serious
-            where, found = _where(record, each), f"the key {each.key!r}, which nothing reads{_times(kind.count)}: {why}"
+            where, found = _where(record, each), f"the key {each.key!r}, which nothing reads{kind.times()}: {why}"
             expected, fix = _words(each)
             if kind.is_picture:
                 expected, fix = "images under the key 'image'", _image_fix(each)
@@ -119,7 +146,7 @@ class UnreadKeys:
         for kind in self._kinds.values():
             if kind.serious is None:
                 position, record, each = kind.first
-                found = f"the key {each.key!r}{_times(kind.count)}: {quote(each.value)}"
+                found = f"the key {each.key!r}{kind.times()}: {quote(each.value)}"
                 meaning = meaning_of(each.key, each.value)
                 said = f"; elsewhere it is {meaning.means}" if meaning else ""
                 expected = f"keys that something here reads; it is ignored{said}"
@@ -128,7 +155,10 @@ class UnreadKeys:
 
     def names(self) -> list[str]:
         """Return the keys, with the level of those that are no key of a record, in alphabetical order."""
-        return sorted(self._names | {_SHOWN[level] + key for _, level, key in self._kinds})
+        names = self._names.copy()
+        for (_, level, key), kind in self._kinds.items():
+            names.add(_SHOWN[level] + (f"{kind.count:,} of other names" if kind.is_rest else key))
+        return sorted(names)
 
 
 def _where(record: RawRecord, each: Unread) -> str:
@@ -175,8 +205,9 @@ def _weigh(each: Unread, record: RawRecord, root: str, kind: _Kind) -> str | Non
     told = find_media(value, root, kind.looked_up)
     if told is None and (find_boxes(value) or (are_points(value) and not _SIZES.search(each.key.lower()))):
         told = f"boxes or points: {quote(value)}"
-    if told is None:
-        told = _find_judgement(each)
+    told = told or _find_judgement(each)
+    if told is None and _may_be_said(each, record) and not _is_said(value, record):
+        told = f"a text: {quote(value)}"
     return None if told is None or _is_known(value, record) else told
 
 
@@ -184,19 +215,45 @@ def _says_nothing(value: object) -> bool:
     return isinstance(value, str) and value.strip().lower() in ("[]", "{}", "null", "none")
 
 
+def _describes(key: str) -> bool:
+    """Whether a key says what a record is, not what is said in it."""
+    return key.lower() in HARMLESS or key.lower().endswith(_HARMLESS_ENDINGS)
+
+
 def _find_judgement(each: Unread) -> str | None:
-    """Say whether a value may qualify an answer, or be a part of one."""
-    value, key = each.value, each.key
-    if key.lower() in HARMLESS or key.lower().endswith(_HARMLESS_ENDINGS):
+    """Say whether a value may qualify an answer."""
+    value = each.value
+    if _describes(each.key) or (value is False and each.key in SWITCHES):
         return None
-    flat = cast("list[object]", value) if isinstance(value, list) else [value]
-    if each.level in ("record", "answer") and any(isinstance(entry, bool) for entry in flat):
-        return f"the boolean {str(flat[0]).lower()}" if value is flat[0] else f"booleans: {quote(value)}"
-    if each.level in ("answer", "objects") and any(map(is_number, flat)):
-        return f"a number beside {'an answer' if each.level == 'answer' else 'boxes'}: {quote(value)}"
-    if any(_is_long(text, each.level) for text in texts_in(value)):
-        return f"a text: {quote(value)}"
+    leaves = list(leaves_of(value))
+    told = "a number beside an answer" if each.level == "answer" else "a number"
+    if each.level in ("record", "answer"):
+        if any(isinstance(leaf, bool) or _is_text(leaf, _TRUTH) for leaf in leaves):
+            return f"the boolean {str(value).lower()}" if isinstance(value, bool) else f"booleans: {quote(value)}"
+        is_weighed = each.level == "answer" or _WEIGHING.search(each.key.lower())
+        if is_weighed and any(is_number(leaf) or _is_text(leaf, _NUMBER) for leaf in leaves):
+            return f"{told}: {quote(value)}"
+    if each.level == "objects" and any(map(is_number, leaves)):
+        return f"a number beside boxes: {quote(value)}"
     return None
+
+
+def _is_text(leaf: object, words: re.Pattern[str]) -> bool:
+    return isinstance(leaf, str) and words.fullmatch(leaf.strip()) is not None
+
+
+def _may_be_said(each: Unread, record: RawRecord) -> bool:
+    """Whether a value may be a part of the conversation.
+
+    It is a long text, or one under a key that holds such parts elsewhere. Beside a question and an answer, which have
+    keys of their own, any text may be one.
+    """
+    if is_part_of_the_talk(each.key):
+        return any(text.strip() for text in texts_in(each.value))
+    if _describes(each.key):
+        return False
+    of_any_length = record.reading and each.level == "record"
+    return any(text.strip() and (of_any_length or _is_long(text, each.level)) for text in texts_in(each.value))
 
 
 def _is_long(text: str, level: str) -> bool:
@@ -205,6 +262,26 @@ def _is_long(text: str, level: str) -> bool:
     return len(text) > _LONG or (
         level == "answer" and len(text.split(None, _LONG_BESIDE_AN_ANSWER)) >= _LONG_BESIDE_AN_ANSWER
     )
+
+
+def _texts_of(record: RawRecord) -> list[str]:
+    """Return the texts of a record's messages, without placeholders."""
+    talk = cast("dict[str, object]", record.value).get("conversations") if isinstance(record.value, dict) else None
+    messages = (
+        [message for message in cast("list[object]", talk) if isinstance(message, dict)]
+        if isinstance(talk, list)
+        else []
+    )
+    contents = [cast("dict[str, object]", message).get("content") for message in messages]
+    return [content.replace("<image>", "").strip() for content in contents if isinstance(content, str)]
+
+
+def _is_said(value: object, record: RawRecord) -> bool:
+    """Whether each text of a value stands in the messages, in whole words; or all the messages in the one text."""
+    said, texts = _texts_of(record), [text.strip() for text in texts_in(value) if text.strip()]
+    if len(texts) == 1 and said and all(text in texts[0] for text in said):
+        return True
+    return all(any(re.search(rf"(?<!\w){re.escape(text)}(?!\w)", content) for content in said) for text in texts)
 
 
 def _is_known(value: object, record: RawRecord) -> bool:
@@ -219,12 +296,7 @@ def _is_known(value: object, record: RawRecord) -> bool:
     if isinstance(image, dict):
         image = list(cast("dict[str, object]", image).values())
     paths = cast("list[object]", image) if isinstance(image, list) else [image]
-    known = {os.path.basename(path) for path in paths if isinstance(path, str)}
-    talk = fields.get("conversations")
-    for message in cast("list[object]", talk) if isinstance(talk, list) else []:
-        if isinstance(message, dict):
-            content = cast("dict[str, object]", message).get("content")
-            known |= {content.strip(), content.replace("<image>", "").strip()} if isinstance(content, str) else set()
+    known = {os.path.basename(path) for path in paths if isinstance(path, str)}.union(_texts_of(record))
     texts = [text.strip() for text in texts_in(value)]
     return (
         bool(texts)

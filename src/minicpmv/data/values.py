@@ -6,12 +6,22 @@ Whether that matters is for ``unread`` to say.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
 from minicpmv.data.records import quote
 
-__all__ = ["IMAGE_ENDINGS", "are_points", "find_boxes", "find_media", "holds_numbers", "is_number", "texts_in"]
+__all__ = [
+    "IMAGE_ENDINGS",
+    "are_points",
+    "find_boxes",
+    "find_media",
+    "holds_numbers",
+    "is_number",
+    "leaves_of",
+    "texts_in",
+]
 
 _IMAGES = "png jpg jpeg jpe jfif gif bmp dib webp tif tiff heic heif avif jp2 ppm pgm svg ico"
 _OTHERS = "mp4 avi mov mkv webm flv wmv m4v mpg mpeg wav mp3 flac ogg m4a aac opus"
@@ -20,7 +30,7 @@ _OTHER_ENDINGS = frozenset(_OTHERS.split())
 _MOST_LOOKED_UP = 64
 """Different values of a key, in each file, for which the disk is asked whether they name a file: it may be far away."""
 _MOST_DEEP = 20
-_LEAST_BASE64 = 100
+_LEAST_BASE64 = 40
 """Characters of an image in a text."""
 _BASE64_IMAGES = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "data:image/")
 _CORNERS = (
@@ -31,6 +41,8 @@ _CORNERS = (
     {"left", "top", "width", "height"},
     {"xmin", "ymin", "xmax", "ymax"},
 )
+_NUMBER = r"[-+]?\d+(?:\.\d+)?"
+_BOX_TEXT = re.compile(rf"\s*[\[(]?\s*{_NUMBER}(?:(?:\s*,\s*|\s+){_NUMBER}){{3}}\s*[\])]?\s*")
 _BEGINNINGS = (
     *(b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP"),
     *(b"ID3", b"OggS", b"fLaC"),
@@ -60,7 +72,7 @@ def find_media(value: object, root: str, looked_up: set[str], depth: int = 0) ->
 
 
 def _judge_text(text: str, root: str, looked_up: set[str]) -> str | None:
-    if text.startswith(_BASE64_IMAGES) and len(text) > _LEAST_BASE64:
+    if text.startswith(_BASE64_IMAGES) and len(text) > _LEAST_BASE64 and not any(map(str.isspace, text[:100])):
         return "a picture inside the text"
     if len(text) > 1000 or "\n" in text:
         return None
@@ -100,7 +112,9 @@ def _holds_picture(path: str) -> bool:
 
 
 def find_boxes(value: object, depth: int = 0) -> bool:
-    """Whether a value holds four or eight numbers in a row, or corners by name."""
+    """Whether a value holds four or eight numbers in a row, also as a text, or corners by name."""
+    if isinstance(value, str):
+        return _BOX_TEXT.fullmatch(value) is not None
     if isinstance(value, dict):
         fields = cast("dict[str, object]", value)
         named = {key.lower() for key, entry in fields.items() if is_number(entry)}
@@ -113,7 +127,7 @@ def find_boxes(value: object, depth: int = 0) -> bool:
 
 def _any_boxes(entries: Iterable[object], depth: int) -> bool:
     return depth < _MOST_DEEP and any(
-        isinstance(entry, (list, dict)) and find_boxes(entry, depth + 1) for entry in entries
+        isinstance(entry, (list, dict, str)) and find_boxes(entry, depth + 1) for entry in entries
     )
 
 
@@ -129,23 +143,23 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def texts_in(value: object, depth: int = 0) -> Iterator[str]:
-    """Yield the texts in a value."""
-    if isinstance(value, str):
+def leaves_of(value: object, depth: int = 0) -> Iterator[object]:
+    """Yield what a value holds that is neither list nor object."""
+    if not isinstance(value, (list, dict)):
         yield value
-    elif isinstance(value, (list, dict)) and depth < _MOST_DEEP:
+    elif depth < _MOST_DEEP:
         entries = (
             cast("Mapping[str, object]", value).values() if isinstance(value, dict) else cast("list[object]", value)
         )
         for entry in entries:
-            yield from texts_in(entry, depth + 1)
+            yield from leaves_of(entry, depth + 1)
 
 
-def holds_numbers(value: object, depth: int = 0) -> bool:
+def texts_in(value: object) -> Iterator[str]:
+    """Yield the texts in a value."""
+    return (leaf for leaf in leaves_of(value) if isinstance(leaf, str))
+
+
+def holds_numbers(value: object) -> bool:
     """Whether a value holds a number, a boolean or bytes."""
-    if isinstance(value, (list, dict)) and depth < _MOST_DEEP:
-        entries = (
-            cast("Mapping[str, object]", value).values() if isinstance(value, dict) else cast("list[object]", value)
-        )
-        return any(holds_numbers(entry, depth + 1) for entry in entries)
-    return isinstance(value, (int, float, bytes))
+    return any(isinstance(leaf, (int, float, bytes)) for leaf in leaves_of(value))

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from minicpmv.cli.main import main
 from minicpmv.data.cache import DataCache
 from minicpmv.data.loading import Checked, check_records
+from minicpmv.data.meanings import HARMLESS as DESCRIBING
+from minicpmv.data.meanings import meaning_of
 from minicpmv.data.mixing import Source, load_mixture
 from minicpmv.data.reading import open_records
 from minicpmv.data.survey import Survey
@@ -47,7 +49,9 @@ _READ = (
     "instruction input output query question prompt response answer multiple_choice_answer answers history completion"
 )
 READ = set(_READ.split())
-NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(lambda name: name not in READ)
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda name: name.lower() not in READ and meaning_of(name.lower(), "true") is None
+)
 HARMLESS = st.sampled_from(["coco", "gpt-4o", "https://a.org/x", [], {}, "", {"a": "b"}, ["x", "y"]])
 SERIOUS = st.sampled_from(
     [
@@ -106,7 +110,7 @@ def test_any_serious_value_of_any_style_is_a_problem(style: Callable[..., Any], 
 @given(NAMES, st.sampled_from([True, False, 0, 1, 0.5, -3, [True], [0.5], "two and two"]))
 def test_what_may_qualify_an_answer_is_a_problem_beside_it(key: str, value: Any) -> None:
     (said,) = places(own({}, {}, {key: value}), key)
-    is_described = key.lower() in {"id", "model", "source"} or key.lower().endswith(("_id", "_idx", "_index"))
+    is_described = any(key.lower() == name or key.lower().endswith(f"_{name}") for name in DESCRIBING)
     assert said.startswith("notice" if is_described else "problem")
 
 
@@ -252,3 +256,87 @@ def test_json_of_a_check_counts_the_records_of_a_key(tmp_path: Path, capsys: pyt
     assert main(["check", path, "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert (report["problems"]["count"], report["problems"]["records"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"train_detail": [{"begin_offset": 0, "train": False}]},
+        {"spans": {"deep": [[0.5]]}},
+        {"loss_scale": "0.5"},
+        {"kept": "true"},
+        {"think": "x"},
+        {"thought": "two words"},
+        {"reasoning_details": [{"text": "hidden"}]},
+    ],
+    ids=str,
+)
+def test_what_qualifies_an_answer_counts_at_any_depth_and_as_a_text(answer: dict[str, Any]) -> None:
+    (key,) = answer
+    assert places(own({}, {}, answer), key) == [f"problem conversations[1].{key}"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"is_bad": "true"},
+        {"exclude": "yes"},
+        {"sample_weight": 0.1},
+        {"ignore": 1},
+        {"loss_scale": "0.5"},
+        {"history": [["a", "b"]]},
+        {"instruction": "Be nice"},
+        {"answer": "blue"},
+        {"output": "blue"},
+        {"context": "Mice."},
+        {"choices": ["red", "blue"]},
+        {"sys": "Be nice"},
+        {"system_message": "Be nice"},
+        {"developer": "Be nice"},
+        {"bbox_str": "[1,2,3,4]"},
+        {"box": "1, 2.5, 3, 4"},
+    ],
+    ids=str,
+)
+def test_what_says_more_than_the_messages_is_a_problem(fields: dict[str, Any]) -> None:
+    (key,) = fields
+    assert places(own(fields, {}, {}), key) == [f"problem {key}"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"answer": "So."},
+        {"context": "Why?"},
+        {"choices": ["Why", "So"]},
+        {"text": "Below is an instruction. " * 9 + "### Instruction: Why? ### Response: So."},
+        {"parallel_tool_calls": False},
+        {"enable_thinking": False},
+        {"answer_type": "yes"},
+        {"num_images": 1},
+        {"similarity": 0.3},
+    ],
+    ids=str,
+)
+def test_what_the_messages_say_and_what_describes_is_a_notice(fields: dict[str, Any]) -> None:
+    (key,) = fields
+    assert places(own(fields, {}, {}), key) == [f"notice {key}"]
+
+
+@pytest.mark.parametrize(
+    "fields", [{"hint": "Look"}, {"A": "red"}, {"choices": ["a", "b"]}, {"lecture": "Mice"}], ids=str
+)
+def test_any_text_beside_a_question_and_an_answer_is_a_problem(fields: dict[str, Any]) -> None:
+    (key,) = fields
+    assert places({"question": "Why?", "answer": "So.", **fields}, key) == [f"problem {key}"]
+    assert places({"question": "Why?", "answer": "So.", "question_type": "why"}, "question_type") == [
+        "notice question_type"
+    ]
+
+
+def test_names_that_a_program_made_are_named_up_to_a_hundred() -> None:
+    checked = check(*[own({f"x{number}": "v"}, {}, {}) for number in range(300)])
+    assert len(checked.notices) == 101
+    assert "200 such places" in checked.notices[-1].found
+    checked = check(*[own({f"x{number}": number % 2 == 1}, {}, {}) for number in range(300)])
+    assert len(checked.bad) == 300

@@ -6,6 +6,7 @@ elsewhere.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -31,8 +32,8 @@ _SWITCHES = ("loss", "train", "trainable", "training")
 """Keys that say whether an answer is trained: ms-swift's, axolotl's."""
 WEIGHT_KEYS = ("weight", "loss_weight", *_SWITCHES)
 """Keys of an answer that say how much it counts: ours and OpenAI's, LLaMA-Factory's, and the switches."""
-_LARGEST_WEIGHT = 1_000_000
-"""No answer counts more; a number that the loss cannot hold would end the run."""
+_SMALLEST_WEIGHT, _LARGEST_WEIGHT = 1e-6, 1_000_000
+"""No answer counts less, unless 0, or more: what float32 holds as 0 is not learnt, what it cannot hold ends the run."""
 THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
 """Keys of an answer that hold the thinking before it; the first is ours."""
 
@@ -177,9 +178,14 @@ def _settle_weight(
     numbers: dict[str, float] = {}
     for key, value in written.items():
         where = record.where(f"{name}.{key}")
-        if not isinstance(value, (bool, int, float)) or not 0 <= value <= _LARGEST_WEIGHT:
-            expected = f"a number from 0 to {_LARGEST_WEIGHT:,}, true or false"
-            return Problem("D162", where, quote(value), expected, "write 0 to read the answer and not learn it"), 1.0
+        if not isinstance(value, (bool, int, float)) or not (
+            value == 0 or _SMALLEST_WEIGHT <= value <= _LARGEST_WEIGHT
+        ):
+            expected = f"0, a number from {_SMALLEST_WEIGHT:f} to {_LARGEST_WEIGHT:,}, true or false"
+            bare = value.strip().lower() if isinstance(value, str) else ""
+            is_quoted = re.fullmatch(r"\d*\.?\d+|true|false", bare)
+            fix = f"write {bare} without quotes" if is_quoted else "write 0 to read the answer and not learn it"
+            return Problem("D162", where, quote(value), expected, fix), 1.0
         if key in _SWITCHES and value not in (0, 1):
             fix = "if this is how much the answer counts, rename the key to 'weight'; else remove it"
             return Problem("D162", where, f"the number {value}", "true or false", fix), 1.0
