@@ -42,7 +42,7 @@ _QUERY = re.compile(r"(?<=[?&;#])([^=&\s#]+)=([^&\s#'\"]+)")
 _PAIR = re.compile(r"(?<![\w?&;#.-])(-{0,2}[A-Za-z][\w.-]*)=([^\s,;&'\"{}\[\]]+)")
 _QUOTED_PAIR = re.compile(r"(?P<a>\\?['\"])(?P<name>[\w.-]+)(?P=a)\s*:\s*(?P<b>\\?['\"])(?P<value>.*?)(?P=b)")
 _SHAPES = re.compile(
-    r"\b(?:"
+    r"(?<![A-Za-z0-9])(?:"  # so an underscore may be before it, as in a folder's name
     r"hf_(?=[A-Za-z0-9]*\d)[A-Za-z0-9]{8,}|hf_[A-Za-z0-9]{20,}"  # Hugging Face
     r"|sk-[\w-]{12,}|AIza[\w-]{30,}"  # OpenAI and its kin, Google
     r"|gh[oprsu]_[A-Za-z0-9]{12,}|github_pat_\w{12,}|glpat-[\w-]{12,}"

@@ -73,6 +73,7 @@ def test_secret_of_a_command_is_hidden(words: list[str]) -> None:
 )
 def test_token_of_a_known_shape_is_hidden_anywhere(shape: str) -> None:
     assert clean_text(f"found '{shape}', expected a folder") == f"found '{HIDDEN}', expected a folder"
+    assert clean_text(f"d_{shape}/train.json") == f"d_{HIDDEN}/train.json"
 
 
 @pytest.mark.parametrize(
