@@ -74,6 +74,12 @@ def test_a_share_that_records_have_in_part_is_drawn() -> None:
     assert (found.low, found.value, found.high) == (0.75, 0.75, 0.75)
 
 
+def test_a_mean_of_zeros_and_ones_has_wilson_s_interval_whatever_the_metric() -> None:
+    """As docs/evaluation.md has it, and as the comparison of two files chooses its test."""
+    found = score_all(find_metrics(["anls", "exact_match"]), binary(3, 11)).results()
+    assert (found["anls"].low, found["anls"].high) == (found["exact_match"].low, found["exact_match"].high)
+
+
 def test_seed_decides_the_drawn_interval() -> None:
     def interval(seed: int) -> tuple[float, float]:
         scorer = Scorer(find_metrics(["wer"]), seed=seed)
