@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -94,11 +95,11 @@ def parse_split(written: str | None) -> SplitSize | None:
         value = -1.0
     if 0 < value < 1:
         return SplitSize(value, 0, is_default=False)
-    if value >= 1 and value.is_integer():
-        return SplitSize(0.0, int(value), is_default=False)
+    if re.fullmatch(r"\s*\d+\s*", written):  # not 1.0, which may be meant as all records
+        return SplitSize(0.0, int(written), is_default=False)
     raise UsageError(
         f"{_FLAG}: found {written!r}, expected a share above 0 and below 1, a number of records, or 0 for none\n"
-        "  fix: correct it"
+        "  fix: correct it; a number has digits alone, what has a point is a share"
     )
 
 

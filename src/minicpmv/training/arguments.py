@@ -24,7 +24,7 @@ from minicpmv.redaction import clean_command
 from minicpmv.training.learning_flags import LearningArguments, check_learning
 from minicpmv.training.learning_flags import flag as _flag
 from minicpmv.training.learning_flags import switch as _switch
-from minicpmv.training.ranges import check_ranges
+from minicpmv.training.ranges import check_ranges, refuse_whole_shares
 from minicpmv.training.spellings import modernise
 
 __all__ = ["Request", "RunArguments", "parse_arguments"]
@@ -274,6 +274,7 @@ def parse_arguments(arguments: Sequence[str]) -> Request:
     values, unknown = parser.parse_known_args(today, Namespace(**dict.fromkeys(known, _UNSET)))
     if unknown:
         _refuse(unknown, sorted(known))
+    refuse_whole_shares(today)
     given = {name: value for name, value in vars(values).items() if value is not _UNSET}
     run = RunArguments(**{name: value for name, value in given.items() if name in own})
     training = {name: value for name, value in given.items() if name not in own}

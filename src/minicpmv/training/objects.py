@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,12 +31,14 @@ def check_objects(settings: dict[str, Any]) -> None:
         settings: Keyword arguments for ``TrainingArguments``; texts become what they say.
 
     Raises:
-        UsageError: A value is no JSON object, or holds a key that nothing reads.
+        UsageError: A value is no JSON object, or holds a key that nothing reads or a number that is not finite.
     """
     for name in ("lr_scheduler_kwargs", "accelerator_config", "activation_checkpointing_kwargs"):
         value = settings.get(name)
         if isinstance(value, str) and value:
             settings[name] = _read(name, value)
+    for name, value in settings.items():
+        _refuse_not_finite(f"--{name}", _peek(name, value))
     config = settings.get("accelerator_config")
     if isinstance(config, dict):
         known = [field.name for field in dataclasses.fields(AcceleratorConfig)]
@@ -75,6 +78,36 @@ def try_objects(args: TrainingArguments) -> None:
             kind([weight], **settings)
             for each in args.optim_args.split(","):
                 _refuse_unread(args, each.partition("=")[0].strip())
+
+
+def _peek(name: str, value: Any) -> Any:
+    """Return the settings that a value holds, as far as it is an object of them; None elsewhere."""
+    if not isinstance(value, str):
+        return value if isinstance(value, dict | list) else None
+    if name == "optim_args":
+        pairs = (each.partition("=") for each in value.split(","))
+        return {key.strip(): _number(text) for key, _, text in pairs}
+    if value.lstrip().startswith("{"):
+        with suppress(ValueError, RecursionError):  # whoever reads it says so
+            return json.loads(value)
+    return None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _refuse_not_finite(where: str, value: Any) -> None:
+    """Refuse NaN and infinity, which Python's JSON has, at any depth."""
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(cast("list[Any]", value))
+        for key, each in cast("Iterable[tuple[Any, Any]]", items):
+            _refuse_not_finite(f"{where}[{key!r}]", each)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{where}: found {value:g}, expected a finite number\n  fix: correct it")
 
 
 def _refuse_unread(args: TrainingArguments, name: str) -> None:

@@ -6,13 +6,13 @@ Whether numbers go together is for the modules that use them; here each is looke
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from minicpmv.errors import UsageError
 
-__all__ = ["RANGES", "Range", "check_ranges"]
+__all__ = ["RANGES", "Range", "check_ranges", "refuse_whole_shares"]
 
 _MOST_COUNTED = 2**31 - 1
 """More than any run counts; what is above does not fit the integers that it is stored in."""
@@ -139,3 +139,28 @@ def check_ranges(given: Mapping[str, Any]) -> None:
             instead = f"; {allowed.instead}" if allowed.instead else ""
             found = f"{value:g}" if isinstance(value, float) else str(value)
             raise UsageError(f"--{name}: found {found}, expected {expected}\n  fix: correct it{instead}")
+
+
+def refuse_whole_shares(words: Sequence[str]) -> None:
+    """Refuse 1.0 where 1 is a number of steps and 0.5 is half of the run: one of the two was meant.
+
+    Args:
+        words: The command line, flags in today's spelling.
+
+    Raises:
+        UsageError: A flag holds it.
+    """
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        value = value if equals else following
+        allowed = RANGES.get(flag.removeprefix("--").replace("-", "_"))
+        if word.startswith("--") and allowed is not None and allowed.is_step and not value.strip("+ ").isdigit():
+            try:
+                is_whole = float(value) == 1
+            except ValueError:
+                continue
+            if is_whole:
+                raise UsageError(
+                    f"{flag}: found {value}, expected a share below 1, or a number of steps in digits alone\n"
+                    "  fix: 1 is one step; a whole run has no share"
+                )

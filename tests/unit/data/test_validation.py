@@ -107,7 +107,7 @@ def test_all_or_none_cannot_be_held_out(written: str, tmp_path: Path) -> None:
         split(write(tmp_path, range(5)), written)
 
 
-@pytest.mark.parametrize("written", ["-1", "1.5", "much", "nan", "inf"])
+@pytest.mark.parametrize("written", ["-1", "1.0", "1.5", "2.0", "much", "nan", "inf"])
 def test_what_is_no_size_is_refused(written: str) -> None:
     with pytest.raises(UsageError, match="expected a share above 0 and below 1, a number of records, or 0 for none"):
         parse_split(written)

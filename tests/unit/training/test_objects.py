@@ -38,6 +38,11 @@ def build(*given: str) -> None:
         ("optim_args", "momentum=x", "--optim rmsprop"),
         ("optim_args", "momentum=-1", "--optim sgd"),
         ("liger_kernel_config", "{", ""),
+        ("lr_scheduler_kwargs", '{"min_lr_rate": NaN}', "--lr_scheduler_type cosine_with_min_lr"),
+        ("lr_scheduler_kwargs", '{"min_lr_rate": 1e999}', "--lr_scheduler_type cosine_with_min_lr"),
+        ("optim_args", "momentum=nan", "--optim sgd"),
+        ("activation_checkpointing_kwargs", '{"deep": [{"er": -Infinity}]}', "--activation_checkpointing true"),
+        ("liger_kernel_config", '{"rope": NaN}', ""),
     ],
 )
 def test_nonsense_names_the_flag_what_was_found_and_what_helps(flag: str, value: str, more: str) -> None:

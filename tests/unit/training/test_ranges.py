@@ -129,6 +129,13 @@ def test_number_at_the_edge_is_accepted(name: str, value: str) -> None:
     assert getattr(complete(name, value), name) == float(value)
 
 
+@pytest.mark.parametrize("name", [name for name, allowed in RANGES.items() if allowed.is_step])
+def test_whole_run_is_no_share(name: str) -> None:
+    """1.0 is read as one step, where whoever gives 0.5 for half of the run means all of it."""
+    with pytest.raises(UsageError, match=rf"^--{name}: found 1.0, expected a share below 1, or a number of steps"):
+        complete(name, "1.0")
+
+
 def test_flag_that_nobody_knows_must_be_finite() -> None:
     check_ranges({"of_a_plugin": -3.5, "text": "nan", "switch": True})
     with pytest.raises(UsageError, match=r"^--of_a_plugin: found nan, expected a finite number"):
