@@ -1,7 +1,8 @@
 """What was found out about data before, kept on disk under a name made of everything that it depends on.
 
 Whoever asks with the same ingredients finds it; whatever has changed leads to another name. Entries are plain numbers
-behind their digest. One that is damaged counts as missing, and nothing that goes wrong here stops anyone.
+behind a digest of their name and content. One that is damaged, or lies under another's name, counts as missing, and
+nothing that goes wrong here stops anyone.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minicpmv.data.whole_files import replacing
+from minicpmv.models.plain_files import read_plain
 
 __all__ = ["DataCache", "Entry", "describe_software"]
 
-_FORM = 1
+_FORM = 2
 """Of the entries. Raised when what they hold changes its meaning."""
 _MOST = 64
 """Entries that are kept: those used last. A million records take about 10 MB, a hundred thousand images 1 MB."""
@@ -78,11 +80,11 @@ class Entry:
     def load(self) -> dict[str, NDArray[Any]] | None:
         """Return what was stored, or None if there is nothing whole."""
         try:
-            content = self._path.read_bytes()
+            content = read_plain(self._path)
         except OSError:
             return None
         payload = content[_DIGEST_BYTES:]
-        if hashlib.sha256(payload).digest() != content[:_DIGEST_BYTES]:
+        if self._digest(payload) != content[:_DIGEST_BYTES]:
             return None
         with suppress(OSError):  # a folder that may only be read
             os.utime(self._path)  # used last, removed last
@@ -101,12 +103,15 @@ class Entry:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self._path, refused=lambda error: error) as file:
-                file.write(hashlib.sha256(payload).digest() + payload)
+                file.write(self._digest(payload) + payload)
             _clear(self._path.parent)
         except BlockingIOError:  # another process keeps the same
             pass
         except OSError as error:
             self._cache.fault = error
+
+    def _digest(self, payload: bytes) -> bytes:
+        return hashlib.sha256(self._path.name.encode() + b"\0" + payload).digest()
 
 
 def _clear(folder: Path) -> None:

@@ -1,19 +1,20 @@
 """Features of images in a folder on disk, which any number of processes and runs read and write at once.
 
 A file's name is the digest of all that its content depends on, so a file is either right or not there. Files are
-written aside and renamed. They carry a checksum instead of being forced to disk: after a power failure a file may have
-its full length and hold nothing. What was not read for longest goes first, but never what this run has used: an epoch
-reads each image once, so what was used long ago is just what comes next. When only that is left, no more is stored.
+written aside and renamed. They carry a digest of key, type, shape and content: a file that was copied under another's
+name, changed, or cut off by a power failure, which may leave it its full length, counts as missing. What was not read
+for longest goes first, but never what this run has used: an epoch reads each image once, so what was used long ago is
+just what comes next. When only that is left, no more is stored.
 
 Nothing is mapped into memory: a mapping would kill the process when somebody truncates the file.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 import time
-import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
+
+from minicpmv.models.plain_files import read_plain
 
 __all__ = ["FeatureStore"]
 
@@ -54,10 +57,12 @@ class FeatureStore:
         """
         path = self._path(key)
         try:
-            content = path.read_bytes()
-        except OSError:
+            content = read_plain(path)
+        except FileNotFoundError:
             return None
-        features = _unpack(content)
+        except OSError:
+            content = b""
+        features = _unpack(content, key)
         with suppress(OSError):  # others may be faster, or the folder read-only
             if features is None or len(features) != num_rows:
                 path.unlink()
@@ -77,7 +82,7 @@ class FeatureStore:
         path = self._path(key)
         if path.exists():
             return True
-        content = save({"features": features, "crc32": torch.tensor(_checksum(features))})
+        content = save({"features": features, "digest": _digest(key, features)})
         if len(content) > self._allowance:
             self._allowance = self._make_room(len(content))
         if len(content) > self._allowance:
@@ -126,17 +131,22 @@ class FeatureStore:
         return found
 
 
-def _checksum(features: Tensor) -> int:
-    return zlib.crc32(features.reshape(-1).view(torch.uint8).numpy().data)
+def _digest(key: str, features: Tensor) -> Tensor:
+    """Digest whose features they are, and what they are: 32 bytes."""
+    digest = hashlib.sha256(f"{key} {features.dtype} {list(features.shape)} ".encode())
+    digest.update(features.reshape(-1).view(torch.uint8).numpy().data)
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
-def _unpack(content: bytes) -> Tensor | None:
-    """Read a file; None unless all of it is as it was written."""
+def _unpack(content: bytes, key: str) -> Tensor | None:
+    """Read a file; None unless all of it is as it was written for that key."""
     try:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError):  # the last two: a data type that this torch does not know
         return None
-    if tensors.keys() != {"features", "crc32"} or tensors["crc32"].numel() != 1:
+    if tensors.keys() != {"features", "digest"}:
         return None
-    features = tensors["features"]
-    return features if _checksum(features) == int(tensors["crc32"]) else None
+    features, digest = tensors["features"], tensors["digest"]
+    if not features.is_floating_point() or features.dim() == 0 or digest.dtype is not torch.uint8:
+        return None
+    return features if torch.equal(digest, _digest(key, features)) else None

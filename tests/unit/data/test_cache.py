@@ -50,6 +50,15 @@ def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
         assert entry(tmp_path).load() is None
 
 
+def test_an_entry_under_the_name_of_another_counts_as_missing(tmp_path: Path) -> None:
+    entry(tmp_path).store(ends=np.arange(3))
+    (first,) = files(tmp_path)
+    entry(tmp_path, 1).store(ends=np.arange(4))
+    (second,) = set(files(tmp_path)) - {first}
+    first.replace(second)
+    assert entry(tmp_path, 1).load() is None
+
+
 def test_a_folder_that_cannot_be_made_is_a_fault_and_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cache = DataCache(tmp_path / "file" / "folder")

@@ -46,8 +46,17 @@ _DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "zeros at the end": lambda content: content[:-8] + bytes(8),
     "another format": lambda content: b"not safetensors at all",
     "another program's": lambda content: save({"features": torch.zeros(4, 3)}),
-    "another image's": lambda content: save({"features": torch.zeros(2), "crc32": torch.tensor(558161692)}),
+    "another type": lambda content: content.replace(b'"F32"', b'"I32"'),
+    "another type of the same kind": lambda content: content.replace(b'"F32","shape":[4,3]', b'"F16","shape":[4,6]'),
+    "another shape": lambda content: content.replace(b"[4,3]", b"[3,4]"),
+    "transposed": lambda content: content.replace(b"[4,3]", b"[2,6]"),
 }
+
+
+def test_every_damage_changes_the_file(tmp_path: Path) -> None:
+    store_in(tmp_path).write(_KEY, _FEATURES)
+    content = file_of(tmp_path).read_bytes()
+    assert [name for name, damage in _DAMAGE.items() if damage(content) == content] == []
 
 
 @pytest.mark.parametrize("damage", _DAMAGE)
@@ -61,6 +70,23 @@ def test_damaged_or_foreign_file_is_unknown_and_replaced(damage: str, tmp_path: 
     read = store.read(_KEY, 4)
     assert read is not None
     assert torch.equal(read, _FEATURES)
+
+
+def test_entry_under_the_key_of_another_image_counts_as_missing(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    store.write(_KEY, _FEATURES)
+    other = "ab" + "cd" * 31
+    file_of(tmp_path).rename(tmp_path / "ab" / f"{other}.safetensors")
+    assert store.read(other, 4) is None
+
+
+def test_fifo_in_place_of_an_entry_holds_nobody(tmp_path: Path) -> None:
+    (tmp_path / "ab").mkdir()
+    os.mkfifo(tmp_path / "ab" / f"{_KEY}.safetensors")
+    store = store_in(tmp_path)
+    assert store.read(_KEY, 4) is None
+    assert store.write(_KEY, _FEATURES)
+    assert store.read(_KEY, 4) is not None
 
 
 def test_file_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

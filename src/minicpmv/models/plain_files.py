@@ -1,0 +1,43 @@
+"""Reads whole files that others wrote: only plain ones, only up to a size, and never waiting for anybody.
+
+A FIFO or a device under a model's file name would hold the reader for ever, or never end. Links are followed: hubs'
+caches consist of them. Nothing here knows what the files mean.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+__all__ = ["UnusableFileError", "read_plain"]
+
+
+class UnusableFileError(OSError):
+    """It is no plain file, or larger than it can be. ``str()`` says which, without the file's name."""
+
+
+def read_plain(file: Path, *, most_bytes: int | None = None) -> bytes:
+    """Read a file.
+
+    Args:
+        file: The file.
+        most_bytes: A larger one is not read.
+
+    Raises:
+        FileNotFoundError: It is not there, nor what a link leads to.
+        UnusableFileError: It is a folder, FIFO, socket or device, or too large.
+        OSError: The system cannot read it.
+    """
+    try:
+        # A FIFO without a writer, or a serial line, would otherwise hold the opener.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except ValueError as error:  # a NUL in the name
+        raise UnusableFileError(str(error)) from error
+    with open(descriptor, "rb") as opened:  # closes it
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnusableFileError("it is no plain file")
+        if most_bytes is not None and status.st_size > most_bytes:
+            raise UnusableFileError(f"{status.st_size:,} bytes, where {most_bytes:,} are the most")
+        return opened.read()
