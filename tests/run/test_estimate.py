@@ -116,7 +116,7 @@ def test_what_training_refuses_is_refused(
 
 def test_a_directory_without_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", str(tmp_path)]) == 2
-    assert "found no readable config.json" in capsys.readouterr().err
+    assert "config.json: found no readable JSON" in capsys.readouterr().err
 
 
 def test_fsdp_is_estimated_for_as_many_processes_as_devices(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from minicpmv.errors import CheckpointError
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.directories import find_directory
 from minicpmv.models.loading import refuse_misfits
+from minicpmv.models.model_files import check_model_files
 from minicpmv.models.weight_files import Shape, WeightReader, find_weight_files
 from minicpmv.training.base import build_skeleton
 
@@ -43,6 +44,7 @@ def open_checkpoint(name: str) -> Checkpoint:
         raise CheckpointError(
             f"{name}: found no config.json, expected a complete model\n  fix: name the directory that holds it"
         )
+    check_model_files(path)
     config = MiniCPMVConfig.from_pretrained(path)
     if getattr(config, "quantization_config", None):
         raise CheckpointError(

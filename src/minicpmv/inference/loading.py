@@ -5,7 +5,6 @@ An adapter's directory names its base; both are loaded and joined. Nothing here 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,14 +12,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText
 
 from minicpmv.errors import CheckpointError
+from minicpmv.models.adapter_config import read_adapter_config
 from minicpmv.models.adapters import attach_adapter
 from minicpmv.models.answers import end_token_ids
 from minicpmv.models.base_identity import warn_of_base
+from minicpmv.models.bounds import quote
 from minicpmv.models.configuration import MiniCPMVConfig
-from minicpmv.models.directories import name_to_load
+from minicpmv.models.directories import HUB_NAME, SMALL_FILES, find_directory, name_to_load
+from minicpmv.models.model_files import check_model_files, read_object
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.models.versions import Version
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -69,36 +72,34 @@ def base_of_adapter(path: str | Path) -> str | None:
     config_file = Path(path) / _ADAPTER_CONFIG
     if not config_file.is_file():
         return None
-    try:
-        config: Any = json.loads(config_file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    base = read_adapter_config(Path(path)).get("base_model_name_or_path")
+    if not base:
         raise CheckpointError(
-            f"{config_file}:{error.lineno}: found broken JSON ({error.msg}), expected what PEFT wrote\n"
-            "  fix: restore the file, or train again"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{config_file}: found what cannot be read ({error}), expected what PEFT wrote\n"
-            "  fix: restore the file, or train again"
-        ) from error
-    if not isinstance(config, dict):
-        raise CheckpointError(
-            f"{config_file}: found JSON that is no object, expected what PEFT wrote\n"
-            "  fix: restore the file, or train again"
+            f"{config_file}: found {'no' if base is None else 'an empty'} base_model_name_or_path, expected the model "
+            "that the adapter belongs to\n  fix: write the base model's directory there"
         )
-    base: Any = cast("dict[str, Any]", config).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        found = "no" if base is None else f"{base!r} for"
-        raise CheckpointError(
-            f"{config_file}: found {found} base_model_name_or_path, expected the model that the adapter belongs to\n"
-            "  fix: write the base model's directory there"
-        )
-    if _looks_like_a_path(base) and not Path(base).is_dir():
+    if "\0" not in base and Path(base).is_dir():
+        return base
+    if not _is_hub_name(base):
         raise CheckpointError(
             f"{config_file}: base_model_name_or_path names {base!r}, found no such directory, expected the base model\n"
             "  fix: put the base model back, or write its new place into that file"
         )
-    return base
+    return _cached(base, config_file)
+
+
+def _cached(name: str, named_by: Path) -> str:
+    """Return the directory of a model that was fetched before: a file from anywhere has nothing fetched by naming
+    it.
+    """
+    try:
+        return snapshot_download(name, local_files_only=True)
+    except (OSError, ValueError) as error:  # huggingface_hub's own errors are of these kinds
+        raise CheckpointError(
+            f"{named_by}: base_model_name_or_path names {name!r} on the hub, found no copy of it in the cache, "
+            "expected one: what an adapter names is not fetched unasked\n"
+            f"  fix: if you trust that name, `hf download {name}`; or write the base model's directory into that file"
+        ) from error
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:
@@ -178,7 +179,7 @@ def load_model(
 def _locate(path: str | Path) -> tuple[str, str | None]:
     """Return where the weights of the whole model are, and the adapter's directory if ``path`` is one."""
     text = str(path)
-    if _looks_like_a_path(text) and not Path(text).exists():
+    if "\0" in text or (_looks_like_a_path(text) and not Path(text).exists()):
         raise CheckpointError(
             f"model: found no directory {text!r}, expected a model or adapter directory\n"
             "  fix: correct the path; a finished run prints its own"
@@ -190,8 +191,10 @@ def _locate(path: str | Path) -> tuple[str, str | None]:
             f"{base}: found neither config.json nor {_ADAPTER_CONFIG}, expected a model or adapter directory\n"
             "  fix: name the directory that holds one of them"
         )
-    _refuse_unknown_type(Path(base))
     base = name_to_load(base, asked_by="model")
+    folder = find_directory(base, asked_by="model", **SMALL_FILES)
+    _refuse_unknown_type(folder)
+    check_model_files(folder)
     return base, text if adapter_base is not None else None
 
 
@@ -209,16 +212,13 @@ def _naming(base: str) -> Iterator[None]:
 
 def _refuse_unknown_type(base: Path) -> None:
     """Name a kind of model that transformers knows as little as we do: it would ask for an upgrade."""
-    if not base.is_dir():
-        return
-    try:
-        config: Any = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    except ValueError:  # transformers says where
-        return
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind is not None and kind not in CONFIG_MAPPING:
+    file = base / "config.json"
+    kind = read_object(file, expected="a model's", fix="download the model again, or restore the file").get(
+        "model_type"
+    )
+    if kind is not None and (not isinstance(kind, str) or kind not in CONFIG_MAPPING):
         raise CheckpointError(
-            f"{base / 'config.json'}: found a model of the type {kind!r}, expected minicpmv\n"
+            f"{file}: found a model of the type {quote(kind)}, expected minicpmv\n"
             "  fix: name a MiniCPM-V directory of 2.0 to 4.5"
         )
 
@@ -227,6 +227,10 @@ def _not_ours(base: str, found: object) -> CheckpointError:
     return CheckpointError(
         f"{base}: found a {type(found).__name__}, expected a MiniCPM-V model\n  fix: name a MiniCPM-V directory"
     )
+
+
+def _is_hub_name(name: str) -> bool:
+    return HUB_NAME.fullmatch(name) is not None
 
 
 def _looks_like_a_path(name: str) -> bool:

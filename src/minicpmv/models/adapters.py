@@ -6,7 +6,6 @@ model, so that a message can say which model the adapter was trained on. Nothing
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,8 +19,10 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict
 
 from minicpmv.errors import CheckpointError
+from minicpmv.models.adapter_config import ADAPTER_CONFIG, check_patterns_end, read_adapter_config
 from minicpmv.models.checkpoint import own_shapes
-from minicpmv.models.foreign_adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, as_peft_writes_it, check_kind
+from minicpmv.models.foreign_adapters import ADAPTER_WEIGHTS, as_peft_writes_it, check_kind
+from minicpmv.models.model_files import read_object
 from minicpmv.models.peft_loading import already_compared
 from minicpmv.models.versions import VERSIONS, Version, detect_version
 from minicpmv.models.weight_files import Shape, read_shapes
@@ -110,9 +111,10 @@ class _Fitting:
 def _fitting(model: Any, path: str | Path) -> Iterator[_Fitting]:
     """Compare an adapter with a model that has none yet."""
     given = Path(path)
-    config = _read_json(given / ADAPTER_CONFIG)
+    config = read_adapter_config(given)
     _refuse_unfinished(given, config)
     check_kind(given, config)
+    check_patterns_end(config, (name for name, _ in model.named_modules()), given / ADAPTER_CONFIG)
     files = [given / name for name in ADAPTER_WEIGHTS if (given / name).is_file()]
     if not files:
         raise CheckpointError(
@@ -121,7 +123,7 @@ def _fitting(model: Any, path: str | Path) -> Iterator[_Fitting]:
         )
     with as_peft_writes_it(given, config, model) as folder:
         found = read_shapes([folder / name for name in ADAPTER_WEIGHTS if (folder / name).is_file()][:1])
-        settled = _read_json(folder / ADAPTER_CONFIG)
+        settled = read_adapter_config(folder)
         trained_on, here = _base_of(given, config), _describe(model)
         misfits = _misfits(found, model, rank=None if config.get("rank_pattern") else config.get("r"))
         if misfits or trained_on.version not in (None, here.version):
@@ -152,7 +154,7 @@ def _wrap(fitting: _Fitting, load: Callable[[], _Loaded]) -> _Loaded:
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
             warnings.filterwarnings("ignore", message="Found missing adapter keys")  # the caller's to find
             return load()
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{fitting.path}: found {fitting.described} ({str(error).splitlines()[0]}), expected what PEFT wrote\n"
             "  fix: load it on the model that it was trained on, or train one for this model"
@@ -196,28 +198,23 @@ def _describe(model: Any) -> _Base:
 def _base_of(folder: Path, config: Mapping[str, Any]) -> _Base:
     """Tell what an adapter was trained on: its run says so, or the base that it names."""
     stated = config.get("base_model_name_or_path") or "an unnamed model"
-    record = _read_json(folder / "run.json", needed=False).get("base_model") or {}
+    record = _read_if_there(folder / "run.json").get("base_model")
+    record = record if isinstance(record, dict) else {}
     version = VERSIONS.get(str(record.get("version")))
     if version is not None:
-        return _Base(record.get("path") or stated, version)
-    base = _read_json(Path(stated) / "config.json", needed=False)
+        return _Base(str(record.get("path") or stated), version)
+    base = _read_if_there(Path(stated) / "config.json")
     try:
         return _Base(stated, detect_version(base) if base else None)
     except CheckpointError:
         return _Base(stated, None)
 
 
-def _read_json(file: Path, *, needed: bool = True) -> dict[str, Any]:
+def _read_if_there(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        if not needed:
-            return {}
-        raise CheckpointError(
-            f"{file}: found no readable JSON ({error}), expected what PEFT wrote\n"
-            "  fix: restore the file, or train again"
-        ) from error
-    return content if isinstance(content, dict) else {}
+        return read_object(file, expected="", fix="")
+    except CheckpointError:
+        return {}
 
 
 def _refuse_unfinished(folder: Path, config: Mapping[str, Any]) -> None:

@@ -19,6 +19,8 @@ from minicpmv.errors import CheckpointError
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.directories import find_directory
 from minicpmv.models.function_digest import digest_function
+from minicpmv.models.model_files import check_model_files
+from minicpmv.models.plain_files import read_plain
 from minicpmv.models.weight_digests import KEPT, digest_weights
 
 __all__ = [
@@ -86,6 +88,7 @@ def identify_base(base: str | Path, *, kept: Path | None = KEPT, **options: Any)
     """
     folder = find_directory(str(base), asked_by="base model", allow_patterns=_ENDINGS, **options)
     name = str(folder.resolve()) if Path(base).expanduser().is_dir() else str(base)
+    check_model_files(folder)
     config = MiniCPMVConfig.from_pretrained(folder)
     function = digest_function(folder, config)
     return BaseIdentity(name, config.minicpmv_version.model, *digest_weights(folder, kept=kept), function)
@@ -104,10 +107,13 @@ def read_base(adapter: str | Path) -> BaseIdentity | None:
     """
     file = Path(adapter) / BASE_FILE
     try:
-        return BaseIdentity(**json.loads(file.read_text(encoding="utf-8")))
+        stated = BaseIdentity(**json.loads(read_plain(file, most_bytes=1_000_000)))
+        if not all(isinstance(value, str) for value in asdict(stated).values()):
+            raise TypeError("a value that is no text")
+        return stated
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{file}: found nothing that can be read ({error}), expected what the adapter's run wrote\n"
             "  fix: restore the file; without it, the adapter is put on whatever base is named, with a notice"

@@ -21,7 +21,10 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from minicpmv.errors import CheckpointError, ConfigError
+from minicpmv.errors import ConfigError
+from minicpmv.models.bounds import check_fields
+from minicpmv.models.file_bounds import CONFIG
+from minicpmv.models.model_files import check_config, naming_faults
 from minicpmv.models.versions import Version, detect_version
 
 __all__ = ["MiniCPMVConfig"]
@@ -46,10 +49,14 @@ _TIMM_SO400M: dict[str, Any] = {
 # What the released config classes assume where a file is silent.
 _CLASS_DEFAULTS = {"query_num": 64, "drop_vision_last_layer": True}
 
-# Never mirrored as attributes of the flat config: transformers keeps its own idea of them.
+# Never mirrored as attributes of the flat config: transformers keeps its own idea of them. Neither is a key that its
+# class has an attribute for, or that begins with an underscore: a file could otherwise replace parts of the program.
 _BOOKKEEPING = {"model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "name_or_path"}
-# What transformers adds to the file's fields when it loads one.
-_CALL_ARGUMENTS = {"attn_implementation", "name_or_path", "num_labels", "output_attentions"}
+_OWN = {"minicpmv_version", "text_config", "vision_config"}
+_MIRRORED = {"architectures", "tie_word_embeddings"}
+# What transformers adds to the file's fields when it loads one. Stated in the file itself they have no effect: which
+# kernel computes is for the machine and the caller.
+_CALL_ARGUMENTS = {"attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions"}
 _ROPE = {"rope_theta", "rope_scaling"}
 # The parts are made from these once; a later change would reach config.json and not the model.
 _FIXED = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -63,7 +70,8 @@ class MiniCPMVConfig(PreTrainedConfig):
         fields: The released ``config.json``. Without any, MiniCPM-V-2.6 in its released size is meant.
 
     Raises:
-        CheckpointError: The version is unknown, or a size is missing or contradicts another.
+        CheckpointError: The version is unknown, a value is out of its bounds, or a size is missing or contradicts
+            another.
         ConfigError: A size is assigned later on, when the parts have been made of it.
     """
 
@@ -85,15 +93,17 @@ class MiniCPMVConfig(PreTrainedConfig):
         released = copy.deepcopy(
             fields if {"version", "scale_emb", "vision_encoder"} & fields.keys() else _DEFAULT | fields
         )
+        check_config(released | ({} if quantization is None else {"quantization_config": quantization}))
         self._released: dict[str, Any] = copy.deepcopy(released)
         self.minicpmv_version: Version = detect_version(released)
-        parts = {"vision_config", "vocab_size"}
-        mirrored = {key: value for key, value in released.items() if key not in _BOOKKEEPING | _ROPE | parts}
+        mirrored = {key: value for key, value in released.items() if _is_mirrored(key)}
+        self._mirrored = frozenset(mirrored)
         for key, default in _CLASS_DEFAULTS.items():
             mirrored.setdefault(key, default)
-        self.text_config: PreTrainedConfig = _text_config(released, self.minicpmv_version)
-        self.vision_config: SiglipVisionConfig = _vision_config(released, self.minicpmv_version)
-        super().__init__(dtype=released.get("torch_dtype"), **mirrored, **own)
+        with naming_faults("config.json", expected="settings that a model can be made of"):
+            self.text_config: PreTrainedConfig = _text_config(released, self.minicpmv_version)
+            self.vision_config: SiglipVisionConfig = _vision_config(released, self.minicpmv_version)
+            super().__init__(dtype=released.get("torch_dtype"), **mirrored, **own)
         if quantization is not None:
             self.quantization_config = quantization
 
@@ -106,7 +116,8 @@ class MiniCPMVConfig(PreTrainedConfig):
             kwargs: Options of ``from_pretrained``. One that names a field replaces it, before anything is derived from
                 the field; of a field with fields of its own, such as ``vision_config``, only those that are given.
         """
-        fields = dict(config_dict)
+        fields = {key: value for key, value in config_dict.items() if key not in _CALL_ARGUMENTS}
+        check_fields(config_dict, CONFIG, where="config.json", fix="use the config.json that belongs to the weights")
         for key in (fields.keys() | _CLASS_DEFAULTS.keys()) & kwargs.keys() - {"torch_dtype", "dtype"}:
             value, given = fields.get(key), kwargs.pop(key)
             fields[key] = value | given if isinstance(value, dict) and isinstance(given, dict) else given
@@ -133,7 +144,7 @@ class MiniCPMVConfig(PreTrainedConfig):
         """The released layout: the fields that were read, with what was changed since, and nothing of transformers'."""
         fields = copy.deepcopy(self._released)
         # transformers would write its own class name into architectures; other engines look for the released one.
-        for key in fields.keys() - _BOOKKEEPING - _ROPE - {"vision_config", "architectures"}:
+        for key in self._mirrored - {"architectures"}:
             # transformers keeps what concerns generation, such as use_cache, out of a model's config.
             fields[key] = copy.deepcopy(getattr(self, key, fields[key]))
         fields["vocab_size"] = self.vocab_size
@@ -150,17 +161,18 @@ class MiniCPMVConfig(PreTrainedConfig):
         return self.to_dict()
 
 
+def _is_mirrored(key: str) -> bool:
+    """Whether a field of the file becomes an attribute of the config."""
+    if key in _BOOKKEEPING | _ROPE | _OWN | {"vocab_size"}:
+        return False
+    return key in _MIRRORED or not (key.startswith("_") or hasattr(MiniCPMVConfig, key))
+
+
 def _text_config(released: dict[str, Any], version: Version) -> PreTrainedConfig:
     config_class = _TEXT_CONFIGS[version.language_model]
     known = {field.name for field in dataclasses.fields(config_class)} | _ROPE
     known -= {"architectures", "transformers_version", "dtype"}
     fields = {key: value for key, value in released.items() if key in known}
-    missing = [key for key in ("hidden_size", "num_hidden_layers", "num_attention_heads") if key not in fields]
-    if missing:
-        raise CheckpointError(
-            f"config.json: found no {', '.join(missing)}, expected the language model's sizes at the top level\n"
-            "  fix: use the config.json that belongs to the weights"
-        )
     if fields.get("rope_scaling") is None:
         fields.pop("rope_scaling", None)
     fields.setdefault("tie_word_embeddings", False)
@@ -176,15 +188,11 @@ def _text_config(released: dict[str, Any], version: Version) -> PreTrainedConfig
 
 
 def _vision_config(released: dict[str, Any], version: Version) -> SiglipVisionConfig:
-    fields: dict[str, Any] = dict(released.get("vision_config") or {})
+    known = {field.name for field in dataclasses.fields(SiglipVisionConfig)} - {"architectures", "transformers_version"}
+    stated: dict[str, Any] = released.get("vision_config") or {}
+    fields = {key: value for key, value in stated.items() if key in known - {"dtype"}}
     if version.name == "2.0":
         fields = _TIMM_SO400M | fields
-    elif not fields:
-        raise CheckpointError(
-            "config.json: found no vision_config, expected the tower's sizes\n"
-            "  fix: use the config.json that belongs to the weights"
-        )
-    fields.pop("model_type", None)
     fields.setdefault("hidden_act", version.vision_activation)
     if released.get("drop_vision_last_layer", _CLASS_DEFAULTS["drop_vision_last_layer"]):
         fields["num_hidden_layers"] -= 1
@@ -192,7 +200,7 @@ def _vision_config(released: dict[str, Any], version: Version) -> SiglipVisionCo
 
 
 def _dtype(name: str | None) -> torch.dtype | None:
-    return None if name is None else getattr(torch, name)
+    return None if name is None else getattr(torch, name.removeprefix("torch."))
 
 
 # MiniCPM-V-2.6, openbmb/MiniCPM-V-2_6 config.json

@@ -6,6 +6,7 @@ not answer.
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import urllib.request
@@ -18,13 +19,15 @@ from huggingface_hub import constants, snapshot_download
 from minicpmv.errors import CheckpointError
 from minicpmv.escapes import remember_names
 
-__all__ = ["SMALL_FILES", "find_directory", "name_to_load", "refuse_unreachable"]
+__all__ = ["HUB_NAME", "SMALL_FILES", "find_directory", "name_to_load", "refuse_unreachable"]
 
 SMALL_FILES: dict[str, Any] = {
     "ignore_patterns": ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx"]
 }
 """What is fetched of a model whose weights are not needed yet."""
 
+HUB_NAME = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+"""What is a name on the hub, if it is no directory."""
 _SECONDS = 3.0
 """That a hub may take to answer a first time."""
 
@@ -47,7 +50,7 @@ def find_directory(
     path = Path(name).expanduser()
     if path.is_dir():
         return path
-    if path.is_absolute() or name.startswith(".") or name.count("/") != 1:
+    if path.is_absolute() or name.startswith(".") or not HUB_NAME.fullmatch(name):
         raise CheckpointError(f"{asked_by}: found no directory {name!r}, expected a model's\n  fix: correct the path")
     is_reachable = _is_hub_reachable()
     try:

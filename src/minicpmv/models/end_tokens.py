@@ -7,13 +7,13 @@ the tokenizer itself is not loaded for them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers.utils.hub import cached_file
 
+from minicpmv.models.model_files import naming_faults, read_object
 from minicpmv.models.versions import Version
 
 __all__ = ["complete_end_ids", "find_end_ids"]
@@ -40,7 +40,8 @@ def find_end_ids(place: str | Path, version: Version, **options: Any) -> list[in
             **where,
         )
         if found is not None:
-            ids = ids_in(json.loads(Path(found).read_text(encoding="utf-8")))
+            with naming_faults(found, expected="the tokens of a tokenizer"):
+                ids = ids_in(read_object(Path(found), expected="a tokenizer's", fix="download or copy the file again"))
             if ends := [ids[token] for token in version.terminators if token in ids]:
                 return ends
     return []

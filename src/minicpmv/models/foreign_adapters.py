@@ -21,12 +21,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minicpmv.errors import CheckpointError
+from minicpmv.models.adapter_config import ADAPTER_CONFIG
 from minicpmv.models.checkpoint import own_shapes, released_pieces
 from minicpmv.models.weight_files import Shape, WeightReader
 
-__all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "as_peft_writes_it", "check_kind", "modules_beside"]
+__all__ = ["ADAPTER_WEIGHTS", "as_peft_writes_it", "check_kind", "modules_beside"]
 
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 _PREFIX = "base_model.model."

@@ -20,6 +20,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from minicpmv.errors import CheckpointError
 from minicpmv.models.checkpoint import own_shapes, released_shapes
 from minicpmv.models.end_tokens import complete_end_ids, find_end_ids
+from minicpmv.models.model_files import check_model_files
 from minicpmv.models.weight_files import Shape, find_broken_file, read_shapes
 
 __all__ = ["StrictLoading", "refuse_misfits"]
@@ -107,6 +108,10 @@ class StrictLoading:
                 missing or broken.
         """
         kwargs["trust_remote_code"] = False
+        if pretrained_model_name_or_path is not None:
+            folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+            if (folder / "config.json").is_file():
+                check_model_files(folder)
         load = cast("Any", super()).from_pretrained
         try:
             loaded, report = load(pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs)

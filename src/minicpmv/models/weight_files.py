@@ -6,7 +6,6 @@ the names and shapes are the right ones is for ``loading`` to say.
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers.modeling_utils import load_state_dict
 
 from minicpmv.errors import CheckpointError
+from minicpmv.models.model_files import read_index
 
 __all__ = ["DTYPE_NAMES", "Shape", "WeightReader", "find_broken_file", "find_weight_files", "read_shapes"]
 
@@ -101,8 +101,7 @@ def find_weight_files(folder: Path) -> list[Path]:
         if whole.is_file():
             return [whole]
         if index.is_file():
-            find_broken_file(folder)
-            weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            weight_map = read_index(index)
             return [folder / name for name in sorted(set(weight_map.values()))]
     raise _no_weights(folder)
 
@@ -161,15 +160,5 @@ def find_broken_file(folder: Path) -> None:
     if folder.is_dir() and not any(path.suffix in _WEIGHTS for path in folder.iterdir()):
         raise _no_weights(folder)
     for index in sorted(folder.glob("*.index.json")):
-        try:
-            content = json.loads(index.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(
-                f"{index}: found no JSON ({error}), expected the index of the weight files\n  fix: {_AGAIN}"
-            ) from error
-        keys = ("metadata", "weight_map")
-        if not isinstance(content, dict) or not all(isinstance(content.get(key), dict) for key in keys):
-            raise CheckpointError(
-                f"{index}: found no {' and '.join(keys)}, expected the index of the weight files\n  fix: {_AGAIN}"
-            )
+        read_index(index)
     read_shapes(sorted(folder.glob("*.safetensors")))

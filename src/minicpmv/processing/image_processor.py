@@ -17,6 +17,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
 
 from minicpmv.errors import CheckpointError, UsageError
+from minicpmv.models.file_bounds import PREPROCESSOR
+from minicpmv.models.model_files import check_config, check_names, check_preprocessor
 from minicpmv.models.versions import Version, detect_version
 from minicpmv.processing.images import ImageSource, image_patches, load_image
 from minicpmv.processing.slicing import SliceConfig, SlicePlan, plan_slices
@@ -40,6 +42,7 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
         fields: The released ``preprocessor_config.json``; fields it does not state have the released class's defaults.
 
     Raises:
+        CheckpointError: A value is out of its bounds.
         ConfigError: A slicing setting cannot work.
     """
 
@@ -64,8 +67,12 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
 
     def __init__(self, **fields: Any) -> None:
         fields = {key: value for key, value in fields.items() if key not in ("image_processor_type", "processor_class")}
+        # An underscore begins what transformers wrote for itself.
+        fields = {key: value for key, value in fields.items() if not key.startswith("_")}
+        check_names(fields, MiniCPMVImageProcessor, PREPROCESSOR, "preprocessor_config.json")
         super().__init__(**fields)
         self.slice_config()  # wrong values are reported now, not at the first picture
+        check_preprocessor(fields)
 
     def slice_config(self, max_slice_nums: int | None = None) -> SliceConfig:
         """Return the slicing in force, with another limit of tiles if one is given."""
@@ -145,6 +152,7 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
                     f"{pretrained_model_name_or_path}: found neither preprocessor_config.json nor a config.json of "
                     "MiniCPM-V, expected one of them\n  fix: give the path of a MiniCPM-V model directory"
                 ) from missing
+            check_config(fields)
             return _fields_from_config(fields), unused
 
 

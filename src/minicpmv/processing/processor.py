@@ -14,6 +14,7 @@ from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
 from minicpmv.errors import CheckpointError, UsageError
+from minicpmv.models.model_files import check_model_files
 from minicpmv.models.versions import VERSIONS, Version, detect_version
 from minicpmv.processing.batching import as_batch, pad_left, times_of_each
 from minicpmv.processing.chat import DEFAULT_SYSTEM, Turn
@@ -89,6 +90,8 @@ class MiniCPMVProcessor(ProcessorMixin):
         settings = {key: kwargs.pop(key) for key in list(kwargs) if key in MiniCPMVImagesKwargs.__annotations__}
         if isinstance(path, (str, Path)) and Path(path).exists() and not Path(path).is_dir():
             raise CheckpointError(f"{path}: found a file, expected a model directory\n  fix: give the directory's path")
+        if isinstance(path, (str, Path)) and (folder := Path(path, kwargs.get("subfolder") or "")).is_dir():
+            check_model_files(folder)
         image_processor = MiniCPMVImageProcessor.from_pretrained(path, **kwargs, **settings)
         version = _stated_version(path, kwargs) or image_processor.released_version()
         tokenizer_class = LlamaTokenizerWrapper if version is VERSIONS["2.0"] else MiniCPMVTokenizerFast

@@ -18,12 +18,16 @@ from sentencepiece import SentencePieceProcessor
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from minicpmv.errors import CheckpointError
+from minicpmv.models.bounds import quote
+from minicpmv.models.model_files import naming_faults, read_object
+from minicpmv.processing.split_patterns import check_patterns
 from minicpmv.processing.tokenization import is_control_token
 
 __all__ = ["LlamaTokenizerWrapper", "MiniCPMVTokenizerFast"]
 
 # What transformers 5 writes about the machine that saved, and its new name of a released field.
 _TRANSFORMERS_OWN = ("backend", "is_local", "local_files_only", "extra_special_tokens", "files_loaded")
+_FIX = "use the tokenizer that belongs to the weights; download or copy its files again"
 _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 _UNSAVED = ("legacy", "add_bos_token", "add_eos_token")  # what transformers 5 reads and does not write
 
@@ -40,8 +44,11 @@ class _ReleasedLayout(_Base):
     @classmethod
     def _from_pretrained(cls, resolved_vocab_files: dict[str, str | None], *args: Any, **kwargs: Any) -> Any:
         path = resolved_vocab_files.get("tokenizer_config_file")
-        stated = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
-        tokenizer = super()._from_pretrained(resolved_vocab_files, *args, **kwargs)
+        stated = read_object(Path(path), expected="a tokenizer's settings", fix=_FIX) if path else {}
+        where = Path(path).parent if path else "tokenizer"
+        with naming_faults(where, expected="the files of a tokenizer", fix=_FIX), _naming_errors_of_tokenizers(where):
+            tokenizer = super()._from_pretrained(resolved_vocab_files, *args, **kwargs)
+            check_patterns(tokenizer.backend_tokenizer, where)
         kept = (*_UNSAVED, "extra_special_tokens", "padding_side")
         tokenizer._released = {key: stated[key] for key in kept if key in stated}
         return tokenizer
@@ -94,6 +101,25 @@ class _ReleasedLayout(_Base):
             skipped.discard(cast("int", self.pad_token_id))
             token_ids, skip_special_tokens = [index for index in ids if index not in skipped], False
         return super()._decode(token_ids, skip_special_tokens, clean_up_tokenization_spaces, **kwargs)
+
+
+class _naming_errors_of_tokenizers:
+    """Words errors of the package ``tokenizers``, which has no class of its own for them: it raises bare
+    ``Exception``.
+    """
+
+    def __init__(self, where: object) -> None:
+        self._where = where
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is Exception or (kind is not None and kind.__name__ == "PanicException"):
+            said = quote(str(error))[1:-1]
+            raise CheckpointError(
+                f"{self._where}: found what no tokenizer can be made of ({said}), expected the files of a tokenizer\n"
+                f"  fix: {_FIX}"
+            ) from error
 
 
 class MiniCPMVTokenizerFast(_ReleasedLayout, PreTrainedTokenizerFast):

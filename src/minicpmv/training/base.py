@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from minicpmv.errors import CheckpointError, ConfigError, UsageError
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.directories import SMALL_FILES, find_directory, name_to_load
+from minicpmv.models.model_files import check_model_files, read_object
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.models.versions import LLM_TYPES, Version, detect_version
 from minicpmv.training.arguments import RunArguments
@@ -57,6 +57,7 @@ def find_base(run: RunArguments) -> Path:
             f"--model_name_or_path: {name!r} holds an adapter, expected a base model\n"
             "  fix: name the base model there, and the adapter with --use_lora true --lora_weight_path"
         )
+    check_model_files(path)
     return path
 
 
@@ -66,14 +67,12 @@ def read_config(base: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is missing or broken.
     """
-    try:
-        config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{base}: found no readable config.json ({error}), expected a MiniCPM-V checkpoint\n"
-            "  fix: name the directory that holds config.json and the weights"
-        ) from error
-    if not isinstance(config, dict) or config.get("model_type") != "minicpmv":
+    config = read_object(
+        base / "config.json",
+        expected="a MiniCPM-V checkpoint",
+        fix="name the directory that holds config.json and the weights",
+    )
+    if config.get("model_type") != "minicpmv":
         raise CheckpointError(f"{base / 'config.json'}: found no MiniCPM-V model\n  fix: name a MiniCPM-V checkpoint")
     return config
 

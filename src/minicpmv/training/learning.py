@@ -5,7 +5,6 @@ Works on a model without weights, so that a wrong expression, or a rate that not
 
 from __future__ import annotations
 
-import json
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from minicpmv.errors import UsageError
+from minicpmv.models.adapter_config import read_adapter_config
 from minicpmv.models.foreign_adapters import modules_beside
 from minicpmv.training.learning_flags import BESIDE_LORA, LearningArguments
 from minicpmv.training.lora import modules_to_save, wanted_targets
@@ -138,13 +138,8 @@ def _read_adapter(path: str) -> dict[str, Any]:
         raise UsageError(
             f"--lora_weight_path: found no adapter_config.json in {path!r}\n  fix: name an adapter directory"
         )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(
-            f"--lora_weight_path: found no JSON in {file} ({error})\n  fix: restore the file, or train again"
-        ) from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+    config = read_adapter_config(Path(path))
+    if config.get("peft_type") != "LORA":
         raise UsageError(f"--lora_weight_path: found no LoRA adapter in {path!r}\n  fix: name an adapter directory")
     # Other tools keep what they trained fully in a file of its own, unsaid.
     return {**config, "modules_to_save": config.get("modules_to_save") or modules_beside(Path(path), config)}
