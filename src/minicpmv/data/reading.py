@@ -28,6 +28,7 @@ __all__ = ["log_notice", "open_records", "read_records"]
 _logger = logging.getLogger(__name__)
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_WIDEST_MARKS = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
 _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -162,11 +163,20 @@ def _open_text(file: DataFile, head: bytes, on_notice: Callable[[Problem], None]
 
 
 def _check_encoding(source: str, head: bytes) -> None:
-    """Refuse text in two bytes a character, with its mark or without it, and what is no text."""
-    is_wide = head.startswith(_WIDE_MARKS) or (len(head) > 3 and head[0] != 0 == head[1] and head[2] != 0 == head[3])
+    """Refuse text in two or four bytes a character, with its mark or without it, and what is no text."""
+    is_utf32 = head.startswith(_WIDEST_MARKS) or (
+        len(head) > 4 and head[0] != 0 and not any(head[1:4]) and head[4] != 0
+    )
+    is_wide = (
+        is_utf32
+        or head.startswith(_WIDE_MARKS)
+        or (len(head) > 3 and head[0] != 0 == head[1] and head[2] != 0 == head[3])
+    )
     if is_wide:
-        fix = f"convert it once: iconv -f UTF-16 -t UTF-8 {shlex.quote(source)} > utf8.json"
-        _fail("D104", f"{source}:1", "UTF-16 text, which is not UTF-8", "UTF-8 text", fix)
+        kind = "UTF-32" if is_utf32 else "UTF-16"
+        target = f"utf8{os.path.splitext(source)[1] or '.json'}"
+        fix = f"convert it once: iconv -f {kind} -t UTF-8 {shlex.quote(source)} > {shlex.quote(target)}"
+        _fail("D104", f"{source}:1", f"{kind} text, which is not UTF-8", "UTF-8 text", fix)
     if b"\0" in head and head.lstrip()[:1] not in (b"[", b"{"):
         fix = "give a file of records"
         _fail("D170", source, "binary data of an unknown kind", "JSON, JSON Lines, CSV, Parquet or Arrow", fix)

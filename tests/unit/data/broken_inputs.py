@@ -322,7 +322,8 @@ def _records() -> Iterator[Case]:
 def _messages() -> Iterator[Case]:
     for name, value in VALUES.items():
         if not isinstance(value, dict):
-            yield Case(name=f"message_{name}", code="D120", data=_json([{"conversations": [value, value]}]))
+            code = "D120" if value is not None else "D116"  # null counts as left out
+            yield Case(name=f"message_{name}", code=code, data=_json([{"conversations": [value, value]}]))
         if not isinstance(value, str):
             code = "D124" if not isinstance(value, list) else "D118" if value else "D127"
             yield _message(f"content_{name}", code, {"role": "user", "content": value})
@@ -399,11 +400,12 @@ def _messages() -> Iterator[Case]:
 def _image_values() -> Iterator[Case]:
     good = {"a.png": _encode("PNG"), "b.png": _encode("PNG")}
     for name, value in VALUES.items():
-        if value not in (None, [], {}, "Why?") and not isinstance(value, dict):
+        if value not in (None, "", [], {}, "Why?") and not isinstance(value, dict):
             yield _image(f"image_{name}", "D130", value)
         if value != "Why?":
-            yield _image(f"image_list_{name}", "D130", [value])
-            yield _image(f"image_dict_{name}", "D130", {"<image_00>": value}, "<image_00>")
+            yield _image(f"image_list_{name}", "D130" if value is not None else "D133", [value], "<image>")
+            code = "D130" if value is not None else "D136"
+            yield _image(f"image_dict_{name}", code, {"<image_00>": value}, "<image_00>")
     for key in ("first", "", "<image>2", "image_00", "<image_a>", "<Image_00>", "<image_00> ", "<image_-1>"):
         yield _image(f"image_key_{key!r}", "D131", {key: "a.png"}, "Why?", good)
     for address in ("http://a.de/a.png", "https://a.de/a.png", "s3://a/a.png", "ftp://a/a.png"):

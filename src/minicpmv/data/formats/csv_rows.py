@@ -29,6 +29,8 @@ SUFFIXES = (".csv", ".tsv")
 
 _DELIMITERS = ",\t;"
 """The first that divides a header most often is taken; spreadsheets of many countries write semicolons."""
+_TALKS = ("conversations", "messages")
+"""Columns that can be the only one."""
 _JSON_COLUMNS = ("conversations", "messages", "image", "images", "objects", "history", "references")
 """Columns in which a cell that begins with ``[`` or ``{`` is JSON. In all others, text may begin so."""
 
@@ -57,6 +59,8 @@ class CsvRows(LazySequence[RawRecord]):
         self._delimiter = _find_delimiter(first)
         rows = csv.reader(_chain(first, lines), delimiter=self._delimiter, strict=True)
         begins, line = lines.position, 1
+        if "\r" in first.rstrip("\r\n"):
+            _check_header([first], self._file.source)
         try:
             self._names = next(rows, [])
             _check_header(self._names, self._file.source)
@@ -126,13 +130,19 @@ def _find_delimiter(header: str) -> str:
 
 def _check_header(names: list[str], source: str) -> None:
     repeated = [name for name, count in Counter(names).items() if count > 1]
-    if len(names) < 2:
+    fix = "write the names of the columns, such as id,image,conversations, into the first line"
+    if any("\r" in name for name in names):
+        found, fix = "lines that end in a carriage return alone", "write line feeds: tr '\\r' '\\n' < OLD.csv > NEW.csv"
+    elif names and names[0].startswith("sep="):
+        found, fix = f"the line {quote(names[0])}, which spreadsheets write and read", "remove that line"
+    elif spaced := [name for name in names if name != name.strip()]:
+        found, fix = f"the column {quote(spaced[0])}, with space around its name", "remove the space, in all rows"
+    elif len(names) < 2 and names not in ([key] for key in _TALKS):
         found = f"the header {quote(','.join(names))}, which names one column"
     elif repeated:
         found = f"the column {quote(repeated[0])} more than once"
     else:
         return
-    fix = "write the names of the columns, such as id,image,conversations, into the first line"
     raise DataError([Problem("D173", f"{source}:1", found, "a header with the name of each column, once", fix)])
 
 

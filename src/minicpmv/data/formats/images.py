@@ -32,10 +32,12 @@ def plain_images(value: object, place: str, report: Report) -> object:
     """
     if isinstance(value, list):
         entries = enumerate(cast("list[object]", value))
-        return [plain_image(entry, f"{place}[{number}]", report) for number, entry in entries]
+        return [plain_image(entry, f"{place}[{number}]", report) for number, entry in entries if entry is not None]
     if isinstance(value, dict) and not is_image_struct(value):
         mapping = cast("dict[str, object]", value)
-        made = {key: plain_image(entry, f"{place}[{key!r}]", report) for key, entry in mapping.items()}
+        made = {
+            key: plain_image(entry, f"{place}[{key!r}]", report) for key, entry in mapping.items() if entry is not None
+        }
         if isinstance(mapping, RepeatedKeys):
             marked = RepeatedKeys(made.items())
             marked.repeated = mapping.repeated

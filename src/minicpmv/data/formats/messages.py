@@ -26,6 +26,7 @@ __all__ = [
     "read_plain_sharegpt",
 ]
 
+_STYLE_KEYS = ("role", "content", "from", "value")
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 """What ``from`` holds; user, assistant and system are taken as well."""
 _SWITCHES = ("loss", "train", "trainable", "training")
@@ -47,7 +48,10 @@ class Messages:
     images: list[object] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     bare: list[str] = field(default_factory=list)
+    indices: list[object] = field(default_factory=list)
     """As ``Parts`` has them, of all messages."""
+    texts: list[str] = field(default_factory=list)
+    """Where the text of each message stands."""
     unread: list[Unread] = field(default_factory=list)
     faults: list[Problem] = field(default_factory=list)
 
@@ -96,6 +100,9 @@ def read_messages(
     read = Messages()
     is_ours = role_key == "role"
     for number, message in enumerate(messages):
+        if message is None:
+            continue
+        read.texts.append(f"{place}[{number}].{content_key}")
         if not isinstance(message, dict) or (is_ours and is_plain_message(cast("object", message))):
             read.talk.append(message)
             continue
@@ -112,11 +119,37 @@ def read_messages(
         role = _SHAREGPT_ROLES.get(role, role) if isinstance(role, str) and not is_ours else role
         made = {"role": role, "content": given.get(content_key)}
         if len(given) > 2:
-            made |= _read_rest(read, record, name, {**given, role_key: None, content_key: None}, role)
+            if is_ours:
+                _check_other_style(read, record, name, given)
+            made |= _read_rest(read, record, name, given | dict.fromkeys(_STYLE_KEYS), role)
         if isinstance(made["content"], list):
             _read_content(read, record, f"{name}.{content_key}", made)
         read.talk.append(_like(given, made))
+    _check_indices(read, record)
     return read
+
+
+def _check_other_style(read: Messages, record: RawRecord, name: str, given: Mapping[str, object]) -> None:
+    """Name a message of ours that says something else in the keys of the other style."""
+    role, text = given.get("from"), given.get("value")
+    for ours, theirs, said in (
+        ("role", "from", _SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role),
+        ("content", "value", text),
+    ):
+        if said is not None and said not in ("", given[ours]):
+            found = f"{ours!r}: {quote(given[ours])} and {theirs!r}: {quote(given[theirs])} in one message"
+            read.faults.append(Problem("D117", record.where(name), found, "one of them", "remove the one not meant"))
+
+
+def _check_indices(read: Messages, record: RawRecord) -> None:
+    """Name an image part that means another image of the record than the next one."""
+    for number, (name, index) in enumerate(zip(read.bare, read.indices, strict=True)):
+        if index is not None and index != number:
+            found = f"the index {quote(index)} of image part number {number}"
+            expected = f"{number}: image parts show the images of the record in order"
+            fix = "list the images in the order of the parts, and number them from 0 or leave 'index' out"
+            read.faults.append(Problem("D118", record.where(name), found, expected, fix))
+            return
 
 
 def _like(original: Mapping[str, object], made: dict[str, object]) -> dict[str, object]:
@@ -136,6 +169,7 @@ def _read_content(read: Messages, record: RawRecord, place: str, made: dict[str,
     read.images += parts.images
     read.places += parts.places
     read.bare += parts.bare
+    read.indices += parts.indices
     read.unread += parts.unread
 
 

@@ -38,8 +38,10 @@ class Pair:
 
 
 def is_pair(fields: Mapping[str, object]) -> bool:
-    """Whether a record without messages has a question of its own."""
-    return any(isinstance(fields.get(key), str) for key in QUESTIONS)
+    """Whether a record without messages has a question of its own; torchtune's is ``input``, beside an answer."""
+    return any(isinstance(fields.get(key), str) for key in QUESTIONS) or (
+        isinstance(fields.get("input"), str) and any(key in fields for key in ANSWERS)
+    )
 
 
 def read_pair(fields: Mapping[str, object], record: RawRecord) -> Pair:
@@ -50,7 +52,7 @@ def read_pair(fields: Mapping[str, object], record: RawRecord) -> Pair:
         record: Names the places.
     """
     pair = Pair()
-    questions = [key for key in QUESTIONS if key in fields]
+    questions = [key for key in QUESTIONS if key in fields] or ["input"]
     answers = [key for key in ANSWERS if key in fields]
     if len(answers) == 2 and answers[0] in _AGREED and answers[1] == "answers":
         answers.pop()
@@ -94,6 +96,8 @@ def _read_history(pair: Pair, fields: Mapping[str, object], record: RawRecord) -
     pair.taken.append("history")
     entries = cast("list[object]", history) if isinstance(history, list) else [history]
     for number, entry in enumerate(entries):
+        if entry is None:
+            continue
         turns = cast("list[object]", entry) if isinstance(entry, list) else []
         if len(turns) != 2 or not isinstance(history, list):
             place = record.where(f"history[{number}]" if isinstance(history, list) else "history")

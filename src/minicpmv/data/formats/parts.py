@@ -44,6 +44,8 @@ class Parts:
     """The field of each image."""
     bare: list[str] = field(default_factory=list)
     """The fields of image parts that only say where an image of the record goes."""
+    indices: list[object] = field(default_factory=list)
+    """The ``index`` of each of those, None without one."""
     problems: list[Problem] = field(default_factory=list)
     unread: list[Unread] = field(default_factory=list)
     """Keys of parts that are not read."""
@@ -62,6 +64,8 @@ def read_parts(content: Sequence[object], *, record: RawRecord, place: str, imag
     texts: list[str] = []
     for number, part in enumerate(content):
         name = f"{place}[{number}]"
+        if part is None:
+            continue
         if not isinstance(part, dict):
             _refuse(read, record, name, f"{quote(part)}, which is no part", _EXPECTED, "write it as a text part")
             continue
@@ -71,10 +75,7 @@ def read_parts(content: Sequence[object], *, record: RawRecord, place: str, imag
             _read_text(read, record, name, given, texts)
         elif kind not in ("image", "image_url"):
             found = f"a part of type {quote(kind)}" if "type" in given else "a part without 'type'"
-            fix = next(
-                (fix for word, fix in _FIXES.items() if word in str(kind)), "remove it, or write it as one of these"
-            )
-            _refuse(read, record, name, found, _EXPECTED, fix)
+            _refuse(read, record, name, found, _EXPECTED, _fix_kind(given))
         elif not images_allowed:
             found, fix = "an image outside the user's turns", "move it to the user turn that shows the image"
             _refuse(read, record, name, found, "text only", fix)
@@ -83,6 +84,20 @@ def read_parts(content: Sequence[object], *, record: RawRecord, place: str, imag
             _read_image(read, record, name, given)
     read.text = "\n".join(texts)
     return read
+
+
+def _fix_kind(part: Mapping[str, object]) -> str:
+    """Say what to do with a part whose type is none of ours."""
+    kind = part.get("type")
+    if "type" not in part:
+        meant = "text" if "text" in part else next((key for key in _IMAGE_SOURCES if key in part), None)
+        if meant:
+            return f"add 'type': '{'image' if meant not in ('text', 'image_url') else meant}'"
+    if str(kind) in ("input_text", "output_text"):
+        return "write 'text' as its type"
+    if str(kind) == "input_image":
+        return "write 'image_url' as its type"
+    return next((fix for word, fix in _FIXES.items() if word in str(kind)), "remove it, or write it as one of these")
 
 
 def _refuse(read: Parts, record: RawRecord, place: str, found: str, expected: str, fix: str) -> None:
@@ -114,7 +129,8 @@ def _read_image(read: Parts, record: RawRecord, name: str, part: Mapping[str, ob
     rest = [Unread("part", name, key, value) for key, value in part.items() if key not in ("type", *sources)]
     if not sources and part["type"] == "image":
         read.bare.append(name)
-        read.unread += rest
+        read.indices.append(part.get("index"))
+        read.unread += [each for each in rest if each.key != "index"]
         return
     key = _choose(read, record, name, sources or ["image_url"])
     if key is None:

@@ -31,6 +31,7 @@ _OWN_KEYS = ("id", "image", "conversations", "references", "objects")
 _READ = frozenset({"conversations", "messages", "image", "images", "references", "objects", "system", "system_prompt"})
 _READ = _READ.union(QUESTIONS)
 """Keys of a record that make a difference here."""
+_PROMPTED = ("prompt", "completion")
 _OBJECT_KEYS = ("ref", "bbox", "bbox_type", "image_id")
 """What is read of ms-swift's ``objects``."""
 
@@ -63,7 +64,7 @@ def to_own_form(record: RawRecord) -> RawRecord:
     plain = _read_plain(record, written)
     if plain is not None:
         return plain
-    reading = _Reading(record, {key: value for key, value in written.items() if value is not None})
+    reading = _Reading(record, {key: value for key, value in written.items() if not _is_left_out(key, value)})
     fields = reading.fields
     talk_key = _present(fields, "conversations", "messages")
     image_key = _present(fields, "image", "images")
@@ -76,19 +77,22 @@ def to_own_form(record: RawRecord) -> RawRecord:
     reading.names = _shared_names(talk_key, image_key)
     if image_key in fields:
         reading.own["image"] = plain_images(fields[image_key], image_key, reading.unread.append)
-    pair = None
+    how = ""
     if talk_key in fields:
         _read_talk(reading, fields[talk_key], talk_key)
+    elif _is_prompted(fields):
+        how = _read_prompted(reading)
     elif "conversations" in written and not is_pair(fields):
         reading.own["conversations"] = None  # which is no conversation
     elif is_pair(fields):
-        pair = _read_pair(reading)
+        how = _read_pair(reading).reading
     else:  # whoever judges it looks for what was meant
         kept = {key: value for key, value in fields.items() if key not in ("image", "images")}
         return dataclasses.replace(record, value=_like(written, kept | reading.own), names=reading.names)
     _read_instruction(reading)
     _read_objects(reading)
-    return _finish(reading, written, "" if pair is None else pair.reading)
+    _name_images(reading, image_key)
+    return _finish(reading, written, how)
 
 
 def _read_plain(record: RawRecord, fields: dict[str, object]) -> RawRecord | None:
@@ -100,8 +104,8 @@ def _read_plain(record: RawRecord, fields: dict[str, object]) -> RawRecord | Non
         rest and not (_READ.isdisjoint(rest) and all(fields[key] is not None for key in rest))
     ):
         return None
-    image, talk = fields.get(image_key, ""), fields.get(talk_key)
-    if not isinstance(talk, list) or not talk or not _is_plain_image(image):
+    image, talk = fields.get(image_key), fields.get(talk_key)
+    if not isinstance(talk, list) or not talk or (image_key in fields and not _is_plain_image(image)):
         return None
     messages, names = cast("list[object]", talk), OWN_NAMES
     if all(map(is_plain_message, messages)):
@@ -130,7 +134,7 @@ def _read_plain(record: RawRecord, fields: dict[str, object]) -> RawRecord | Non
 def _is_plain_image(image: object) -> bool:
     """Whether an ``image`` value is of paths, as they stand in ours."""
     paths = cast("list[object]", image) if isinstance(image, list) else (image,)
-    return all(isinstance(path, str) and not path.startswith(("data:", "file:")) for path in paths)
+    return all(isinstance(path, str) and path and not path.startswith(("data:", "file:")) for path in paths)
 
 
 def _finish(reading: _Reading, written: Mapping[str, object], how: str) -> RawRecord:
@@ -147,6 +151,19 @@ def _finish(reading: _Reading, written: Mapping[str, object], how: str) -> RawRe
         unread=(*rest, *reading.unread),
         reading=how,
     )
+
+
+def _is_left_out(key: str, value: object) -> bool:
+    return value is None or (key in ("image", "images") and isinstance(value, str) and not value)
+
+
+def _name_images(reading: _Reading, image_key: str) -> None:
+    """Keep the numbers that images have in a list with null in it."""
+    written = reading.fields.get(image_key)
+    entries = cast("list[object]", written) if isinstance(written, list) else []
+    if None in entries:
+        places = (f"{image_key}[{number}]" for number, entry in enumerate(entries) if entry is not None)
+        reading.names = dataclasses.replace(reading.names, parts=tuple(places))
 
 
 @lru_cache(maxsize=32)  # one object for all records of a style, not one for each of millions
@@ -215,12 +232,47 @@ def _read_talk(reading: _Reading, talk: object, key: str) -> None:
     role_key, content_key = ("from", "value") if is_sharegpt(messages) else ("role", "content")
     read = read_messages(messages, reading.record, key, role_key=role_key, content_key=content_key)
     reading.names = _shared_names(key, reading.names.image, role=role_key, content=content_key)
+    if None in messages:
+        reading.names = _names_with_texts(reading.names, tuple(read.texts))
     reading.own["conversations"] = read.talk
     reading.faults += read.faults
     reading.unread += read.unread
     _place_images(reading, read)
     if any(key in reading.fields for key in QUESTIONS):
         _check_second_talk(reading)
+
+
+def _is_prompted(fields: Mapping[str, object]) -> bool:
+    """Whether a record has TRL's ``prompt`` and ``completion``, each a list of messages."""
+    return all(
+        isinstance(fields.get(key), list)
+        and any(isinstance(message, dict) and "role" in message for message in cast("list[object]", fields[key]))
+        for key in _PROMPTED
+    )
+
+
+def _read_prompted(reading: _Reading) -> str:
+    """Read the messages of ``prompt``, of which no answer is learnt, and those of ``completion``; say how."""
+    whole = Messages()
+    for key in _PROMPTED:
+        messages = cast("list[object]", reading.fields[key])
+        read = read_messages(messages, reading.record, key, role_key="role", content_key="content")
+        if key == "prompt":
+            read.talk = [_as_context(message) for message in read.talk]
+        for each in dataclasses.fields(Messages):
+            getattr(whole, each.name).extend(getattr(read, each.name))
+    reading.own["conversations"] = whole.talk
+    reading.taken |= set(_PROMPTED)
+    reading.names = _names_with_texts(_shared_names("prompt", reading.names.image), tuple(whole.texts))
+    reading.faults += whole.faults
+    reading.unread += whole.unread
+    _place_images(reading, whole)
+    return "'prompt' and 'completion' as the messages, of which answers in 'prompt' are context"
+
+
+def _as_context(message: object) -> object:
+    fields = cast("dict[str, object]", message) if isinstance(message, dict) else {}
+    return _like(fields, fields | {"weight": 0.0}) if fields.get("role") == "assistant" else message
 
 
 def _place_images(reading: _Reading, read: Messages) -> None:
