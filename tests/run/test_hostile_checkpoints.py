@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from minicpmv.training.manifest import read_manifest, seal
+from minicpmv.training.pickles import find_foreign_object
 from tests.run.engines import switch
 from tests.run.forked import run_command
 from tests.run.training import flags, make_data
@@ -26,6 +27,7 @@ _ENGINES = {
     "fsdp2": switch("fsdp2"),
 }
 _SHOWN = ("plain", "zero2")
+_NAMED = "posix.mkdir, which is no tensor and no number"
 
 
 class _Touch:
@@ -56,18 +58,25 @@ def test_no_pickle_of_a_checkpoint_runs(engine: str, data: str, tmp_path: Path) 
     pickles = sorted(path.relative_to(kept) for path in kept.rglob("*") if path.suffix in {".bin", ".pt", ".pth"})
     assert len(pickles) >= 3
     universal = Path("global_step1_universal/zero/llm.lm_head.weight/fp32.pt")
-    for name in [*pickles, universal] if engine == "zero2" else pickles:
-        marker = tmp_path / f"ran-{name.name}"
+    names = [*pickles, universal] if engine == "zero2" else pickles
+    for name in names:
         shutil.rmtree(checkpoint)
         shutil.copytree(kept, checkpoint)
-        (checkpoint / name).parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"x": _Touch(marker)}, checkpoint / name)
-        _seal_again(checkpoint)
-        resumed = run_command([*run, "--max_steps", "2", "--resume_from_checkpoint", "true"], processes=processes)
-        assert resumed.returncode == 2, resumed.stderr
-        assert f"{name} holds posix.mkdir, which is no tensor and no number" in resumed.stderr
-        assert "Traceback" not in resumed.stderr
-        assert not marker.exists()
+        _alter(checkpoint / name, tmp_path / "ran")
+        assert find_foreign_object(checkpoint) == f"{name} holds {_NAMED}"
+    for name in names:
+        _alter(checkpoint / name, tmp_path / "ran")
+    _seal_again(checkpoint)
+    resumed = run_command([*run, "--max_steps", "2", "--resume_from_checkpoint", "true"], processes=processes)
+    assert resumed.returncode == 2, resumed.stderr
+    assert f" holds {_NAMED}" in resumed.stderr
+    assert "Traceback" not in resumed.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def _alter(path: Path, marker: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"x": _Touch(marker)}, path)
 
 
 def _seal_again(checkpoint: Path) -> None:
