@@ -104,18 +104,19 @@ def _code_of_all(processes: Sequence[BaseProcess], timeout: float) -> int:
     """Return 0, or the code of the first that failed."""
     ends = time.monotonic() + timeout
     code = 0
-    while running := [process.sentinel for process in processes if process.exitcode is None]:
-        if not wait(running, max(ends - time.monotonic(), 0)):
-            for process in processes:
-                process.kill()
-            raise AssertionError(f"the run did not end within {timeout} s")
+    while True:
+        running = [process for process in processes if process.exitcode is None]
         failed = next((process.exitcode for process in processes if process.exitcode), 0)
         if failed and not code:
             code = failed
-            for process in processes:
-                if process.exitcode is None:
-                    process.terminate()
-    return code
+            for process in running:
+                process.terminate()
+        if not running:
+            return code
+        if not wait([process.sentinel for process in running], max(ends - time.monotonic(), 0)):
+            for process in running:
+                process.kill()
+            raise AssertionError(f"the run did not end within {timeout} s")
 
 
 def _become(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from minicpmv.training.manifest import read_manifest, seal
-from minicpmv.training.pickles import find_foreign_object
+from minicpmv.training.pickles import find_foreign_object, restrict_unpickling
 from tests.run.engines import switch
 from tests.run.forked import run_command
 from tests.run.training import flags, make_data
@@ -63,7 +63,7 @@ def test_no_pickle_of_a_checkpoint_runs(engine: str, data: str, tmp_path: Path) 
         shutil.rmtree(checkpoint)
         shutil.copytree(kept, checkpoint)
         _alter(checkpoint / name, tmp_path / "ran")
-        assert find_foreign_object(checkpoint) == f"{name} holds {_NAMED}"
+        assert _found(checkpoint) == f"{name} holds {_NAMED}"
     for name in names:
         _alter(checkpoint / name, tmp_path / "ran")
     _seal_again(checkpoint)
@@ -72,6 +72,15 @@ def test_no_pickle_of_a_checkpoint_runs(engine: str, data: str, tmp_path: Path) 
     assert f" holds {_NAMED}" in resumed.stderr
     assert "Traceback" not in resumed.stderr
     assert not (tmp_path / "ran").exists()
+
+
+def _found(checkpoint: Path) -> str | None:
+    """Look as a run does; the variables are as before afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+            patch.setenv(name, "0")
+        restrict_unpickling(deepspeed=True)
+        return find_foreign_object(checkpoint)
 
 
 def _alter(path: Path, marker: Path) -> None:
