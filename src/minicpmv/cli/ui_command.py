@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
-import tempfile
 import webbrowser
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from minicpmv.cli.model_options import add_model_options, answer_length, model_n
 from minicpmv.cli.parser import CommandParser
 from minicpmv.cli.server_options import add_server_options
 from minicpmv.errors import UsageError
+from minicpmv.scratch import scratch_folder
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
     from minicpmv.inference.loading import LoadedModel
@@ -88,10 +88,10 @@ def run(arguments: Sequence[str]) -> int:
         )
     with (
         listen(options.host, options.port) as listening,
-        tempfile.TemporaryDirectory(prefix="minicpmv-ui-", ignore_cleanup_errors=True) as folder,
+        scratch_folder("ui") as folder,
     ):
         # Read when gradio is imported. Uploads go with the process, and nobody is asked for a newer version.
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+        os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
 
         from minicpmv.ui.server import serve
         from minicpmv.ui.session import Room

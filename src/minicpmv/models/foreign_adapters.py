@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -24,6 +23,7 @@ from minicpmv.errors import CheckpointError
 from minicpmv.models.adapter_config import ADAPTER_CONFIG
 from minicpmv.models.checkpoint import own_shapes, released_pieces
 from minicpmv.models.weight_files import Shape, WeightReader
+from minicpmv.scratch import scratch_folder
 
 __all__ = ["ADAPTER_WEIGHTS", "as_peft_writes_it", "check_kind", "modules_beside"]
 
@@ -106,13 +106,13 @@ def as_peft_writes_it(folder: Path, config: Mapping[str, Any], model: Any) -> It
     settled = {name: config[name] for name in config.keys() & {field.name for field in fields(LoraConfig)}}
     settled |= {"peft_type": "LORA", "modules_to_save": config.get("modules_to_save") or modules or None}
     settled |= {"target_modules": targets, "layers_to_transform": None, "layers_pattern": None}
-    with tempfile.TemporaryDirectory(prefix="minicpmv-adapter-") as made:
+    with scratch_folder("adapter") as made:
         whole = {
             _PREFIX + name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
         }
-        save_file(whole, Path(made) / ADAPTER_WEIGHTS[0], metadata={"format": "pt"})
-        (Path(made) / ADAPTER_CONFIG).write_text(json.dumps(settled), encoding="utf-8")
-        yield Path(made)
+        save_file(whole, made / ADAPTER_WEIGHTS[0], metadata={"format": "pt"})
+        (made / ADAPTER_CONFIG).write_text(json.dumps(settled), encoding="utf-8")
+        yield made
 
 
 def _weights_of(folder: Path) -> WeightReader:

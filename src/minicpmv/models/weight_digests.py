@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import json
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -173,13 +172,9 @@ def _recall(place: Path) -> WeightDigests | None:
 def _keep(place: Path, found: WeightDigests) -> None:
     with suppress(OSError):  # the next start reads the weights again
         place.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=place.parent, prefix=".", suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(f"{found.weights} {found.shapes} {_check(*found)}\n")
-            os.replace(temporary, place)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        aside = place.with_name(f".{place.name}.tmp")  # one name: the next start replaces what a killed one left
+        aside.write_text(f"{found.weights} {found.shapes} {_check(*found)}\n", encoding="ascii")
+        os.replace(aside, place)
 
 
 def _check(weights: str, shapes: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from minicpmv.data.packing import RowPlanner
 from minicpmv.data.rows import Rows
 from minicpmv.errors import UsageError
+from minicpmv.scratch import scratch_folder
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.base import dtype_to_save
 from minicpmv.training.batches import BatchPlan, count_steps
@@ -129,8 +129,8 @@ def rehearse(
     row, share = _find_costliest(plan, costs, material)
     num_steps = count_steps(plan, args)
     room = _Room(args.output_dir or "", _count_kept(args, num_steps, plan))
-    with tempfile.TemporaryDirectory() as folder:
-        trainer, seconds = _take_two_steps(build_trainer, row, material, args, folder)
+    with scratch_folder("dry-run") as folder:
+        trainer, seconds = _take_two_steps(build_trainer, row, material, args, str(folder))
     first = trainer.state.log_history[0]
     tokens = "" if material.lengths is None else f" and {int(material.lengths.lengths[row].sum()):,} tokens"
     gradient = f", gradient {first['grad_norm']:.3g}" if "grad_norm" in first else ""
