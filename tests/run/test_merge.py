@@ -126,9 +126,13 @@ def test_what_the_adapter_does_not_touch_is_copied_bit_for_bit(base: Path, adapt
     assert same == before.keys() - touched
     assert {tensor.dtype for tensor in after.values()} == {torch.bfloat16}
     assert names(out) == names(base) | {"merge.json"}
-    for name in names(base) - {"model.safetensors", "config.json"}:
+    rewritten = {"config.json", "generation_config.json"}
+    for name in names(base) - {"model.safetensors"} - rewritten:
         assert (out / name).read_bytes() == (base / name).read_bytes(), name
-    assert json.loads((out / "config.json").read_text()) == json.loads((base / "config.json").read_text())
+    for name in rewritten:
+        stated, before = (json.loads((folder / name).read_text()) for folder in (out, base))
+        added = {"eos_token_id": [403, 401]} if name == "generation_config.json" else {}  # `generate` stops there too
+        assert stated == before | added
 
 
 def test_precision_holds_for_every_tensor_and_is_stated(base: Path, adapter: Path, tmp_path: Path) -> None:
@@ -224,12 +228,12 @@ def test_what_is_not_base_with_adapter_is_not_saved(
     """Here nothing is merged; what stood at the place stays."""
     monkeypatch.setattr(MergedTensors, "_is_touched", lambda self, own: False)
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "merge.json").touch()  # a model's, or nothing would be replaced
+    shutil.copy(FIXTURES / "v2_6" / "config.json", tmp_path / "out")  # or nothing would be replaced
     assert main(["merge", str(adapter), str(tmp_path / "out"), "--dtype", dtype, "--overwrite"]) == 2
     said = capsys.readouterr().err
     assert "found logits of the merged model up to " in said
     assert "nothing is saved\n  fix: " in said
-    assert [names(tmp_path), names(tmp_path / "out")] == [{"out"}, {"merge.json"}]
+    assert [names(tmp_path), names(tmp_path / "out")] == [{"out"}, {"config.json"}]
 
 
 def test_an_adapter_that_rounding_takes_away_is_refused_and_float32_keeps_it(

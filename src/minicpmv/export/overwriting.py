@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,8 +11,9 @@ from minicpmv.errors import UsageError
 
 __all__ = ["refuse_losses"]
 
+_CONFIG, _MODEL_TYPE = "config.json", "minicpmv"
 _MODEL_FILES = (
-    "config.json",
+    _CONFIG,
     "generation_config.json",
     "merge.json",
     "preprocessor_config.json",
@@ -28,7 +30,6 @@ _MODEL_FILES = (
     "pytorch_model*.bin",
     "pytorch_model.bin.index.json",
 )
-_NEEDED = ("config.json", "merge.json")
 _SHOWN = 5
 
 
@@ -50,7 +51,7 @@ def refuse_losses(directory: Path, sources: Iterable[Path]) -> None:
         if not any((source / file).exists() for source in places)
         and (file.parent != Path() or not any(fnmatch(file.name, pattern) for pattern in _MODEL_FILES))
     ]
-    if files and not any((directory / name).is_file() for name in _NEEDED):
+    if not _is_model(directory):
         lost = [str(file) for file in files]
     if lost:
         more = f" and {len(lost) - _SHOWN:,} more" if lost[_SHOWN:] else ""
@@ -58,3 +59,11 @@ def refuse_losses(directory: Path, sources: Iterable[Path]) -> None:
             f"{directory}: found {', '.join(map(repr, lost[:_SHOWN]))}{more}, which is no part of a model and would be "
             "lost, expected a model's directory to replace\n  fix: name another directory, or move these files away"
         )
+
+
+def _is_model(directory: Path) -> bool:
+    try:
+        config = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == _MODEL_TYPE

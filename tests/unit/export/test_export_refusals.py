@@ -141,3 +141,31 @@ def test_what_was_written_is_said(capsys: pytest.CaptureFixture[str], model: Pat
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"tiny-f16.gguf", "mmproj-tiny-f16.gguf"}
     assert "the likeliest token is the same at" in told.out
     assert "llama.cpp cuts up to 9 slices; this checkpoint was made for 4" in told.err
+
+
+def test_files_are_replaced_where_that_is_asked_for_and_gguf_alone(
+    model: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["export", str(model), "--output", str(tmp_path), "--type", "f16", "--no-logits"]
+    language, vision = tmp_path / "tiny-f16.gguf", tmp_path / "mmproj-tiny-f16.gguf"
+    vision.write_bytes(b"GGUF of another day")
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert f"{vision}: found a file that would be replaced, expected none of this name\n  fix: name" in told
+    assert "--overwrite" in told
+    assert [path.name for path in tmp_path.iterdir()] == [vision.name]
+    assert vision.read_bytes() == b"GGUF of another day"
+
+    assert main([*words, "--overwrite"]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {language.name, vision.name}
+    assert GGUFReader(vision).tensors
+
+    written = vision.read_bytes()
+    language.unlink()
+    for make in (lambda: language.write_bytes(b"notes"), lambda: language.symlink_to("nowhere"), language.mkdir):
+        make()
+        capsys.readouterr()
+        assert main([*words, "--overwrite"]) == 2
+        assert f"{language}: found something that is no GGUF file and would be lost" in capsys.readouterr().err
+        assert vision.read_bytes() == written, "neither file is replaced without the other"
+        language.rmdir() if language.is_dir() else language.unlink()

@@ -13,7 +13,7 @@ from minicpmv.export.overwriting import refuse_losses
 def write(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("x", encoding="utf-8")
+        (folder / name).write_text('{"model_type": "minicpmv"}' if name == "config.json" else "x", encoding="utf-8")
     return folder
 
 
@@ -31,3 +31,11 @@ def test_model_and_copies_of_the_base_may_go(tmp_path: Path) -> None:
 def test_whatever_else_lies_there_is_named(names: tuple[str, ...], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=rf"found '{names[-1]}', which is no part of a model and would be lost"):
         refuse_losses(write(tmp_path, *names), [])
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "llama"}', '{"version": "4.0"}', "[]", "my notes", "\udcff"])
+def test_names_alone_make_no_model(content: str, tmp_path: Path) -> None:
+    write(tmp_path, "vocab.json")
+    (tmp_path / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(UsageError, match=r"found 'config\.json', 'vocab\.json', which is no part of a model"):
+        refuse_losses(tmp_path, [])
