@@ -194,7 +194,8 @@ def estimate_costs(lengths: LengthReport, config: MiniCPMVConfig, *, scale_resol
 def make_loader(
     dataset: Dataset[Any], sampler: PlannedBatches, args: TrainingArguments, collate: Collate
 ) -> DataLoader[Any]:
-    """Make the loader of planned batches, with the workers that the flags say."""
+    """Make the loader of planned batches, with the workers that the flags say, but none that would have no batch."""
+    num_workers = min(args.dataloader_num_workers, max(1, len(sampler)))
     # Fields that older releases of transformers lack.
     newer = {
         name: getattr(args, f"dataloader_{name}")
@@ -205,10 +206,10 @@ def make_loader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collate,
-        num_workers=args.dataloader_num_workers,
+        num_workers=num_workers,
         pin_memory=args.dataloader_pin_memory,
         persistent_workers=args.dataloader_persistent_workers,
         prefetch_factor=args.dataloader_prefetch_factor,
-        worker_init_fn=partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index),
+        worker_init_fn=partial(seed_worker, num_workers=num_workers, rank=args.process_index),
         **newer,
     )

@@ -130,7 +130,7 @@ def rehearse(
     num_steps = count_steps(plan, args)
     room = _Room(args.output_dir or "", _count_kept(args, num_steps, plan))
     with scratch_folder("dry-run") as folder:
-        trainer, seconds = _take_two_steps(build_trainer, row, material, args, str(folder))
+        trainer, seconds = _take_two_steps(build_trainer, row, material, args, str(folder), plan.num_rows)
     first = trainer.state.log_history[0]
     tokens = "" if material.lengths is None else f" and {int(material.lengths.lengths[row].sum()):,} tokens"
     gradient = f", gradient {first['grad_norm']:.3g}" if "grad_norm" in first else ""
@@ -196,9 +196,12 @@ def _take_two_steps(
     material: Material,
     args: TrainingArguments,
     folder: str,
+    num_rows: int,
 ) -> tuple[MiniCPMVTrainer, float]:
     args.output_dir = folder
     args.max_steps, args.logging_steps = 2, 1
+    # A step has no more rows than the run's own, however many were asked for.
+    args.gradient_accumulation_steps = min(args.gradient_accumulation_steps, -(-num_rows // args.world_size))
     args.logging_strategy, args.eval_strategy = IntervalStrategy.STEPS, IntervalStrategy.NO
     args.save_strategy, args.load_best_model_at_end, args.eval_on_start = SaveStrategy.NO, False, False
     if material.train.skip_log is not None:

@@ -16,6 +16,8 @@ __all__ = ["RANGES", "Range", "check_ranges", "refuse_whole_shares"]
 
 _MOST_COUNTED = 2**31 - 1
 """More than any run counts; what is above does not fit the integers that it is stored in."""
+_MOST_RANK = 65_536
+"""Wider than any layer; matrices of more would fill any memory before a word is said."""
 _MOST = 3e38
 """More than any rate, decay or norm, and about what float32 can hold."""
 
@@ -65,7 +67,7 @@ RANGES: Mapping[str, Range] = {
     "adam_epsilon": _POSITIVE,
     "data_seed": _SEED,
     "dataloader_num_workers": Range(least=0, most=_MOST_COUNTED, instead="0 reads in the run's own process"),
-    "dataloader_prefetch_factor": _COUNT,
+    "dataloader_prefetch_factor": Range(least=1, most=1024),
     "ddp_bucket_cap_mb": _COUNT,
     "ddp_timeout": _COUNT,
     "eval_accumulation_steps": _COUNT,
@@ -100,7 +102,7 @@ RANGES: Mapping[str, Range] = {
     "lora_alpha": _COUNT_OR_NONE,
     "lora_dropout": _PART,
     "lora_lr": _OWN_RATE,
-    "lora_r": _COUNT,
+    "lora_r": Range(least=1, most=_MOST_RANK),
     "lora_weight_decay": _AMOUNT,
     "max_bad_share": _SHARE,
     "max_slice_nums": _COUNT,

@@ -27,7 +27,7 @@ from minicpmv.training.completion import complete
 from minicpmv.training.console import complain, is_first_process, notice, say
 from minicpmv.training.course import describe_course
 from minicpmv.training.disk import explain_system
-from minicpmv.training.effect import refuse_no_effect
+from minicpmv.training.effect import describe_little_effect, refuse_no_effect
 from minicpmv.training.engine import start_engine
 from minicpmv.training.eval_metrics import EvalMetrics
 from minicpmv.training.fsdp import choose_units
@@ -149,7 +149,10 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
         say(describe_rhythm(args))
     _advise(material, model, request.run, args, plan)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    refuse_no_effect(args, rates, trained, num_steps=0 if args.max_steps == 0 else count_steps(plan, args))
+    num_steps = 0 if args.max_steps == 0 else count_steps(plan, args)
+    refuse_no_effect(args, rates, trained, num_steps=num_steps)
+    for text in describe_little_effect(args, rates, trained, num_steps=num_steps):
+        notice(text)
 
     def build(plan: BatchPlan, interruption: Interruption | None = None) -> MiniCPMVTrainer:
         trainer = _build_trainer(material, model, request, args, plan, interruption)

@@ -83,6 +83,10 @@ _REFUSALS = (
 """What transformers raises where it checks its arguments."""
 
 
+_WORKERS_PER_CPU, _LEAST_WORKERS = 4, 16
+"""Data workers of a process wait for disks as well; more than a few for each CPU only take memory."""
+
+
 def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any], list[str]]:
     """Say how ``TrainingArguments`` is to be built.
 
@@ -114,6 +118,7 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
         settings.setdefault("dataloader_num_workers", 2)  # decoding images must not keep the accelerator waiting
     for name, value in _DEFAULTS.items():
         settings.setdefault(name, value)
+    _limit_workers(settings, notices)
     # A progress bar in a file is noise.
     settings.setdefault("disable_tqdm", not sys.stderr.isatty())
     if settings.get("deepspeed"):
@@ -139,6 +144,15 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
     check_objects(settings)
     settle_trackers(settings)
     return settings, notices
+
+
+def _limit_workers(settings: dict[str, Any], notices: list[str]) -> None:
+    """Start no more processes than the machine can be meant to have."""
+    num_cpus, asked = os.cpu_count() or 1, settings["dataloader_num_workers"]
+    most = max(_LEAST_WORKERS, _WORKERS_PER_CPU * num_cpus)
+    if asked > most:
+        settings["dataloader_num_workers"] = most
+        notices.append(f"--dataloader_num_workers {asked:,}: {most} are started, as the machine has {num_cpus} CPU(s)")
 
 
 def _settle_packing(settings: dict[str, Any]) -> None:

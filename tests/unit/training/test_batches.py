@@ -86,6 +86,13 @@ def test_every_record_is_seen_once_in_an_epoch(ranks: int, workers: int, tmp_pat
         assert dealt == list(plan.rows(0)), "whatever the number of workers"
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_no_worker_is_started_that_would_have_no_batch(tmp_path: Path) -> None:
+    args = TrainingArguments(output_dir=str(tmp_path), dataloader_num_workers=1000, use_cpu=True)
+    plan = BatchPlanner(len(LENGTHS), batch_size=4)
+    assert make_loader(Numbers(), PlannedBatches(plan), args, as_list).num_workers == 13
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_resumed_in_a_later_epoch_the_rest_is_seen(ranks: int, tmp_path: Path) -> None:
     for plan in plans(ranks):

@@ -98,6 +98,8 @@ def test_number_is_refused_in_words_or_can_be_meant(name: str, value: str) -> No
         ("logging_steps", "0"),
         ("save_total_limit", "-1"),
         ("lora_r", "0"),
+        ("lora_r", "1000000000"),
+        ("dataloader_prefetch_factor", "1000000000"),
         ("lora_alpha", "-1"),
         ("lora_dropout", "1"),
         ("model_max_length", str(10**30)),

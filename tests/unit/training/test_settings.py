@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ def test_no_field_tells_a_tracker_or_run_json_a_secret() -> None:
     assert described.count("***") > 100
     assert "s3cr3t" not in described
     assert "s3cr3t" not in str(args.to_sanitized_dict())
+
+
+def test_workers_are_as_many_as_the_machine_can_be_meant_to_have() -> None:
+    """A million of them, forked before the first step, ended the machine."""
+    settings, notices = complete("--dataloader_num_workers 1000000")
+    assert settings["dataloader_num_workers"] == max(16, 4 * (os.cpu_count() or 1))
+    assert [text for text in notices if text.startswith("--dataloader_num_workers 1,000,000: ")]
+    settings, notices = complete("--dataloader_num_workers 16")
+    assert (settings["dataloader_num_workers"], notices) == (16, [])
 
 
 def test_token_for_the_hub_is_dropped_with_a_word() -> None:
