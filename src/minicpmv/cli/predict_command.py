@@ -102,6 +102,7 @@ def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[An
     from minicpmv.data.contents import open_source
     from minicpmv.data.file_state import FileStates
     from minicpmv.data.loading import Records, check_records
+    from minicpmv.data.reading import log_notice
     from minicpmv.errors import DataError
     from minicpmv.inference.identity import describe_identity
     from minicpmv.inference.loading import compare_own_base, default_device, find_version
@@ -112,6 +113,8 @@ def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[An
     checked = check_records(raw, image_root=options.image_root, version=version, states=images, for_training=False)
     if checked.problems:
         raise DataError([problem for _, problem in checked.problems])
+    for notice in checked.notices:
+        log_notice(notice)
     identity = describe_identity(
         model=options.model,
         data=options.data,

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import cast
 
+from minicpmv.data.foreign import describe_foreign
 from minicpmv.data.formats.json_list import RepeatedKeys
 from minicpmv.data.grounding import check_objects
 from minicpmv.data.marks import check_marks
@@ -151,6 +152,10 @@ def _check_weights(record: RawRecord, messages: Sequence[Mapping[str, object]]) 
 def _check_keys(record: RawRecord, fields: Mapping[str, object]) -> Iterator[Problem]:
     yield from _check_repeated(record, "", fields)
     if "conversations" not in fields:
+        if foreign := describe_foreign(fields):
+            found, fix = foreign
+            yield Problem("D111", record.where("conversations"), found, "the key 'conversations'", fix)
+            return
         alias = _find_alias(fields, "conversations", _CONVERSATIONS_ALIASES)
         found = f"the key {alias!r} instead" if alias else _list_keys(fields)
         fix = f"rename {alias!r} to 'conversations'" if alias else "add the messages under 'conversations'"

@@ -15,7 +15,7 @@ from minicpmv.data.records import RawRecord, quote
 from minicpmv.data.values import IMAGE_ENDINGS
 from minicpmv.errors import Problem
 
-__all__ = ["check_marks"]
+__all__ = ["check_marks", "is_picture_mark"]
 
 _NAMES_A_FILE = re.compile(
     r"<img>\s*(?P<img>[^<>\n]*[^<>\s])\s*</img>|<\|vision_start\|>(?P<vision>(?:(?!<\|).)+)<\|vision_end\|>"
@@ -24,6 +24,7 @@ _SHOWS_A_PICTURE = re.compile(
     r"<\|(?:image_pad|image|image_\d+|vision_start|image_start|IMG_CONTEXT|begin_of_image)\|>|<IMG_CONTEXT>|<start_of_image>"
     r"|<image_soft_token>|<image_placeholder>"
 )
+_BEHIND_A_PICTURE = re.compile(r"<\|(?:vision_end|image_end|end_of_image)\|>")
 _FILM_OR_SOUND = re.compile(r"<(?P<kind>video|audio)>|<\|(?P<padded>video|audio)(?:_pad|_\d+)?\|>")
 _MARKDOWN = re.compile(r"!\[[^\]\n]*\]\((?!https?:)(?P<path>[^)\n]+)\)")
 _ENDING = re.compile(rf"\.(?:{'|'.join(sorted(IMAGE_ENDINGS))})\b", re.IGNORECASE)
@@ -64,6 +65,11 @@ def check_marks(
         if told:
             found, expected, fix = told
             yield Problem("D161", record.where(f"conversations[{number}].content"), found, expected, fix)
+
+
+def is_picture_mark(token: str) -> bool:
+    """Whether a mark belongs to a picture or film, and is named as such in a question."""
+    return any(marks.fullmatch(token) for marks in (_SHOWS_A_PICTURE, _BEHIND_A_PICTURE, _FILM_OR_SOUND))
 
 
 def _find_object_mark(text: str) -> tuple[str, str, str] | None:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,10 @@ from minicpmv.data.file_state import FileStates
 from minicpmv.data.folders import data_folder
 from minicpmv.data.loading import Checked, Records, check_records
 from minicpmv.data.recall import check_or_recall
-from minicpmv.data.records import Record
+from minicpmv.data.records import RawRecord, Record
 from minicpmv.data.sequences import Concatenated, Selected
 from minicpmv.data.skipping import Skipped
+from minicpmv.data.unread import UnreadKeys
 from minicpmv.data.validation import HeldOut, SplitSize, hold_out
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.models.versions import Version
@@ -228,9 +229,18 @@ def _name_bad(
     named: dict[str, list[Problem]] = {}
     for position in checked.bad.tolist():
         raw = checked.raw[position]
-        alone = check_records([raw], image_root=image_root, version=version) if position not in found else None
-        named[raw.where()] = found[position] if alone is None else [problem for _, problem in alone.problems]
+        named[raw.where()] = found.get(position) or _check_alone(raw, image_root, version)
     return named
+
+
+def _check_alone(raw: RawRecord, image_root: str | os.PathLike[str] | None, version: Version | None) -> list[Problem]:
+    """Return the problems of a record that are named once for its file: of unread keys, and of images."""
+    fields = cast("dict[str, object]", raw.value)
+    if not fields.get("image"):  # only keys are left, and there may be a record of them in each line
+        unread = UnreadKeys()
+        unread.add(raw, 0, data_folder(raw.source) if image_root is None else os.fspath(image_root))
+        return [problem for _, problem in unread.problems()]
+    return [problem for _, problem in check_records([raw], image_root=image_root, version=version).problems]
 
 
 def mix(loaded: Sequence[tuple[Source, Sequence[Record]]], *, seed: int) -> Sequence[Record]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import cast
 
+from minicpmv.data.marks import is_picture_mark
 from minicpmv.data.placeholders import IMAGE_KEY, PLAIN_PLACEHOLDERS
 from minicpmv.data.records import RawRecord, quote
 from minicpmv.errors import Problem
@@ -36,7 +37,7 @@ def find_text_oddities(record: RawRecord) -> Iterator[Problem]:
 
 def _oddities_of(role: object, content: str) -> Iterator[tuple[str, str, str, str]]:
     """Yield code, found, expected and fix."""
-    token = _CONTROL_TOKEN.search(content) or (role != "user" and _PLACEHOLDER.search(content)) or None
+    token = next(_control_tokens(role, content), None) or (role != "user" and _PLACEHOLDER.search(content)) or None
     if token:
         expected = "no mark of a template; it is plain text here and ends no turn and shows no image"
         yield "D311", quote(token.group()), expected, "remove it, unless the text is about it"
@@ -53,6 +54,14 @@ def _oddities_of(role: object, content: str) -> Iterator[tuple[str, str, str, st
         found = f"the character U+FFFD at character {content.index(chr(0xFFFD))}"
         fix = "make the text again from its source, read in its own encoding"
         yield "D314", found, "the character that a program could not read there; kept", fix
+
+
+def _control_tokens(role: object, content: str) -> Iterator[re.Match[str]]:
+    """Find marks of templates, but those with which a picture is shown, which are problems of their own."""
+    if "<" in content or "[/" in content or "[INST" in content:
+        for token in _CONTROL_TOKEN.finditer(content):
+            if role == "assistant" or not is_picture_mark(token.group()):
+                yield token
 
 
 def find_path_oddity(where: str, written: str) -> Problem | None:

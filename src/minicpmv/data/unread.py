@@ -293,13 +293,11 @@ def _is_known(value: object, record: RawRecord) -> bool:
     image = fields.get("image")
     if image and isinstance(value, str) and re.match(r"https?://\S+$", value):
         return True  # where the picture is from
+    texts = [text.strip() for text in texts_in(value)]
+    if not texts or holds_numbers(value):
+        return False
     if isinstance(image, dict):
         image = list(cast("dict[str, object]", image).values())
     paths = cast("list[object]", image) if isinstance(image, list) else [image]
     known = {os.path.basename(path) for path in paths if isinstance(path, str)}.union(_texts_of(record))
-    texts = [text.strip() for text in texts_in(value)]
-    return (
-        bool(texts)
-        and not holds_numbers(value)
-        and all(text in known or os.path.basename(text) in known for text in texts)
-    )
+    return all(text in known or os.path.basename(text) in known for text in texts)

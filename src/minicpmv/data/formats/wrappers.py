@@ -20,7 +20,16 @@ _RECORD_KEYS = ("conversations", "messages")
 """An object with one of them is a record, and no list in it holds records."""
 _MESSAGE_KEYS = ({"role", "content"}, {"from", "value"}, {"type", "text"})
 """What the entries of a conversation have: a list of those is no list of records, whatever it is called."""
-_REGISTRY_KEYS = {"file_name", "hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name"}
+_REGISTRY_KEYS = {
+    "annotation",
+    "json_path",
+    "file_name",
+    "hf_hub_url",
+    "ms_hub_url",
+    "om_hub_url",
+    "script_url",
+    "cloud_file_name",
+}
 _NAMED = 5
 
 
@@ -39,13 +48,24 @@ def find_list(value: Mapping[str, object], source: str, *, module: Literal["json
     lists = [] if is_record else [key for key, entry in value.items() if _is_record_list(entry)]
     if len(lists) == 1:
         return lists[0]
+    if {"images", "annotations"} <= {*lists}:
+        found = "COCO's object of 'images' and 'annotations'"
+        fix = "write a record for each image, with a question and an answer made of its annotations"
+        _fail("D105", source, found, "a list of records", fix)
     if lists:
         sizes = ", ".join(f"{key!r} ({len(cast('list[object]', value[key])):,})" for key in lists)
         fix = f"write the one that is meant into a file of its own: {_extract(source, lists[0], module)}"
         _fail("D171", source, f"several lists of objects in one object: {sizes}", "one list of records", fix)
     if is_registry(value):
-        found, fix = f"a list of data sets, as LLaMA-Factory's: {_named(value)}", "name the data file itself"
+        is_internvl = any("annotation" in cast("dict[str, object]", entry) for entry in value.values())
+        found = f"a list of data sets, as {'InternVL' if is_internvl else 'LLaMA-Factory'}'s: {_named(value)}"
+        fix = "name the data file itself"
+        if is_internvl:
+            fix = "name the file under 'annotation' itself; 'root' is the image root"
         _fail("D105", source, found, "a list of records", fix)
+    if deeper := _find_deeper(value):
+        found = f"the records under {deeper[0]!r} of {deeper[1]!r}"
+        _fail("D105", source, found, "a list of records", "write that list alone into a file of its own")
     if len(value) > 1 and not is_record and all(isinstance(entry, dict) and len(entry) > 1 for entry in value.values()):
         found = f"an object of {len(value):,} objects, with the keys {_named(value)}"
         fix = f"if they are the records, write them as a list: {_extract(source, None, module)}"
@@ -75,6 +95,18 @@ def _is_record_list(value: object) -> bool:
         return False
     first = next(iter(cast("list[object]", value)), None)
     return isinstance(first, dict) and not any(keys <= first.keys() for keys in _MESSAGE_KEYS)
+
+
+def _find_deeper(value: Mapping[str, object]) -> tuple[str, str] | None:
+    """Return the keys of the one list of records in an object of objects, inner and outer."""
+    found = [
+        (inner, outer)
+        for outer, entry in value.items()
+        if isinstance(entry, dict)
+        for inner, inside in cast("dict[str, object]", entry).items()
+        if inner not in _RECORD_KEYS and _is_record_list(inside)
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 def _named(value: Mapping[str, object]) -> str:
