@@ -32,7 +32,7 @@ def _kept(output: Path) -> dict[str, float]:
     return {part: each["kept"] for part, each in found.items()}
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float16", marks=pytest.mark.slow), "bfloat16"])
 def test_share_that_rounding_keeps_is_told_and_stored(
     dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -78,7 +78,7 @@ def test_tied_weights_are_rounded_as_one(tmp_path: Path) -> None:
     assert load_file(tmp_path / "out" / "model.safetensors").keys() == tensors.keys()
 
 
-@pytest.mark.parametrize("engine", ["zero2", "zero3"])
+@pytest.mark.parametrize("engine", [pytest.param("zero2", marks=pytest.mark.slow), "zero3"])
 def test_deepspeed_saves_its_float32_masters(engine: str, tmp_path: Path) -> None:
     """Its live weights are rounded already, and would seem to have lost nothing."""
     named = ("--model_name_or_path", str(_half(tmp_path / "base", "bfloat16")), "--learning_rate", "1e-5")
@@ -106,7 +106,7 @@ def test_deepspeed_saves_its_float32_masters(engine: str, tmp_path: Path) -> Non
     assert (found["verdict"], found["tensors"]["identical"]) == ("proved", found["tensors"]["saved"])
 
 
-@pytest.mark.parametrize("engine", ["zero2", "zero3"])
+@pytest.mark.parametrize("engine", ["zero2", pytest.param("zero3", marks=pytest.mark.slow)])
 def test_adapter_of_deepspeed_is_saved_from_its_float32_masters(engine: str, tmp_path: Path) -> None:
     lora = ("--use_lora", "--lora_r", "4", "--bf16", "true", "--prove_saved", "true", *engines.switch(engine))
     done = run_command(flags(make_data(tmp_path), tmp_path / "out", *lora, steps=2), processes=2, timeout=240)
