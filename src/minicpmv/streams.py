@@ -36,9 +36,13 @@ _FIXES = {
     errno.EFBIG: "raise the limit of a file's size (ulimit -f), or name a place on another disk",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "close other programs: the machine has no more files to open",
+    errno.EISDIR: "rename or remove it, or name another place",
     errno.EIO: "look at the disk: it fails",
     errno.EWOULDBLOCK: "wait for that process, or name another place",
 }
+
+_FOUND = {errno.EISDIR: "a folder", errno.ENOTDIR: "a file where a folder is needed"}
+"""What the system's own words do not make a sentence of."""
 
 
 def refuse_closed_output() -> None:
@@ -81,8 +85,10 @@ def explain_os_error(error: OSError) -> str | None:
         return _refused_output(error)
     if error.errno is None or (error.filename is None and error.errno not in _FIXES):
         return None
-    place = "a file" if error.filename is None else repr(os.fsdecode(error.filename))
-    return f"{place}: found {error.strerror}, expected that it can be read or written\n  fix: {advise(error)}"
+    name = error.filename if error.filename2 is None else error.filename2  # what was to be replaced
+    place = "a file" if name is None else repr(os.fsdecode(name))
+    found = _FOUND.get(error.errno, error.strerror)
+    return f"{place}: found {found}, expected that it can be read or written\n  fix: {advise(error)}"
 
 
 def finish_output(code: int) -> int:

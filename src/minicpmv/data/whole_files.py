@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["claim", "give_ordinary_permissions", "replacing", "staging", "write_json", "write_whole"]
+__all__ = ["aside_of", "claim", "give_ordinary_permissions", "replacing", "staging", "write_json", "write_whole"]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -35,7 +35,7 @@ def write_whole(path: Path, text: str) -> None:
     with claim(path) as file:
         file.write(text.encode("utf-8"))
         file.flush()
-        os.replace(_aside(path), path)
+        os.replace(aside_of(path), path)
 
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -66,7 +66,7 @@ def replacing(path: Path, *, refused: Callable[[OSError], Exception]) -> Iterato
                 raise refused(error) from error
             raise
         try:
-            os.replace(_aside(path), path)
+            os.replace(aside_of(path), path)
         except OSError as error:
             raise refused(error) from error
 
@@ -79,7 +79,7 @@ def claim(path: Path) -> Iterator[BinaryIO]:
         BlockingIOError: Another process writes it.
         OSError: It cannot be made.
     """
-    aside = _aside(path)
+    aside = aside_of(path)
     number = _lock(aside, os.O_RDWR | os.O_CREAT)
     file = open(number, "r+b")  # noqa: SIM115  closed below, whatever closing says
     try:
@@ -112,7 +112,8 @@ def staging(folder: Path) -> Iterator[Path]:
         os.close(number)
 
 
-def _aside(path: Path) -> Path:
+def aside_of(path: Path) -> Path:
+    """Return the name that a file has until it is whole."""
     return path.with_name(f".{path.name}.tmp")
 
 

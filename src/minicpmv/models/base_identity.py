@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = [
     "BaseIdentity",
     "OtherBaseWarning",
     "compare_base",
+    "follow_base",
     "identify_base",
     "read_base",
     "warn_of_base",
@@ -62,6 +64,8 @@ class BaseIdentity:
     """As ``WeightDigests`` has it."""
     function: str
     """As ``digest_function`` has it: with other settings the same weights compute something else."""
+    before: tuple[BaseIdentity, ...] = ()
+    """Other bases that the adapter was trained on earlier, oldest first, where that was allowed."""
 
     def __str__(self) -> str:
         return f"{self.path} ({self.model}, weights {self.weights[:_SHOWN]})"
@@ -96,7 +100,12 @@ def identify_base(base: str | Path, *, kept: Path | None = KEPT, **options: Any)
 
 def write_base(directory: Path, base: BaseIdentity) -> None:
     """State the base of the adapter in a directory that is not yet in its place."""
-    (directory / BASE_FILE).write_text(json.dumps(asdict(base), indent=2) + "\n", encoding="utf-8")
+    stated = asdict(base)
+    for each in stated["before"]:
+        del each["before"]
+    if not base.before:
+        del stated["before"]
+    (directory / BASE_FILE).write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
 
 
 def read_base(adapter: str | Path) -> BaseIdentity | None:
@@ -107,17 +116,35 @@ def read_base(adapter: str | Path) -> BaseIdentity | None:
     """
     file = Path(adapter) / BASE_FILE
     try:
-        stated = BaseIdentity(**json.loads(read_plain(file, most_bytes=1_000_000)))
-        if not all(isinstance(value, str) for value in asdict(stated).values()):
-            raise TypeError("a value that is no text")
-        return stated
+        stated = json.loads(read_plain(file, most_bytes=1_000_000))
+        before = stated.pop("before", [])
+        return replace(_identity(stated), before=tuple(_identity(each) for each in before))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{file}: found nothing that can be read ({error}), expected what the adapter's run wrote\n"
             "  fix: restore the file; without it, the adapter is put on whatever base is named, with a notice"
         ) from error
+
+
+def _identity(stated: Mapping[str, Any]) -> BaseIdentity:
+    if not all(isinstance(value, str) for value in stated.values()):
+        raise TypeError("a value that is no text")
+    return BaseIdentity(**stated)
+
+
+def follow_base(now: BaseIdentity, adapter: str | Path) -> BaseIdentity:
+    """Return the base that training goes on with, which knows those that the adapter was trained on before.
+
+    Raises:
+        CheckpointError: The adapter's statement is damaged.
+    """
+    then = read_base(adapter)
+    if then is None:
+        return now
+    is_other = then.find_difference(now) is not None
+    return replace(now, before=(*then.before, replace(then, before=())) if is_other else then.before)
 
 
 def compare_base(

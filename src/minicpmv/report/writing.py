@@ -18,8 +18,8 @@ from minicpmv.streams import advise
 
 __all__ = ["Written", "write_report"]
 
-_PAGE = "report.html"
-_PICTURE = "loss.png"
+PAGE = "report.html"
+PICTURE = "loss.png"
 _NUM_EXAMPLES = 24
 
 
@@ -54,7 +54,7 @@ def write_report(
     Raises:
         UsageError: A directory is none of a run, or a file cannot be read or written.
     """
-    page = Path(directories[0]) / _PAGE if output is None else Path(output)
+    page = Path(directories[0]) / PAGE if output is None else Path(output)
     if Path(directories[0]).is_dir():  # otherwise it is refused by the one who reads it
         check_file(page, asked_by="--output")
     runs = [read_run(directory) for directory in directories]
@@ -84,7 +84,7 @@ def _answers(run: Run, files: tuple[str, str] | None, most: int) -> list[AnswerS
 
 
 def _write_picture(run: Run) -> Path | None:
-    drawn, path = draw_loss(run), run.directory / _PICTURE
+    drawn, path = draw_loss(run), run.directory / PICTURE
     if drawn is None:
         path.unlink(missing_ok=True)  # of a run that was here before
         return None

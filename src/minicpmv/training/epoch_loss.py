@@ -55,15 +55,25 @@ class EpochLoss(TrainerCallback, ExportableState):
             nats, tokens = add_up(self._here).tolist()
             self.nats, self.tokens, self._here = self.nats + nats, self.tokens + tokens, None
 
-    def take(self) -> float | None:
-        """End an epoch, and return its mean in nats per trained token; None if nothing was trained.
+    def mean(self) -> float | None:
+        """Return the mean of the epoch until now, in nats per trained token; None if nothing was trained.
 
         Every process must call it.
         """
         self.settle()
-        mean = self.nats / self.tokens if self.tokens else None
+        return self.nats / self.tokens if self.tokens else None
+
+    def end_epoch(self) -> None:
+        """Begin with the next one."""
         self.nats = self.tokens = 0.0
-        return mean
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Withdraw what was said of the part of an epoch in which a shorter run ended: it is gone on with."""
+        if self.tokens and state.global_step < state.max_steps:
+            part = [entry for entry in state.log_history if EPOCH_LOSS in entry and entry["step"] == state.global_step]
+            state.log_history = [entry for entry in state.log_history if entry not in part]
 
     def state(self) -> dict[str, Any]:
         return {"args": {}, "attributes": {"nats": self.nats, "tokens": self.tokens}}

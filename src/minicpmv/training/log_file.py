@@ -33,6 +33,12 @@ class LogFile(TrainerCallback):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._path, _lines(state.log_history))
 
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write it as it is by now: entries may have been withdrawn since, by callbacks that come later."""
+        self.on_train_begin(args, state, control)
+
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             with self._path.open("a", encoding="utf-8") as file:

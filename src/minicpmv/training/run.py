@@ -15,6 +15,7 @@ from minicpmv.data.places import check_directory
 from minicpmv.data.workers import naming_dead_workers
 from minicpmv.errors import DataError, MiniCPMVError, NotFiniteError, UsageError
 from minicpmv.evaluation.metrics.registry import find_metrics, split_names
+from minicpmv.models.base_identity import follow_base
 from minicpmv.redaction import secrets_in
 from minicpmv.report.run_directory import SAMPLES
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
@@ -38,6 +39,7 @@ from minicpmv.training.log_file import LogFile
 from minicpmv.training.lora import add_lora
 from minicpmv.training.material import Material, gather_together
 from minicpmv.training.measurement import Measurement
+from minicpmv.training.obstacles import refuse_obstacles
 from minicpmv.training.origin import BaseReading, compare_adapter
 from minicpmv.training.parts import choose_trained_parts, describe_recipe, format_parts, summarise_parts
 from minicpmv.training.pickles import restrict_unpickling
@@ -108,6 +110,8 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     for text in notices:
         notice(text)
     base = _settle(request)
+    if is_first_process():
+        refuse_obstacles(settings["output_dir"], base.path, use_lora=request.run.use_lora)
     checks = Checklist(is_dry=request.run.dry_run)
     checks.passed("flags", f"{base.version.model} in {base.path}")
     restrict_unpickling(deepspeed=bool(settings.get("deepspeed")))
@@ -128,6 +132,9 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     overridden = [*start.overridden]
     if request.run.lora_weight_path and start.path is None:
         overridden += compare_adapter(request.run, identity, args)
+    earlier = start.path or request.run.lora_weight_path
+    if earlier is not None and request.run.use_lora:
+        identity = follow_base(identity, earlier)
     checks.directory(settings["output_dir"], start)
     if args.should_save and not request.run.dry_run:
         material.skip_log.begin(material.skipped, afresh=start.path is None)

@@ -37,7 +37,15 @@ from minicpmv.training.rounding import NOTHING, Kept, measure_kept, round_stocha
 from minicpmv.training.trainer import MiniCPMVTrainer
 from minicpmv.training.weights import name_few
 
-__all__ = ["FULLY_TRAINED", "AllLostError", "TooLargeError", "copy_companions", "save_adapter", "save_full"]
+__all__ = [
+    "FULLY_TRAINED",
+    "AllLostError",
+    "TooLargeError",
+    "copy_companions",
+    "list_companions",
+    "save_adapter",
+    "save_full",
+]
 
 FULLY_TRAINED = "vpm_resampler_embedtokens.pt"
 """The official recipe's name for the tensors that an adapter's run has trained fully, outside LoRA."""
@@ -195,6 +203,15 @@ def copy_companions(base: Path, directory: Path, *, dtype: torch.dtype | None) -
     if dtype is not None:
         config["torch_dtype"] = str(dtype).removeprefix("torch.")
     write_json(directory / "config.json", config)
+    for name in list_companions(base):
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(base / name, target)  # follows the links of a download cache
+    _complete_generation_config(directory / "generation_config.json", find_end_ids(base, detect_version(config)))
+
+
+def list_companions(base: Path) -> Iterator[Path]:
+    """List what is copied of a checkpoint, by the names inside it."""
     for path in sorted(base.rglob("*")):
         name = path.relative_to(base)
         hidden = any(part.startswith(".") for part in name.parts)
@@ -203,10 +220,7 @@ def copy_companions(base: Path, directory: Path, *, dtype: torch.dtype | None) -
             continue
         if str(name) in _WRITTEN_ANEW or any(fnmatch(path.name, pattern) for pattern in _NOT_COPIED):
             continue
-        target = directory / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)  # follows the links of a download cache
-    _complete_generation_config(directory / "generation_config.json", find_end_ids(base, detect_version(config)))
+        yield name
 
 
 def _complete_generation_config(file: Path, ends: list[int]) -> None:

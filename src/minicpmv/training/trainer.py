@@ -222,8 +222,11 @@ class MiniCPMVTrainer(Trainer):
     def _log_epoch(self) -> None:
         sums, step = self._epoch_loss, self.state.global_step
         sums.end_step()
-        if step % self._steps_per_epoch == 0 or step >= self.state.max_steps:
-            mean = sums.take()
+        is_over = step % self._steps_per_epoch == 0
+        if is_over or step >= self.state.max_steps:
+            mean = sums.mean()
+            if is_over:  # the part of one in which a run ends is kept for a longer run that goes on from it
+                sums.end_epoch()
             if mean is not None:
                 is_due = self.control.should_log
                 self.log({EPOCH_LOSS: mean})
