@@ -93,14 +93,18 @@ def run(arguments: Sequence[str]) -> int:
         # Read when gradio is imported. Uploads go with the process, and nobody is asked for a newer version.
         os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
 
-        from minicpmv.ui.server import serve
-        from minicpmv.ui.session import Room
         from minicpmv.ui.speakers import load_speakers
 
         def load(path: str) -> LoadedModel:
             return open_model(argparse.Namespace(**vars(options) | {"model": path}))
 
-        room = Room(load_speakers(options.model, options.compare, load=load, allow_other_base=options.allow_other_base))
+        speakers = load_speakers(options.model, options.compare, load=load, allow_other_base=options.allow_other_base)
+
+        # Imports gradio, which takes seconds: after whatever can be wrong with the models.
+        from minicpmv.ui.server import serve
+        from minicpmv.ui.session import Room
+
+        room = Room(speakers)
         address = written(options.host, listening)
 
         def tell() -> None:
