@@ -1,4 +1,7 @@
-"""The training command, writing down which records each process reads: ``rank-N`` in the folder that RECORDED names."""
+"""The training command, noting which records each process trains on: ``rank-N`` in the folder that RECORDED names.
+
+What is read when training is over, to try what will be saved, is not written down.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from minicpmv.data.dataset import ConversationDataset
+from minicpmv.training import completion
 from minicpmv.training.run import main
 
-_read = ConversationDataset.__getitem__
+_read, _choose = ConversationDataset.__getitem__, completion.choose_batch
 _notes = Path(os.environ["RECORDED"]) / f"rank-{os.environ['RANK']}"
 
 
@@ -20,6 +24,12 @@ def _recorded(self: ConversationDataset, index: int) -> dict[str, Any]:
     return _read(self, index)
 
 
+def _unrecorded(*arguments: Any, **named: Any) -> Any:
+    ConversationDataset.__getitem__ = _read
+    return _choose(*arguments, **named)
+
+
 if __name__ == "__main__":
     ConversationDataset.__getitem__ = _recorded
+    completion.choose_batch = _unrecorded
     sys.exit(main(sys.argv[1:]))
