@@ -112,10 +112,16 @@ def test_training_goes_on_from_an_adapter_of_its_release_only(
     more = [*_PLAIN, "--use_lora", "--lora_weight_path", str(first)]
     run = run_here(flags(data, tmp_path / "second", *more, "--lora_r", "8", steps=1))
     assert run["arguments"]["lora_r"] == 8  # twice what was asked for at first
+    other = flags(data, tmp_path / "third", *more, model="v2", steps=1)
+    with pytest.raises(
+        CheckpointError, match=r"of .* \(openbmb/MiniCPM-V-2_6, .*, expected one of .* \(openbmb/MiniCPM-V-2, "
+    ) as told:
+        run_here(other)
+    assert "--allow_other_base" not in str(told.value)
     with pytest.raises(
         CheckpointError, match=r"adapter of openbmb/MiniCPM-V-2_6 .*, expected one of openbmb/MiniCPM-V-2 "
     ):
-        run_here(flags(data, tmp_path / "third", *more, model="v2", steps=1))
+        run_here([*other, "--allow_other_base", "true"])
     with pytest.raises(UsageError, match="--lora_r: found beside --lora_weight_path"):
         run_here(flags(data, tmp_path / "fourth", *more, "--lora_r", "4", steps=1))
 

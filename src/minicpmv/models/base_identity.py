@@ -173,9 +173,10 @@ def compare_base(
     if difference is None:
         return None
     if not allow_other:
+        fits = f"; {switch} uses it all the same" if then.model == now.model else ""
         raise CheckpointError(
             f"{adapter}: found an adapter of {then}, expected one of {now}, {difference}\n"
-            f"  fix: name the base that it was trained on, or train one for this base; {switch} uses it all the same"
+            f"  fix: name the base that it was trained on, or train one for this base{fits}"
         )
     return f"trained on {then}, put on {now}, {difference}"
 
