@@ -162,7 +162,9 @@ def test_finite_weights_that_compute_no_number_are_not_saved_without_a_proof(
     assert read_run(tmp_path)["status"] == "not finite"
 
 
-@pytest.mark.parametrize("engine", ["", "--deepspeed zero2", "--deepspeed zero3", "--fsdp true"])
+@pytest.mark.parametrize(
+    "engine", ["", pytest.param("--deepspeed zero2", marks=pytest.mark.slow), "--deepspeed zero3", "--fsdp true"]
+)
 def test_state_of_the_optimizer_that_is_not_finite_is_not_saved(engine: str, data: str, tmp_path: Path) -> None:
     """Of two processes the second alone has it, where an engine leaves each a piece."""
     arguments = flags(data, tmp_path, *engine.split(), "--save_steps", "1", "--save_total_limit", "9")
