@@ -1,6 +1,6 @@
 """Weights of answers: from turns through data set and collator to the loss and gradient of one optimizer step.
 
-Measured in float32, over all releases: losses differ by at most 1.1e-7 of themselves, and gradients by
+Measured in float32, over all releases: losses differ by at most 1.1e-7 of themselves, gradients by 1.4e-6 of their
 1.4e-6 of their norm.
 """
 

@@ -63,7 +63,7 @@ def test_name_on_the_hub_that_cannot_be_had_is_refused_at_once(
 
 @pytest.mark.parametrize(
     ("command", "advice"),
-    [("trian", "did you mean train?"), ("chat x --images y", "did you mean --image?")],  # codespell:ignore trian
+    [("trainn", "did you mean train?"), ("chat x --images y", "did you mean --image?")],  # codespell:ignore trainn
 )
 def test_mistyped_word_is_answered_with_what_was_meant(command: str, advice: str, tmp_path: Path) -> None:
     done = shell(f"cd {tmp_path} && m {command}")

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import TrainingArguments
 
+from minicpmv.errors import CheckpointError
 from minicpmv.models.base_identity import BaseIdentity
 from minicpmv.training.arguments import RunArguments
+from minicpmv.training.manifest import MANIFEST
 
 __all__ = ["describe_course", "find_changes", "find_extension", "find_other_base", "find_other_lengths"]
 
@@ -127,7 +129,13 @@ def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 
 def find_other_base(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, bool] | None:
     """Name both bases if they are not one, and say whether one's weights have their places in the other."""
-    then, here = BaseIdentity(**before[_BASE]), BaseIdentity(**now[_BASE])
+    try:
+        then, here = BaseIdentity(**before[_BASE]), BaseIdentity(**now[_BASE])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{MANIFEST}: found a base model that no run writes down ({error}), expected its name and digests\n"
+            "  fix: resume from another checkpoint"
+        ) from error
     difference = then.find_difference(here)
     if difference is None:
         return None

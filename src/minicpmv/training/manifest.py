@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,12 +67,15 @@ def find_fault(checkpoint: Path, *, check_content: bool = False) -> str | None:
         checkpoint: A directory.
         check_content: Whether the files are read and compared with their digests, too.
     """
+    odd, there = _look_through(checkpoint)
+    if odd is not None:
+        return odd
     manifest = read_manifest(checkpoint)
     if manifest is None:
         return f"has no whole {MANIFEST}"
     for name, size in manifest["files"].items():
         path = checkpoint / name
-        if not path.is_file():
+        if name not in there:
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
@@ -88,13 +92,41 @@ def find_fault(checkpoint: Path, *, check_content: bool = False) -> str | None:
 
 def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
     """Read a checkpoint's list; None if there is none, or one that is not what :func:`seal` wrote."""
+    path = checkpoint / MANIFEST
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if not stat.S_ISREG(path.lstat().st_mode):  # a pipe would wait
+            return None
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(manifest, dict) or manifest.pop(_OWN_DIGEST, None) != _digest_of(manifest):
         return None
-    return manifest
+    return manifest if _is_a_list(manifest) else None
+
+
+def _is_a_list(manifest: Mapping[str, Any]) -> bool:
+    """Whether everything is of the type that :func:`seal` writes, and each file has its digest."""
+    types = {"step": int, "world_size": int, "engine": str, "course": dict, "files": dict, "sha256": dict}
+    if manifest.keys() != types.keys() or not all(isinstance(manifest[name], types[name]) for name in types):
+        return False
+    files, digests = manifest["files"], manifest["sha256"]
+    are_sizes = all(isinstance(size, int) for size in files.values())
+    return are_sizes and files.keys() == digests.keys() and all(isinstance(digest, str) for digest in digests.values())
+
+
+def _look_through(checkpoint: Path) -> tuple[str | None, set[str]]:
+    """Find an entry that a run does not write, such as a link or a pipe, and list the files by their names."""
+    names: set[str] = set()
+    for folder, folders, files in os.walk(checkpoint):
+        for entry in sorted([*folders, *files]):
+            path = Path(folder, entry)
+            name, mode = path.relative_to(checkpoint).as_posix(), path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                kind = "a link" if stat.S_ISLNK(mode) else "neither a file nor a folder"
+                return f"{name} is {kind}, which a run does not write", set()
+            if stat.S_ISREG(mode):
+                names.add(name)
+    return None, names
 
 
 def num_bytes(directory: Path) -> int:

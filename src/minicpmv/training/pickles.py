@@ -14,7 +14,6 @@ import pickle
 import re
 import struct
 import warnings
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -85,25 +84,15 @@ def find_foreign_object(checkpoint: Path) -> str | None:
     Call :func:`restrict_unpickling` first. Files are mapped, not read: this takes as long as unpickling their names.
 
     Args:
-        checkpoint: A directory.
+        checkpoint: A directory in which ``manifest.find_fault`` has found regular files and folders alone.
     """
-    for path in _files(checkpoint):
+    for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
         name = path.relative_to(checkpoint).as_posix()
-        if path.is_symlink():
-            return f"{name} is a link, which a run does not write"
         if path.name in _TAGS and not _names_a_folder(path):
-            return f"{name} names something else than a folder of the checkpoint"
+            return f"{name} names something other than a folder of the checkpoint"
         if path.name.endswith(_SUFFIXES) and (refused := _why_refused(path)) is not None:
             return f"{name} {refused}"
     return None
-
-
-def _files(checkpoint: Path) -> Iterator[Path]:
-    """Yield files, and links of any kind, sorted, without following links to folders."""
-    for folder, folders, files in os.walk(checkpoint):
-        folders.sort()
-        links = [name for name in folders if Path(folder, name).is_symlink()]
-        yield from (Path(folder, name) for name in sorted([*files, *links]))
 
 
 def _names_a_folder(tag: Path) -> bool:

@@ -5,6 +5,7 @@ Every process starts at the same place: one on each machine looks, and all compa
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -247,9 +248,15 @@ def _check_pictures(checkpoint: Path, course: Mapping[str, Any], setting: Settin
     """Make sure that images are those that were trained on, or that others are allowed; say which."""
     changes: list[Change] = []
     if setting.pictures is not None and (checkpoint / PICTURES).is_file():
-        with np.load(checkpoint / PICTURES, allow_pickle=False) as kept:
-            states, digests = kept["states"], kept["digests"]
-        changes = setting.pictures.compare(states, digests)
+        try:
+            with np.load(checkpoint / PICTURES, allow_pickle=False) as kept:
+                states, digests = kept["states"], kept["digests"]
+            changes = setting.pictures.compare(states, digests)
+        except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise CheckpointError(
+                f"{checkpoint}: found {PICTURES} unreadable ({error}), expected what a run writes\n"
+                "  fix: resume from another checkpoint"
+            ) from error
         setting.pictures.recall(digests, without=changes)
     others = f"\n  ... and {len(changes) - _MOST_SHOWN} more" if changes[_MOST_SHOWN:] else ""
     told = "\n  ".join(map(str, changes[:_MOST_SHOWN])) + others

@@ -25,7 +25,7 @@ from transformers.trainer_utils import TrainOutput
 
 from minicpmv.data.grouping import BatchPlanner
 from minicpmv.data.picture_digests import PictureDigests
-from minicpmv.errors import NotFiniteError
+from minicpmv.errors import CheckpointError, NotFiniteError
 from minicpmv.models.base_identity import BaseIdentity, write_base
 from minicpmv.models.flops import flops_of_each
 from minicpmv.models.loss import sum_weights
@@ -33,7 +33,7 @@ from minicpmv.report.evaluations import key_of
 from minicpmv.training.batches import BatchPlan, Collate, EpochTeller, PlannedBatches, count_steps, make_loader
 from minicpmv.training.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
 from minicpmv.training.callbacks import RunProgress, memory_gib
-from minicpmv.training.checkpoints import STAGING, publish, rotate
+from minicpmv.training.checkpoints import STAGING, list_checkpoints, publish, rotate
 from minicpmv.training.console import notice, say
 from minicpmv.training.disk import check_space, estimate_bytes, writing
 from minicpmv.training.engine import name_engine
@@ -44,9 +44,10 @@ from minicpmv.training.gradients import before_each_step, part_norms
 from minicpmv.training.interruption import Interruption, ShelteringContext, WorkerStart
 from minicpmv.training.last_good import way_out
 from minicpmv.training.lora import evaluate_as_trained
-from minicpmv.training.manifest import num_bytes, seal
+from minicpmv.training.manifest import find_fault, num_bytes, seal
 from minicpmv.training.measurement import Measurement
 from minicpmv.training.numbering import NumberedCollator, NumberedDataset, take_numbers
+from minicpmv.training.pickles import find_foreign_object
 from minicpmv.training.processes import gather, num_processes, raise_together, take_maximum, wait_for_all
 from minicpmv.training.rates import Rates, split_groups
 from minicpmv.training.resume import PICTURES
@@ -535,7 +536,22 @@ class MiniCPMVTrainer(Trainer):
         saved = type(live).from_pretrained(resume_from_checkpoint, dtype=dtype)
         load_whole(live, saved.state_dict())
 
+    def _own_checkpoint(self, named: Path) -> Path:
+        """Return this run's checkpoint of that name, once it is known to be whole and to hold nothing foreign."""
+        own = Path(self.args.output_dir or "") / named.name
+        found = "no checkpoint of this run" if own not in list_checkpoints(own.parent) else find_fault(own)
+        found = found or find_foreign_object(own)
+        if found is not None:
+            raise CheckpointError(
+                f"{own}: found {found}, expected the best checkpoint of this run\n"
+                "  fix: start with --keep_best false, or put the checkpoint back"
+            )
+        return own
+
     def _load_best_model(self) -> None:
+        best = Path(self.state.best_model_checkpoint or "")
+        # A resumed run has this name from a file of the checkpoint, which anybody may have written.
+        self.state.best_model_checkpoint = str(self._own_checkpoint(best))
         if is_peft(self.model) or self.is_deepspeed_enabled:
             super()._load_best_model()
             return

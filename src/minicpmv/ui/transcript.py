@@ -13,7 +13,8 @@ from minicpmv.ui.session import Pending
 
 __all__ = ["show_exchanges"]
 
-_CODE = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
+_CODE = re.compile(r"(^ {0,3}```[^`\n]*\n.*?(?:^ {0,3}`{3,}[ \t]*$|\Z))", re.DOTALL | re.MULTILINE)
+"""Blocks between lines of their own. What is code within a line, Markdown decides by rules that can be played with."""
 _TAG = re.compile(r"<(?=[a-zA-Z/!?])")
 _PICTURE = re.compile(r"!\[")
 
@@ -69,8 +70,8 @@ def escape_markup(text: str) -> str:
 
     A picture would be fetched from wherever an answer says, with whatever the answer writes into its address.
 
-    >>> escape_markup("<box>1 2 3 4</box>, a < b, `<i>`, ![x](y)")
-    '&lt;box>1 2 3 4&lt;/box>, a < b, `<i>`, &#33;&#91;x](y)'
+    >>> escape_markup("<box>1 2 3 4</box>, a < b, ![x](y)")
+    '&lt;box>1 2 3 4&lt;/box>, a < b, &#33;&#91;x](y)'
     """
     pieces = _CODE.split(text)  # code stands at the odd places
     return "".join(piece if place % 2 else _escape(piece) for place, piece in enumerate(pieces))

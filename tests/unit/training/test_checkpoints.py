@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.training.checkpoints import STAGING, list_checkpoints, publish, remove_stale, rotate
 from minicpmv.training.manifest import MANIFEST, find_fault, seal
 from minicpmv.training.resume import Setting, choose_resume_point
+from minicpmv.training.trainer import MiniCPMVTrainer
 
 _COURSE = {
     "base_model": {
@@ -66,6 +71,65 @@ def test_harm_is_named(harm, fault: str, tmp_path: Path) -> None:
     checkpoint = write(tmp_path, 5)
     harm(checkpoint)
     assert find_fault(checkpoint) == fault
+
+
+@pytest.mark.parametrize("name", ["x.pt", "latest", "trainer_state.json", MANIFEST, "deep/w"])
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_entry_that_is_no_file_is_named_and_not_opened(name: str, kind: str, tmp_path: Path) -> None:
+    """A pipe would wait for ever, and a link leads to whatever its maker likes."""
+    checkpoint = write(tmp_path, 5)
+    path = checkpoint / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/etc/passwd")
+    told = "a link" if kind == "link" else "neither a file nor a folder"
+    assert find_fault(checkpoint, check_content=True) == f"{name} is {told}, which a run does not write"
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/etc/passwd", "../w", "deep/../w"])
+@pytest.mark.parametrize("lists", [("files", "sha256"), ("sha256",), ("files",)])
+def test_list_names_nothing_outside(name: str, lists: tuple[str, ...], tmp_path: Path) -> None:
+    """Whoever alters a list can seal it again, so its own digest does not tell."""
+    checkpoint = write(tmp_path, 5)
+    (tmp_path / "w").write_text("outside")
+    _change_list(
+        checkpoint, lambda content: [content[key].update({name: {"files": 7, "sha256": "0"}[key]}) for key in lists]
+    )
+    found = find_fault(checkpoint, check_content=True)
+    assert found in (f"{name} is missing", f"has no whole {MANIFEST}")
+
+
+@pytest.mark.parametrize("change", [{"step": "5"}, {"course": []}, {"files": []}, {"sha256": {"w": 1}}, {"more": 1}])
+def test_list_of_other_types_is_none(change: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint = write(tmp_path, 5)
+    _change_list(checkpoint, lambda content: content.update(change))
+    assert find_fault(checkpoint) == f"has no whole {MANIFEST}"
+
+
+def test_best_checkpoint_is_one_of_this_run(tmp_path: Path) -> None:
+    """Its name comes from a file of the checkpoint that was resumed."""
+    run: Any = SimpleNamespace(args=SimpleNamespace(output_dir=str(tmp_path / "run")))
+    own, other = write(tmp_path / "run", 5), write(tmp_path / "other", 6)
+    assert MiniCPMVTrainer._own_checkpoint(run, own) == own
+    assert MiniCPMVTrainer._own_checkpoint(run, Path("/moved/from/checkpoint-5")) == own
+    for named in (other, Path(""), Path("/etc"), tmp_path / "run"):
+        with pytest.raises(CheckpointError, match="no checkpoint of this run"):
+            MiniCPMVTrainer._own_checkpoint(run, named)
+    (own / "w").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="w has 4 bytes instead of 10"):
+        MiniCPMVTrainer._own_checkpoint(run, own)
+
+
+def _change_list(checkpoint: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a checkpoint's list and give it the digest that it then has."""
+    content = json.loads((checkpoint / MANIFEST).read_text())
+    del content["sha256_of_this"]
+    change(content)
+    content["sha256_of_this"] = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    (checkpoint / MANIFEST).write_text(json.dumps(content))
 
 
 def test_altered_byte_is_found_by_content_alone(tmp_path: Path) -> None:

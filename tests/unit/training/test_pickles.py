@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import tarfile
 from collections.abc import Callable
@@ -122,13 +121,7 @@ def test_deepspeed_itself_refuses_what_the_check_would_have_missed(tmp_path: Pat
 def test_tag_that_leads_elsewhere_is_named(name: str, tag: str, tmp_path: Path) -> None:
     (tmp_path / "global_step4").mkdir()
     (tmp_path / name).write_text(tag)
-    assert find_foreign_object(tmp_path) == f"{name} names something else than a folder of the checkpoint"
-
-
-@pytest.mark.parametrize("target", ["/etc/passwd", "/", "nowhere"])
-def test_links_are_named(target: str, tmp_path: Path) -> None:
-    os.symlink(target, tmp_path / "global_step4")
-    assert find_foreign_object(tmp_path) == "global_step4 is a link, which a run does not write"
+    assert find_foreign_object(tmp_path) == f"{name} names something other than a folder of the checkpoint"
 
 
 @settings(max_examples=200, deadline=None)

@@ -60,8 +60,15 @@ def test_thoughts_stand_apart(written: str, shown: list[tuple[str, str | None]])
         ("<script>alert(1)</script>", "&lt;script>alert(1)&lt;/script>"),
         ("a < b, 3 <4", "a < b, 3 <4"),
         ("```html\n<b>\n```\n<b>", "```html\n<b>\n```\n&lt;b>"),
-        ("`<i>` <i>", "`<i>` &lt;i>"),
         ("```\n<b>", "```\n<b>"),
+        # What looks like code within a line, and is none to Markdown.
+        ("`<i>` <i>", "`&lt;i>` &lt;i>"),
+        ("\\`<b>\\`", "\\`&lt;b>\\`"),
+        ("a ```<b>``` c", "a ```&lt;b>``` c"),
+        ("```a`b\n<b>\n```", "```a`b\n&lt;b>\n```"),
+        ("    ```\n<b>\n    ```", "    ```\n&lt;b>\n    ```"),
+        ("```\n<b>\n````\n<i>", "```\n<b>\n````\n&lt;i>"),
+        ("\\`![x](http://y)\\`", "\\`&#33;&#91;x](http://y)\\`"),
     ],
 )
 def test_tags_are_shown_and_not_obeyed(text: str, shown: str) -> None:
