@@ -7,6 +7,7 @@ nothing that goes wrong here stops anyone.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minicpmv.data.whole_files import replacing
+from minicpmv.errors import UsageError
 from minicpmv.models.plain_files import read_plain
 
 __all__ = ["DataCache", "Entry", "describe_software"]
@@ -107,6 +109,8 @@ class Entry:
             _clear(self._path.parent)
         except BlockingIOError:  # another process keeps the same
             pass
+        except UsageError as error:  # a link, or another user's file, lies there
+            self._cache.fault = OSError(errno.EEXIST, str(error).partition("\n")[0])
         except OSError as error:
             self._cache.fault = error
 

@@ -90,7 +90,9 @@ class FeatureStore:
         aside = path.with_name(f".{key}.{os.getpid()}-{threading.get_ident()}{_UNFINISHED}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(content)
+            aside.unlink(missing_ok=True)  # of a killed process with the same number
+            with aside.open("xb") as file:  # follows no link
+                file.write(content)
             os.utime(aside, (now := time.time(), now))
             os.replace(aside, path)
         finally:

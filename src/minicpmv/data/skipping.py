@@ -9,10 +9,12 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from minicpmv.data.whole_files import open_in_place
 from minicpmv.errors import DataError, Problem
 
 __all__ = ["SKIPPED", "TOO_LONG", "SkipLog", "Skipped"]
@@ -66,8 +68,10 @@ class SkipLog:
 
         Raises:
             DataError: With them, too many are bad.
+            UsageError: A link, or no file, has the name.
         """
-        with self.path.open("a+", encoding="utf-8") as file:
+        number = open_in_place(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, is_own=False)
+        with open(number, "a+", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
             file.seek(0)
             known = [json.loads(line) for line in file]

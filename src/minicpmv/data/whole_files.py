@@ -1,7 +1,8 @@
 """Files that are whole or as they were before, and that whoever may read a new file there may read.
 
 What is not whole yet lies under one fixed name for each target, which one process at a time holds by a lock. So what a
-killed process leaves is replaced by the next one, and never grows.
+killed process leaves is replaced by the next one, and never grows. Others know that name as well, and a link there
+would lead to another file: ``open_in_place`` opens what has a fixed name.
 """
 
 from __future__ import annotations
@@ -13,12 +14,24 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["aside_of", "claim", "give_ordinary_permissions", "replacing", "staging", "write_json", "write_whole"]
+from minicpmv.errors import UsageError
+
+__all__ = [
+    "aside_of",
+    "claim",
+    "give_ordinary_permissions",
+    "open_in_place",
+    "replacing",
+    "staging",
+    "write_json",
+    "write_whole",
+]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -77,6 +90,7 @@ def claim(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         BlockingIOError: Another process writes it.
+        UsageError: As ``open_in_place`` says.
         OSError: It cannot be made.
     """
     aside = aside_of(path)
@@ -100,6 +114,7 @@ def staging(folder: Path) -> Iterator[Path]:
 
     Raises:
         BlockingIOError: Another process works in it.
+        UsageError: As ``open_in_place`` says.
         OSError: It cannot be made.
     """
     number = _lock(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -117,13 +132,66 @@ def aside_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
+def open_in_place(place: Path, how: int, *, is_own: bool = True) -> int:
+    """Open a file or folder that has a fixed name: itself, never what a link leads to, and without waiting for anybody.
+
+    Args:
+        place: Its name.
+        how: Flags of ``os.open``; with ``O_DIRECTORY`` it is a folder.
+        is_own: Whether it must be this user's.
+
+    Returns:
+        A descriptor, to be closed.
+
+    Raises:
+        UsageError: It is a link, of another kind, or another user's.
+        OSError: The system cannot open it.
+    """
+    try:
+        number = os.open(place, how | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError:
+        with suppress(OSError):  # not there: the first error says why
+            _refuse_strange(place, place.lstat(), how, is_own=is_own)
+        raise
+    try:
+        _refuse_strange(place, os.fstat(number), how, is_own=is_own)
+    except BaseException:
+        os.close(number)
+        raise
+    return number
+
+
+def _refuse_strange(place: Path, state: os.stat_result, how: int, *, is_own: bool) -> None:
+    kind = stat.S_IFMT(state.st_mode)
+    kinds = {stat.S_IFLNK: "a link", stat.S_IFREG: "a file", stat.S_IFDIR: "a folder"}
+    found, needed = kinds.get(kind, "a FIFO, socket or device"), "a folder" if how & os.O_DIRECTORY else "a file"
+    if found != needed or (is_own and not _is_own(place, state)):
+        of_other = " of another user" if found == needed else ""
+        owned = " of this user" if is_own else ""
+        raise UsageError(
+            f"{str(place)!r}: found {found}{of_other}, expected nothing, or {needed}{owned}\n"
+            "  fix: rename or remove it, or name another place"
+        )
+
+
+def _is_own(place: Path, state: os.stat_result) -> bool:
+    if state.st_uid == os.geteuid():
+        return True
+    try:  # some disks of a network give all files of a user, or of everybody, to one owner
+        with tempfile.TemporaryFile(dir=place.parent) as fresh:
+            return state.st_uid == os.fstat(fresh.fileno()).st_uid
+    except OSError:
+        return False
+
+
 def _lock(place: Path, how: int) -> int:
     """Open a file or folder, made if it is not there, that no other process has locked, and lock it."""
     while True:
         if how & os.O_DIRECTORY:
-            place.mkdir(exist_ok=True)
+            with suppress(FileExistsError):  # opening it says what it is
+                place.mkdir()
         try:
-            number = os.open(place, how | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            number = open_in_place(place, how)
         except FileNotFoundError:
             if place.parent.is_dir() and how & os.O_DIRECTORY:  # removed a moment ago
                 continue

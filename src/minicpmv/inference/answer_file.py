@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,7 +28,7 @@ from minicpmv.data.embedded import is_embedded
 from minicpmv.data.file_state import FileState
 from minicpmv.data.places import check_file
 from minicpmv.data.records import Record
-from minicpmv.data.whole_files import replacing, write_json
+from minicpmv.data.whole_files import open_in_place, replacing, write_json
 from minicpmv.errors import UsageError
 from minicpmv.inference.identity import describe_differences
 from minicpmv.inference.predicting import Prediction
@@ -79,7 +80,7 @@ def check_output(output: Path, run: Mapping[str, Any], *, overwrite: bool) -> bo
 def _check_partial(output: Path, run: Mapping[str, Any]) -> None:
     path = _partial(output)
     try:
-        with path.open("rb") as file:
+        with _read_partial(output) as file:
             line, has_answers = file.readline(), bool(file.read(1))
     except FileNotFoundError:
         return
@@ -131,8 +132,7 @@ class PartialAnswers:
     def __enter__(self) -> PartialAnswers:
         with ExitStack() as stack:
             with _refused(self._output):
-                # Unbuffered: what a full disk refuses is not tried again.
-                self._file = stack.enter_context(_partial(self._output).open("a+b", buffering=0))
+                self._file = stack.enter_context(_open_partial(self._output))
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -183,7 +183,7 @@ class PartialAnswers:
 
     def _recall(self) -> None:
         """Find the batches that are whole, and cut off what stands behind them."""
-        with _partial(self._output).open("rb") as file:
+        with _read_partial(self._output) as file:
             line = file.readline()
             header = _parse(line)
             if header is None or header.get("run") != _of_all_batches(self._run):
@@ -221,7 +221,7 @@ class PartialAnswers:
     def _write_in_order(self, file: BinaryIO) -> str:
         """Write every answer, and return the file's digest."""
         digest = hashlib.sha256()
-        with _partial(self._output).open("rb") as answers:
+        with _read_partial(self._output) as answers:
             for start in self._starts.tolist():
                 answers.seek(start)
                 line = answers.readline()
@@ -262,6 +262,16 @@ def _of_all_batches(run: Mapping[str, Any]) -> dict[str, Any]:
 
 def _partial(output: Path) -> Path:
     return output.with_name(f"{output.name}.partial")
+
+
+def _open_partial(output: Path) -> FileIO:
+    # Unbuffered: what a full disk refuses is not tried again.
+    number = open_in_place(_partial(output), os.O_RDWR | os.O_APPEND | os.O_CREAT)
+    return open(number, "a+b", buffering=0)
+
+
+def _read_partial(output: Path) -> BinaryIO:
+    return open(open_in_place(_partial(output), os.O_RDONLY), "rb")
 
 
 def _proof(output: Path) -> Path:

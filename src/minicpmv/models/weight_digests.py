@@ -173,7 +173,9 @@ def _keep(place: Path, found: WeightDigests) -> None:
     with suppress(OSError):  # the next start reads the weights again
         place.parent.mkdir(parents=True, exist_ok=True)
         aside = place.with_name(f".{place.name}.tmp")  # one name: the next start replaces what a killed one left
-        aside.write_text(f"{found.weights} {found.shapes} {_check(*found)}\n", encoding="ascii")
+        aside.unlink(missing_ok=True)
+        with aside.open("x", encoding="ascii") as file:  # follows no link
+            file.write(f"{found.weights} {found.shapes} {_check(*found)}\n")
         os.replace(aside, place)
 
 

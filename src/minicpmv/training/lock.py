@@ -20,6 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
+from minicpmv.data.whole_files import open_in_place
 from minicpmv.errors import UsageError
 from minicpmv.training.console import notice
 
@@ -94,7 +95,7 @@ def look_for_holder(output_dir: str) -> None:
     path, holder = Path(output_dir) / LOCK, None
     for pause in (*_AGAIN, 0):
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = open_in_place(path, os.O_RDONLY, is_own=False)
         except OSError:  # nobody is there, or what is there shows when the run starts
             return
         try:
@@ -143,11 +144,11 @@ def _take(path: Path) -> int:
 
 def _open(path: Path) -> tuple[int, bool]:
     """Open the file, and say whether it is new."""
-    flags = os.O_RDWR | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT
     try:
-        return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666), True
+        return os.open(path, flags | os.O_EXCL | os.O_CLOEXEC, 0o666), True
     except FileExistsError:
-        return os.open(path, flags | os.O_CREAT, 0o666), False
+        return open_in_place(path, flags, is_own=False), False
 
 
 def _lock(descriptor: int, kind: int) -> bool | None:
@@ -195,7 +196,9 @@ def _is_alive(path: Path) -> bool:
 
 def _time_of_change(path: Path) -> int | None:
     try:
-        descriptor = os.open(path, os.O_RDONLY)  # a network's disk looks again only for whoever opens
+        descriptor = os.open(
+            path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        )  # a network's disk looks again only for whoever opens
     except OSError:
         return None
     try:

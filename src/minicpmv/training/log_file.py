@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from minicpmv.data.whole_files import write_whole
+from minicpmv.data.whole_files import open_in_place, write_whole
 from minicpmv.report.run_directory import LOG
 
 __all__ = ["LogFile"]
@@ -41,7 +42,8 @@ class LogFile(TrainerCallback):
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            with self._path.open("a", encoding="utf-8") as file:
+            number = open_in_place(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, is_own=False)
+            with open(number, "a", encoding="utf-8") as file:
                 file.write(_lines(state.log_history[-1:]))
 
 

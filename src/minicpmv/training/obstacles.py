@@ -1,6 +1,6 @@
-"""Looks for what lies in the way of a run's files: a folder under the name of a file, or a file under a folder's.
+"""Looks for what lies in the way of a run's files: a folder under a file's name, a file under a folder's, or a link.
 
-A run would meet it when it saves, after all its training.
+A run would meet it when it saves, after all its training. Through a link it would write into a folder of somebody else.
 """
 
 from __future__ import annotations
@@ -39,13 +39,15 @@ def refuse_obstacles(output_dir: str | Path, base: Path, *, use_lora: bool) -> N
         use_lora: Whether an adapter is saved.
 
     Raises:
-        UsageError: Something of the other kind has the name.
+        UsageError: Something of the other kind, or a link, has the name.
     """
     directory = Path(output_dir)
     names = [*_OF_EVERY_RUN, *(_OF_AN_ADAPTER if use_lora else [*_OF_A_MODEL, *map(str, list_companions(base))])]
     obstacle = next(_find(directory, names, patterns=() if use_lora else _WEIGHTS), None)
     if obstacle is not None:
         found, needed = ("a folder", "file") if obstacle.is_dir() else ("a file", "folder")
+        if obstacle.is_symlink():
+            found, needed = "a link", "file or folder"
         raise UsageError(
             f"--output_dir {str(output_dir)!r}: found {found} {str(obstacle)!r}, expected room for the {needed} of "
             "that name that a run writes\n  fix: rename or remove it, or choose another directory"
@@ -55,10 +57,13 @@ def refuse_obstacles(output_dir: str | Path, base: Path, *, use_lora: bool) -> N
 def _find(directory: Path, names: Iterable[str], *, patterns: Iterable[str]) -> Iterator[Path]:
     for name in names:
         path = directory / name
-        yield from (each for each in (path, aside_of(path)) if each.is_dir())
-        yield from (each for each in path.parents if each != directory and directory in each.parents and _is_file(each))
+        yield from (each for each in (path, aside_of(path)) if each.is_dir() or each.is_symlink())
+        above = (each for each in path.parents if directory in each.parents)
+        yield from (each for each in above if _is_file(each) or each.is_symlink())
+    if (directory / STAGING).is_symlink():
+        yield directory / STAGING
     for path in sorted(directory.iterdir()) if directory.is_dir() else ():
-        if path.is_dir() and any(fnmatch(path.name, pattern) for pattern in patterns):
+        if (path.is_dir() or path.is_symlink()) and any(fnmatch(path.name, pattern) for pattern in patterns):
             yield path
         if _is_file(path) and any(fnmatch(path.name, pattern) for pattern in _FOLDERS):
             yield path

@@ -161,3 +161,16 @@ def test_a_file_that_was_not_there_counts_as_changed(tmp_path: Path) -> None:
     states = FileStates()
     states.add(str(tmp_path / "a"))
     assert not are_unchanged(*states.as_arrays())
+
+
+def test_a_link_where_an_entry_is_written_is_not_followed_and_stops_nobody(tmp_path: Path) -> None:
+    (foreign := tmp_path / "foreign").write_text("kept", encoding="utf-8")
+    cache = DataCache(tmp_path / "cache")
+    cache.entry("checked").store(ends=np.arange(3))
+    (file,) = files(cache.folder)
+    file.unlink()
+    file.with_name(f".{file.name}.tmp").symlink_to(foreign)
+    cache.entry("checked").store(ends=np.arange(3))
+    assert cache.fault is not None
+    assert "found a link, expected nothing" in str(cache.fault.strerror)
+    assert foreign.read_text(encoding="utf-8") == "kept"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from minicpmv.data.skipping import SkipLog
-from minicpmv.errors import DataError, Problem
+from minicpmv.errors import DataError, Problem, UsageError
 
 
 def problem(name: str, code: str = "D141") -> Problem:
@@ -85,3 +85,11 @@ def test_processes_write_whole_lines_and_each_record_once(tmp_path: Path) -> Non
     for process in processes:
         process.join()
     assert sorted(names_in(tmp_path)) == sorted(names)
+
+
+def test_a_record_is_written_through_no_link(tmp_path: Path) -> None:
+    (foreign := tmp_path / "foreign").write_text("", encoding="utf-8")
+    (tmp_path / "skipped.jsonl").symlink_to(foreign)
+    with pytest.raises(UsageError, match=r"skipped.jsonl': found a link"):
+        log_in(tmp_path).add({"a": [problem("a")]})
+    assert foreign.read_text(encoding="utf-8") == ""

@@ -75,6 +75,17 @@ def test_the_file_has_one_line_for_each_record_in_their_order(tmp_path: Path, re
     assert check_output(output, RUN, overwrite=False), "the same run has nothing left to do"
 
 
+@pytest.mark.parametrize("found", ["a link", "a FIFO"])
+def test_partial_file_that_is_no_file_is_named(found: str, tmp_path: Path, records: list[Record]) -> None:
+    output, partial, foreign = (tmp_path / name for name in ("out.jsonl", "out.jsonl.partial", "foreign"))
+    foreign.write_text("kept", encoding="utf-8")
+    partial.symlink_to(foreign) if found == "a link" else os.mkfifo(partial)
+    for attempt in (lambda: check_output(output, RUN, overwrite=False), lambda: go_on(output, records)):
+        with pytest.raises(UsageError, match=rf"(?s)\.partial': found {found}.*, expected nothing, or a file .*fix: "):
+            attempt()
+    assert foreign.read_text(encoding="utf-8") == "kept"
+
+
 def test_cut_off_at_any_byte_it_becomes_the_same_file(tmp_path: Path, records: list[Record]) -> None:
     whole, output, partial = (tmp_path / name for name in ("whole.jsonl", "out.jsonl", "out.jsonl.partial"))
     go_on(whole, records)

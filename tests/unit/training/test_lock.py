@@ -49,6 +49,16 @@ def _leave(folder: Path, host: str) -> None:
     (folder / LOCK).write_text(json.dumps({"host": host, "process": 7, "started": "2026-01-01T00:00:00+00:00"}))
 
 
+def test_lock_that_leads_elsewhere_is_named_and_what_it_leads_to_is_kept(tmp_path: Path) -> None:
+    (foreign := tmp_path / "foreign").write_text("kept", encoding="utf-8")
+    (output := tmp_path / "output").mkdir()
+    (output / LOCK).symlink_to(foreign)
+    for attempt in (lambda: hold_directory(str(output)).__enter__(), lambda: look_for_holder(str(output))):
+        with pytest.raises(UsageError, match=r"(?s)\.lock': found a link, expected nothing, or a file\n  fix: "):
+            attempt()
+    assert foreign.read_text(encoding="utf-8") == "kept"
+
+
 def test_second_run_is_told_who_is_there(tmp_path: Path) -> None:
     with _holder(tmp_path) as process:
         for attempt in (lambda: hold_directory(str(tmp_path)).__enter__(), lambda: look_for_holder(str(tmp_path))):

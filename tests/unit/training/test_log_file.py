@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from transformers import TrainerControl, TrainerState
 
+from minicpmv.errors import UsageError
 from minicpmv.training.log_file import LogFile
 
 
@@ -33,3 +35,13 @@ def test_one_process_writes(tmp_path: Path) -> None:
     for event in (LogFile(tmp_path).on_train_begin, LogFile(tmp_path).on_log):
         event(args, state, TrainerControl())  # pyright: ignore[reportArgumentType] # they ask the state alone
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_entry_follows_no_link(tmp_path: Path) -> None:
+    (foreign := tmp_path / "foreign").write_text("kept", encoding="utf-8")
+    (tmp_path / "log.jsonl").symlink_to(foreign)
+    args: Any = None
+    state = TrainerState(log_history=[{"loss": 1.0, "step": 1}])
+    with pytest.raises(UsageError, match=r"log\.jsonl': found a link"):
+        LogFile(tmp_path).on_log(args, state, TrainerControl())
+    assert foreign.read_text(encoding="utf-8") == "kept"

@@ -49,6 +49,32 @@ def test_file_under_the_name_of_a_folder_is_named(name: str, tmp_path: Path) -> 
         refuse_obstacles(tmp_path, BASE, use_lora=True)
 
 
+@pytest.mark.parametrize(
+    ("name", "use_lora"),
+    [
+        (".lock", True),
+        (".saving", True),
+        ("log.jsonl", True),
+        (".run.json.tmp", True),
+        ("samples.jsonl", True),
+        ("skipped.jsonl", True),
+        ("before.jsonl", True),
+        ("after.jsonl", True),
+        ("proof", True),
+        ("adapter_config.json", True),
+        ("tokenizer.json", False),
+        ("model-00001-of-00004.safetensors", False),
+    ],
+)
+@pytest.mark.parametrize("is_there", [True, False])
+def test_link_is_named_wherever_it_leads(name: str, use_lora: bool, is_there: bool, tmp_path: Path) -> None:
+    (foreign := tmp_path / "foreign").mkdir()
+    (output := tmp_path / "output").mkdir()
+    (output / name).symlink_to(foreign if is_there else foreign / "none")
+    with pytest.raises(UsageError, match=rf"found a link '{output / name}', expected room for the file or folder"):
+        refuse_obstacles(output, BASE, use_lora=use_lora)
+
+
 def test_what_a_run_leaves_and_what_is_the_user_s_is_in_nobody_s_way(tmp_path: Path) -> None:
     for folder in ("checkpoint-4", ".saving", "proof", "runs", "model.safetensors", "notes"):
         (tmp_path / folder).mkdir()
