@@ -158,7 +158,7 @@ def test_records_checked_as_they_are_read_stop_a_run_or_are_skipped(
         (["--max_bad_share", "0.1"], "--max_bad_share: found without --on_bad_record skip"),
         (
             ["--on_bad_record", "skip", "--max_bad_share", "2"],
-            "--max_bad_share: found 2.0, expected a number",
+            "--max_bad_share: found 2, expected 0 to 1",
         ),
         (["--truncate_answers", "true", "--on_long_record", "error"], "found two answers"),
     ],
