@@ -226,6 +226,8 @@ def check_image_value(record: RawRecord, value: object) -> Iterator[Problem]:
             yield from _check_data_url(record.where(field), path)
         elif re.match(r"(?:https?|s3|ftp|gs|hdfs|oss|file):", path):
             fix = "save the image as a file and write its path"
+            if path.startswith("file:"):  # with a whole path it would have been read
+                fix = f"write the path alone: {re.sub('^file:(//)?', '', path)!r}"
             yield Problem("D132", record.where(field), f"an address: {quote(path)}", "the path of a file", fix)
 
 

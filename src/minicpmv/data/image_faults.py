@@ -107,7 +107,7 @@ def describe_fault(use: ImageUse, error: ImageError, *, num_others: int, suggest
 
 
 def _shown(use: ImageUse) -> str:
-    path = use.written if use.written.startswith("file:") else str(use.path)
+    path = str(use.path)
     return repr(path) if len(path) <= _MAX_PATH else f"{path[:40]!r}... ({len(path):,} characters)"
 
 
@@ -145,9 +145,6 @@ def _kind_of(path: str | bytes) -> FileKind | None:
 
 def _suggest(use: ImageUse, path: str) -> str:
     """Tell what was probably meant by a path at which there is no file."""
-    if use.written.startswith("file:"):
-        plain = use.written.removeprefix("file:")
-        return f"write the path alone, without file:// in front: {plain[2:] if plain.startswith('//') else plain!r}"
     if "\\" in use.written:
         return "write / instead of \\ in paths"
     if near := suggest_name(path):

@@ -196,12 +196,18 @@ def test_bare_base64_is_named_shortly_and_the_fix_loads(tmp_path: Path) -> None:
     assert len(str(problem_of("A" * 100_000, tmp_path))) < 600, "base64 of no picture is not repeated either"
 
 
-@pytest.mark.parametrize("start", ["file://", "file:"])
-def test_a_uri_is_to_be_written_as_a_path(tmp_path: Path, start: str) -> None:
-    path = save_picture(tmp_path / "a.png")
-    problem = problem_of(f"{start}{path}", tmp_path)
-    assert problem.found == f"no file '{start}{path}'"
-    assert problem.fix == f"write the path alone, without file:// in front: {path!r}"
+@pytest.mark.parametrize("start", ["file://", "file:", "file://localhost"])
+def test_a_uri_is_the_path_that_it_means(tmp_path: Path, start: str) -> None:
+    path = save_picture(tmp_path / "a b.png", 60, 40)
+    uri = start + str(path).replace(" ", "%20")
+    write_data(tmp_path / "train.json", [{"image": uri, "conversations": conversation("a", "b")}])
+    assert load_records("train.json")[0].image_sizes == ((60, 40),)
+
+
+@pytest.mark.parametrize("uri", ["file:a.png", "file://a.png"])
+def test_a_uri_without_a_whole_path_is_named(tmp_path: Path, uri: str) -> None:
+    save_picture(tmp_path / "a.png")
+    assert "'a.png'" in problem_of(uri, tmp_path).fix
 
 
 def test_the_command_for_pictures_of_fractions_makes_one_that_is_seen(tmp_path: Path) -> None:
