@@ -317,6 +317,7 @@ def test_proof_of_an_earlier_run_does_not_stay(data: str, tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "adapter_config.json",
         _ADAPTER,
+        "base_model.json",
         "log.jsonl",
         "run.json",
         "vpm_resampler_embedtokens.pt",

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from minicpmv.cli.main import main
+from minicpmv.training.record import RunFile
 from tests.run.training import flags, make_data, read_run, run_here
 from tests.unit.report.test_page import curves_of, words_of
 
@@ -70,9 +71,16 @@ def test_report_false_writes_none(data: str, tmp_path: Path) -> None:
 
 
 def test_a_page_that_cannot_be_written_costs_a_notice(
-    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "report.html").mkdir()
+    """What comes in its way after the start: before it, that is refused."""
+
+    def block(self: RunFile, **facts: Any) -> None:
+        (tmp_path / "report.html").mkdir(exist_ok=True)
+        write(self, **facts)
+
+    write = RunFile.write
+    monkeypatch.setattr(RunFile, "write", block)
     run = run_here(flags(data, tmp_path, *_LORA, "--report", "true", steps=1))
     assert run["status"] == "finished"
     told = capsys.readouterr().out

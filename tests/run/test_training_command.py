@@ -11,7 +11,7 @@ import pytest
 
 from minicpmv.training.run import main
 from tests.run.forked import run_command
-from tests.run.training import flags, make_data
+from tests.run.training import flags, losses, make_data, read_run
 from tests.tiny import FIXTURES, conversation, write_data
 
 
@@ -102,6 +102,6 @@ def test_adapter_goes_on_from_an_adapter(data: str, tmp_path: Path) -> None:
     common = ["--use_lora", "--save_strategy", "no"]
     assert main(flags(data, first, *common, "--lora_r", "4", steps=3)) == 0
     assert main(flags(data, second, *common, "--lora_weight_path", str(first), steps=1)) == 0
-    started, went_on = (json.loads((path / "run.json").read_text())["log"][0]["loss"] for path in (first, second))
+    started, went_on = (losses(read_run(path))[0] for path in (first, second))
     assert went_on < started - 0.3
     assert json.loads((second / "adapter_config.json").read_text())["r"] == 4

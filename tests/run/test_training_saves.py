@@ -132,12 +132,14 @@ def test_full_checkpoint_is_complete_in_the_released_layout(model: str, data: st
     arguments = flags(data, output, "--save_strategy", "no", "--learning_rate", "3e-2", steps=2)
     run_here([*arguments, "--model_name_or_path", str(base)])
 
-    rewritten = {"config.json", "model.safetensors"}
+    rewritten = {"config.json", "generation_config.json", "model.safetensors"}
     for path in base.iterdir():
         assert (output / path.name).is_file()
         if path.name not in rewritten:
             assert _digest(output / path.name) == _digest(path)
     assert json.loads((output / "config.json").read_text()) == json.loads((base / "config.json").read_text())
+    before, after = (json.loads((path / "generation_config.json").read_text()) for path in (base, output))
+    assert after | {"eos_token_id": before["eos_token_id"]} == before, "end tokens are added, and nothing else"
     with safe_open(base / "model.safetensors", "pt") as old, safe_open(output / "model.safetensors", "pt") as new:
         assert set(new.keys()) == set(old.keys())
         changed = 0

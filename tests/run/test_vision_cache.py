@@ -17,6 +17,7 @@ import minicpmv.training.run
 from minicpmv.errors import UsageError
 from minicpmv.models.resampler import Resampler
 from minicpmv.models.siglip import PatchEmbedding
+from minicpmv.training.trainer import MiniCPMVTrainer
 from tests.run import engines
 from tests.run.forked import run_command
 from tests.run.training import flags, losses, make_data, read_run, run_here
@@ -36,7 +37,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Patches that went through tower and resampler."""
+    """Patches that went through tower and resampler, apart from those that a run's end tries its model on."""
+    monkeypatch.setattr(MiniCPMVTrainer, "refuse_no_number", lambda *_: None)
     counted: Counter[str] = Counter()
 
     def count(name: str, kind: type[nn.Module]) -> None:

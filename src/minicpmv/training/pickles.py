@@ -104,7 +104,8 @@ def _why_refused(path: Path) -> str | None:
     with path.open("rb") as file:
         is_mappable = file.read(len(_ZIP)) == _ZIP
     try:
-        with warnings.catch_warnings():
+        # Allowed again here: where transformers has read random states, it has taken them off torch's list behind it.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([*_OF_NUMPY]):
             warnings.simplefilter("ignore")  # torch's remarks on a damaged file; it is refused or it is not
             torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
     except _REFUSED as error:
