@@ -16,7 +16,7 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoProcessor, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoProcessor
 
 import minicpmv.training.run as run_module
 from minicpmv.data.collation import Collator
@@ -151,7 +151,6 @@ def test_full_checkpoint_is_complete_in_the_released_layout(model: str, data: st
     assert changed == len(set(_names(base)) - fixed)
     AutoModelForCausalLM.from_pretrained(output)
     AutoProcessor.from_pretrained(output)
-    assert GenerationConfig.from_pretrained(output).eos_token_id == GenerationConfig.from_pretrained(base).eos_token_id
 
 
 def test_save_dtype_keeps_full_precision(data: str, tmp_path: Path) -> None:

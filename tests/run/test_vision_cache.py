@@ -169,15 +169,17 @@ def with_other_tower(folder: Path) -> Path:
 def test_full_disk_is_told_once_and_the_run_goes_on(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original = Path.write_bytes
+    original = Path.open
 
-    def write_bytes(self: Path, content: bytes) -> int:
+    def open_full(self: Path, *arguments: Any, **named: Any) -> Any:
+        file = original(self, *arguments, **named)
         if self.suffix != ".part":
-            return original(self, content)
-        original(self, content[:10])
+            return file
+        with file:
+            file.write(b"beginning")
         raise OSError(errno.ENOSPC, "No space left on device", str(self))
 
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    monkeypatch.setattr(Path, "open", open_full)
     train(data, tmp_path / "output", "--vision_cache", str(tmp_path / "cache"))
     out = capsys.readouterr().out
     assert out.count("no more is stored, the run goes on: No space left on device") == 1

@@ -152,7 +152,7 @@ def refuse_whole_shares(words: Sequence[str]) -> None:
     Raises:
         UsageError: A flag holds it.
     """
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         flag, equals, value = word.partition("=")
         value = value if equals else following
         allowed = RANGES.get(flag.removeprefix("--").replace("-", "_"))

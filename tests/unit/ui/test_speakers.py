@@ -35,7 +35,7 @@ class _Served:
     def answering_as(self, name: str) -> Any: ...
 
 
-def _serve(loaded: Any, paths: dict[str, str | None], *, allow_other_base: bool) -> _Served:
+def _serve(loaded: Any, paths: dict[str, str | None]) -> _Served:
     return _Served(loaded, paths)
 
 
