@@ -39,7 +39,7 @@ class Conversion:
     left_out: tuple[str, ...]
     """Keys that nothing here reads, such as ``source`` or ``model``, those inside of records with the place before."""
     notices: tuple[Problem, ...]
-    """What ``check`` says of them, of records that have no messages, and of ids that several files share."""
+    """Notices about them, about records that have no messages, and about ids that several files share."""
 
 
 @dataclasses.dataclass(kw_only=True, slots=True)

@@ -48,7 +48,7 @@ class LengthReport:
     lengths: NDArray[np.int32]
     """Tokens of each record, as it is trained on."""
     num_trained: NDArray[np.int32]
-    """Those of them that have a label, whatever it weighs."""
+    """Number of tokens that have a label, whatever it weighs."""
     num_image_tokens: NDArray[np.int32]
     """Those of them that are image slots."""
     num_reduced: int
@@ -107,7 +107,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         self.known: KnownFeatures | None = None
         """Where features of images are looked up before the images are decoded."""
         self.digests: PictureDigests | None = None
-        """Where it is remembered what each image file held that was read."""
+        """Remembers what each image file that was read held."""
         self._fits = np.zeros(len(records), FIT)  # a length of 0: nobody has looked
 
     def __len__(self) -> int:

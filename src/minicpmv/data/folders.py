@@ -43,7 +43,7 @@ _PASSED_OVER = (
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json")
 """Files in a folder that say what the others hold: LLaMA-Factory's list of data sets, Hugging Face's features."""
 _REGISTERED = ("columns", "tags", "formatting", "ranking", "split", "subset", "folder", "num_samples")
-"""What a list of data sets can say of how a file is to be read."""
+"""Keys with which a list of data sets says how a file is to be read."""
 _NAMED = 5
 
 

@@ -155,7 +155,7 @@ def open_in_place(place: Path, how: int, *, is_own: bool = True) -> int:
         raise
     try:
         _refuse_strange(place, os.fstat(number), how, is_own=is_own)
-    except BaseException:
+    except BaseException:  # Ctrl-C as well: the file is closed, and what was raised goes on
         os.close(number)
         raise
     return number

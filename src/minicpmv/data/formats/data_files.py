@@ -41,7 +41,7 @@ class DataFile:
 
     @property
     def name(self) -> str:
-        """What the content is called: the file's name, without the ending that says that it is packed."""
+        """Return the name of the content: the file's, without the ending that says that it is packed."""
         return self.source[:-3] if self.is_packed and self.source.lower().endswith(".gz") else self.source
 
     def read(self, size: int, position: int) -> bytes:

@@ -17,7 +17,7 @@ from minicpmv.processing.images import ImageError, read_data_url
 __all__ = ["is_image_struct", "plain_image", "plain_images"]
 
 _STRUCT_KEYS = ("bytes", "path", "url")
-"""Where a struct holds the image; of several, the first that is not null counts."""
+"""Keys of a struct that hold the image; of several, the first that is not null counts."""
 
 Report = Callable[[Unread], None]
 
