@@ -15,10 +15,12 @@ import torch
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 
-__all__ = ["make_checkpoint", "make_model", "write_small_files"]
+__all__ = ["FIXTURES", "build_random", "make_checkpoint", "make_model", "write_small_files"]
 
-_FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
-_SMALL_FILES = ("*.json", "merges.txt")
+FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"
+"""The tests' tiny models, in the released layout."""
+
+_SMALL_FILES = ("*.json", "merges.txt", "tokenizer.model")
 _NOT_OF_A_CHECKPOINT = ("cases.json", "inference.json")
 
 # A language model of 106 million parameters, its head 7 % of it, and a tower of 5 %, as in MiniCPM-Llama3-V-2.5.
@@ -64,34 +66,49 @@ def make_checkpoint(directory: Path, fixture: str, sizes: dict[str, Any]) -> Pat
     """
     write_small_files(directory, fixture, sizes)
     config = (directory / "config.json").read_bytes()  # saving would write more into it than was released
-    torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)  # 8 billion weights in float32 would be 34 GB
-    try:
-        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            model: Any = MiniCPMVForConditionalGeneration(MiniCPMVConfig.from_pretrained(directory))
-    finally:
-        torch.set_default_dtype(before)
+    model = build_random(directory, dtype=torch.bfloat16, device="cuda" if torch.cuda.is_available() else "cpu")
     model.save_pretrained(directory)
     (directory / "config.json").write_bytes(config)
     return directory
+
+
+def build_random(directory: Path, *, dtype: torch.dtype, device: torch.device | str) -> Any:
+    """Build the model of a ``config.json`` with random weights, made where they are to be.
+
+    Args:
+        directory: Holds that file; its weights, if there are any, are not read.
+        dtype: Of the weights from the start: 8 billion in float32 would be 34 GB.
+        device: Where to.
+    """
+    torch.manual_seed(0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            return MiniCPMVForConditionalGeneration(MiniCPMVConfig.from_pretrained(directory))
+    finally:
+        torch.set_default_dtype(before)
 
 
 def write_small_files(directory: Path, fixture: str, sizes: dict[str, Any]) -> None:
     """Write what a checkpoint holds beside its weights; as for :func:`make_checkpoint`."""
     directory.mkdir(parents=True, exist_ok=True)
     for pattern in _SMALL_FILES:
-        for path in (_FIXTURES / fixture).glob(pattern):
+        for path in (FIXTURES / fixture).glob(pattern):
             if path.name not in _NOT_OF_A_CHECKPOINT:
                 shutil.copyfile(path, directory / path.name)
     slicing = {"max_slice_nums": 9, "patch_size": 14, "scale_resolution": 448}
-    _edit(
-        directory / "config.json",
-        {**sizes, "image_size": 448, "torch_dtype": "bfloat16", "slice_config": {**slicing, "model_type": "minicpmv"}},
-    )
-    _edit(directory / "preprocessor_config.json", {**slicing, "image_feature_size": sizes["query_num"]})
+    preprocessing = directory / "preprocessor_config.json"
+    if preprocessing.exists():
+        _edit(preprocessing, {**slicing, "image_feature_size": sizes["query_num"]})
+        sizes = {**sizes, "slice_config": {**slicing, "model_type": "minicpmv"}}
+    else:  # MiniCPM-V-2 states it among the model's own settings
+        sizes = {**sizes, **slicing}
+    # A released file that is silent about its tower means the released tower, not the tiny one.
+    _edit(directory / "config.json", {"vision_config": None, **sizes, "image_size": 448, "torch_dtype": "bfloat16"})
 
 
 def _edit(path: Path, changes: dict[str, Any]) -> None:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(content | changes, indent=1) + "\n", encoding="utf-8")
+    content = json.loads(path.read_text(encoding="utf-8")) | changes
+    kept = {name: value for name, value in content.items() if name not in changes or changes[name] is not None}
+    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
