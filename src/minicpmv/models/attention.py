@@ -1,10 +1,9 @@
 """Attention over sequences of unequal length that lie end to end: nothing is padded, so nothing is masked.
 
 The one primitive under the vision tower, the resampler and packed rows of the language model. On CUDA in half precision
-one variable-length kernel serves all sequences: torch's own where it has one, flash-attn where that is installed.
-Everywhere else sequences of equal length are attended together, which on a CPU beats both a loop over sequences and a
-block mask; there, gradients in bfloat16 come from ``attention_products``. It deliberately knows neither projections nor
-positions.
+one variable-length kernel serves all sequences, where the card has it (``attention_kernel``). Everywhere else sequences
+of equal length are attended together, which on a CPU beats both a loop over sequences and a block mask; gradients in
+bfloat16 come there from ``attention_products``. It deliberately knows neither projections nor positions.
 """
 
 from __future__ import annotations
@@ -18,25 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from minicpmv.models.attention_kernel import attend_by_kernel, has_kernel
 from minicpmv.models.attention_products import PRODUCTS_ARE_FASTER, attend_by_products
-
-try:
-    from torch.nn.attention.varlen import varlen_attn as _torch_varlen
-except ImportError:  # torch before 2.10
-    _torch_varlen: Any = None
-try:
-    from flash_attn import flash_attn_varlen_func as _flash_varlen  # pyright: ignore[reportMissingImports]
-except ImportError:
-    _flash_varlen: Any = None
 
 __all__ = ["Lengths", "attend", "without_products"]
 
 # Shape letters in this file
 #   T tokens of all sequences    N sequences of one shape    H heads    K channels of a head
-
-_WIDEST_KERNEL_HEAD = 256
-_CAUSAL_WINDOW = (-1, 0)  # every earlier token, no later one
-
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -91,10 +78,15 @@ def attend(
         Shaped and typed as ``query_THK``.
     """
     assert len(query_lengths) == len(key_lengths), "one key length for each query length"
-    if _has_kernel(query_THK, dropout):
+    if dropout == 0.0 and has_kernel(query_THK):  # it drops nothing
         return _attend_by_kernel(
             query_THK, key_THK, value_THK, tuple(query_lengths), tuple(key_lengths), is_causal=is_causal, scale=scale
         )
+    if query_THK.is_cuda and query_THK.shape[1] != key_THK.shape[1]:
+        # Of sdpa's fused kernels some take no fewer key heads (memory-efficient, which cards before Ampere and float32
+        # have), and what torch computes then holds tokens x tokens weights.
+        groups = query_THK.shape[1] // key_THK.shape[1]
+        key_THK, value_THK = (each.repeat_interleave(groups, dim=1) for each in (key_THK, value_THK))
     options = {
         "is_causal": is_causal,
         "scale": scale,
@@ -159,16 +151,6 @@ def _learns_by_products(*tensors: Tensor) -> bool:
     return any(each.requires_grad for each in tensors) and (autocast or tensors[0].dtype) == torch.bfloat16
 
 
-def _has_kernel(query_THK: Tensor, dropout: float) -> bool:
-    return (
-        query_THK.is_cuda
-        and query_THK.dtype in (torch.float16, torch.bfloat16)
-        and query_THK.shape[-1] <= _WIDEST_KERNEL_HEAD
-        and dropout == 0.0  # torch's kernel has none
-        and (_torch_varlen is not None or _flash_varlen is not None)
-    )
-
-
 def _attend_by_kernel(
     query_THK: Tensor,
     key_THK: Tensor,
@@ -179,19 +161,9 @@ def _attend_by_kernel(
     is_causal: bool,
     scale: float | None,
 ) -> Tensor:
-    places = (
-        _offsets(query_lengths, query_THK.device),
-        _offsets(key_lengths, query_THK.device),
-        max(query_lengths),
-        max(key_lengths),
-    )
-    if _torch_varlen is not None:
-        window = _CAUSAL_WINDOW if is_causal else (-1, -1)
-        grouped = query_THK.shape[1] != key_THK.shape[1]
-        return _torch_varlen(
-            query_THK, key_THK, value_THK, *places, scale=scale, window_size=window, enable_gqa=grouped
-        )
-    return _flash_varlen(query_THK, key_THK, value_THK, *places, softmax_scale=scale, causal=is_causal)
+    places = _offsets(query_lengths, query_THK.device), _offsets(key_lengths, query_THK.device)
+    longest = max(query_lengths), max(key_lengths)
+    return attend_by_kernel(query_THK, key_THK, value_THK, *places, longest, is_causal=is_causal, scale=scale)
 
 
 @lru_cache(maxsize=64)  # every layer asks for the same ones
