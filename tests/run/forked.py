@@ -28,7 +28,7 @@ _context.set_forkserver_preload(["minicpmv.training.run", "minicpmv.cli.main"])
 # several test processes start runs at once.
 _PORTS = range(21000, 24000)
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_runs = itertools.count()
+_runs = itertools.count(os.getpid())  # so that two test runs on one machine rarely meet
 
 
 def start(

@@ -76,12 +76,10 @@ def test_only_the_first_question_is_asked(tmp_path: Path) -> None:
     loaded = load_model(FIXTURES / "v2_6")
     dataset = ConversationDataset(load_records(data), loaded.processor, max_length=2048)
     samples = Samples([dataset], num_records=3, max_new_tokens=4, path=tmp_path / "samples.jsonl")
-    loaded.model.train()
     (told,) = samples.take(loaded.model, step=7, is_leader=True)
     (sample,) = read_samples(tmp_path)
     assert told.startswith("sample at step 7: 'First?' -> ")
     assert (sample["question"], sample["expected"], sample["images"]) == ("First?", "One.", [])
     settings = GenerationSettings(max_new_tokens=4)
     assert sample["answer"] == Conversation(loaded, settings=settings, system="Be brief.").ask("First?")
-    assert loaded.model.training
     assert samples.take(loaded.model, step=7, is_leader=True) == [], "once for each step"

@@ -16,7 +16,7 @@ from minicpmv.models.model_files import check_model_files, read_object
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.models.versions import LLM_TYPES, Version, detect_version
 from minicpmv.training.arguments import RunArguments
-from minicpmv.training.lora import quantisation
+from minicpmv.training.lora import keep_packing, quantisation
 
 __all__ = ["Base", "build_skeleton", "check_weights", "dtype_to_save", "load_base", "open_base", "stated_dtype"]
 
@@ -150,6 +150,8 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
         options["device_map"] = {"": args.device}
     source = name_to_load(run.model_name_or_path, asked_by=_ASKED_BY, cache_dir=run.cache_dir)
     try:
-        return MiniCPMVForConditionalGeneration.from_pretrained(source, **options)
+        model = MiniCPMVForConditionalGeneration.from_pretrained(source, **options)
     except OSError as error:  # of the hub
         raise CheckpointError(f"{source}: {error}\n  fix: download the model and give its directory") from error
+    keep_packing(model)
+    return model

@@ -76,8 +76,9 @@ class EvalMetrics:
         """Answer, and return the values by the metrics' names. Every process must call it.
 
         Args:
-            model: The model itself, bare or wrapped by PEFT, without an engine around it. Where processes share its
-                weights they answer all records together, otherwise each answers its own.
+            model: The model itself, bare or wrapped by PEFT, without an engine around it, in evaluation mode and in
+                the precision of training. Where processes share its weights they answer all records together,
+                otherwise each answers its own.
             rank: Of this process.
             num_processes: How many call it.
             between: Called on every process after each batch.
@@ -89,15 +90,10 @@ class EvalMetrics:
         mine = self._batches if is_shared else self._batches[rank::num_processes]
         num_rounds = len(self._batches) if is_shared else -(-len(self._batches) // num_processes)
         sums: dict[str, list[float]] = {}
-        was_training = model.training
-        model.eval()
-        try:
-            for number in range(num_rounds):
-                here = mine[number : number + 1]  # none where another process has one more
-                raise_together(lambda batches=here: self._answer(model, batches, sums))
-                between()
-        finally:
-            model.train(was_training)
+        for number in range(num_rounds):
+            here = mine[number : number + 1]  # none where another process has one more
+            raise_together(lambda batches=here: self._answer(model, batches, sums))
+            between()
         for other in () if is_shared else _others(gather(sums), rank):
             for name, added in other.items():
                 _add(sums, name, added)

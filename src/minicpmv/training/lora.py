@@ -16,7 +16,7 @@ from minicpmv.models.adapters import attach_adapter
 from minicpmv.training.learning_flags import BESIDE_LORA, LearningArguments
 from minicpmv.training.targets import find_targets, resolve_target
 
-__all__ = ["add_lora", "as_plain_lora", "evaluate_as_trained", "modules_to_save", "quantisation", "wanted_targets"]
+__all__ = ["add_lora", "as_plain_lora", "keep_packing", "modules_to_save", "quantisation", "wanted_targets"]
 
 # Trained fully, or read directly by code that does not know packed weights.
 _NEVER_QUANTISED = ["vpm", "resampler", "embed_tokens", "lm_head"]
@@ -53,15 +53,15 @@ def quantisation(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def evaluate_as_trained(model: nn.Module) -> None:
-    """Switch to evaluation mode, layers in 4 bits apart.
+def keep_packing(model: nn.Module) -> None:
+    """Keep 4-bit layers as they were loaded, in training and when the model is asked.
 
-    On a CPU bitsandbytes would pack those anew for inference, which not all widths allow. They have no dropout.
+    On a CPU bitsandbytes would pack them again as soon as they are asked in evaluation mode: not all widths allow that,
+    and what is packed so is not trained on.
     """
-    model.eval()
     for module in model.modules():
-        if type(module).__module__.startswith("bitsandbytes"):
-            module.training = True
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportAttributeAccessIssue] # bitsandbytes'
 
 
 def add_lora(model: PreTrainedModel, run: LearningArguments, *, keep_dtype: bool) -> PeftModel:

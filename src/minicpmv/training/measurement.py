@@ -72,8 +72,9 @@ class Measurement:
         """Measure what the run leaves.
 
         Args:
-            model: The model itself, bare or wrapped by PEFT, without an engine around it. Where processes share its
-                weights they answer all records together, otherwise each answers its own.
+            model: The model itself, bare or wrapped by PEFT, without an engine around it, in evaluation mode and in
+                the precision of training. Where processes share its weights they answer all records together,
+                otherwise each answers its own.
             rank: Of this process.
             num_processes: How many call it.
             between: Called on every process after each batch.
@@ -109,21 +110,16 @@ class Measurement:
         mine = list(range(len(batches))) if is_shared else list(range(rank, len(batches), num_processes))
         num_rounds = len(batches) if is_shared else -(-len(batches) // num_processes)
         lines: dict[int, dict[str, Any]] = {}
-        was_training = model.training
-        model.eval()
-        try:
-            for number in range(num_rounds):
-                here = mine[number : number + 1]
-                raise_together(
-                    lambda here=here: lines.update(
-                        (each * _BATCH + place, line)
-                        for each in here
-                        for place, line in enumerate(_answer(model, batches[each]))
-                    )
+        for number in range(num_rounds):
+            here = mine[number : number + 1]
+            raise_together(
+                lambda here=here: lines.update(
+                    (each * _BATCH + place, line)
+                    for each in here
+                    for place, line in enumerate(_answer(model, batches[each]))
                 )
-                between()
-        finally:
-            model.train(was_training)
+            )
+            between()
         for other in [] if is_shared else gather(lines):
             lines |= other
         if rank == 0:

@@ -24,7 +24,7 @@ from minicpmv.models.adapters import attach_adapter
 from minicpmv.models.finiteness import find_not_finite
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.training.evidence import EVIDENCE, PROOF, Evidence, digest_tensors, read_evidence
-from minicpmv.training.lora import evaluate_as_trained, quantisation
+from minicpmv.training.lora import keep_packing, quantisation
 from minicpmv.training.memory import free_memory
 from minicpmv.training.record import list_versions
 from minicpmv.training.weights import name_few
@@ -164,6 +164,7 @@ def _load(directory: Path, evidence: Evidence, device: torch.device, dtype: str)
         quantization_config=quantisation(getattr(torch, evidence.autocast or dtype)),
         device_map={"": device},
     )
+    keep_packing(base)
     return attach_adapter(base, directory)
 
 
@@ -175,7 +176,7 @@ def _compare(model: Any, evidence: Evidence, batch: dict[str, Any], device: torc
     inputs = {name: tensor.to(device) for name, tensor in batch.items()}
     precision = evidence.autocast
     computing = torch.autocast(device.type, getattr(torch, precision)) if precision is not None else nullcontext()
-    evaluate_as_trained(model)
+    model.eval()
     with torch.no_grad(), computing:
         loss = float(model(**inputs).loss)
     difference = abs(loss - evidence.loss)

@@ -65,8 +65,9 @@ class Samples:
         """Ask after this step, once for each step.
 
         Args:
-            model: The model itself, bare or wrapped by PEFT, without an engine around it. Where processes share its
-                weights all of them ask, otherwise the leader alone.
+            model: The model itself, bare or wrapped by PEFT, without an engine around it, in evaluation mode and in
+                the precision of training. Where processes share its weights all of them ask, otherwise the leader
+                alone.
             step: Optimizer steps that it has learned.
             is_leader: Whether this process writes.
 
@@ -79,12 +80,7 @@ class Samples:
         if step == self._step or not (is_leader or is_sharded(model)):
             return []
         self._step = step
-        was_training = model.training
-        model.eval()
-        try:
-            found = [(question, self._ask(model, question)) for question in self._questions]
-        finally:
-            model.train(was_training)
+        found = [(question, self._ask(model, question)) for question in self._questions]
         if not is_leader:
             return []
         _replace_from(self._path, step, [_describe(step, question, said) for question, said in found])

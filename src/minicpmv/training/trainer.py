@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -43,7 +43,6 @@ from minicpmv.training.fsdp import check_sharded, gather_idle, load_whole, whole
 from minicpmv.training.gradients import before_each_step, part_norms
 from minicpmv.training.interruption import Interruption, ShelteringContext, WorkerStart
 from minicpmv.training.last_good import way_out
-from minicpmv.training.lora import evaluate_as_trained
 from minicpmv.training.manifest import find_fault, num_bytes, seal
 from minicpmv.training.measurement import Measurement
 from minicpmv.training.numbering import NumberedCollator, NumberedDataset, take_numbers
@@ -300,14 +299,31 @@ class MiniCPMVTrainer(Trainer):
         samples, started = self._samples, time.perf_counter()
         lines: list[str] = []
         step, is_leader = self.state.global_step, self.is_world_process_zero()
-        with self._random_numbers_kept():
-            raise_together(lambda: lines.extend(samples.take(self._live_model, step=step, is_leader=is_leader)))
+        with self._asking() as model:
+            raise_together(lambda: lines.extend(samples.take(model, step=step, is_leader=is_leader)))
         for line in lines:
             say(line)
         for callback in self.callback_handler.callbacks:
             if lines and isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
                 callback.tb_writer.add_text("samples", "\n\n".join(lines), step)
         self._throughput.leave_out(started)
+
+    @contextmanager
+    def _asking(self) -> Iterator[nn.Module]:
+        """Hand out the model to be asked outside a step: in evaluation mode, computing as a training step does.
+
+        Whoever asks it does so in here. accelerate puts autocast around the forward of the outermost module alone, and
+        generating, or what looks at pictures, goes by other ways to modules whose weights have several precisions.
+        """
+        model = self._live_model
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            with torch.no_grad(), self.accelerator.autocast(), self._random_numbers_kept():
+                yield model
+        finally:
+            for module, is_training in modes:
+                module.training = is_training
 
     def _random_numbers_kept(self) -> Any:
         """Measuring draws random numbers, for its data loader. Training goes on as if it had not.
@@ -337,9 +353,9 @@ class MiniCPMVTrainer(Trainer):
 
     def _measure_answers(self, measure: Callable[..., _T]) -> _T:
         """Call what lets the model answer, alike on all processes; training draws the same random numbers after it."""
-        with self._random_numbers_kept():
+        with self._asking() as model:
             return measure(
-                self._live_model,
+                model,
                 rank=self.args.process_index,
                 num_processes=self.args.world_size,
                 between=lambda: self._boundary.on_prediction_step(self.args, self.state, self.control),
@@ -350,7 +366,7 @@ class MiniCPMVTrainer(Trainer):
         if self.features is not None:
             self.features.expect(inputs)
         weight = float(sum_weights(inputs))
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), self.accelerator.autocast():
             loss: Any = self.compute_loss(model, inputs)  # the mean of this batch, on this process
         measured, of_weight = self._measured
         self._measured = (measured + float(loss) * weight, of_weight + weight)
@@ -358,10 +374,9 @@ class MiniCPMVTrainer(Trainer):
 
     def measure(self, batch: dict[str, Tensor]) -> float:
         """Return the loss of one batch in evaluation mode. Every process must call it, with the same batch."""
-        evaluate_as_trained(self._live_model)
-        with torch.no_grad(), self.compute_loss_context_manager():
-            loss: Any = self.compute_loss(self._live_model, self._prepare_inputs(dict(batch)))
-        return float(loss)
+        with self._asking() as model:
+            loss: Any = self.compute_loss(model, self._prepare_inputs(dict(batch)))
+            return float(loss)
 
     def _make_up_evaluation(self) -> None:
         self.state.log_history = [  # of an evaluation that was stopped between two sets
