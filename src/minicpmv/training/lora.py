@@ -61,7 +61,7 @@ def keep_packing(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportAttributeAccessIssue] # bitsandbytes'
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  torch's type of a module's attributes
 
 
 def add_lora(model: PreTrainedModel, run: LearningArguments, *, keep_dtype: bool) -> PeftModel:
