@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import warnings
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from minicpmv.training.arguments import RunArguments
 from minicpmv.training.fsdp import prepare_fsdp, start_fsdp
 from minicpmv.training.network import choose_interface
 from minicpmv.training.presets import offloads_optimizer
+from minicpmv.training.processes import meet
 from minicpmv.training.settings import build_training_arguments
 
 __all__ = ["load_deepspeed", "name_engine", "prepare_rendezvous", "quieten", "start_deepspeed", "start_engine"]
@@ -58,11 +60,14 @@ def start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArgumen
     quieten()
     if settings.get("fsdp"):
         prepare_fsdp()
+    if settings["use_cpu"]:
+        _join_on_cpu(settings)
     args = build_training_arguments(settings)
     if uses_deepspeed:
         start_deepspeed(args)
     if args.fsdp:
         start_fsdp(args)
+    meet()
     return args
 
 
@@ -88,6 +93,17 @@ def prepare_rendezvous(*, use_deepspeed: bool) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def _join_on_cpu(settings: dict[str, Any]) -> None:
+    """Join the processes of a run on CPUs, with the patience of ``--ddp_timeout``.
+
+    transformers 5.23 hands that on for accelerators only. This may go when it does so for CPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        seconds = settings.get("ddp_timeout", TrainingArguments.ddp_timeout)
+        backend = settings.get("ddp_backend") or "gloo"
+        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=seconds))
 
 
 def name_engine(args: TrainingArguments) -> str:

@@ -1,8 +1,21 @@
-"""What the processes of a run tell each other beside gradients. In a run of one process nothing is sent."""
+"""Lets the processes of a run exchange values, tensors and faults. In a run of one process nothing is sent.
+
+Tensors are exchanged by the run's own group, which on GPUs is NCCL's and ends a run in which one process keeps the
+others waiting for longer than ``--ddp_timeout``. That is right for a step and wrong for work that one process does for
+all: checking a million images, writing a checkpoint, proving it. So everything that is no tensor goes through a second
+group, of gloo, which waits as long as such work takes and keeps no GPU busy meanwhile.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -10,9 +23,77 @@ from torch import Tensor
 
 from minicpmv.errors import MiniCPMVError
 
-__all__ = ["add_up", "gather", "leaders_first", "num_processes", "raise_together", "take_maximum", "wait_for_all"]
+__all__ = [
+    "LostProcessError",
+    "add_up",
+    "gather",
+    "leaders_first",
+    "leave",
+    "meet",
+    "naming_lost_processes",
+    "num_processes",
+    "raise_together",
+    "take_maximum",
+    "wait_for_all",
+]
 
 _T = TypeVar("_T")
+
+_LONGEST_WAIT = timedelta(hours=12)
+"""How long one process may work while the others wait for what it says."""
+
+_LOST = re.compile(r"(?i)connection (?:was likely )?(?:closed|reset|refused)|broken pipe|socket closed|remote process")
+_LATE = re.compile(r"Timed out waiting \d+ ?ms|wait timeout after \d+ ?ms|collective operation timeout")
+_TIME_TO_BE_ENDED = 20.0
+"""Seconds. A launcher ends all processes much sooner once it has seen one fail."""
+
+
+class LostProcessError(MiniCPMVError):
+    """Another process of the run has ended, or has not come for too long, so that this one cannot go on."""
+
+    is_of_one_process = True
+
+
+@contextmanager
+def naming_lost_processes() -> Iterator[None]:
+    """Say in words that another process is gone; what ended it is said by that process.
+
+    A launcher reports the process that failed first. So this one leaves it the time to end the run, and speaks only
+    where there is no launcher that would.
+
+    Raises:
+        LostProcessError: One is gone; gloo and NCCL say so wherever this process happens to be.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _are_several():
+            raise
+        if _LOST.search(str(error)):
+            found, fix = "that another process of the run has ended", "its own message says why"
+        elif _LATE.search(str(error)):
+            found = "that another process of the run has kept this one waiting for too long"
+            fix = "look what that process did meanwhile; --ddp_timeout SECONDS lets a step wait for longer"
+        else:
+            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # no step can be finished any more
+        time.sleep(_TIME_TO_BE_ENDED)
+        last = str(error).strip().splitlines()[0]
+        raise LostProcessError(
+            f"processes: found {found} ({last}), expected all {num_processes()}\n  fix: {fix}"
+        ) from error
+
+
+def meet() -> None:
+    """Open the way by which everything but tensors is exchanged. Every process must call it, at about the same time."""
+    if _are_several():
+        _patient_group()
+
+
+@cache
+def _patient_group() -> Any:
+    return dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
 
 
 def gather(value: _T) -> list[_T]:
@@ -20,7 +101,7 @@ def gather(value: _T) -> list[_T]:
     if not _are_several():
         return [value]
     found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
+    dist.all_gather_object(found, value, group=_patient_group())
     return found
 
 
@@ -76,13 +157,14 @@ def leaders_first(action: Callable[[], _T], *, is_leader: bool) -> _T:
 def wait_for_all() -> None:
     """Wait until every process is here."""
     if _are_several():
-        dist.barrier()
+        dist.barrier(group=_patient_group())
 
 
 def leave() -> None:
-    """Leave the group at the end of the process, as NCCL wants it to be left."""
+    """Leave both groups at the end of the process, as NCCL wants its own to be left."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
+        _patient_group.cache_clear()
 
 
 def _are_several() -> bool:

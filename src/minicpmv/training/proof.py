@@ -27,7 +27,7 @@ from minicpmv.training.console import notice, say
 from minicpmv.training.disk import num_elements
 from minicpmv.training.evidence import PROOF, Evidence, digest_tensors, write_evidence
 from minicpmv.training.interruption import Interruption
-from minicpmv.training.processes import raise_together
+from minicpmv.training.processes import raise_together, wait_for_all
 from minicpmv.training.reload_proof import describe_proof
 from minicpmv.training.rounding import Kept
 from minicpmv.training.trainer import MiniCPMVTrainer
@@ -83,6 +83,7 @@ def prove_saved(
     precisions = {tensor.dtype for tensor in saved.values() if tensor.is_floating_point()}
     saved.clear()  # perhaps a second copy of the model
     batch, records = choose_batch(dataset, collator, most_tokens=run.model_max_length)
+    wait_for_all()  # for the process that has digested all weights
     loss = trainer.measure(batch)
 
     def write() -> None:

@@ -44,7 +44,7 @@ from minicpmv.training.origin import BaseReading, compare_adapter
 from minicpmv.training.parts import choose_trained_parts, describe_recipe, format_parts, summarise_parts
 from minicpmv.training.pickles import restrict_unpickling
 from minicpmv.training.preflight import Checklist, rehearse
-from minicpmv.training.processes import raise_together, wait_for_all
+from minicpmv.training.processes import naming_lost_processes, raise_together, wait_for_all
 from minicpmv.training.rates import Rates
 from minicpmv.training.recomputation import RecomputedLayers
 from minicpmv.training.record import RunFile, describe_data, describe_run, describe_split
@@ -99,7 +99,7 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
         Interrupted: A signal stopped the run.
     """
     dead_workers = naming_dead_workers(_AFTER_A_WORKER)
-    with Interruption() as interruption, dead_workers, ExitStack() as until_the_end:
+    with Interruption() as interruption, naming_lost_processes(), dead_workers, ExitStack() as until_the_end:
         return _train(arguments, interruption, until_the_end)
 
 

@@ -77,9 +77,21 @@ def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> dict[str, Tensor]
     trainer.refuse_not_finite()
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     tensors = collect_adapter(model)
-    if not trainer.args.should_save:
-        return {}
     assert isinstance(model, PeftModel)
+    written: dict[str, Tensor] = {}
+
+    def write() -> None:
+        if trainer.args.should_save:
+            written.update(_write_adapter(trainer, model, tensors, directory))
+
+    raise_together(write)
+    return written
+
+
+def _write_adapter(
+    trainer: MiniCPMVTrainer, model: PeftModel, tensors: dict[str, Tensor], directory: Path
+) -> dict[str, Tensor]:
+    """Write what was collected of an adapter; return it as it is written."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     tensors, changes = as_plain_lora(model, tensors)
     with _staged(directory) as staged:
@@ -141,13 +153,15 @@ def save_full(
             if not may_lose_all:
                 _refuse_lost(kept, dtype)
 
+    def write() -> None:
+        if trainer.args.should_save:
+            with _staged(directory) as staged:
+                model.save_pretrained(str(staged), state_dict=cast)
+                copy_companions(base, staged, dtype=dtype)
+
     raise_together(check)
-    if not trainer.args.should_save:
-        return {}, {}
-    with _staged(directory) as staged:
-        model.save_pretrained(str(staged), state_dict=cast)
-        copy_companions(base, staged, dtype=dtype)
-    return cast, kept
+    raise_together(write)
+    return (cast, kept) if trainer.args.should_save else ({}, {})
 
 
 def _round(tensors: Mapping[str, Tensor], dtype: torch.dtype, rounding: str, *, seed: int) -> dict[str, Tensor]:

@@ -16,11 +16,12 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
+from accelerate.utils import save_fsdp_optimizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
-from transformers.trainer import FSDP_MODEL_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 
 from minicpmv.data.grouping import BatchPlanner
@@ -392,8 +393,10 @@ class MiniCPMVTrainer(Trainer):
     # --------------------------------------------------------------------------------------------------- checkpoints
     # What follows overrides private methods. Trainer writes a checkpoint's files straight under its final name and has
     # no public hook around that: `_get_output_dir` and `_save_checkpoint` may go when transformers writes checkpoints
-    # in one step. It loads weights key by key past those it does not know: `_load_from_checkpoint` and
-    # `_load_best_model` may go when it loads through `from_pretrained`, which converts MiniCPM-V-2's keys.
+    # in one step. Between two exchanges of tensors, for which nobody waits long, it lets the first process write all
+    # weights alone: `_save` and `_save_optimizer_and_scheduler` may go when the others wait for as long as that takes.
+    # It loads weights key by key past those it does not know: `_load_from_checkpoint` and `_load_best_model` may go
+    # when it loads through `from_pretrained`, which converts MiniCPM-V-2's keys.
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer does.
@@ -491,8 +494,8 @@ class MiniCPMVTrainer(Trainer):
         self._epoch_loss.settle()
         raise_together(lambda: check_space(final.parent, self._bytes_needed or 0))
         self._join_pictures()
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled or self.state.best_global_step:
-            write()  # the processes wait for each other inside: one with a fault must leave, not wait here
+        if self._writes_in_turns:
+            write()  # one with a fault must leave, not wait here
             wait_for_all()
         else:
             raise_together(write)
@@ -504,8 +507,30 @@ class MiniCPMVTrainer(Trainer):
             rotate(final.parent, limit=self.args.save_total_limit, keep=keep)
             with suppress(OSError):  # another machine is still writing
                 staged.parent.rmdir()
+        wait_for_all()
         self.last_saved = self.state.global_step
         self._throughput.leave_out(started)
+
+    @property
+    def _writes_in_turns(self) -> bool:
+        """Whether the processes wait for each other while they write a checkpoint."""
+        return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled or self.state.best_global_step)
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        super()._save(*args, **kwargs)  # the first process writes all weights
+        if self._writes_in_turns:
+            wait_for_all()
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled or is_peft(self.model):
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        # transformers would write all weights once more before, which nothing reads.
+        plugin: Any = self.accelerator.state.fsdp_plugin
+        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self._live_model, output_dir)
+        schedule: Any = self.lr_scheduler
+        if self.args.should_save:
+            torch.save(schedule.state_dict(), Path(output_dir, SCHEDULER_NAME))
 
     def _join_pictures(self) -> None:
         """Let every process know what the data workers of all have read."""
@@ -525,8 +550,6 @@ class MiniCPMVTrainer(Trainer):
     def _finish(self, staged: Path) -> None:
         self.state.save_to_json(str(staged / TRAINER_STATE_NAME))  # again: it now names the best checkpoint's own place
         (staged / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads; run.json has the settings
-        if not is_peft(self.model):  # weights once more, beside model.safetensors, which is read instead
-            (staged / f"{FSDP_MODEL_NAME}.bin").unlink(missing_ok=True)
         if self._write_companions is not None:
             self._write_companions(staged)
         if is_peft(self.model) and self.base is not None:
