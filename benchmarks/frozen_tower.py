@@ -52,7 +52,7 @@ def tower_share(model: Path, data: str) -> float:
     lora = LoraConfig(r=_RANK, target_modules=DEFAULT_LORA_TARGET, modules_to_save=beside, task_type="CAUSAL_LM")
     wrapped = get_peft_model(bare, lora)
     dataset = ConversationDataset(load_records(data), MiniCPMVProcessor.from_pretrained(model), max_length=4096)
-    work = Work(*(int(number) for number in count_work(Collator(0)([dataset[0]])).tolist()))
+    work = count_work(Collator(0)([dataset[0]])["layout"])
     each = flops_of_each(bare.config, wrapped.named_parameters(remove_duplicate=False))
     tower = Work(patches=work.patches, patch_pairs=work.patch_pairs)
     return total_flops(each, tower) / total_flops(each, work)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad, scaled_dot_product_attention
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 
 from minicpmv.data.collation import Collator
@@ -71,8 +71,8 @@ class PlainWay(nn.Module):
         patches_SL588 = pad_sequence(list(patches_P588.split(lengths)), batch_first=True)
         longest = patches_SL588.shape[1]
         real_SL = torch.arange(longest) < torch.tensor(lengths)[:, None]
-        ids = [grid_position_ids(*size, tower.embeddings.table_side) for size in sizes]
-        ids_SL = torch.stack([pad(each, (0, longest - len(each))) for each in ids])
+        ids_P = grid_position_ids(sizes, tower.embeddings.table_side, patches_P588.device)
+        ids_SL = pad_sequence(list(ids_P.split(lengths)), batch_first=True)
         embeddings = tower.embeddings
         hidden_SLE = embeddings.patch_embedding(patches_SL588) + embeddings.position_embedding(ids_SL)
         for layer in tower.encoder.layers:
@@ -116,7 +116,7 @@ def _batches(dataset: ConversationDataset, size: int, number: int) -> Iterator[d
     collate = Collator(0)
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
     for start in range(0, number, size):
-        yield collate([dataset[order[index % len(order)]] for index in range(start, min(start + size, number))])
+        yield collate.join([dataset[order[index % len(order)]] for index in range(start, min(start + size, number))])
 
 
 def measure(

@@ -18,7 +18,7 @@ from benchmarks.records import make_records
 from minicpmv.data.collation import PackedCollator
 from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.loading import load_records
-from minicpmv.models.flops import Work, flops_of_each, total_flops
+from minicpmv.models.flops import flops_of_each, total_flops
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training.throughput import count_work
@@ -42,7 +42,7 @@ def measure(*, repetitions: int) -> dict[str, Any]:
         model: Any = MiniCPMVForConditionalGeneration.from_pretrained(path, dtype=torch.float32).train()
         dataset = ConversationDataset(load_records(data), MiniCPMVProcessor.from_pretrained(path), max_length=32768)
         batch = PackedCollator(0)([dataset[index] for index in range(_RECORDS)])
-    work = Work(*(int(number) for number in count_work(batch).tolist()))
+    work = count_work(batch["layout"])
     flops = total_flops(flops_of_each(model.config, model.named_parameters()), work)
 
     def step() -> None:

@@ -65,7 +65,7 @@ def test_alone_equals_taken_out_of_any_batch(name: str, tmp_path: Path) -> None:
     items, query_num = mixed_items(name, tmp_path)
     for size in (1, 2, 5):
         for rows in itertools.permutations(range(len(items)), size):
-            batch = Collator(pad_token_id=0)([items[row] for row in rows])
+            batch = Collator(pad_token_id=0).join([items[row] for row in rows])
             for place, row in enumerate(rows):
                 alone = take_out(batch, place, query_num)
                 assert all(torch.equal(alone[key], items[row][key]) for key in items[row]), (rows, row)
@@ -82,7 +82,7 @@ def test_image_slots_equal_slices_times_query_tokens(name: str, tmp_path: Path) 
 
 def test_padding_is_neither_attended_nor_trained(tmp_path: Path) -> None:
     items, _ = mixed_items("v2_6", tmp_path)
-    batch = Collator(pad_token_id=7)(items)
+    batch = Collator(pad_token_id=7).join(items)
     padding = batch["attention_mask"] == 0
     assert (batch["input_ids"][padding] == 7).all()
     assert (batch["labels"][padding] == -100).all()

@@ -81,7 +81,7 @@ def test_no_record_trains_nothing(
 
 def test_row_is_what_its_records_are(tmp_path: Path) -> None:
     items, _ = mixed_items("v2_6", tmp_path)
-    row = PackedCollator(0)(items)
+    row = PackedCollator(0).join(items)
     assert "attention_mask" not in row
     for name in ("input_ids", "labels", "image_mask"):
         assert torch.equal(row[name], torch.cat([item[name] for item in items])[None])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,14 +17,14 @@ from torch import Tensor
 from minicpmv.data.collation import Collator, PackedCollator
 from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.records import Record
-from minicpmv.models.loss import IGNORED, sum_weights
+from minicpmv.models.loss import IGNORED
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.invariants.test_batching import mixed_records
 from tests.parity.cases import FIXTURES, VERSIONS
 from tests.tiny import weigh_record
 
-Item = dict[str, Tensor]
+Item = dict[str, Any]
 WEIGHTS = ((0.5, 2.0), (1.0,), (0.25,), (0.0,), (1.0, 0.0))
 """Of the answers of each mixed record: fractions, ones, a record that trains nothing, an answer that does not."""
 
@@ -45,7 +46,7 @@ class Prepared:
     def step(self, batches: Sequence[Item]) -> tuple[float, Tensor]:
         """Summed loss and joined gradient of one optimizer step over these batches."""
         self.model.zero_grad()
-        weight = torch.stack([sum_weights(batch) for batch in batches]).sum()
+        weight = torch.tensor([batch["layout"].label_weight for batch in batches]).sum()
         total = 0.0
         for batch in batches:
             loss = self.model(**batch, num_items_in_batch=weight).loss
@@ -107,9 +108,10 @@ def test_weights_of_one_are_no_weights(prepared: Prepared) -> None:
     """Neither tensor nor graph is another one, so the result is the same to the last bit."""
     ones = prepared.items([[1.0] * len(these) for these in WEIGHTS])
     unweighed = list(ConversationDataset(prepared.records, prepared.processor, max_length=1024))
-    batch, expected = PackedCollator(0)(ones), PackedCollator(0)(unweighed)
-    assert batch.keys() == expected.keys()
-    assert all(torch.equal(batch[name], expected[name]) for name in batch)
+    joined, expected = PackedCollator(0).join(ones), PackedCollator(0).join(unweighed)
+    assert joined.keys() == expected.keys()
+    assert all(torch.equal(joined[name], expected[name]) for name in joined)
+    batch = PackedCollator(0)(ones)
     loss, gradient = prepared.step([batch])
     counted = int((batch["labels"] != IGNORED).sum())
     prepared.model.zero_grad()

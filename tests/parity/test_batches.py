@@ -50,7 +50,7 @@ def test_batch_equals_the_released_one(name: str, case: str, tmp_path: Path) -> 
     }
     records = load_records(write_data(tmp_path / "train.json", cases[case]["samples"]), image_root=folder)
     dataset = ConversationDataset(records, MiniCPMVProcessor.from_pretrained(folder), max_length=512)
-    batch = Collator(pad_token_id=0)(list(dataset))
+    batch = Collator(pad_token_id=0).join(list(dataset))
     assert batch["input_ids"].tolist() == expected["input_ids"].tolist()
     assert batch["labels"].tolist() == expected["labels_clean"].tolist()
     assert batch["attention_mask"].bool().tolist() == expected["attention_mask"].tolist()

@@ -48,7 +48,7 @@ def batch(data: str) -> dict[str, Tensor]:
     dataset = ConversationDataset(
         load_records(data), MiniCPMVProcessor.from_pretrained(FIXTURES / "v2_6"), max_length=2048
     )
-    return {name: value for name, value in Collator(0)([dataset[0], dataset[1]]).items() if name != "labels"}
+    return {name: value for name, value in Collator(0).join([dataset[0], dataset[1]]).items() if name != "labels"}
 
 
 @pytest.fixture

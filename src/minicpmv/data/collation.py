@@ -1,14 +1,19 @@
-"""Joins items of the dataset into the model's forward arguments. Nothing is cut, and nothing depends on batch mates."""
+"""Joins items of the dataset into the model's forward arguments. Nothing is cut, and nothing depends on batch mates.
+
+What is known here, on the CPU, goes along as a layout, so that the model need not ask the device for it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from minicpmv.models.layout import lay_out
 from minicpmv.models.loss import IGNORED
 
 __all__ = ["Collator", "PackedCollator"]
@@ -21,7 +26,14 @@ class Collator:
     pad_token_id: int
     """Stands behind the end of a shorter sample; the attention mask is 0 there, so its value does not matter."""
 
-    def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+        """Join samples as :meth:`join` does, with a ``layout`` in place of the tensors that it is made of.
+
+        Of pictures whose features are to be stored, ``picture_keys`` and ``slices_per_picture`` become lists.
+        """
+        return _lay_out(self.join(samples))
+
+    def join(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Join samples, skipped ones apart; none at all make a row of one token that trains nothing.
 
         Returns:
@@ -51,7 +63,11 @@ class PackedCollator:
     pad_token_id: int
     """The only token of a row without samples."""
 
-    def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+        """Join samples as :meth:`join` does, with a layout as ``Collator`` has it."""
+        return _lay_out(self.join(samples))
+
+    def join(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Join samples, skipped ones apart; none at all make a row of one token that trains nothing.
 
         Returns:
@@ -83,6 +99,12 @@ _OF_SLICES = (
     "picture_keys",
     "slices_per_picture",
 )
+_READ_BY_THE_HOST = ("picture_keys", "slices_per_picture")
+
+
+def _lay_out(batch: dict[str, Tensor]) -> dict[str, Any]:
+    for_the_host = {name: batch[name].tolist() for name in _READ_BY_THE_HOST if name in batch}
+    return lay_out(batch | for_the_host)
 
 
 def _present(samples: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:

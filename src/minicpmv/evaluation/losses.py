@@ -13,7 +13,6 @@ from minicpmv.data.records import Record
 from minicpmv.errors import NotFiniteError
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.models.finite_logits import explain_not_finite
-from minicpmv.models.loss import sum_weights
 
 __all__ = ["measure_losses"]
 
@@ -37,8 +36,8 @@ def measure_losses(
     pad_token_id = loaded.processor.tokenizer.pad_token_id
     collate = Collator(pad_token_id if isinstance(pad_token_id, int) else 0)
     for number, item in enumerate(dataset):
-        batch = {name: tensor.to(loaded.device) for name, tensor in collate([item]).items()}
-        weight = float(sum_weights(batch))
+        batch = {name: value.to(loaded.device) for name, value in collate([item]).items()}
+        weight = batch["layout"].label_weight
         with torch.no_grad():
             loss = float(loaded.model(**batch).loss)
         if not math.isfinite(loss):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFType, GGUFWriter
 
 from minicpmv.data.places import check_directory
@@ -174,6 +176,11 @@ def _write_vision(file: File, checkpoint: Checkpoint, processor: MiniCPMVProcess
     (path, tensors), config = file, checkpoint.config
     writer = _begin(path, ARCHITECTURE, GGUFType.MMPROJ, checkpoint, kind)
     write_vision_sizes(writer, config, processor.image_processor)
-    width = config.hidden_size
-    computed = {POSITIONS: sincos_grid(_TABLE_SIDE, _TABLE_SIDE, width).numpy()}
+    computed = {POSITIONS: _make_positions(config.hidden_size)}
     write_tensors(writer, checkpoint, tensors, NUMBER_FORMATS[kind], computed)
+
+
+def _make_positions(width: int) -> Any:
+    """Make the resampler's table of all positions, which llama.cpp reads from the file."""
+    sizes = [(_TABLE_SIDE, _TABLE_SIDE)]
+    return sincos_grid(sizes, width, device=torch.device("cpu"), dtype=torch.float32).numpy()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from itertools import accumulate
 from typing import Any, TypeVar, cast
 
 import torch
@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from minicpmv.models.attention_kernel import attend_by_kernel, has_kernel
 from minicpmv.models.attention_products import PRODUCTS_ARE_FASTER, attend_by_products
 
-__all__ = ["Lengths", "attend", "without_products"]
+__all__ = ["Lengths", "attend", "never_compiled", "without_products"]
 
 # Shape letters in this file
 #   T tokens of all sequences    N sequences of one shape    H heads    K channels of a head
@@ -28,7 +28,8 @@ __all__ = ["Lengths", "attend", "without_products"]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def _never_compiled(function: _Function) -> _Function:
+def never_compiled(function: _Function) -> _Function:
+    """Leave a function out of compiled programs: what it reads is different in nearly every batch."""
     return cast("Any", torch.compiler.disable)(function)  # whose types lose the function's own
 
 
@@ -40,6 +41,7 @@ class Lengths(Sequence[int]):
 
     def __init__(self, of_each: Sequence[int]) -> None:
         self._of_each = tuple(of_each)
+        self._offsets: dict[torch.device, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._of_each)
@@ -47,9 +49,22 @@ class Lengths(Sequence[int]):
     def __getitem__(self, index: Any) -> Any:
         return self._of_each[index]
 
+    @never_compiled
+    def offsets(self, device: torch.device) -> Tensor:
+        """Say where each sequence starts, and where the last one ends; (sequences + 1,) int32.
 
-# Which sequences are alike is data: compiled, it would be compiled anew for nearly every batch.
-@_never_compiled
+        Made once for each device, since every layer asks.
+        """
+        if device not in self._offsets:
+            # Made under inference_mode, they could not be kept for a backward pass later.
+            with torch.inference_mode(False):
+                on_host = torch.tensor([0, *accumulate(self._of_each)], dtype=torch.int32)
+                self._offsets[device] = on_host.to(device, non_blocking=True)
+        return self._offsets[device]
+
+
+# Which sequences are alike is data.
+@never_compiled
 def attend(
     query_THK: Tensor,
     key_THK: Tensor,
@@ -78,9 +93,13 @@ def attend(
         Shaped and typed as ``query_THK``.
     """
     assert len(query_lengths) == len(key_lengths), "one key length for each query length"
+    if query_THK.is_cuda and torch.is_autocast_enabled("cuda"):
+        # As autocast itself does for sdpa, but the kernel is chosen by what it will read: rotary angles are float32.
+        half = torch.get_autocast_dtype("cuda")
+        query_THK, key_THK, value_THK = (each.to(half) for each in (query_THK, key_THK, value_THK))
     if dropout == 0.0 and has_kernel(query_THK):  # it drops nothing
         return _attend_by_kernel(
-            query_THK, key_THK, value_THK, tuple(query_lengths), tuple(key_lengths), is_causal=is_causal, scale=scale
+            query_THK, key_THK, value_THK, _as_lengths(query_lengths), _as_lengths(key_lengths), is_causal, scale
         )
     if query_THK.is_cuda and query_THK.shape[1] != key_THK.shape[1]:
         # Of sdpa's fused kernels some take no fewer key heads (memory-efficient, which cards before Ampere and float32
@@ -155,18 +174,16 @@ def _attend_by_kernel(
     query_THK: Tensor,
     key_THK: Tensor,
     value_THK: Tensor,
-    query_lengths: tuple[int, ...],
-    key_lengths: tuple[int, ...],
-    *,
+    query_lengths: Lengths,
+    key_lengths: Lengths,
     is_causal: bool,
     scale: float | None,
 ) -> Tensor:
-    places = _offsets(query_lengths, query_THK.device), _offsets(key_lengths, query_THK.device)
+    device = query_THK.device
+    places = query_lengths.offsets(device), key_lengths.offsets(device)
     longest = max(query_lengths), max(key_lengths)
     return attend_by_kernel(query_THK, key_THK, value_THK, *places, longest, is_causal=is_causal, scale=scale)
 
 
-@lru_cache(maxsize=64)  # every layer asks for the same ones
-def _offsets(lengths: tuple[int, ...], device: torch.device) -> Tensor:
-    """Where each sequence starts, and where the last one ends; (sequences + 1,) int32."""
-    return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
+def _as_lengths(lengths: Sequence[int]) -> Lengths:
+    return lengths if isinstance(lengths, Lengths) else Lengths(lengths)

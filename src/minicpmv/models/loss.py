@@ -6,14 +6,14 @@ and once more in the backward pass, at the price of one more product with the he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["IGNORED", "check_label_weights", "count_chunks", "labelled_token_loss", "sum_weights", "summed_loss"]
+__all__ = ["IGNORED", "check_label_weights", "count_chunks", "labelled_token_loss", "summed_loss"]
 
 IGNORED = -100
 """The label of a token that is not trained."""
@@ -50,21 +50,10 @@ def check_label_weights(labels: Tensor | None, label_weights: Tensor | None) -> 
         )
 
 
-def sum_weights(batch: Mapping[str, Tensor]) -> Tensor:
-    """Return what the labels of a batch weigh together, a float32 scalar: without weights, how many there are.
-
-    Args:
-        batch: With ``labels`` (B, T) and perhaps ``label_weights`` (B, T). A row's first token is never predicted.
-    """
-    labelled_BT = batch["labels"][:, 1:] != IGNORED
-    if "label_weights" not in batch:
-        return labelled_BT.sum().float()
-    return batch["label_weights"][:, 1:][labelled_BT].float().sum()
-
-
 def labelled_token_loss(
     hidden_BTD: Tensor,
     labels_BT: Tensor,
+    places_M: Tensor,
     project: Callable[[Tensor], Tensor],
     *,
     weights_BT: Tensor | None = None,
@@ -73,13 +62,15 @@ def labelled_token_loss(
 ) -> Tensor:
     """Cross-entropy of each labelled token given everything before it in its row.
 
+    Tokens are taken by their places, which the host knows: by a mask it would have to ask the device for their number.
+
     Args:
         hidden_BTD: Last hidden states of the language model.
-        labels_BT: Unshifted: the label of token t stands at t and is predicted from t - 1. ``IGNORED`` elsewhere; the
-            first token of a row is never predicted.
+        labels_BT: Unshifted: the label of token t stands at t and is predicted from t - 1.
+        places_M: Int64, the places of the labels that count, through the rows one after the other; never the first of
+            a row.
         project: From hidden states (M, D) to logits (M, V).
-        weights_BT: How much each label counts, from 0 on; read where there is a label. Without them all count as 1. A
-            token that weighs 0 is not projected, as if it had no label.
+        weights_BT: How much each label counts, from 0 on. Without them all count as 1.
         num_items_in_batch: Labelled tokens of the whole optimizer step over all micro-batches and ranks, or the sum of
             their weights if any batch of the step has weights. Without it, that of this batch.
         num_chunks: How often ``project`` is called, with as many tokens each time. With more than one, logits are
@@ -89,18 +80,19 @@ def labelled_token_loss(
         The sum of weighted losses divided by that number, a float32 scalar; 0 with a gradient path when nothing is
         labelled.
     """
-    shifted_BT = labels_BT[:, 1:]
-    labelled_BT = shifted_BT != IGNORED
+    device = hidden_BTD.device
+    places_M = places_M.to(device, non_blocking=True)
+    hidden_MD = hidden_BTD.flatten(0, 1).index_select(0, places_M - 1)
+    targets_M = labels_BT.to(device, non_blocking=True).flatten().index_select(0, places_M)
     weights_M = None
     if weights_BT is not None:
-        shifted_weights_BT = weights_BT[:, 1:].to(shifted_BT.device, torch.float32)
-        labelled_BT &= shifted_weights_BT != 0
-        weights_M = shifted_weights_BT[labelled_BT]
-    targets_M = shifted_BT[labelled_BT]
-    summed = summed_loss(hidden_BTD[:, :-1][labelled_BT], targets_M, project, weights_M, num_chunks=num_chunks)
+        weights_M = weights_BT.to(device, torch.float32, non_blocking=True).flatten().index_select(0, places_M)
+    summed = summed_loss(hidden_MD, targets_M, project, weights_M, num_chunks=num_chunks)
     if num_items_in_batch is None:
-        num_items_in_batch = len(targets_M) if weights_M is None else weights_M.sum()
-    total = torch.as_tensor(num_items_in_batch, device=summed.device)
+        num_items_in_batch = len(places_M) if weights_M is None else weights_M.sum()
+    if not isinstance(num_items_in_batch, Tensor):
+        return summed / (num_items_in_batch or 1)
+    total = num_items_in_batch.to(device, non_blocking=True)
     return summed / total.masked_fill(total == 0, 1)  # not clamped: weights may well sum to less than 1
 
 

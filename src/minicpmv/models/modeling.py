@@ -6,6 +6,7 @@ the places that ``image_mask`` states, so nothing searches token ids. Pictures, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -21,13 +22,14 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from minicpmv.models.attention import Lengths
+from minicpmv.models.attention import Lengths, never_compiled
 from minicpmv.models.chat import OfficialChat
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.known_slices import is_sharded, join_in_order, left_to_see
+from minicpmv.models.layout import Layout
 from minicpmv.models.loading import StrictLoading
-from minicpmv.models.loss import IGNORED, check_label_weights, count_chunks, labelled_token_loss
-from minicpmv.models.packed_rows import PACKED_ATTENTION, PackedRows, find_packed_rows, prefer_packed_attention
+from minicpmv.models.loss import check_label_weights, count_chunks, labelled_token_loss
+from minicpmv.models.packed_rows import PACKED_ATTENTION, prefer_packed_attention
 from minicpmv.models.resampler import CrossAttention, Resampler
 from minicpmv.models.rotary import ExactRotary
 from minicpmv.models.saving import OrdinaryFiles
@@ -134,8 +136,8 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         self.llm.set_output_embeddings(new_embeddings)
 
-    # The shapes of its slices are data: compiled, it would be compiled anew for nearly every batch.
-    @cast("Any", torch.compiler.disable)  # which is typed for functions, not for methods
+    # The shapes of its slices are data.
+    @never_compiled
     def get_image_features(
         self,
         pixel_values: Tensor | None,
@@ -163,14 +165,22 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         Raises:
             ValueError: The sizes do not add up to the number of patches, or ``temporal_ids`` do not fit.
         """
-        sizes = [(rows, columns) for rows, columns in tgt_sizes.tolist()]
-        times = None
-        if temporal_ids is not None:
-            if not self.config.minicpmv_version.temporal:
-                raise ValueError(f"temporal_ids came to {self.config.minicpmv_version.model}, which has no time")
-            times = [(opens, time) for opens, time in temporal_ids.tolist()]
-        known = [tower_features is not None] * len(sizes) if known_slices is None else known_slices.tolist()
-        unseen, counts = left_to_see(known, sizes, slices_per_sample or [len(sizes)])
+        layout = Layout.read(tgt_sizes=tgt_sizes, temporal_ids=temporal_ids, known_slices=known_slices)
+        return self._run_vision(pixel_values, layout, slices_per_sample or [len(layout.sizes)], tower_features)
+
+    def _run_vision(
+        self,
+        pixel_values: Tensor | None,
+        layout: Layout,
+        slices_per_sample: Sequence[int],
+        tower_features: Tensor | None = None,
+    ) -> Tensor:
+        """As :meth:`get_image_features`, of which the layout tells the sizes, times and known slices."""
+        sizes, times = layout.sizes, layout.times
+        if times is not None and not self.config.minicpmv_version.temporal:
+            raise ValueError(f"temporal_ids came to {self.config.minicpmv_version.model}, which has no time")
+        known = layout.known or [tower_features is not None] * len(sizes)
+        unseen, counts = left_to_see(known, sizes, slices_per_sample)
         num_patches = sum(rows * columns for rows, columns in unseen)
         num_given = 0 if pixel_values is None else len(pixel_values)
         if num_patches != num_given:
@@ -207,6 +217,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         logits_to_keep: int | Tensor = 0,
         num_items_in_batch: Tensor | int | None = None,
         cu_seq_lens_q: Tensor | None = None,
+        layout: Layout | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """
@@ -237,6 +248,9 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
                 labelled, or what their labels weigh together. That of this batch if not given.
             cu_seq_lens_q: (samples + 1,) int32, transformers' name for the offsets of the samples of one packed row;
                 spares looking for them in ``position_ids``.
+            layout: What ``layout.lay_out`` made of a batch, in place of the tensors that only say where things are:
+                ``position_ids``, ``cu_seq_lens_q``, ``image_mask``, ``tgt_sizes``, ``temporal_ids`` and
+                ``known_slices``. It spares the host all questions to the device, each of which is a wait.
             kwargs: Passed on to the language model.
 
         Returns:
@@ -250,35 +264,36 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         """
         check_label_weights(labels, label_weights)
         training_step = labels is not None
-        packed = None
-        if attention_mask is None and past_key_values is None:
-            packed = find_packed_rows(position_ids, cu_seq_lens_q)
-        elif attention_mask is not None and position_ids is None and past_key_values is None:
+        if layout is None:
+            is_bare = attention_mask is None and past_key_values is None
+            layout = Layout.read(
+                position_ids=position_ids if is_bare else None,
+                cu_seq_lens_q=cu_seq_lens_q if is_bare else None,
+                image_mask=image_mask,
+                tgt_sizes=tgt_sizes,
+                temporal_ids=temporal_ids,
+                known_slices=known_slices,
+                labels=labels,
+                label_weights=label_weights,
+            )
+        if attention_mask is not None and position_ids is None and past_key_values is None:
             # From the first real token on, so that padding on the left does not move a sample.
             position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        if packed is not None:
-            position_ids = packed.position_ids() if position_ids is None else position_ids
-            attention_mask = self._hand_down(packed, cu_seq_lens_q, kwargs)
-            labels = None if labels is None else labels.masked_fill(packed.starts_BT.to(labels.device), IGNORED)
+        if layout.samples is not None:
+            given: Any = input_ids if inputs_embeds is None else inputs_embeds
+            if position_ids is None:
+                position_ids = layout.position_ids(given.shape[:2], given.device)
+            attention_mask = self._hand_down(layout.samples, cu_seq_lens_q, given.device, kwargs)
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("expected input_ids or inputs_embeds, got neither")
-            if known_slices is not None or (
+            if layout.known is not None or (
                 image_features is None and (pixel_values is not None or tower_features is not None)
             ):
-                image_features = self._see(
-                    pixel_values,
-                    tgt_sizes,
-                    image_mask,
-                    temporal_ids,
-                    packed,
-                    tower_features,
-                    known_slices,
-                    image_features,
-                )
+                image_features = self._see(layout, pixel_values, tower_features, image_features)
             # Before the text's embeddings, as with a picture: engines count on gradients in one order on all ranks.
             blank = self._see_nothing(input_ids.device) if training_step and image_features is None else None
-            inputs_embeds = self._embed(input_ids, image_features, image_mask)
+            inputs_embeds = self._embed(input_ids, image_features, layout.image_places)
             if blank is not None:
                 inputs_embeds = inputs_embeds + blank.to(inputs_embeds)
         outputs = self.llm.model(
@@ -287,15 +302,17 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             position_ids=position_ids,
             past_key_values=past_key_values,
             # A cache would also switch off transformers' recognition of packed rows.
-            use_cache=False if training_step or packed is not None else use_cache,
+            use_cache=False if training_step or layout.samples is not None else use_cache,
             **kwargs,
         )
         hidden_BTD = outputs.last_hidden_state
         loss = logits = None
         if labels is not None:
+            assert layout.label_places is not None, "it was made of a batch with labels"
             loss = labelled_token_loss(
                 hidden_BTD,
                 labels,
+                layout.label_places,
                 self._project,
                 weights_BT=label_weights,
                 num_items_in_batch=num_items_in_batch,
@@ -312,55 +329,52 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             attentions=outputs.attentions,
         )
 
-    def _hand_down(self, packed: PackedRows, cu_seq_lens: Tensor | None, kwargs: dict[str, Any]) -> Tensor | None:
+    def _hand_down(
+        self, samples: Lengths, cu_seq_lens: Tensor | None, device: torch.device, kwargs: dict[str, Any]
+    ) -> Tensor | None:
         """Tell the layers where samples begin, through their keyword arguments; return their attention mask."""
         if self.config.text_config._attn_implementation == PACKED_ATTENTION:
-            kwargs["sequence_lengths"] = Lengths(packed.lengths)
+            kwargs["sequence_lengths"] = samples
             # transformers would make a mask of T x T, which nothing reads; four axes pass through it untouched.
-            return packed.starts_BT.new_ones(1, 1, 1, 1)
+            return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
         if cu_seq_lens is not None:
-            longest = max(packed.lengths)
+            longest = max(samples)
             kwargs |= {"cu_seq_lens_q": cu_seq_lens, "max_length_q": longest}
             kwargs |= {"cu_seq_lens_k": cu_seq_lens, "max_length_k": longest}
         return None
 
+    @never_compiled
     def _see(
         self,
+        layout: Layout,
         pixel_values: Tensor | None,
-        tgt_sizes: Tensor | None,
-        image_mask: Tensor | None,
-        temporal_ids: Tensor | None,
-        packed: PackedRows | None,
         tower_features: Tensor | None = None,
-        known_slices: Tensor | None = None,
         known_GQD: Tensor | None = None,
     ) -> Tensor:
         """Image tokens of a batch, (G, Q, D)."""
-        if tgt_sizes is None or image_mask is None:
+        if not layout.sizes or layout.image_places is None:
             raise ValueError("pixel_values came without tgt_sizes or image_mask; pass all that the processor returned")
-        counts = None
-        if temporal_ids is None:  # otherwise slots do not tell a sample's slices, and nothing depends on its sample
-            slots = packed.count_by_sample(image_mask) if packed is not None else image_mask.sum(dim=1).tolist()
-            counts = [count // self.config.query_num for count in slots]
+        # With times, slots do not tell a sample's slices, and nothing depends on its sample.
+        counts = [slots // self.config.query_num for slots in layout.slots_of_each]
+        counts = counts if layout.times is None else [len(layout.sizes)]
         if known_GQD is None:
-            return self.get_image_features(pixel_values, tgt_sizes, counts, temporal_ids, tower_features, known_slices)
-        if known_slices is None or counts is None:
+            return self._run_vision(pixel_values, layout, counts, tower_features)
+        if layout.known is None or layout.times is not None:
             raise ValueError("image_features of some slices came without known_slices, or with temporal_ids")
-        known = known_slices.tolist()
-        unseen, counts = left_to_see(known, tgt_sizes.tolist(), counts)
+        unseen, counts = left_to_see(layout.known, layout.sizes, counts)
         seen_GQD = None
         if unseen:
-            seen_GQD = self.get_image_features(pixel_values, tgt_sizes[~known_slices], counts)
+            seen_GQD = self._run_vision(pixel_values, Layout(sizes=tuple(unseen)), counts)
         elif is_sharded(self.vpm):
             self._see_nothing(known_GQD.device)
-        return join_in_order(known, [1] * len(known), known_GQD, seen_GQD)
+        return join_in_order(layout.known, [1] * len(layout.known), known_GQD, seen_GQD)
 
     def _see_nothing(self, device: torch.device) -> Tensor:
         """Zero, by way of tower and resampler.
 
         Engines that shard or synchronise parameters wait for ever if one rank skips a module that another one runs.
         """
-        features_GQD = self.get_image_features(self._blank(device), torch.tensor([_BLANK_SIZE]))
+        features_GQD = self._run_vision(self._blank(device), Layout(sizes=(_BLANK_SIZE,)), [1])
         return 0.0 * features_GQD.sum()
 
     def _blank(self, device: torch.device) -> Tensor:
@@ -369,19 +383,21 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         width = 3 * cast("int", self.config.vision_config.patch_size) ** 2
         return torch.zeros(_BLANK_SIZE[0] * _BLANK_SIZE[1], width, device=device)
 
-    def _embed(self, input_ids: Tensor, image_features: Tensor | None, image_mask: Tensor | None) -> Tensor:
+    def _embed(self, input_ids: Tensor, image_features: Tensor | None, image_places: Tensor | None) -> Tensor:
         """Text embeddings with image tokens in their slots, (B, T, D)."""
         embeds_BTD = self.get_input_embeddings()(input_ids)
         if self._embedding_scale != 1.0:
             embeds_BTD = embeds_BTD * self._embedding_scale
         if image_features is None:
             return embeds_BTD
-        if image_mask is None:
+        if image_places is None:
             raise ValueError("image_features came without image_mask; pass all that the processor returned")
-        num_slots, num_tokens = int(image_mask.sum()), image_features.shape[0] * image_features.shape[1]
-        if num_slots != num_tokens:  # the released code drops the surplus in silence
-            raise ValueError(f"image_mask has {num_slots} slots for {num_tokens} image tokens")
-        return embeds_BTD.masked_scatter(image_mask[..., None].to(embeds_BTD.device), image_features.to(embeds_BTD))
+        tokens_GD = image_features.flatten(0, 1)
+        if len(image_places) != len(tokens_GD):  # the released code drops the surplus in silence
+            raise ValueError(f"image_mask has {len(image_places)} slots for {len(tokens_GD)} image tokens")
+        # By places, not by the mask, of whose gradient the host would have to ask the size.
+        places = image_places.to(embeds_BTD.device, non_blocking=True)
+        return embeds_BTD.flatten(0, 1).index_copy(0, places, tokens_GD.to(embeds_BTD)).view_as(embeds_BTD)
 
     def _project(self, hidden: Tensor) -> Tensor:
         # Divided before the head, as released: in bfloat16 Granite's division of the logits would round differently.
@@ -409,9 +425,11 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             and any(given is not None for given in (features, pictures["pixel_values"], pictures["tower_features"]))
             and image_mask is not None
         ):
+            names = ("tgt_sizes", "temporal_ids", "known_slices")
+            layout = Layout.read(image_mask=image_mask, **{name: pictures[name] for name in names})
             if features is None:
-                features = self._see(**pictures, image_mask=image_mask, packed=None)
-            blocks_by_row = features.split((image_mask.sum(dim=1) // self.config.query_num).tolist())
+                features = self._see(layout, pictures["pixel_values"], pictures["tower_features"])
+            blocks_by_row = features.split([slots // self.config.query_num for slots in layout.slots_of_each])
             features = torch.cat([blocks for blocks in blocks_by_row for _ in range(expand_size)])
             pictures = {}
         expand = cast("Any", super())._expand_inputs_for_generation

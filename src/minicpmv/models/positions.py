@@ -1,20 +1,37 @@
 """Where a patch lies: position ids and tables for the vision towers, sine positions for the resampler.
 
-Nothing here is learned; the learned tables belong to the tower. All ids are computed on the CPU in float32 exactly as
-the released code does, because its rounding decides which bucket a patch falls into.
+Nothing here is learned; the learned tables belong to the tower. What is rounded is computed on the CPU in float32,
+exactly as the released code does, because its rounding decides which bucket a patch falls into. That is one axis at a
+time, at most a MB; each patch then looks up its row and column on the device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["axis_buckets", "grid_position_ids", "resize_table", "row_position_ids", "sincos_grid", "sincos_times"]
+__all__ = [
+    "PatchPlaces",
+    "axis_buckets",
+    "find_patches",
+    "grid_position_ids",
+    "resize_table",
+    "row_position_ids",
+    "sincos_grid",
+    "sincos_times",
+]
 
 # Shape letters in this file
-#   N patches along one axis, or in one slice    R, C rows and columns    D channels
+#   N positions along one axis    S slices    P patches of all slices    R, C rows and columns    D channels
+
+Size = tuple[int, int]
+
+_AXIS_STEP = 64
+"""Positions by which the table of an axis grows; slices of pictures rarely have more along a side."""
 
 
 @lru_cache(maxsize=4096)
@@ -37,17 +54,70 @@ def axis_buckets(num_patches: int, table_side: int) -> Tensor:
     return torch.bucketize(fractions_N, boundaries, right=True)
 
 
-@lru_cache(maxsize=4096)
-def grid_position_ids(rows: int, columns: int, table_side: int) -> Tensor:
-    """Table rows for the patches of one slice, by row and column (2.6 and later); (R*C,) int64 on the CPU."""
-    row_R1 = axis_buckets(rows, table_side)[:, None]
-    column_1C = axis_buckets(columns, table_side)[None, :]
-    return (row_R1 * table_side + column_1C).flatten()
+class PatchPlaces(NamedTuple):
+    """Where each patch of a batch is; (P,) int64 each."""
+
+    slice_P: Tensor
+    """Number of its slice."""
+    row_P: Tensor
+    """In its slice, from the top."""
+    column_P: Tensor
+    """In its slice, from the left."""
 
 
-def row_position_ids(num_patches: int, table_side: int) -> Tensor:
-    """Table rows for a strip of patches, all in the table's first row (2.5); (N,) int64 on the CPU."""
-    return axis_buckets(num_patches, table_side)
+def find_patches(sizes: Sequence[Size], device: torch.device) -> PatchPlaces:
+    """Number the patches of slices that are laid end to end, each row by row.
+
+    Two numbers a slice travel to the device; the rest is computed there, without a wait.
+
+    Args:
+        sizes: Rows and columns of each slice.
+        device: Where the numbers are needed.
+    """
+    size_S2 = torch.tensor(sizes, dtype=torch.int64, device="cpu").to(device, non_blocking=True)
+    num_patches = sum(rows * columns for rows, columns in sizes)
+    count_S = size_S2.prod(dim=1)
+    slice_P = torch.arange(len(sizes), device=device).repeat_interleave(count_S, output_size=num_patches)
+    start_S = count_S.cumsum(0) - count_S
+    place_P = torch.arange(num_patches, device=device) - start_S[slice_P]
+    columns_P = size_S2[:, 1][slice_P]
+    return PatchPlaces(slice_P, place_P // columns_P, place_P % columns_P)
+
+
+def grid_position_ids(sizes: Sequence[Size], table_side: int, device: torch.device) -> Tensor:
+    """Find each patch's cell in the tower's learned table, by row and column (2.6 and later).
+
+    Args:
+        sizes: Rows and columns of each slice.
+        table_side: Cells along one side of the table.
+        device: Where the ids are needed.
+
+    Returns:
+        (P,) int64, for all slices end to end.
+    """
+    places = find_patches(sizes, device)
+    bucket_N, starts = _buckets_of([axis for size in sizes for axis in size], table_side, device)
+    row_start_S, column_start_S = starts.view(-1, 2).unbind(dim=1)
+    row_P = bucket_N[row_start_S[places.slice_P] + places.row_P]
+    column_P = bucket_N[column_start_S[places.slice_P] + places.column_P]
+    return row_P * table_side + column_P
+
+
+def row_position_ids(lengths: Sequence[int], table_side: int, device: torch.device) -> Tensor:
+    """Find each patch's cell where slices are strips in the first row of the table (2.5); (P,) int64."""
+    places = find_patches([(1, length) for length in lengths], device)
+    bucket_N, starts = _buckets_of(lengths, table_side, device)
+    return bucket_N[starts[places.slice_P] + places.column_P]
+
+
+def _buckets_of(axes: Sequence[int], table_side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Join the buckets of all different lengths of axes; return them, and where those of each axis start."""
+    starts, end = {}, 0
+    for length in dict.fromkeys(axes):
+        starts[length], end = end, end + length
+    buckets = torch.cat([axis_buckets(length, table_side) for length in starts])
+    start_of_each = torch.tensor([starts[length] for length in axes], device="cpu")
+    return buckets.to(device, non_blocking=True), start_of_each.to(device, non_blocking=True)
 
 
 def resize_table(table_ND: Tensor, rows: int, columns: int) -> Tensor:
@@ -82,42 +152,50 @@ def _sincos(places_N: Tensor, dim: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-@lru_cache(maxsize=64)
-def _sincos_axis(num_positions: int, dim: int) -> Tensor:
-    return _sincos(torch.arange(num_positions, dtype=torch.float32, device="cpu"), dim)
+@lru_cache(maxsize=16)  # a table for one axis, a MB or less; a run asks for one or two
+def _sincos_axis(num_positions: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    # Made under inference_mode, it could not take part in a training step later.
+    with torch.inference_mode(False):
+        table = _sincos(torch.arange(num_positions, dtype=torch.float32, device="cpu"), dim)
+        return table.to(dtype).to(device, non_blocking=True)
 
 
-@lru_cache(maxsize=1024)
-def sincos_grid(rows: int, columns: int, dim: int) -> Tensor:
+def _find_axis(last: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return a table that has the position ``last``: of a few sizes, so that few are ever made."""
+    return _sincos_axis(_AXIS_STEP * (last // _AXIS_STEP + 1), dim, device, dtype)
+
+
+def sincos_grid(sizes: Sequence[Size], dim: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Two-dimensional sine positions: the first half of the channels encodes the column, the second half the row.
 
-    Made from one axis at a time, so no side is too long and no table of every position is kept.
+    A table of one axis stays on the device, and each patch takes two of its rows: no side is too long, no table of all
+    positions is kept, and none travels.
 
     Args:
-        rows: Patches from top to bottom.
-        columns: Patches from left to right.
+        sizes: Rows and columns of each slice, in patches.
         dim: Channels; a multiple of 4.
+        device: Where they are needed.
+        dtype: To which the float32 values are rounded.
 
     Returns:
-        (rows * columns, dim) float32 on the CPU, row by row. Shared between calls: do not write into it.
+        (P, dim), for all slices end to end, each row by row.
     """
-    longest = max(rows, columns)
-    axis = _sincos_axis(longest, dim // 2)
-    by_column = axis[:columns].expand(rows, columns, dim // 2)
-    by_row = axis[:rows, None].expand(rows, columns, dim // 2)
-    return torch.cat([by_column, by_row], dim=-1).flatten(0, 1)
+    places = find_patches(sizes, device)
+    axis = _find_axis(max(map(max, sizes)) - 1, dim // 2, device, dtype)
+    return torch.cat([axis[places.column_P], axis[places.row_P]], dim=-1)
 
 
-@lru_cache(maxsize=1024)
-def sincos_times(times: tuple[int, ...], dim: int) -> Tensor:
+def sincos_times(times: Sequence[int], dim: int, *, device: torch.device) -> Tensor:
     """One-dimensional sine positions of points in time (4.5).
 
     Args:
         times: Time index of each slice; below 0 for a slice that has none.
         dim: Channels; even.
+        device: Where they are needed.
 
     Returns:
-        (len(times), dim) float32 on the CPU, zeros where there is no time. Shared between calls: do not write into it.
+        (len(times), dim) float32, zeros where there is no time.
     """
-    table = _sincos(torch.tensor(times, dtype=torch.float32, device="cpu"), dim)
-    return table * torch.tensor([[float(time >= 0)] for time in times])
+    axis = _find_axis(max(max(times), 0), dim, device, torch.float32)
+    time_S = torch.tensor(times, device="cpu").to(device, non_blocking=True)
+    return axis[time_S.clamp(min=0)] * (time_S >= 0)[:, None]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from minicpmv.models.attention import attend
-from minicpmv.models.positions import sincos_grid, sincos_times
+from minicpmv.models.positions import find_patches, sincos_grid, sincos_times
 
 __all__ = ["Resampler"]
 
@@ -100,13 +100,16 @@ class Resampler(nn.Module):
         value_PD = self.ln_kv(self.kv_proj(features_PE))
         width = value_PD.shape[-1]
         lengths = [rows * columns for rows, columns in sizes]
-        position_PD = torch.cat([sincos_grid(rows, columns, width) for rows, columns in sizes])
-        if temporal_ids is not None:
+        if temporal_ids is None:
+            position_PD = sincos_grid(sizes, width, device=value_PD.device, dtype=value_PD.dtype)
+        else:
             _check_temporal_ids(temporal_ids, len(sizes))
-            times_SD = sincos_times(tuple(time for _, time in temporal_ids), width)
-            position_PD = position_PD + times_SD.repeat_interleave(torch.tensor(lengths), dim=0)
+            position_PD = sincos_grid(sizes, width, device=value_PD.device, dtype=torch.float32)
+            times_SD = sincos_times([time for _, time in temporal_ids], width, device=value_PD.device)
+            # Rounded once, after the sum, as released.
+            position_PD = (position_PD + times_SD[find_patches(sizes, value_PD.device).slice_P]).to(value_PD.dtype)
             lengths = _join_groups(lengths, temporal_ids)
-        key_PD = value_PD + position_PD.to(device=value_PD.device, dtype=value_PD.dtype)
+        key_PD = value_PD + position_PD
         query_QD = self.ln_q(self.query)
         if self.pos_embed is not None:
             query_QD = query_QD + self.pos_embed

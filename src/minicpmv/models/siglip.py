@@ -159,25 +159,20 @@ class VisionTower(PreTrainedModel):
         # chat() computes it, so that a sample's features do not depend on its batch mates.
         padded = [longest for count, longest in _longest_of_each(lengths, slices_per_sample) for _ in range(count)]
         hidden_PE = self.embeddings.patch_embedding(_pad_slices(patches_P588, lengths, padded))
-        ids = [row_position_ids(n, self.embeddings.table_side) for n in padded]
-        hidden_PE = hidden_PE + self._embed_positions(ids, hidden_PE.device)
+        ids = row_position_ids(padded, self.embeddings.table_side, hidden_PE.device)
+        hidden_PE = hidden_PE + self.embeddings.position_embedding(ids)
         hidden_PE = self.post_layernorm(self.encoder(hidden_PE, padded))
         return torch.cat([strip[:n] for strip, n in zip(hidden_PE.split(padded), lengths, strict=True)])
 
-    # Both are told the device: the tower's own is "meta" while its weights are offloaded.
-
+    # It is told the device: the tower's own is "meta" while its weights are offloaded.
     def _own_positions(self, sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
         if self.positions == "grid":
-            ids = [grid_position_ids(*size, self.embeddings.table_side) for size in sizes]
-            return self._embed_positions(ids, device)
+            return self.embeddings.position_embedding(grid_position_ids(sizes, self.embeddings.table_side, device))
         # The table is read through its module, so that sharding engines gather it first.
         every_cell = torch.arange(self.embeddings.table_side**2, device=device)
         table_NE = self.embeddings.position_embedding(every_cell)
         resized = {size: resize_table(table_NE, *size) for size in dict.fromkeys(sizes)}
         return torch.cat([resized[size] for size in sizes])
-
-    def _embed_positions(self, ids: Sequence[Tensor], device: torch.device) -> Tensor:
-        return self.embeddings.position_embedding(torch.cat(list(ids)).to(device))
 
 
 class TimmVisionTower(VisionTower):

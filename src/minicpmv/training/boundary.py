@@ -52,7 +52,7 @@ class AlreadyTrained(BaseException):
 
 class _Batch(NamedTuple):
     loss: Tensor
-    numbers: Tensor
+    numbers: list[int]
     """Which records it is made of, [records] int64."""
 
 
@@ -87,7 +87,7 @@ class StepBoundary(TrainerCallback):
         self._stopping = 0
         self._is_training = False
 
-    def note_loss(self, loss: Tensor, numbers: Tensor) -> None:
+    def note_loss(self, loss: Tensor, numbers: list[int]) -> None:
         """Remember a batch of the step: its loss, and the numbers of its records."""
         self._batches.append(_Batch(loss.detach(), numbers))
 
@@ -116,9 +116,10 @@ class StepBoundary(TrainerCallback):
         batches, self._batches = self._batches, []
         gradient, self._gradient = self._gradient, None
         losses = torch.stack([batch.loss.float().mean() for batch in batches])
-        norm = torch.as_tensor(1.0 if gradient is None else gradient, dtype=torch.float32, device=args.device)
+        norm = _on_device(1.0 if gradient is None else gradient, args)
         checked = [self._asked(), ~losses.isfinite().all(), ~norm.isfinite()]
-        asked, bad_loss, bad_gradient = take_maximum(torch.stack([_as_int(each, args) for each in checked])).tolist()
+        found = take_maximum(torch.stack([_on_device(each, args).int() for each in checked]))
+        asked, bad_loss, bad_gradient = found.tolist()  # the only time that a step waits for the device
         if bad_gradient and args.fp16 and self._was_skipped():
             self._num_skipped += 1
             bad_gradient = self._num_skipped > MOST_SKIPPED
@@ -157,13 +158,13 @@ class StepBoundary(TrainerCallback):
         return (self._interruption.requested or 0) if self._interruption is not None else 0
 
     def _agree(self, args: TrainingArguments) -> int:
-        return int(take_maximum(_as_int(self._asked(), args)))
+        return int(take_maximum(_on_device(self._asked(), args).int()))
 
     def _fail(
         self, batches: list[_Batch], gradient: Any, args: TrainingArguments, state: TrainerState, *, only_bad: bool
     ) -> NoReturn:
         """Name the records of the batches whose loss is no number; if the gradient alone is none, of all of them."""
-        mine = [(float(batch.loss.float().mean()), batch.numbers.tolist()) for batch in batches]
+        mine = [(float(batch.loss.float().mean()), batch.numbers) for batch in batches]
         found = [each for process in gather(mine) for each in process]
         bad = [each for each in found if not only_bad or not math.isfinite(each[0])]
         numbers = sorted({number for _, batch in bad for number in batch})
@@ -192,5 +193,6 @@ def misses_evaluation(args: TrainingArguments, state: TrainerState, measured: Se
     return strategy == "epoch" and epoch > 0 and epoch == int(epoch) and args.eval_delay <= epoch
 
 
-def _as_int(value: Tensor | int, args: TrainingArguments) -> Tensor:
-    return torch.as_tensor(value, device=args.device).to(torch.int32)
+def _on_device(value: Any, args: TrainingArguments) -> Tensor:
+    """Return a number as a tensor; one of the host is written by the device itself, as a copy would wait for it."""
+    return value.to(args.device) if isinstance(value, Tensor) else torch.full((), value, device=args.device)

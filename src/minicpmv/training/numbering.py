@@ -31,7 +31,7 @@ class NumberedDataset(Dataset[dict[str, Tensor]]):
 
 
 class NumberedCollator:
-    """Joins numbered items: the numbers into one tensor [records] int64, the rest as another collator does.
+    """Joins numbered items: the numbers into a list, which no device has to be asked for, the rest as another does.
 
     A skipped record, which has no tokens, has no number either.
     """
@@ -39,12 +39,12 @@ class NumberedCollator:
     def __init__(self, collate: Any) -> None:
         self._collate = collate
 
-    def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
         numbers = [int(sample[_KEY]) for sample in samples if len(sample["input_ids"])]
         samples = [{name: value for name, value in sample.items() if name != _KEY} for sample in samples]
-        return self._collate(samples) | {_KEY: torch.tensor(numbers, dtype=torch.int64)}
+        return self._collate(samples) | {_KEY: numbers}
 
 
-def take_numbers(batch: dict[str, Any]) -> Tensor:
+def take_numbers(batch: dict[str, Any]) -> list[int]:
     """Take a batch's numbers off it; none where it was made in another way."""
-    return batch.pop(_KEY, torch.zeros(0, dtype=torch.int64))
+    return batch.pop(_KEY, [])

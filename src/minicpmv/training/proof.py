@@ -117,7 +117,7 @@ def choose_batch(
         chosen[dataset.records[number].where()], longest = item, widest
         if len(chosen) == _MOST_RECORDS:
             break
-    return collator(list(chosen.values())), list(chosen)
+    return collator.join(list(chosen.values())), list(chosen)
 
 
 def _in_order(dataset: ConversationDataset) -> list[int]:

@@ -1,18 +1,19 @@
 """How fast a run is: what its batches held, by the clock, over all processes.
 
-Batches are counted without waiting for the device; the numbers are fetched from it only where they are logged.
+Batches are counted by their layouts, which the host knows; processes add up their counts only where they are logged.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import add
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from minicpmv.models.flops import Work, total_flops
-from minicpmv.models.loss import IGNORED
+from minicpmv.models.layout import Layout
 from minicpmv.training.processes import add_up, num_processes
 
 __all__ = ["Throughput", "count_work"]
@@ -29,7 +30,7 @@ class Throughput:
         self._flops_of_each = flops_of_each
         self._since: float | None = None
         self._records = 0
-        self._work: Tensor | None = None
+        self._work = Work()
 
     @property
     def is_running(self) -> bool:
@@ -39,12 +40,12 @@ class Throughput:
         """Let the clock run."""
         self._since = time.perf_counter()
 
-    def count(self, batch: Mapping[str, Tensor], *, num_records: int) -> None:
+    def count(self, batch: Mapping[str, Any], *, num_records: int) -> None:
         """Add a batch. One of no records, which a process computes to keep others company, is no work."""
         if num_records:
             self._records += num_records
-            work = count_work(batch)
-            self._work = work if self._work is None else self._work + work
+            work = count_work(batch["layout"], has_image_features="image_features" in batch)
+            self._work = Work(*map(add, self._work, work))
 
     def leave_out(self, started: float) -> None:
         """Take what has passed since then, by ``time.perf_counter``, out of the time that counts."""
@@ -63,11 +64,10 @@ class Throughput:
         """
         if self._since is None:
             return {}
-        work = torch.zeros(len(Work()), dtype=torch.int64, device=device) if self._work is None else self._work
-        records, *counts = add_up(torch.cat([work.new_tensor([self._records]), work])).tolist()
+        records, *counts = _add_up([self._records, *self._work], device)
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9)
-        self._since, self._records, self._work = now, 0, None
+        self._since, self._records, self._work = now, 0, Work()
         done = Work(*counts)
         flops = total_flops(self._flops_of_each, done)
         return {
@@ -77,31 +77,29 @@ class Throughput:
         }
 
 
-def count_work(batch: Mapping[str, Tensor]) -> Tensor:
-    """Count what a batch holds, as the collators make it: a ``Work`` as (8,) int64 on the batch's device."""
-    labels, mask, positions = batch["labels"], batch.get("attention_mask"), batch.get("position_ids")
-    zero = torch.zeros((), dtype=torch.int64, device=labels.device)
-    if mask is None:  # packed, with positions from 0 in each sample: 1 + 3 + 5 + ... is the square of its length
-        assert positions is not None, "a row that is not padded is packed"
-        tokens = labels.numel()
-        token_pairs = (2 * positions + 1).sum()
-        labelled_tokens = (labels.ne(IGNORED) & positions.ne(0)).sum()
-    else:
-        tokens = mask.sum()
-        token_pairs = mask.sum(dim=1).square().sum()
-        labelled_tokens = labels[:, 1:].ne(IGNORED).sum()  # a token is predicted from the one before
-    work = Work(tokens=tokens, token_pairs=token_pairs, labelled_tokens=labelled_tokens)  # pyright: ignore[reportArgumentType]
-    if "tgt_sizes" in batch:
-        patches = batch["tgt_sizes"].to(zero.device).prod(dim=1)
-        known = batch.get("known_slices")
-        unseen = patches if known is None else patches * ~known
-        # A frozen resampler's tokens come along; a tower's features are still read.
-        resampled = unseen if "image_features" in batch else patches
-        work = work._replace(
-            patches=unseen.sum(),  # pyright: ignore[reportArgumentType]
-            patch_pairs=unseen.square().sum(),  # pyright: ignore[reportArgumentType]
-            resampled_patches=resampled.sum(),  # pyright: ignore[reportArgumentType]
-            blocks=resampled.ne(0).sum(),  # pyright: ignore[reportArgumentType]
-            image_batches=resampled.any(),  # pyright: ignore[reportArgumentType]
-        )
-    return torch.stack([zero + number for number in work])
+def _add_up(numbers: Sequence[int], device: torch.device) -> list[int]:
+    return list(numbers) if num_processes() == 1 else add_up(torch.tensor(numbers, device=device)).tolist()
+
+
+def count_work(layout: Layout, *, has_image_features: bool = False) -> Work:
+    """Count what a batch holds.
+
+    Args:
+        layout: As collators make it.
+        has_image_features: Whether what comes along of known slices is what the resampler made of them. A tower's
+            features are still read.
+    """
+    patches = [rows * columns for rows, columns in layout.sizes]
+    known = layout.known or [False] * len(patches)
+    unseen = [count for count, is_known in zip(patches, known, strict=True) if not is_known]
+    resampled = unseen if has_image_features else patches
+    return Work(
+        tokens=sum(layout.tokens_of_each),
+        token_pairs=sum(length**2 for length in layout.tokens_of_each),
+        labelled_tokens=0 if layout.label_places is None else len(layout.label_places),
+        patches=sum(unseen),
+        patch_pairs=sum(count**2 for count in unseen),
+        resampled_patches=sum(resampled),
+        blocks=len(resampled),
+        image_batches=int(bool(resampled)),
+    )

@@ -29,7 +29,6 @@ from minicpmv.data.picture_digests import PictureDigests
 from minicpmv.errors import CheckpointError, NotFiniteError
 from minicpmv.models.base_identity import BaseIdentity, write_base
 from minicpmv.models.flops import flops_of_each
-from minicpmv.models.loss import sum_weights
 from minicpmv.report.evaluations import key_of
 from minicpmv.training.batches import BatchPlan, Collate, EpochTeller, PlannedBatches, count_steps, make_loader
 from minicpmv.training.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
@@ -203,14 +202,15 @@ class MiniCPMVTrainer(Trainer):
         self._epoch_loss.add(loss, args[0] if args else kwargs.get("num_items_in_batch"))
         return loss
 
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor | None:
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
         """Sum up what the labels of a step weigh, over processes as well; Trainer counts them, which is the same at 1.
 
         Every process sums floats, whether its own batches have weights or not: they could not be added otherwise.
         """
         if not batch_samples:
             return None
-        weight = torch.stack([sum_weights(batch) for batch in batch_samples]).sum().to(device)
+        weight = torch.tensor([batch["layout"].label_weight for batch in batch_samples]).sum()
+        weight = weight.to(device, non_blocking=True)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             weight = cast("Tensor", self.accelerator.gather(weight)).sum()
         return weight
@@ -366,7 +366,7 @@ class MiniCPMVTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         if self.features is not None:
             self.features.expect(inputs)
-        weight = float(sum_weights(inputs))
+        weight = inputs["layout"].label_weight
         with torch.no_grad(), self.accelerator.autocast():
             loss: Any = self.compute_loss(model, inputs)  # the mean of this batch, on this process
         measured, of_weight = self._measured

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from itertools import compress
+from itertools import islice
 from pathlib import Path
 from threading import Semaphore
 from typing import Any
@@ -24,6 +24,7 @@ from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.feature_store import FeatureStore
 from minicpmv.data.known_features import FeatureKind, KnownFeatures
 from minicpmv.errors import UsageError
+from minicpmv.models.layout import Layout
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.console import is_first_process, notice
@@ -196,27 +197,28 @@ class FeatureWriter(TrainerCallback):
 
     def expect(self, batch: dict[str, Any]) -> None:
         """Take off a batch what its items say about images to store, which the model does not read."""
-        keys, counts = batch.pop("picture_keys", None), batch.pop("slices_per_picture", None)
+        keys, slices = batch.pop("picture_keys", None), batch.pop("slices_per_picture", None)
         self._expected = []
-        if "known_slices" not in batch:
+        layout = batch["layout"]
+        if layout.known is None:
             return
-        num_slices = len(batch["known_slices"])
         num_unseen = 0
-        if keys is not None and counts is not None:
-            slices = counts.tolist()
+        if keys is not None and slices is not None:
             num_unseen = sum(slices)
-            named = [bytes(key).hex() for key in keys.tolist()]
-            self._expected = list(zip(named, self._rows(batch, slices), strict=True))
-        self._slices[0] += num_slices - num_unseen
+            named = [bytes(key).hex() for key in keys]
+            self._expected = list(zip(named, self._rows(layout, slices), strict=True))
+        self._slices[0] += len(layout.known) - num_unseen
         self._slices[1] += num_unseen
 
-    def _rows(self, batch: dict[str, Any], slices: Sequence[int]) -> list[int]:
+    def _rows(self, layout: Layout, slices: Sequence[int]) -> list[int]:
         """Rows of each image that is not known, in what the watched module returns."""
         if self._known.kind == "image_features":
             return list(slices)
-        patches = batch["tgt_sizes"].prod(dim=1).tolist()
-        unseen = iter(compress(patches, (~batch["known_slices"]).tolist()))
-        return [sum(next(unseen) for _ in range(count)) for count in slices]
+        assert layout.known is not None, "asked where images are looked up"
+        unseen = (
+            rows * columns for (rows, columns), known in zip(layout.sizes, layout.known, strict=True) if not known
+        )
+        return [sum(islice(unseen, count)) for count in slices]
 
     def _take(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         expected, self._expected = self._expected, []

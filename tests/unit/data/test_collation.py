@@ -24,11 +24,13 @@ def test_pads_on_the_right() -> None:
 
 
 def test_a_batch_without_images_has_no_image_arguments() -> None:
-    assert set(Collator(0)([sample(1, 2), sample(3, 4, 5)])) == {"input_ids", "labels", "attention_mask"}
+    assert set(Collator(0)([sample(1, 2), sample(3, 4, 5)])) == {"input_ids", "labels", "attention_mask", "layout"}
 
 
 def test_images_follow_each_other_in_batch_order() -> None:
-    batch = Collator(0)([sample(1, 2, images=((1, 2), (2, 2))), sample(3, 4, 5), sample(6, 7, 8, images=((1, 1),))])
+    batch = Collator(0).join(
+        [sample(1, 2, images=((1, 2), (2, 2))), sample(3, 4, 5), sample(6, 7, 8, images=((1, 1),))]
+    )
     assert batch["tgt_sizes"].tolist() == [[1, 2], [2, 2], [1, 1]]
     assert batch["pixel_values"][:, 0].tolist() == [1, 1, 1, 1, 1, 1, 6]
     assert batch["image_mask"].tolist() == [[False, True, False], [False] * 3, [False, True, False]]

@@ -116,8 +116,8 @@ def test_batches_hold_pixels_of_the_unknown_alone(collate: Collator, tmp_path: P
     store_all(dataset.known, dataset[1])
     items = [dataset[index] for index in (2, 1, 0)]
     batch = collate(items)
-    assert batch["known_slices"].tolist() == [True] + [False] * 6
+    assert batch["layout"].known == (True, *[False] * 6)
     assert len(batch["tower_features"]) == 16
-    assert len(batch["pixel_values"]) == batch["tgt_sizes"][1:].prod(dim=1).sum()
-    assert batch["slices_per_picture"].tolist() == [5, 1]
+    assert len(batch["pixel_values"]) == sum(rows * columns for rows, columns in batch["layout"].sizes[1:])
+    assert batch["slices_per_picture"] == [5, 1]
     assert "pixel_values" not in collate(items[:2])

@@ -74,7 +74,10 @@ def test_the_resamplers_joined_projections_are_taken_apart(exported: Exported) -
 
 def test_older_engines_find_the_table_of_positions(exported: Exported) -> None:
     width = exported.weights["resampler.proj"].shape[0]
-    _equal(exported.tensors[1]["resampler.pos_embed_k"], sincos_grid(70, 70, width))
+    _equal(
+        exported.tensors[1]["resampler.pos_embed_k"],
+        sincos_grid([(70, 70)], width, device=torch.device("cpu"), dtype=torch.float32),
+    )
 
 
 def test_llamas_rotation_of_neighbours_gives_the_scores_of_ours(exported: Exported) -> None:

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
-from minicpmv.models.flops import Work, flops_of_each, total_flops
+from minicpmv.models.flops import flops_of_each, total_flops
+from minicpmv.models.layout import lay_out
 from minicpmv.training.arguments import parse_arguments
 from minicpmv.training.learning import settle_learning
 from minicpmv.training.lora import add_lora
@@ -54,7 +55,7 @@ def prepared(model: Any, flags: str) -> Any:
 
 def counted(model: Any, batch: Sample) -> tuple[int, int]:
     """Operations of one step: as we count them, and as torch does."""
-    work = Work(*count_work(batch).tolist())
+    work = count_work(lay_out(batch)["layout"], has_image_features="image_features" in batch)
     ours = total_flops(flops_of_each(model.config, model.named_parameters(remove_duplicate=False)), work)
     model.train()
     # torch counts attention where it is written out, but not inside its kernel for the CPU.
@@ -105,8 +106,8 @@ def test_work_does_not_depend_on_how_samples_are_put_together(chosen: Sequence[i
     samples = [samples_of("v2_6")[index] for index in chosen]
     lengths = torch.tensor([len(sample["input_ids"]) for sample in samples])
     patches = torch.cat([sample["tgt_sizes"].prod(dim=1) for sample in samples])
-    work = Work(*count_work(packed(samples)).tolist())
-    assert work == Work(*count_work(padded(samples, "right")).tolist())
+    work = count_work(lay_out(packed(samples))["layout"])
+    assert work == count_work(lay_out(padded(samples, "right"))["layout"])
     assert (work.tokens, work.token_pairs) == (lengths.sum(), lengths.square().sum())
     assert (work.patches, work.patch_pairs, work.blocks) == (patches.sum(), patches.square().sum(), len(patches))
     assert work.labelled_tokens == sum(int((sample["labels"][1:] != -100).sum()) for sample in samples)

@@ -29,7 +29,7 @@ def make_boundary(interruption: Interruption | None = None, *, skipped: bool = F
 def end_step(boundary: StepBoundary, losses: list[float], *, gradient: float = 1.0, args: Any = None) -> TrainerControl:
     """A step of one batch of two records for each loss."""
     for number, loss in enumerate(losses):
-        boundary.note_loss(torch.tensor(loss), torch.tensor([2 * number, 2 * number + 1]))
+        boundary.note_loss(torch.tensor(loss), [2 * number, 2 * number + 1])
     boundary.note_gradient(gradient)
     control = TrainerControl(should_evaluate=True)
     state = TrainerState(global_step=7, max_steps=10)
@@ -59,7 +59,7 @@ def test_gradient_that_is_no_number_names_all_records_of_the_step() -> None:
 
 def test_long_batches_are_cut_in_the_message() -> None:
     boundary = make_boundary()
-    boundary.note_loss(torch.tensor(math.nan), torch.arange(100))
+    boundary.note_loss(torch.tensor(math.nan), list(range(100)))
     with pytest.raises(NotFiniteError, match=r"record 19\n  \.\.\. and 80 more"):
         boundary.on_step_end(make_args(), TrainerState(), TrainerControl())
 
