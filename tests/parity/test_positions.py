@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load_file
 
-from minicpmv.models.positions import axis_buckets, resize_table, sincos_grid
+from minicpmv.models.positions import SinePositions, axis_buckets, resize_table
 from tests.parity.cases import FIXTURES
 
 
@@ -40,5 +40,5 @@ def test_sine_positions_equal_the_released_table() -> None:
     for key, expected in stored.items():
         dim, shape = key.removeprefix("dim").split("_")
         rows, columns = map(int, shape.split("x"))
-        found = sincos_grid([(rows, columns)], int(dim), device=torch.device("cpu"), dtype=torch.float32)
+        found = SinePositions(int(dim)).of_grid([(rows, columns)], torch.device("cpu"), torch.float32)
         torch.testing.assert_close(found, expected.flatten(0, -2), atol=1e-6, rtol=0)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from minicpmv.estimation.tracing import Blank, Footprint, trace
 from minicpmv.models.loss import count_chunks, summed_loss
-from minicpmv.models.positions import sincos_grid
 
 __all__ = ["Row", "Stage", "Tracer"]
 
@@ -96,8 +95,9 @@ class Tracer:
             hidden = hidden._replace(needs_gradient=hidden.needs_gradient or _learns(layer))
         yield self._stage("vision tower", [tower.post_layernorm], tower.post_layernorm, hidden)
         hidden = hidden._replace(needs_gradient=hidden.needs_gradient or _learns(tower.post_layernorm))
-        # Outside of the tracing, which must not leave fake tensors in the cache behind this function.
-        sincos_grid(*sizes[0], config.text_config.hidden_size)
+        # Before the tracing, which would count its table of positions as kept by each batch.
+        for dtype in (torch.float32, next(resampler.parameters()).dtype):
+            resampler.positions.of_grid(sizes, torch.device("cpu"), dtype)
         yield self._stage("resampler", [resampler], lambda x: resampler(x, sizes), hidden)
 
     def _embed(self, row: Row, features: int, *, needs_gradient: bool) -> Stage:
@@ -105,16 +105,16 @@ class Tracer:
         num_image_tokens = min(row.slices * self.model.config.query_num, row.tokens)
         dtype = next(_active(self.model.resampler).parameters()).dtype
 
-        def embed(ids: Tensor, mask: Tensor, features: Tensor) -> Tensor:
+        def embed(ids: Tensor, places: Tensor, features: Tensor) -> Tensor:
             embedded = embeddings(ids)
-            return embedded.masked_scatter(mask[..., None], features.to(embedded))
+            return embedded.flatten(0, 1).index_copy(0, places, features.to(embedded)).view_as(embedded)
 
         return self._stage(
             "token embeddings",
             [embeddings],
             embed,
             Blank((1, row.tokens), torch.int64),
-            Blank((1, row.tokens), torch.bool),
+            Blank((num_image_tokens,), torch.int64),
             Blank((num_image_tokens, width), self.autocast or dtype, needs_gradient),
         )._replace(given=features)
 
@@ -134,7 +134,9 @@ class Tracer:
 
         def predict(hidden: Tensor, chosen: Tensor, targets: Tensor) -> Tensor:
             chunks = count_chunks(config.vocab_size)
-            return summed_loss(llm.model.norm(hidden)[0, chosen], targets, self.model._project, num_chunks=chunks)
+            return summed_loss(
+                llm.model.norm(hidden)[0].index_select(0, chosen), targets, self.model._project, num_chunks=chunks
+            )
 
         number = Blank((max(row.labelled_tokens, 1),), torch.int64)
         yield self._stage("loss", [llm.model.norm, llm.lm_head], predict, hidden, number, number)

@@ -25,7 +25,7 @@ from minicpmv.export.gguf_vision import ARCHITECTURE, POSITIONS, vision_tensors,
 from minicpmv.export.gguf_vocabulary import write_vocabulary
 from minicpmv.export.merging import Merged, MergeSettings, merge_adapter
 from minicpmv.inference.loading import base_of_adapter, compare_own_base
-from minicpmv.models.positions import sincos_grid
+from minicpmv.models.positions import SinePositions
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.streams import advise
 
@@ -183,4 +183,4 @@ def _write_vision(file: File, checkpoint: Checkpoint, processor: MiniCPMVProcess
 def _make_positions(width: int) -> Any:
     """Make the resampler's table of all positions, which llama.cpp reads from the file."""
     sizes = [(_TABLE_SIDE, _TABLE_SIDE)]
-    return sincos_grid(sizes, width, device=torch.device("cpu"), dtype=torch.float32).numpy()
+    return SinePositions(width).of_grid(sizes, torch.device("cpu"), torch.float32).numpy()

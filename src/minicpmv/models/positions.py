@@ -16,13 +16,12 @@ from torch import Tensor
 
 __all__ = [
     "PatchPlaces",
+    "SinePositions",
     "axis_buckets",
     "find_patches",
     "grid_position_ids",
     "resize_table",
     "row_position_ids",
-    "sincos_grid",
-    "sincos_times",
 ]
 
 # Shape letters in this file
@@ -152,50 +151,57 @@ def _sincos(places_N: Tensor, dim: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-@lru_cache(maxsize=16)  # a table for one axis, a MB or less; a run asks for one or two
-def _sincos_axis(num_positions: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    # Made under inference_mode, it could not take part in a training step later.
-    with torch.inference_mode(False):
-        table = _sincos(torch.arange(num_positions, dtype=torch.float32, device="cpu"), dim)
-        return table.to(dtype).to(device, non_blocking=True)
-
-
-def _find_axis(last: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return a table that has the position ``last``: of a few sizes, so that few are ever made."""
-    return _sincos_axis(_AXIS_STEP * (last // _AXIS_STEP + 1), dim, device, dtype)
-
-
-def sincos_grid(sizes: Sequence[Size], dim: int, *, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Two-dimensional sine positions: the first half of the channels encodes the column, the second half the row.
+class SinePositions:
+    """Sine positions of patches and of points in time.
 
     A table of one axis stays on the device, and each patch takes two of its rows: no side is too long, no table of all
-    positions is kept, and none travels.
+    positions is kept, and none travels. The tables are the object's own, so that a model that is traced with tensors
+    without values leaves none of them to others.
 
     Args:
-        sizes: Rows and columns of each slice, in patches.
         dim: Channels; a multiple of 4.
-        device: Where they are needed.
-        dtype: To which the float32 values are rounded.
-
-    Returns:
-        (P, dim), for all slices end to end, each row by row.
     """
-    places = find_patches(sizes, device)
-    axis = _find_axis(max(map(max, sizes)) - 1, dim // 2, device, dtype)
-    return torch.cat([axis[places.column_P], axis[places.row_P]], dim=-1)
 
+    def __init__(self, dim: int) -> None:
+        self._dim = dim
+        self._tables: dict[tuple[int, int, torch.device, torch.dtype], Tensor] = {}
 
-def sincos_times(times: Sequence[int], dim: int, *, device: torch.device) -> Tensor:
-    """One-dimensional sine positions of points in time (4.5).
+    def of_grid(self, sizes: Sequence[Size], device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Encode where patches are: the first half of the channels encodes the column, the second half the row.
 
-    Args:
-        times: Time index of each slice; below 0 for a slice that has none.
-        dim: Channels; even.
-        device: Where they are needed.
+        Args:
+            sizes: Rows and columns of each slice, in patches.
+            device: Where they are needed.
+            dtype: To which the float32 values are rounded.
 
-    Returns:
-        (len(times), dim) float32, zeros where there is no time.
-    """
-    axis = _find_axis(max(max(times), 0), dim, device, torch.float32)
-    time_S = torch.tensor(times, device="cpu").to(device, non_blocking=True)
-    return axis[time_S.clamp(min=0)] * (time_S >= 0)[:, None]
+        Returns:
+            (P, dim), for all slices end to end, each row by row.
+        """
+        places = find_patches(sizes, device)
+        axis = self._find_axis(max(map(max, sizes)) - 1, self._dim // 2, device, dtype)
+        return torch.cat([axis[places.column_P], axis[places.row_P]], dim=-1)
+
+    def of_times(self, times: Sequence[int], device: torch.device) -> Tensor:
+        """Encode points in time (4.5).
+
+        Args:
+            times: Time index of each slice; below 0 for a slice that has none.
+            device: Where they are needed.
+
+        Returns:
+            (len(times), dim) float32, zeros where there is no time.
+        """
+        axis = self._find_axis(max(max(times), 0), self._dim, device, torch.float32)
+        time_S = torch.tensor(times, device="cpu").to(device, non_blocking=True)
+        return axis[time_S.clamp(min=0)] * (time_S >= 0)[:, None]
+
+    def _find_axis(self, last: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Return a table that has the position ``last``: of a few lengths, so that few are ever made."""
+        length = _AXIS_STEP * (last // _AXIS_STEP + 1)
+        key = length, dim, device, dtype
+        if key not in self._tables:
+            # Made under inference_mode, it could not take part in a training step later.
+            with torch.inference_mode(False):
+                table = _sincos(torch.arange(length, dtype=torch.float32, device="cpu"), dim)
+                self._tables[key] = table.to(dtype).to(device, non_blocking=True)
+        return self._tables[key]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from minicpmv.models.attention import attend
-from minicpmv.models.positions import find_patches, sincos_grid, sincos_times
+from minicpmv.models.positions import SinePositions, find_patches
 
 __all__ = ["Resampler"]
 
@@ -77,6 +77,7 @@ class Resampler(nn.Module):
         self.proj = nn.Parameter(torch.empty(language_dim, language_dim))
         # A buffer, because loading would make a parameter trainable again, and the release never trained it.
         self.register_buffer("pos_embed", torch.empty(num_queries, language_dim) if query_positions else None)
+        self.positions = SinePositions(language_dim)
 
     def forward(
         self,
@@ -98,14 +99,13 @@ class Resampler(nn.Module):
             ValueError: ``temporal_ids`` does not describe the slices.
         """
         value_PD = self.ln_kv(self.kv_proj(features_PE))
-        width = value_PD.shape[-1]
         lengths = [rows * columns for rows, columns in sizes]
         if temporal_ids is None:
-            position_PD = sincos_grid(sizes, width, device=value_PD.device, dtype=value_PD.dtype)
+            position_PD = self.positions.of_grid(sizes, value_PD.device, value_PD.dtype)
         else:
             _check_temporal_ids(temporal_ids, len(sizes))
-            position_PD = sincos_grid(sizes, width, device=value_PD.device, dtype=torch.float32)
-            times_SD = sincos_times([time for _, time in temporal_ids], width, device=value_PD.device)
+            position_PD = self.positions.of_grid(sizes, value_PD.device, torch.float32)
+            times_SD = self.positions.of_times([time for _, time in temporal_ids], value_PD.device)
             # Rounded once, after the sum, as released.
             position_PD = (position_PD + times_SD[find_patches(sizes, value_PD.device).slice_P]).to(value_PD.dtype)
             lengths = _join_groups(lengths, temporal_ids)

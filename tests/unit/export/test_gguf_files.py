@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoTokenizer
 
 from minicpmv.export.gguf_export import GGUFExport, export_gguf
-from minicpmv.models.positions import sincos_grid
+from minicpmv.models.positions import SinePositions
 from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.exportable import write_exportable
 
@@ -76,7 +76,7 @@ def test_older_engines_find_the_table_of_positions(exported: Exported) -> None:
     width = exported.weights["resampler.proj"].shape[0]
     _equal(
         exported.tensors[1]["resampler.pos_embed_k"],
-        sincos_grid([(70, 70)], width, device=torch.device("cpu"), dtype=torch.float32),
+        SinePositions(width).of_grid([(70, 70)], torch.device("cpu"), torch.float32),
     )
 
 

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from minicpmv.models.positions import (
+    SinePositions,
     axis_buckets,
     find_patches,
     grid_position_ids,
     row_position_ids,
-    sincos_grid,
-    sincos_times,
 )
 
 CPU = torch.device("cpu")
@@ -52,11 +51,11 @@ def test_patches_are_numbered_row_by_row_slice_by_slice() -> None:
 @pytest.mark.parametrize("width", [256, 2304, 3584])
 def test_sine_positions_are_bit_for_bit_those_of_each_slice_alone(width: int, dtype: torch.dtype) -> None:
     expected = torch.cat([one_by_one(*size, width) for size in SIZES]).to(dtype)
-    assert torch.equal(sincos_grid(SIZES, width, device=CPU, dtype=dtype), expected)
+    assert torch.equal(SinePositions(width).of_grid(SIZES, CPU, dtype), expected)
 
 
 def test_a_time_is_a_position_on_one_axis_and_none_is_zero() -> None:
-    found = sincos_times([3, -1, 0, 500], 64, device=CPU)
+    found = SinePositions(64).of_times([3, -1, 0, 500], CPU)
     of_axis = one_by_one(1, 501, 128)[:, :64]
     assert torch.equal(found, torch.stack([of_axis[3], torch.zeros(64), of_axis[0], of_axis[500]]))
 
@@ -81,23 +80,24 @@ def test_every_length_of_an_axis_has_as_many_buckets() -> None:
 
 
 def test_positions_made_while_answering_serve_training() -> None:
+    positions = SinePositions(320)
     with torch.inference_mode():
-        sincos_grid([(5, 200)], 320, device=CPU, dtype=torch.float32)
+        positions.of_grid([(5, 200)], CPU, torch.float32)
     learned = torch.ones(1000, 320, requires_grad=True)
-    (learned * sincos_grid([(5, 200)], 320, device=CPU, dtype=torch.float32)).sum().backward()
+    (learned * positions.of_grid([(5, 200)], CPU, torch.float32)).sum().backward()
     assert learned.grad is not None
 
 
 _GROWTH = """
 import random, resource, torch
-from minicpmv.models.positions import grid_position_ids, sincos_grid, sincos_times
-cpu, drawn = torch.device("cpu"), random.Random(0)
+from minicpmv.models.positions import SinePositions, grid_position_ids
+cpu, drawn, positions = torch.device("cpu"), random.Random(0), SinePositions({width})
 def see(number):
     for _ in range(number):
         size = drawn.randint(2, 70), drawn.randint(2, 70)
         grid_position_ids([size], 70, cpu)
-        sincos_grid([size], {width}, device=cpu, dtype=torch.float32)
-        sincos_times([drawn.randrange(64) for _ in range(6)], {width}, device=cpu)
+        positions.of_grid([size], cpu, torch.float32)
+        positions.of_times([drawn.randrange(64) for _ in range(6)], cpu)
 see(20)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 see({number})

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from minicpmv.data.known_features import KnownFeatures
+from minicpmv.models.layout import Layout
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.training.arguments import parse_arguments
 from minicpmv.training.vision_cache import FeatureWriter, find_features
@@ -70,15 +71,13 @@ def test_features_are_rounded_where_the_next_layer_does_so(
     model = load(vision_width=vision_width)
     known = find(model, tmp_path, bf16=True)
     writer = FeatureWriter(model, known)
-    keys = torch.tensor([list(bytes.fromhex(_KEY))], dtype=torch.uint8)
     batch = {
-        "picture_keys": keys,
-        "slices_per_picture": torch.tensor([1]),
-        "known_slices": torch.tensor([False]),
-        "tgt_sizes": torch.tensor([[2, 3]]),
+        "picture_keys": [list(bytes.fromhex(_KEY))],
+        "slices_per_picture": [1],
+        "layout": Layout(sizes=((2, 3),), known=(False,)),
     }
     writer.expect(batch)
-    assert batch.keys() == {"known_slices", "tgt_sizes"}
+    assert batch.keys() == {"layout"}
     pixels = torch.randn(6, 588)
     with torch.autocast("cpu", torch.bfloat16):
         tokens = model.get_image_features(pixels, torch.tensor([[2, 3]]))
