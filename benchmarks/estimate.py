@@ -18,6 +18,7 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,12 +29,12 @@ from minicpmv.estimation.memory import estimate_memory, make_tracer
 from minicpmv.estimation.stages import Row
 from minicpmv.estimation.subject import Subject, build_model, read_subject
 from minicpmv.estimation.timeline import kept_after_forward
+from minicpmv.machine.inspection import inspect_machine
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.training.lora import add_lora
 from minicpmv.training.parts import choose_trained_parts
 from minicpmv.training.recomputation import RecomputedLayers
-from minicpmv.training.settings import Machine
 
 PATCHES = (32, 32)
 RECOMPUTE = "--activation_checkpointing"
@@ -81,7 +82,7 @@ def read(case: Case, folder: str) -> Subject:
     """Settle a case's flags."""
     (Path(folder) / "config.json").write_text(json.dumps(MODELS[case.model]), encoding="utf-8")
     common = ["--model_name_or_path", folder, "--data_path", "none", "--output_dir", "none", "--use_cpu", "true"]
-    return read_subject([*common, *case.flags], machine=Machine(False, False), num_devices=1)
+    return read_subject([*common, *case.flags], machine=replace(inspect_machine(), accelerators=()), num_devices=1)
 
 
 def predict(subject: Subject, row: Row) -> dict[str, int]:

@@ -43,16 +43,9 @@ check_variables() {
     fi
 }
 
-# Fills in what was left empty: processes, port, precision, threads.
+# Fills in what was left empty: processes, port, precision, threads. Arguments: those of the script.
 choose_hardware() {
-    _hardware=$("$PYTHON" -c '
-import os, socket, torch
-gpus = torch.cuda.device_count()
-precision = "fp32" if not gpus else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-with socket.socket() as probe:
-    probe.bind(("", 0))
-    print(gpus, precision, probe.getsockname()[1], len(os.sched_getaffinity(0)))
-')
+    _hardware=$("$PYTHON" -m minicpmv.training.hardware "$@") || exit $?
     read -r _gpus _precision _port _cores <<HARDWARE
 $_hardware
 HARDWARE
@@ -119,7 +112,7 @@ prepare() {
     find_dry_run "$@"
     check_variables
     . "$ROOT/scripts/environment.sh"
-    choose_hardware
+    choose_hardware "$@"
     if [ "$DEMO" = yes ]; then
         prepare_demo
     fi

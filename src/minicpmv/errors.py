@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "MiniCPMVError", "NotFiniteError", "Problem", "UsageError"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "MachineError",
+    "MiniCPMVError",
+    "NotFiniteError",
+    "Problem",
+    "UsageError",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,10 @@ class UsageError(MiniCPMVError):
 
 class ConfigError(MiniCPMVError):
     """A setting, or a configuration file, holds a value that cannot work."""
+
+
+class MachineError(MiniCPMVError):
+    """The machine, or what is installed to use it, cannot do what is asked of it."""
 
 
 class CheckpointError(MiniCPMVError):

@@ -161,3 +161,44 @@ def test_launcher_ends_with_the_exit_code_of_the_training(tmp_path: Path) -> Non
     assert ended.returncode == 2
     assert "train.json record 3: fault" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def _choose_hardware(
+    folder: Path, python: str, *, demo: str = "no", flags: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Let the scripts ask a Python that answers as some other machine would."""
+    stub = folder / "python"
+    stub.write_text(f"#!/bin/sh\n{python}\n")
+    stub.chmod(0o755)
+    variables = f"DEMO={demo} NNODES=1 GPUS_PER_NODE= MASTER_PORT= PYTHON={stub}"
+    told = 'echo "$GPUS_PER_NODE $BF16 $FP16 ${OMP_NUM_THREADS:-free}"'
+    code = f". {ROOT}/scripts/finetune.sh; {variables}; choose_hardware {flags}; {told}"
+    kept = {name: value for name, value in os.environ.items() if name not in {"PRECISION", "OMP_NUM_THREADS"}}
+    return subprocess.run([_POSIX_SHELL, "-euc", code], env=kept, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "demo", "chosen"),
+    [
+        ("8 bf16 50000 64", "no", "8 true false free"),
+        ("8 bf16 50000 64", "yes", "1 true false free"),
+        ("4 fp16 50000 16", "no", "4 false true free"),  # T4, V100
+        ("1 bf16 50000 16", "no", "1 true false free"),  # a slice of a card
+        ("0 fp32 50000 8", "no", "1 false false 8"),
+        ("0 fp32 50000 8", "yes", "1 false false 1"),
+    ],
+)
+def test_processes_and_precision_are_what_the_machine_has(tmp_path: Path, answer: str, demo: str, chosen: str) -> None:
+    ended = _choose_hardware(tmp_path, f"echo {answer}", demo=demo)
+    assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, chosen, "")
+
+
+def test_machine_that_cannot_be_used_ends_the_script_with_its_message(tmp_path: Path) -> None:
+    """As a driver does that is too old: NVML counts 8 cards, and each of 8 processes would end with another message."""
+    ended = _choose_hardware(tmp_path, "echo 'error: machine: found 8 NVIDIA GPUs' >&2; exit 2")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", "error: machine: found 8 NVIDIA GPUs\n")
+
+
+def test_flags_of_the_training_are_known_where_hardware_is_chosen(tmp_path: Path) -> None:
+    ended = _choose_hardware(tmp_path, 'echo "$@" >&2; echo 0 fp32 50000 8', flags="--max_steps 3 --use_cpu true")
+    assert ended.stderr == "-m minicpmv.training.hardware --max_steps 3 --use_cpu true\n"

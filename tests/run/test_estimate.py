@@ -14,7 +14,7 @@ from minicpmv.estimation.stages import Row
 from minicpmv.estimation.subject import read_subject
 from minicpmv.models import attention
 from minicpmv.training.engine import quieten
-from minicpmv.training.settings import Machine
+from tests.machines import GPU
 from tests.released_sizes import RELEASED
 from tests.run.training import make_data
 from tests.tiny import FIXTURES
@@ -84,7 +84,7 @@ def test_only_the_layers_of_the_language_model_are_packed(released: Path) -> Non
     frozen = "--tune_vision false --tune_embeddings false --tune_resampler false"
     common = f"--model_name_or_path {released} --data_path none --output_dir none --q_lora true {frozen}"
     # With a name in place of --optim no package is asked for, and bitsandbytes need not be here.
-    subject = read_subject(common.split(), machine=Machine(True, True), num_devices=1, optimizer="adamw_torch_fused")
+    subject = read_subject(common.split(), machine=GPU, num_devices=1, optimizer="adamw_torch_fused")
     memory = estimate_memory(subject, [Row(256, 64, 1)], patches=(32, 32), seen={})
     layers = 8_030_261_248 - 2 * 128256 * 4096
     adapter = 64 * 32 * (2 * (4096 + 4096) + 2 * (4096 + 1024))  # q and o, k and v: rank times both widths

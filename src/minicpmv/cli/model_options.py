@@ -64,7 +64,8 @@ def add_model_options(
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
-        help="number format of the weights (default: float32 on a CPU, else the checkpoint's)",
+        help="number format of the weights (default: float32 on a CPU, else the checkpoint's; float16 on a GPU without "
+        "bfloat16)",
     )
     parser.add_argument(
         "--max-new-tokens",

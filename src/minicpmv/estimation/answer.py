@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from minicpmv.estimation.changes import possible_changes
-from minicpmv.estimation.devices import Device, measure_cpu
+from minicpmv.estimation.devices import measure_cpu
 from minicpmv.estimation.duration import Duration, estimate_duration
 from minicpmv.estimation.engines import find_engine
 from minicpmv.estimation.memory import Memory, estimate_memory
 from minicpmv.estimation.subject import Subject, build_model, read_subject
 from minicpmv.estimation.workload import Workload, plan_workload
+from minicpmv.machine.cards import Card
+from minicpmv.machine.inspection import inspect_machine
 from minicpmv.models.configuration import MiniCPMVConfig
-from minicpmv.training.settings import Machine
 
 __all__ = ["Answer", "Question", "answer", "as_json", "as_text"]
 
@@ -33,7 +34,7 @@ class Question:
     arguments: tuple[str, ...]
     """Flags of a training run."""
     has_data: bool
-    devices: tuple[Device, ...]
+    devices: tuple[Card, ...]
     """Kinds that it could run on; none: only the figures are wanted."""
     num_devices: int
     share: float
@@ -59,7 +60,7 @@ class Answer:
         return all(_fits(self.memory, device) for device in self.question.devices)
 
 
-def _fits(memory: Memory, device: Device) -> bool:
+def _fits(memory: Memory, device: Card) -> bool:
     return device.memory_gib is not None and memory.total <= device.memory_gib * _GIB * _USABLE
 
 
@@ -69,7 +70,13 @@ def answer(question: Question) -> Answer:
     Raises:
         MiniCPMVError: Training would refuse the flags, the model or the data.
     """
-    machine = Machine(True, all(device.has_bf16 for device in question.devices))
+    cards = question.devices or (Card("GPU", None),)
+    here = inspect_machine()
+    machine = replace(
+        here,
+        torch=replace(here.torch, architectures=()),  # whatever this torch is compiled for
+        accelerators=tuple(card.as_accelerator() for card in cards),
+    )
     subject = read_subject(question.arguments, machine=machine, num_devices=question.num_devices)
     config = MiniCPMVConfig.from_pretrained(subject.base.path)
     workload = plan_workload(subject, config, has_data=question.has_data)
@@ -204,7 +211,7 @@ def _line(cells: Sequence[str], marks: Sequence[str], label: str) -> str:
     return (f"{label:<9}" + "".join(sizes) + "".join(f"{mark:>11}" for mark in marks)).rstrip()
 
 
-def _advice(given: Answer, device: Device) -> str:
+def _advice(given: Answer, device: Card) -> str:
     if _fits(given.memory, device):
         return f"{device.name}: fits as asked"
     flags = next((flags for flags, memory in given.changes if _fits(memory, device)), None)

@@ -31,13 +31,13 @@ from minicpmv.export.merged_tensors import MergedTensors, open_merged
 from minicpmv.export.overwriting import refuse_losses
 from minicpmv.export.shards import num_bytes, write_shards
 from minicpmv.inference.loading import base_of_adapter, default_device
+from minicpmv.machine.memory import free_memory
 from minicpmv.models.base_identity import warn_of_base
 from minicpmv.models.directories import find_directory
 from minicpmv.redaction import clean_settings
 from minicpmv.streams import advise
 from minicpmv.training.base import read_config
 from minicpmv.training.disk import check_space, writing
-from minicpmv.training.memory import free_memory
 from minicpmv.training.record import list_versions
 from minicpmv.training.saving import copy_companions
 

@@ -5,6 +5,7 @@ An adapter's directory names its base; both are loaded and joined. Nothing here 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from huggingface_hub import snapshot_download
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText
 
 from minicpmv.errors import CheckpointError
+from minicpmv.machine.inspection import inspect_machine, look_at
+from minicpmv.machine.precision import precision_of
+from minicpmv.machine.support import refuse_unusable
 from minicpmv.models.adapter_config import read_adapter_config
 from minicpmv.models.adapters import attach_adapter
 from minicpmv.models.answers import end_token_ids
@@ -37,6 +41,8 @@ __all__ = [
     "find_version",
     "load_model",
 ]
+
+_logger = logging.getLogger(__name__)
 
 _ADAPTER_CONFIG = "adapter_config.json"
 
@@ -103,8 +109,16 @@ def _cached(name: str, named_by: Path) -> str:
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:
-    """Return the device that was asked for; if none was, the first GPU if there is one, else the CPU."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """Return the device that was asked for; if none was, the first GPU if there is one, else the CPU.
+
+    Raises:
+        MachineError: None was asked for, and there is something that cannot be used or was never tested.
+    """
+    if device is not None:
+        return torch.device(device)
+    machine = inspect_machine()
+    refuse_unusable(machine, on_processor="--device cpu (in Python: device='cpu')")
+    return torch.device("cuda" if machine.accelerators else "cpu")
 
 
 def find_base(path: str | Path) -> str:
@@ -155,18 +169,20 @@ def load_model(
     Args:
         path: The directory or name.
         device: Where to put it; the first GPU if there is one, else the CPU.
-        dtype: Of the weights; float32 on a CPU, elsewhere the one that the checkpoint was saved in.
+        dtype: Of the weights; float32 on a CPU, elsewhere the one that the checkpoint was saved in, but float16 for
+            bfloat16 on a card that has none.
         allow_other_base: Whether an adapter may be put on other weights than those that it was trained on.
 
     Raises:
         CheckpointError: There is no model at ``path``, or the adapter's base is missing or another model.
+        MachineError: See :func:`default_device`.
     """
     base, adapter = _locate(path)
     compare_own_base(path, allow_other=allow_other_base)
     target = default_device(device)
-    if dtype is None and target.type == "cpu":
-        dtype = torch.float32
     with _naming(base):
+        if dtype is None:
+            dtype = _choose_dtype(base, target)
         model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype if dtype is not None else "auto")
     if not isinstance(model, MiniCPMVForConditionalGeneration):
         raise _not_ours(base, model)
@@ -174,6 +190,28 @@ def load_model(
         model = cast("MiniCPMVForConditionalGeneration", attach_adapter(model, adapter))
     model.to(cast("Any", target))  # transformers leaves the method untyped
     return LoadedModel(str(path), base, model.eval(), MiniCPMVProcessor.from_pretrained(base))
+
+
+def _choose_dtype(base: str, device: torch.device) -> torch.dtype | None:
+    """Return the precision of a model's weights on a device; None: its own."""
+    if device.type == "cpu":
+        return torch.float32
+    best = precision_of(look_at(device))
+    if best.value == "bf16":
+        return None
+    if best.value == "fp32":
+        return torch.float32
+    config = AutoConfig.from_pretrained(base)
+    if config.dtype not in (None, torch.bfloat16):
+        return None
+    if isinstance(config, MiniCPMVConfig) and config.minicpmv_version.overflows_in_float16:
+        _logger.warning(
+            "notice: weights are float16, because %s; %s is known to exceed its numbers there. "
+            "If an answer ends with an error about that, --dtype float32 goes on, with twice the memory",
+            best.reason,
+            config.minicpmv_version.model,
+        )
+    return torch.float16
 
 
 def _locate(path: str | Path) -> tuple[str, str | None]:

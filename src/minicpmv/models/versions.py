@@ -52,6 +52,9 @@ class Version:
     """Whether ``<image_id>k</image_id>`` stands before each image unless the checkpoint says otherwise."""
     max_input_tokens: int
     """Tokens. The released ``chat()``'s default ``max_inp_length``."""
+    overflows_in_float16: bool = False
+    """Whether numbers that its language model computes are known to exceed float16, as those of Qwen2-7B do
+    (https://github.com/QwenLM/Qwen3/issues/868)."""
     temporal: bool = False
     """Whether the resampler can join frames of a video (4.5)."""
     thinking: bool = False
@@ -108,6 +111,7 @@ VERSIONS: Mapping[str, Version] = {
             wraps_grid=False,
             image_ids=True,
             max_input_tokens=8192,
+            overflows_in_float16=True,
         ),
         Version(
             name="4.0",

@@ -30,7 +30,7 @@ def _run(arguments: Sequence[str]) -> int:
         complain(f"error: {error}")
         return 2
     sys.argv[1:] = clean_command(sys.argv[1:])  # trackers write down what the process was started with
-    prepare_for_cpu()
+    prepare_for_cpu(arguments)
     try:
         code = import_module("minicpmv.training.run").main(arguments)
         if code == 0:  # otherwise others may still wait for this process, and shall see it end

@@ -4,27 +4,47 @@ from __future__ import annotations
 
 import ctypes
 import os
-from pathlib import Path
+from collections.abc import Sequence
 
-__all__ = ["has_gpu", "keep_freed_memory", "prepare_for_cpu"]
+from minicpmv.machine.system import shown_devices
+
+__all__ = ["asks_for_cpu", "keep_freed_memory", "prepare_for_cpu"]
 
 # Numbers of glibc's mallopt.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _NEVER = -1
 
+_NO = ("false", "f", "no", "n", "0")
+"""What switches a flag off, as transformers reads it."""
 
-def prepare_for_cpu() -> None:
-    """Let threads wait without spinning, and keep memory that was freed, unless there is a GPU to train on."""
-    if has_gpu():
+
+def prepare_for_cpu(flags: Sequence[str]) -> None:
+    """Let threads wait without spinning, and keep memory that was freed, unless there is a GPU to train on.
+
+    Args:
+        flags: Of the run.
+    """
+    if shown_devices() and not asks_for_cpu(flags):
         return
     # OpenMP threads that wait by spinning slow a run on few cores down tenfold. A user's own value stays.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
 
 
-def has_gpu() -> bool:
-    """Whether the machine has an NVIDIA device, without asking torch."""
-    return any(Path("/dev").glob("nvidia[0-9]*"))
+def asks_for_cpu(flags: Sequence[str]) -> bool:
+    """Whether flags say that the run computes on the processor whatever there is; the last one that speaks of it wins.
+
+    >>> asks_for_cpu(["--use_cpu", "true"]), asks_for_cpu(["--no-cuda"]), asks_for_cpu(["--use_cpu=false"])
+    (True, True, False)
+    """
+    asked = False
+    for place, flag in enumerate(flags):
+        name, equals, value = flag.replace("-", "_").partition("=")
+        if name in ("__use_cpu", "__no_cuda"):
+            behind = flags[place + 1] if place + 1 < len(flags) else ""
+            given = value if equals else "" if behind.startswith("--") else behind
+            asked = given.lower() not in _NO
+    return asked
 
 
 def keep_freed_memory() -> bool:

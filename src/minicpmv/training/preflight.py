@@ -26,6 +26,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from minicpmv.data.packing import RowPlanner
 from minicpmv.data.rows import Rows
 from minicpmv.errors import UsageError
+from minicpmv.machine.memory import total_memory
 from minicpmv.scratch import scratch_folder
 from minicpmv.training.arguments import RunArguments
 from minicpmv.training.base import dtype_to_save
@@ -35,7 +36,6 @@ from minicpmv.training.checkpoints import list_checkpoints
 from minicpmv.training.console import say
 from minicpmv.training.disk import DiskError, estimate_bytes, free_bytes, num_elements
 from minicpmv.training.material import Material
-from minicpmv.training.memory import total_memory
 from minicpmv.training.parts import is_lora_tensor
 from minicpmv.training.processes import gather, raise_together
 from minicpmv.training.resume import ResumePoint

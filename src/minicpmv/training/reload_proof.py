@@ -20,12 +20,12 @@ import torch
 from minicpmv.data.whole_files import write_json
 from minicpmv.errors import CheckpointError, MiniCPMVError
 from minicpmv.inference.loading import base_of_adapter, load_model
+from minicpmv.machine.memory import free_memory
 from minicpmv.models.adapters import attach_adapter
 from minicpmv.models.finiteness import find_not_finite
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.training.evidence import EVIDENCE, PROOF, Evidence, digest_tensors, read_evidence
 from minicpmv.training.lora import keep_packing, quantisation
-from minicpmv.training.memory import free_memory
 from minicpmv.training.record import list_versions
 from minicpmv.training.weights import name_few
 

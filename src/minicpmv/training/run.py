@@ -15,6 +15,7 @@ from minicpmv.data.places import check_directory
 from minicpmv.data.workers import naming_dead_workers
 from minicpmv.errors import DataError, MiniCPMVError, NotFiniteError, UsageError
 from minicpmv.evaluation.metrics.registry import find_metrics, split_names
+from minicpmv.machine.inspection import inspect_machine
 from minicpmv.models.base_identity import follow_base
 from minicpmv.redaction import secrets_in
 from minicpmv.report.run_directory import SAMPLES
@@ -52,11 +53,7 @@ from minicpmv.training.resume import ResumePoint, prepare_directory
 from minicpmv.training.rhythm import Stopper, describe_rhythm, settle_rhythm
 from minicpmv.training.samples import Samples
 from minicpmv.training.saving import copy_companions
-from minicpmv.training.settings import (
-    complete_settings,
-    describe_settings,
-    inspect_machine,
-)
+from minicpmv.training.settings import complete_settings, describe_settings
 from minicpmv.training.trainer import MiniCPMVTrainer
 from minicpmv.training.vision_cache import advise, settle_vision_cache, use_vision_cache
 
@@ -106,10 +103,16 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
 def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: ExitStack) -> dict[str, Any]:
     request = parse_arguments(arguments)
     _check_places(request)
-    settings, notices = complete_settings(request, inspect_machine())
+    machine = inspect_machine()
+    settings, notices = complete_settings(request, machine)
     for text in notices:
         notice(text)
     base = _settle(request)
+    if settings.get("fp16") and base.version.overflows_in_float16:
+        notice(
+            f"--fp16 true: {base.version.model} is known to exceed the numbers of float16; a run that meets that says "
+            "so, and --fp16 false goes on in float32"
+        )
     if is_first_process():
         refuse_obstacles(settings["output_dir"], base.path, use_lora=request.run.use_lora)
     checks = Checklist(is_dry=request.run.dry_run)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from transformers import TrainingArguments
-from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 from minicpmv.errors import UsageError
+from minicpmv.machine.placement import refuse_crowding
+from minicpmv.machine.precision import emulates_bf16, precision
+from minicpmv.machine.support import describe_untested, refuse_unusable
+from minicpmv.machine.value import Machine
+from minicpmv.machine.workers import default_workers, most_workers
 from minicpmv.redaction import clean_settings
 from minicpmv.training.arguments import Request
 from minicpmv.training.compilation import settle_compilation
@@ -23,26 +24,7 @@ from minicpmv.training.presets import resolve_deepspeed
 from minicpmv.training.recomputation import settle_recomputation
 from minicpmv.training.trackers import settle_trackers
 
-__all__ = ["Machine", "build_training_arguments", "complete_settings", "describe_settings", "inspect_machine"]
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What the choice of defaults depends on."""
-
-    has_accelerator: bool
-    has_bf16: bool
-    """Whether the accelerator computes in bfloat16 natively."""
-    num_processes: int = 1
-    """Of the run, on all machines, as the launcher says it."""
-
-
-def inspect_machine() -> Machine:
-    """Look at the machine that this process runs on."""
-    has_accelerator = torch.accelerator.is_available()
-    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
-    return Machine(has_accelerator, has_accelerator and is_torch_bf16_gpu_available(), num_processes)
-
+__all__ = ["build_training_arguments", "complete_settings", "describe_settings"]
 
 # flag -> why it is refused as soon as it is switched on
 _REFUSED = {
@@ -56,7 +38,6 @@ _REFUSED = {
 }
 
 _DEFAULTS: dict[str, Any] = {
-    "dataloader_num_workers": 0,
     # Every process runs every trained part in every step, so there is nothing to look for.
     "ddp_find_unused_parameters": False,
     "logging_nan_inf_filter": False,  # a loss that is not a number must be seen
@@ -83,10 +64,6 @@ _REFUSALS = (
 """What transformers raises where it checks its arguments."""
 
 
-_WORKERS_PER_CPU, _LEAST_WORKERS = 4, 16
-"""Data workers of a process wait for disks as well; more than a few for each CPU only take memory."""
-
-
 def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any], list[str]]:
     """Say how ``TrainingArguments`` is to be built.
 
@@ -95,6 +72,7 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
 
     Raises:
         UsageError: A flag cannot be honoured, here or at all.
+        MachineError: The machine has what this run cannot compute with.
         ConfigError: The DeepSpeed configuration cannot be found or read.
     """
     settings = dict(request.training)
@@ -114,11 +92,10 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
         _drop_evaluation(settings, notices)
     settle_best_model(request.run, settings)
     settings.setdefault("learning_rate", 1e-4 if request.run.use_lora else 1e-5)
-    if machine.has_accelerator and not settings["use_cpu"]:
-        settings.setdefault("dataloader_num_workers", 2)  # decoding images must not keep the accelerator waiting
+    settings.setdefault("dataloader_num_workers", 0 if settings["use_cpu"] else default_workers(machine).value)
     for name, value in _DEFAULTS.items():
         settings.setdefault(name, value)
-    _limit_workers(settings, notices)
+    _limit_workers(settings, notices, machine)
     # A progress bar in a file is noise.
     settings.setdefault("disable_tqdm", not sys.stderr.isatty())
     if settings.get("deepspeed"):
@@ -133,7 +110,7 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
     settle_fsdp(
         settings,
         on_cpu=settings["use_cpu"],
-        has_accelerator=machine.has_accelerator,
+        has_accelerator=bool(machine.accelerators),
         num_processes=machine.num_processes,
     )
     if request.run.q_lora and settings.get("fsdp"):
@@ -146,13 +123,14 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
     return settings, notices
 
 
-def _limit_workers(settings: dict[str, Any], notices: list[str]) -> None:
+def _limit_workers(settings: dict[str, Any], notices: list[str], machine: Machine) -> None:
     """Start no more processes than the machine can be meant to have."""
-    num_cpus, asked = os.cpu_count() or 1, settings["dataloader_num_workers"]
-    most = max(_LEAST_WORKERS, _WORKERS_PER_CPU * num_cpus)
+    asked, most = settings["dataloader_num_workers"], most_workers(machine)
     if asked > most:
         settings["dataloader_num_workers"] = most
-        notices.append(f"--dataloader_num_workers {asked:,}: {most} are started, as the machine has {num_cpus} CPU(s)")
+        notices.append(
+            f"--dataloader_num_workers {asked:,}: {most} are started, as the machine has {machine.num_cores} core(s)"
+        )
 
 
 def _settle_packing(settings: dict[str, Any]) -> None:
@@ -172,7 +150,11 @@ def _settle_packing(settings: dict[str, Any]) -> None:
 
 
 def _settle_precision(settings: dict[str, Any], notices: list[str], machine: Machine) -> None:
-    settings.setdefault("use_cpu", not machine.has_accelerator)
+    if not settings.get("use_cpu"):
+        refuse_unusable(machine, on_processor="--use_cpu true")
+        refuse_crowding(machine)
+        notices += describe_untested(machine)
+    settings.setdefault("use_cpu", not machine.accelerators)
     on_cpu = settings["use_cpu"]
     if settings.get("fp16") and on_cpu:
         raise UsageError(
@@ -181,8 +163,15 @@ def _settle_precision(settings: dict[str, Any], notices: list[str], machine: Mac
         )
     if settings.get("fp16") and settings.get("bf16"):
         raise UsageError("--fp16 true --bf16 true: found both, expected at most one\n  fix: remove one of them")
-    if not on_cpu and machine.has_bf16 and not settings.get("fp16"):
+    best = precision(machine)
+    if not on_cpu and best.value == "bf16" and not settings.get("fp16"):
         settings.setdefault("bf16", True)
+    if not on_cpu and best.value == "fp16":
+        if settings.get("bf16") and any(emulates_bf16(each) for each in machine.accelerators):
+            notices.append(f"--bf16 true: {best.reason}; torch emulates it, slowly. Without the flag: --fp16 true")
+        elif "bf16" not in settings and "fp16" not in settings:
+            settings["fp16"] = True
+            notices.append(f"precision: float16, because {best.reason}; --fp16 false trains in float32")
     for name in ("fp16_full_eval", "bf16_full_eval"):
         if settings.pop(name, False):
             # transformers would cast the very weights that are saved afterwards, and DeepSpeed would train in it.

@@ -47,7 +47,10 @@ _SETTLED: dict[str, tuple[tuple[str, ...], str]] = {
     "tpu_metrics_debug": (("false",), "TPUs are not supported"),
     "use_ipex": (("false",), "transformers no longer uses the Intel extension; torch has its kernels"),
     "use_legacy_prediction_loop": (("false",), "the legacy loop is gone"),
-    "use_mps_device": (("true",), "an Apple GPU is used whenever there is one; --use_cpu true turns it off"),
+    "use_mps_device": (
+        ("true",),
+        "an Apple GPU was never tested, and is refused where there is one; --use_cpu true trains on the processor",
+    ),
 }
 
 _TRUE = ("true", "yes", "t", "y", "1")

@@ -18,7 +18,7 @@ from minicpmv.training.engine import quieten
 from minicpmv.training.lora import add_lora
 from minicpmv.training.parts import choose_trained_parts
 from minicpmv.training.recomputation import RecomputedLayers
-from minicpmv.training.settings import Machine
+from tests.machines import CPU
 from tests.tiny import FIXTURES
 
 ROW, PATCHES = Row(tokens=200, labelled_tokens=100, slices=2), (16, 16)
@@ -27,7 +27,7 @@ LORA = ("--use_lora", "true", "--bf16", "true")
 
 def read(version: str, *flags: str) -> Subject:
     common = f"--model_name_or_path {FIXTURES / version} --data_path none --output_dir none --use_cpu true"
-    return read_subject([*common.split(), *flags], machine=Machine(False, False), num_devices=1)
+    return read_subject([*common.split(), *flags], machine=CPU, num_devices=1)
 
 
 def real_model(subject: Subject) -> Any:

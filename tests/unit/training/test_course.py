@@ -13,7 +13,8 @@ from minicpmv.models.base_identity import BaseIdentity
 from minicpmv.training import course as course_module
 from minicpmv.training.arguments import RunArguments, parse_arguments
 from minicpmv.training.course import describe_course, find_changes, find_extension, find_other_base, find_other_lengths
-from minicpmv.training.settings import Machine, complete_settings
+from minicpmv.training.settings import complete_settings
+from tests.machines import CPU
 
 _DATA = [{"path": "a.json", "sha256": "1" * 64}]
 _BASE = BaseIdentity("/models/2_6", "MiniCPM-V-2.6", "a" * 64, "b" * 64, "c" * 64)
@@ -29,7 +30,7 @@ def course(
 ) -> dict[str, Any]:
     needed = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", str(output), "--report_to", "none"]
     request = parse_arguments([*needed, *extra.split()])
-    settings, _ = complete_settings(request, Machine(False, False))
+    settings, _ = complete_settings(request, CPU)
     return describe_course(request.run, TrainingArguments(**settings), base, data, lengths)
 
 

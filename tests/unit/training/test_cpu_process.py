@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from minicpmv.training.cpu_process import has_gpu
+from minicpmv.machine.system import shown_devices
 
 _COUNT_FAULTS = """
 import resource, sys
@@ -33,9 +33,15 @@ def test_memory_that_was_freed_is_not_fetched_from_the_system_again() -> None:
     assert _faults("keep") < 100 < _faults("leave")
 
 
-@pytest.mark.skipif(has_gpu(), reason="a GPU is there to train on")
-def test_a_training_process_does_not_spin() -> None:
-    code = "import os; from minicpmv.training.__main__ import main; main(['--no_such_flag'])"
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param([], marks=pytest.mark.skipif(bool(shown_devices()), reason="a GPU is there to train on")),
+        ["--use_cpu", "true"],
+    ],
+)
+def test_a_training_process_does_not_spin(flags: list[str]) -> None:
+    code = f"import os; from minicpmv.training.__main__ import main; main(['--no_such_flag', *{flags}])"
     code += "; print(os.environ['OMP_WAIT_POLICY'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == "PASSIVE"

@@ -9,7 +9,8 @@ import pytest
 from minicpmv.training.arguments import parse_arguments
 from minicpmv.training.effect import describe_little_effect, refuse_no_effect
 from minicpmv.training.rates import Rates
-from minicpmv.training.settings import Machine, build_training_arguments, complete_settings
+from minicpmv.training.settings import build_training_arguments, complete_settings
+from tests.machines import CPU
 
 NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--use_lora", "true", "--report_to", "none"]
 PART = "llm.model.layers.0.self_attn.q_proj.lora_B.default.weight"
@@ -17,7 +18,7 @@ PART = "llm.model.layers.0.self_attn.q_proj.lora_B.default.weight"
 
 def describe(given: str, num_steps: int, folder: Path) -> list[str]:
     request = parse_arguments([*NEEDED, "--output_dir", str(folder), *given.split()])
-    args = build_training_arguments(complete_settings(request, Machine(False, False))[0])
+    args = build_training_arguments(complete_settings(request, CPU)[0])
     rates = Rates.of_run(request.run, learning_rate=args.learning_rate, weight_decay=args.weight_decay)
     refuse_no_effect(args, rates, [PART], num_steps=num_steps)
     return describe_little_effect(args, rates, [PART], num_steps=num_steps)

@@ -8,13 +8,14 @@ import pytest
 
 from minicpmv.errors import UsageError
 from minicpmv.training.arguments import parse_arguments
-from minicpmv.training.settings import Machine, build_training_arguments, complete_settings
+from minicpmv.training.settings import build_training_arguments, complete_settings
+from tests.machines import CPU
 
 NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o", "--use_lora", "true"]
 
 
 def build(*given: str) -> None:
-    settings, _ = complete_settings(parse_arguments([*NEEDED, *given]), Machine(False, False))
+    settings, _ = complete_settings(parse_arguments([*NEEDED, *given]), CPU)
     build_training_arguments(settings)
 
 

@@ -12,7 +12,8 @@ from transformers import TrainingArguments
 from minicpmv.errors import UsageError
 from minicpmv.training.arguments import RunArguments, parse_arguments
 from minicpmv.training.ranges import RANGES, Range, check_ranges
-from minicpmv.training.settings import Machine, build_training_arguments, complete_settings
+from minicpmv.training.settings import build_training_arguments, complete_settings
+from tests.machines import CPU
 
 NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o", "--use_lora", "true"]
 BESIDE = {
@@ -49,7 +50,7 @@ def test_every_numeric_flag_has_a_range() -> None:
 
 def complete(name: str, value: str) -> TrainingArguments:
     given = [*NEEDED, f"--{name}={value}", *BESIDE.get(name, [])]
-    settings, _ = complete_settings(parse_arguments(given), Machine(False, False))
+    settings, _ = complete_settings(parse_arguments(given), CPU)
     return build_training_arguments(settings)
 
 

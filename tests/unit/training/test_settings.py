@@ -1,18 +1,17 @@
 from __future__ import annotations
 
-import os
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import TrainingArguments
 
-from minicpmv.errors import ConfigError, UsageError
+from minicpmv.errors import ConfigError, MachineError, UsageError
+from minicpmv.machine.value import Machine
 from minicpmv.training.arguments import parse_arguments
-from minicpmv.training.settings import Machine, build_training_arguments, complete_settings
-
-CPU, GPU, OLD_GPU = Machine(False, False), Machine(True, True), Machine(True, False)
+from minicpmv.training.settings import build_training_arguments, complete_settings
+from tests.machines import CPU, GPU, OLD_GPU, card, machine_with
 
 
 def complete(extra: str = "", machine: Machine = CPU) -> tuple[dict[str, Any], list[str]]:
@@ -35,7 +34,7 @@ def test_no_field_tells_a_tracker_or_run_json_a_secret() -> None:
 def test_workers_are_as_many_as_the_machine_can_be_meant_to_have() -> None:
     """A million of them, forked before the first step, ended the machine."""
     settings, notices = complete("--dataloader_num_workers 1000000")
-    assert settings["dataloader_num_workers"] == max(16, 4 * (os.cpu_count() or 1))
+    assert settings["dataloader_num_workers"] == 32
     assert [text for text in notices if text.startswith("--dataloader_num_workers 1,000,000: ")]
     settings, notices = complete("--dataloader_num_workers 16")
     assert (settings["dataloader_num_workers"], notices) == (16, [])
@@ -59,7 +58,11 @@ def test_learning_rate_follows_what_is_trained(extra: str, rate: float) -> None:
     [
         ("", CPU, (None, None, True)),
         ("", GPU, (True, None, False)),
-        ("", OLD_GPU, (None, None, False)),
+        ("", OLD_GPU, (None, True, False)),
+        ("--fp16 false", OLD_GPU, (None, False, False)),
+        ("--bf16 false", OLD_GPU, (False, None, False)),
+        ("--bf16 true", OLD_GPU, (True, None, False)),
+        ("--use_cpu true", OLD_GPU, (None, None, True)),
         ("--fp16 true", GPU, (None, True, False)),
         ("--bf16 false", GPU, (False, None, False)),
         ("--bf16 true", CPU, (True, None, True)),
@@ -71,6 +74,38 @@ def test_precision_is_what_the_machine_does_best(
 ) -> None:
     settings, _ = complete(extra, machine)
     assert (settings.get("bf16"), settings.get("fp16"), settings["use_cpu"]) == precision
+
+
+def test_what_an_old_card_makes_of_precision_is_said() -> None:
+    reason = "Tesla T4, of compute capability 7.5, has no bfloat16, which begins with 8.0"
+    assert complete("", OLD_GPU)[1] == [f"precision: float16, because {reason}; --fp16 false trains in float32"]
+    assert complete("--bf16 true", OLD_GPU)[1] == [
+        f"--bf16 true: {reason}; torch emulates it, slowly. Without the flag: --fp16 true"
+    ]
+    assert complete("", GPU)[1] == []
+
+
+def test_card_that_cannot_be_used_is_no_reason_to_train_on_the_processor_unasked() -> None:
+    without_cuda = replace(CPU, shown=("NVIDIA GPU",))
+    with pytest.raises(
+        MachineError, match=r"found 1 NVIDIA GPU that torch 2\.13\.0\+cpu, built for no GPU, cannot use"
+    ):
+        complete("", without_cuda)
+    assert complete("--use_cpu true", without_cuda)[0]["use_cpu"] is True
+
+
+def test_processes_do_not_share_a_card() -> None:
+    machine = machine_with(card("NVIDIA L4", (8, 9)), num_processes=2, num_local_processes=2)
+    with pytest.raises(MachineError, match=r"found 2 processes for 1 GPU\(s\), expected one for each"):
+        complete("", machine)
+    assert complete("--use_cpu true", machine)[0]["use_cpu"] is True
+
+
+def test_workers_are_fewer_where_processes_share_few_cores() -> None:
+    assert complete("", CPU)[0]["dataloader_num_workers"] == 0
+    assert complete("", GPU)[0]["dataloader_num_workers"] == 2
+    assert complete("--use_cpu true", GPU)[0]["dataloader_num_workers"] == 0
+    assert complete("", replace(GPU, num_local_processes=2, num_cores=4))[0]["dataloader_num_workers"] == 1
 
 
 @pytest.mark.parametrize(
@@ -117,7 +152,7 @@ def test_half_precision_evaluation_never_casts_what_is_saved() -> None:
     assert notices == ["--fp16_full_eval: evaluation runs in the precision of training"]
 
 
-SHARED, SHARED_GPUS = Machine(False, False, num_processes=2), Machine(True, True, num_processes=2)
+SHARED, SHARED_GPUS = replace(CPU, num_processes=2), replace(GPU, num_processes=2)
 
 
 @pytest.mark.parametrize("given", ["--fsdp", "--fsdp true", "--fsdp full_shard auto_wrap", "--fsdp=True"])

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from minicpmv.training import memory
+from minicpmv.machine import memory
 
 _CPU = torch.device("cpu")
 

@@ -1,0 +1,38 @@
+"""Decides how processes lie on accelerators: one on each, and a slice of a card by itself."""
+
+from __future__ import annotations
+
+from minicpmv.errors import MachineError
+from minicpmv.machine.value import Choice, Machine
+
+__all__ = ["processes_on", "refuse_crowding"]
+
+
+def processes_on(machine: Machine) -> Choice[int]:
+    """Say how many processes of a run the machine should have."""
+    count = len(machine.accelerators)
+    if not count:
+        return Choice(1, "on a processor the threads of one process share the work")
+    if any(accelerator.is_slice for accelerator in machine.accelerators):
+        return Choice(1, "CUDA shows a process one slice of a card (MIG), and NCCL joins no slices")
+    return Choice(count, "each accelerator has one")
+
+
+def refuse_crowding(machine: Machine) -> None:
+    """Make sure that each process of a run has an accelerator of its own.
+
+    Raises:
+        MachineError: There are more processes than accelerators, or several on slices of cards.
+    """
+    slices = [accelerator.name for accelerator in machine.accelerators if accelerator.is_slice]
+    if slices and machine.num_processes > 1:
+        raise MachineError(
+            f"machine: found {machine.num_processes} processes on slices of cards ({slices[0]}), expected one: NCCL "
+            "joins no slices (MIG)\n  fix: GPUS_PER_NODE=1, torchrun --nproc_per_node 1, or whole cards"
+        )
+    count = len(machine.accelerators)
+    if machine.num_local_processes > count > 0:
+        raise MachineError(
+            f"machine: found {machine.num_local_processes} processes for {count} GPU(s), expected one for each\n"
+            f"  fix: GPUS_PER_NODE={count}, torchrun --nproc_per_node {count}, or show more (CUDA_VISIBLE_DEVICES)"
+        )

@@ -1,0 +1,135 @@
+"""Decides what is computed on at all: what was found is used, used untested, or refused with a way to go on."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from typing import Literal
+
+from minicpmv.errors import MachineError
+from minicpmv.machine.value import Accelerator, Choice, Machine, TorchBuild
+
+__all__ = ["describe_untested", "refuse_unusable", "support_of"]
+
+Support = Literal["used", "untested", "refused"]
+
+_MAKERS = {"mps": "an Apple GPU (MPS)", "npu": "a Huawei Ascend NPU"}
+
+_DRIVERS = {"cu130": 580, "cu126": 525}
+"""Builds of torch, newest first, and the driver that each needs at least: its CUDA's by
+https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html."""
+_OLDEST_BUILD = "cu126"
+"""The one with kernels for cards before Turing; torch 2.15 has none (https://github.com/pytorch/pytorch/issues/190385)."""
+
+_ARCHITECTURE = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)(?P<exact>[af]?)")
+
+
+def support_of(accelerator: Accelerator, torch: TorchBuild) -> Choice[Support]:
+    """Say whether an accelerator is computed on.
+
+    Args:
+        accelerator: What torch has found.
+        torch: What was built for some of its kind, and perhaps not for this one.
+    """
+    if accelerator.kind == "rocm":
+        return Choice("untested", f"nothing was run yet on AMD's GPUs, such as {accelerator.name}")
+    if accelerator.kind != "cuda":
+        made = _MAKERS.get(accelerator.kind, f"a device of the kind {accelerator.name!r}")
+        return Choice("refused", f"{made} was never tested, and what training needs may be missing there")
+    if not _is_compiled_for(accelerator, torch):
+        capability = "{}.{}".format(*accelerator.capability or (0, 0))
+        return Choice("refused", f"{torch}, has no kernels for {accelerator.name} (compute capability {capability})")
+    return Choice("used", "CUDA is what this package is written for")
+
+
+def refuse_unusable(machine: Machine, *, on_processor: str) -> None:
+    """Make sure that what the machine has to compute with is not passed over in silence.
+
+    Args:
+        machine: What was found.
+        on_processor: The option that computes on the processor all the same, such as ``--use_cpu true``.
+
+    Raises:
+        MachineError: It has an accelerator that this torch cannot use, or that was never tested.
+    """
+    if not machine.accelerators and machine.shown:
+        raise MachineError(_word_unused(machine, on_processor))
+    for accelerator in machine.accelerators:
+        found = support_of(accelerator, machine.torch)
+        if found.value == "refused":
+            expected, ways = "an NVIDIA GPU", [f"{on_processor} computes on the processor"]
+            if accelerator.kind == "cuda":
+                expected, ways = "one that has them", [_install(machine.torch, _OLDEST_BUILD), *ways]
+            raise MachineError(f"machine: found that {found.reason}, expected {expected}\n  fix: {'; or '.join(ways)}")
+
+
+def describe_untested(machine: Machine) -> list[str]:
+    """Say that nobody knows yet how well this works, where that is so."""
+    found = (support_of(accelerator, machine.torch) for accelerator in machine.accelerators[:1])
+    return [f"machine: {each.reason}: please report what you see" for each in found if each.value == "untested"]
+
+
+def _is_compiled_for(accelerator: Accelerator, torch: TorchBuild) -> bool:
+    """Whether torch has kernels of the card's generation, or code that its driver compiles."""
+    compiled = [each for text in torch.architectures if (each := _ARCHITECTURE.fullmatch(text))]
+    capability = accelerator.capability
+    return capability is None or not compiled or any(_runs(each, capability) for each in compiled)
+
+
+def _runs(compiled: re.Match[str], capability: tuple[int, int]) -> bool:
+    made_for = int(compiled["major"]), int(compiled["minor"])
+    if compiled["exact"] == "a":
+        return made_for == capability
+    return made_for <= capability and (compiled["kind"] == "compute" or made_for[0] == capability[0])
+
+
+def _word_unused(machine: Machine, on_processor: str) -> str:
+    device, count = machine.shown[0], len(machine.shown)
+    expected, ways = "an NVIDIA GPU: nothing else was tested", []
+    driver = ""
+    if device == "NVIDIA GPU":
+        driver = f" (driver {machine.driver})" if machine.driver else ""
+        expected, ways = _expect(machine), list(_find_ways(machine))
+    said = f" ({machine.complaint})" if machine.complaint else ""
+    ways.append(f"{on_processor} computes on the processor")
+    return (
+        f"machine: found {count} {device}{'s' if count > 1 else ''}{driver} that {machine.torch}, cannot use{said}, "
+        f"expected {expected}\n  fix: {'; or '.join(ways)}"
+    )
+
+
+def _expect(machine: Machine) -> str:
+    if machine.torch.platform != "CUDA":
+        return "a torch built for CUDA"
+    return f"a driver of {_driver_needed(machine.torch)} or later that works"
+
+
+def _find_ways(machine: Machine) -> Iterator[str]:
+    has = int(machine.driver.partition(".")[0]) if machine.driver else None
+    fitting = [build for build, needed in _DRIVERS.items() if has is not None and has >= needed]
+    if machine.torch.platform != "CUDA":
+        yield _install(machine.torch, fitting[0] if fitting else _OLDEST_BUILD)
+        return
+    needed = _driver_needed(machine.torch)
+    if has is not None and has >= needed:
+        yield "mend what `nvidia-smi` names (a container needs --gpus all)"
+        return
+    yield f"update the driver{' (`nvidia-smi` says which there is)' if has is None else ''}"
+    if fitting or has is None:
+        yield f"take a torch for an older one: {_install(machine.torch, _OLDEST_BUILD)}"
+
+
+def _driver_needed(torch: TorchBuild) -> int:
+    major = torch.platform_version.partition(".")[0]
+    return next(
+        (driver for build, driver in _DRIVERS.items() if build.startswith(f"cu{major}")), max(_DRIVERS.values())
+    )
+
+
+def _install(torch: TorchBuild, build: str) -> str:
+    release = torch.version.partition("+")[0]
+    return (
+        f"{sys.executable} -m pip install torch=={release}+{build} "
+        f"--extra-index-url https://download.pytorch.org/whl/{build}"
+    )

@@ -1,0 +1,76 @@
+"""Looks at what the system shows of its hardware, without torch: some of it is needed before torch is loaded."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+
+__all__ = ["driver_version", "num_cores", "shared_bytes", "shown_devices"]
+
+_HIDDEN = re.compile(r"\s*|-.*|NoDevFiles")  # what users write to hide all; torch and CUDA read it alike
+_DRIVER = re.compile(r"\s(\d{3,}\.\d+(?:\.\d+)?)\s")
+
+
+def shown_devices(root: Path = Path("/")) -> tuple[str, ...]:
+    """Name the accelerators that the system shows and nobody has hidden, whether or not torch can use them.
+
+    Args:
+        root: Where the system's own files are.
+    """
+    found: list[str] = []
+    if not _is_hidden("CUDA_VISIBLE_DEVICES"):
+        num_nvidia = len(list((root / "dev").glob("nvidia[0-9]*")))
+        # Under WSL2 there is one device for cards of all makers; Windows lays NVIDIA's library beside it.
+        if not num_nvidia and (root / "dev/dxg").exists() and any((root / "usr/lib/wsl/lib").glob("libcuda.so*")):
+            num_nvidia = 1
+        found += ["NVIDIA GPU"] * num_nvidia
+    if not _is_hidden("ASCEND_RT_VISIBLE_DEVICES"):
+        found += ["Ascend NPU"] * len(list((root / "dev").glob("davinci[0-9]*")))
+    return tuple(found)
+
+
+def _is_hidden(variable: str) -> bool:
+    return _HIDDEN.fullmatch(os.environ.get(variable, "0")) is not None
+
+
+def driver_version(root: Path = Path("/")) -> str | None:
+    """Return the version of NVIDIA's driver, where the system says it.
+
+    Args:
+        root: Where the system's own files are.
+    """
+    try:
+        first = (root / "proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    except OSError:
+        return None
+    found = _DRIVER.search(f"{first} ")
+    return None if found is None else found[1]
+
+
+def num_cores(root: Path = Path("/")) -> int:
+    """Count the cores that this process may use, within its container's share of time (cgroup v2).
+
+    Args:
+        root: Where the system's own files are.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, min(allowed, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # ValueError: "max", no limit
+        return allowed
+
+
+def shared_bytes(place: Path = Path("/dev/shm")) -> int | None:
+    """Return what is free of the memory that processes share; None where there is no such place.
+
+    Args:
+        place: Where Linux has it.
+    """
+    try:
+        found = os.statvfs(place)
+    except (AttributeError, OSError):  # AttributeError: Windows
+        return None
+    return found.f_bavail * found.f_frsize

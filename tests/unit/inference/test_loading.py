@@ -1,0 +1,68 @@
+"""On what, and in which precision, a model is opened."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from minicpmv.errors import MachineError
+from minicpmv.inference import loading
+from minicpmv.inference.loading import default_device
+from minicpmv.machine.value import Accelerator
+from tests.machines import CPU, GPU, machine_with
+from tests.tiny import FIXTURES
+
+
+@pytest.mark.parametrize(
+    ("release", "capability", "dtype"),
+    [
+        ("v2_6", (8, 0), None),
+        ("v2_6", (7, 5), torch.float16),
+        ("v4", (7, 0), torch.float16),
+        ("v2_5", (7, 5), None),  # it was saved in float16
+    ],
+)
+def test_weights_are_never_in_a_precision_that_the_card_emulates(
+    monkeypatch: pytest.MonkeyPatch, release: str, capability: tuple[int, int], dtype: torch.dtype | None
+) -> None:
+    shown = SimpleNamespace(name="a card", major=capability[0], minor=capability[1], total_memory=2**34)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: shown)
+    assert loading._choose_dtype(str(FIXTURES / release), torch.device("cuda")) == dtype
+    assert loading._choose_dtype(str(FIXTURES / release), torch.device("cpu")) == torch.float32
+    assert loading._choose_dtype(str(FIXTURES / release), torch.device("mps")) == torch.float32
+
+
+@pytest.mark.parametrize(("release", "is_said"), [("v2_6", True), ("v4_5", False)])
+def test_model_that_is_known_to_overflow_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, release: str, is_said: bool
+) -> None:
+    shown = SimpleNamespace(name="Tesla T4", major=7, minor=5, total_memory=2**34)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: shown)
+    with caplog.at_level(logging.WARNING):
+        loading._choose_dtype(str(FIXTURES / release), torch.device("cuda"))
+    said = (
+        "because Tesla T4, of compute capability 7.5, has no bfloat16, which begins with 8.0; openbmb/MiniCPM-V-2_6 is"
+    )
+    assert [said in each.message for each in caplog.records] == ([True] if is_said else [])
+
+
+def test_first_gpu_is_taken_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for machine, device in ((CPU, "cpu"), (GPU, "cuda")):
+        monkeypatch.setattr(loading, "inspect_machine", lambda machine=machine: machine)
+        assert default_device() == torch.device(device)
+        assert default_device("cpu") == torch.device("cpu")
+        assert default_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize(
+    "machine", [replace(CPU, shown=("NVIDIA GPU",)), machine_with(Accelerator(name="mps", kind="mps"))]
+)
+def test_what_cannot_be_used_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, machine: object) -> None:
+    monkeypatch.setattr(loading, "inspect_machine", lambda: machine)
+    with pytest.raises(MachineError, match=r"--device cpu \(in Python: device='cpu'\) computes on the processor"):
+        default_device()
+    assert default_device("mps") == torch.device("mps"), "who wants to try it can"
