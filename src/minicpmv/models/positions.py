@@ -191,9 +191,10 @@ class SinePositions:
         Returns:
             (len(times), dim) float32, zeros where there is no time.
         """
-        axis = self._find_axis(max(max(times), 0), self._dim, device, torch.float32)
-        time_S = torch.tensor(times, device="cpu").to(device, non_blocking=True)
-        return axis[time_S.clamp(min=0)] * (time_S >= 0)[:, None]
+        # Of these times alone: of a film's thousands, a table up to the last would be hundreds of MB.
+        time_S = torch.tensor(times, dtype=torch.float32, device="cpu")
+        position_SD = _sincos(time_S.clamp(min=0), self._dim) * (time_S >= 0)[:, None]
+        return position_SD.to(device, non_blocking=True)
 
     def _find_axis(self, last: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Return a table that has the position ``last``: of a few lengths, so that few are ever made."""

@@ -97,7 +97,7 @@ def see(number):
         size = drawn.randint(2, 70), drawn.randint(2, 70)
         grid_position_ids([size], 70, cpu)
         positions.of_grid([size], cpu, torch.float32)
-        positions.of_times([drawn.randrange(64) for _ in range(6)], cpu)
+        positions.of_times([drawn.randrange(6000) for _ in range(6)], cpu)
 see(20)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 see({number})
