@@ -113,6 +113,19 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.records)
 
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each record; of one that nobody has measured, as many as there may be."""
+        return self._known_or_most("length")
+
+    @property
+    def num_image_tokens(self) -> NDArray[np.int32]:
+        """Those of images among them; of a record that nobody has measured, all."""
+        return self._known_or_most("num_image_tokens")
+
+    def _known_or_most(self, name: str) -> NDArray[np.int32]:
+        return np.where(self._fits["length"] > 0, self._fits[name], self.limits.max_length)
+
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         return (self[index] for index in range(len(self)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minicpmv.machine.value import Choice, Machine
 
-__all__ = ["default_workers", "most_workers", "workers_that_fit"]
+__all__ = ["bytes_in_flight", "default_workers", "most_workers", "workers_that_fit"]
 
 _ENOUGH = 2
 """Workers of one training process: the second decodes while the first waits for a disk."""
@@ -32,24 +32,31 @@ def most_workers(machine: Machine) -> int:
 def workers_that_fit(machine: Machine, *, asked: int, prefetched: int, batch_bytes: int) -> Choice[int]:
     """Choose how many workers can hand batches over at once, through ``/dev/shm``.
 
-    A worker that finds no room there neither ends nor delivers, and the run would wait for it.
-
     Args:
         machine: Whose shared memory it is.
         asked: Workers that each process of the run would have.
         prefetched: Batches that each makes ahead.
         batch_bytes: Of the heaviest batch.
     """
-    if machine.shared_bytes is None or not asked:
-        return Choice(asked, "nothing limits what they hand over")
-    of_process = machine.shared_bytes // machine.num_local_processes
-    fitting = (of_process // max(batch_bytes, 1) - _SPARE) // max(prefetched, 1)
-    needed = (asked * prefetched + _SPARE) * batch_bytes * machine.num_local_processes
-    reason = (
-        f"/dev/shm has {_mib(machine.shared_bytes)} free of the {_mib(needed)} that {asked} in each process may need"
-    )
-    return Choice(max(0, min(asked, fitting)), reason)
+    if machine.shared_bytes is None:
+        return Choice(asked, "there is no /dev/shm, and nothing limits what they hand over")
+    needs = [bytes_in_flight(count, prefetched=prefetched, batch_bytes=batch_bytes) for count in range(asked + 1)]
+    of_process = machine.shared_bytes / machine.num_local_processes
+    fitting = max(count for count, need in enumerate(needs) if need <= of_process)
+    has, needed = _size(machine.shared_bytes), _size(needs[-1] * machine.num_local_processes)
+    return Choice(fitting, f"/dev/shm has {has} free of the {needed} that their batches may need")
 
 
-def _mib(number: int) -> str:
+def bytes_in_flight(workers: int, *, prefetched: int, batch_bytes: int) -> int:
+    """Bound what the batches of one process take in ``/dev/shm`` at once.
+
+    Args:
+        workers: Of that process; without any, nothing is handed over.
+        prefetched: Batches that each makes ahead.
+        batch_bytes: Of the heaviest batch.
+    """
+    return (workers * prefetched + _SPARE) * batch_bytes if workers else 0
+
+
+def _size(number: int) -> str:
     return f"{number / 2**20:,.0f} MiB" if number >= 2**20 else f"{number / 2**10:,.0f} KiB"

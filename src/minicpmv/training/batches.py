@@ -40,6 +40,10 @@ __all__ = [
     "plan_batches",
 ]
 
+_STUCK = 900.0
+"""Seconds without a batch after which data workers are taken to be stuck: half of what torch's processes wait for each
+other, so that the one that waits for its workers can say so."""
+
 Collate = Callable[[Sequence[dict[str, Tensor]]], dict[str, Tensor]]
 
 
@@ -192,10 +196,24 @@ def estimate_costs(lengths: LengthReport, config: MiniCPMVConfig, *, scale_resol
 
 
 def make_loader(
-    dataset: Dataset[Any], sampler: PlannedBatches, args: TrainingArguments, collate: Collate
+    dataset: Dataset[Any],
+    sampler: PlannedBatches,
+    args: TrainingArguments,
+    collate: Collate,
+    *,
+    num_workers: int | None = None,
 ) -> DataLoader[Any]:
-    """Make the loader of planned batches, with the workers that the flags say, but none that would have no batch."""
-    num_workers = min(args.dataloader_num_workers, max(1, len(sampler)))
+    """Make the loader of planned batches.
+
+    Args:
+        dataset: Has the records.
+        sampler: Says which of them make a batch.
+        args: Say how they are loaded.
+        collate: Joins them.
+        num_workers: Data workers, but none that would have no batch; as many as the flags say if not given.
+    """
+    meant = args.dataloader_num_workers if num_workers is None else num_workers
+    num_workers = min(meant, max(1, len(sampler)))
     # Fields that older releases of transformers lack.
     newer = {
         name: getattr(args, f"dataloader_{name}")
@@ -208,8 +226,9 @@ def make_loader(
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=args.dataloader_pin_memory,
-        persistent_workers=args.dataloader_persistent_workers,
-        prefetch_factor=args.dataloader_prefetch_factor,
+        persistent_workers=args.dataloader_persistent_workers and num_workers > 0,
+        prefetch_factor=args.dataloader_prefetch_factor if num_workers else None,
+        timeout=_STUCK if num_workers else 0,
         worker_init_fn=partial(seed_worker, num_workers=num_workers, rank=args.process_index),
         **newer,
     )

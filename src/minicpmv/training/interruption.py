@@ -16,6 +16,7 @@ from multiprocessing.context import ForkContext, ForkProcess
 from types import FrameType
 from typing import Any
 
+from minicpmv.data.workers import end_if_nothing_is_delivered
 from minicpmv.training.console import is_first_process
 
 __all__ = ["SIGNALS", "Interrupted", "Interruption", "ShelteringContext", "WorkerStart"]
@@ -173,6 +174,7 @@ class WorkerStart:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _outlive_one)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a shelter's, see below
+        end_if_nothing_is_delivered()
         if self._start is not None:
             self._start(worker)
 

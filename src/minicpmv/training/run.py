@@ -33,6 +33,7 @@ from minicpmv.training.effect import describe_little_effect, refuse_no_effect
 from minicpmv.training.engine import start_engine
 from minicpmv.training.eval_metrics import EvalMetrics
 from minicpmv.training.fsdp import choose_units
+from minicpmv.training.handover import Workers, settle_workers
 from minicpmv.training.interruption import Interrupted, Interruption
 from minicpmv.training.learning import settle_learning
 from minicpmv.training.lock import hold_directory, look_for_holder
@@ -157,6 +158,17 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     checks.report("what learns", "\n".join([format_parts(parts), *([recipe] if recipe else [])]))
     if material.validation and not request.run.dry_run:
         say(describe_rhythm(args))
+    workers, fewer = settle_workers(
+        machine,
+        args,
+        model.config,
+        train=material.train,
+        plan=plan,
+        validation=material.validation,
+        has_features=request.run.vision_cache is not None,
+    )
+    for text in fewer:
+        notice(text)
     _advise(material, model, request.run, args, plan)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     num_steps = 0 if args.max_steps == 0 else count_steps(plan, args)
@@ -165,7 +177,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
         notice(text)
 
     def build(plan: BatchPlan, interruption: Interruption | None = None) -> MiniCPMVTrainer:
-        trainer = _build_trainer(material, model, request, args, plan, interruption)
+        trainer = _build_trainer(material, model, request, args, plan, interruption, workers)
         trainer.rates, trainer.course, trainer.base = rates, course, identity
         trainer.pictures = material.pictures
         trainer.add_callback(RecomputedLayers.of_run(request.run))
@@ -301,6 +313,7 @@ def _build_trainer(
     args: TrainingArguments,
     plan: BatchPlan,
     interruption: Interruption | None,
+    workers: Workers,
 ) -> MiniCPMVTrainer:
     def write_companions(directory: Path) -> None:
         copy_companions(material.base, directory, dtype=model.dtype)
@@ -320,6 +333,7 @@ def _build_trainer(
             samples=_samples(material, request.run, args),
             eval_metrics=eval_metrics,
             measurement=_measurement(material, request.run, args),
+            workers=workers,
         )
     except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker that lacks its settings
         raise UsageError(f"transformers' Trainer refuses: {error}\n  fix: correct the flag it names") from error

@@ -41,6 +41,7 @@ from minicpmv.training.epoch_loss import EPOCH_LOSS, AtEndOfStep, EpochLoss
 from minicpmv.training.eval_metrics import EvalMetrics
 from minicpmv.training.fsdp import check_sharded, gather_idle, load_whole, whole
 from minicpmv.training.gradients import before_each_step, part_norms
+from minicpmv.training.handover import Workers
 from minicpmv.training.interruption import Interruption, ShelteringContext, WorkerStart
 from minicpmv.training.last_good import way_out
 from minicpmv.training.manifest import find_fault, num_bytes, seal
@@ -72,6 +73,7 @@ class MiniCPMVTrainer(Trainer):
         samples: What is asked of the model before the first step and at each evaluation.
         eval_metrics: What is measured of its answers at each evaluation, beside the loss, by the names of the sets.
         measurement: What is asked of it before the first step, and by :meth:`measure_after` again.
+        workers: How many data workers there are; as many as the flags say if not given.
         kwargs: As for ``Trainer``.
     """
 
@@ -85,9 +87,11 @@ class MiniCPMVTrainer(Trainer):
         samples: Samples | None = None,
         eval_metrics: Mapping[str, EvalMetrics] | None = None,
         measurement: Measurement | None = None,
+        workers: Workers | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._workers = workers or Workers(*[self.args.dataloader_num_workers] * 2)
         self._train_collator: Any = train_collator or self.data_collator
         self._batches = PlannedBatches(plan)
         self.add_callback(EpochTeller(self._batches))
@@ -145,7 +149,8 @@ class MiniCPMVTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         dataset: Any = NumberedDataset(self.train_dataset)
-        loader = make_loader(dataset, self._batches, self.args, NumberedCollator(self._train_collator))
+        collate = NumberedCollator(self._train_collator)
+        loader = make_loader(dataset, self._batches, self.args, collate, num_workers=self._workers.training)
         return _sheltered(self.accelerator.prepare(loader))
 
     @property
@@ -162,7 +167,8 @@ class MiniCPMVTrainer(Trainer):
         size = self.args.per_device_eval_batch_size
         plan = BatchPlanner(len(dataset), batch_size=size, num_ranks=self.args.world_size, shuffle=False)
         collate: Any = self.data_collator
-        loader = make_loader(dataset, PlannedBatches(plan), self.args, collate)
+        number = self._workers.evaluation
+        loader = make_loader(dataset, PlannedBatches(plan), self.args, collate, num_workers=number)
         return _sheltered(self.accelerator.prepare(loader))
 
     def _describe_record(self, number: int) -> str:
