@@ -10,13 +10,13 @@ from typing import Any, NoReturn
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import Trainer
 
 import minicpmv.training.preflight as preflight_module
 from minicpmv.training.checkpoints import list_checkpoints
 from minicpmv.training.disk import free_bytes
 from minicpmv.training.manifest import find_fault, num_bytes
 from minicpmv.training.run import main
-from minicpmv.training.trainer import MiniCPMVTrainer
 from tests.run.forked import run_command
 from tests.run.training import flags, make_data
 from tests.tiny import FIXTURES, conversation, write_data
@@ -122,12 +122,13 @@ def test_too_little_memory_is_said_with_what_helps(
     def run_out(*_: Any, **__: Any) -> NoReturn:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(MiniCPMVTrainer, "train", run_out)
+    monkeypatch.setattr(Trainer, "training_step", run_out)
     assert main(flags(data, tmp_path / "output", "--dry_run", "true")) == 2
     told = capsys.readouterr()
     assert _checks(told.out) == _NAMES[:7]
-    assert "found too little memory (CUDA out of memory. Tried to allocate 2.00 GiB.)" in told.err
-    assert "--pack_length" in told.err
+    assert "step 1 of 2: found too little memory for a batch of 1 record(s), " in told.err
+    assert " image slice(s) (CUDA out of memory. Tried to allocate 2.00 GiB.), expected room for it" in told.err
+    assert "fix: --activation_checkpointing true, or " in told.err
 
 
 def test_earlier_checkpoints_stay_and_are_told(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

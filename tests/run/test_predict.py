@@ -6,15 +6,16 @@ import json
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
 
 from minicpmv.cli.main import main
-from minicpmv.inference.predicting import Predictor
+from minicpmv.inference import predicting
+from minicpmv.inference.loading import LoadedModel
 from tests.run.forked import exit_code, start
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
@@ -138,16 +139,17 @@ def test_too_little_memory_is_seen_at_once_and_smaller_batches_may_follow(
 ) -> None:
     asked: list[int] = []
 
-    def answer(self: Predictor, positions: Sequence[int]) -> list[Any]:
-        asked.append(len(positions))
+    def draw(loaded: LoadedModel, inputs: Mapping[str, Any], **_: Any) -> NoReturn:
+        asked.append(len(inputs["input_ids"]))
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nAnd so on.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Predictor, "answer", answer)
+        patched.setattr(predicting, "draw_answers", draw)
         assert main(flags(data, tmp_path / "out.jsonl", "--batch-size", "4")) == 2
     assert asked == [4]
     printed = capsys.readouterr().err
-    assert "too little memory for 4 record(s) at once (CUDA out of memory. Tried to allocate 2.00 GiB.)" in printed
+    assert "memory: found too little memory for 4 record(s) at once, with prompts of up to " in printed
+    assert "(CUDA out of memory. Tried to allocate 2.00 GiB.), expected room for it\n  fix: answer fewer" in printed
     assert main(flags(data, tmp_path / "out.jsonl", "--batch-size", "1")) == 0
 
 

@@ -33,6 +33,7 @@ from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import MiniCPMVError
 from minicpmv.escapes import guard_output
 from minicpmv.redaction import secrets_in
+from minicpmv.shortage import naming_shortage
 from minicpmv.streams import (
     EXIT_NOT_READ,
     complain,
@@ -45,6 +46,7 @@ from minicpmv.streams import (
 __all__ = ["main"]
 
 EXIT_WRONG_USE, EXIT_INTERRUPTED = 2, 130
+_MORE_MEMORY = "end other programs that use the memory, or take a machine with more"
 
 _COMMANDS = {
     module.NAME: module
@@ -127,7 +129,8 @@ def _run(given: Sequence[str]) -> int:
     try:
         refuse_closed_output()
         command = _build_parser().parse_args(given[:1] or ["--help"]).command
-        return _COMMANDS[command].run(given[1:])
+        with naming_shortage(f"minicpmv {command}", "what it was at", fix=_MORE_MEMORY):
+            return _COMMANDS[command].run(given[1:])
     except MiniCPMVError as error:
         complain(f"error: {error}", known=secrets)
         return EXIT_WRONG_USE

@@ -18,7 +18,6 @@ from minicpmv.cli.model_options import (
     positive_int,
 )
 from minicpmv.cli.parser import CommandParser
-from minicpmv.errors import UsageError
 from minicpmv.redaction import clean_settings
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
@@ -136,7 +135,6 @@ def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[An
 def _answer(
     options: argparse.Namespace, settings: GenerationSettings, asked: Answers, identity: dict[str, Any]
 ) -> None:
-    import torch
     from tqdm import tqdm
 
     from minicpmv.inference.answer_file import PartialAnswers
@@ -152,14 +150,7 @@ def _answer(
         bar.update(before)
         begun = time.monotonic()
         for batch in batches[answers.num_done :]:
-            try:
-                answers.add(predictor.answer(batch.tolist()))
-            except torch.OutOfMemoryError as error:
-                raise UsageError(
-                    f"--batch-size: found too little memory for {len(batch)} record(s) at once "
-                    f"({str(error).splitlines()[0]}), expected room for them\n"
-                    "  fix: give a smaller --batch-size, --batch-tokens, --max-new-tokens or --max-slice-nums"
-                ) from error
+            answers.add(predictor.answer(batch.tolist()))
             bar.update(len(batch))
         seconds = time.monotonic() - begun
         answers.finish()

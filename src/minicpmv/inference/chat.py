@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import LoadedModel
+from minicpmv.shortage import naming_shortage
 
 __all__ = ["Conversation", "Exchange"]
+
+_SMALLER = (
+    "start anew (/reset in a dialogue), show fewer pictures, or have them cut into fewer tiles (--max-slice-nums 1 is "
+    "the least)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,7 @@ class Conversation:
         Raises:
             UsageError: The model's format does not allow it, or the conversation has become too long.
             ImageError: A picture cannot be read.
+            MemoryShortageError: There is no room for it.
         """
         was_stopped = False
 
@@ -92,7 +99,8 @@ class Conversation:
 
         files = tuple(map(str, images))
         messages = [*self._messages(), _message("user", question, files)]
-        said = answer(self.loaded, messages, settings=self.settings, on_text=on_text, is_over=stops_here, seed=seed)
+        with naming_shortage("memory", lambda: _describe(messages), fix=_SMALLER):
+            said = answer(self.loaded, messages, settings=self.settings, on_text=on_text, is_over=stops_here, seed=seed)
         self._exchanges.append(Exchange(question, files, said, was_stopped))
         return said
 
@@ -102,6 +110,11 @@ class Conversation:
             messages.append(_message("user", exchange.question, exchange.images))
             messages.append(_message("assistant", exchange.answer))
         return messages
+
+
+def _describe(messages: Sequence[Mapping[str, Any]]) -> str:
+    num_images = sum(piece["type"] == "image" for message in messages for piece in message["content"])
+    return f"this conversation, of {len(messages)} message(s) with {num_images} picture(s)"
 
 
 def _message(role: str, text: str, images: Sequence[str] = ()) -> dict[str, Any]:

@@ -26,8 +26,14 @@ from minicpmv.models.known_slices import is_sharded
 from minicpmv.processing.batching import pad_left
 from minicpmv.processing.encoding import EncodedConversation
 from minicpmv.processing.thinking import without_thinking
+from minicpmv.shortage import naming_shortage
 
 __all__ = ["Prediction", "Predictor", "predict"]
+
+_SMALLER = (
+    "answer fewer records at once (--batch-size, --batch-tokens, in a run --per_device_eval_batch_size), allow "
+    "shorter answers (--max-new-tokens, --eval_max_new_tokens), or cut images into fewer tiles (--max-slice-nums)"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,12 +117,14 @@ class Predictor:
         Raises:
             ImageError: A picture cannot be read.
             NotFiniteError: The logits for a record are not finite. None of them is answered then.
+            MemoryShortageError: So many records at once do not fit.
         """
         records = [self._records[index] for index in positions]
         questions = [_without_reference(record) for record in records]
         seeds = [_own_seed(self._seed, index) for index in positions]
         try:
-            said = draw_answers(self._loaded, self._read(questions), settings=self._settings, seeds=seeds)
+            with naming_shortage("memory", lambda: self._describe(questions), fix=_SMALLER):
+                said = draw_answers(self._loaded, self._read(questions), settings=self._settings, seeds=seeds)
         except NotFiniteError as error:
             raise NotFiniteError(f"{records[error.rows[0]].where()}: {error}", rows=error.rows) from error
         return [
@@ -143,6 +151,11 @@ class Predictor:
             if features:
                 inputs["image_features"] = torch.cat(features)
         return {name: value.to(self._loaded.device) for name, value in inputs.items()}
+
+    def _describe(self, questions: Sequence[Record]) -> str:
+        longest = max(len(self._encode(question).input_ids) for question in questions)
+        answers = f"answers of up to {self._settings.max_new_tokens:,}"
+        return f"{len(questions)} record(s) at once, with prompts of up to {longest:,} tokens and {answers}"
 
     def _encode(self, question: Record, *, with_pixels: bool = False) -> EncodedConversation:
         processor = self._loaded.processor

@@ -17,6 +17,7 @@ from transformers.modeling_utils import load_state_dict
 
 from minicpmv.errors import CheckpointError
 from minicpmv.models.model_files import read_index
+from minicpmv.shortage import find_shortage
 
 __all__ = ["DTYPE_NAMES", "Shape", "WeightReader", "find_broken_file", "find_weight_files", "read_shapes"]
 
@@ -138,6 +139,8 @@ def _shapes_in(file: Path) -> dict[str, Shape]:
                 return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
         return {name: tuple(tensor.shape) for name, tensor in load_state_dict(file, map_location="meta").items()}
     except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, OSError) as error:
+        if find_shortage(error) is not None:  # the file may be as it should
+            raise
         with file.open("rb") as opened:
             is_pointer = opened.read(len(_LFS_POINTER)) == _LFS_POINTER
         if is_pointer:

@@ -16,11 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from minicpmv.serving.batch import Event, Question
 from minicpmv.serving.errors import RequestError
 from minicpmv.serving.metrics import Metrics
+from minicpmv.shortage import find_shortage
 
 __all__ = ["Dispatcher", "Place"]
 
 _log = logging.getLogger("uvicorn.error")
 _LONGEST_RETRY_SECONDS = 60
+_SMALLER = "lower --max-batch-size, --max-length or --max-slice-nums"
 
 
 class Place:
@@ -149,10 +151,14 @@ class Dispatcher:
         self._last_batch_seconds = time.monotonic() - start
         self._metrics.running.set(0)
         error = answering.exception()
-        if error is not None:  # memory that ran out, say: these requests are lost, the server goes on
-            _log.error("a batch of %d requests failed", len(batch), exc_info=error)
+        if error is not None:  # these requests are lost, the server goes on
+            shortage = find_shortage(error)
+            if shortage is None:
+                _log.error("a batch of %d requests failed", len(batch), exc_info=error)
+            else:
+                _log.error("too little memory for a batch of %d requests (%s); %s", len(batch), shortage, _SMALLER)
             for question in batch:
-                question.deliver(_failed(error))
+                question.deliver(_too_large(len(batch)) if shortage is not None else _failed(error))
 
     def _left(self) -> None:
         self._num_places -= 1
@@ -175,5 +181,14 @@ def _failed(error: BaseException) -> Event:
     return RequestError(
         500,
         f"found an error while answering ({type(error).__name__}), expected an answer\n"
-        "  fix: the server's log says more; if memory ran out, lower --max-batch-size or --max-length",
+        "  fix: the server's log says more",
+    )
+
+
+def _too_large(number: int) -> Event:
+    return RequestError(
+        500,
+        f"found too little memory on the server for {number} request(s) at once, expected room for them\n"
+        f"  fix: show fewer or smaller images; whoever runs the server can {_SMALLER}",
+        code="out_of_memory",
     )

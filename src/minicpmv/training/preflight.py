@@ -18,14 +18,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from minicpmv.data.packing import RowPlanner
 from minicpmv.data.rows import Rows
-from minicpmv.errors import UsageError
 from minicpmv.machine.memory import total_memory
 from minicpmv.scratch import scratch_folder
 from minicpmv.training.arguments import RunArguments
@@ -212,17 +210,7 @@ def _take_two_steps(
     trainer.remove_callback(RunProgress)
     stopwatch = _Stopwatch()
     trainer.add_callback(stopwatch)
-    try:
-        trainer.train()
-    except torch.OutOfMemoryError as error:
-        fault = UsageError(
-            f"one step on the costliest row: found too little memory ({str(error).splitlines()[0]}), expected room for "
-            "weights, gradients, optimizer and activations\n"
-            "  fix: --activation_checkpointing true, a lower --pack_length or --per_device_train_batch_size, "
-            "--deepspeed zero3, or --use_lora true"
-        )
-        fault.is_of_one_process = True
-        raise fault from error
+    trainer.train()
     return trainer, stopwatch.seconds
 
 

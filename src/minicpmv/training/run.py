@@ -19,6 +19,7 @@ from minicpmv.machine.inspection import inspect_machine
 from minicpmv.models.base_identity import follow_base
 from minicpmv.redaction import secrets_in
 from minicpmv.report.run_directory import SAMPLES
+from minicpmv.shortage import naming_shortage
 from minicpmv.training.arguments import Request, RunArguments, parse_arguments
 from minicpmv.training.base import Base, build_skeleton, check_weights, load_base, open_base
 from minicpmv.training.batches import BatchPlan, count_steps, describe_plan, describe_step, estimate_costs, plan_batches
@@ -52,6 +53,7 @@ from minicpmv.training.recomputation import RecomputedLayers
 from minicpmv.training.record import RunFile, describe_data, describe_run, describe_split
 from minicpmv.training.resume import ResumePoint, prepare_directory
 from minicpmv.training.rhythm import Stopper, describe_rhythm, settle_rhythm
+from minicpmv.training.room import ways_to_need_less
 from minicpmv.training.samples import Samples
 from minicpmv.training.saving import copy_companions
 from minicpmv.training.settings import complete_settings, describe_settings
@@ -64,6 +66,11 @@ __all__ = ["main", "train"]
 _AFTER_A_WORKER = (
     "lower --dataloader_num_workers (0 reads in the run's own process), free memory, or enlarge /dev/shm; then go on "
     "from the newest checkpoint with --resume_from_checkpoint true"
+)
+_FEWER_WEIGHTS = (
+    "end other programs that use the memory; --deepspeed zero3 or --fsdp true shares the weights among processes, and "
+    "--use_lora true keeps frozen ones in half precision; `minicpmv estimate` with the same flags says what a run "
+    "needs"
 )
 
 
@@ -97,7 +104,14 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
         Interrupted: A signal stopped the run.
     """
     dead_workers = naming_dead_workers(_AFTER_A_WORKER)
-    with Interruption() as interruption, naming_lost_processes(), dead_workers, ExitStack() as until_the_end:
+    shortage = naming_shortage("memory", "weights, before or after training", fix=_FEWER_WEIGHTS)
+    with (
+        Interruption() as interruption,
+        naming_lost_processes(),
+        dead_workers,
+        ExitStack() as until_the_end,
+        shortage,
+    ):
         return _train(arguments, interruption, until_the_end)
 
 
@@ -179,6 +193,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     def build(plan: BatchPlan, interruption: Interruption | None = None) -> MiniCPMVTrainer:
         trainer = _build_trainer(material, model, request, args, plan, interruption, workers)
         trainer.rates, trainer.course, trainer.base = rates, course, identity
+        trainer.ways_to_need_less = ways_to_need_less(request.run, args)
         trainer.pictures = material.pictures
         trainer.add_callback(RecomputedLayers.of_run(request.run))
         trainer.add_callback(CompiledLayers(request.run.compilation))

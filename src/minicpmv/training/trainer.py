@@ -10,7 +10,7 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -30,6 +30,7 @@ from minicpmv.errors import CheckpointError, NotFiniteError
 from minicpmv.models.base_identity import BaseIdentity, write_base
 from minicpmv.models.flops import flops_of_each
 from minicpmv.report.evaluations import key_of
+from minicpmv.shortage import naming_shortage
 from minicpmv.training.batches import BatchPlan, Collate, EpochTeller, PlannedBatches, count_steps, make_loader
 from minicpmv.training.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
 from minicpmv.training.callbacks import RunProgress, memory_gib
@@ -51,6 +52,7 @@ from minicpmv.training.pickles import find_foreign_object
 from minicpmv.training.processes import gather, num_processes, raise_together, take_maximum, wait_for_all
 from minicpmv.training.rates import Rates, split_groups
 from minicpmv.training.resume import PICTURES
+from minicpmv.training.room import describe_batch
 from minicpmv.training.samples import AskAtStart, Samples
 from minicpmv.training.throughput import Throughput
 from minicpmv.training.vision_cache import FeatureWriter
@@ -122,6 +124,8 @@ class MiniCPMVTrainer(Trainer):
         self._is_evaluating = False
         self._measured: tuple[float, float] = (0.0, 0.0)
         """Of this evaluation and process, until now: summed loss, and what the labels that it is of weigh together."""
+        self.ways_to_need_less = "lower --per_device_train_batch_size"
+        """What is to be changed where memory runs out."""
         self.rates: Rates | None = None
         """What each part is trained with; without it transformers' two groups, with and without decay."""
         self.course: Mapping[str, Any] = {}
@@ -203,7 +207,8 @@ class MiniCPMVTrainer(Trainer):
         self._throughput.count(inputs, num_records=len(numbers))
         if self.features is not None:
             self.features.expect(inputs)
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        with self._naming_shortage(lambda: describe_batch(inputs)):
+            loss = super().training_step(model, inputs, *args, **kwargs)
         self._boundary.note_loss(loss, numbers)
         self._epoch_loss.add(loss, args[0] if args else kwargs.get("num_items_in_batch"))
         return loss
@@ -373,7 +378,7 @@ class MiniCPMVTrainer(Trainer):
         if self.features is not None:
             self.features.expect(inputs)
         weight = inputs["layout"].label_weight
-        with torch.no_grad(), self.accelerator.autocast():
+        with torch.no_grad(), self.accelerator.autocast(), self._naming_shortage(lambda: describe_batch(inputs)):
             loss: Any = self.compute_loss(model, inputs)  # the mean of this batch, on this process
         measured, of_weight = self._measured
         self._measured = (measured + float(loss) * weight, of_weight + weight)
@@ -411,9 +416,11 @@ class MiniCPMVTrainer(Trainer):
             Stopped: A signal asked for it; the newest checkpoint holds everything.
             NotFiniteError: A loss or gradient, or a weight that was to be saved, is NaN or infinite.
             DiskError: A checkpoint could not be written.
+            MemoryShortageError: Memory ran out.
         """
         try:
-            return super().train(*args, **kwargs)
+            with self._naming_shortage("weights, gradients and optimizer, beside what a batch needs"):
+                return super().train(*args, **kwargs)
         except EvaluationStopped:  # weights, optimizer and schedule are those of the end of a step
             self.save_now()
             self.callback_handler.on_train_end(self.args, self.state, self.control)
@@ -428,6 +435,16 @@ class MiniCPMVTrainer(Trainer):
             self.is_in_train = False
             self.last_saved = self.state.global_step
             return TrainOutput(self.state.global_step, 0.0, {})
+
+    def _naming_shortage(self, what: str | Callable[[], str]) -> AbstractContextManager[None]:
+        """Say in words that memory ran out, and at which step."""
+
+        def where() -> str:
+            if torch.is_grad_enabled():
+                return f"step {self.state.global_step + 1} of {self.state.max_steps}"
+            return f"evaluation after step {self.state.global_step}"
+
+        return naming_shortage(where, what, fix=self.ways_to_need_less)
 
     @property
     def _live_model(self) -> nn.Module:

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
-import torch
-
 from minicpmv.errors import UsageError
 from minicpmv.inference.chat import Conversation
 from minicpmv.inference.generation import GenerationSettings
@@ -67,8 +65,9 @@ class Session:
             seed: Where tokens are drawn at random.
 
         Raises:
-            UsageError: Nothing is asked, a format does not allow it, or memory does not suffice.
+            UsageError: Nothing is asked, or a format does not allow it.
             ImageError: A picture cannot be read.
+            MemoryShortageError: There is no room for it.
         """
         if not (question.strip() or images):
             raise UsageError("question: found none, expected a text or a picture\n  fix: write one")
@@ -136,11 +135,6 @@ class Session:
                     pending.question, pending.images, on_text=show, is_over=is_over, seed=seed
                 )
                 is_answered = True
-            except torch.OutOfMemoryError as error:
-                raise UsageError(
-                    f"memory: found too little ({str(error).splitlines()[0]}), expected room for this conversation\n"
-                    "  fix: start anew, or show fewer pictures, cut into fewer tiles"
-                ) from error
             finally:
                 if not is_answered:  # then nobody needs the others' answers
                     self._stopped.set()

@@ -114,17 +114,33 @@ def test_who_has_left_is_not_answered_and_keeps_no_place() -> None:
     assert with_dispatcher(act).batches == ["a"]
 
 
-def test_a_batch_that_fails_is_told_so_and_the_next_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("error", "said", "logged"),
+    [
+        (RuntimeError("CUBLAS failed"), "an error while answering (RuntimeError)", "Traceback"),
+        (
+            RuntimeError("CUDA out of memory. Tried"),
+            "too little memory on the server for 2 request(s)",
+            "lower --max-b",
+        ),
+    ],
+)
+def test_a_batch_that_fails_is_told_so_and_the_next_is_answered(
+    error: Exception, said: str, logged: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def act(dispatcher: Dispatcher, answers: Answers) -> None:
-        answers.error = RuntimeError("CUDA out of memory")
+        answers.error = error
         failed = [await told(events) for events in [ask(dispatcher, "a")[1] for _ in range(2)]]
         assert [event.status for event in failed if isinstance(event, RequestError)] == [500, 500]
-        assert "CUDA" not in str(failed[0]), "what happened is the log's, not the client's"
+        assert said in str(failed[0])
+        assert "CU" not in str(failed[0]), "what happened is the log's, not the client's"
         answers.error = None
         assert await told(ask(dispatcher, "a")[1]) == Finished("stop", 1)
 
     with_dispatcher(act)
-    assert "CUDA out of memory" in caplog.text
+    assert str(error) in caplog.text
+    assert logged in caplog.text
+    assert ("Traceback" in caplog.text) == (logged == "Traceback")
 
 
 def test_an_end_sends_away_who_waits_and_whoever_comes() -> None:

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from minicpmv.errors import UsageError
+from minicpmv.inference import chat as chat_module
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import load_model
 from minicpmv.processing.images import ImageError
+from minicpmv.shortage import MemoryShortageError
 from minicpmv.ui import session as session_module
 from minicpmv.ui.session import Room, Session
 from minicpmv.ui.speakers import OWN_BASE, load_speakers
@@ -108,6 +110,19 @@ def test_a_question_that_fails_is_forgotten_by_all(room: Room, monkeypatch: pyte
     monkeypatch.setattr(base, "ask", lambda *_, **__: (_ for _ in ()).throw(UsageError("as the test wants")))
     with pytest.raises(UsageError, match="as the test wants"):
         ask(session, "And now?")
+    assert [len(conversation.exchanges) for conversation in session.conversations] == [1, 1]
+
+
+def test_a_question_without_room_is_named_and_forgotten(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session(room)
+    with monkeypatch.context() as patch:
+        full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        patch.setattr(chat_module, "answer", lambda *_, **__: (_ for _ in ()).throw(full))
+        with pytest.raises(
+            MemoryShortageError, match=r"this conversation, of 1 message\(s\) with 1 picture\(s\) \(CUDA out"
+        ):
+            ask(session, "What is it?", IMAGE)
+    assert ask(session, "What is it?", IMAGE)
     assert [len(conversation.exchanges) for conversation in session.conversations] == [1, 1]
 
 

@@ -1,0 +1,64 @@
+"""Words that memory ran out, an accelerator's or the machine's, wherever a command meets it. Loads nothing heavy."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from minicpmv.errors import MiniCPMVError
+
+__all__ = ["MemoryShortageError", "find_shortage", "naming_shortage"]
+
+# torch's own class for accelerators is one of these RuntimeErrors, and by far not the only one: its allocator for CPUs,
+# cuBLAS, cuDNN and NCCL have words of their own.
+_WORDS = re.compile(r"(?i)out of memory|(?:can't|cannot) allocate memory|not enough memory|_ALLOC_FAILED|bad_alloc")
+
+_ACCOUNT = re.compile(r"\s(?:Process \d+ has|Including non-PyTorch memory|Of the allocated memory|If reserved but)")
+"""What torch's sentence goes on with behind the numbers that its reader needs."""
+_PLACE = re.compile(r"^\[enforce fail at [^]]*\] .*?: ")
+"""A place in torch's code at which another one begins."""
+
+
+class MemoryShortageError(MiniCPMVError):
+    """There is too little memory for what a command was asked to do at once."""
+
+    is_of_one_process = True
+
+
+@contextmanager
+def naming_shortage(where: str | Callable[[], str], what: str | Callable[[], str], *, fix: str) -> Iterator[None]:
+    """Say in words that memory ran out. Functions are called only then.
+
+    Args:
+        where: The flag, step or model at which the message begins.
+        what: For what there was no room, in a noun.
+        fix: What is to be changed.
+
+    Raises:
+        MemoryShortageError: Memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError) as error:
+        said = find_shortage(error)
+        if said is None:
+            raise
+        place, noun = (each if isinstance(each, str) else each() for each in (where, what))
+        raise MemoryShortageError(
+            f"{place}: found too little memory for {noun} ({said}), expected room for it\n  fix: {fix}"
+        ) from error
+
+
+def find_shortage(error: BaseException) -> str | None:
+    """Return what an error says of memory that ran out, in a sentence or two; None if it is about something else."""
+    text = str(error).strip()
+    if isinstance(error, OSError):
+        return error.strerror if error.errno == errno.ENOMEM else None
+    if isinstance(error, MemoryError):
+        return text.splitlines()[0] if text else "the machine's memory is used up"
+    if isinstance(error, RuntimeError):
+        line = next((line for line in text.splitlines() if _WORDS.search(line)), None)
+        return None if line is None else _ACCOUNT.split(_PLACE.sub("", line.strip()))[0]
+    return None
