@@ -354,9 +354,10 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         """Image tokens of a batch, (G, Q, D)."""
         if not layout.sizes or layout.image_places is None:
             raise ValueError("pixel_values came without tgt_sizes or image_mask; pass all that the processor returned")
-        # With times, slots do not tell a sample's slices, and nothing depends on its sample.
-        counts = [slots // self.config.query_num for slots in layout.slots_of_each]
-        counts = counts if layout.times is None else [len(layout.sizes)]
+        if layout.times is None:
+            counts = [slots // self.config.query_num for slots in layout.slots_of_each]
+        else:  # slots do not tell a sample's slices, and nothing depends on its sample
+            counts = [len(layout.sizes)]
         if known_GQD is None:
             return self._run_vision(pixel_values, layout, counts, tower_features)
         if layout.known is None or layout.times is not None:
@@ -407,7 +408,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         """Give the images to the first step only; afterwards they are in the cache, if there is one."""
         inputs: dict[str, Any] = cast("Any", super()).prepare_inputs_for_generation(input_ids, **kwargs)
         if not kwargs.get("is_first_iteration", False) and kwargs.get("use_cache", True):
-            for key in (*_PICTURES, "image_mask", "image_features"):
+            for key in (*_PICTURES, "image_mask", "image_features", "layout"):
                 inputs.pop(key, None)
         elif (image_mask := inputs.get("image_mask")) is not None:  # of the prompt: the answer so far has no images
             num_new = input_ids.shape[1] - image_mask.shape[1]
