@@ -10,15 +10,15 @@ __all__ = ["can_show_devices", "showing"]
 # The command runs as the namespace's root, with real files in place of the system's.
 _LAY = """
 set -e
-mount -t tmpfs none /mnt
-mkdir -p /mnt/dev/shm
+mount -t tmpfs none /media
+mkdir -p /media/dev/shm
 for name in null zero full urandom random tty; do
-    touch "/mnt/dev/$name"
-    mount --bind "/dev/$name" "/mnt/dev/$name"
+    touch "/media/dev/$name"
+    mount --bind "/dev/$name" "/media/dev/$name"
 done
-ln -s /proc/self/fd /mnt/dev/fd
-for number in $(seq "$1"); do touch "/mnt/dev/nvidia$((number - 1))"; done
-mount --rbind /mnt/dev /dev
+ln -s /proc/self/fd /media/dev/fd
+for number in $(seq "$1"); do touch "/media/dev/nvidia$((number - 1))"; done
+mount --rbind /media/dev /dev
 mount -t tmpfs -o "size=$3" none /dev/shm
 if [ -n "$2" ]; then
     mount -t tmpfs none /proc/driver
