@@ -3,7 +3,8 @@
     python -m benchmarks images
 
 The plain way is what image processors do: tiles cut as pictures, each turned to float, scaled, normalised, and cut into
-patches by ``unfold``. Resizing is also measured by itself, compared with one call of Pillow's own.
+patches by ``unfold``. Ours is also measured without normalising, which data workers leave to the model. Resizing is
+measured by itself, too, compared with one call of Pillow's own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from PIL import Image
 from torch.nn.functional import unfold
 
 from benchmarks.records import MIXED, make_records
-from minicpmv.processing.images import image_patches, load_image, resize
+from minicpmv.processing.images import cut_patches, load_image, normalise, resize
 from minicpmv.processing.slicing import SliceConfig, SlicePlan, plan_slices
 
 __all__ = ["measure", "plain_patches"]
@@ -56,9 +57,12 @@ def measure(*, repetitions: int) -> dict[str, Any]:
         def plan_of(image: Image.Image) -> SlicePlan:
             return plan_slices(*image.size, config)
 
-        def ours(file: Path) -> Any:
+        def as_bytes(file: Path) -> Any:
             image = load_image(file)
-            return image_patches(image, plan_of(image))
+            return cut_patches(image, plan_of(image))
+
+        def ours(file: Path) -> Any:
+            return normalise(as_bytes(file), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
         def plain(file: Path) -> Any:
             with Image.open(file) as opened:
@@ -70,13 +74,14 @@ def measure(*, repetitions: int) -> dict[str, Any]:
         rounds = [
             {
                 name: len(files) / _seconds(way, files)
-                for name, way in (("decode", load_image), ("ours", ours), ("plain", plain))
+                for name, way in (("decode", load_image), ("bytes", as_bytes), ("ours", ours), ("plain", plain))
             }
             for _ in range(repetitions)
         ]
         resizing = [_compare_resizing(files) for _ in range(repetitions)]
     figures = {f"{name}_images_per_second": statistics.median(each[name] for each in rounds) for name in rounds[0]}
     figures["times_faster"] = statistics.median(each["ours"] / each["plain"] for each in rounds)
+    figures["times_faster_without_normalising"] = statistics.median(each["bytes"] / each["ours"] for each in rounds)
     figures["resizing_as_fast_as_one_call"] = statistics.median(resizing)
     figures["share_of_decoding"] = statistics.median(each["ours"] / each["decode"] for each in rounds)
     return figures

@@ -27,6 +27,7 @@ from minicpmv.data.collation import Collator
 from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.loading import load_records
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.pixels import read_pixels
 from minicpmv.models.positions import grid_position_ids
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training.learning_flags import DEFAULT_LORA_TARGET
@@ -52,11 +53,13 @@ class PlainWay(nn.Module):
         attention_mask: Tensor,
         labels: Tensor,
         pixel_values: Tensor,
+        pixel_table: Tensor,
         tgt_sizes: Tensor,
         image_mask: Tensor,
     ) -> Tensor:
         embeds_BTD = self.model.get_input_embeddings()(input_ids)
-        features_SQD = self._see(pixel_values, [tuple(size) for size in tgt_sizes.tolist()])
+        patches_P588 = read_pixels(pixel_values, pixel_table, pixel_table.dtype)
+        features_SQD = self._see(patches_P588, [tuple(size) for size in tgt_sizes.tolist()])
         embeds_BTD = embeds_BTD.masked_scatter(image_mask[..., None], features_SQD.to(embeds_BTD))
         positions_BT = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
         hidden_BTD = self.model.llm.model(

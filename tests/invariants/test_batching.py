@@ -56,7 +56,7 @@ def take_out(batch: dict[str, Tensor], row: int, query_num: int) -> dict[str, Te
     first, last = (int(mask[:stop].sum()) // query_num for stop in (row, row + 1))
     item["tgt_sizes"] = sizes[first:last]
     patches = [int(sizes[:stop].prod(dim=1).sum()) for stop in (first, last)]
-    item["pixel_values"] = batch.get("pixel_values", torch.empty(0, 588))[patches[0] : patches[1]]
+    item["pixel_values"] = batch.get("pixel_values", torch.empty(0, 588, dtype=torch.uint8))[patches[0] : patches[1]]
     return item
 
 
@@ -68,7 +68,10 @@ def test_alone_equals_taken_out_of_any_batch(name: str, tmp_path: Path) -> None:
             batch = Collator(pad_token_id=0).join([items[row] for row in rows])
             for place, row in enumerate(rows):
                 alone = take_out(batch, place, query_num)
-                assert all(torch.equal(alone[key], items[row][key]) for key in items[row]), (rows, row)
+                assert all(torch.equal(alone[key], items[row][key]) for key in alone), (rows, row)
+                assert items[row].keys() - alone.keys() == {"pixel_table"}
+                if len(alone["pixel_values"]):
+                    assert torch.equal(batch["pixel_table"], items[row]["pixel_table"])
 
 
 @pytest.mark.parametrize("name", VERSIONS)

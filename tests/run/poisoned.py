@@ -23,9 +23,10 @@ _end = StepBoundary.on_step_end
 
 def _poisoned(self: ConversationDataset, index: int) -> dict[str, Any]:
     item = _read(self, index)
-    if index == int(os.environ["POISONED"]):
-        item["pixel_values"] = torch.full_like(item["pixel_values"], torch.nan)
-    return item
+    # All come with values, because bytes are always numbers.
+    values = torch.from_numpy(self.processor.image_processor.normalise(item["pixel_values"].numpy()))
+    del item["pixel_table"]
+    return item | {"pixel_values": values.fill_(torch.nan) if index == int(os.environ["POISONED"]) else values}
 
 
 def _poisoning(self: StepBoundary, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -39,8 +39,9 @@ class Collator:
         Returns:
             ``input_ids``, ``labels`` and ``attention_mask`` [B, T] int64. If any sample has weights, also
             ``label_weights`` [B, T] float32, 0 where there is no label. If any sample has an image, also
-            ``image_mask`` [B, T] bool, ``pixel_values`` [P, 588] float32 and ``tgt_sizes`` [S, 2] int64, both in batch
-            order; where features are known, what items have of them likewise, and no ``pixel_values`` if all are.
+            ``image_mask`` [B, T] bool, ``pixel_values`` [P, 588] uint8 and ``tgt_sizes`` [S, 2] int64, both in batch
+            order, and ``pixel_table`` [3, 256] float32, the value of each byte in each channel; where features are
+            known, what items have of them likewise, and neither pixels nor their table if all are.
         """
         samples = _present(samples) or [_nothing(self.pad_token_id)]
         batch = {
@@ -141,6 +142,11 @@ def _join_slices(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         parts = [sample[name] for sample in samples if name in sample and len(sample[name])]
         if parts:
             joined[name] = torch.cat(parts)
+    # One table for all, of the samples that have pixels, and have them as bytes.
+    tables = [each["pixel_table"] for each in samples if "pixel_table" in each and len(each["pixel_values"])]
+    if tables:
+        assert all(table.equal(tables[0]) for table in tables), "one image processor has cut all pictures of a data set"
+        joined["pixel_table"] = tables[0]
     return joined
 
 

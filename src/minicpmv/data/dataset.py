@@ -29,6 +29,7 @@ from minicpmv.data.records import Record
 from minicpmv.data.sequences import Selected
 from minicpmv.data.skipping import TOO_LONG, SkipLog, Skipped
 from minicpmv.errors import ConfigError, DataError, Problem
+from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.images import ImageError, load_image
 from minicpmv.processing.processor import EncodedConversation, MiniCPMVProcessor
 from minicpmv.processing.tokenization import EncodedSample
@@ -62,8 +63,9 @@ class LengthReport:
 class ConversationDataset(Dataset[dict[str, Tensor]]):
     """Encodes one record at a time; safe in worker processes and deterministic in any order.
 
-    An item holds ``input_ids`` and ``labels`` [T] int64, ``image_mask`` [T] bool, ``pixel_values`` [P, 588] float32 and
-    ``tgt_sizes`` [S, 2] int64, the last two without rows for a record without images. A skipped record has T = 0. Where
+    An item holds ``input_ids`` and ``labels`` [T] int64, ``image_mask`` [T] bool, ``pixel_values`` [P, 588] uint8 and
+    ``tgt_sizes`` [S, 2] int64, the last two without rows for a record without images, and ``pixel_table`` [3, 256]
+    float32, which says what a byte of each channel stands for. A skipped record has T = 0. Where
     labels do not all count alike, it also has ``label_weights`` [T] float32, 0 where there is no label.
     With ``known``, a record with images also has ``known_slices`` [S] bool: all true, and what ``KnownFeatures`` found
     stands in place of pixels; or all false, and ``picture_keys`` [images, 32] uint8 and ``slices_per_picture`` [images]
@@ -143,7 +145,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             if self.skip_log is None or not codes.isdisjoint(_STOPS_ANY_RUN):
                 raise
             self.skip_log.add({self._name(index, error): error.problems})
-            return _nothing(self.processor.image_processor.patch_size)
+            return _nothing(self.processor.image_processor)
 
     def _encode(self, index: int) -> dict[str, Tensor]:
         record = self.records[index]
@@ -151,10 +153,13 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         if self.known is not None and record.images:
             return self._encode_or_find(record, fit, self.known)
         images = [_load(record, position, self._read(record, position)) for position in range(len(record.images))]
-        return _with_pixels(record, fit, self._encode_pictures(record, fit, images))
+        return self._with_pixels(record, fit, images)
 
-    def _encode_pictures(self, record: Record, fit: Fit, images: Sequence[Image]) -> EncodedConversation:
-        return self.processor.encode_conversation(record.turns, images, max_slice_nums=fit.max_slice_nums)
+    def _with_pixels(self, record: Record, fit: Fit, images: Sequence[Image]) -> dict[str, Tensor]:
+        sample = self.processor.encode_conversation(record.turns, images, max_slice_nums=fit.max_slice_nums)
+        return _tokens(record, fit, sample) | _pixels(
+            sample.pixel_values, sample.tgt_sizes, self.processor.image_processor
+        )
 
     def _encode_or_find(self, record: Record, fit: Fit, known: KnownFeatures) -> dict[str, Tensor]:
         """Encode a record with images, which are decoded only if their features are not all known."""
@@ -168,8 +173,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             tgt_sizes = [size for plan in plans for size in plan.tgt_sizes]
             return _tokens(record, fit, sample) | known.describe_known(features, tgt_sizes)
         images = [_load(record, position, content) for position, content in enumerate(contents)]
-        item = _with_pixels(record, fit, self._encode_pictures(record, fit, images))
-        return item | known.describe_unknown(keys, plans)
+        return self._with_pixels(record, fit, images) | known.describe_unknown(keys, plans)
 
     def _read(self, record: Record, position: int) -> bytes:
         """Return the bytes of an image's file, and remember what they are."""
@@ -279,13 +283,12 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             return error.problems[0].where
 
 
-def _nothing(patch_size: int) -> dict[str, Tensor]:
+def _nothing(image_processor: MiniCPMVImageProcessor) -> dict[str, Tensor]:
     return {
         "input_ids": torch.zeros(0, dtype=torch.int64),
         "labels": torch.zeros(0, dtype=torch.int64),
         "image_mask": torch.zeros(0, dtype=torch.bool),
-        "pixel_values": torch.zeros(0, 3 * patch_size**2),
-        "tgt_sizes": torch.zeros(0, 2, dtype=torch.int64),
+        **_pixels(np.zeros((0, 3 * image_processor.patch_size**2), np.uint8), [], image_processor),
     }
 
 
@@ -302,10 +305,14 @@ def _tokens(record: Record, fit: Fit, sample: EncodedConversation | EncodedSampl
     return tokens
 
 
-def _with_pixels(record: Record, fit: Fit, sample: EncodedConversation) -> dict[str, Tensor]:
-    return _tokens(record, fit, sample) | {
-        "pixel_values": torch.from_numpy(sample.pixel_values),
-        "tgt_sizes": torch.tensor(sample.tgt_sizes, dtype=torch.int64).reshape(-1, 2),
+def _pixels(
+    patches: NDArray[np.uint8], sizes: Sequence[tuple[int, int]], image_processor: MiniCPMVImageProcessor
+) -> dict[str, Tensor]:
+    """Hold pixels as bytes, a quarter of what their values take on the way to the device, with what turns them into."""
+    return {
+        "pixel_values": torch.from_numpy(patches),
+        "pixel_table": torch.from_numpy(image_processor.pixel_table()),
+        "tgt_sizes": torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2),
     }
 
 

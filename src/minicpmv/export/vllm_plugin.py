@@ -56,7 +56,9 @@ class ReleasedImageProcessor(MiniCPMVImageProcessor):
             pictures = [load_image(image) for image in sample]
             plans = [self.plan(picture.size, max_slice_nums) for picture in pictures]
             sizes = [size for plan in plans for size in plan.tgt_sizes]
-            patches = [torch.from_numpy(self.patches(*pair)) for pair in zip(pictures, plans, strict=True)]
+            patches = [
+                torch.from_numpy(self.normalise(self.patches(*pair))) for pair in zip(pictures, plans, strict=True)
+            ]
             lengths = [rows * columns for rows, columns in sizes]
             found["pixel_values"].append([self._strip(part) for part in torch.cat(patches).split(lengths)])
             found["image_sizes"].append([picture.size for picture in pictures])

@@ -10,6 +10,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -111,6 +112,7 @@ class SeenPictures:
         processor, device = self._loaded.processor.image_processor, self._loaded.device
         plans = [processor.plan(picture.size, self._max_slice_nums) for picture in pictures]
         patches = [processor.patches(picture, plan) for picture, plan in zip(pictures, plans, strict=True)]
-        pixel_values = torch.cat([torch.from_numpy(rows) for rows in patches]).to(device)
+        pixel_values = torch.from_numpy(np.concatenate(patches)).to(device)
+        pixel_table = torch.from_numpy(processor.pixel_table()).to(device)
         sizes = torch.tensor([size for plan in plans for size in plan.tgt_sizes], device=device)
-        return self._loaded.model.get_image_features(pixel_values, sizes)
+        return self._loaded.model.get_image_features(pixel_values, sizes, pixel_table=pixel_table)

@@ -142,7 +142,7 @@ class Predictor:
     def _read(self, questions: Sequence[Record]) -> dict[str, Any]:
         """Make the model's inputs."""
         encoded = [self._encode(question, with_pixels=self._pictures is None) for question in questions]
-        inputs = dict(pad_left(encoded, "pt"))
+        inputs = dict(pad_left(encoded, self._loaded.processor.image_processor, "pt"))
         if self._pictures is not None:
             found = [self._pictures.features(question) for question in questions]
             features = [of_record for of_record in found if of_record is not None]
@@ -176,7 +176,7 @@ class Predictor:
         return EncodedConversation(sample.input_ids, sample.labels, sample.image_mask, _NO_PIXELS, [])
 
 
-_NO_PIXELS = np.zeros((0, 0), dtype=np.float32)
+_NO_PIXELS = np.zeros((0, 0), dtype=np.uint8)
 
 
 def predict(

@@ -41,7 +41,7 @@ __all__ = ["MiniCPMVForConditionalGeneration"]
 #   B rows    T tokens    P patches of all slices    S slices    G blocks of image tokens    Q tokens of a block
 #   D language width    E vision width
 
-_PICTURES = ("pixel_values", "tgt_sizes", "temporal_ids", "tower_features", "known_slices")
+_PICTURES = ("pixel_values", "pixel_table", "tgt_sizes", "temporal_ids", "tower_features", "known_slices")
 _BLANK_SIZE = (1, 1)
 """Rows and columns."""
 
@@ -146,27 +146,31 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         temporal_ids: Tensor | None = None,
         tower_features: Tensor | None = None,
         known_slices: Tensor | None = None,
+        pixel_table: Tensor | None = None,
     ) -> Tensor:
         """Run tower and resampler, the tower on what it has not seen before.
 
         Args:
-            pixel_values: (P, 588), flattened patches of all slices but the known ones, end to end. Float. None if all
-                are known.
+            pixel_values: (P, 588), flattened patches of all slices but the known ones, end to end. Float, or uint8 with
+                ``pixel_table``. None if all are known.
             tgt_sizes: (S, 2), rows and columns of each slice in patches. Int.
             slices_per_sample: Slices of each sample; one sample if not given. Matters for 2.5 only.
             temporal_ids: (S, 2) int, see :meth:`forward`.
             tower_features: (patches of the known slices, E), what the tower returned for them, end to end. For 2.5 all
                 slices of a sample are known, or none.
             known_slices: (S,) bool, which slices these are; all of them if not given.
+            pixel_table: (3, 256) float, see :meth:`forward`.
 
         Returns:
             (G, Q, D), the tokens of each block: one for each slice, or for each group of frames.
 
         Raises:
-            ValueError: The sizes do not add up to the number of patches, or ``temporal_ids`` do not fit.
+            ValueError: The sizes do not add up to the number of patches, ``temporal_ids`` do not fit, or
+                ``pixel_values`` are bytes without their table.
         """
         layout = Layout.read(tgt_sizes=tgt_sizes, temporal_ids=temporal_ids, known_slices=known_slices)
-        return self._run_vision(pixel_values, layout, slices_per_sample or [len(layout.sizes)], tower_features)
+        counts = slices_per_sample or [len(layout.sizes)]
+        return self._run_vision(pixel_values, layout, counts, tower_features, pixel_table)
 
     def _run_vision(
         self,
@@ -174,6 +178,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         layout: Layout,
         slices_per_sample: Sequence[int],
         tower_features: Tensor | None = None,
+        pixel_table: Tensor | None = None,
     ) -> Tensor:
         """As :meth:`get_image_features`, of which the layout tells the sizes, times and known slices."""
         sizes, times = layout.sizes, layout.times
@@ -188,10 +193,10 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         if tower_features is None:
             if any(known):
                 raise ValueError("known_slices came without tower_features or image_features")
-            return self.resampler(self.vpm(pixel_values, sizes, counts), sizes, times)
+            return self.resampler(self.vpm(pixel_values, sizes, counts, pixel_table), sizes, times)
         seen_PE = None
         if unseen:
-            seen_PE = self.vpm(pixel_values, unseen, counts)
+            seen_PE = self.vpm(pixel_values, unseen, counts, pixel_table)
         elif is_sharded(self.vpm):  # another rank may run it, and would wait for this one
             self.vpm(self._blank(tower_features.device), [_BLANK_SIZE], [1])
         patches = [rows * columns for rows, columns in sizes]
@@ -211,6 +216,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         image_features: Tensor | None = None,
         tower_features: Tensor | None = None,
         known_slices: Tensor | None = None,
+        pixel_table: Tensor | None = None,
         labels: Tensor | None = None,
         label_weights: Tensor | None = None,
         use_cache: bool | None = None,
@@ -230,7 +236,8 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             position_ids: (B, T), counted from each row's first real token if not given.
             past_key_values: Cache of earlier steps of a generation.
             inputs_embeds: (B, T, D) instead of ``input_ids``; taken as they are, without images.
-            pixel_values: (P, 588) float, patches of all slices in the order of rows, images and slices.
+            pixel_values: (P, 588), patches of all slices in the order of rows, images and slices. Float: normalised, as
+                processors return them. Or uint8 with ``pixel_table``, as collators do.
             tgt_sizes: (S, 2), rows and columns of each slice in patches.
             image_mask: (B, T) bool, true at the G * Q slots that image tokens fill, in order.
             temporal_ids: (S, 2) int64, for video frames (4.5): 1 where a slice opens a block of image tokens and 0
@@ -239,6 +246,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
                 ``known_slices`` it is of those alone, each a block, and the others are seen.
             tower_features: (patches of the known slices, E), see :meth:`get_image_features`.
             known_slices: (S,) bool, the slices whose features come along; their pixels do not.
+            pixel_table: (3, 256) float, the value of each byte in each channel, where ``pixel_values`` are bytes.
             labels: (B, T) int64, unshifted, -100 where nothing is trained.
             label_weights: (B, T) float, how much each label counts in the loss, from 0 on; 1 if not given. Not read
                 where nothing is trained.
@@ -259,8 +267,8 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             the logits, (B, T or ``logits_to_keep``, vocabulary).
 
         Raises:
-            ValueError: Image arguments are incomplete, slots and features differ in number, or weights do not fit the
-                labels.
+            ValueError: Image arguments are incomplete or of a wrong type, slots and features differ in number, or
+                weights do not fit the labels.
         """
         check_label_weights(labels, label_weights)
         training_step = labels is not None
@@ -290,7 +298,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             if layout.known is not None or (
                 image_features is None and (pixel_values is not None or tower_features is not None)
             ):
-                image_features = self._see(layout, pixel_values, tower_features, image_features)
+                image_features = self._see(layout, pixel_values, tower_features, image_features, pixel_table)
             # Before the text's embeddings, as with a picture: engines count on gradients in one order on all ranks.
             blank = self._see_nothing(input_ids.device) if training_step and image_features is None else None
             inputs_embeds = self._embed(input_ids, image_features, layout.image_places)
@@ -350,6 +358,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         pixel_values: Tensor | None,
         tower_features: Tensor | None = None,
         known_GQD: Tensor | None = None,
+        pixel_table: Tensor | None = None,
     ) -> Tensor:
         """Image tokens of a batch, (G, Q, D)."""
         if not layout.sizes or layout.image_places is None:
@@ -359,13 +368,13 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         else:  # slots do not tell a sample's slices, and nothing depends on its sample
             counts = [len(layout.sizes)]
         if known_GQD is None:
-            return self._run_vision(pixel_values, layout, counts, tower_features)
+            return self._run_vision(pixel_values, layout, counts, tower_features, pixel_table)
         if layout.known is None or layout.times is not None:
             raise ValueError("image_features of some slices came without known_slices, or with temporal_ids")
         unseen, counts = left_to_see(layout.known, layout.sizes, counts)
         seen_GQD = None
         if unseen:
-            seen_GQD = self._run_vision(pixel_values, Layout(sizes=tuple(unseen)), counts)
+            seen_GQD = self._run_vision(pixel_values, Layout(sizes=tuple(unseen)), counts, pixel_table=pixel_table)
         elif is_sharded(self.vpm):
             self._see_nothing(known_GQD.device)
         return join_in_order(layout.known, [1] * len(layout.known), known_GQD, seen_GQD)
@@ -429,7 +438,8 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             names = ("tgt_sizes", "temporal_ids", "known_slices")
             layout = Layout.read(image_mask=image_mask, **{name: pictures[name] for name in names})
             if features is None:
-                features = self._see(layout, pictures["pixel_values"], pictures["tower_features"])
+                pixels, table = pictures["pixel_values"], pictures["pixel_table"]
+                features = self._see(layout, pixels, pictures["tower_features"], pixel_table=table)
             blocks_by_row = features.split([slots // self.config.query_num for slots in layout.slots_of_each])
             features = torch.cat([blocks for blocks in blocks_by_row for _ in range(expand_size)])
             pictures = {}

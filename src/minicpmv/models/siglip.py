@@ -17,6 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from minicpmv.models.attention import Lengths, attend
+from minicpmv.models.pixels import read_pixels
 from minicpmv.models.positions import grid_position_ids, resize_table, row_position_ids
 from minicpmv.models.versions import PositionScheme
 
@@ -136,21 +137,26 @@ class VisionTower(PreTrainedModel):
         return self.embeddings.patch_embedding
 
     def forward(
-        self, patches_P588: Tensor, sizes: Sequence[tuple[int, int]], slices_per_sample: Sequence[int], **_: Any
+        self,
+        patches_P588: Tensor,
+        sizes: Sequence[tuple[int, int]],
+        slices_per_sample: Sequence[int],
+        pixel_table: Tensor | None = None,
+        **_: Any,
     ) -> Tensor:
         """
         Args:
-            patches_P588: Flattened patches of all slices, end to end, each slice row by row. Float.
+            patches_P588: Flattened patches of all slices, end to end, each slice row by row. Float, or uint8.
             sizes: Rows and columns of each slice, in patches; their products sum to P.
             slices_per_sample: Slices of each sample, in order; sums to ``len(sizes)``. Only 2.5 looks at it.
+            pixel_table: (3, 256) float, the value of each byte in each channel; needed where patches are bytes.
 
         Returns:
             (P, E), one feature for each patch, in the tower's dtype.
         """
-        patches_P588 = patches_P588.to(self.embeddings.patch_embedding.weight.dtype)
         lengths = [rows * columns for rows, columns in sizes]
         if self.positions != "row":
-            hidden_PE = self.embeddings.patch_embedding(patches_P588)
+            hidden_PE = self.embeddings.patch_embedding(self._read(patches_P588, pixel_table))
             hidden_PE = hidden_PE + self._own_positions(sizes, hidden_PE.device)
             return self.post_layernorm(self.encoder(hidden_PE, lengths))
 
@@ -158,11 +164,15 @@ class VisionTower(PreTrainedModel):
         # same sample, and every position depends on that length. Per sample rather than per batch, as the released
         # chat() computes it, so that a sample's features do not depend on its batch mates.
         padded = [longest for count, longest in _longest_of_each(lengths, slices_per_sample) for _ in range(count)]
-        hidden_PE = self.embeddings.patch_embedding(_pad_slices(patches_P588, lengths, padded))
+        hidden_PE = self.embeddings.patch_embedding(_pad_slices(self._read(patches_P588, pixel_table), lengths, padded))
         ids = row_position_ids(padded, self.embeddings.table_side, hidden_PE.device)
         hidden_PE = hidden_PE + self.embeddings.position_embedding(ids)
         hidden_PE = self.post_layernorm(self.encoder(hidden_PE, padded))
         return torch.cat([strip[:n] for strip, n in zip(hidden_PE.split(padded), lengths, strict=True)])
+
+    def _read(self, patches_P588: Tensor, pixel_table: Tensor | None) -> Tensor:
+        # Here and not in the model around it: once patches are embedded, nothing holds their values any more.
+        return read_pixels(patches_P588, pixel_table, self.embeddings.patch_embedding.weight.dtype)
 
     # It is told the device: the tower's own is "meta" while its weights are offloaded.
     def _own_positions(self, sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:

@@ -12,6 +12,7 @@ from transformers import BatchFeature
 
 from minicpmv.errors import UsageError
 from minicpmv.processing.encoding import EncodedConversation
+from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 
 __all__ = ["PAD_ID", "as_batch", "pad_left", "times_of_each"]
 
@@ -19,11 +20,14 @@ PAD_ID = 0
 """What the released processors pad with; the attention mask is what counts."""
 
 
-def pad_left(encoded: Sequence[EncodedConversation], return_tensors: str | None) -> BatchFeature:
-    """Join conversations.
+def pad_left(
+    encoded: Sequence[EncodedConversation], image_processor: MiniCPMVImageProcessor, return_tensors: str | None
+) -> BatchFeature:
+    """Join conversations, and normalise their pixels.
 
     Args:
         encoded: At least one.
+        image_processor: The one that has cut their pictures.
         return_tensors: ``"pt"``, ``"np"``, or None for lists.
 
     Returns:
@@ -48,7 +52,7 @@ def pad_left(encoded: Sequence[EncodedConversation], return_tensors: str | None)
     if image_mask.any():
         sizes = [size for sample in encoded for size in sample.tgt_sizes]
         arrays["image_mask"] = image_mask
-        arrays["pixel_values"] = np.concatenate([sample.pixel_values for sample in encoded])
+        arrays["pixel_values"] = image_processor.normalise(np.concatenate([sample.pixel_values for sample in encoded]))
         arrays["tgt_sizes"] = np.array(sizes, dtype=np.int64)
         if any(sample.temporal_ids is not None for sample in encoded):
             arrays["temporal_ids"] = np.array([row for sample in encoded for row in _times(sample)], dtype=np.int64)

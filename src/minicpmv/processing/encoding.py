@@ -34,8 +34,8 @@ class EncodedConversation:
     """Unshifted, -100 where nothing is trained, answers of weight 0 among it."""
     image_mask: list[bool]
     """True where an image feature goes: ``query_num`` times per slice, or per group of frames."""
-    pixel_values: NDArray[np.float32]
-    """(patches of all slices, 3 * patch_size ** 2); no rows without an image."""
+    pixel_values: NDArray[np.uint8]
+    """(patches of all slices, 3 * patch_size ** 2), as bytes; no rows without an image."""
     tgt_sizes: list[tuple[int, int]]
     """(rows, columns) of each slice in patches, in the order of the text."""
     temporal_ids: list[tuple[int, int]] | None = None
@@ -79,7 +79,7 @@ class WrittenConversation:
         patches = [
             self.image_processor.patches(picture, plan) for picture, plan in zip(pictures, self.plans, strict=True)
         ]
-        none = np.zeros((0, 3 * self.image_processor.patch_size**2), dtype=np.float32)
+        none = np.zeros((0, 3 * self.image_processor.patch_size**2), dtype=np.uint8)
         return EncodedConversation(
             input_ids=sample.input_ids,
             labels=sample.labels,

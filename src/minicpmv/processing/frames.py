@@ -87,7 +87,7 @@ class ImageLayout:
             for place, time in enumerate(block.times)
         ]
 
-    def patches(self, patches: Sequence[NDArray[np.float32]], plans: Sequence[SlicePlan]) -> list[NDArray[np.float32]]:
+    def patches(self, patches: Sequence[NDArray[np.uint8]], plans: Sequence[SlicePlan]) -> list[NDArray[np.uint8]]:
         """Return the patch rows of each slice, in the order of ``sizes``.
 
         Args:

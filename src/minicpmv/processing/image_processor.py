@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import BatchFeature, PreTrainedConfig
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
@@ -20,7 +21,7 @@ from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.models.file_bounds import PREPROCESSOR
 from minicpmv.models.model_files import check_config, check_names, check_preprocessor
 from minicpmv.models.versions import Version, detect_version
-from minicpmv.processing.images import ImageSource, image_patches, load_image
+from minicpmv.processing.images import ImageSource, cut_patches, load_image, normalise, values_of_bytes
 from minicpmv.processing.slicing import SliceConfig, SlicePlan, plan_slices
 
 __all__ = ["MiniCPMVImageProcessor", "MiniCPMVImagesKwargs"]
@@ -87,9 +88,17 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
         """Plan the slices of a picture of (width, height) pixels, without its pixels."""
         return plan_slices(*size, self.slice_config(max_slice_nums))
 
-    def patches(self, image: ImageSource, plan: SlicePlan) -> np.ndarray:
-        """Return the picture's patch rows, (patches, 3 * patch_size ** 2) float32."""
-        return image_patches(load_image(image), plan, mean=self.norm_mean, std=self.norm_std)
+    def patches(self, image: ImageSource, plan: SlicePlan) -> NDArray[np.uint8]:
+        """Return the picture's patch rows, (patches, 3 * patch_size ** 2) uint8."""
+        return cut_patches(load_image(image), plan)
+
+    def normalise(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the values of patch rows as the model reads them, of the same shape."""
+        return normalise(patches, mean=self.norm_mean, std=self.norm_std)
+
+    def pixel_table(self) -> NDArray[np.float32]:
+        """Return the value of each byte in each channel, (3, 256): what the model is given along with bytes."""
+        return values_of_bytes(mean=self.norm_mean, std=self.norm_std)
 
     def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]  two classes of one name upstream
         self,
@@ -115,14 +124,14 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
         sources: Sequence[Any] = images if isinstance(images, (list, tuple)) else [images]
         if not sources:
             raise UsageError("images: found none, expected at least one\n  fix: call it with an image")
-        patches: list[np.ndarray] = []
+        patches: list[NDArray[np.uint8]] = []
         sizes: list[tuple[int, int]] = []
         for source in sources:
             image = load_image(source)
             plan = self.plan(image.size, max_slice_nums)
             patches.append(self.patches(image, plan))
             sizes += plan.tgt_sizes
-        values, tgt_sizes = np.concatenate(patches), np.array(sizes, dtype=np.int64)
+        values, tgt_sizes = self.normalise(np.concatenate(patches)), np.array(sizes, dtype=np.int64)
         if return_tensors == "pt":
             return BatchFeature({"pixel_values": torch.from_numpy(values), "tgt_sizes": torch.from_numpy(tgt_sizes)})
         return BatchFeature({"pixel_values": values, "tgt_sizes": tgt_sizes})

@@ -1,4 +1,4 @@
-"""Turns a picture into the normalised patch rows that the vision tower reads.
+"""Turns a picture into the patch rows that the vision tower reads: bytes first, then their values.
 
 NumPy and Pillow only. EXIF orientation is not applied, as the released code does not: a picture that a viewer shows
 rotated is seen here as it is stored. Sizes come from ``slicing``; this module does not decide any.
@@ -22,7 +22,17 @@ from PIL import Image
 from minicpmv.errors import MiniCPMVError
 from minicpmv.processing.slicing import SlicePlan
 
-__all__ = ["DAMAGE", "ImageError", "ImageSource", "image_patches", "load_image", "read_data_url", "resize"]
+__all__ = [
+    "DAMAGE",
+    "ImageError",
+    "ImageSource",
+    "cut_patches",
+    "load_image",
+    "normalise",
+    "read_data_url",
+    "resize",
+    "values_of_bytes",
+]
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image
 """A path, the bytes of an image file, a ``data:`` URL, or an open image."""
@@ -101,37 +111,49 @@ def load_image(source: ImageSource) -> Image.Image:
     return _open(path, str(path))
 
 
-def image_patches(
-    image: Image.Image,
-    plan: SlicePlan,
-    *,
-    mean: Sequence[float] = (0.5, 0.5, 0.5),
-    std: Sequence[float] = (0.5, 0.5, 0.5),
-) -> NDArray[np.float32]:
-    """Resize, cut and normalise one picture.
+def cut_patches(image: Image.Image, plan: SlicePlan) -> NDArray[np.uint8]:
+    """Resize and cut one picture.
 
     Args:
         image: RGB, of the size that the plan was made for.
         plan: Where the slices lie.
-        mean: Subtracted per channel, from pixels scaled to 0..1.
-        std: Divided by per channel, after that.
 
     Returns:
-        (patches, 3 * patch_size ** 2), float32, bit-equal to the released processor's values. Rows follow the slices of
-        the plan, each slice row by row; in a row the values lie as (channel, row, column).
+        (patches, 3 * patch_size ** 2), uint8. Rows follow the slices of the plan, each slice row by row; in a row the
+        bytes lie as (channel, row, column).
     """
     assert image.size == plan.image_size, f"plan for {plan.image_size}, image of {image.size}"
     assert image.mode == "RGB", image.mode
     parts = [_to_patches(np.asarray(resize(image, plan.source_size)), (1, 1), plan.patch_size)]
     if plan.grid is not None and plan.refine_size is not None:
         parts.append(_to_patches(np.asarray(resize(image, plan.refine_size)), plan.grid, plan.patch_size))
-    values = np.divide(np.concatenate(parts) if len(parts) > 1 else parts[0], np.float32(255), dtype=np.float32)
-    # Rounded exactly like the released code: float32 throughout, one division, one subtraction, one division. In place:
-    # a lookup of each byte in a table of 256 values takes five times as long. With a mean for each value of a patch:
-    # numpy is slower at many short rows.
-    values -= np.repeat(np.asarray(mean, np.float32), plan.patch_size**2)
-    values /= np.repeat(np.asarray(std, np.float32), plan.patch_size**2)
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def normalise(patches: NDArray[np.uint8], *, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """Turn bytes into the values that the vision tower reads.
+
+    Args:
+        patches: (patches, 3 * any number of pixels), channel by channel.
+        mean: Subtracted per channel, from pixels scaled to 0..1.
+        std: Divided by per channel, after that.
+
+    Returns:
+        The same shape, bit-equal to the released processor's values.
+    """
+    # Rounded exactly like the released code: float32 throughout, one division, one subtraction, one division. In place,
+    # and with a mean for each value of a patch: numpy is slower at many short rows.
+    num_pixels = patches.shape[1] // 3
+    values = np.divide(patches, np.float32(255), dtype=np.float32)
+    values -= np.repeat(np.asarray(mean, np.float32), num_pixels)
+    values /= np.repeat(np.asarray(std, np.float32), num_pixels)
     return values
+
+
+def values_of_bytes(*, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """Return what ``normalise`` makes of each byte in each channel, (3, 256): enough to normalise on any device."""
+    every_byte = np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1)
+    return np.ascontiguousarray(normalise(every_byte, mean=mean, std=std).T)
 
 
 def resize(

@@ -328,7 +328,7 @@ class MiniCPMVProcessor(ProcessorMixin):
                 texts.append(written.text())
         if not tokenize:
             return texts if is_batch else texts[0]
-        inputs = pad_left(encoded, return_tensors)
+        inputs = pad_left(encoded, self.image_processor, return_tensors)
         return inputs if return_dict else inputs["input_ids"]
 
     def post_process_image_text_to_text(

@@ -80,7 +80,7 @@ def answer_together(served: ServedModels, questions: Sequence[Question]) -> None
         "logits_processor": [RowDrawing([row.question.drawing for row in rows], loaded.device)],
         "stopping_criteria": StoppingCriteriaList([_TellRows(rows, logits)]),
     }
-    inputs = pad_left(encoded, "pt").to(loaded.device)
+    inputs = pad_left(encoded, loaded.processor.image_processor, "pt").to(loaded.device)
     with served.answering_as(questions[0].model):
         generate_answers(loaded.model, inputs, options=options, end_ids=end_ids, logits=logits)
         if any(row.has_failed for row in rows):

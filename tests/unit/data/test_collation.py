@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from minicpmv.data.collation import Collator, PackedCollator
@@ -11,7 +12,8 @@ def sample(*ids: int, images: tuple[tuple[int, int], ...] = ()) -> dict[str, tor
         "input_ids": torch.tensor(ids),
         "labels": torch.tensor([-100, *ids[1:]]),
         "image_mask": torch.tensor([bool(images) and i == 1 for i in range(len(ids))]),
-        "pixel_values": torch.full((num_patches, 588), float(ids[0])),
+        "pixel_values": torch.full((num_patches, 588), ids[0], dtype=torch.uint8),
+        "pixel_table": torch.linspace(-1, 1, 256).repeat(3, 1),
         "tgt_sizes": torch.tensor(images, dtype=torch.int64).reshape(-1, 2),
     }
 
@@ -34,8 +36,25 @@ def test_images_follow_each_other_in_batch_order() -> None:
     assert batch["tgt_sizes"].tolist() == [[1, 2], [2, 2], [1, 1]]
     assert batch["pixel_values"][:, 0].tolist() == [1, 1, 1, 1, 1, 1, 6]
     assert batch["image_mask"].tolist() == [[False, True, False], [False] * 3, [False, True, False]]
+    assert batch["pixel_values"].dtype == torch.uint8
+    assert torch.equal(batch["pixel_table"], sample(1)["pixel_table"])
     assert batch["image_mask"].dtype == torch.bool
     assert batch["attention_mask"].dtype == torch.int64
+
+
+def test_values_need_no_table() -> None:
+    """Whoever makes items otherwise may hand over values; a sample without pictures has no say in it."""
+    values = sample(1, 2, images=((1, 2),)) | {"pixel_values": torch.rand(2, 588)}
+    del values["pixel_table"]
+    batch = PackedCollator(0)([sample(3, 4), values])
+    assert torch.equal(batch["pixel_values"], values["pixel_values"])
+    assert "pixel_table" not in batch
+
+
+def test_pixels_that_mean_different_things_are_not_joined() -> None:
+    other = sample(3, 4, images=((1, 1),)) | {"pixel_table": torch.zeros(3, 256)}
+    with pytest.raises(AssertionError, match="one image processor"):
+        Collator(0)([sample(1, 2, images=((1, 2),)), other])
 
 
 def test_the_pad_token_may_be_a_real_one() -> None:

@@ -63,9 +63,11 @@ def test_items_have_the_promised_types(tmp_path: Path) -> None:
             "input_ids": torch.int64,
             "labels": torch.int64,
             "image_mask": torch.bool,
-            "pixel_values": torch.float32,
+            "pixel_values": torch.uint8,
+            "pixel_table": torch.float32,
             "tgt_sizes": torch.int64,
         }
+        assert item["pixel_table"].shape == (3, 256)
         assert item["tgt_sizes"].shape == (num_slices, 2)
         assert item["pixel_values"].shape == (item["tgt_sizes"].prod(dim=1).sum(), 588)
         assert item["image_mask"].sum() == num_slices * 4
@@ -192,6 +194,9 @@ def test_workers_give_the_same_items(tmp_path: Path, start: str) -> None:
     )
     for here, there in zip(DataLoader(dataset, batch_size=1, collate_fn=Collator(0)), loader, strict=True):
         assert here.keys() == there.keys()
+        ours, theirs = here.pop("layout"), there.pop("layout")
+        assert theirs.sizes == ours.sizes
+        assert theirs.label_places.equal(ours.label_places)
         for key in here:
             torch.testing.assert_close(there[key], here[key], rtol=0, atol=0)
 

@@ -120,4 +120,5 @@ def test_batches_hold_pixels_of_the_unknown_alone(collate: Collator, tmp_path: P
     assert len(batch["tower_features"]) == 16
     assert len(batch["pixel_values"]) == sum(rows * columns for rows, columns in batch["layout"].sizes[1:])
     assert batch["slices_per_picture"] == [5, 1]
-    assert "pixel_values" not in collate(items[:2])
+    assert torch.equal(batch["pixel_table"], items[2]["pixel_table"])
+    assert not {"pixel_values", "pixel_table"} & collate(items[:2]).keys()

@@ -40,7 +40,8 @@ def test_strips_are_the_released_codes(fixture: str) -> None:
     (strip,), sizes = found["pixel_values"][0], found["tgt_sizes"][0]
     rows, columns = sizes[0].tolist()
     assert strip.shape == (3, 14, rows * columns * 14)
-    flat = torch.from_numpy(theirs.patches(tile, theirs.plan(tile.size, 1)))
+    flat = theirs.preprocess(tile, max_slice_nums=1, return_tensors="pt")["pixel_values"]
+    assert strip.dtype == flat.dtype == torch.float32
     for index in range(rows * columns):
         square = strip[:, :, 14 * index : 14 * (index + 1)]
         torch.testing.assert_close(square.flatten(), flat[index])

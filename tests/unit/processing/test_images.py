@@ -12,7 +12,7 @@ from PIL import Image
 
 from minicpmv.errors import MiniCPMVError
 from minicpmv.processing import images
-from minicpmv.processing.images import ImageError, image_patches, load_image, resize
+from minicpmv.processing.images import ImageError, cut_patches, load_image, normalise, resize, values_of_bytes
 from minicpmv.processing.slicing import SliceConfig, plan_slices
 from tests.golden import encoded_pictures
 from tests.golden.noise_pictures import digest, read_golden, resizings
@@ -121,7 +121,7 @@ def test_picture_beyond_pillows_limit_is_refused(tmp_path: Path, monkeypatch: py
 def test_mean_and_deviation_apply_per_channel() -> None:
     image = Image.new("RGB", (28, 28), (0, 255, 51))
     plan = plan_slices(28, 28, SliceConfig(scale_resolution=28, max_slice_nums=1))
-    rows = image_patches(image, plan, mean=(0.0, 0.5, 0.1), std=(1.0, 0.5, 0.1))
+    rows = normalise(cut_patches(image, plan), mean=(0.0, 0.5, 0.1), std=(1.0, 0.5, 0.1))
     channels = rows.reshape(4, 3, 196)
     np.testing.assert_allclose(channels[:, 0], 0.0)
     np.testing.assert_allclose(channels[:, 1], 1.0)
@@ -135,16 +135,16 @@ def test_tiles_follow_one_another_row_by_row() -> None:
     assert plan.grid == (2, 2)
     assert plan.refine_size is not None
     refined = resize(image, plan.refine_size)
-    rows = image_patches(image, plan)[-4 * 16 :].reshape(4, 4, 4, 3, 14, 14)
+    rows = cut_patches(image, plan)[-4 * 16 :].reshape(4, 4, 4, 3, 14, 14)
+    assert rows.dtype == np.uint8
     for tile, box in zip(rows, plan.tile_boxes, strict=True):
-        pixels = np.asarray(refined.crop(box), dtype=np.float32)
-        expected = (pixels / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+        expected = np.asarray(refined.crop(box))
         np.testing.assert_array_equal(tile.transpose(0, 3, 1, 4, 2).reshape(56, 56, 3), expected)
 
 
 def test_plan_of_another_picture_is_our_own_fault() -> None:
     with pytest.raises(AssertionError, match="plan for"):
-        image_patches(Image.new("RGB", (10, 10)), plan_slices(11, 10, SliceConfig()))
+        cut_patches(Image.new("RGB", (10, 10)), plan_slices(11, 10, SliceConfig()))
 
 
 def test_every_value_of_a_byte_is_rounded_as_released() -> None:
@@ -152,7 +152,8 @@ def test_every_value_of_a_byte_is_rounded_as_released() -> None:
     ramp = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
     plan = plan_slices(16, 16, SliceConfig(scale_resolution=16, patch_size=16))
     mean, std = (0.5, 0.48145466, 0.40821073), (0.5, 0.26862954, 0.27577711)
-    (row,) = image_patches(Image.fromarray(ramp), plan, mean=mean, std=std)
+    (row,) = normalise(cut_patches(Image.fromarray(ramp), plan), mean=mean, std=std)
+    np.testing.assert_array_equal(values_of_bytes(mean=mean, std=std), row.reshape(3, 256))
     for channel, values in enumerate(row.reshape(3, 256)):
         for byte, value in enumerate(values):
             scaled = np.float32(byte) / np.float32(255)
