@@ -125,8 +125,9 @@ def make_batch(row: Row, config: Any, patches: tuple[int, int] = PATCHES) -> dic
     batch["labels"][:, row.tokens - row.labelled_tokens :] = 1
     if row.slices:
         mask = torch.arange(row.tokens)[None] < row.slices * config.query_num
-        pixels = torch.rand(row.slices * patches[0] * patches[1], 3 * config.vision_config.patch_size**2)
-        batch |= {"image_mask": mask, "pixel_values": pixels, "tgt_sizes": torch.tensor([patches] * row.slices)}
+        shape = (row.slices * patches[0] * patches[1], 3 * config.vision_config.patch_size**2)
+        pixels = {"pixel_values": torch.randint(256, shape, dtype=torch.uint8), "pixel_table": torch.rand(3, 256)}
+        batch |= pixels | {"image_mask": mask, "tgt_sizes": torch.tensor([patches] * row.slices)}
     return batch
 
 

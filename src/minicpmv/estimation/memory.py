@@ -132,7 +132,7 @@ def make_tracer(
 
 
 def _patch_bytes(config: Any) -> int:
-    return 3 * config.vision_config.patch_size**2 * _FLOAT32
+    return 3 * config.vision_config.patch_size**2  # a byte for each value
 
 
 def _step_moment(trained: Sequence[Trained], on_step: int, *, takes_over: bool) -> Moment:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from minicpmv.estimation.tracing import Blank, Footprint, trace
 from minicpmv.models.loss import count_chunks, summed_loss
+from minicpmv.models.pixels import read_pixels
 
 __all__ = ["Row", "Stage", "Tracer"]
 
@@ -76,15 +77,16 @@ class Tracer:
         lengths = [rows * columns for rows, columns in sizes]
         side, width, embeddings = config.vision_config.patch_size, config.vision_config.hidden_size, tower.embeddings
 
-        def embed(patches: Tensor, places: Tensor) -> Tensor:
-            patches = patches.to(embeddings.patch_embedding.weight.dtype)
-            return embeddings.patch_embedding(patches) + embeddings.position_embedding(places)
+        def embed(patches: Tensor, table: Tensor, places: Tensor) -> Tensor:
+            values = read_pixels(patches, table, embeddings.patch_embedding.weight.dtype)
+            if tower.positions == "row":
+                values = values.clone()  # 2.5 pads it
+            return embeddings.patch_embedding(values) + embeddings.position_embedding(places)
 
-        patches = Blank((sum(lengths), 3 * side**2), torch.float32)
-        places = Blank((sum(lengths),), torch.int64)
-        first = self._stage("vision tower", [embeddings], embed, patches, places)
-        # What it is given is the batch itself, which is there all the time; but a padded copy of it for 2.5.
-        yield first if tower.positions == "row" else first._replace(given=0)
+        patches = Blank((sum(lengths), 3 * side**2), torch.uint8)
+        table, places = Blank((3, 256), torch.float32), Blank((sum(lengths),), torch.int64)
+        # What it is given is the batch itself, which is there all the time.
+        yield self._stage("vision tower", [embeddings], embed, patches, table, places)._replace(given=0)
         dtype = _sum_type(embeddings.position_embedding.weight.dtype, self.autocast)
         hidden = Blank((sum(lengths), width), dtype, _learns(embeddings) or (self.has_adapter and _learns(tower)))
         recomputed = self.recomputes_vision and _learns(tower)

@@ -46,7 +46,7 @@ def real_model(subject: Subject) -> Any:
 
 
 def make_batch(config: Any) -> dict[str, Tensor]:
-    num_image_tokens = ROW.slices * config.query_num
+    num_image_tokens, num_patches = ROW.slices * config.query_num, ROW.slices * PATCHES[0] * PATCHES[1]
     labels = torch.full((1, ROW.tokens), -100)
     labels[:, -ROW.labelled_tokens :] = 1
     return {
@@ -54,7 +54,8 @@ def make_batch(config: Any) -> dict[str, Tensor]:
         "position_ids": torch.arange(ROW.tokens)[None],
         "labels": labels,
         "image_mask": torch.arange(ROW.tokens)[None] < num_image_tokens,
-        "pixel_values": torch.rand(ROW.slices * PATCHES[0] * PATCHES[1], 3 * config.vision_config.patch_size**2),
+        "pixel_values": torch.randint(256, (num_patches, 3 * config.vision_config.patch_size**2), dtype=torch.uint8),
+        "pixel_table": torch.rand(3, 256),
         "tgt_sizes": torch.tensor([PATCHES] * ROW.slices),
     }
 
