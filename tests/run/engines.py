@@ -39,7 +39,7 @@ _EXTRA = {
 # Three records for two processes: one has a batch more.
 _MEASURED = "--eval_on_start true --eval_metrics cer,cider --eval_metrics_records 3 --eval_max_new_tokens 4"
 _ASKED = f"--eval_strategy steps --eval_steps 10 --eval_samples 2 --eval_sample_tokens 4 {_MEASURED} --eval_data_path"
-_SAVED = {"full": "model.safetensors", "LoRA": "adapter_model.safetensors"}
+SAVED = {"full": "model.safetensors", "LoRA": "adapter_model.safetensors"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def train_with(engine: str, kind: str, data: str, output: Path, *more: str) -> N
 
 def compare(kind: str, first: Path, second: Path) -> Difference:
     pairs = zip(losses(read_run(first)), losses(read_run(second)), strict=True)
-    names = (_SAVED[kind], f"checkpoint-{STEPS}/{_SAVED[kind]}")
+    names = (SAVED[kind], f"checkpoint-{STEPS}/{SAVED[kind]}")
     return Difference(
         max(abs(one - other) for one, other in pairs),
         max(largest_difference(first / name, second / name) for name in names),

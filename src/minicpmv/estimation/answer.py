@@ -96,9 +96,7 @@ def answer(question: Question) -> Answer:
         # The first recomputes, as all others do: those that need no less than it are no help.
         if needed.total < (changes[0][1] if changes else memory).total:
             changes.append((change.flags, needed))
-    engine = find_engine(
-        subject.settings, num_devices=question.num_devices, hidden_size=config.text_config.hidden_size, layer_elements=0
-    )
+    engine = find_engine(subject.settings, num_devices=question.num_devices, hidden_size=config.text_config.hidden_size)
     return Answer(
         subject=subject,
         question=question,

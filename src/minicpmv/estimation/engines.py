@@ -47,7 +47,14 @@ _ENGINES = {
 }
 
 
-def find_engine(settings: Mapping[str, Any], *, num_devices: int, hidden_size: int, layer_elements: int) -> Engine:
+def find_engine(
+    settings: Mapping[str, Any],
+    *,
+    num_devices: int,
+    hidden_size: int,
+    layer_elements: int = 0,
+    head_elements: int = 0,
+) -> Engine:
     """Tell what a run computes with.
 
     Args:
@@ -55,12 +62,14 @@ def find_engine(settings: Mapping[str, Any], *, num_devices: int, hidden_size: i
         num_devices: One process each.
         hidden_size: Of the language model; transformers makes DeepSpeed's ``auto`` of it.
         layer_elements: Parameters of the largest layer.
+        head_elements: Parameters of the output head, which FSDP2 holds until the backward pass is over.
     """
     config = settings.get("deepspeed")
     if config:
         return _read_deepspeed(config, hidden_size)
     if settings.get("fsdp"):
-        return _ENGINES["fsdp"]._replace(live_elements=2 * layer_elements)  # one computed, one on its way
+        live = 2 * layer_elements + head_elements  # one layer is computed, one is on its way
+        return _ENGINES["fsdp"]._replace(live_elements=live)
     return _ENGINES["ddp" if num_devices > 1 else "single"]
 
 

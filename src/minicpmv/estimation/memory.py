@@ -85,6 +85,7 @@ def estimate_memory(subject: Subject, rows: Iterable[Row], *, patches: tuple[int
         num_devices=subject.num_devices,
         hidden_size=config.text_config.hidden_size,
         layer_elements=layer,
+        head_elements=sum(weight.numel() for weight in model.get_output_embeddings().parameters()),
     )
     trained = list(_trained(model))
     held = _hold(subject, model, engine, trained)

@@ -26,6 +26,7 @@ __all__ = [
     "check_sharded",
     "choose_units",
     "gather_idle",
+    "hold_head",
     "load_whole",
     "prepare_fsdp",
     "reshard",
@@ -200,6 +201,23 @@ def gather_idle(model: nn.Module) -> None:
         if ".original_module" in name and isinstance(module, FSDPModule):
             module.unshard()
             module.reshard()
+
+
+def hold_head(model: nn.Module) -> FSDPModule:
+    """Let the output head stay whole from its first use in a step on, instead of being gathered for each chunk.
+
+    The loss calls it chunk by chunk, and torch would give it up after each chunk's backward pass: ten gatherings of a
+    gigabyte for a vocabulary of 150,000.
+
+    Returns:
+        What holds it. It must be resharded after each backward pass, since the optimizer trains the shards.
+    """
+    named: Any = model  # PEFT passes the question on
+    head = named.get_output_embeddings()
+    assert isinstance(head, FSDPModule), "accelerate shards the head by itself, or with what it shares weights with"
+    head.set_reshard_after_forward(False)
+    head.set_reshard_after_backward(False)
+    return head
 
 
 def reshard(model: nn.Module) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from accelerate.utils import save_fsdp_optimizer
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
@@ -40,7 +41,7 @@ from minicpmv.training.disk import check_space, estimate_bytes, writing
 from minicpmv.training.engine import name_engine
 from minicpmv.training.epoch_loss import EPOCH_LOSS, AtEndOfStep, EpochLoss
 from minicpmv.training.eval_metrics import EvalMetrics
-from minicpmv.training.fsdp import check_sharded, gather_idle, load_whole, whole
+from minicpmv.training.fsdp import check_sharded, gather_idle, hold_head, load_whole, whole
 from minicpmv.training.gradients import before_each_step, part_norms
 from minicpmv.training.handover import Workers
 from minicpmv.training.interruption import Interruption, ShelteringContext, WorkerStart
@@ -114,6 +115,8 @@ class MiniCPMVTrainer(Trainer):
             flops_of_each(self._live_model.config, self._live_model.named_parameters(remove_duplicate=False))
         )
         self._part_norms: dict[str, float] = {}
+        self._held: FSDPModule | None = None
+        """What stays whole until the end of a backward pass, under FSDP."""
         self._steps_per_epoch = count_steps(plan, self.args, epochs=1)
         self.add_callback(EpochLoss())
         self.add_callback(AtEndOfStep(self._log_epoch))
@@ -203,12 +206,15 @@ class MiniCPMVTrainer(Trainer):
             if self.args.fsdp:
                 check_sharded(model, self.args)
                 gather_idle(model)
+                self._held = hold_head(model)
         numbers = take_numbers(inputs)
         self._throughput.count(inputs, num_records=len(numbers))
         if self.features is not None:
             self.features.expect(inputs)
         with self._naming_shortage(lambda: describe_batch(inputs)):
             loss = super().training_step(model, inputs, *args, **kwargs)
+        if self._held is not None:
+            self._held.reshard()
         self._boundary.note_loss(loss, numbers)
         self._epoch_loss.add(loss, args[0] if args else kwargs.get("num_items_in_batch"))
         return loss
