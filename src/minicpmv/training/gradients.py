@@ -6,6 +6,7 @@ exchange of five sums makes the norms: no gradient is gathered, and no tensor is
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ def part_norms(model: nn.Module, *, device: torch.device, scale: float = 1.0) ->
         Norms by the names of the log, ``grad_norm/vision_tower``, ...; their squares add up to that of the whole norm.
     """
     squares = {part: torch.zeros((), device=device) for part in PART_FLAGS}
+    pieces: defaultdict[tuple[str, int, torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
     learning: set[str] = set()
     is_sharded = False
     for name, parameter in model.named_parameters():
@@ -41,8 +43,11 @@ def part_norms(model: nn.Module, *, device: torch.device, scale: float = 1.0) ->
         learning.add(part)
         is_sharded |= piece.num_copies < num_processes()
         if piece.gradient is not None:
-            norm = torch.linalg.vector_norm(piece.gradient, dtype=torch.float32).to(device)
-            squares[part] = squares[part] + norm.square() / piece.num_copies
+            pieces[part, piece.num_copies, piece.gradient.device, piece.gradient.dtype].append(piece.gradient)
+    for (part, num_copies, _, _), gradients in pieces.items():
+        # As torch's own clipping does: a few kernels for all of them, where each of 700 tensors would have five.
+        norms = torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32))
+        squares[part] = squares[part] + norms.square().sum().to(device) / num_copies
     sums = torch.stack(list(squares.values()))
     # Where every process holds all of it, each has the whole sum's share of one process.
     total = add_up(sums) if is_sharded else sums * num_processes()

@@ -219,12 +219,23 @@ def _check_memory(checks: Checklist, args: TrainingArguments) -> float:
     peaks = gather(memory_gib())
     total = total_memory(args.device) / 2**30
     if args.device.type == "cuda":
-        told = f"peak {max(peaks):.2f} GiB on each of {len(peaks)} GPU(s) that has {total:.1f} GiB"
+        reserved, beside = (max(each) for each in zip(*gather(_measure_around(args.device)), strict=True))
+        told = (
+            f"peak {max(peaks):.2f} GiB of tensors and {reserved:.2f} GiB reserved for them, with {beside:.2f} GiB beside "
+            f"(CUDA, NCCL, other programs), on each of {len(peaks)} GPU(s) that has {total:.1f} GiB"
+        )
     else:
         local = peaks[: int(os.environ.get("LOCAL_WORLD_SIZE", "1"))]
         told = f"peak {sum(local):.2f} GiB in {len(local)} process(es) of the machine's {total:.1f} GiB"
     checks.passed("memory", f"{told}, optimizer state included")
     return max(peaks)
+
+
+def _measure_around(device: torch.device) -> tuple[float, float]:
+    """Return what a GPU held at most for tensors and in gaps between them, and what it holds beside, in GiB."""
+    free, total = torch.cuda.mem_get_info(device)
+    beside = total - free - torch.cuda.memory_reserved(device)
+    return torch.cuda.max_memory_reserved(device) / 2**30, beside / 2**30
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from transformers import TrainingArguments
 
 from minicpmv.data.grouping import BatchPlanner
 from minicpmv.data.packing import RowPlanner
 from minicpmv.training.batches import count_steps
-from minicpmv.training.preflight import Checklist, _count_kept, _find_costliest, _SameRow, _size, _time
+from minicpmv.training.preflight import (
+    Checklist,
+    _check_memory,
+    _count_kept,
+    _find_costliest,
+    _SameRow,
+    _size,
+    _time,
+)
 
 _LENGTHS = np.asarray([10, 10, 10, 40, 12, 12], dtype=np.int32)
 
@@ -52,6 +61,25 @@ def test_empty_rows_at_the_end_of_an_epoch_cost_nothing() -> None:
 def test_same_row_again_and_again() -> None:
     rows = _SameRow([4, 2], 3).rows(7)
     assert list(rows) == [[4, 2]] * 3
+
+
+def test_memory_of_a_gpu_is_said_with_what_its_tensors_do_not_show(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The numbers are those of torch.cuda, which no processor has; a card shares its memory with more than tensors."""
+    gib = 2**30
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 60 * gib)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 66 * gib)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 64 * gib)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (14 * gib, 80 * gib))
+    checks = Checklist(is_dry=True)
+    checks._left = ["memory"]
+    _check_memory(checks, SimpleNamespace(device=torch.device("cuda", 0)))  # pyright: ignore[reportArgumentType]
+    assert (
+        "peak 60.00 GiB of tensors and 66.00 GiB reserved for them, with 2.00 GiB beside (CUDA, NCCL, other programs), "
+        "on each of 1 GPU(s) that has 80.0 GiB" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
