@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
@@ -221,8 +222,8 @@ def _check_memory(checks: Checklist, args: TrainingArguments) -> float:
     if args.device.type == "cuda":
         reserved, beside = (max(each) for each in zip(*gather(_measure_around(args.device)), strict=True))
         told = (
-            f"peak {max(peaks):.2f} GiB of tensors and {reserved:.2f} GiB reserved for them, with {beside:.2f} GiB beside "
-            f"(CUDA, NCCL, other programs), on each of {len(peaks)} GPU(s) that has {total:.1f} GiB"
+            f"peak {max(peaks):.2f} GiB of tensors and {reserved:.2f} GiB reserved for them, with {beside:.2f} GiB "
+            f"beside (CUDA, NCCL, other programs), on each of {len(peaks)} GPU(s) that has {total:.1f} GiB"
         )
     else:
         local = peaks[: int(os.environ.get("LOCAL_WORLD_SIZE", "1"))]
