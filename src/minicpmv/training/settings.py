@@ -119,6 +119,7 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
         )
     check_optimizer(settings, given=request.given)
     check_objects(settings)
+    _settle_copies(settings)
     settle_trackers(settings)
     return settings, notices
 
@@ -131,6 +132,17 @@ def _limit_workers(settings: dict[str, Any], notices: list[str], machine: Machin
         notices.append(
             f"--dataloader_num_workers {asked:,}: {most} are started, as the machine has {machine.num_cores} core(s)"
         )
+
+
+def _settle_copies(settings: dict[str, Any]) -> None:
+    """Send a batch to an accelerator without waiting until it is there, or for what was launched before it.
+
+    That takes memory that is pinned, as a loader's batches are unless a flag says otherwise.
+    """
+    given = settings.get("accelerator_config") or {}
+    if settings["use_cpu"] or not settings.get("dataloader_pin_memory", True) or not isinstance(given, dict):
+        return
+    settings["accelerator_config"] = {"non_blocking": True, **given}
 
 
 def _settle_packing(settings: dict[str, Any]) -> None:

@@ -134,6 +134,21 @@ def test_what_cannot_be_honoured_is_refused(extra: str, message: str) -> None:
         complete(extra, GPU if "--bf16" in extra else CPU)
 
 
+@pytest.mark.parametrize(
+    ("extra", "machine", "waits"),
+    [
+        ("", GPU, False),
+        ('--accelerator_config {"even_batches":true}', GPU, False),
+        ('--accelerator_config {"non_blocking":false}', GPU, True),
+        ("--dataloader_pin_memory false", GPU, True),
+        ("--use_cpu true", GPU, True),
+        ("", CPU, True),
+    ],
+)
+def test_batches_go_to_an_accelerator_without_a_wait(extra: str, machine: Machine, waits: bool) -> None:
+    assert complete(extra, machine)[0].get("accelerator_config", {}).get("non_blocking", False) is not waits
+
+
 @pytest.mark.parametrize("name", ["split_batches", "dispatch_batches"])
 def test_batches_are_not_dealt_out_in_another_way(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"found {name} true, expected it off"):
