@@ -50,6 +50,7 @@ _UNSET: Mapping[str, Any] = {
     "top_p": 1.0,
     "top_k": 50,
     "repetition_penalty": 1.0,
+    "use_cache": True,  # 2.5's config says false, and every token would be computed again for each new one
 }
 
 
