@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["NAVIT", "RELEASED"]
+__all__ = ["NAVIT", "PRESUMED", "RELEASED"]
 
 # What the released config.json files state, without what no size depends on.
 NAVIT: dict[str, Any] = {
@@ -84,6 +84,28 @@ RELEASED: dict[str, dict[str, Any]] = {
         "drop_vision_last_layer": False,
         "query_num": 64,
         "batch_3d_resampler": True,
+        "vision_config": NAVIT | {"model_type": "siglip"},
+    },
+}
+
+# MiniCPM-V-4's file was not at hand. llama.cpp's converter states its hidden size; with the rest the whole model has
+# 4.05 billion parameters, of the "4.1B" that its readme states. Good for shapes, not for a test of its index.
+PRESUMED: dict[str, dict[str, Any]] = {
+    "4.0": {
+        "version": 4.0,
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 2,
+        "head_dim": 128,
+        "vocab_size": 73448,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": False,
+        "drop_vision_last_layer": False,
+        "query_num": 64,
         "vision_config": NAVIT | {"model_type": "siglip"},
     },
 }

@@ -1,0 +1,110 @@
+"""Makes what a walk computes on: records with pictures of many shapes, encoded and collated as in a run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import BatchFeature
+
+from minicpmv.data.collation import Collator, PackedCollator
+from minicpmv.data.dataset import ConversationDataset
+from minicpmv.data.loading import load_records
+from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.training.numbering import NumberedCollator, NumberedDataset
+from tests.gpu_walk.report import Release, Rows
+from tests.released_sizes import PRESUMED, RELEASED
+from tests.tiny import FIXTURES, conversation, picture, save_picture, write_data
+
+__all__ = ["Material"]
+
+_FIXTURE: Mapping[Release, str] = {"2.0": "v2", "2.5": "v2_5", "2.6": "v2_6", "4.0": "v4", "4.5": "v4_5"}
+"""Whose tokenizer a walk takes: those of the releases are larger, and no shape depends on that."""
+_NOT_RELEASED = ("head_dim", "slice_config", "vision_config")
+"""Keys of the fixtures' configs that not all releases have."""
+_LAYERS = 2
+_SLICING = {"max_slice_nums": 9, "scale_resolution": 448, "patch_size": 14}
+_PICTURES = ((1200, 900), (448, 300), (500, 1500), (900, 620))
+"""Width and height in pixels: in ten slices, enlarged, upright, and in fewer slices."""
+
+
+class Material:
+    """Batches of one release, at its released widths with two layers. Made where tensors have data.
+
+    Args:
+        release: Which.
+        folder: Where its small files, the data and the pictures are written.
+    """
+
+    def __init__(self, release: Release, folder: Path) -> None:
+        self.release: Release = release
+        self.checkpoint = _write_checkpoint(release, folder / "checkpoint")
+        self.processor = MiniCPMVProcessor.from_pretrained(self.checkpoint)
+        self._items = _encode_records(self.processor, folder)
+        self._questions = _encode_questions(self.processor)
+
+    def batch(self, rows: Rows) -> dict[str, Any]:
+        """Collate all records as a run does."""
+        return _collate(rows, self._items)
+
+    def first_batch(self, rows: Rows) -> dict[str, Any]:
+        """Collate a batch of other lengths, for the step before."""
+        return _collate(rows, self._items[::-2])
+
+    def questions(self) -> BatchFeature:
+        """Return two conversations that wait for an answer, padded on the left; of 4.5 the first one holds a film."""
+        return BatchFeature(dict(self._questions))
+
+
+def _encode_records(processor: MiniCPMVProcessor, folder: Path) -> list[dict[str, Tensor]]:
+    for number, size in enumerate(_PICTURES):
+        save_picture(folder / f"{number}.jpg", *size, seed=number)
+    records = [
+        {"id": "a", "image": "0.jpg", "conversations": conversation("<image>\nWhat is it?", "Noise. " * 40)},
+        {"id": "b", "conversations": conversation("And without a picture?", "Text. " * 150, "More?", "No.")},
+        {
+            "id": "c",
+            "image": {"<image_00>": "1.jpg", "<image_01>": "2.jpg"},
+            "conversations": conversation("<image_00> <image_01> Which one is larger?", "The second one. " * 25),
+        },
+        {"id": "d", "image": "3.jpg", "conversations": conversation("<image>\nAnd this one?", "Noise, too.")},
+    ]
+    data = load_records(write_data(folder / "train.json", records))
+    dataset = NumberedDataset(ConversationDataset(data, processor, max_length=4096))
+    return [dataset[number] for number in range(len(dataset))]
+
+
+def _encode_questions(processor: MiniCPMVProcessor) -> BatchFeature:
+    film = [{"type": "image", "image": picture(640, 360, seed=number)} for number in range(4)]
+    asked = [
+        [{"role": "user", "content": [*film, {"type": "text", "text": "What happens?"}]}],
+        [{"role": "user", "content": [{"type": "image", "image": picture(900, 620)}, {"type": "text", "text": "?"}]}],
+    ]
+    times: dict[str, Any] = {"temporal_ids": [[[0, 1, 2], [3]], [[-1]]]} if processor.version.temporal else {}
+    return processor.apply_chat_template(asked, max_slice_nums=1, **times)
+
+
+def _collate(rows: Rows, items: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+    return NumberedCollator((PackedCollator if rows == "packed" else Collator)(pad_token_id=0))(items)
+
+
+def _write_checkpoint(release: Release, folder: Path) -> Path:
+    source = FIXTURES / _FIXTURE[release]
+    folder.mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "vocab.json",
+                 "merges.txt", "added_tokens.json", "generation_config.json"):  # fmt: skip
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config = {key: value for key, value in config.items() if key not in _NOT_RELEASED} | (RELEASED | PRESUMED)[release]
+    config |= _SLICING | {"num_hidden_layers": _LAYERS}
+    if "vision_config" in config:
+        config["vision_config"] = config["vision_config"] | {"num_hidden_layers": _LAYERS}
+    else:  # 2.0 states its tower by name; the last block of those it is made with is dropped
+        config["vision_config"] = {"num_hidden_layers": _LAYERS + 1}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder

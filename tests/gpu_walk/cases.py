@@ -1,0 +1,27 @@
+"""Lists the cases that are walked: one of each release by default, all of them with ``-m slow``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from tests.gpu_walk.report import METHODS, PRECISIONS, RELEASES, ROWS, Case
+
+__all__ = ["DEFAULT", "OTHERS"]
+
+DEFAULT = (
+    Case(release="2.0", method="full", precision="zero2 bfloat16"),
+    Case(release="2.5", rows="padded", recomputes=True),
+    Case(release="2.6", recomputes=True),
+    Case(release="4.0", method="adapters", precision="autocast float16"),
+    Case(release="4.5", method="full", recomputes=True),
+)
+"""Of each release one, and together every way of training at least once."""
+
+
+def _all() -> Iterator[Case]:
+    for release, method, precision, rows, recomputes in product(RELEASES, METHODS, PRECISIONS, ROWS, (False, True)):
+        yield Case(release=release, method=method, precision=precision, rows=rows, recomputes=recomputes)
+
+
+OTHERS = tuple(case for case in _all() if case not in DEFAULT)
