@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, TopPLogitsWarper
+from transformers import LogitsProcessor
 
 __all__ = ["Drawing", "RowDrawing"]
 
@@ -27,7 +26,9 @@ class Drawing:
 class RowDrawing(LogitsProcessor):
     """Draws where a row's request asks for it, and leaves only the drawn token for ``generate`` to take.
 
-    Each row has a random stream of its own, so an answer does not depend on who else is in the batch.
+    Each row has a random stream of its own, so an answer does not depend on who else is in the batch. The streams are
+    all that is gone through row by row: temperatures and limits are columns, so that the device is given the same few
+    tasks for one row and for many.
 
     Args:
         drawings: One for each row.
@@ -35,22 +36,48 @@ class RowDrawing(LogitsProcessor):
     """
 
     def __init__(self, drawings: Sequence[Drawing], device: torch.device) -> None:
-        self._drawn = {row: drawing for row, drawing in enumerate(drawings) if drawing.temperature > 0}
-        self._streams = {row: torch.Generator(device) for row in self._drawn}
-        for row, stream in self._streams.items():
-            seed = self._drawn[row].seed
-            stream.seed() if seed is None else stream.manual_seed(seed)
+        drawn = {row: drawing for row, drawing in enumerate(drawings) if drawing.temperature > 0}
+        self._streams = [torch.Generator(device) for _ in drawn]
+        for stream, drawing in zip(self._streams, drawn.values(), strict=True):
+            stream.seed() if drawing.seed is None else stream.manual_seed(drawing.seed)
+        self._rows_N = torch.tensor(list(drawn), dtype=torch.int64, device=device)
+        self._temperatures_N1 = _column([drawing.temperature for drawing in drawn.values()], device)
+        self._left_out_N1 = _column([1 - drawing.top_p for drawing in drawn.values()], device)
+        """Probability of the unlikeliest tokens that a row never draws."""
+        self._is_limited = any(drawing.top_p < 1 for drawing in drawn.values())
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if not self._drawn:
+        if not self._streams:
             return scores
-        scores = scores.clone()
-        for row, drawing in self._drawn.items():
-            logits = scores[row : row + 1].float()
-            logits = (logits - logits.max()) / drawing.temperature  # the maximum becomes 0, however cold it is
-            if drawing.top_p < 1:
-                logits = TopPLogitsWarper(drawing.top_p)(cast("Any", input_ids), logits)
-            token = torch.multinomial(logits.softmax(dim=-1), 1, generator=self._streams[row])
-            scores[row] = -torch.inf
-            scores[row, token] = 0.0
-        return scores
+        logits_NV = scores[self._rows_N].float()
+        # The maximum becomes 0, however cold it is.
+        logits_NV = (logits_NV - logits_NV.amax(dim=-1, keepdim=True)) / self._temperatures_N1
+        if self._is_limited:
+            logits_NV = _keep_likeliest(logits_NV, self._left_out_N1)
+        tokens_N1 = _draw(logits_NV.softmax(dim=-1), self._streams)
+        drawn_NV = torch.full_like(logits_NV, -torch.inf).scatter(1, tokens_N1, 0.0)
+        return scores.index_copy(0, self._rows_N, drawn_NV.to(scores.dtype))
+
+
+def _column(values: Sequence[float], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None]
+
+
+def _keep_likeliest(logits_NV: Tensor, left_out_N1: Tensor) -> Tensor:
+    """Leave out a row's unlikeliest tokens as long as they come to no more than its limit together; never the last."""
+    sorted_NV, order_NV = logits_NV.sort(dim=-1)
+    is_out_NV = sorted_NV.softmax(dim=-1).cumsum(dim=-1) <= left_out_N1
+    is_out_NV[:, -1] = False
+    return logits_NV.masked_fill(is_out_NV.scatter(1, order_NV, is_out_NV), -torch.inf)
+
+
+def _draw(probabilities_NV: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
+    """Draw a token of each row, (N, 1), with the numbers that ``torch.multinomial`` would take from its stream.
+
+    Every token waits for a time of its own, exponentially distributed at the rate of its probability; the one that
+    comes first is distributed as the probabilities are.
+    """
+    waits_NV = torch.empty_like(probabilities_NV)
+    for waits_V, stream in zip(waits_NV, streams, strict=True):
+        waits_V.exponential_(generator=stream)
+    return (probabilities_NV / waits_NV).argmax(dim=-1, keepdim=True)

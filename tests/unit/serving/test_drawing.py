@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import TopPLogitsWarper
 
 from minicpmv.serving.drawing import Drawing, RowDrawing
 
@@ -47,3 +51,50 @@ def test_a_seed_repeats_whoever_else_is_there() -> None:
     drawing = Drawing(temperature=1.0, seed=7)
     assert counts(drawing, times=50) == counts(drawing, times=50, neighbours=3)
     assert counts(Drawing(temperature=1.0), times=200) != counts(Drawing(temperature=1.0), times=200)
+
+
+def draw_alone(drawing: Drawing, scores: torch.Tensor, stream: torch.Generator) -> int:
+    """Draw one row by transformers' warpers and torch's multinomial."""
+    logits = (scores[None] - scores.max()) / drawing.temperature
+    if drawing.top_p < 1:
+        logits = TopPLogitsWarper(drawing.top_p)(IDS, logits)  # pyright: ignore[reportArgumentType]
+    return int(torch.multinomial(logits.softmax(dim=-1), 1, generator=stream))
+
+
+def test_rows_together_are_drawn_as_each_by_itself() -> None:
+    """Rows of every kind, sizes at which vector instructions leave a rest, and more than one draw of each stream."""
+    kinds = [(0.7, 0.8), (0.0, 1.0), (1.0, 1.0), (1.3, 0.95), (0.2, 0.3), (2.0, 1.0), (0.7, 0.8)]
+    drawings = [Drawing(temperature=hot, top_p=most, seed=row) for row, (hot, most) in enumerate(kinds)]
+    for size in (5, 1003, 40_000):
+        together = RowDrawing(drawings, CPU)
+        streams = [torch.Generator().manual_seed(row) for row in range(len(drawings))]
+        for step in range(4):
+            noise = torch.Generator().manual_seed(step)
+            scores = 3 * torch.randn(len(drawings), size, generator=noise)
+            found = together(IDS.expand(len(drawings), 1), scores).argmax(dim=-1).tolist()
+            rows = zip(drawings, scores, streams, strict=True)
+            expected = [
+                draw_alone(drawing, row, stream) if drawing.temperature else int(row.argmax())
+                for drawing, row, stream in rows
+            ]
+            assert found == expected
+
+
+class _Counting(TorchDispatchMode):
+    """Counts what the device is given to do."""
+
+    num_tasks = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.num_tasks += function not in (torch.ops.aten.unbind.int, torch.ops.aten.exponential_.default)
+        return function(*args, **kwargs or {})
+
+
+def test_one_random_stream_is_all_that_a_row_costs() -> None:
+    counted: list[int] = []
+    for num_rows in (1, 64):
+        rows = RowDrawing([Drawing(temperature=1.0, top_p=0.9, seed=row) for row in range(num_rows)], CPU)
+        with _Counting() as counting:
+            rows(IDS.expand(num_rows, 1), SCORES.expand(num_rows, -1))  # pyright: ignore[reportArgumentType]
+        counted.append(counting.num_tasks)
+    assert counted[0] == counted[1] > 5
