@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = [
     "CheckpointError",
@@ -41,10 +41,22 @@ class Problem:
 
 
 class MiniCPMVError(Exception):
-    """Base of every fault that its reader can mend. The message is complete: it needs no traceback beside it."""
+    """Base of every fault that its reader can mend. The message is complete: it needs no traceback beside it.
+
+    Processes send faults to each other, so all can be pickled, whatever a subclass is made of.
+    """
 
     is_of_one_process: bool = False
     """Whether, in a run of several, the others may know nothing of it. Each process then says its own."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake, (type(self), self.args, self.__dict__)
+
+
+def _remake(kind: type[MiniCPMVError], args: tuple[Any, ...], fields: dict[str, Any]) -> MiniCPMVError:
+    error = kind.__new__(kind, *args)  # Exception's own, which keeps the message; a subclass's __init__ takes others
+    error.__dict__.update(fields)
+    return error
 
 
 class UsageError(MiniCPMVError):

@@ -10,7 +10,8 @@ from tests.docs.repository import ROOT
 
 
 @pytest.mark.parametrize(
-    ("part", "unnamed"), [("training", {"run"}), ("serving", set()), ("ui", set()), ("export", set())]
+    ("part", "unnamed"),
+    [("training", {"run"}), ("inference", set()), ("serving", set()), ("ui", set()), ("export", set())],
 )
 def test_every_module_of_a_large_part_has_its_place(part: str, unnamed: set[str]) -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ import pytest
 
 from minicpmv.cli.main import main
 from minicpmv.errors import UsageError
+from minicpmv.inference import predicting
 from minicpmv.training.callbacks import format_log
 from minicpmv.training.run import train
 from tests.run.training import flags, make_data, read_run, run_here, same_bytes
@@ -66,6 +67,23 @@ def test_best_checkpoint_is_told_by_a_metric_that_is_better_when_lower(data: str
     assert read_run(tmp_path)["metrics"]["eval_cer"] == min(first, second)
 
 
+def test_answers_come_in_batches_of_their_own(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many records the loss is measured of at once: five of metrics, three before and after, two samples."""
+    asked: list[int] = []
+    draw = predicting.draw_answers
+
+    def noting(loaded: Any, inputs: Any, **how: Any) -> list[str]:
+        asked.append(len(inputs["input_ids"]))
+        return draw(loaded, inputs, **how)
+
+    monkeypatch.setattr(predicting, "draw_answers", noting)
+    extra = ["--eval_metrics", "cer", "--measure", "3", "--per_device_eval_batch_size", "5", "--answer_batch_size", "2"]
+    short = ["--eval_max_new_tokens", "2", "--eval_sample_tokens", "2"]
+    run_here(flags(data, tmp_path, *extra, *short, "--eval_data_path", data, steps=1))
+    before, metrics, sampled = [2, 1], [2, 2, 1], [2]
+    assert asked == [*before, *sampled, *metrics, *sampled, *before]
+
+
 def test_number_of_records_is_bounded_and_references_are_read(tmp_path: Path) -> None:
     talk = conversation("Why?", "So.")
     held_out = write_data(
@@ -107,6 +125,10 @@ def test_the_share_that_is_measured_is_said_and_written(tmp_path: Path, capsys: 
         (["--eval_metrics", "anls", "--validation_split", "0"], "--eval_metrics: found no --eval_data_path"),
         (["--eval_metrics", "anl", "--eval_data_path", "x"], "fix: did you mean anls?"),
         (["--eval_metrics_records", "5"], "--eval_metrics_records: found without --eval_metrics"),
+        (
+            ["--answer_batch_size", "4", "--validation_split", "0"],
+            "--answer_batch_size: found no record that is answered",
+        ),
         (["--eval_max_new_tokens", "0"], "--eval_max_new_tokens: found 0, expected at least 1"),
         (
             ["--metric_for_best_model", "eval_anls", "--eval_data_path", "x", "--eval_metrics", "cer"],

@@ -61,8 +61,8 @@ def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["predict", "MODEL", "DATA", "--output", "FILE"], "for 8 record(s) at once, with prompts of up to "),
-        (["eval", "MODEL", "DATA"], "for 8 record(s) at once, with prompts of up to "),
+        (["predict", "MODEL", "DATA", "--output", "FILE"], "for 1 record(s) at once, with prompts of up to "),
+        (["eval", "MODEL", "DATA"], "for 1 record(s) at once, with prompts of up to "),
         (["eval", "MODEL", "DATA", "--metrics", "loss"], "for one record of "),
         (["chat", "MODEL", "Hello?"], "for this conversation, of 1 message(s) with 0 picture(s) "),
     ],

@@ -6,16 +6,15 @@ import json
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import torch
 
 from minicpmv.cli.main import main
 from minicpmv.inference import predicting
-from minicpmv.inference.loading import LoadedModel
 from tests.run.forked import exit_code, start
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
@@ -134,23 +133,41 @@ def test_what_is_wrong_is_said_without_a_traceback(
     assert "[D123] found the role 'system' at the end, expected 'user'" in capsys.readouterr().err
 
 
-def test_too_little_memory_is_seen_at_once_and_smaller_batches_may_follow(
-    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("most", [4, 3, 1])
+def test_a_batch_without_room_is_answered_in_halves(
+    most: int,
+    data: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[int] = []
+    """Of a device that has room for so many records of these. The file is the one of a device with more."""
+    tried: list[int] = []
+    draw = predicting.draw_answers
 
-    def draw(loaded: LoadedModel, inputs: Mapping[str, Any], **_: Any) -> NoReturn:
-        asked.append(len(inputs["input_ids"]))
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nAnd so on.")
+    def draw_few(loaded: Any, inputs: Any, **how: Any) -> list[str]:
+        tried.append(len(inputs["input_ids"]))
+        if tried[-1] > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nAnd so on.")
+        return draw(loaded, inputs, **how)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(predicting, "draw_answers", draw)
-        assert main(flags(data, tmp_path / "out.jsonl", "--batch-size", "4")) == 2
-    assert asked == [4]
+    roomy, narrow = tmp_path / "roomy.jsonl", tmp_path / "narrow.jsonl"
+    assert main(flags(data, roomy, "--batch-size", "4")) == 0
+    monkeypatch.setattr(predicting, "draw_answers", draw_few)
+    assert main(flags(data, narrow, "--batch-size", "4")) == 0
+    assert narrow.read_bytes() == roomy.read_bytes()
+    # Once it has failed nothing of more than half is tried again. The second batch is of the two shortest records.
+    assert tried == {4: [4, 2], 3: [4, 2, 2, 2], 1: [4, 2, 1, 1, 1, 1, 1, 1]}[most]
+    assert len(caplog.messages) == {4: 0, 3: 1, 1: 2}[most]
+    assert all(
+        "(CUDA out of memory. Tried to allocate 2.00 GiB.), expected room for it; " in x for x in caplog.messages
+    )
+    most = 0
+    assert main(flags(data, narrow, "--overwrite")) == 2
     printed = capsys.readouterr().err
-    assert "memory: found too little memory for 4 record(s) at once, with prompts of up to " in printed
-    assert "(CUDA out of memory. Tried to allocate 2.00 GiB.), expected room for it\n  fix: answer fewer" in printed
-    assert main(flags(data, tmp_path / "out.jsonl", "--batch-size", "1")) == 0
+    assert "memory: found too little memory for 1 record(s) at once, with prompts of up to " in printed
+    assert "fix: allow shorter answers (--max-new-tokens" in printed
 
 
 @pytest.mark.parametrize(

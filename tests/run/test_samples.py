@@ -75,7 +75,7 @@ def test_only_the_first_question_is_asked(tmp_path: Path) -> None:
     data = write_data(tmp_path / "held_out.json", [{"id": "0", "conversations": turns}])
     loaded = load_model(FIXTURES / "v2_6")
     dataset = ConversationDataset(load_records(data), loaded.processor, max_length=2048)
-    samples = Samples([dataset], num_records=3, max_new_tokens=4, path=tmp_path / "samples.jsonl")
+    samples = Samples([dataset], num_records=3, max_new_tokens=4, batch_size=2, path=tmp_path / "samples.jsonl")
     (told,) = samples.take(loaded.model, step=7, is_leader=True)
     (sample,) = read_samples(tmp_path)
     assert told.startswith("sample at step 7: 'First?' -> ")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from minicpmv.cli.model_options import add_model_options, generation_settings, open_model, positive_int
+from minicpmv.cli.model_options import add_model_options, generation_settings, open_many, positive_int
 from minicpmv.cli.output_file import check_output
 from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
@@ -25,6 +25,7 @@ NAME = "eval"
 SUMMARY = "measure a model on records with known answers"
 
 _DEFAULT = "exact_match"
+_BATCH_SIZE = 16
 
 _EXAMPLES = """examples:
   minicpmv eval output/lora heldout.json --metrics anls,exact_match --output scores.jsonl
@@ -37,6 +38,7 @@ _OF_THE_MODEL = (
     ("blank_images", "--blank-images"),
     ("model_max_length", "--model-max-length"),
     ("device", "--device"),
+    ("processes", "--processes"),
     ("dtype", "--dtype"),
     ("max_new_tokens", "--max-new-tokens"),
     ("thinking", "--thinking"),
@@ -55,7 +57,7 @@ def _build_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_model_options(parser, max_new_tokens=64, with_thoughts=2048, is_optional=True)
+    add_model_options(parser, max_new_tokens=64, with_thoughts=2048, is_optional=True, many=True)
     parser.add_argument("data", metavar="DATA", nargs="?", help="file of records, as for training")
     parser.add_argument(
         "--predictions", metavar="FILE", help="measure the answers in this file, which `minicpmv predict` wrote"
@@ -68,7 +70,9 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the intervals (default: %(default)s)")
     parser.add_argument("--image-root", metavar="DIR", help="folder of relative image paths (default: DATA's own)")
-    parser.add_argument("--batch-size", type=positive_int, metavar="N", help="default: 16")
+    parser.add_argument(
+        "--batch-size", type=positive_int, metavar="N", help=f"records answered at once (default: {_BATCH_SIZE})"
+    )
     parser.add_argument(
         "--output", metavar="FILE", help="write every answer with the known one and its scores, as JSON Lines"
     )
@@ -188,8 +192,6 @@ def _find_answers(options: argparse.Namespace, metrics: Sequence[Metric]) -> Ans
 def _ask(
     options: argparse.Namespace, metrics: Sequence[Metric], asked: Answers
 ) -> Iterator[tuple[Mapping[str, Any], Sample]]:
-    loaded = open_model(options)
-
     from minicpmv.evaluation.asking import ask, sample_of
 
     for metric in metrics:
@@ -200,17 +202,18 @@ def _ask(
         if sys.stderr.isatty():
             print(f"\r{done:,} of {len(asked):,} answers", end="", file=sys.stderr, flush=True)
 
-    settings = generation_settings(options)
-    yield from ask(
-        loaded,
-        asked,
-        metrics,
-        settings=settings,
-        batch_size=options.batch_size or 16,
-        max_length=options.model_max_length or 2048,
-        blank_images=options.blank_images,
-        on_progress=report,
-    )
+    settings, batch_size = generation_settings(options), options.batch_size or _BATCH_SIZE
+    with open_many(options, num_batches=-(-len(asked) // batch_size)) as models:
+        yield from ask(
+            models,
+            asked,
+            metrics,
+            settings=settings,
+            batch_size=batch_size,
+            max_length=options.model_max_length or 2048,
+            blank_images=options.blank_images,
+            on_progress=report,
+        )
     if sys.stderr.isatty():
         print(file=sys.stderr)
 

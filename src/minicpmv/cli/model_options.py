@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
     from minicpmv.inference.generation import GenerationSettings
     from minicpmv.inference.loading import LoadedModel
+    from minicpmv.inference.model_processes import Models
 
 __all__ = [
     "add_base_option",
@@ -18,6 +21,7 @@ __all__ = [
     "check_sampling",
     "generation_settings",
     "model_name",
+    "open_many",
     "open_model",
     "positive_int",
 ]
@@ -50,9 +54,22 @@ def positive_int(text: str) -> int:
 
 
 def add_model_options(
-    parser: argparse.ArgumentParser, *, max_new_tokens: int, with_thoughts: int, is_optional: bool = False
+    parser: argparse.ArgumentParser,
+    *,
+    max_new_tokens: int,
+    with_thoughts: int,
+    is_optional: bool = False,
+    many: bool = False,
 ) -> None:
-    """Add MODEL and what concerns loading it and its answers, whose longest length differs where thoughts count."""
+    """Add MODEL and what concerns loading it and its answers.
+
+    Args:
+        parser: Of the command.
+        max_new_tokens: Longest answer.
+        with_thoughts: The same where thoughts count.
+        is_optional: Whether MODEL may be left out.
+        many: Whether several processes can answer, each on a device of its own.
+    """
     parser.add_argument(
         "model",
         metavar="MODEL",
@@ -60,7 +77,16 @@ def add_model_options(
         nargs="?" if is_optional else None,
         help="directory of a base model, a fully tuned model or an adapter; or a hub name",
     )
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: the first GPU, else the CPU)")
+    parser.add_argument(
+        "--device", help=f"cpu, cuda, cuda:1, ... (default: {'all GPUs' if many else 'the first GPU'}, else the CPU)"
+    )
+    if many:
+        parser.add_argument(
+            "--processes",
+            type=positive_int,
+            metavar="N",
+            help="how many answer, each with a whole copy of the model (default: one for each GPU; one on a CPU)",
+        )
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
@@ -162,8 +188,12 @@ def generation_settings(options: argparse.Namespace) -> GenerationSettings:
     )
 
 
-def open_model(options: argparse.Namespace) -> LoadedModel:
+def open_model(options: argparse.Namespace, device: str | None = None) -> LoadedModel:
     """Load the model that the options name.
+
+    Args:
+        options: Of the command.
+        device: Instead of the one that they name.
 
     Raises:
         CheckpointError: There is none.
@@ -180,4 +210,26 @@ def open_model(options: argparse.Namespace) -> LoadedModel:
     if options.thinking:
         thinking_setting(find_version(options.model), enable_thinking=True)
     dtype = getattr(torch, options.dtype) if options.dtype else None
-    return load_model(options.model, device=options.device, dtype=dtype, allow_other_base=options.allow_other_base)
+    return load_model(
+        options.model, device=device or options.device, dtype=dtype, allow_other_base=options.allow_other_base
+    )
+
+
+def open_many(options: argparse.Namespace, *, num_batches: int) -> AbstractContextManager[Models]:
+    """Load the model on each device that the options name, for use in a ``with`` statement.
+
+    Args:
+        options: Of a command that has them for many.
+        num_batches: No more processes are started than have one to answer.
+
+    Raises:
+        CheckpointError: There is no model.
+        UsageError: It cannot do what the options ask of it, or there are not enough devices.
+    """
+    from minicpmv.inference.loading import default_device
+    from minicpmv.inference.model_processes import choose_devices, open_models
+    from minicpmv.machine.inspection import inspect_machine
+
+    device = str(default_device(options.device))
+    devices = choose_devices(device, options.processes, num_gpus=len(inspect_machine().accelerators))
+    return open_models(options.model, partial(open_model, options), devices[: max(1, num_batches)])

@@ -14,7 +14,7 @@ from minicpmv.cli.model_options import (
     add_sampling_options,
     check_sampling,
     generation_settings,
-    open_model,
+    open_many,
     positive_int,
 )
 from minicpmv.cli.parser import CommandParser
@@ -46,7 +46,7 @@ def _build_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_model_options(parser, max_new_tokens=1024, with_thoughts=2048)
+    add_model_options(parser, max_new_tokens=1024, with_thoughts=2048, many=True)
     parser.add_argument("data", metavar="DATA", help="records as for training; they may end with a question")
     parser.add_argument("--output", required=True, metavar="FILE", help="where answers are written, as JSON Lines")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished FILE, or answers of another run")
@@ -138,22 +138,31 @@ def _answer(
     from tqdm import tqdm
 
     from minicpmv.inference.answer_file import PartialAnswers
-    from minicpmv.inference.predicting import Predictor
+    from minicpmv.inference.predicting import Answering
+    from minicpmv.inference.questions import choose, plan_questions
 
-    predictor = Predictor(open_model(options), asked, settings=settings, seed=identity["seed"])
-    batches = predictor.plan(batch_size=options.batch_size, max_batch_tokens=options.batch_tokens)
-    with (
-        PartialAnswers(Path(options.output), identity, asked=asked, batches=batches) as answers,
-        tqdm(total=len(asked), unit=" answers", disable=not sys.stderr.isatty()) as bar,
-    ):
-        before = sum(map(len, batches[: answers.num_done]))
-        bar.update(before)
-        begun = time.monotonic()
-        for batch in batches[answers.num_done :]:
-            answers.add(predictor.answer(batch.tolist()))
-            bar.update(len(batch))
-        seconds = time.monotonic() - begun
-        answers.finish()
+    limit = settings.max_slice_nums
+    with open_many(options, num_batches=-(-len(asked) // (options.batch_size or 1))) as models:
+        batches = plan_questions(
+            models.processor,
+            asked,
+            settings=settings,
+            batch_size=options.batch_size,
+            max_batch_tokens=options.batch_tokens,
+        )
+        with (
+            PartialAnswers(Path(options.output), identity, asked=asked, batches=batches) as answers,
+            tqdm(total=len(asked), unit=" answers", disable=not sys.stderr.isatty()) as bar,
+        ):
+            before = sum(map(len, batches[: answers.num_done]))
+            bar.update(before)
+            begun = time.monotonic()
+            questions = (choose(asked, each.tolist(), max_slice_nums=limit) for each in batches[answers.num_done :])
+            for answered in models.map(Answering(settings=settings, seed=identity["seed"]), questions):
+                answers.add(answered)
+                bar.update(len(answered))
+            seconds = time.monotonic() - begun
+            answers.finish()
     new = len(asked) - before
     earlier = f" ({before:,} more had been answered before)" if before else ""
     rate = f" in {seconds:,.1f} s, {new / max(seconds, 1e-9):,.1f}/s" if new else ""

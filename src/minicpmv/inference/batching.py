@@ -8,7 +8,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["plan_batches"]
+__all__ = ["BATCH_SIZE", "plan_batches"]
+
+BATCH_SIZE = 16
+"""Questions that are answered at once where nobody says otherwise. On a CPU 360 questions take 10.8 s of processor time
+one by one, 7.6 s with 8 at once, 7.1 s with 16, 6.7 s with 64 (the demo's model, one thread, loading included)."""
 
 
 def plan_batches(

@@ -7,32 +7,37 @@ come batch by batch, not in the order of the records; whoever wants them so sort
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import logging
+from collections.abc import Generator, Iterable, Iterator, MutableMapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from minicpmv.data.records import Record
-from minicpmv.errors import NotFiniteError, UsageError
-from minicpmv.inference.batching import plan_batches
+from minicpmv.errors import NotFiniteError
+from minicpmv.inference.ahead import ahead
+from minicpmv.inference.batching import BATCH_SIZE
 from minicpmv.inference.generation import GenerationSettings, draw_answers
 from minicpmv.inference.loading import LoadedModel
-from minicpmv.inference.pictures import SeenPictures, count_pictures, name_picture, open_picture
+from minicpmv.inference.pictures import SeenPictures
+from minicpmv.inference.questions import Question, choose, encode_question, plan_questions
 from minicpmv.models.answers import thinking_setting
 from minicpmv.models.known_slices import is_sharded
 from minicpmv.processing.batching import pad_left
 from minicpmv.processing.encoding import EncodedConversation
-from minicpmv.processing.thinking import without_thinking
-from minicpmv.shortage import naming_shortage
+from minicpmv.shortage import MemoryShortageError, naming_shortage
 
-__all__ = ["Prediction", "Predictor", "predict"]
+__all__ = ["Answering", "Prediction", "predict"]
 
+_log = logging.getLogger(__name__)
+
+_FEWER = "answer fewer records at once: lower --answer_batch_size"  # where processes share the weights
 _SMALLER = (
-    "answer fewer records at once (--batch-size, --batch-tokens, in a run --per_device_eval_batch_size), allow "
-    "shorter answers (--max-new-tokens, --eval_max_new_tokens), or cut images into fewer tiles (--max-slice-nums)"
+    "allow shorter answers (--max-new-tokens, in a run --eval_max_new_tokens or --eval_sample_tokens), or cut images "
+    "into fewer tiles (--max-slice-nums)"
 )
 
 
@@ -53,98 +58,142 @@ class Prediction:
     references: tuple[str, ...] = ()
     """Answers that count as right beside or instead of it, where the record lists any."""
 
-    @property
-    def is_exact(self) -> bool:
-        """Whether both agree but for thoughts before, and white space around them."""
-        return self.reference is not None and without_thinking(self.answer) == without_thinking(self.reference)
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answering:
+    """Work for ``model_processes``: answers batches of questions."""
 
-class Predictor:
-    """A model and the records that it is asked.
+    settings: GenerationSettings
+    """How tokens are chosen."""
+    seed: int = 0
+    """With ``sample``, what the random numbers of each record follow from, together with its position."""
+    blank_images: bool = False
+    """Show a grey picture of the same size instead of each image: what the model answers unseeing."""
 
-    Args:
-        loaded: Who answers.
-        records: Read when they are needed. An assistant turn at the end of one is not shown to the model: it is the
-            reference.
-        settings: How tokens are chosen.
-        seed: With ``sample``, what the random numbers of each record follow from, together with its position.
-        blank_images: Show a grey picture of the same size instead of each image: what the model answers unseeing.
-    """
+    def __call__(self, loaded: LoadedModel, batches: Iterable[Sequence[Question]]) -> Generator[list[Prediction]]:
+        """Answer batch by batch; the texts and pictures of the next one are read while the device has one.
 
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        records: Sequence[Record],
-        *,
-        settings: GenerationSettings,
-        seed: int = 0,
-        blank_images: bool = False,
-    ) -> None:
-        self._loaded = loaded
-        self._records = records
-        self._settings = settings
-        self._seed = seed
-        self._blank_images = blank_images
-        self._thinking = thinking_setting(loaded.processor.version, settings.enable_thinking)
-        self._pictures: SeenPictures | None = None
-        if not is_sharded(loaded.model):  # otherwise only the whole model's forward brings the weights together
-            self._pictures = SeenPictures(loaded, max_slice_nums=settings.max_slice_nums, blank=blank_images)
+        A batch that has no room in the device's memory is answered in halves, with a notice, unless processes share the
+        model's weights: then one that answers in halves alone would have the others wait for ever.
 
-    def plan(self, *, batch_size: int | None, max_batch_tokens: int | None = None) -> list[NDArray[np.int64]]:
-        """Measure every record, without opening pictures, and divide them into batches; see ``plan_batches``.
+        Args:
+            loaded: Who answers.
+            batches: Asked for one early.
 
         Raises:
             DataError: A record cannot be read any more.
-            UsageError: A conversation does not fit the model's version.
-        """
-        lengths = np.zeros(len(self._records), dtype=np.int64)
-        groups = np.zeros(len(self._records), dtype=np.int64)
-        for index in range(len(self._records)):
-            question = _without_reference(self._records[index])
-            lengths[index] = len(self._encode(question).input_ids)
-            groups[index] = _group(question, index)
-        return plan_batches(
-            lengths,
-            groups,
-            max_new_tokens=self._settings.max_new_tokens,
-            batch_size=batch_size,
-            max_batch_tokens=max_batch_tokens,
-        )
-
-    def answer(self, positions: Sequence[int]) -> list[Prediction]:
-        """Answer some records together.
-
-        Raises:
             ImageError: A picture cannot be read.
-            NotFiniteError: The logits for a record are not finite. None of them is answered then.
-            MemoryShortageError: So many records at once do not fit.
+            NotFiniteError: The logits for a record are not finite. None of its batch is answered then.
+            UsageError: A conversation does not fit the model's version.
+            MemoryShortageError: One record alone has no room in memory.
         """
-        records = [self._records[index] for index in positions]
-        questions = [_without_reference(record) for record in records]
-        seeds = [_own_seed(self._seed, index) for index in positions]
-        try:
-            with naming_shortage("memory", lambda: self._describe(questions), fix=_SMALLER):
-                said = draw_answers(self._loaded, self._read(questions), settings=self._settings, seeds=seeds)
-        except NotFiniteError as error:
-            raise NotFiniteError(f"{records[error.rows[0]].where()}: {error}", rows=error.rows) from error
-        return [
-            Prediction(
-                index=int(index),
-                id=record.id,
-                question=question.turns[-1].text,
-                answer=answer,
-                reference=record.turns[-1].text if record.turns[-1].role == "assistant" else None,
-                references=record.references,
-            )
-            for index, record, question, answer in zip(positions, records, questions, said, strict=True)
-        ]
+        return _Predictor(loaded, self).answer_all(batches)
 
-    def _read(self, questions: Sequence[Record]) -> dict[str, Any]:
+
+class _Encoded(NamedTuple):
+    question: Question
+    text: EncodedConversation
+    """With pixels only where the vision side is sharded."""
+
+
+class _Batch(NamedTuple):
+    rows: list[_Encoded]
+    opened: MutableMapping[Any, Any]
+    """What :class:`SeenPictures` has opened early."""
+
+
+class _Predictor:
+    """Answers batches of questions.
+
+    Args:
+        loaded: Who answers.
+        work: How.
+    """
+
+    def __init__(self, loaded: LoadedModel, work: Answering) -> None:
+        self._loaded = loaded
+        self._work = work
+        self._settings = work.settings
+        thinking_setting(loaded.processor.version, work.settings.enable_thinking)  # refused now, not in a thread
+        self._pictures: SeenPictures | None = None
+        if not is_sharded(loaded.model):  # otherwise only the whole model's forward brings the weights together
+            self._pictures = SeenPictures(loaded, blank=work.blank_images)
+        self._room: float = float("inf")
+        """Most tokens that are answered at once, longest answers included: of half a batch, once one had no room."""
+
+    def answer_all(self, batches: Iterable[Sequence[Question]]) -> Generator[list[Prediction]]:
+        with closing(ahead(batches, self._encode)) as encoded:
+            for batch in encoded:
+                yield self._answer(batch)
+
+    def _encode(self, questions: Sequence[Question]) -> _Batch:
+        pictures = self._pictures
+        rows = [
+            _Encoded(
+                question,
+                encode_question(
+                    self._loaded.processor,
+                    question,
+                    settings=self._settings,
+                    with_pixels=pictures is None,
+                    blank_images=self._work.blank_images,
+                ),
+            )
+            for question in questions
+        ]
+        asked = ((question.shown, question.max_slice_nums) for question in questions)
+        return _Batch(rows, {} if pictures is None else pictures.open(asked))
+
+    def _answer(self, batch: _Batch) -> list[Prediction]:
+        waiting, said = [batch.rows], list[str]()
+        while waiting:
+            rows = waiting.pop(0)
+            found = self._draw(rows, batch.opened)
+            if found is None:
+                middle = len(rows) // 2
+                waiting[:0] = [rows[:middle], rows[middle:]]
+            else:
+                said += found
+        return [_prediction(row.question, answer) for row, answer in zip(batch.rows, said, strict=True)]
+
+    def _draw(self, rows: Sequence[_Encoded], opened: MutableMapping[Any, Any]) -> list[str] | None:
+        """Answer rows together; None where memory does not allow that."""
+        length = max(len(row.text.input_ids) for row in rows) + self._settings.max_new_tokens
+        if len(rows) > 1 and len(rows) * length > self._room:
+            return None
+        try:
+            with naming_shortage("memory", lambda: self._describe(rows), fix=_FEWER if len(rows) > 1 else _SMALLER):
+                return self._draw_together(rows, opened)
+        except MemoryShortageError as error:
+            if len(rows) == 1 or self._pictures is None:
+                raise
+            found = str(error).splitlines()[0]
+        # Here, and not where the error is at hand, whose frames hold what was allocated.
+        if self._loaded.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._room = (len(rows) - len(rows) // 2) * length
+        _log.warning("%s; from here on at most %s tokens, answers included, are answered together", found, self._room)
+        return None
+
+    def _describe(self, rows: Sequence[_Encoded]) -> str:
+        longest = max(len(row.text.input_ids) for row in rows)
+        answers = f"answers of up to {self._settings.max_new_tokens:,}"
+        return f"{len(rows)} record(s) at once, with prompts of up to {longest:,} tokens and {answers}"
+
+    def _draw_together(self, rows: Sequence[_Encoded], opened: MutableMapping[Any, Any]) -> list[str]:
+        seeds = [_own_seed(self._work.seed, row.question.index) for row in rows]
+        try:
+            return draw_answers(self._loaded, self._inputs(rows, opened), settings=self._settings, seeds=seeds)
+        except NotFiniteError as error:
+            where = rows[error.rows[0]].question.record.where()
+            raise NotFiniteError(f"{where}: {error}", rows=error.rows) from error
+
+    def _inputs(self, rows: Sequence[_Encoded], opened: MutableMapping[Any, Any]) -> dict[str, Any]:
         """Make the model's inputs."""
-        encoded = [self._encode(question, with_pixels=self._pictures is None) for question in questions]
-        inputs = dict(pad_left(encoded, self._loaded.processor.image_processor, "pt"))
+        image_processor = self._loaded.processor.image_processor
+        inputs = dict(pad_left([row.text for row in rows], image_processor, "pt"))
         if self._pictures is not None:
-            found = [self._pictures.features(question) for question in questions]
+            found = [self._pictures.features(row.question.shown, row.question.max_slice_nums, opened) for row in rows]
             features = [of_record for of_record in found if of_record is not None]
             inputs.pop("pixel_values", None)
             inputs.pop("tgt_sizes", None)
@@ -152,39 +201,13 @@ class Predictor:
                 inputs["image_features"] = torch.cat(features)
         return {name: value.to(self._loaded.device) for name, value in inputs.items()}
 
-    def _describe(self, questions: Sequence[Record]) -> str:
-        longest = max(len(self._encode(question).input_ids) for question in questions)
-        answers = f"answers of up to {self._settings.max_new_tokens:,}"
-        return f"{len(questions)} record(s) at once, with prompts of up to {longest:,} tokens and {answers}"
-
-    def _encode(self, question: Record, *, with_pixels: bool = False) -> EncodedConversation:
-        processor = self._loaded.processor
-        how: dict[str, Any] = {
-            "add_generation_prompt": True,
-            "max_slice_nums": self._settings.max_slice_nums,
-            "enable_thinking": self._thinking,
-        }
-        number = range(count_pictures(question))
-        try:
-            if with_pixels or question.image_sizes is None:
-                pictures = [open_picture(question, position, blank=self._blank_images) for position in number]
-                encoded = processor.encode_conversation(question.turns, pictures, **how)
-                return encoded if with_pixels else replace(encoded, pixel_values=_NO_PIXELS)
-            sample = processor.encode_text(question.turns, question.image_sizes[: len(number)], **how)
-        except UsageError as error:
-            raise UsageError(f"{question.where()}: {error}") from error
-        return EncodedConversation(sample.input_ids, sample.labels, sample.image_mask, _NO_PIXELS, [])
-
-
-_NO_PIXELS = np.zeros((0, 0), dtype=np.uint8)
-
 
 def predict(
     loaded: LoadedModel,
     records: Sequence[Record],
     *,
     settings: GenerationSettings,
-    batch_size: int | None = 16,
+    batch_size: int | None = BATCH_SIZE,
     max_batch_tokens: int | None = None,
     seed: int = 0,
     blank_images: bool = False,
@@ -193,11 +216,12 @@ def predict(
 
     Args:
         loaded: Who answers.
-        records: As for ``Predictor``.
+        records: Read when they are needed. An assistant turn at the end of one is not shown to the model: it is the
+            reference.
         settings: How tokens are chosen.
         batch_size: Most records answered at once; None for any number.
         max_batch_tokens: Most tokens answered at once, see ``plan_batches``.
-        seed: As for ``Predictor``.
+        seed: As for ``Answering``.
         blank_images: As there.
 
     Yields:
@@ -208,21 +232,26 @@ def predict(
         ImageError: A picture cannot be read.
         NotFiniteError: The logits for a record are not finite.
         UsageError: Thinking is asked of a version that cannot, or a conversation does not fit the version.
+        MemoryShortageError: One record alone has no room in memory.
     """
-    predictor = Predictor(loaded, records, settings=settings, seed=seed, blank_images=blank_images)
-    for batch in predictor.plan(batch_size=batch_size, max_batch_tokens=max_batch_tokens):
-        yield from predictor.answer(batch.tolist())
+    answering = Answering(settings=settings, seed=seed, blank_images=blank_images)
+    plan = plan_questions(
+        loaded.processor, records, settings=settings, batch_size=batch_size, max_batch_tokens=max_batch_tokens
+    )
+    batches = (choose(records, batch.tolist(), max_slice_nums=settings.max_slice_nums) for batch in plan)
+    yield from chain.from_iterable(answering(loaded, batches))
 
 
-def _without_reference(record: Record) -> Record:
-    return replace(record, turns=record.turns[:-1]) if record.turns[-1].role == "assistant" else record
-
-
-def _group(question: Record, index: int) -> int:
-    """Number a record by what it shows; one without pictures stands alone."""
-    names = [name_picture(question, position) for position in range(count_pictures(question))]
-    described = b"".join(names) if names else f"text {index}".encode()
-    return int.from_bytes(hashlib.sha256(described).digest()[:8], "big", signed=True)
+def _prediction(question: Question, answer: str) -> Prediction:
+    record = question.record
+    return Prediction(
+        index=int(question.index),
+        id=record.id,
+        question=question.shown.turns[-1].text,
+        answer=answer,
+        reference=record.turns[-1].text if record.turns[-1].role == "assistant" else None,
+        references=record.references,
+    )
 
 
 def _own_seed(seed: int, index: int) -> int:

@@ -19,6 +19,7 @@ from minicpmv.data.mixing import Source, parse_source, parse_validation_sets
 from minicpmv.data.validation import SplitSize, parse_split
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.registry import find_metrics, split_names
+from minicpmv.inference.batching import BATCH_SIZE
 from minicpmv.models.versions import LLM_TYPES
 from minicpmv.redaction import clean_command
 from minicpmv.training.learning_flags import LearningArguments, check_learning
@@ -116,6 +117,11 @@ class RunArguments(LearningArguments, _Subject):
     )
     eval_metrics_records: int | None = _flag(None, "Records answered for them, the first ones. Default: all.")
     eval_max_new_tokens: int = _flag(64, "Tokens of the longest answer that is measured.")
+    answer_batch_size: int = _flag(
+        BATCH_SIZE,
+        "Records that a process answers at once, for --eval_metrics, --measure and samples; in halves where they have "
+        "no room in the device's memory. --per_device_eval_batch_size is of the loss alone.",
+    )
     keep_best: bool = _flag(
         False,
         "Save at each evaluation, and end with the best of these checkpoints instead of the last: by the loss, or by "
@@ -345,6 +351,9 @@ def _check_eval_metrics(run: RunArguments, given: frozenset[str]) -> None:
     for name in ("eval_metrics_records", "eval_max_new_tokens"):
         if name in given and run.eval_metrics is None:
             raise UsageError(f"--{name}: found without --eval_metrics, so nothing is measured\n  fix: remove the flag")
+    is_asked = run.may_evaluate and (run.eval_metrics or run.eval_samples or run.measure)
+    if "answer_batch_size" in given and not is_asked:
+        raise UsageError("--answer_batch_size: found no record that is answered\n  fix: remove the flag")
     if run.eval_metrics is None:
         return
     find_metrics(split_names(run.eval_metrics), flag="--eval_metrics")

@@ -56,6 +56,7 @@ _FREE = (
     "dry_run",
     "early_stopping",
     "eval_data_path",
+    "answer_batch_size",
     "eval_max_new_tokens",
     "eval_metrics",
     "eval_metrics_records",

@@ -7,8 +7,7 @@ asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, islice
-from operator import itemgetter
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,22 +17,17 @@ from minicpmv.data.answers import Answers
 from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.sequences import Selected
 from minicpmv.errors import DataError, UsageError
-from minicpmv.evaluation.answers import predict
 from minicpmv.evaluation.asking import sample_of
 from minicpmv.evaluation.metrics.base import Metric
 from minicpmv.evaluation.metrics.registry import find_metrics, split_names
 from minicpmv.evaluation.scores import measure
-from minicpmv.inference.generation import GenerationSettings
-from minicpmv.inference.loading import LoadedModel
 from minicpmv.models.known_slices import is_sharded
 from minicpmv.report.evaluations import OF_EVALUATION, key_of
 from minicpmv.training.arguments import RunArguments
-from minicpmv.training.processes import gather, raise_together
+from minicpmv.training.held_out_answers import HeldOutAnswers
+from minicpmv.training.processes import gather
 
 __all__ = ["EvalMetrics", "settle_best_model"]
-
-_Batch = tuple[list[int], int]
-"""Positions of records that are answered together, and the most tiles of their images."""
 
 
 class EvalMetrics:
@@ -59,13 +53,18 @@ class EvalMetrics:
         max_new_tokens: int,
         batch_size: int,
     ) -> None:
-        self._dataset = dataset
         self._metrics = [metric for metric in metrics if metric.needs_answers]
         self._of_loss = [metric for metric in metrics if not metric.needs_answers]
-        self._max_new_tokens = max_new_tokens
-        self._batches = list(_plan(dataset, num_records, batch_size)) if self._metrics else []
-        positions = [position for batch, _ in self._batches for position in batch]
-        self._asked = Answers(Selected(dataset.records, np.array(positions, dtype=np.int64)))
+        fitting = list(islice(_fitting(dataset), num_records)) if self._metrics else []
+        positions = np.array([position for position, _ in fitting], dtype=np.int64)
+        self._asked = Answers(Selected(dataset.records, positions))
+        self._answers = HeldOutAnswers(
+            self._asked,
+            [max_slice_nums for _, max_slice_nums in fitting],
+            processor=dataset.processor,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+        )
         self.share = self._asked.share
         """How many answers are measured, of all that the records have."""
         self._look_at_references()
@@ -75,26 +74,16 @@ class EvalMetrics:
     ) -> dict[str, float]:
         """Answer, and return the values by the metrics' names. Every process must call it.
 
-        Args:
-            model: The model itself, bare or wrapped by PEFT, without an engine around it, in evaluation mode and in
-                the precision of training. Where processes share its weights they answer all records together,
-                otherwise each answers its own.
-            rank: Of this process.
-            num_processes: How many call it.
-            between: Called on every process after each batch.
-
-        Raises:
-            ImageError: An image cannot be read any more.
+        The arguments are those of ``HeldOutAnswers.take``.
         """
-        is_shared = is_sharded(model)
-        mine = self._batches if is_shared else self._batches[rank::num_processes]
-        num_rounds = len(self._batches) if is_shared else -(-len(self._batches) // num_processes)
         sums: dict[str, list[float]] = {}
-        for number in range(num_rounds):
-            here = mine[number : number + 1]  # none where another process has one more
-            raise_together(lambda batches=here: self._answer(model, batches, sums))
-            between()
-        for other in () if is_shared else _others(gather(sums), rank):
+        for said in self._answers.take(model, rank=rank, num_processes=num_processes, between=between):
+            sample = sample_of(self._asked[said.index], answer=said.answer)
+            for metric in self._metrics:
+                found = measure(metric, sample)
+                if found is not None:
+                    _add(sums, metric.name, found)
+        for other in () if is_sharded(model) else _others(gather(sums), rank):
             for name, added in other.items():
                 _add(sums, name, added)
         return {metric.name: metric.value(sums[metric.name]) for metric in self._metrics if metric.name in sums}
@@ -102,19 +91,6 @@ class EvalMetrics:
     def of_loss(self, nats: float, weight: float) -> dict[str, float]:
         """Return what the loss alone decides."""
         return {metric.name: metric.value((nats, weight)) for metric in self._of_loss if weight}
-
-    def _answer(self, model: Any, batches: Sequence[_Batch], sums: dict[str, list[float]]) -> None:
-        for positions, max_slice_nums in batches:
-            records = Answers(Selected(self._dataset.records, np.array(positions)))
-            settings = GenerationSettings(max_new_tokens=self._max_new_tokens, max_slice_nums=max_slice_nums)
-            loaded = LoadedModel("", "", model, self._dataset.processor)
-            answers = predict(loaded, records, batch_size=len(records), settings=settings)
-            for record, said in zip(records, answers, strict=True):
-                sample = sample_of(record, answer=said.answer)
-                for metric in self._metrics:
-                    found = measure(metric, sample)
-                    if found is not None:
-                        _add(sums, metric.name, found)
 
     def _look_at_references(self) -> None:
         """Show the records to the metrics that want to see all first, and look for one that each can measure."""
@@ -166,15 +142,8 @@ def settle_best_model(run: RunArguments, settings: dict[str, Any]) -> None:
         settings.setdefault("greater_is_better", found.higher_is_better)
 
 
-def _plan(dataset: ConversationDataset, num_records: int | None, batch_size: int) -> Iterator[_Batch]:
-    """Yield batches of neighbouring records whose images get as many slices."""
-    for max_slice_nums, group in groupby(islice(_fitting(dataset), num_records), key=itemgetter(1)):
-        positions = (position for position, _ in group)
-        while batch := list(islice(positions, batch_size)):
-            yield batch, max_slice_nums
-
-
 def _fitting(dataset: ConversationDataset) -> Iterator[tuple[int, int]]:
+    """Yield the positions of records that fit, and the most tiles of their images."""
     for position in range(len(dataset)):
         try:
             yield position, dataset.fit(position).max_slice_nums

@@ -6,7 +6,7 @@ bounded, since a large model answers a few in a second. Training goes on as if n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +15,58 @@ from torch import nn
 
 from minicpmv.data.answers import Answers
 from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.sequences import Selected
+from minicpmv.data.sequences import Concatenated, Selected
 from minicpmv.errors import DataError, UsageError
-from minicpmv.evaluation.asking import ask
+from minicpmv.evaluation.asking import line_of
 from minicpmv.evaluation.comparison import compare
 from minicpmv.evaluation.metrics.registry import find_metrics
 from minicpmv.evaluation.score_files import open_replacing, read_answers, write_line
 from minicpmv.evaluation.scores import Scorer, shown
-from minicpmv.inference.generation import GenerationSettings
-from minicpmv.inference.loading import LoadedModel
+from minicpmv.inference.predicting import Prediction
 from minicpmv.models.known_slices import is_sharded
 from minicpmv.report.run_directory import AFTER, BEFORE
-from minicpmv.training.processes import gather, raise_together
+from minicpmv.training.held_out_answers import HeldOutAnswers
+from minicpmv.training.processes import gather
 
 __all__ = ["METRICS", "Measurement"]
 
 METRICS = ("exact_match", "anls")
 """Word for word, and how near: of long answers the second says more."""
 _MAX_NEW_TOKENS = 64
-_BATCH = 8
 
 
 class Measurement:
     """Lets a model that is being trained answer validation records, and writes the answers with their scores.
 
     Args:
-        sets: The validation records of each set.
+        sets: The validation records of each set; at least one.
         num_records: How many of all of them are answered, spread evenly.
+        batch_size: Records that a process answers at once.
         directory: Of the run.
     """
 
-    def __init__(self, sets: Mapping[str, ConversationDataset], *, num_records: int, directory: Path) -> None:
+    def __init__(
+        self, sets: Mapping[str, ConversationDataset], *, num_records: int, batch_size: int, directory: Path
+    ) -> None:
         self._directory = directory
-        self._asked: list[tuple[ConversationDataset, int, int]] = []
         every = [(dataset, position) for dataset in sets.values() for position in range(len(dataset))]
         self.num_records = len(every)
         """There are to choose from."""
-        for place in np.linspace(0, len(every) - 1, min(num_records, len(every))).round().astype(int).tolist():
-            dataset, position = every[place]
-            try:
-                self._asked.append((dataset, position, dataset.fit(position).max_slice_nums))
-            except DataError:  # passed over, or named, where the loss is measured
-                continue
+        places = np.linspace(0, len(every) - 1, min(num_records, len(every))).round().astype(int).tolist()
+        fitting = [each for each in map(_fit, (every[place] for place in places)) if each is not None]
+        self._of_sets = [
+            Answers(Selected(dataset.records, np.array(positions, dtype=np.int64)))
+            for dataset in sets.values()
+            for positions in [[position for of, position, _ in fitting if of is dataset]]
+        ]
+        self._asked = Concatenated(self._of_sets)
+        self._answers = HeldOutAnswers(
+            self._asked,
+            [max_slice_nums for _, _, max_slice_nums in fitting],
+            processor=next(iter(sets.values())).processor,
+            max_new_tokens=_MAX_NEW_TOKENS,
+            batch_size=batch_size,
+        )
 
     @property
     def num_asked(self) -> int:
@@ -64,24 +74,15 @@ class Measurement:
         return len(self._asked)
 
     def before(self, model: nn.Module, *, rank: int, num_processes: int, between: Callable[[], None]) -> None:
-        """Measure what the run starts from. Every process must call it, as with :meth:`after`."""
+        """Measure what the run starts from. Every process must call it, as with :meth:`after`.
+
+        The arguments are those of ``HeldOutAnswers.take``.
+        """
         (self._directory / AFTER).unlink(missing_ok=True)  # of an earlier run here
         self._measure(model, BEFORE, rank, num_processes, between)
 
     def after(self, model: nn.Module, *, rank: int, num_processes: int, between: Callable[[], None]) -> None:
-        """Measure what the run leaves.
-
-        Args:
-            model: The model itself, bare or wrapped by PEFT, without an engine around it, in evaluation mode and in
-                the precision of training. Where processes share its weights they answer all records together,
-                otherwise each answers its own.
-            rank: Of this process.
-            num_processes: How many call it.
-            between: Called on every process after each batch.
-
-        Raises:
-            ImageError: An image cannot be read any more.
-        """
+        """Measure what the run leaves."""
         self._measure(model, AFTER, rank, num_processes, between)
 
     def describe(self) -> list[str]:
@@ -105,22 +106,9 @@ class Measurement:
         return lines
 
     def _measure(self, model: Any, name: str, rank: int, num_processes: int, between: Callable[[], None]) -> None:
-        is_shared = is_sharded(model)
-        batches = [self._asked[start : start + _BATCH] for start in range(0, len(self._asked), _BATCH)]
-        mine = list(range(len(batches))) if is_shared else list(range(rank, len(batches), num_processes))
-        num_rounds = len(batches) if is_shared else -(-len(batches) // num_processes)
-        lines: dict[int, dict[str, Any]] = {}
-        for number in range(num_rounds):
-            here = mine[number : number + 1]
-            raise_together(
-                lambda here=here: lines.update(
-                    (each * _BATCH + place, line)
-                    for each in here
-                    for place, line in enumerate(_answer(model, batches[each]))
-                )
-            )
-            between()
-        for other in [] if is_shared else gather(lines):
+        answered = self._answers.take(model, rank=rank, num_processes=num_processes, between=between)
+        lines = dict(self._describe(answered))
+        for other in [] if is_sharded(model) else gather(lines):
             lines |= other
         if rank == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -128,23 +116,19 @@ class Measurement:
                 for number in sorted(lines):
                     write_line(file, {**lines[number], "index": number})
 
+    def _describe(self, answered: Sequence[Prediction]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the line of each answer, by its number."""
+        places = [answers.fields(number) for answers in self._of_sets for number in range(len(answers))]
+        scorer = Scorer(find_metrics(METRICS))
+        for said in answered:
+            record = self._asked[said.index]
+            line, sample = line_of(record, places[said.index], said.answer)
+            yield said.index, {**line, "record": record.where(), "scores": scorer.add(sample)}
 
-def _answer(model: Any, asked: Sequence[tuple[ConversationDataset, int, int]]) -> list[dict[str, Any]]:
-    """Answer records one by one where their images get other numbers of slices, otherwise together."""
-    metrics = find_metrics(METRICS)
-    scorer = Scorer(metrics)
-    lines: list[dict[str, Any]] = []
-    start = 0
-    while start < len(asked):
-        dataset, _, max_slice_nums = asked[start]
-        end = start
-        while end < len(asked) and asked[end][0] is dataset and asked[end][2] == max_slice_nums:
-            end += 1
-        records = Answers(Selected(dataset.records, np.array([position for _, position, _ in asked[start:end]])))
-        loaded = LoadedModel("", "", model, dataset.processor)
-        settings = GenerationSettings(max_new_tokens=_MAX_NEW_TOKENS, max_slice_nums=max_slice_nums)
-        found = ask(loaded, records, metrics, settings=settings, batch_size=len(records), max_length=0)
-        for (line, sample), record in zip(found, records, strict=True):
-            lines.append({**line, "record": record.where(), "scores": scorer.add(sample)})
-        start = end
-    return lines
+
+def _fit(place: tuple[ConversationDataset, int]) -> tuple[ConversationDataset, int, int] | None:
+    dataset, position = place
+    try:
+        return dataset, position, dataset.fit(position).max_slice_nums
+    except DataError:  # passed over, or named, where the loss is measured
+        return None

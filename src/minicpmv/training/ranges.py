@@ -93,6 +93,7 @@ RANGES: Mapping[str, Range] = {
     # ours
     "embeddings_lr": _OWN_RATE,
     "embeddings_weight_decay": _AMOUNT,
+    "answer_batch_size": _COUNT,
     "eval_max_new_tokens": _COUNT,
     "eval_metrics_records": _COUNT,
     "eval_sample_tokens": _COUNT,

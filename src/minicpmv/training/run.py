@@ -333,7 +333,7 @@ def _build_trainer(
     def write_companions(directory: Path) -> None:
         copy_companions(material.base, directory, dtype=model.dtype)
 
-    eval_metrics = _eval_metrics(material, request.run, args)
+    eval_metrics = _eval_metrics(material, request.run)
     try:
         return MiniCPMVTrainer(
             model=model,
@@ -354,7 +354,7 @@ def _build_trainer(
         raise UsageError(f"transformers' Trainer refuses: {error}\n  fix: correct the flag it names") from error
 
 
-def _eval_metrics(material: Material, run: RunArguments, args: TrainingArguments) -> dict[str, EvalMetrics]:
+def _eval_metrics(material: Material, run: RunArguments) -> dict[str, EvalMetrics]:
     if run.eval_metrics is None:
         return {}
     return {
@@ -363,7 +363,7 @@ def _eval_metrics(material: Material, run: RunArguments, args: TrainingArguments
             find_metrics(split_names(run.eval_metrics), flag="--eval_metrics"),
             num_records=run.eval_metrics_records,
             max_new_tokens=run.eval_max_new_tokens,
-            batch_size=args.per_device_eval_batch_size,
+            batch_size=run.answer_batch_size,
         )
         for name, dataset in material.validation.items()
     }
@@ -385,6 +385,7 @@ def _samples(material: Material, run: RunArguments, args: TrainingArguments) -> 
         list(material.validation.values()),
         num_records=run.eval_samples,
         max_new_tokens=run.eval_sample_tokens,
+        batch_size=run.answer_batch_size,
         path=Path(args.output_dir or "") / SAMPLES,
     )
 
@@ -392,7 +393,12 @@ def _samples(material: Material, run: RunArguments, args: TrainingArguments) -> 
 def _measurement(material: Material, run: RunArguments, args: TrainingArguments) -> Measurement | None:
     if not material.validation or not run.measure or run.dry_run:
         return None
-    return Measurement(material.validation, num_records=run.measure, directory=Path(args.output_dir or ""))
+    return Measurement(
+        material.validation,
+        num_records=run.measure,
+        batch_size=run.answer_batch_size,
+        directory=Path(args.output_dir or ""),
+    )
 
 
 def _tell_split(material: Material, request: Request) -> None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +23,10 @@ from minicpmv.data.embedded import image_names
 from minicpmv.data.records import Record, quote
 from minicpmv.data.whole_files import write_whole
 from minicpmv.errors import DataError
-from minicpmv.evaluation.answers import Prediction, predict
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import LoadedModel
+from minicpmv.inference.predicting import Answering, Prediction
+from minicpmv.inference.questions import Question
 from minicpmv.models.known_slices import is_sharded
 
 __all__ = ["AskAtStart", "Samples"]
@@ -34,7 +35,7 @@ __all__ = ["AskAtStart", "Samples"]
 class _Question(NamedTuple):
     record: Record
     """It ends with the answer that is asked for."""
-    settings: GenerationSettings
+    max_slice_nums: int
     of_answers: int
     """How many the whole record has."""
 
@@ -46,18 +47,25 @@ class Samples:
         datasets: The validation records of each set; at least one.
         num_records: How many of each set are asked, the first ones.
         max_new_tokens: Longest answer.
+        batch_size: Records answered at once.
         path: The file: one line for each step and record, in order.
     """
 
     def __init__(
-        self, datasets: Sequence[ConversationDataset], *, num_records: int, max_new_tokens: int, path: Path
+        self,
+        datasets: Sequence[ConversationDataset],
+        *,
+        num_records: int,
+        max_new_tokens: int,
+        batch_size: int,
+        path: Path,
     ) -> None:
         self._processor = datasets[0].processor
+        self._settings = GenerationSettings(max_new_tokens=max_new_tokens)
         self._questions = [
-            question
-            for dataset in datasets
-            for question in islice(_first_questions(dataset, max_new_tokens), num_records)
+            question for dataset in datasets for question in islice(_first_questions(dataset), num_records)
         ]
+        self._batch_size = batch_size
         self._path = path
         self._step = -1
 
@@ -80,15 +88,20 @@ class Samples:
         if step == self._step or not (is_leader or is_sharded(model)):
             return []
         self._step = step
-        found = [(question, self._ask(model, question)) for question in self._questions]
+        found = list(zip(self._questions, self._ask(model), strict=True))
         if not is_leader:
             return []
         _replace_from(self._path, step, [_describe(step, question, said) for question, said in found])
         return [_shorten(step, question, said) for question, said in found]
 
-    def _ask(self, model: Any, question: _Question) -> Prediction:
+    def _ask(self, model: Any) -> list[Prediction]:
+        every = [
+            Question(number, question.record, question.max_slice_nums)
+            for number, question in enumerate(self._questions)
+        ]
+        batches = (every[start : start + self._batch_size] for start in range(0, len(every), self._batch_size))
         loaded = LoadedModel("", "", model, self._processor)
-        return next(predict(loaded, [question.record], settings=question.settings))
+        return list(chain.from_iterable(Answering(settings=self._settings)(loaded, batches)))
 
 
 @dataclass
@@ -104,7 +117,7 @@ class AskAtStart(TrainerCallback):
             self.ask()
 
 
-def _first_questions(dataset: ConversationDataset, max_new_tokens: int) -> Iterator[_Question]:
+def _first_questions(dataset: ConversationDataset) -> Iterator[_Question]:
     """Yield records that end with their first answer, with as many slices as evaluation gives them."""
     for index in range(len(dataset)):
         try:
@@ -113,8 +126,7 @@ def _first_questions(dataset: ConversationDataset, max_new_tokens: int) -> Itera
         except DataError:  # passed over, or named, where the loss is measured
             continue
         places = find_answers(record)
-        settings = GenerationSettings(max_new_tokens=max_new_tokens, max_slice_nums=fit.max_slice_nums)
-        yield _Question(cut_before(record, places[0]), settings, len(places))
+        yield _Question(cut_before(record, places[0]), fit.max_slice_nums, len(places))
 
 
 def _describe(step: int, question: _Question, said: Prediction) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from minicpmv.errors import UsageError
-from minicpmv.evaluation.score_files import read_answers
+from minicpmv.evaluation.metrics.registry import find_metrics
+from minicpmv.evaluation.score_files import make_sample, read_answers
+from minicpmv.evaluation.scores import measure
 
 
 def keys(folder: Path, *lines: dict[str, Any]) -> list[str | int]:
@@ -32,3 +34,22 @@ def test_a_record_that_comes_twice_is_refused(tmp_path: Path, line: dict[str, An
     """It would count twice in every metric."""
     with pytest.raises(UsageError, match=r"answers.jsonl:2: found record .* again, expected each once"):
         keys(tmp_path, line, line)
+
+
+@pytest.mark.parametrize(
+    ("said", "known", "same"),
+    [
+        ("A cat.", "A cat.", True),
+        (" A cat.\n", "A cat.", True),
+        ("A cat", "A cat.", False),
+        ("<think>\nA tail.\n</think>\n\nA cat.", "A cat.", True),
+        ("<think>\nA tail.\n</think>\n\nA cat.", "<think>\nWhiskers.\n</think>\n\nA cat.", True),
+        ("<think>\nA cat.\n</think>\n\nA dog.", "A cat.", False),
+        ("<think>\nA cat.", "A cat.", False),
+    ],
+)
+def test_only_what_is_said_after_the_thoughts_is_compared(said: str, known: str, same: bool) -> None:
+    (exact,) = find_metrics(["exact_match"])
+    found = measure(exact, make_sample(question="What is it?", answer=said, references=(known,)))
+    assert found is not None
+    assert exact.value(found) == same

@@ -18,7 +18,8 @@ from minicpmv.data.records import Record
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import LoadedModel, load_model
 from minicpmv.inference.pictures import SeenPictures
-from minicpmv.inference.predicting import Prediction, Predictor, predict
+from minicpmv.inference.predicting import Answering, predict
+from minicpmv.inference.questions import choose
 from minicpmv.processing.images import ImageError
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
@@ -104,7 +105,6 @@ def test_a_prediction_says_what_was_asked_and_what_is_known(loaded: LoadedModel,
     assert (said[1].id, said[1].question, said[1].reference) == ("open", "And you?", None)
     assert (said[3].id, said[3].reference) == (None, "A dog.")
     assert (said[6].question, said[6].reference) == ("Sure?", "Yes.")
-    assert not said[1].is_exact
 
 
 @pytest.mark.parametrize(("version", "times"), [("v2_6", 3), ("v2_5", 4)])
@@ -119,13 +119,13 @@ def test_the_tower_sees_each_picture_once(version: str, times: int, records: Seq
 
 def test_kept_features_stay_below_their_limit(loaded: LoadedModel, records: Sequence[Record]) -> None:
     first, last = records[2], records[5]
-    alone = SeenPictures(loaded, max_slice_nums=None).features(first)
+    alone = SeenPictures(loaded).features(first, None)
     assert alone is not None
-    pictures = SeenPictures(loaded, max_slice_nums=None, max_bytes=alone.nbytes)
+    pictures = SeenPictures(loaded, max_bytes=alone.nbytes)
     seen = Counter[str]()
     handle = loaded.model.vpm.register_forward_pre_hook(lambda module, inputs: seen.update(["looks"]))
     for record in (first, first, last, first):
-        found = pictures.features(record)
+        found = pictures.features(record, None)
         assert found is not None
     handle.remove()
     torch.testing.assert_close(found, alone, rtol=0, atol=0)
@@ -144,7 +144,7 @@ def test_what_is_drawn_depends_on_seed_and_record_alone(loaded: LoadedModel, rec
     torch.manual_seed(123)
     assert draw(7, 1) == together
     assert draw(8, 8) != together
-    twice = Predictor(loaded, [records[0], records[0]], settings=settings, seed=7).answer([0, 1])
+    (twice,) = Answering(settings=settings, seed=7)(loaded, [choose([records[0]] * 2, [0, 1], max_slice_nums=None)])
     assert twice[0].answer == together[0]
     assert twice[0].answer != twice[1].answer, "two records with the same question draw numbers of their own"
 
@@ -161,9 +161,4 @@ def test_an_image_that_has_another_size_by_now_is_named(loaded: LoadedModel, tmp
     records = make_records(tmp_path)
     save_picture(tmp_path / "0.png", 20, 30)
     with pytest.raises(ImageError, match=r"record 2 \(id 3\) image .*0.png.*found 20x30 pixels, expected 50x50"):
-        Predictor(loaded, records, settings=SHORT).answer([2])
-
-
-def test_thoughts_are_in_the_answer_but_do_not_count() -> None:
-    said = Prediction(index=0, id=None, question="?", answer="<think>\nA tail.\n</think>\n\nA cat.", reference="A cat.")
-    assert said.is_exact
+        list(Answering(settings=SHORT)(loaded, [choose(records, [2], max_slice_nums=None)]))

@@ -17,6 +17,7 @@ from tests.machines import CPU
 
 NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o", "--use_lora", "true"]
 BESIDE = {
+    "answer_batch_size": ["--eval_data_path", "e.json"],
     "eval_samples": ["--eval_data_path", "e.json"],
     "eval_sample_tokens": ["--eval_data_path", "e.json"],
     "eval_max_new_tokens": ["--eval_data_path", "e.json", "--eval_metrics", "anls"],

@@ -1,0 +1,48 @@
+"""Prepares what comes next while its predecessor is worked on, in a thread: a device need not wait for pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from minicpmv.errors import MiniCPMVError
+
+__all__ = ["ahead"]
+
+_Item = TypeVar("_Item")
+_Ready = TypeVar("_Ready")
+
+
+def ahead(items: Iterable[_Item], prepare: Callable[[_Item], _Ready]) -> Generator[_Ready]:
+    """Yield what ``prepare`` makes of each item, in order; of the next one it is made while the caller has this one.
+
+    Items are asked for by the caller's own thread, one early. Whatever goes wrong with an item is raised in its turn,
+    after all that came before it. When the generator ends or is closed, no thread is left.
+
+    Args:
+        items: Gone through once.
+        prepare: Called in a thread, for one item at a time and in order.
+    """
+    source = iter(items)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as thread:
+        coming = _start(source, prepare, thread)
+        while coming is not None:
+            ready = coming.result()
+            coming = _start(source, prepare, thread)
+            yield ready
+
+
+def _start(
+    source: Iterator[_Item], prepare: Callable[[_Item], _Ready], thread: ThreadPoolExecutor
+) -> Future[_Ready] | None:
+    """Have the next item prepared; None if there is none."""
+    try:
+        item = next(source)
+    except StopIteration:
+        return None
+    except MiniCPMVError as error:
+        failed: Future[_Ready] = Future()
+        failed.set_exception(error)
+        return failed
+    return thread.submit(prepare, item)

@@ -1,0 +1,144 @@
+"""What a model is asked: a record's last question, given all before it, rendered by the processor of training.
+
+Measures questions without opening pictures, and divides them into batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minicpmv.data.records import Record
+from minicpmv.errors import UsageError
+from minicpmv.inference.batching import plan_batches
+from minicpmv.inference.generation import GenerationSettings
+from minicpmv.inference.pictures import count_pictures, name_picture, open_picture
+from minicpmv.models.answers import thinking_setting
+from minicpmv.processing.encoding import EncodedConversation
+from minicpmv.processing.processor import MiniCPMVProcessor
+
+__all__ = ["Question", "choose", "encode_question", "plan_questions"]
+
+_NO_PIXELS = np.zeros((0, 0), dtype=np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One record that is asked; it can be sent to another process."""
+
+    index: int
+    """Position among the records, from 0."""
+    record: Record
+    """An assistant turn at its end is not shown to the model: it is the reference."""
+    max_slice_nums: int | None
+    """Most tiles of each picture; the checkpoint's own number if not given."""
+
+    @property
+    def shown(self) -> Record:
+        """What the model is shown."""
+        record = self.record
+        return replace(record, turns=record.turns[:-1]) if record.turns[-1].role == "assistant" else record
+
+
+def choose(
+    records: Sequence[Record], positions: Sequence[int], *, max_slice_nums: int | Sequence[int | None] | None
+) -> list[Question]:
+    """Read some records as questions.
+
+    Args:
+        records: All.
+        positions: Which of them.
+        max_slice_nums: Of all pictures, or of those of each of all records.
+    """
+    limits = max_slice_nums if isinstance(max_slice_nums, Sequence) else None
+    return [
+        Question(index, records[index], max_slice_nums if limits is None else limits[index])  # pyright: ignore[reportArgumentType]
+        for index in positions
+    ]
+
+
+def plan_questions(
+    processor: MiniCPMVProcessor,
+    records: Sequence[Record],
+    *,
+    settings: GenerationSettings,
+    batch_size: int | None,
+    max_batch_tokens: int | None = None,
+    max_slice_nums: Sequence[int | None] | None = None,
+) -> list[NDArray[np.int64]]:
+    """Measure every record, without opening pictures, and divide them into batches; see ``plan_batches``.
+
+    Args:
+        processor: The checkpoint's.
+        records: What is asked.
+        settings: How tokens are chosen.
+        batch_size: Most records of a batch.
+        max_batch_tokens: Most tokens of one.
+        max_slice_nums: Of each record's pictures; those of the settings if not given.
+
+    Raises:
+        DataError: A record cannot be read any more.
+        UsageError: A conversation does not fit the model's version, or cannot think.
+    """
+    lengths = np.zeros(len(records), dtype=np.int64)
+    groups = np.zeros(len(records), dtype=np.int64)
+    limits = settings.max_slice_nums if max_slice_nums is None else max_slice_nums
+    for index in range(len(records)):
+        (question,) = choose(records, [index], max_slice_nums=limits)
+        lengths[index] = len(encode_question(processor, question, settings=settings).input_ids)
+        groups[index] = _group(question)
+    return plan_batches(
+        lengths,
+        groups,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=batch_size,
+        max_batch_tokens=max_batch_tokens,
+    )
+
+
+def encode_question(
+    processor: MiniCPMVProcessor,
+    question: Question,
+    *,
+    settings: GenerationSettings,
+    with_pixels: bool = False,
+    blank_images: bool = False,
+) -> EncodedConversation:
+    """Encode a question's text, or its pictures as well.
+
+    Raises:
+        ImageError: A picture cannot be read.
+        UsageError: The conversation does not fit the model's version.
+    """
+    shown = question.shown
+    how: dict[str, Any] = {
+        "add_generation_prompt": True,
+        "max_slice_nums": question.max_slice_nums,
+        "enable_thinking": thinking_setting(processor.version, settings.enable_thinking),
+    }
+    numbers = range(count_pictures(shown))
+    try:
+        if with_pixels or shown.image_sizes is None:
+            pictures = [open_picture(shown, number, blank=blank_images) for number in numbers]
+            encoded = processor.encode_conversation(shown.turns, pictures, **how)
+            return encoded if with_pixels else replace(encoded, pixel_values=_NO_PIXELS)
+        sample = processor.encode_text(shown.turns, shown.image_sizes[: len(numbers)], **how)
+    except UsageError as error:
+        raise UsageError(f"{shown.where()}: {error}") from error
+    return EncodedConversation(sample.input_ids, sample.labels, sample.image_mask, _NO_PIXELS, [])
+
+
+def _group(question: Question) -> int:
+    """Number a question by what it shows; one without pictures stands alone."""
+    described = b"".join(_names(question)) or f"text {question.index}".encode()
+    return int.from_bytes(hashlib.sha256(described).digest()[:8], "big", signed=True)
+
+
+def _names(question: Question) -> Iterator[bytes]:
+    shown = question.shown
+    return (name_picture(shown, number) for number in range(count_pictures(shown)))
