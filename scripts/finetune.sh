@@ -43,10 +43,10 @@ check_variables() {
     fi
 }
 
-# Fills in what was left empty: processes, port, precision, threads. Arguments: those of the script.
+# Fills in what was left empty: processes, port, precision. Arguments: those of the script.
 choose_hardware() {
     _hardware=$("$PYTHON" -m minicpmv.training.hardware "$@") || exit $?
-    read -r _gpus _precision _port _cores <<HARDWARE
+    read -r _gpus _precision _port <<HARDWARE
 $_hardware
 HARDWARE
     if [ -z "$GPUS_PER_NODE" ]; then
@@ -69,10 +69,7 @@ HARDWARE
         export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
         if [ "$DEMO" = yes ]; then # so small that a second thread costs more than it brings
             export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-        else
-            _threads=$((_cores / GPUS_PER_NODE))
-            export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((_threads > 0 ? _threads : 1))}"
-        fi
+        fi # otherwise the launcher divides the cores
     fi
 }
 
@@ -121,7 +118,7 @@ prepare() {
 # torch's launcher, made to end with the training's own exit code. MINICPMV is for the chat command that it prints.
 # It runs beside the shell, which would otherwise not hand on a signal: the training stops at the end of a step, saved.
 torchrun() {
-    MINICPMV=$MINICPMV "$PYTHON" "$ROOT/scripts/torchrun.py" "$@" &
+    MINICPMV=$MINICPMV "$PYTHON" -m minicpmv.training.launcher "$@" &
     _training=$!
     for _name in TERM INT USR1 HUP; do
         trap "_signalled=yes; kill -s $_name $_training 2>/dev/null || :" "$_name"

@@ -19,6 +19,7 @@ from minicpmv.training.console import is_first_process
 from minicpmv.training.trainer import MiniCPMVTrainer
 
 NUM_CHUNKS = 4
+_GATHER = "foreach_all_gather"
 _FETCH = "_PartitionedParameterCoordinator__all_gather_params_"
 
 
@@ -64,7 +65,7 @@ if __name__ == "__main__":
     name, *flags = sys.argv[1:]
     counter, loose, coordinator = _Counter(), (modeling, fsdp, MiniCPMVTrainer), zero.PartitionedParameterCoordinator
     setattr(modeling, "count_chunks", lambda vocabulary: NUM_CHUNKS)  # noqa: B010  it is typed as what it was
-    setattr(fsdp, "foreach_all_gather", counter.count_fsdp(fsdp.foreach_all_gather))  # noqa: B010
+    setattr(fsdp, _GATHER, counter.count_fsdp(getattr(fsdp, _GATHER)))
     setattr(coordinator, _FETCH, counter.count_zero(getattr(coordinator, _FETCH)))
     setattr(MiniCPMVTrainer, "training_step", counter.count_step(MiniCPMVTrainer.training_step, Path(name)))  # noqa: B010
     sys.exit(main(flags))

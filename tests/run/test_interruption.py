@@ -18,7 +18,6 @@ import pytest
 from minicpmv.training.callbacks import RunProgress
 from minicpmv.training.checkpoints import list_checkpoints
 from minicpmv.training.run import main
-from tests.docs.repository import ROOT
 from tests.run.training import environment, flags, losses, make_data, read_run, run_here, same_bytes
 
 _ADAPTER = "adapter_model.safetensors"
@@ -137,14 +136,21 @@ def test_run_that_was_stopped_after_its_last_step_trains_no_further(
     assert read_run(tmp_path)["status"] == "finished"
 
 
-def test_launcher_hands_the_signal_on_and_all_processes_stop_at_the_same_step(data: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "start",
+    [
+        "minicpmv.training.launcher --standalone --nproc_per_node 2 -m -- minicpmv.training",
+        "minicpmv train --num_processes 2",
+    ],
+    ids=["launcher", "train"],
+)
+def test_signal_is_handed_on_and_all_processes_stop_at_the_same_step(start: str, data: str, tmp_path: Path) -> None:
     output = tmp_path / "output"
     words = flags(data, output, "--packing", "true", "--deepspeed", "zero2", "--dataloader_num_workers", "1", steps=999)
-    launcher = [sys.executable, str(ROOT / "scripts/torchrun.py"), "--standalone", "--nproc_per_node", "2"]
     log = tmp_path / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            [*launcher, "-m", "--", "minicpmv.training", *words], env=environment(), stdout=file, stderr=file
+            [sys.executable, "-m", *start.split(), *words], env=environment(), stdout=file, stderr=file
         )
         deadline = time.monotonic() + 90
         while "step 2/999" not in log.read_text():

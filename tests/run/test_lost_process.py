@@ -1,4 +1,4 @@
-"""A process that is killed ends the run with one message and its exit code; the others leave no traceback."""
+"""A process that is killed, or the launcher, ends the run with one message; no other leaves a traceback."""
 
 from __future__ import annotations
 
@@ -6,27 +6,50 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-from tests.docs.repository import ROOT
 from tests.run.training import environment, flags, make_data
+
+
+@contextmanager
+def running(data: str, output: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a long run of two processes; it has a checkpoint."""
+    arguments = flags(data, output, "--save_steps", "1", "--num_processes", "2", steps=100_000)
+    command = [sys.executable, "-m", "minicpmv", "train", *arguments]
+    with subprocess.Popen(
+        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as run:
+        deadline = time.monotonic() + 200
+        while not list(output.glob("checkpoint-*")) and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        yield run
 
 
 def test_killed_process_is_named_by_the_launcher_alone(tmp_path: Path) -> None:
     data, output = make_data(tmp_path, num_records=4), tmp_path / "output"
-    launcher = [sys.executable, str(ROOT / "scripts/torchrun.py"), "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, "-m", "--", "minicpmv.training", *flags(data, output, "--save_steps", "1", steps=100_000)]
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        deadline = time.monotonic() + 200
-        while not list(output.glob("checkpoint-*")) and run.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
+    with running(data, output) as run:
         second = [child for child in psutil.Process(run.pid).children() if child.environ().get("RANK") == "1"]
         for process in second:
             process.send_signal(signal.SIGKILL)
-        _, told = run.communicate(timeout=120)
+        told, _ = run.communicate(timeout=120)
     assert run.returncode == 128 + signal.SIGKILL, told
     assert "training process 1 was ended by SIGKILL; that often means: out of memory" in told
     assert "Traceback" not in told
     assert list(output.glob("checkpoint-*"))
+
+
+def test_processes_stop_saved_when_their_launcher_is_killed(tmp_path: Path) -> None:
+    data, output = make_data(tmp_path, num_records=4), tmp_path / "output"
+    with running(data, output) as run:
+        trainings = psutil.Process(run.pid).children()
+        run.kill()
+        told, _ = run.communicate(timeout=120)  # until the processes have closed it
+    _, alive = psutil.wait_procs(trainings, timeout=60)
+    assert len(trainings) == 2
+    assert alive == []
+    assert "stopped by SIGTERM after step " in told
+    assert "Traceback" not in told

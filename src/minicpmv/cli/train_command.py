@@ -1,4 +1,4 @@
-"""``minicpmv train``: the training run of the scripts, without torchrun."""
+"""``minicpmv train``: the training run of the scripts, which starts its processes itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 __all__ = ["NAME", "SUMMARY", "run"]
 
 NAME = "train"
-SUMMARY = "fine-tune a model in this process (finetune_lora.sh and finetune_ds.sh use several)"
+SUMMARY = "fine-tune a model, on all GPUs of this machine"
 
 
 def run(arguments: Sequence[str]) -> int:

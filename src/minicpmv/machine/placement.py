@@ -28,11 +28,11 @@ def refuse_crowding(machine: Machine) -> None:
     if slices and machine.num_processes > 1:
         raise MachineError(
             f"machine: found {machine.num_processes} processes on slices of cards ({slices[0]}), expected one: NCCL "
-            "joins no slices (MIG)\n  fix: GPUS_PER_NODE=1, torchrun --nproc_per_node 1, or whole cards"
+            "joins no slices (MIG)\n  fix: --num_processes 1, GPUS_PER_NODE=1 of the scripts, or whole cards"
         )
     count = len(machine.accelerators)
     if machine.num_local_processes > count > 0:
         raise MachineError(
             f"machine: found {machine.num_local_processes} processes for {count} GPU(s), expected one for each\n"
-            f"  fix: GPUS_PER_NODE={count}, torchrun --nproc_per_node {count}, or show more (CUDA_VISIBLE_DEVICES)"
+            f"  fix: --num_processes {count}, GPUS_PER_NODE={count} of the scripts, or show more (CUDA_VISIBLE_DEVICES)"
         )

@@ -273,7 +273,7 @@ def _commands(facts: Mapping[str, Any]) -> list[str]:
     command, processes = str(facts.get("command") or ""), facts.get("processes") or 1
     if not command:
         return []
-    if processes > 1:
-        command = command.replace("python -m", f"torchrun --nproc_per_node {processes} -m", 1)
+    if (processes > 1 or facts.get("device") not in (None, "cpu")) and "--num_processes" not in command:
+        command = f"{command} --num_processes {processes}"
     folder = facts.get("working_directory")
     return [*([f"cd {shlex.quote(str(folder))}"] if folder else []), command]

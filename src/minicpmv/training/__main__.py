@@ -1,4 +1,4 @@
-"""``python -m minicpmv.training FLAGS``, also under torchrun."""
+"""``python -m minicpmv.training FLAGS``: the run, or one process of it under torchrun."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from minicpmv.escapes import guard_output
 from minicpmv.redaction import clean_command
 from minicpmv.streams import complain, finish_output, refuse_closed_output
 from minicpmv.training.cpu_process import prepare_for_cpu
+from minicpmv.training.following import follow_launcher
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,11 +31,14 @@ def _run(arguments: Sequence[str]) -> int:
         complain(f"error: {error}")
         return 2
     sys.argv[1:] = clean_command(sys.argv[1:])  # trackers write down what the process was started with
+    follow_launcher()
     prepare_for_cpu(arguments)
     try:
-        code = import_module("minicpmv.training.run").main(arguments)
-        if code == 0:  # otherwise others may still wait for this process, and shall see it end
-            import_module("minicpmv.training.processes").leave()
+        code = import_module("minicpmv.training.starting").start_processes(arguments)
+        if code is None:
+            code = import_module("minicpmv.training.run").main(arguments)
+            if code == 0:  # otherwise others may still wait for this process, and shall see it end
+                import_module("minicpmv.training.processes").leave()
         return finish_output(code)
     except KeyboardInterrupt:  # while that is imported; a run says itself where it stopped
         complain("stopped by SIGINT before the run began")

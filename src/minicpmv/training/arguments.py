@@ -66,6 +66,11 @@ class RunArguments(LearningArguments, _Subject):
     llm_type: str | None = _flag(
         None, f"Checked against the checkpoint, never needed. One of {', '.join(LLM_TYPES)}.".replace("%", "%%")
     )
+    num_processes: int | None = _flag(
+        None,
+        "Processes on this machine, each on a GPU of its own. Default: one for each GPU (CUDA_VISIBLE_DEVICES shows "
+        "fewer); on a CPU one. A launcher such as torchrun says it otherwise.",
+    )
     cache_dir: str | None = _flag(None, "Where downloaded checkpoints are kept; transformers' own place by default.")
     on_bad_record: Literal["error", "skip"] = _flag(
         "error",

@@ -71,6 +71,7 @@ _FREE = (
     "lora_weight_path",  # decides the beginning alone
     "max_bad_share",
     "measure",
+    "num_processes",  # the world's size is compared
     "overwrite_output_dir",
     "prove_saved",
     "report",

@@ -73,7 +73,7 @@ def settle_fsdp(settings: dict[str, Any], *, on_cpu: bool, has_accelerator: bool
     if num_processes == 1:
         raise UsageError(
             "--fsdp true: found one process, expected several to shard among\n"
-            "  fix: start several (GPUS_PER_NODE of the scripts, or torchrun --nproc_per_node), or remove --fsdp"
+            "  fix: start several (--num_processes, GPUS_PER_NODE of the scripts), or remove --fsdp"
         )
     if on_cpu and has_accelerator:
         raise UsageError(

@@ -1,6 +1,6 @@
 """``python -m minicpmv.training.hardware FLAGS``: what the scripts have to know before they start processes.
 
-Prints how many there should be, their precision, a free port and the number of cores. Ends with 2 and a message where
+Prints how many there should be, their precision and a free port. Ends with 2 and a message where
 the machine has what cannot be computed with.
 """
 
@@ -41,7 +41,7 @@ def main(flags: Sequence[str]) -> int:
     num_gpus = processes_on(machine).value if machine.accelerators else 0
     with socket.socket() as probe:
         probe.bind(("", 0))
-        print(num_gpus, precision(machine).value, probe.getsockname()[1], machine.num_cores)
+        print(num_gpus, precision(machine).value, probe.getsockname()[1])
     return 0
 
 

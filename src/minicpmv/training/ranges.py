@@ -108,6 +108,7 @@ RANGES: Mapping[str, Range] = {
     "max_bad_share": _SHARE,
     "max_slice_nums": _COUNT,
     "model_max_length": _COUNT,
+    "num_processes": Range(least=1, most=_MOST_COUNTED),
     "pack_length": _COUNT,
     "resampler_lr": _OWN_RATE,
     "resampler_weight_decay": _AMOUNT,

@@ -218,7 +218,8 @@ def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[tuple[str, ...
         before = _processes(manifest["world_size"])
         raise CheckpointError(
             f"{checkpoint}: written by {before}, this run has {setting.world_size}; batches and the optimizer's shards "
-            f"would be others\n  fix: start with {before} (GPUS_PER_NODE x NNODES of the scripts), {otherwise}"
+            f"would be others\n  fix: start with {before} (--num_processes, or GPUS_PER_NODE x NNODES of the scripts), "
+            f"{otherwise}"
         )
     engine = manifest["engine"]
     if engine != setting.engine:

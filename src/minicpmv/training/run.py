@@ -57,6 +57,7 @@ from minicpmv.training.room import ways_to_need_less
 from minicpmv.training.samples import Samples
 from minicpmv.training.saving import copy_companions
 from minicpmv.training.settings import complete_settings, describe_settings
+from minicpmv.training.starting import refuse_other_number
 from minicpmv.training.trainer import MiniCPMVTrainer
 from minicpmv.training.vision_cache import advise, settle_vision_cache, use_vision_cache
 
@@ -117,6 +118,7 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
 
 def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: ExitStack) -> dict[str, Any]:
     request = parse_arguments(arguments)
+    refuse_other_number(request.run)
     _check_places(request)
     machine = inspect_machine()
     settings, notices = complete_settings(request, machine)

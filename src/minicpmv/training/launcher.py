@@ -1,4 +1,4 @@
-"""torchrun, ending as the training ended: with its exit code, and without a traceback of the launcher's own.
+"""``python -m minicpmv.training.launcher ...``: torchrun, ending as the training ended, with its exit code alone.
 
 torch's torchrun ends with 1 whatever its processes did, under a traceback about itself. A fault in the data would be
 buried by it: the training has printed file, record and fix, and ends with 2. And torch's kills its processes 30 seconds
@@ -14,11 +14,17 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from types import FrameType
 
 import psutil
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import main
+from torch.distributed.run import main, parse_args
+
+from minicpmv.machine.system import num_cores
+from minicpmv.training.following import lead
+
+__all__ = ["launch"]
 
 WRONG_USE = 2
 """The training's exit code for a fault that its message explains completely."""
@@ -54,8 +60,14 @@ class _Messenger:
                 continue
 
 
-def launch(arguments: list[str]) -> int:
-    """Run torchrun and return the exit code of the process that failed first, as a shell counts: 128 + signal."""
+def launch(arguments: Sequence[str]) -> int:
+    """Run torchrun and return the exit code of the process that failed first, as a shell counts: 128 + signal.
+
+    Args:
+        arguments: torchrun's.
+    """
+    _share_cores(arguments)
+    lead()
     # Its errors are the processes' exit codes, which are told below.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     ended: list[int] = []
@@ -67,9 +79,16 @@ def launch(arguments: list[str]) -> int:
     return ended[0] if ended else 1
 
 
-def _run(arguments: list[str]) -> int:
+def _share_cores(arguments: Sequence[str]) -> None:
+    """Give each process its share of the machine's cores; torchrun gives one thread to each of several."""
+    number = parse_args(list(arguments)).nproc_per_node
+    if number.isdecimal():
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // int(number))))
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
-        main(arguments)
+        main(list(arguments))
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         if failure.exitcode < 0:
