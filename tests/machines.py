@@ -16,7 +16,12 @@ _CUDA_13 = TorchBuild(
     architectures=("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"),
 )
 
-CPU = Machine(torch=TorchBuild(version="2.13.0+cpu", platform="no GPU"), num_cores=8, ram_bytes=2**35)
+CPU = Machine(
+    torch=TorchBuild(version="2.13.0+cpu", platform="no GPU"),
+    num_cores=8,
+    ram_bytes=2**35,
+    tools=frozenset({"C compiler", "C++ compiler", "Python.h", "ninja"}),
+)
 
 
 def card(name: str, capability: tuple[int, int], gib: float = 16) -> Accelerator:

@@ -8,7 +8,7 @@ import warnings
 import torch
 
 from minicpmv.machine.memory import total_memory
-from minicpmv.machine.system import driver_version, num_cores, shared_bytes, shown_devices
+from minicpmv.machine.system import driver_version, find_tools, num_cores, shared_bytes, shown_devices
 from minicpmv.machine.value import Accelerator, Machine, TorchBuild
 
 __all__ = ["inspect_machine", "look_at"]
@@ -28,6 +28,7 @@ def inspect_machine() -> Machine:
         num_cores=num_cores(),
         ram_bytes=total_memory(torch.device("cpu")),
         shared_bytes=shared_bytes(),
+        tools=find_tools(),
         num_processes=int(os.environ.get("WORLD_SIZE", "1")),
         num_local_processes=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
     )

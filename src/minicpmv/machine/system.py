@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
+import sysconfig
 from pathlib import Path
 
-__all__ = ["driver_version", "num_cores", "shared_bytes", "shown_devices"]
+from minicpmv.machine.value import Tool
+
+__all__ = ["driver_version", "find_tools", "num_cores", "shared_bytes", "shown_devices"]
 
 _HIDDEN = re.compile(r"\s*|-.*|NoDevFiles")  # what users write to hide all; torch and CUDA read it alike
 _DRIVER = re.compile(r"\s(\d{3,}\.\d+(?:\.\d+)?)\s")
@@ -74,3 +78,20 @@ def shared_bytes(place: Path = Path("/dev/shm")) -> int | None:
     except (AttributeError, OSError):  # AttributeError: Windows
         return None
     return found.f_bavail * found.f_frsize
+
+
+def find_tools() -> frozenset[Tool]:
+    """Look for what some things are compiled with, where torch, Triton and DeepSpeed look for it."""
+    toolkit = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    found: dict[Tool, bool] = {
+        "C compiler": any(map(_is_command, [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"])),
+        "C++ compiler": _is_command(os.environ.get("CXX") or "g++"),
+        "Python.h": Path(sysconfig.get_path("include"), "Python.h").is_file(),
+        "ninja": _is_command("ninja"),
+        "nvcc": _is_command("nvcc") or _is_command(f"{toolkit}/bin/nvcc"),
+    }
+    return frozenset(tool for tool, is_there in found.items() if is_there)
+
+
+def _is_command(words: str) -> bool:
+    return shutil.which(words.split()[0]) is not None

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-__all__ = ["Accelerator", "Choice", "Kind", "Machine", "TorchBuild"]
+__all__ = ["Accelerator", "Choice", "Kind", "Machine", "Tool", "TorchBuild"]
 
 Kind = Literal["cuda", "rocm", "mps", "npu", "other"]
 """``cuda`` is NVIDIA's, ``rocm`` AMD's under the same name in torch, ``mps`` Apple's, ``npu`` Huawei's Ascend."""
+
+Tool = Literal["C compiler", "C++ compiler", "Python.h", "ninja", "nvcc"]
+"""What some things are compiled with."""
 
 _Value = TypeVar("_Value")
 
@@ -67,6 +70,8 @@ class Machine:
     """Of the machine, within the limits of its container."""
     shared_bytes: int | None = None
     """Free in ``/dev/shm``, through which data workers hand batches over; None: there is no such place."""
+    tools: frozenset[Tool] = frozenset()
+    """Those that it has."""
     num_processes: int = 1
     """Of the run, on all machines, as the launcher says it."""
     num_local_processes: int = 1

@@ -9,8 +9,6 @@ another program.
 from __future__ import annotations
 
 import inspect
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +20,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from minicpmv.errors import UsageError
+from minicpmv.machine.tools import refuse_without_tools
+from minicpmv.machine.value import Machine
 from minicpmv.training.arguments import RunArguments
 
 __all__ = ["CompiledLayers", "settle_compilation"]
@@ -66,15 +66,17 @@ def _compiled_in_training(module: GradientCheckpointingLayer, options: dict[str,
     return forward
 
 
-def settle_compilation(run: RunArguments, settings: dict[str, Any]) -> None:
+def settle_compilation(run: RunArguments, settings: dict[str, Any], machine: Machine) -> None:
     """Take what was asked for away from transformers.
 
     Args:
         run: The flags, changed in place.
         settings: Keyword arguments for ``TrainingArguments``, changed in place.
+        machine: Has the tools, or has not.
 
     Raises:
-        UsageError: There are options for compiling, and nothing is compiled; or there is no compiler.
+        UsageError: There are options for compiling, and nothing is compiled.
+        MachineError: There is nothing to compile with.
     """
     asked = settings.pop("torch_compile", None)
     options = {
@@ -90,10 +92,6 @@ def settle_compilation(run: RunArguments, settings: dict[str, Any]) -> None:
     if not (asked or options):
         return
     run.compilation = options
-    if settings["use_cpu"] and options.get("backend", "inductor") == "inductor":
-        compiler = os.environ.get("CXX", "g++")  # as inductor chooses it
-        if shutil.which(compiler) is None:
-            raise UsageError(
-                f"--torch_compile: found no C++ compiler {compiler!r}, expected one: on a CPU layers become C++\n"
-                "  fix: apt-get install g++, or remove the flag"
-            )
+    if options.get("backend", "inductor") == "inductor":
+        compiled = "layers on a processor" if settings["use_cpu"] else "layers on a GPU"
+        refuse_without_tools(machine, compiled, asked_by="--torch_compile", otherwise="remove the flag")

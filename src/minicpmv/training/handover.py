@@ -28,7 +28,7 @@ _BYTES_PER_TOKEN = 40
 """At most: ids, labels, weights, masks or places."""
 _BYTES_PER_BATCH = 2**16
 """Each tensor has whole pages, and a batch a dozen tensors."""
-_CHANNELS, _BYTES_PER_PIXEL = 3, 4
+_CHANNELS = 3
 _ROUNDED_UP = 1.35
 """At most, by which a slice exceeds its nominal number of patches: its sides are rounded to whole ones, and a very flat
 slice has two of them instead of one and a half."""
@@ -112,7 +112,7 @@ def bytes_of_records(
         has_features: Whether what the tower makes of pictures may come along instead of pixels.
     """
     slicing = dataset.processor.image_processor
-    of_patch = _CHANNELS * slicing.patch_size**2 * _BYTES_PER_PIXEL
+    of_patch = _CHANNELS * slicing.patch_size**2  # a byte each
     if has_features:
         of_patch = max(of_patch, config.vision_config.hidden_size * np.dtype(np.float32).itemsize)
     patches_per_token = _ROUNDED_UP * (slicing.scale_resolution / slicing.patch_size) ** 2 / config.query_num

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from importlib import resources
@@ -9,8 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minicpmv.errors import ConfigError
+from minicpmv.machine.tools import refuse_without_tools
+from minicpmv.machine.value import Machine
 
-__all__ = ["PRESETS", "DeepSpeedChoice", "offloads_optimizer", "resolve_deepspeed"]
+__all__ = ["PRESETS", "DeepSpeedChoice", "offloads_optimizer", "refuse_uncompiled", "resolve_deepspeed"]
+
+_COMPILED = ("adam", "adamw", "lamb", "lion")
+"""What an ``optimizer`` block can name that is DeepSpeed's own code; of Adam it also has torch's."""
 
 PRESETS = ("zero1", "zero2", "zero3", "zero2-offload", "zero3-offload")
 """Shipped configurations: ``zero1`` shards the optimizer, ``zero2`` gradients and ``zero3`` the weights as well.
@@ -67,6 +73,38 @@ def offloads_optimizer(config: Mapping[str, Any]) -> bool:
     """Whether a configuration keeps the optimizer in the machine's memory."""
     offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
     return offload.get("device", "none") != "none"
+
+
+def refuse_uncompiled(config: Mapping[str, Any], machine: Machine) -> None:
+    """Make sure that DeepSpeed can compile the optimizer that a configuration makes it run beside a GPU.
+
+    Raises:
+        MachineError: A tool is missing.
+    """
+    block, is_offloaded = config.get("optimizer"), offloads_optimizer(config)
+    if isinstance(block, Mapping):
+        params = block.get("params")
+        is_of_torch = isinstance(params, Mapping) and bool(params.get("torch_adam"))
+        is_compiled = str(block.get("type")).lower() in _COMPILED and not is_of_torch
+    else:
+        is_compiled = is_offloaded and bool(config.get("zero_force_ds_cpu_optimizer", True))
+    if not is_compiled or _is_built("cpu" if is_offloaded else "fused"):
+        return
+    refuse_without_tools(
+        machine,
+        "an optimizer on the processor" if is_offloaded else "a fused optimizer",
+        asked_by="--deepspeed",
+        otherwise="do without offload"
+        if is_offloaded
+        else "remove the 'optimizer' block of its configuration, so that --optim counts",
+    )
+
+
+def _is_built(kind: str) -> bool:
+    """Whether DeepSpeed was installed with its optimizers compiled."""
+    package = importlib.util.find_spec("deepspeed")
+    places = [] if package is None else package.submodule_search_locations or []
+    return any(built for place in places for built in Path(place, "ops").glob(f"*/{kind}_*_op*.so"))
 
 
 def _parse(text: str, *, where: str) -> dict[str, Any]:

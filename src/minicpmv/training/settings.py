@@ -20,7 +20,7 @@ from minicpmv.training.eval_metrics import settle_best_model
 from minicpmv.training.fsdp import settle_fsdp
 from minicpmv.training.objects import check_objects, try_objects
 from minicpmv.training.optimizers import check_optimizer
-from minicpmv.training.presets import resolve_deepspeed
+from minicpmv.training.presets import refuse_uncompiled, resolve_deepspeed
 from minicpmv.training.recomputation import settle_recomputation
 from minicpmv.training.trackers import settle_trackers
 
@@ -87,7 +87,7 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
     if settings.pop("hub_token", None):  # transformers keeps it in what it pickles and hands to trackers
         notices.append("--hub_token: a run never uploads anything, so it is not used; HF_TOKEN serves for downloads")
     settle_recomputation(request.run, settings)
-    settle_compilation(request.run, settings)
+    settle_compilation(request.run, settings, machine)
     if not request.run.may_evaluate:
         _drop_evaluation(settings, notices)
     settle_best_model(request.run, settings)
@@ -101,6 +101,8 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
     if settings.get("deepspeed"):
         choice = resolve_deepspeed(settings["deepspeed"], on_cpu=settings["use_cpu"])
         settings["deepspeed"] = choice.config
+        if not settings["use_cpu"]:
+            refuse_uncompiled(choice.config, machine)
         notices += choice.notices
         if request.run.q_lora and choice.config.get("zero_optimization", {}).get("stage") == 3:
             raise UsageError(

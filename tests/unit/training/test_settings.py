@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,38 @@ def test_deepspeed_becomes_a_configuration() -> None:
     settings, notices = complete("--deepspeed finetune/ds_config_zero3.json")
     assert settings["deepspeed"]["zero_optimization"]["stage"] == 3
     assert notices == ["--deepspeed finetune/ds_config_zero3.json: no such file; using the shipped preset 'zero3'"]
+
+
+BARE_GPU = replace(GPU, tools=frozenset())
+
+
+@pytest.mark.parametrize(
+    ("extra", "machine", "missing"),
+    [
+        ("--torch_compile true", replace(CPU, tools=frozenset()), "C++ compiler and no Python.h"),
+        ("--torch_compile true", replace(CPU, tools=frozenset({"C++ compiler"})), "Python.h"),
+        ("--torch_compile true", BARE_GPU, "C compiler and no Python.h"),
+        ("--deepspeed zero2-offload", BARE_GPU, "C++ compiler and no Python.h and no ninja"),
+        ("--deepspeed zero3-offload", replace(GPU, tools=GPU.tools - {"ninja"}), "ninja"),
+        ('--deepspeed {"optimizer":{"type":"AdamW","params":{"lr":"auto"}}}', GPU, "nvcc"),
+    ],
+)
+def test_what_must_be_compiled_is_refused_without_its_tools(extra: str, machine: Machine, missing: str) -> None:
+    with pytest.raises(MachineError, match=re.escape(f"{extra.split()[0]}: found no {missing}, expected ")):
+        complete(extra, machine)
+
+
+@pytest.mark.parametrize(
+    ("extra", "machine"),
+    [
+        ("--torch_compile true", CPU),
+        ("--torch_compile true --torch_compile_backend aot_eager", BARE_GPU),
+        ("--deepspeed zero2", BARE_GPU),
+        ("--deepspeed zero2-offload", GPU),
+        ("--deepspeed zero2-offload", replace(CPU, tools=frozenset())),
+        ('--deepspeed {"optimizer":{"type":"AdamW","params":{"torch_adam":true}}}', BARE_GPU),
+        ('--deepspeed {"optimizer":{"type":"OneBitAdam"}}', BARE_GPU),
+    ],
+)
+def test_what_compiles_nothing_needs_no_tools(extra: str, machine: Machine) -> None:
+    complete(extra, machine)
