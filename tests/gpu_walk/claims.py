@@ -15,7 +15,7 @@ _MOST_BYTES = 10**6
 _MASK, _LOOKS_AT_MASK = "transformers/masking_utils.py", 2
 """transformers asks whether a mask hides anything, and if it does whether that is only what comes later."""
 _PREFILL = re.compile(r"minicpmv/models/(layout\.py:\d+ read|positions\.py:\d+ (of_times|_find_axis))$")
-"""Where an answer begins, the layout of its prompt is read from what lies on the device and 4.5 is told the times; for the
+"""Where an answer begins, its prompt's layout is read from what lies on the device and 4.5 is told the times; for the
 first answer a table of positions may be made that is kept."""
 
 
