@@ -109,7 +109,7 @@ class Tracer:
 
         def embed(ids: Tensor, places: Tensor, features: Tensor) -> Tensor:
             embedded = embeddings(ids)
-            return embedded.flatten(0, 1).index_copy(0, places, features.to(embedded)).view_as(embedded)
+            return embedded.index_put((places // row.tokens, places % row.tokens), features.to(embedded))
 
         return self._stage(
             "token embeddings",

@@ -405,9 +405,11 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         tokens_GD = image_features.flatten(0, 1)
         if len(image_places) != len(tokens_GD):  # the released code drops the surplus in silence
             raise ValueError(f"image_mask has {len(image_places)} slots for {len(tokens_GD)} image tokens")
-        # By places, not by the mask, of whose gradient the host would have to ask the size.
+        # By places, not by the mask, of whose gradient the host would have to ask the size. In two dimensions: what is
+        # viewed in another shape has the first layer compiled once more.
         places = image_places.to(embeds_BTD.device, non_blocking=True)
-        return embeds_BTD.flatten(0, 1).index_copy(0, places, tokens_GD.to(embeds_BTD)).view_as(embeds_BTD)
+        indices = places // embeds_BTD.shape[1], places % embeds_BTD.shape[1]
+        return embeds_BTD.index_put(indices, tokens_GD.to(embeds_BTD))
 
     def _project(self, hidden: Tensor) -> Tensor:
         # Divided before the head, as released: in bfloat16 Granite's division of the logits would round differently.
