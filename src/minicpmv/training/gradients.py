@@ -20,6 +20,8 @@ from minicpmv.training.processes import add_up, num_processes
 
 __all__ = ["before_each_step", "part_norms"]
 
+_norms_of: Any = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage]  what torch's clipping calls
+
 
 def part_norms(model: nn.Module, *, device: torch.device, scale: float = 1.0) -> dict[str, float]:
     """Measure the gradient of each part that learns: after it was summed over micro-batches and processes, not clipped.
@@ -46,7 +48,7 @@ def part_norms(model: nn.Module, *, device: torch.device, scale: float = 1.0) ->
             pieces[part, piece.num_copies, piece.gradient.device, piece.gradient.dtype].append(piece.gradient)
     for (part, num_copies, _, _), gradients in pieces.items():
         # As torch's own clipping does: a few kernels for all of them, where each of 700 tensors would have five.
-        norms = torch.stack(torch._foreach_norm(gradients, 2, dtype=torch.float32))
+        norms = torch.stack(_norms_of(gradients, 2, dtype=torch.float32))
         squares[part] = squares[part] + norms.square().sum().to(device) / num_copies
     sums = torch.stack(list(squares.values()))
     # Where every process holds all of it, each has the whole sum's share of one process.

@@ -74,7 +74,7 @@ def test_memory_of_a_gpu_is_said_with_what_its_tensors_do_not_show(
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 64 * gib)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (14 * gib, 80 * gib))
     checks = Checklist(is_dry=True)
-    checks._left = ["memory"]
+    checks._left[:] = ["memory"]
     _check_memory(checks, SimpleNamespace(device=torch.device("cuda", 0)))  # pyright: ignore[reportArgumentType]
     assert (
         "peak 60.00 GiB of tensors and 66.00 GiB reserved for them, with 2.00 GiB beside (CUDA, NCCL, other programs), "
