@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu.batches import make_tiny_data
-from benchmarks.gpu.cases import ROOT, Case, Finding, LeftOut, Setting, run_python
+from benchmarks.gpu.cases import Case, Finding, LeftOut, Setting, run_python
 from benchmarks.gpu.stages.commands import SECONDS, read_run, training_words
 
 __all__ = ["cases"]
@@ -51,7 +51,7 @@ def _compare(setting: Setting, engine: str, number: int) -> Iterator[Finding]:
         )
     output = setting.folder / f"several-{engine}"
     started = time.perf_counter()
-    launcher = [ROOT / "scripts" / "torchrun.py", "--nproc_per_node", str(number), "--master_port", str(_free_port())]
+    launcher = ["-m", "minicpmv.training.launcher", "--nproc_per_node", str(number), "--master_port", str(_free_port())]
     run_python([*launcher, *training_words(data, output, *_COMMON, *_ENGINES[engine])], seconds=2 * SECONDS)
     expected, found = _losses(alone), _losses(output)
     off = max(abs(one - other) / one for one, other in zip(expected, found, strict=True))
