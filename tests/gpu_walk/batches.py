@@ -16,7 +16,7 @@ from minicpmv.data.dataset import ConversationDataset
 from minicpmv.data.loading import load_records
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training.numbering import NumberedCollator, NumberedDataset
-from tests.gpu_walk.report import Release, Rows
+from tests.gpu_walk.report import Records, Release, Rows
 from tests.released_sizes import PRESUMED, RELEASED
 from tests.tiny import FIXTURES, conversation, picture, save_picture, write_data
 
@@ -28,6 +28,9 @@ _NOT_RELEASED = ("head_dim", "slice_config", "vision_config")
 """Keys of the fixtures' configs that not all releases have."""
 _LAYERS = 2
 _SLICING = {"max_slice_nums": 9, "scale_resolution": 448, "patch_size": 14}
+_RECORDS: Mapping[Records, str] = {"pictures": "abcd", "weights": "abcde", "text": "bb"}
+"""Which records a batch is made of, by their ids."""
+_HALF_AN_ANSWER = {"role": "assistant", "content": "Quite.", "weight": 0.5}
 _PICTURES = ((1200, 900), (448, 300), (500, 1500), (900, 620))
 """Width and height in pixels: in ten slices, enlarged, upright, and in fewer slices."""
 
@@ -47,20 +50,20 @@ class Material:
         self._items = _encode_records(self.processor, folder)
         self._questions = _encode_questions(self.processor)
 
-    def batch(self, rows: Rows) -> dict[str, Any]:
-        """Collate all records as a run does."""
-        return _collate(rows, self._items)
+    def batch(self, rows: Rows, records: Records) -> dict[str, Any]:
+        """Collate records as a run does."""
+        return _collate(rows, [self._items[name] for name in _RECORDS[records]])
 
     def first_batch(self, rows: Rows) -> dict[str, Any]:
         """Collate a batch of other lengths, for the step before."""
-        return _collate(rows, self._items[::-2])
+        return _collate(rows, [self._items["d"], self._items["b"]])
 
     def questions(self) -> BatchFeature:
         """Return two conversations that wait for an answer, padded on the left; of 4.5 the first one holds a film."""
         return BatchFeature(dict(self._questions))
 
 
-def _encode_records(processor: MiniCPMVProcessor, folder: Path) -> list[dict[str, Tensor]]:
+def _encode_records(processor: MiniCPMVProcessor, folder: Path) -> dict[str, dict[str, Tensor]]:
     for number, size in enumerate(_PICTURES):
         save_picture(folder / f"{number}.jpg", *size, seed=number)
     records = [
@@ -72,10 +75,11 @@ def _encode_records(processor: MiniCPMVProcessor, folder: Path) -> list[dict[str
             "conversations": conversation("<image_00> <image_01> Which one is larger?", "The second one. " * 25),
         },
         {"id": "d", "image": "3.jpg", "conversations": conversation("<image>\nAnd this one?", "Noise, too.")},
+        {"id": "e", "conversations": [*conversation("Sure?", "Yes.", "Really?"), _HALF_AN_ANSWER]},
     ]
     data = load_records(write_data(folder / "train.json", records))
     dataset = NumberedDataset(ConversationDataset(data, processor, max_length=4096))
-    return [dataset[number] for number in range(len(dataset))]
+    return {record["id"]: dataset[number] for number, record in enumerate(records)}
 
 
 def _encode_questions(processor: MiniCPMVProcessor) -> BatchFeature:

@@ -10,7 +10,7 @@ from tests.gpu_walk.report import METHODS, PRECISIONS, RELEASES, ROWS, Case
 __all__ = ["DEFAULT", "OTHERS"]
 
 DEFAULT = (
-    Case(release="2.0", method="full", precision="zero2 bfloat16"),
+    Case(release="2.0", method="full", precision="zero2 bfloat16", records="weights"),
     Case(release="2.5", rows="padded", recomputes=True),
     Case(release="2.6", recomputes=True),
     Case(release="4.0", method="adapters", precision="autocast float16"),
@@ -22,6 +22,8 @@ DEFAULT = (
 def _all() -> Iterator[Case]:
     for release, method, precision, rows, recomputes in product(RELEASES, METHODS, PRECISIONS, ROWS, (False, True)):
         yield Case(release=release, method=method, precision=precision, rows=rows, recomputes=recomputes)
+    for release, rows, records in product(RELEASES, ROWS, ("weights", "text")):
+        yield Case(release=release, rows=rows, records=records)
 
 
 OTHERS = tuple(case for case in _all() if case not in DEFAULT)

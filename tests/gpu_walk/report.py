@@ -13,6 +13,7 @@ Release = Literal["2.0", "2.5", "2.6", "4.0", "4.5"]
 Method = Literal["lora", "adapters", "full"]
 Precision = Literal["zero2 bfloat16", "autocast bfloat16", "autocast float16"]
 Rows = Literal["packed", "padded"]
+Records = Literal["pictures", "weights", "text"]
 
 RELEASES: tuple[Release, ...] = get_args(Release)
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -34,12 +35,15 @@ class Case:
     rows: Rows = "packed"
     recomputes: bool = False
     """Whether layers forget their activations, as with ``--activation_checkpointing``."""
+    records: Records = "pictures"
+    """``pictures``: with and without; ``weights``: the same, and one answer counts in part; ``text``: none has any."""
     fault: str = ""
     """A remedy that is switched off for this walk, by its name in ``faults``."""
 
     def __str__(self) -> str:
         words = [self.release, self.method, self.precision, self.rows]
         words += ["recomputing"] if self.recomputes else []
+        words += [] if self.records == "pictures" else [self.records]
         return ", ".join(words + ([f"without {self.fault}"] if self.fault else []))
 
 

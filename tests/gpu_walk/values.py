@@ -19,7 +19,7 @@ __all__ = ["Values"]
 
 _MOST_WHOLE_NUMBERS = 2**20
 """Ids of patches and masks have values up to this many."""
-_MOST_FRACTIONS = 2**12
+_MOST_FRACTIONS = 2**16
 """Sine tables and pixels have none."""
 
 

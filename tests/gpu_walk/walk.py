@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import unset_fake_temporarily
+from torch._subclasses import fake_tensor
 from torch.utils.data._utils.pin_memory import pin_memory
 from transformers import (
     GenerationConfig,
@@ -76,9 +76,11 @@ def pretend_gpu() -> None:
         "get_device_capability": lambda device=None: (_CARD.major, _CARD.minor),
         "get_device_properties": lambda device=None: _CARD,
         "is_bf16_supported": lambda including_emulation=True: True,
+        "is_current_stream_capturing": lambda: False,
     }
     for name, answer in machine.items():
         setattr(torch.cuda, name, answer)
+    fake_tensor.init_gpu_context = lambda device: None  # which would make a real tensor there
     # transformers asks less of tensors without data, as if it were being compiled. A run's tensors have data.
     import_utils.is_fake_tensor = lambda x: False
 
@@ -89,7 +91,7 @@ class Walk:
     Args:
         case: What is walked.
         material: Batches of the case's release.
-        device: Entered already.
+        device: Where.
     """
 
     def __init__(self, case: Case, material: Material, device: WatchedDevice) -> None:
@@ -101,17 +103,20 @@ class Walk:
         self._settings, _ = complete_settings(request, GPU)
         self._half = torch.bfloat16 if self._settings.get("bf16") else torch.float16
         self._by_autocast = not self._settings.get("deepspeed")
-        self._model: Any = None
         self._without_gradient: list[str] = []
 
     def report(self) -> Report:
         """Walk as far as it goes, and say what was seen."""
         started, stopped = time.perf_counter(), ""
         try:
-            self._build()
-            self._device.watch(self._model)
-            self._train()
-            self._answer()
+            model = self._build()
+            rows, records = self._case.rows, self._case.records
+            first, batch = self._material.first_batch(rows), self._material.batch(rows, records)
+            with self._device:
+                move_to_device(model)
+                self._device.watch(model)
+                self._train(model, first, batch)
+                self._answer(model)
         except _FAULTS:
             stopped = traceback.format_exc()
         return Report(
@@ -127,11 +132,11 @@ class Walk:
 
     # ------------------------------------------------------------------------------------------------------- the model
 
-    def _build(self) -> None:
+    def _build(self) -> Any:
         """Make the model as ``training.base`` and ``training.run`` do, its weights empty instead of loaded."""
         run = self._run
         dtype = torch.float32 if self._by_autocast and not run.use_lora else self._half
-        with unset_fake_temporarily(), torch.device("meta"):
+        with torch.device("meta"):
             config = MiniCPMVConfig.from_pretrained(self._material.checkpoint)
             model: Any = MiniCPMVForConditionalGeneration._from_config(config, dtype=dtype)
             model.generation_config = GenerationConfig.from_pretrained(self._material.checkpoint)
@@ -143,31 +148,27 @@ class Walk:
         if self._case.recomputes:
             getattr(model, _RECOMPUTE)(**{f"{_RECOMPUTE.removesuffix('_enable')}_kwargs": {"use_reentrant": False}})
             RecomputedLayers.of_run(run).on_train_begin(*[cast("Any", None)] * 3, model=model)
-        move_to_device(model)
-        self._model = model
+        return model
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast("cuda", dtype=self._half) if self._by_autocast else nullcontext()
 
-    @property
-    def _trained(self) -> dict[str, nn.Parameter]:
-        return {name: each for name, each in self._model.named_parameters() if each.requires_grad}
-
     # --------------------------------------------------------------------------------------------------------- training
 
-    def _train(self) -> None:
-        model, device = self._model.train(), self._device
+    def _train(self, model: Any, first: dict[str, Any], batch: dict[str, Any]) -> None:
+        device = self._device
+        trained = {name: each for name, each in model.train().named_parameters() if each.requires_grad}
         scaler = torch.amp.GradScaler("cuda", enabled=self._half == torch.float16 and self._by_autocast)
-        optimizer = torch.optim.AdamW(self._trained.values(), fused=True)  # transformers' default
+        optimizer = torch.optim.AdamW(trained.values(), fused=True)  # transformers' default
         boundary = StepBoundary(None, describe=str, was_skipped=lambda: False, make_up=lambda: None)
         epoch_loss = EpochLoss()
         args: Any = SimpleNamespace(device=_DEVICE, fp16=scaler.is_enabled(), save_only_model=False, **_ALONE)
         with device.during("first batch"), torch.no_grad(), self._autocast():  # what is kept for all others is made
-            batch = self._send(self._material.first_batch(self._case.rows))
-            take_numbers(batch)
-            model(**batch)
+            first = self._send(first)
+            take_numbers(first)
+            model(**first)
         with device.during("batch"):
-            batch = self._send(self._material.batch(self._case.rows))
+            batch = self._send(batch)
             weight = MiniCPMVTrainer._get_num_items_in_batch(cast("Any", SimpleNamespace(args=args)), [batch], _DEVICE)
             numbers = take_numbers(batch)
             count_work(batch["layout"])
@@ -177,10 +178,10 @@ class Walk:
                 loss: Tensor = model(**batch, num_items_in_batch=weight).loss
             with device.during("backward"):
                 scaler.scale(loss).backward()
-        self._without_gradient = [name for name, each in self._trained.items() if each.grad is None]
+        self._without_gradient = [name for name, each in trained.items() if each.grad is None]
         with device.during("update"):
             scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
+            norm = nn.utils.clip_grad_norm_(trained.values(), 1.0)
             scaler.step(optimizer)
             scaler.update()
             optimizer.zero_grad()
@@ -193,7 +194,8 @@ class Walk:
 
     def _send(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Bring a batch to the device as torch's loader and accelerate do, with what the run tells them."""
-        mark_pixels(batch["pixel_values"])
+        if "pixel_values" in batch:
+            mark_pixels(batch["pixel_values"])
         config = AcceleratorConfig(**self._settings.get("accelerator_config", {}))
         is_pinned = self._settings.get("dataloader_pin_memory", True)
         sent: Any = send_to_device(pin_memory(batch) if is_pinned else batch, _DEVICE, non_blocking=config.non_blocking)
@@ -201,8 +203,8 @@ class Walk:
 
     # -------------------------------------------------------------------------------------------------------- answering
 
-    def _answer(self) -> None:
-        self._model.eval()
+    def _answer(self, model: Any) -> None:
+        model.eval()
         processor, device = self._material.processor, self._device
         with device.during("prompt"):
             inputs = self._material.questions()
@@ -212,7 +214,7 @@ class Walk:
             options = {"max_new_tokens": 10, "stopping_criteria": StoppingCriteriaList([_EachToken(device)])}
             ends = end_token_ids(processor.tokenizer, processor.version)
             try:
-                generate_answers(self._model, inputs, options=options, end_ids=ends)
+                generate_answers(model, inputs, options=options, end_ids=ends)
             except _Enough:
                 return
 

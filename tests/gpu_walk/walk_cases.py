@@ -23,7 +23,7 @@ def main(folder: Path, cases: list[Case]) -> None:
     for case in cases:
         if case.release not in materials:
             materials[case.release] = Material(case.release, folder / case.release)
-        with switched_off(case.fault), device:
+        with switched_off(case.fault):
             report = Walk(case, materials[case.release], device).report()
         print(write_report(report), flush=True)
 
