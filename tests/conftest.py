@@ -10,13 +10,36 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-import torch
+
+from tests.gpus import asks_for_gpus, hide_gpus
+from tests.precision import PRECISIONS, choose_precision
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that trains in another precision."""
+    parser.addoption(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="what the training runs of tests/run compute in, unless they state it themselves (default: fp32)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Settle precision and GPUs for this process and those that it starts, before any test is imported."""
+    choose_precision(config.option.precision)
+    if not asks_for_gpus(config.option.markexpr):
+        hide_gpus()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked ``gpu`` where there is none."""
+    """Skip what is marked ``gpu`` where there is none, or none was asked for."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch  # waits for the configuration above
+
     if torch.cuda.is_available():
         return
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    for item in marked:
+        item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and pytest -m gpu, without which tests see none"))

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.precision import chosen_precision
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -34,6 +36,8 @@ def shell(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a command line as typed in the repository, with this interpreter's environment active."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = os.environ | {"PATH": path, "PYTHON": sys.executable} | variables
+    if chosen_precision() != "fp32":  # otherwise nothing is said, as a newcomer says nothing
+        environment["PRECISION"] = chosen_precision()
     return subprocess.run(["sh", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 

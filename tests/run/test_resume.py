@@ -29,6 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     ("model", "extra", "weights"),
     [
         ("v2_6", ["--use_lora", "--lora_dropout", "0.3"], _ADAPTER),  # dropout: the random state must be restored, too
+        ("v2_6", ["--use_lora", "--lora_dropout", "0.3", "--bf16", "true"], _ADAPTER),  # the default on a GPU
         ("v2", [], "checkpoint-6/model.safetensors"),  # keys are converted on the way to the file and back
     ],
 )

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from minicpmv.training.run import train
+from tests.precision import precision_flags
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
 _SIZES = ((56, 56), (90, 56), (150, 80))
@@ -36,13 +37,13 @@ def flags(data: str, output: Path, *extra: str, model: str = "v2_6", steps: int 
     """Say what most runs here have in common: few steps of single records in a fixed order, and nothing beside them.
 
     No TensorBoard, no report, nothing kept about data, and no proof of what was saved, which starts another process:
-    tests of them switch them on.
+    tests of them switch them on. The precision is the one that pytest was asked for.
     """
     common = f"--max_steps {steps} --logging_steps 1 --learning_rate 1e-3 --warmup_steps 0 --report_to none"
     common += " --data_cache false --prove_saved false --report false"
     start = ["--model_name_or_path", str(FIXTURES / model), "--data_path", data, "--output_dir", str(output)]
     order = ["--train_sampling_strategy", "sequential", "--packing", "false"]
-    return [*start, *order, *common.split(), *extra]
+    return [*start, *order, *common.split(), *precision_flags(extra), *extra]
 
 
 def run_here(arguments: Sequence[str]) -> dict[str, Any]:

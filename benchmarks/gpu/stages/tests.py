@@ -17,7 +17,9 @@ def cases(setting: Setting) -> list[Case]:
     marked = ["tests/unit/models/test_attention.py"] if setting.is_small else ["tests"]
     found = [Case("marked gpu", lambda: _run(setting, ["-m", "gpu", *marked]))]
     if not setting.is_small:
-        found.append(Case("going on", lambda: _run(setting, ["-x", "-m", "not slow", "tests/run/test_resume.py"])))
+        # Tests see no GPU unless the mark is asked for (`tests/gpus.py`).
+        words = ["-x", "-m", "gpu or not slow", "--precision", "bf16", "tests/run/test_resume.py"]
+        found.append(Case("going on", lambda: _run(setting, words)))
     return found
 
 
