@@ -16,13 +16,9 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from tests.run.prepared import fork, prepared_python
+
 TRAINING = "minicpmv.training"
-
-# What runs here is small: more threads only wait for each other. Read when torch is imported, in what all fork from.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["minicpmv.training.run", "minicpmv.cli.main"])
 
 # Below the range from which the system hands out ports: one that was merely found free can be gone a moment later, when
 # several test processes start runs at once.
@@ -95,9 +91,7 @@ def _start(
     words: list[str], streams: Sequence[str], variables: Mapping[str, str], most_file_bytes: int | None = None
 ) -> BaseProcess:
     environment = {**os.environ, **variables}
-    process = _context.Process(target=_become, args=(words, streams, str(Path.cwd()), environment, most_file_bytes))
-    process.start()
-    return process
+    return fork(_become, words, streams, str(Path.cwd()), environment, prepared_python(), most_file_bytes)
 
 
 def _code_of_all(processes: Sequence[BaseProcess], timeout: float) -> int:
@@ -124,6 +118,7 @@ def _become(
     streams: Sequence[str],
     folder: str,
     environment: dict[str, str],
+    interpreter: str,
     most_file_bytes: int | None,
 ) -> None:
     os.chdir(folder)
@@ -135,6 +130,7 @@ def _become(
     sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115  multiprocessing has put another in its place
     if most_file_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_file_bytes, most_file_bytes))
+    sys.executable = interpreter  # what it starts itself begins at once, too
     multiprocessing.set_start_method(None, force=True)  # its workers start as everyone's do, not as this process did
     sys.argv = list(words)
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)

@@ -1,0 +1,170 @@
+"""A Python that has imported everything already, for commands of tests: what is started with it begins at once.
+
+``prepared_python()`` is a command that takes the place of ``sys.executable``, or of the scripts' ``PYTHON``. A forked
+process runs what it is told to run, with the folder, environment and open files of whoever asked. That process is no
+child of whoever asked, and has the namespaces and limits of the tests: a test that looks for children, mounts something
+or limits something starts the real interpreter, and so does one test of each way to start.
+"""
+
+from __future__ import annotations
+
+import array
+import atexit
+import functools
+import json
+import multiprocessing
+import os
+import runpy
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing import parent_process, util
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+# What runs here is small: more threads only wait for each other. Read when torch is imported, in what all fork from.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["minicpmv.training.run", "minicpmv.cli.main", "tests.run.frozen"])
+
+_LAUNCHER = "MINICPMV_LAUNCHER"
+"""By it a training process recognises its parent, which it does not have here; its client is the launcher's child."""
+
+
+def fork(target: Callable[..., None], *arguments: Any) -> BaseProcess:
+    """Start a function in a process that has imported everything."""
+    process = _context.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+@functools.cache
+def prepared_python() -> str:
+    """Return the path of the command, with ``minicpmv`` beside it; their server ends with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="prepared-"))
+    address, command = folder / "server", folder / "python"
+    client = Path(__file__).with_name("prepared_client.py")
+    words = shlex.join([sys.executable, "-I", "-S", str(client), str(address)])
+    _write_command(command, f'{words} "$@"')
+    _write_command(folder / "minicpmv", f'{words} -m minicpmv "$@"')
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(address))
+    listener.listen(64)
+    server = fork(_serve, listener, str(command))
+    listener.close()
+    util.Finalize(None, server.terminate, exitpriority=100)  # before multiprocessing waits for it
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return str(command)
+
+
+def _write_command(path: Path, line: str) -> None:
+    path.write_text(f"#!/bin/sh\nexec {line}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+def _serve(listener: socket.socket, command: str) -> None:
+    """Fork a process for each client until the process of the tests is gone."""
+    tests = parent_process()
+    assert tests is not None
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that attend
+    sys.executable = command
+    while listener in wait([listener, tests.sentinel]):
+        client, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            try:
+                _attend(client)
+            finally:
+                os._exit(0)
+        client.close()
+
+
+def _attend(client: socket.socket) -> None:
+    """Run what a client asks for in a process, and tell it how that ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    length, ancillary, _, _ = client.recvmsg(4, socket.CMSG_SPACE(3 * array.array("i").itemsize))
+    streams = array.array("i")
+    streams.frombytes(ancillary[0][2])
+    content = b""
+    while len(content) < int.from_bytes(length, "big"):
+        content += client.recv(2**16)
+    process = os.fork()
+    if process == 0:
+        client.close()
+        _run(json.loads(content), streams)
+    for number in streams:
+        os.close(number)
+
+    def tell_the_end() -> None:
+        _, status = os.waitpid(process, 0)
+        with suppress(OSError):
+            client.sendall(status.to_bytes(4, "big"))
+
+    telling = threading.Thread(target=tell_the_end)
+    telling.start()
+    while signals := client.recv(1):
+        os.kill(process, signals[0])
+    if telling.is_alive():  # the client was killed
+        os.kill(process, signal.SIGKILL)
+    telling.join()
+
+
+def _run(request: dict[str, Any], streams: Sequence[int]) -> None:
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.environ.pop(_LAUNCHER, None)
+    os.chdir(request["folder"])
+    for place, number in enumerate(streams):
+        os.dup2(number, place)
+        os.close(number)
+    sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115  the server's stands for another file, and knows its kind
+    sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+    multiprocessing.set_start_method(None, force=True)  # its workers start as everyone's do, not as this process did
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in request["ignored"]:
+        signal.signal(number, signal.SIG_IGN)
+    code = 1
+    try:
+        _execute(request["words"])
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+    except BaseException:  # noqa: BLE001  this is the top of a program
+        traceback.print_exc()
+    finally:  # as Python ends
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+
+def _execute(words: list[str]) -> None:
+    """Do as ``python WORDS``, of which these tests use few."""
+    if words[0] == "-u":
+        getattr(sys.stdout, "reconfigure")(write_through=True)  # noqa: B009
+        words = words[1:]
+    if words[0] == "-m":
+        sys.argv = words[1:]
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] in ("-c", "-"):
+        code, rest = (words[1], words[2:]) if words[0] == "-c" else (sys.stdin.read(), words[1:])
+        sys.argv = [words[0], *rest]
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        raise SystemExit(f"this Python runs -m MODULE, -c CODE and standard input, not {words[0]}")

@@ -1,0 +1,48 @@
+"""``PYTHON`` of :mod:`tests.run.prepared`: asks the server for a process, and ends as that process ends.
+
+Started as ``python -I -S prepared_client.py ADDRESS WORDS``; the words are those of Python's own command line. It
+imports what it needs and no more, because it is what is left of a start that took seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+
+_HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+
+
+def main(address: str, words: list[str]) -> int:
+    """Return the exit code; a process that a signal has ended ends this one by the same."""
+    request = {
+        "words": words,
+        "folder": os.getcwd(),
+        "environment": dict(os.environ),
+        "ignored": [number for number in _HANDED_ON if signal.getsignal(number) is signal.SIG_IGN],
+    }
+    content = json.dumps(request).encode()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.connect(address)
+        for number in _HANDED_ON:
+            if number not in request["ignored"]:
+                signal.signal(number, lambda number, frame: server.sendall(bytes([number])))
+        signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON)  # until the request is whole
+        socket.send_fds(server, [len(content).to_bytes(4, "big")], [0, 1, 2])
+        server.sendall(content)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDED_ON)
+        status = server.recv(4)
+    if not status:
+        sys.exit("the server of prepared processes is gone")
+    code = os.waitstatus_to_exitcode(int.from_bytes(status, "big"))
+    if code < 0:
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -1,0 +1,75 @@
+"""The prepared Python does as the real one does, for whoever starts something with it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.run.prepared import prepared_python
+
+
+def run(*words: str, typed: str = "", folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [prepared_python(), *words]
+    return subprocess.run(command, input=typed, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_words_folder_variables_and_streams_are_the_caller_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOLD", "ä")
+    code = "import os, sys; print(sys.argv, os.getcwd(), os.environ['TOLD'], input()); print('!', file=sys.stderr)"
+    done = run("-u", "-c", code, "a b", typed="typed\n", folder=tmp_path)
+    assert (done.stdout, done.stderr) == (f"['-c', 'a b'] {tmp_path} ä typed\n", "!\n")
+    assert run("-", "x", typed="import sys; print(sys.argv)").stdout == "['-', 'x']\n"
+
+
+def test_modules_are_there_and_left_alone_by_the_garbage_collection() -> None:
+    done = run("-c", "import gc, sys; print('minicpmv.training.run' in sys.modules, gc.get_freeze_count() > 100_000)")
+    assert done.stdout == "True True\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "ends", "says"),
+    [
+        ("", 0, ""),
+        ("raise SystemExit(7)", 7, ""),
+        ("raise SystemExit('why')", 1, "why\n"),
+        ("1 / 0", 1, "ZeroDivisionError: division by zero\n"),
+        ("import os; os.kill(os.getpid(), 9)", -signal.SIGKILL, ""),
+        ("import atexit; atexit.register(print, 'late')", 0, ""),
+    ],
+)
+def test_end_is_the_caller_s(code: str, ends: int, says: str) -> None:
+    done = run("-c", code)
+    assert done.returncode == ends
+    assert done.stderr.endswith(says)
+    assert done.stdout == ("late\n" if "late" in code else "")
+
+
+_WAIT = """
+import time
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    raise SystemExit(9)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "ends"), [(signal.SIGINT, 9), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_signals_reach_it(number: int, ends: int) -> None:
+    """Also SIGKILL, which ends the caller's process and with it the one that works."""
+    with subprocess.Popen([prepared_python(), "-c", _WAIT], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.stdout.read() == "", "what works held it open, and is gone"
+        assert process.wait(60) == ends
+
+
+def test_what_it_starts_with_its_own_interpreter_is_prepared_too() -> None:
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import sys; print(len(sys.modules))'])"
+    assert int(run("-c", code).stdout) > 3000
