@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from minicpmv.data.survey import Survey
+from minicpmv.data.sources.survey import Survey
 
 _SIZES = ((64, 48), (224, 224), (320, 240), (448, 336))
 

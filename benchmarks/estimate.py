@@ -25,16 +25,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from minicpmv.devices.inspection import inspect_machine
 from minicpmv.estimation.memory import estimate_memory, make_tracer
 from minicpmv.estimation.stages import Row
 from minicpmv.estimation.subject import Subject, build_model, read_subject
 from minicpmv.estimation.timeline import kept_after_forward
-from minicpmv.machine.inspection import inspect_machine
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
-from minicpmv.training.lora import add_lora
-from minicpmv.training.parts import choose_trained_parts
-from minicpmv.training.recomputation import RecomputedLayers
+from minicpmv.training.learning.lora import add_lora
+from minicpmv.training.learning.parts import choose_trained_parts
+from minicpmv.training.learning.recomputation import RecomputedLayers
 
 PATCHES = (32, 32)
 RECOMPUTE = "--activation_checkpointing"

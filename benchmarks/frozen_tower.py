@@ -22,14 +22,14 @@ from peft import LoraConfig, get_peft_model
 
 from benchmarks.models import make_model
 from benchmarks.records import make_records
-from minicpmv.data.collation import Collator
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
-from minicpmv.models.flops import Work, flops_of_each, total_flops
+from minicpmv.data.samples.collation import Collator
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.networks.flops import Work, flops_of_each, total_flops
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.training.learning_flags import DEFAULT_LORA_TARGET
-from minicpmv.training.throughput import count_work
+from minicpmv.training.flags.learning_flags import DEFAULT_LORA_TARGET
+from minicpmv.training.monitoring.throughput import count_work
 
 __all__ = ["measure"]
 

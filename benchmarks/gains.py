@@ -23,14 +23,14 @@ import torch
 
 from benchmarks.models import make_model
 from benchmarks.records import make_records
-from minicpmv.data.collation import Collator, PackedCollator
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
-from minicpmv.models.attention import without_products
+from minicpmv.data.samples.collation import Collator, PackedCollator
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
+from minicpmv.models.attention.varlen import without_products
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.training.compilation import CompiledLayers
-from minicpmv.training.cpu_process import keep_freed_memory
+from minicpmv.training.launching.cpu_process import keep_freed_memory
+from minicpmv.training.learning.compilation import CompiledLayers
 
 __all__ = ["measure", "run_step"]
 

@@ -22,8 +22,8 @@ from PIL import Image
 from torch.nn.functional import unfold
 
 from benchmarks.records import MIXED, make_records
-from minicpmv.processing.images import cut_patches, load_image, normalise, resize
-from minicpmv.processing.slicing import SliceConfig, SlicePlan, plan_slices
+from minicpmv.processing.pictures.patches import cut_patches, load_image, normalise, resize
+from minicpmv.processing.pictures.slicing import SliceConfig, SlicePlan, plan_slices
 
 __all__ = ["measure", "plain_patches"]
 

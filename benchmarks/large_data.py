@@ -22,12 +22,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from minicpmv.data.collation import Collator, PackedCollator
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.grouping import BatchPlanner
-from minicpmv.data.mixing import Source, load_mixture
-from minicpmv.data.packing import RowPlanner
-from minicpmv.data.reading import open_records
+from minicpmv.data.batches.grouping import BatchPlanner
+from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.records.reading import open_records
+from minicpmv.data.samples.collation import Collator, PackedCollator
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.mixing import Source, load_mixture
 from minicpmv.processing.processor import MiniCPMVProcessor
 
 FIXTURE = Path(__file__).parents[1] / "tests" / "fixtures" / "v2_6"

@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.models import write_small_files
-from minicpmv.export.shards import num_bytes, write_shards
-from minicpmv.models.checkpoint import released_shapes
-from minicpmv.training.base import build_skeleton
-from minicpmv.training.targets import resolve_target
+from minicpmv.export.merging.shards import num_bytes, write_shards
+from minicpmv.models.checkpoints.key_names import released_shapes
+from minicpmv.models.skeleton import build_skeleton
+from minicpmv.training.learning.targets import resolve_target
 
 __all__ = ["measure"]
 
@@ -55,7 +55,7 @@ _RANK = 64
 _MERGE = """
 import resource, sys, torch, transformers, peft
 from minicpmv.cli.main import main
-import minicpmv.export.merging
+import minicpmv.export.merging.merge
 held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 assert main(["merge", *sys.argv[1:3], "--no-proof", "--max-shard-size", sys.argv[3], *sys.argv[4:]]) == 0
 print(held, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

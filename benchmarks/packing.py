@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minicpmv.data.collation import Collator, PackedCollator
-from minicpmv.data.grouping import BatchPlanner, LengthGrouper
-from minicpmv.data.packing import RowPlanner
+from minicpmv.data.batches.grouping import BatchPlanner, LengthGrouper
+from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.samples.collation import Collator, PackedCollator
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
 
-from minicpmv.data.collation import Collator
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
+from minicpmv.data.samples.collation import Collator
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
-from minicpmv.models.pixels import read_pixels
-from minicpmv.models.positions import grid_position_ids
+from minicpmv.models.networks.pixels import read_pixels
+from minicpmv.models.networks.positions import grid_position_ids
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.training.learning_flags import DEFAULT_LORA_TARGET
+from minicpmv.training.flags.learning_flags import DEFAULT_LORA_TARGET
 
 __all__ = ["PlainWay", "main"]
 

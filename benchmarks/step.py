@@ -15,13 +15,13 @@ from torch.profiler import profile
 from benchmarks.models import make_model
 from benchmarks.peak import measure_peak
 from benchmarks.records import make_records
-from minicpmv.data.collation import PackedCollator
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
-from minicpmv.models.flops import flops_of_each, total_flops
+from minicpmv.data.samples.collation import PackedCollator
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.networks.flops import flops_of_each, total_flops
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.training.throughput import count_work
+from minicpmv.training.monitoring.throughput import count_work
 
 __all__ = ["measure"]
 

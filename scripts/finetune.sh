@@ -45,7 +45,7 @@ check_variables() {
 
 # Fills in what was left empty: processes, port, precision. Arguments: those of the script.
 choose_hardware() {
-    _hardware=$("$PYTHON" -m minicpmv.training.hardware "$@") || exit $?
+    _hardware=$("$PYTHON" -m minicpmv.training.launching.hardware "$@") || exit $?
     read -r _gpus _precision _port <<HARDWARE
 $_hardware
 HARDWARE
@@ -118,7 +118,7 @@ prepare() {
 # torch's launcher, made to end with the training's own exit code. MINICPMV is for the chat command that it prints.
 # It runs beside the shell, which would otherwise not hand on a signal: the training stops at the end of a step, saved.
 torchrun() {
-    MINICPMV=$MINICPMV "$PYTHON" -m minicpmv.training.launcher "$@" &
+    MINICPMV=$MINICPMV "$PYTHON" -m minicpmv.training.launching.launcher "$@" &
     _training=$!
     for _name in TERM INT USR1 HUP; do
         trap "_signalled=yes; kill -s $_name $_training 2>/dev/null || :" "$_name"

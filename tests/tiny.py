@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from minicpmv.data.records import Record
-from minicpmv.processing.chat import Turn
+from minicpmv.data.records.record import Record
+from minicpmv.processing.text.chat import Turn
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

@@ -12,9 +12,9 @@ from accelerate.utils import send_to_device
 from PIL import Image
 
 from benchmarks.records import make_records
-from minicpmv.data.collation import Collator, PackedCollator
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
+from minicpmv.data.samples.collation import Collator, PackedCollator
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
 from minicpmv.processing.processor import MiniCPMVProcessor
 
 __all__ = ["full_row", "make_tiny_data", "pin", "send", "tiny_batch"]

@@ -14,11 +14,11 @@ from transformers.optimization import Adafactor
 from benchmarks.gpu.batches import pin, send
 from benchmarks.gpu.cases import Setting
 from benchmarks.models import build_random, write_small_files
+from minicpmv.devices.inspection import inspect_machine
 from minicpmv.estimation.subject import Subject, read_subject
-from minicpmv.machine.inspection import inspect_machine
-from minicpmv.training.lora import add_lora
-from minicpmv.training.parts import choose_trained_parts
-from minicpmv.training.recomputation import RecomputedLayers
+from minicpmv.training.learning.lora import add_lora
+from minicpmv.training.learning.parts import choose_trained_parts
+from minicpmv.training.learning.recomputation import RecomputedLayers
 from tests.released_sizes import RELEASED
 
 __all__ = ["build_trained", "make_step", "read_flags", "write_files"]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from minicpmv.machine.inspection import look_at
+from minicpmv.devices.inspection import look_at
 from minicpmv.machine.kernels import attention_kernel
 from minicpmv.machine.precision import precision_of
 

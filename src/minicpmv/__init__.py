@@ -7,7 +7,6 @@ own models. Registration waits until transformers itself is imported, which keep
 
 from __future__ import annotations
 
-import pkgutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,11 +17,12 @@ __all__ = ["__version__"]
 
 __version__ = "0.1.0"
 
-# The modules whose classes are registered, and all that those need, live in these two packages.
+# The modules whose classes are registered, and all that those need, live in these packages.
 _REGISTERED = [
-    f"minicpmv.{package}.{module.name}"
-    for package in ("models", "processing")
-    for module in pkgutil.iter_modules([str(Path(__file__).parent / package)])
+    ".".join(("minicpmv", *path.relative_to(Path(__file__).parent).with_suffix("").parts))
+    for package in ("files", "machine", "devices", "releases", "models", "processing")
+    for path in (Path(__file__).parent / package).rglob("*.py")
+    if path.stem != "__init__"
 ]
 _finished: set[str] = set()
 _started = False

@@ -22,10 +22,10 @@ from transformers import (
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from minicpmv.errors import UsageError
-from minicpmv.models.checkpoint import register_conversions
+from minicpmv.models.adapters.peft_loading import watch_peft
+from minicpmv.models.checkpoints.key_names import register_conversions
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
-from minicpmv.models.peft_loading import watch_peft
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.released_tokenizers import LlamaTokenizerWrapper, MiniCPMVTokenizerFast

@@ -9,11 +9,11 @@ import torch
 
 from benchmarks.models import build_random, write_small_files
 from benchmarks.records import make_records
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
 from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.released_sizes import RELEASED
-from tests.unit.models.test_released_sizes import TOTALS
+from tests.unit.models.networks.test_released_sizes import TOTALS
 
 _FIXTURES = {"2.0": "v2", "2.5": "v2_5", "2.6": "v2_6", "4.5": "v4_5"}
 

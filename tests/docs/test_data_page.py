@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from minicpmv.cli.main import main
-from minicpmv.data.code_pages import code_pages
-from minicpmv.data.loading import load_records
-from minicpmv.data.survey import Survey
+from minicpmv.data.checks.code_pages import code_pages
+from minicpmv.data.sources.loading import load_records
+from minicpmv.data.sources.survey import Survey
 from minicpmv.errors import DataError
-from minicpmv.models.versions import VERSIONS
+from minicpmv.releases.table import VERSIONS
 from tests.unit.data.odd_images import save_odd_images
 
 ROOT = Path(__file__).parents[2]
@@ -106,8 +106,8 @@ def test_odd_records_give_the_printed_notice_and_load(code: str) -> None:
 
 
 def test_the_package_explains_codes_with_the_text_of_the_page() -> None:
-    packaged = ROOT / "src" / "minicpmv" / "data" / "assets" / "data.md"
-    assert packaged.read_text(encoding="utf-8") == PAGE, "cp docs/data.md src/minicpmv/data/assets/data.md"
+    packaged = ROOT / "src" / "minicpmv" / "data" / "checks" / "assets" / "data.md"
+    assert packaged.read_text(encoding="utf-8") == PAGE, "cp docs/data.md src/minicpmv/data/checks/assets/data.md"
     pages = code_pages()
     assert [f"{page.code}: {page.title}\n\n{page.text}" for page in pages.values()] == [
         re.split(r"^#{2,4} ", section, flags=re.MULTILINE)[0].strip() for section in CODES

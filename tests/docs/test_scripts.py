@@ -142,7 +142,7 @@ def test_dry_run_of_the_demo_measures_nothing(words: str, is_dry: bool) -> None:
 
 @pytest.mark.parametrize("script", TRAINING_SCRIPTS, ids=_name)
 def test_flags_of_the_script_are_known_and_modern(script: Path) -> None:
-    from minicpmv.training.arguments import parse_arguments
+    from minicpmv.training.flags.arguments import parse_arguments
 
     request = parse_arguments(_training_flags(script))
     assert list(request.notices) == []
@@ -154,7 +154,7 @@ def test_launcher_ends_with_the_exit_code_of_the_training(tmp_path: Path) -> Non
     (tmp_path / "training.py").write_text(
         "import sys; print('train.json record 3: fault', file=sys.stderr); sys.exit(2)"
     )
-    launcher = [sys.executable, "-m", "minicpmv.training.launcher", "--standalone", "--nproc_per_node", "1"]
+    launcher = [sys.executable, "-m", "minicpmv.training.launching.launcher", "--standalone", "--nproc_per_node", "1"]
     ended = subprocess.run(
         [*launcher, "-m", "--", "training", "--log", "x"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -201,4 +201,4 @@ def test_machine_that_cannot_be_used_ends_the_script_with_its_message(tmp_path: 
 
 def test_flags_of_the_training_are_known_where_hardware_is_chosen(tmp_path: Path) -> None:
     ended = _choose_hardware(tmp_path, 'echo "$@" >&2; echo 0 fp32 50000', flags="--max_steps 3 --use_cpu true")
-    assert ended.stderr == "-m minicpmv.training.hardware --max_steps 3 --use_cpu true\n"
+    assert ended.stderr == "-m minicpmv.training.launching.hardware --max_steps 3 --use_cpu true\n"

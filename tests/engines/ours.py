@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from minicpmv.inference.loading import LoadedModel
-from minicpmv.models.answers import generate_answers
+from minicpmv.models.answering.answers import generate_answers
 
 __all__ = ["IMAGE_BLOCK", "Asked", "ask", "distance"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from minicpmv.export.gguf_export import export_gguf
+from minicpmv.export.gguf.export import export_gguf
 from minicpmv.inference.loading import LoadedModel, load_model
 from tests.engines.conftest import Drive
 from tests.engines.ours import IMAGE_BLOCK, Asked, ask, distance

@@ -17,7 +17,7 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from minicpmv.processing.images import load_image
+from minicpmv.processing.pictures.patches import load_image
 from tests.golden.noise_pictures import digest
 
 __all__ = ["GOLDEN", "WAYS"]

@@ -11,11 +11,11 @@ from typing import Any
 from torch import Tensor
 from transformers import BatchFeature
 
-from minicpmv.data.collation import Collator, PackedCollator
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
+from minicpmv.data.samples.collation import Collator, PackedCollator
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.training.numbering import NumberedCollator, NumberedDataset
+from minicpmv.training.inputs.record_ids import NumberedCollator, NumberedDataset
 from tests.gpu_walk.report import Records, Release, Rows
 from tests.released_sizes import PRESUMED, RELEASED
 from tests.tiny import FIXTURES, conversation, picture, save_picture, write_data

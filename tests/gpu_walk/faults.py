@@ -15,12 +15,15 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from minicpmv.data.collation import Collator, PackedCollator
-from minicpmv.models import attention, modeling, resampler, siglip
-from minicpmv.models.layout import lay_out
-from minicpmv.models.loss import IGNORED, summed_loss
-from minicpmv.models.positions import SinePositions
-from minicpmv.training import boundary, settings
+from minicpmv.data.samples.collation import Collator, PackedCollator
+from minicpmv.models import modeling
+from minicpmv.models.attention import varlen as attention
+from minicpmv.models.networks import resampler, siglip
+from minicpmv.models.networks.layout import lay_out
+from minicpmv.models.networks.loss import IGNORED, summed_loss
+from minicpmv.models.networks.positions import SinePositions
+from minicpmv.training.flags import resolution as settings
+from minicpmv.training.stopping import boundary
 from tests.gpu_walk import walk
 
 __all__ = ["switched_off"]

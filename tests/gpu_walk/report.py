@@ -56,7 +56,7 @@ class Crossing:
     what: str
     """How: torch's name for the operation."""
     where: str
-    """The line: ``minicpmv/models/loss.py:62 labelled_token_loss``; of another package also our line that called it."""
+    """The line: ``minicpmv/models/networks/loss.py:62 labelled_token_loss``; of another package also our own line."""
     waits: bool
     """Whether the host stops until the device has done everything before."""
     to: Literal["host", "device"]

@@ -30,19 +30,19 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import import_utils
 
 from minicpmv.errors import MiniCPMVError
-from minicpmv.models.answers import end_token_ids, generate_answers
+from minicpmv.models.answering.answers import end_token_ids, generate_answers
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
-from minicpmv.training.arguments import parse_arguments
-from minicpmv.training.boundary import StepBoundary
-from minicpmv.training.epoch_loss import EpochLoss
-from minicpmv.training.learning import settle_learning
-from minicpmv.training.lora import add_lora
-from minicpmv.training.numbering import take_numbers
-from minicpmv.training.parts import choose_trained_parts
-from minicpmv.training.recomputation import RecomputedLayers
-from minicpmv.training.settings import complete_settings
-from minicpmv.training.throughput import count_work
+from minicpmv.training.flags.arguments import parse_arguments
+from minicpmv.training.flags.resolution import complete_settings
+from minicpmv.training.inputs.record_ids import take_numbers
+from minicpmv.training.learning.lora import add_lora
+from minicpmv.training.learning.parts import choose_trained_parts
+from minicpmv.training.learning.recomputation import RecomputedLayers
+from minicpmv.training.learning.switches import settle_learning
+from minicpmv.training.monitoring.epoch_loss import EpochLoss
+from minicpmv.training.monitoring.throughput import count_work
+from minicpmv.training.stopping.boundary import StepBoundary
 from minicpmv.training.trainer import MiniCPMVTrainer
 from tests.gpu_walk.batches import Material
 from tests.gpu_walk.device import WatchedDevice, mark_pixels

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import minicpmv  # noqa: F401  registers the model and the processor
-from minicpmv.models.answers import end_token_ids
+from minicpmv.models.answering.answers import end_token_ids
 from tests.parity.cases import FIXTURES, VERSIONS
 
 MAX_NEW_TOKENS = 8

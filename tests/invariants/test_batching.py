@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from minicpmv.data.collation import Collator
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
-from minicpmv.data.records import Record
+from minicpmv.data.records.record import Record
+from minicpmv.data.samples.collation import Collator
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
 from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.parity.cases import VERSIONS
 from tests.tiny import FIXTURES, conversation, save_picture, write_data

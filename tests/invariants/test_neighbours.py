@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from minicpmv.models.attention.packed_rows import PACKED_ATTENTION
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
-from minicpmv.models.packed_rows import PACKED_ATTENTION
 from tests.invariants.samples import Sample, alone, offsets, packed, padded, samples_of
 from tests.parity.cases import FIXTURES, VERSIONS
 

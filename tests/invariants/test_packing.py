@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from minicpmv.data.collation import Collator, PackedCollator
+from minicpmv.data.samples.collation import Collator, PackedCollator
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from tests.invariants.test_batching import mixed_items
 from tests.parity.cases import FIXTURES, VERSIONS

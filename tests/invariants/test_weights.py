@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from minicpmv.data.collation import Collator, PackedCollator
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.records import Record
-from minicpmv.models.loss import IGNORED
+from minicpmv.data.records.record import Record
+from minicpmv.data.samples.collation import Collator, PackedCollator
+from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.networks.loss import IGNORED
 from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.invariants.test_batching import mixed_records
 from tests.parity.cases import FIXTURES, VERSIONS

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from minicpmv.data.collation import Collator
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
+from minicpmv.data.samples.collation import Collator
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.training.arguments import RunArguments, parse_arguments
-from minicpmv.training.learning import settle_learning
-from minicpmv.training.lora import add_lora
-from minicpmv.training.parts import PART_FLAGS, choose_trained_parts, part_of
+from minicpmv.training.flags.arguments import RunArguments, parse_arguments
+from minicpmv.training.learning.lora import add_lora
+from minicpmv.training.learning.parts import PART_FLAGS, choose_trained_parts, part_of
+from minicpmv.training.learning.switches import settle_learning
 from tests.run.training import make_data
 from tests.tiny import FIXTURES
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from minicpmv.data.collation import Collator
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
-from minicpmv.models.pixels import read_pixels
+from minicpmv.data.samples.collation import Collator
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
+from minicpmv.models.networks.pixels import read_pixels
 from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.tiny import FIXTURES, write_data
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from minicpmv.processing.chat import ImageRef, Turn
 from minicpmv.processing.processor import EncodedConversation, MiniCPMVProcessor
+from minicpmv.processing.text.chat import ImageRef, Turn
 from tests.parity.cases import FIXTURES, VERSIONS
 from tests.parity.test_prompts import bounds, processor_of
 

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from minicpmv.data.collation import PackedCollator
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
-from minicpmv.models.pixels import read_pixels
+from minicpmv.data.samples.collation import PackedCollator
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
+from minicpmv.models.networks.pixels import read_pixels
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
-from minicpmv.processing.images import load_image
+from minicpmv.processing.pictures.patches import load_image
+from minicpmv.processing.pictures.slicing import SliceConfig, SlicePlan, plan_slices
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.processing.slicing import SliceConfig, SlicePlan, plan_slices
 from tests.parity.cases import FIXTURES, VERSIONS
 from tests.tiny import conversation, write_data
 

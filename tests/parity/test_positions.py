@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from safetensors.torch import load_file
 
-from minicpmv.models.positions import SinePositions, axis_buckets, resize_table
+from minicpmv.models.networks.positions import SinePositions, axis_buckets, resize_table
 from tests.parity.cases import FIXTURES
 
 

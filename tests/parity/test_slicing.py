@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from minicpmv.models.versions import VERSIONS
-from minicpmv.processing.chat import ImageSegment
-from minicpmv.processing.slicing import SliceConfig, plan_slices
+from minicpmv.processing.pictures.slicing import SliceConfig, plan_slices
+from minicpmv.processing.text.chat import ImageSegment
 from minicpmv.processing.tokenization import spell_out
+from minicpmv.releases.table import VERSIONS
 from tests.parity.cases import FIXTURES
 
 ROWS: list[dict[str, Any]] = json.loads((FIXTURES / "preprocess" / "slicing.json").read_text(encoding="utf-8"))

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from minicpmv.training.checkpoints import STAGING, list_checkpoints
-from minicpmv.training.manifest import find_fault
+from minicpmv.files.atomic_files import STAGING
+from minicpmv.training.checkpoints.manifest import find_fault
+from minicpmv.training.checkpoints.staging import list_checkpoints
 from tests.run import forked
 from tests.run.training import flags, make_data
 

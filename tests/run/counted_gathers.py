@@ -15,7 +15,7 @@ import torch.distributed.fsdp._fully_shard._fsdp_param_group as fsdp
 
 import minicpmv.models.modeling as modeling
 from minicpmv.training.__main__ import main
-from minicpmv.training.console import is_first_process
+from minicpmv.training.distributed.console import is_first_process
 from minicpmv.training.trainer import MiniCPMVTrainer
 
 NUM_CHUNKS = 4

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minicpmv.data import dataset
-from minicpmv.data.checking import RecordChecker
-from minicpmv.data.records import RawRecord
+from minicpmv.data.checks.checking import RecordChecker
+from minicpmv.data.records.record import RawRecord
+from minicpmv.data.samples import dataset
 from minicpmv.errors import Problem
 from minicpmv.training.run import main
 

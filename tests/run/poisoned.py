@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.training.boundary import StepBoundary
+from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.training.run import main
+from minicpmv.training.stopping.boundary import StepBoundary
 
 _read = ConversationDataset.__getitem__
 _end = StepBoundary.on_step_end

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.training import completion
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.training.finish import completion
 from minicpmv.training.run import main
 
 _read, _choose = ConversationDataset.__getitem__, completion.choose_batch

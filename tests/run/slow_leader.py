@@ -13,9 +13,9 @@ from typing import Any
 
 from transformers import Trainer
 
-import minicpmv.training.material as material
+import minicpmv.training.inputs.run_inputs as material
 from minicpmv.training.__main__ import main
-from minicpmv.training.console import is_first_process
+from minicpmv.training.distributed.console import is_first_process
 
 _WORK: dict[str, tuple[Any, str]] = {
     "check": (material, "gather_material"),

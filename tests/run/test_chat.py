@@ -20,8 +20,8 @@ from typing import Any, cast
 import pytest
 
 from minicpmv.cli.main import main
-from minicpmv.escapes import escape
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.terminal.escapes import escape
 from tests.docs.repository import ROOT, code_blocks
 from tests.parity.cases import FIXTURES
 from tests.run.forked import minicpmv

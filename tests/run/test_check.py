@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from minicpmv.cli.main import main
-from minicpmv.data.lengths import padding_share, plan_rows
-from minicpmv.data.report import statistics_lines
-from minicpmv.data.survey import Survey
+from minicpmv.data.samples.lengths import padding_share, plan_rows
+from minicpmv.data.sources.survey import Survey
+from minicpmv.data.sources.survey_report import statistics_lines
 from tests.docs.repository import ROOT
 from tests.tiny import FIXTURES, conversation, picture, save_picture, write_data
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from minicpmv.cli.main import main
-from minicpmv.data.loading import load_records
-from minicpmv.data.records import Record
-from minicpmv.processing.images import load_image
+from minicpmv.data.records.record import Record
+from minicpmv.data.sources.loading import load_records
+from minicpmv.processing.pictures.patches import load_image
 from tests.tiny import conversation, save_picture, write_data
 
 SHAREGPT = [{"from": "human", "value": "<image>\nWhy?"}, {"from": "gpt", "value": "So \u2028 é."}]

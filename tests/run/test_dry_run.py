@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
-import minicpmv.training.preflight as preflight_module
-from minicpmv.training.checkpoints import list_checkpoints
-from minicpmv.training.disk import free_bytes
-from minicpmv.training.manifest import find_fault, num_bytes
+import minicpmv.training.dry_run as preflight_module
+from minicpmv.files.disk_space import free_bytes
+from minicpmv.training.checkpoints.manifest import find_fault, num_bytes
+from minicpmv.training.checkpoints.staging import list_checkpoints
 from minicpmv.training.run import main
 from tests.run.forked import run_command
 from tests.run.training import flags, make_data

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from minicpmv.training.manifest import read_manifest
+from minicpmv.training.checkpoints.manifest import read_manifest
 from tests.run import engines
 from tests.run.shown import check_metrics, check_norms_of_parts, check_samples, check_throughput
 from tests.run.training import losses, read_run, same_bytes

@@ -12,8 +12,8 @@ from minicpmv.cli.main import main
 from minicpmv.estimation.memory import estimate_memory
 from minicpmv.estimation.stages import Row
 from minicpmv.estimation.subject import read_subject
-from minicpmv.models import attention
-from minicpmv.training.engine import quieten
+from minicpmv.models.attention import varlen as attention
+from minicpmv.training.distributed.engine import quieten
 from tests.machines import GPU
 from tests.released_sizes import RELEASED
 from tests.run.training import make_data

@@ -11,7 +11,7 @@ import pytest
 from minicpmv.cli.main import main
 from minicpmv.errors import UsageError
 from minicpmv.inference import predicting
-from minicpmv.training.callbacks import format_log
+from minicpmv.training.monitoring.progress import format_log
 from minicpmv.training.run import train
 from tests.run.training import flags, make_data, read_run, run_here, same_bytes
 from tests.tiny import conversation, write_data

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minicpmv.training.resume import PICTURES
+from minicpmv.training.checkpoints.resume import PICTURES
 from minicpmv.training.run import main
 from tests.run.training import flags, make_data, read_run
 from tests.tiny import save_picture

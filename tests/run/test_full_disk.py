@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from minicpmv.training.checkpoints import STAGING, list_checkpoints
-from minicpmv.training.manifest import find_fault
+from minicpmv.files.atomic_files import STAGING
+from minicpmv.training.checkpoints.manifest import find_fault
+from minicpmv.training.checkpoints.staging import list_checkpoints
 from tests.run import chaos, forked
 from tests.run.training import environment, flags, make_data
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from minicpmv.training.manifest import read_manifest, seal
-from minicpmv.training.pickles import find_foreign_object, restrict_unpickling
+from minicpmv.training.checkpoints.manifest import read_manifest, seal
+from minicpmv.training.checkpoints.pickles import find_foreign_object, restrict_unpickling
 from tests.run.engines import switch
 from tests.run.forked import run_command
 from tests.run.training import flags, make_data

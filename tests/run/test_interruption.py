@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from minicpmv.training.callbacks import RunProgress
-from minicpmv.training.checkpoints import list_checkpoints
+from minicpmv.training.checkpoints.staging import list_checkpoints
+from minicpmv.training.monitoring.progress import RunProgress
 from minicpmv.training.run import main
 from tests.run.training import environment, flags, losses, make_data, read_run, run_here, same_bytes
 
@@ -139,7 +139,7 @@ def test_run_that_was_stopped_after_its_last_step_trains_no_further(
 @pytest.mark.parametrize(
     "start",
     [
-        "minicpmv.training.launcher --standalone --nproc_per_node 2 -m -- minicpmv.training",
+        "minicpmv.training.launching.launcher --standalone --nproc_per_node 2 -m -- minicpmv.training",
         "minicpmv train --num_processes 2",
     ],
     ids=["launcher", "train"],

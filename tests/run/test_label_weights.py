@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from minicpmv.data.collation import Collator
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
-from minicpmv.models.loss import IGNORED
+from minicpmv.data.samples.collation import Collator
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.networks.loss import IGNORED
 from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.run.engines import switch
 from tests.run.forked import minicpmv, run_command

@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-import minicpmv.export.merging as merging
+import minicpmv.export.merging.merge as merging
 from minicpmv.cli.main import main
-from minicpmv.export.merge_proof import find_samples
-from minicpmv.export.merged_tensors import MergedTensors
-from minicpmv.models.adapters import attach_adapter
-from minicpmv.training import disk
-from minicpmv.training.evidence import Evidence, write_evidence
+from minicpmv.export.merging.merged_tensors import MergedTensors
+from minicpmv.export.merging.verification import find_samples
+from minicpmv.files import disk_space as disk
+from minicpmv.models.adapters.attaching import attach_adapter
+from minicpmv.models.checkpoints.reference import Evidence, write_evidence
 from tests.parity.cases import VERSIONS
 from tests.tiny import FIXTURES
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.models.base_identity import BASE_FILE
-from minicpmv.training import reload_proof
-from minicpmv.training.checkpoints import list_checkpoints
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.models.adapters.base_identity import BASE_FILE
+from minicpmv.training.checkpoints.staging import list_checkpoints
+from minicpmv.training.finish import verify as reload_proof
 from minicpmv.training.run import main
 from tests.run import poisoned
 from tests.run.forked import run_command

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 
 from minicpmv.cli.main import main
 from minicpmv.inference.loading import load_model
-from minicpmv.models.base_identity import BASE_FILE, OtherBaseWarning
-from minicpmv.training.checkpoints import list_checkpoints
+from minicpmv.models.adapters.base_identity import BASE_FILE, OtherBaseWarning
+from minicpmv.training.checkpoints.staging import list_checkpoints
 from minicpmv.training.run import main as train
 from tests.run.training import flags, make_data, read_run
 from tests.tiny import FIXTURES, save_picture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minicpmv.cli.main import main
-from minicpmv.data.whole_files import give_ordinary_permissions
+from minicpmv.files.atomic_files import give_ordinary_permissions
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from tests.exportable import write_exportable
 from tests.run.training import flags, make_data

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minicpmv.data.dataset import ConversationDataset
+from minicpmv.data.samples.dataset import ConversationDataset
 from tests.run import poisoned
 from tests.run.training import flags, losses, make_data, run_here, same_bytes
 

@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import minicpmv.training.completion as completion_module
-import minicpmv.training.proof as proof_module
-from minicpmv.training import reload_proof
-from minicpmv.training.evidence import read_evidence
+import minicpmv.training.finish.completion as completion_module
+import minicpmv.training.finish.verification as proof_module
+from minicpmv.models.checkpoints.reference import read_evidence
+from minicpmv.training.finish import verify as reload_proof
 from minicpmv.training.run import main
 from tests.parity.cases import VERSIONS
 from tests.run.forked import run_command
@@ -280,7 +280,7 @@ def test_signal_during_the_proof_ends_the_run_saved(
 
     monkeypatch.setattr(proof_module, "subprocess", SimpleNamespace(run=interrupted))
     assert main(_proving(data, tmp_path, *_LORA)) == 128 + signal.SIGTERM
-    command = f"python -m minicpmv.training.reload_proof {tmp_path}"
+    command = f"python -m minicpmv.training.finish.verify {tmp_path}"
     assert f"stopped by SIGTERM: all is saved in {tmp_path}, but not proved yet: {command}" in capsys.readouterr().out
     assert read_run(tmp_path)["status"] == "saved"
     assert reload_proof.main(command.split()[3:]) == 0

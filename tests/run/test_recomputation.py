@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 
 from minicpmv.errors import UsageError
-from minicpmv.models.siglip import VisionMLP
+from minicpmv.models.networks.siglip import VisionMLP
 from tests.run.training import flags, losses, make_data, run_here
 
 _LAYERS = {"llm": 2, "vision": 2}

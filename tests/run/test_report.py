@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from minicpmv.cli.main import main
-from minicpmv.training.record import RunFile
+from minicpmv.training.monitoring.run_record import RunFile
 from tests.run.training import flags, make_data, read_run, run_here
 from tests.unit.report.test_page import curves_of, words_of
 

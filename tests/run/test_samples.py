@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
 from minicpmv.inference.chat import Conversation
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import load_model
-from minicpmv.training.samples import Samples
+from minicpmv.training.monitoring.samples import Samples
 from tests.run.training import flags, make_data, read_samples, run_here, same_bytes
 from tests.tiny import FIXTURES, conversation, write_data
 

@@ -27,7 +27,7 @@ from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import load_model
 from tests.docs.repository import ROOT, code_blocks
 from tests.tiny import FIXTURES, save_picture
-from tests.unit.models.test_adapters import make_adapter
+from tests.unit.models.adapters.test_attaching import make_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

@@ -36,9 +36,9 @@ def test_run_trains_and_evaluates_without_the_workers_that_have_no_room(tmp_path
 _WORKERS = """
 import sys, torch
 from torch.utils.data import DataLoader
-from minicpmv.data.workers import naming_dead_workers
+from minicpmv.data.samples.workers import naming_dead_workers
 from minicpmv.errors import MiniCPMVError
-from minicpmv.training.interruption import ShelteringContext, WorkerStart
+from minicpmv.training.stopping.interruption import ShelteringContext, WorkerStart
 batches = [torch.zeros(2**17)] * 4
 start = dict(worker_init_fn=WorkerStart(), multiprocessing_context=ShelteringContext())
 try:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
 from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.parity.cases import FIXTURES
 from tests.run.forked import minicpmv

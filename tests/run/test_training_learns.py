@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import minicpmv.training.run as run_module
-from minicpmv.data.collation import Collator
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
+from minicpmv.data.samples.collation import Collator
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.inference.loading import load_model
 from minicpmv.processing.processor import MiniCPMVProcessor

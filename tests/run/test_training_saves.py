@@ -19,9 +19,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 import minicpmv.training.run as run_module
-from minicpmv.data.collation import Collator
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
+from minicpmv.data.samples.collation import Collator
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
 from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.parity.cases import VERSIONS
 from tests.run.training import flags, make_data, read_run, run_here

@@ -24,7 +24,7 @@ from minicpmv.cli.main import main
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import load_model
 from tests.tiny import FIXTURES
-from tests.unit.models.test_adapters import make_adapter
+from tests.unit.models.adapters.test_attaching import make_adapter
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser's driver is not installed")
 _BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import minicpmv.training.run
 from minicpmv.errors import UsageError
-from minicpmv.models.resampler import Resampler
-from minicpmv.models.siglip import PatchEmbedding
+from minicpmv.models.networks.resampler import Resampler
+from minicpmv.models.networks.siglip import PatchEmbedding
 from minicpmv.training.trainer import MiniCPMVTrainer
 from tests.run import engines
 from tests.run.forked import run_command

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-import minicpmv.training.starting as starting
+import minicpmv.training.launching.starting as starting
 from minicpmv.training.__main__ import main
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import minicpmv
 from minicpmv.errors import CheckpointError, DataError, MiniCPMVError, NotFiniteError, Problem, UsageError
-from minicpmv.processing.images import ImageError
+from minicpmv.processing.pictures.patches import ImageError
 
 _PROBLEM = Problem("D104", "a.json record 1", "2 tags", "1", "remove one")
 _EXAMPLES = [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from benchmarks.gpu.building import build_trained, make_step, read_flags, write_files
 from benchmarks.gpu.cases import Case, Finding, Setting
 from benchmarks.gpu.stages.real_size import make_row, measure_steps
-from minicpmv.training.compilation import CompiledLayers
+from minicpmv.training.learning.compilation import CompiledLayers
 
 __all__ = ["cases"]
 

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.gpu.cases import Case, Finding, Setting
 from benchmarks.peak import measure_peak
-from minicpmv.machine.inspection import inspect_machine, look_at
+from minicpmv.devices.inspection import inspect_machine, look_at
 from minicpmv.machine.kernels import attention_kernel
 
 __all__ = ["cases"]

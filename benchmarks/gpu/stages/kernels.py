@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.cases import Case, Finding, Setting, bounded
-from minicpmv.models.attention import attend
+from minicpmv.models.attention.varlen import attend
 
 __all__ = ["cases"]
 

@@ -19,9 +19,9 @@ from benchmarks.gpu.cases import Case, Finding, Setting
 from benchmarks.gpu.tracing import count_waits, read_trace, record
 from benchmarks.models import build_random
 from benchmarks.peak import measure_peak
-from minicpmv.models.answers import generate_answers
-from minicpmv.models.flops import Work, flops_of_each, total_flops
-from minicpmv.training.throughput import count_work
+from minicpmv.models.answering.answers import generate_answers
+from minicpmv.models.networks.flops import Work, flops_of_each, total_flops
+from minicpmv.training.monitoring.throughput import count_work
 
 __all__ = ["PATCHES", "Way", "cases", "describe_row", "make_row", "measure_steps"]
 

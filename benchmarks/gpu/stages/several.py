@@ -51,7 +51,14 @@ def _compare(setting: Setting, engine: str, number: int) -> Iterator[Finding]:
         )
     output = setting.folder / f"several-{engine}"
     started = time.perf_counter()
-    launcher = ["-m", "minicpmv.training.launcher", "--nproc_per_node", str(number), "--master_port", str(_free_port())]
+    launcher = [
+        "-m",
+        "minicpmv.training.launching.launcher",
+        "--nproc_per_node",
+        str(number),
+        "--master_port",
+        str(_free_port()),
+    ]
     run_python([*launcher, *training_words(data, output, *_COMMON, *_ENGINES[engine])], seconds=2 * SECONDS)
     expected, found = _losses(alone), _losses(output)
     off = max(abs(one - other) / one for one, other in zip(expected, found, strict=True))

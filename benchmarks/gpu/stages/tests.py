@@ -14,7 +14,7 @@ _SECONDS = 300.0
 
 def cases(setting: Setting) -> list[Case]:
     """List the runs of pytest."""
-    marked = ["tests/unit/models/test_attention.py"] if setting.is_small else ["tests"]
+    marked = ["tests/unit/models/attention/test_varlen.py"] if setting.is_small else ["tests"]
     found = [Case("marked gpu", lambda: _run(setting, ["-m", "gpu", *marked]))]
     if not setting.is_small:
         # Tests see no GPU unless the mark is asked for (`tests/gpus.py`).

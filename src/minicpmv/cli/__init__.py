@@ -1,1 +1,1 @@
-"""The ``minicpmv`` command. Imports a command's body only when it runs."""
+"""Reads the command line, one module for each command, whose body is imported when it runs. Nothing imports it."""

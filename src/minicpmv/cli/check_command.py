@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from minicpmv.cli.model_options import model_name, positive_int
 from minicpmv.cli.parser import CommandParser
-from minicpmv.redaction import clean_settings, clean_text
+from minicpmv.terminal.redaction import clean_settings, clean_text
 
 if TYPE_CHECKING:  # for annotations only: reading data is left to the command's body
-    from minicpmv.data.survey import Finding, Survey
-    from minicpmv.models.versions import Version
+    from minicpmv.data.sources.survey import Finding, Survey
+    from minicpmv.releases.table import Version
 
 __all__ = ["NAME", "SUMMARY", "run"]
 
@@ -98,8 +98,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from minicpmv.data.report import SCHEMA, findings_as_json, statistics_lines, verdict
-    from minicpmv.data.survey import Survey
+    from minicpmv.data.sources.survey import Survey
+    from minicpmv.data.sources.survey_report import SCHEMA, findings_as_json, statistics_lines, verdict
 
     survey = Survey(options.data, image_root=options.image_root, version=_version(options.model))
     survey.read_texts()
@@ -137,7 +137,7 @@ def _print_new(survey: Survey, shown: int, options: argparse.Namespace) -> int:
 
 
 def _print_groups(findings: Sequence[Finding], severity: Any, options: argparse.Namespace) -> None:
-    from minicpmv.data.report import group_findings, group_lines
+    from minicpmv.data.sources.survey_report import group_findings, group_lines
 
     groups = group_findings(findings, severity)
     if groups and severity == "notice":
@@ -156,7 +156,7 @@ def _version(model: str | None) -> Version | None:
     """Tell the model's version, without torch where its own config.json says it."""
     if model is None:
         return None
-    from minicpmv.models.versions import detect_version
+    from minicpmv.releases.table import detect_version
 
     try:
         config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
@@ -173,7 +173,7 @@ def _measure(survey: Survey, options: argparse.Namespace) -> dict[str, Any]:
     """Count tokens, and add the records that are too long to the survey."""
     from transformers.utils import logging
 
-    from minicpmv.data.lengths import measure_lengths
+    from minicpmv.data.samples.lengths import measure_lengths
     from minicpmv.inference.loading import find_base
     from minicpmv.processing.processor import MiniCPMVProcessor
 

@@ -56,9 +56,9 @@ def _build_parser() -> argparse.ArgumentParser:
 def run(arguments: Sequence[str]) -> int:
     """Read, check and write; say what was written."""
     options = _build_parser().parse_intermixed_args(arguments)
-    from minicpmv.data.conversion import convert
-    from minicpmv.data.folders import find_files
-    from minicpmv.data.places import check_directory, check_file
+    from minicpmv.data.records.folders import find_files
+    from minicpmv.data.sources.conversion import convert
+    from minicpmv.files.places import check_directory, check_file
 
     sources = [os.path.realpath(file) for path in options.data for file in find_files(path)]
     if os.path.realpath(options.output) in sources:

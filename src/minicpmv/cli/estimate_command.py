@@ -80,7 +80,7 @@ def run(arguments: Sequence[str]) -> int:
     from minicpmv.estimation.answer import Question, answer, as_json, as_text
     from minicpmv.estimation.devices import find_device
     from minicpmv.estimation.duration import DEFAULT_SHARE
-    from minicpmv.training.engine import quieten
+    from minicpmv.training.distributed.engine import quieten
 
     quieten()
     logging.set_verbosity_error()

@@ -15,7 +15,7 @@ from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
 
 if TYPE_CHECKING:  # for annotations only: numpy is left to the command's body
-    from minicpmv.data.answers import Answers, Share
+    from minicpmv.data.records.answers import Answers, Share
     from minicpmv.evaluation.metrics.base import Metric, Sample
     from minicpmv.evaluation.scores import Result
 
@@ -168,8 +168,8 @@ def _read(options: argparse.Namespace, metrics: Sequence[Metric]) -> Iterator[tu
 
 def _find_answers(options: argparse.Namespace, metrics: Sequence[Metric]) -> Answers:
     """Check options against metrics, then read the data."""
-    from minicpmv.data.answers import Answers
-    from minicpmv.data.loading import load_records
+    from minicpmv.data.records.answers import Answers
+    from minicpmv.data.sources.loading import load_records
 
     if options.blank_images and not all(metric.needs_answers for metric in metrics):
         raise UsageError(
@@ -192,7 +192,7 @@ def _find_answers(options: argparse.Namespace, metrics: Sequence[Metric]) -> Ans
 def _ask(
     options: argparse.Namespace, metrics: Sequence[Metric], asked: Answers
 ) -> Iterator[tuple[Mapping[str, Any], Sample]]:
-    from minicpmv.evaluation.asking import ask, sample_of
+    from minicpmv.evaluation.measuring.asking import ask, sample_of
 
     for metric in metrics:
         for record in asked if metric.sees_all_first else ():

@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("code", metavar="CODE", nargs="?", help="as messages have it in brackets")
     given = parser.parse_args(arguments).code
-    from minicpmv.data.code_pages import code_pages
+    from minicpmv.data.checks.code_pages import code_pages
 
     pages = code_pages()
     if given is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from minicpmv.cli.model_options import add_base_option, model_name
 from minicpmv.cli.parser import CommandParser
-from minicpmv.export.gguf_type_names import LLAMA_QUANTIZE_TYPES, OWN_TYPES, VISION_TYPES
+from minicpmv.export.gguf.type_names import LLAMA_QUANTIZE_TYPES, OWN_TYPES, VISION_TYPES
 
 __all__ = ["NAME", "SUMMARY", "run"]
 
@@ -71,7 +71,7 @@ def run(arguments: Sequence[str]) -> int:
     options = _build_parser().parse_intermixed_args(arguments)
     from transformers.utils import logging
 
-    from minicpmv.export.gguf_export import export_gguf
+    from minicpmv.export.gguf.export import export_gguf
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -31,10 +31,10 @@ from minicpmv.cli import (
 )
 from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import MiniCPMVError
-from minicpmv.escapes import guard_output
-from minicpmv.redaction import secrets_in
-from minicpmv.shortage import naming_shortage
-from minicpmv.streams import (
+from minicpmv.machine.shortage import naming_shortage
+from minicpmv.terminal.escapes import guard_output
+from minicpmv.terminal.redaction import secrets_in
+from minicpmv.terminal.streams import (
     EXIT_NOT_READ,
     complain,
     explain_os_error,

@@ -11,7 +11,7 @@ from minicpmv.cli.model_options import add_base_option, model_name
 from minicpmv.cli.parser import CommandParser
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
-    from minicpmv.export.merging import Merged
+    from minicpmv.export.merging.merge import Merged
 
 __all__ = ["NAME", "SUMMARY", "run"]
 
@@ -70,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
     from tqdm import tqdm
     from transformers.utils import logging
 
-    from minicpmv.export.merging import MergeSettings, merge_adapter
+    from minicpmv.export.merging.merge import MergeSettings, merge_adapter
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -36,7 +36,7 @@ def model_name(text: str) -> str:
         CheckpointError: It is such a name.
     """
     if text.count("/") == 1 and not text.startswith((".", "/", "~")) and not Path(text).exists():
-        from minicpmv.models.directories import refuse_unreachable
+        from minicpmv.releases.directories import refuse_unreachable
 
         refuse_unreachable(text, asked_by="model")
     return text
@@ -203,7 +203,7 @@ def open_model(options: argparse.Namespace, device: str | None = None) -> Loaded
     from transformers.utils import logging
 
     from minicpmv.inference.loading import find_version, load_model
-    from minicpmv.models.answers import thinking_setting
+    from minicpmv.models.answering.answers import thinking_setting
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -226,9 +226,9 @@ def open_many(options: argparse.Namespace, *, num_batches: int) -> AbstractConte
         CheckpointError: There is no model.
         UsageError: It cannot do what the options ask of it, or there are not enough devices.
     """
+    from minicpmv.devices.inspection import inspect_machine
     from minicpmv.inference.loading import default_device
     from minicpmv.inference.model_processes import choose_devices, open_models
-    from minicpmv.machine.inspection import inspect_machine
 
     device = str(default_device(options.device))
     devices = choose_devices(device, options.processes, num_gpus=len(inspect_machine().accelerators))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from minicpmv.data.places import check_file
 from minicpmv.errors import UsageError
+from minicpmv.files.places import check_file
 
 __all__ = ["check_output"]
 

@@ -7,8 +7,8 @@ import difflib
 import sys
 from typing import Any, NoReturn
 
-from minicpmv.redaction import secrets_in
-from minicpmv.streams import complain
+from minicpmv.terminal.redaction import secrets_in
+from minicpmv.terminal.streams import complain
 
 __all__ = ["CommandParser"]
 

@@ -18,10 +18,10 @@ from minicpmv.cli.model_options import (
     positive_int,
 )
 from minicpmv.cli.parser import CommandParser
-from minicpmv.redaction import clean_settings
+from minicpmv.terminal.redaction import clean_settings
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
-    from minicpmv.data.answers import Answers
+    from minicpmv.data.records.answers import Answers
     from minicpmv.inference.generation import GenerationSettings
 
 __all__ = ["NAME", "SUMMARY", "run"]
@@ -97,11 +97,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[Answers, dict[str, Any]]:
     """Check the data; return what is asked, and what the answers will depend on."""
-    from minicpmv.data.answers import Answers
-    from minicpmv.data.contents import open_source
-    from minicpmv.data.file_state import FileStates
-    from minicpmv.data.loading import Records, check_records
-    from minicpmv.data.reading import log_notice
+    from minicpmv.data.records.answers import Answers
+    from minicpmv.data.records.file_state import FileStates
+    from minicpmv.data.records.reading import log_notice
+    from minicpmv.data.sources.loading import Records, check_records
+    from minicpmv.data.sources.source_digests import open_source
     from minicpmv.errors import DataError
     from minicpmv.inference.identity import describe_identity
     from minicpmv.inference.loading import compare_own_base, default_device, find_version

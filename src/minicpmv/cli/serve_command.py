@@ -79,9 +79,9 @@ def run(arguments: Sequence[str]) -> int:
             "  fix: pip install 'minicpmv-finetune[serve]'"
         )
 
-    from minicpmv.serving.address import is_loopback, listen, written
-    from minicpmv.serving.prompt import context_length
-    from minicpmv.serving.served_models import compare_bases, name_models, serve_models
+    from minicpmv.serving.answers.served_models import compare_bases, name_models, serve_models
+    from minicpmv.serving.http.address import is_loopback, listen, written
+    from minicpmv.serving.requests.prompt import context_length
     from minicpmv.serving.server import serve
 
     settings = _settings(options)

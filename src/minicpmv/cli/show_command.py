@@ -79,8 +79,8 @@ def run(arguments: Sequence[str]) -> int:
     """Read and check the data, write the page of records without a problem, say where it is."""
     options = _build_parser().parse_args(arguments)
     check_output(options.output, options.data)
-    from minicpmv.data.dataset import ConversationDataset
-    from minicpmv.data.survey import Survey
+    from minicpmv.data.samples.dataset import ConversationDataset
+    from minicpmv.data.sources.survey import Survey
     from minicpmv.evaluation.score_files import open_replacing
     from minicpmv.inference.loading import find_base, find_version
     from minicpmv.processing.processor import MiniCPMVProcessor

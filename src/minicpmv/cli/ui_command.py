@@ -13,7 +13,7 @@ from minicpmv.cli.model_options import add_model_options, answer_length, model_n
 from minicpmv.cli.parser import CommandParser
 from minicpmv.cli.server_options import add_server_options
 from minicpmv.errors import UsageError
-from minicpmv.scratch import scratch_folder
+from minicpmv.files.scratch import scratch_folder
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
     from minicpmv.inference.loading import LoadedModel
@@ -78,7 +78,7 @@ def run(arguments: Sequence[str]) -> int:
             "  fix: pip install 'minicpmv-finetune[ui]'"
         )
 
-    from minicpmv.serving.address import is_loopback, listen, written
+    from minicpmv.serving.http.address import is_loopback, listen, written
 
     password = _password(options)
     if password is None and not is_loopback(options.host):

@@ -1,1 +1,1 @@
-"""From files to records and batches."""
+"""Brings records from files into batches. It knows no network and no training."""

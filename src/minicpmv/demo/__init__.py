@@ -1,1 +1,1 @@
-"""A small model and real images inside the package, so that everything can be tried without a download."""
+"""Holds a small model and real pictures, so that everything can be tried without a download. It trains nothing."""

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from minicpmv.data.places import check_directory
-from minicpmv.data.whole_files import staging
 from minicpmv.demo.data import write_split
 from minicpmv.demo.sheets import ASSETS
 from minicpmv.errors import UsageError
-from minicpmv.streams import advise
+from minicpmv.files.atomic_files import staging
+from minicpmv.files.places import check_directory
+from minicpmv.terminal.streams import advise
 
 __all__ = ["DemoPaths", "build_demo"]
 

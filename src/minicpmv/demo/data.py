@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from minicpmv.demo.sheets import ASSETS, read_sheet
-from minicpmv.processing.images import resize
+from minicpmv.processing.pictures.patches import resize
 
 __all__ = [
     "DIGIT_WORDS",

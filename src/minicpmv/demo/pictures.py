@@ -17,7 +17,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from minicpmv.demo.data import PICTURE_PIXELS
 from minicpmv.demo.sheets import ASSETS, read_sheet
 from minicpmv.errors import ConfigError
-from minicpmv.processing.images import resize
+from minicpmv.processing.pictures.patches import resize
 
 __all__ = [
     "CLOTHING",

@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from minicpmv.data.whole_files import give_ordinary_permissions
 from minicpmv.demo.base import write_untrained
 from minicpmv.demo.mixture import write_mixture
 from minicpmv.demo.sheets import ASSETS
 from minicpmv.errors import MiniCPMVError
+from minicpmv.files.atomic_files import give_ordinary_permissions
 
 __all__ = ["remake_base"]
 

@@ -1,1 +1,1 @@
-"""What a run will need, before there is a device to run it on: memory by component, and time of an epoch."""
+"""Predicts the memory and time of a run before there is a device to run it on. It loads no weights."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from minicpmv.devices.inspection import inspect_machine
 from minicpmv.estimation.changes import possible_changes
 from minicpmv.estimation.devices import measure_cpu
 from minicpmv.estimation.duration import Duration, estimate_duration
@@ -16,7 +17,6 @@ from minicpmv.estimation.memory import Memory, estimate_memory
 from minicpmv.estimation.subject import Subject, build_model, read_subject
 from minicpmv.estimation.workload import Workload, plan_workload
 from minicpmv.machine.cards import Card
-from minicpmv.machine.inspection import inspect_machine
 from minicpmv.models.configuration import MiniCPMVConfig
 
 __all__ = ["Answer", "Question", "answer", "as_json", "as_text"]

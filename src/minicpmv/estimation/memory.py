@@ -15,7 +15,7 @@ from minicpmv.estimation.optimizer_states import Trained, state_bytes, step_byte
 from minicpmv.estimation.stages import Row, Tracer
 from minicpmv.estimation.subject import Subject, build_model
 from minicpmv.estimation.timeline import Moment, play
-from minicpmv.models.attention import without_products
+from minicpmv.models.attention.varlen import without_products
 
 __all__ = ["Memory", "estimate_memory", "make_tracer"]
 

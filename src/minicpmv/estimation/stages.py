@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from minicpmv.estimation.tracing import Blank, Footprint, trace
-from minicpmv.models.loss import count_chunks, summed_loss
-from minicpmv.models.pixels import read_pixels
+from minicpmv.models.networks.loss import count_chunks, summed_loss
+from minicpmv.models.networks.pixels import read_pixels
 
 __all__ = ["Row", "Stage", "Tracer"]
 

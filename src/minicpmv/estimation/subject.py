@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from minicpmv.machine.value import Machine
-from minicpmv.training.arguments import Request, RunArguments, parse_arguments
-from minicpmv.training.base import Base, build_skeleton, check_weights, open_base
-from minicpmv.training.learning import settle_learning
-from minicpmv.training.lora import add_lora
-from minicpmv.training.parts import choose_trained_parts
-from minicpmv.training.settings import complete_settings
+from minicpmv.models.skeleton import build_skeleton
+from minicpmv.training.flags.arguments import Request, RunArguments, parse_arguments
+from minicpmv.training.flags.resolution import complete_settings
+from minicpmv.training.inputs.base_checkpoint import Base, check_weights, open_base
+from minicpmv.training.learning.lora import add_lora
+from minicpmv.training.learning.parts import choose_trained_parts
+from minicpmv.training.learning.switches import settle_learning
 
 __all__ = ["Subject", "build_model", "read_subject"]
 

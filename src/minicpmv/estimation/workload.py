@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicpmv.data.packing import RowPlanner
-from minicpmv.data.rows import Rows
+from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.batches.plan import Rows
 from minicpmv.errors import UsageError
 from minicpmv.estimation.stages import Row
 from minicpmv.estimation.subject import Subject
-from minicpmv.models.flops import Work
-from minicpmv.training.batches import describe_plan, estimate_costs, plan_batches
-from minicpmv.training.material import Material, gather_material
+from minicpmv.models.networks.flops import Work
+from minicpmv.training.inputs.planned_batches import describe_plan, estimate_costs, plan_batches
+from minicpmv.training.inputs.run_inputs import Material, gather_material
 
 __all__ = ["Workload", "plan_workload"]
 

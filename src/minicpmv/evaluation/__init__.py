@@ -1,1 +1,1 @@
-"""Measure a model on records with known answers."""
+"""Measures a model on records with known answers, and compares two. It knows no training."""

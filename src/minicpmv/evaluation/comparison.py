@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minicpmv.data.answers import Share
+from minicpmv.data.records.answers import Share
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.base import MeanMetric, Metric, Sample
 from minicpmv.evaluation.resampling import (

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minicpmv.data.answers import LAST, Share
-from minicpmv.data.records import quote
-from minicpmv.data.whole_files import replacing
+from minicpmv.data.records.answers import LAST, Share
+from minicpmv.data.records.record import quote
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.base import Sample
-from minicpmv.processing.thinking import without_thinking
-from minicpmv.streams import advise
+from minicpmv.files.atomic_files import replacing
+from minicpmv.processing.text.thinking import without_thinking
+from minicpmv.terminal.streams import advise
 
 __all__ = ["Answered", "ShareOfFile", "make_sample", "open_replacing", "read_answers", "write_line"]
 

@@ -1,1 +1,1 @@
-"""What a trained model is turned into for others: merged weights, GGUF files, a plugin for vLLM."""
+"""Turns a trained model into what others load: merged weights, GGUF files, a plugin for vLLM. It knows no training."""

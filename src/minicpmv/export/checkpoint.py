@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minicpmv.errors import CheckpointError
+from minicpmv.models.checkpoints.loading import refuse_misfits
+from minicpmv.models.checkpoints.weight_files import Shape, WeightReader, find_weight_files
 from minicpmv.models.configuration import MiniCPMVConfig
-from minicpmv.models.directories import find_directory
-from minicpmv.models.loading import refuse_misfits
-from minicpmv.models.model_files import check_model_files
-from minicpmv.models.weight_files import Shape, WeightReader, find_weight_files
-from minicpmv.training.base import build_skeleton
+from minicpmv.models.skeleton import build_skeleton
+from minicpmv.releases.directories import find_directory
+from minicpmv.releases.model_files import check_model_files
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from transformers import BatchFeature
 
-from minicpmv.models.versions import VERSIONS, Version
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
-from minicpmv.processing.images import ImageSource, load_image
+from minicpmv.processing.pictures.patches import ImageSource, load_image
 from minicpmv.processing.tokenization import spell_out_image
+from minicpmv.releases.table import VERSIONS, Version
 
 __all__ = ["ReleasedImageProcessor", "register"]
 

@@ -1,1 +1,1 @@
-"""Talk to a base model, a fine-tuned directory or an adapter."""
+"""Opens a model or adapter and lets it answer one question or a file of them. It knows no training and no metric."""

@@ -23,16 +23,16 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from minicpmv.data.answers import Answers
-from minicpmv.data.embedded import is_embedded
-from minicpmv.data.file_state import FileState
-from minicpmv.data.places import check_file
-from minicpmv.data.records import Record
-from minicpmv.data.whole_files import open_in_place, replacing, write_json
+from minicpmv.data.records.answers import Answers
+from minicpmv.data.records.file_state import FileState
+from minicpmv.data.records.inline_images import is_embedded
+from minicpmv.data.records.record import Record
 from minicpmv.errors import UsageError
+from minicpmv.files.atomic_files import open_in_place, replacing, write_json
+from minicpmv.files.places import check_file
 from minicpmv.inference.identity import describe_differences
 from minicpmv.inference.predicting import Prediction
-from minicpmv.streams import advise
+from minicpmv.terminal.streams import advise
 
 __all__ = ["PartialAnswers", "check_output", "check_place"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import LoadedModel
-from minicpmv.shortage import naming_shortage
+from minicpmv.machine.shortage import naming_shortage
 
 __all__ = ["Conversation", "Exchange"]
 

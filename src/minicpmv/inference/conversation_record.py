@@ -9,15 +9,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from minicpmv.data.checking import RecordChecker
-from minicpmv.data.embedded import data_url
-from minicpmv.data.formats.styles import to_own_form
-from minicpmv.data.records import RawRecord
-from minicpmv.data.whole_files import write_whole
+from minicpmv.data.checks.checking import RecordChecker
+from minicpmv.data.records.formats.styles import to_own_form
+from minicpmv.data.records.inline_images import data_url
+from minicpmv.data.records.record import RawRecord
 from minicpmv.errors import DataError, UsageError
+from minicpmv.files.atomic_files import write_whole
 from minicpmv.inference.chat import Conversation
-from minicpmv.processing.images import ImageError
-from minicpmv.processing.thinking import without_thinking
+from minicpmv.processing.pictures.patches import ImageError
+from minicpmv.processing.text.thinking import without_thinking
 
 __all__ = ["save_record"]
 

@@ -13,7 +13,7 @@ from transformers import StoppingCriteriaList
 
 from minicpmv.errors import UsageError
 from minicpmv.inference.loading import LoadedModel
-from minicpmv.models.answers import (
+from minicpmv.models.answering.answers import (
     THINK_OPENING,
     AnswerStreamer,
     StopWhen,
@@ -22,7 +22,7 @@ from minicpmv.models.answers import (
     released_options,
     thinking_setting,
 )
-from minicpmv.models.versions import Version
+from minicpmv.releases.table import Version
 
 __all__ = ["GenerationSettings", "answer", "answer_batch", "draw_answers"]
 

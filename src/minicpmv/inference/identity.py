@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 import minicpmv
-from minicpmv.data.contents import Content
-from minicpmv.data.file_state import FileState, FileStates
-from minicpmv.data.records import quote
+from minicpmv.data.records.file_state import FileState, FileStates
+from minicpmv.data.records.record import quote
+from minicpmv.data.sources.source_digests import Content
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import base_of_adapter
-from minicpmv.models.directories import SMALL_FILES, find_directory
+from minicpmv.releases.directories import SMALL_FILES, find_directory
 
 __all__ = ["describe_differences", "describe_identity"]
 

@@ -16,21 +16,21 @@ import torch
 from huggingface_hub import snapshot_download
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText
 
+from minicpmv.devices.inspection import inspect_machine, look_at
 from minicpmv.errors import CheckpointError
-from minicpmv.machine.inspection import inspect_machine, look_at
 from minicpmv.machine.precision import precision_of
 from minicpmv.machine.support import refuse_unusable
-from minicpmv.models.adapter_config import read_adapter_config
-from minicpmv.models.adapters import attach_adapter
-from minicpmv.models.answers import end_token_ids
-from minicpmv.models.base_identity import warn_of_base
-from minicpmv.models.bounds import quote
+from minicpmv.models.adapters.adapter_config import read_adapter_config
+from minicpmv.models.adapters.attaching import attach_adapter
+from minicpmv.models.adapters.base_identity import warn_of_base
+from minicpmv.models.answering.answers import end_token_ids
 from minicpmv.models.configuration import MiniCPMVConfig
-from minicpmv.models.directories import HUB_NAME, SMALL_FILES, find_directory, name_to_load
-from minicpmv.models.model_files import check_model_files, read_object
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
-from minicpmv.models.versions import Version
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.releases.directories import HUB_NAME, SMALL_FILES, find_directory, name_to_load
+from minicpmv.releases.json_bounds import quote
+from minicpmv.releases.model_files import check_model_files, read_object
+from minicpmv.releases.table import Version
 
 __all__ = [
     "LoadedModel",

@@ -16,19 +16,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from minicpmv.data.records import Record
+from minicpmv.data.records.record import Record
 from minicpmv.errors import NotFiniteError
 from minicpmv.inference.ahead import ahead
 from minicpmv.inference.batching import BATCH_SIZE
 from minicpmv.inference.generation import GenerationSettings, draw_answers
 from minicpmv.inference.loading import LoadedModel
-from minicpmv.inference.pictures import SeenPictures
+from minicpmv.inference.picture_features import SeenPictures
 from minicpmv.inference.questions import Question, choose, encode_question, plan_questions
-from minicpmv.models.answers import thinking_setting
-from minicpmv.models.known_slices import is_sharded
+from minicpmv.machine.shortage import MemoryShortageError, naming_shortage
+from minicpmv.models.answering.answers import thinking_setting
+from minicpmv.models.networks.cached_slices import is_sharded
 from minicpmv.processing.batching import pad_left
 from minicpmv.processing.encoding import EncodedConversation
-from minicpmv.shortage import MemoryShortageError, naming_shortage
 
 __all__ = ["Answering", "Prediction", "predict"]
 

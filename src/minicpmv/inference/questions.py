@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minicpmv.data.records import Record
+from minicpmv.data.records.record import Record
 from minicpmv.errors import UsageError
 from minicpmv.inference.batching import plan_batches
 from minicpmv.inference.generation import GenerationSettings
-from minicpmv.inference.pictures import count_pictures, name_picture, open_picture
-from minicpmv.models.answers import thinking_setting
+from minicpmv.inference.picture_features import count_pictures, name_picture, open_picture
+from minicpmv.models.answering.answers import thinking_setting
 from minicpmv.processing.encoding import EncodedConversation
 from minicpmv.processing.processor import MiniCPMVProcessor
 

@@ -1,1 +1,1 @@
-"""What the networks are: no data, no training code."""
+"""Defines the models and reads and writes their weights. It knows no data and no training."""

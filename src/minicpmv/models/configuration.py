@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from minicpmv.errors import ConfigError
-from minicpmv.models.bounds import check_fields
-from minicpmv.models.file_bounds import CONFIG
-from minicpmv.models.model_files import check_config, naming_faults
-from minicpmv.models.versions import Version, detect_version
+from minicpmv.releases.file_bounds import CONFIG
+from minicpmv.releases.json_bounds import check_fields
+from minicpmv.releases.model_files import check_config, naming_faults
+from minicpmv.releases.table import Version, detect_version
 
 __all__ = ["MiniCPMVConfig"]
 

@@ -22,18 +22,18 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from minicpmv.models.attention import Lengths, never_compiled
-from minicpmv.models.chat import OfficialChat
+from minicpmv.models.answering.official_chat import OfficialChat
+from minicpmv.models.attention.packed_rows import PACKED_ATTENTION, prefer_packed_attention
+from minicpmv.models.attention.varlen import Lengths, never_compiled
+from minicpmv.models.checkpoints.loading import StrictLoading
+from minicpmv.models.checkpoints.permissions import OrdinaryFiles
 from minicpmv.models.configuration import MiniCPMVConfig
-from minicpmv.models.known_slices import is_sharded, join_in_order, left_to_see
-from minicpmv.models.layout import Layout
-from minicpmv.models.loading import StrictLoading
-from minicpmv.models.loss import check_label_weights, count_chunks, labelled_token_loss
-from minicpmv.models.packed_rows import PACKED_ATTENTION, prefer_packed_attention
-from minicpmv.models.resampler import CrossAttention, Resampler
-from minicpmv.models.rotary import ExactRotary
-from minicpmv.models.saving import OrdinaryFiles
-from minicpmv.models.siglip import TimmVisionTower, VisionTower
+from minicpmv.models.networks.cached_slices import is_sharded, join_in_order, left_to_see
+from minicpmv.models.networks.layout import Layout
+from minicpmv.models.networks.loss import check_label_weights, count_chunks, labelled_token_loss
+from minicpmv.models.networks.resampler import CrossAttention, Resampler
+from minicpmv.models.networks.rotary import ExactRotary
+from minicpmv.models.networks.siglip import TimmVisionTower, VisionTower
 
 __all__ = ["MiniCPMVForConditionalGeneration"]
 

@@ -1,1 +1,1 @@
-"""What the pages that commands write have in common."""
+"""Holds what the pages of ``show`` and ``report`` share: templates and embedded pictures. It knows no records."""

@@ -7,7 +7,7 @@ import io
 
 from PIL import Image
 
-from minicpmv.processing.images import resize
+from minicpmv.processing.pictures.patches import resize
 
 __all__ = ["data_url", "shrink"]
 

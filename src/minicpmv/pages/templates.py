@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jinja2
 
-from minicpmv.escapes import escape
+from minicpmv.terminal.escapes import escape
 
 __all__ = ["make_environment"]
 

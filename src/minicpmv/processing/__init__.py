@@ -1,1 +1,1 @@
-"""From one conversation to tensors; used alike by training, evaluation, chat and export."""
+"""Turns one conversation into tensors, alike for training, evaluation and chat. It knows no weights."""

@@ -7,11 +7,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from minicpmv.models.answers import end_token_ids
-from minicpmv.models.versions import Version
+from minicpmv.models.answering.answers import end_token_ids
 from minicpmv.processing.batching import PAD_ID
-from minicpmv.processing.chat import control_tokens_of
+from minicpmv.processing.text.chat import control_tokens_of
 from minicpmv.processing.tokenization import is_control_token
+from minicpmv.releases.table import Version
 
 __all__ = ["decode_generated"]
 

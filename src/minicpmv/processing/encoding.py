@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from minicpmv.errors import UsageError
-from minicpmv.models.versions import Version
-from minicpmv.processing.chat import Segment, Turn, left_out, render
 from minicpmv.processing.frames import ImageLayout, lay_out_images
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
-from minicpmv.processing.slicing import SlicePlan
+from minicpmv.processing.pictures.slicing import SlicePlan
+from minicpmv.processing.text.chat import Segment, Turn, left_out, render
 from minicpmv.processing.tokenization import EncodedSample, Vocabulary, encode, spell_out
+from minicpmv.releases.table import Version
 
 __all__ = ["EncodedConversation", "WrittenConversation", "check_nothing_is_left_out", "write_conversation"]
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minicpmv.errors import UsageError
-from minicpmv.models.versions import Version
-from minicpmv.processing.chat import ImageRef, Turn
-from minicpmv.processing.slicing import SlicePlan
+from minicpmv.processing.pictures.slicing import SlicePlan
+from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.releases.table import Version
 
 __all__ = ["ImageBlock", "ImageLayout", "lay_out_images"]
 

@@ -18,11 +18,11 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
 
 from minicpmv.errors import CheckpointError, UsageError
-from minicpmv.models.file_bounds import PREPROCESSOR
-from minicpmv.models.model_files import check_config, check_names, check_preprocessor
-from minicpmv.models.versions import Version, detect_version
-from minicpmv.processing.images import ImageSource, cut_patches, load_image, normalise, values_of_bytes
-from minicpmv.processing.slicing import SliceConfig, SlicePlan, plan_slices
+from minicpmv.processing.pictures.patches import ImageSource, cut_patches, load_image, normalise, values_of_bytes
+from minicpmv.processing.pictures.slicing import SliceConfig, SlicePlan, plan_slices
+from minicpmv.releases.file_bounds import PREPROCESSOR
+from minicpmv.releases.model_files import check_config, check_names, check_preprocessor
+from minicpmv.releases.table import Version, detect_version
 
 __all__ = ["MiniCPMVImageProcessor", "MiniCPMVImagesKwargs"]
 

@@ -14,10 +14,7 @@ from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
 from minicpmv.errors import CheckpointError, UsageError
-from minicpmv.models.model_files import check_model_files
-from minicpmv.models.versions import VERSIONS, Version, detect_version
 from minicpmv.processing.batching import as_batch, pad_left, times_of_each
-from minicpmv.processing.chat import DEFAULT_SYSTEM, Turn
 from minicpmv.processing.decoding import decode_generated
 from minicpmv.processing.encoding import (
     EncodedConversation,
@@ -26,11 +23,14 @@ from minicpmv.processing.encoding import (
     write_conversation,
 )
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor, MiniCPMVImagesKwargs
-from minicpmv.processing.images import ImageSource, load_image
-from minicpmv.processing.messages import read_messages
+from minicpmv.processing.pictures.patches import ImageSource, load_image
 from minicpmv.processing.released_tokenizers import LlamaTokenizerWrapper, MiniCPMVTokenizerFast
 from minicpmv.processing.template_options import check_template_options
+from minicpmv.processing.text.chat import DEFAULT_SYSTEM, Turn
+from minicpmv.processing.text.messages import read_messages
 from minicpmv.processing.tokenization import EncodedSample, Vocabulary
+from minicpmv.releases.model_files import check_model_files
+from minicpmv.releases.table import VERSIONS, Version, detect_version
 
 __all__ = ["EncodedConversation", "MiniCPMVProcessor"]
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from minicpmv.errors import CheckpointError
-from minicpmv.models.bounds import quote
+from minicpmv.releases.json_bounds import quote
 
 __all__ = ["check_patterns"]
 

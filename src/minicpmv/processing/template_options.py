@@ -31,7 +31,7 @@ _PASSING: Mapping[str, Sequence[Any]] = {
 """Values that change nothing: left out, or what is done anyway."""
 _FIXES: Mapping[str, str] = {
     "padding": "leave it out: several conversations are padded to the longest, on the left",
-    "padding_side": "leave it out: generation needs padding on the left; minicpmv.data.collation pads for training",
+    "padding_side": "leave it out: generation pads on the left; minicpmv.data.samples.collation pads for training",
     "truncation": "leave it out, and shorten the conversation: text and images are never cut",
     "max_length": "leave it out, and shorten the conversation: text and images are never cut",
     "chat_template": "leave it out: the release's own format is written",

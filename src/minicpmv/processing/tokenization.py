@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerFast
 
 from minicpmv.errors import CheckpointError, UsageError
-from minicpmv.models.loss import IGNORED
-from minicpmv.models.versions import Version
-from minicpmv.processing.chat import ImageSegment, Segment, control_tokens_of, role_tags_of
-from minicpmv.processing.slicing import SlicePlan
+from minicpmv.models.networks.loss import IGNORED
+from minicpmv.processing.pictures.slicing import SlicePlan
+from minicpmv.processing.text.chat import ImageSegment, Segment, control_tokens_of, role_tags_of
+from minicpmv.releases.table import Version
 
 __all__ = ["MARKUP", "EncodedSample", "Vocabulary", "encode", "is_control_token", "spell_out", "spell_out_image"]
 

@@ -1,1 +1,1 @@
-"""Pages that show a person what came of a run."""
+"""Writes the page that shows how a run went. It knows no torch and no model, and reads what a run has left."""

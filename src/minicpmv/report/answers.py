@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from minicpmv.data.answers import FIRST
+from minicpmv.data.records.answers import FIRST
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.comparison import Difference, compare, shared_metrics
 from minicpmv.evaluation.metrics.base import Metric, Sample

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from minicpmv.processing.images import resize
+from minicpmv.processing.pictures.patches import resize
 from minicpmv.report.evaluations import measured_keys
 from minicpmv.report.run_directory import Run, is_number
 

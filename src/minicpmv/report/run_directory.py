@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from minicpmv.data.skipping import SKIPPED
+from minicpmv.data.sources.skipping import SKIPPED
 from minicpmv.errors import UsageError
-from minicpmv.redaction import clean_settings
 from minicpmv.report.facts import check_facts, check_proof, check_state, is_number, is_step
+from minicpmv.terminal.redaction import clean_settings
 
 __all__ = ["AFTER", "BEFORE", "LOG", "RUN", "SAMPLES", "Run", "is_number", "read_run"]
 

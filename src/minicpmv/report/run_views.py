@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minicpmv.data.answers import LAST, Share
+from minicpmv.data.records.answers import LAST, Share
+from minicpmv.report.answer_images import Picture, Pictures
 from minicpmv.report.answers import AnswerSet, Kind, Pair
 from minicpmv.report.differences import given_settings, list_settings
 from minicpmv.report.evaluations import Measured, measured_keys
-from minicpmv.report.pictures import Picture, Pictures
 from minicpmv.report.run_directory import Run, is_number
 
 __all__ = ["Answers", "Number", "RunView", "ShownPair", "view_run"]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from minicpmv.data.places import check_file
-from minicpmv.data.whole_files import replacing
 from minicpmv.errors import UsageError
+from minicpmv.files.atomic_files import replacing
+from minicpmv.files.places import check_file
 from minicpmv.report.answers import AnswerSet, compare_files, compare_samples
 from minicpmv.report.loss_picture import draw_loss
 from minicpmv.report.page import render_page
 from minicpmv.report.run_directory import AFTER, BEFORE, Run, read_run
-from minicpmv.streams import advise
+from minicpmv.terminal.streams import advise
 
 __all__ = ["Written", "write_report"]
 

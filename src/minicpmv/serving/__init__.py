@@ -1,1 +1,1 @@
-"""Answer over HTTP, as OpenAI's chat completions."""
+"""Answers over HTTP, as OpenAI's chat completions. It knows no training."""

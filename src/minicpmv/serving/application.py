@@ -15,15 +15,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from minicpmv.serving.access import Access
-from minicpmv.serving.batch import answer_together
-from minicpmv.serving.bodies import Bodies
+from minicpmv.serving.answers.batch import answer_together
+from minicpmv.serving.answers.dispatcher import Dispatcher
+from minicpmv.serving.answers.responses import error_response, json_response, model_object
+from minicpmv.serving.answers.served_models import ServedModels
 from minicpmv.serving.completion import ChatCompletions
-from minicpmv.serving.dispatcher import Dispatcher
 from minicpmv.serving.errors import RequestError, unknown_model
+from minicpmv.serving.http.access import Access
+from minicpmv.serving.http.bodies import Bodies
 from minicpmv.serving.metrics import Metrics
-from minicpmv.serving.responses import error_response, json_response, model_object
-from minicpmv.serving.served_models import ServedModels
 from minicpmv.serving.settings import ServerSettings
 
 __all__ = ["make_application", "refuse_page"]

@@ -18,17 +18,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from minicpmv.serving.access import Access
-from minicpmv.serving.batch import Event, Finished, Question
-from minicpmv.serving.bodies import Bodies
-from minicpmv.serving.chat_request import ChatRequest, read_request
-from minicpmv.serving.dispatcher import Dispatcher, Place
-from minicpmv.serving.drawing import Drawing
+from minicpmv.serving.answers.batch import Event, Finished, Question
+from minicpmv.serving.answers.dispatcher import Dispatcher, Place
+from minicpmv.serving.answers.responses import AnswerWriter, error_response, json_response, server_sent
+from minicpmv.serving.answers.sampling import Drawing
+from minicpmv.serving.answers.served_models import ServedModels
 from minicpmv.serving.errors import RequestError, unknown_model
+from minicpmv.serving.http.access import Access
+from minicpmv.serving.http.bodies import Bodies
 from minicpmv.serving.metrics import Metrics
-from minicpmv.serving.prompt import Prompt, prepare
-from minicpmv.serving.responses import AnswerWriter, error_response, json_response, server_sent
-from minicpmv.serving.served_models import ServedModels
+from minicpmv.serving.requests.chat_request import ChatRequest, read_request
+from minicpmv.serving.requests.prompt import Prompt, prepare
 from minicpmv.serving.settings import ServerSettings
 
 __all__ = ["ChatCompletions"]

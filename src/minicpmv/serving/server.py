@@ -6,11 +6,11 @@ import math
 import socket
 from collections.abc import Callable
 
+from minicpmv.serving.answers.served_models import ServedModels
 from minicpmv.serving.application import make_application, refuse_page
-from minicpmv.serving.connections import ConnectionLimits
-from minicpmv.serving.http_server import run
-from minicpmv.serving.origin import OriginGuard, own_names
-from minicpmv.serving.served_models import ServedModels
+from minicpmv.serving.http.connections import ConnectionLimits
+from minicpmv.serving.http.http_server import run
+from minicpmv.serving.http.origin import OriginGuard, own_names
 from minicpmv.serving.settings import ServerSettings
 
 __all__ = ["serve"]

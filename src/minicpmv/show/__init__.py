@@ -1,1 +1,1 @@
-"""Pages that show a person what the model sees."""
+"""Writes the page that shows records as the model sees them. It loads no weights."""

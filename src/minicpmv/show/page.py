@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jinja2
 
 from minicpmv import __version__
-from minicpmv.data.dataset import ConversationDataset
+from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.pages.templates import make_environment
 from minicpmv.show.record_views import view_record
 from minicpmv.show.sequence import ImageRun

@@ -9,8 +9,8 @@ import os
 from dataclasses import dataclass
 
 from minicpmv.pages.images import data_url, shrink
-from minicpmv.processing.images import ImageSource, load_image, resize
-from minicpmv.processing.slicing import SlicePlan
+from minicpmv.processing.pictures.patches import ImageSource, load_image, resize
+from minicpmv.processing.pictures.slicing import SlicePlan
 
 __all__ = ["Picture", "Tile", "show_picture", "tiles_of"]
 

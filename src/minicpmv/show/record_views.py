@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.records import Record
-from minicpmv.data.skipping import TOO_LONG
+from minicpmv.data.records.record import Record
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.skipping import TOO_LONG
 from minicpmv.errors import DataError
-from minicpmv.models.loss import IGNORED
-from minicpmv.processing.chat import ImageRef
-from minicpmv.processing.images import load_image
+from minicpmv.models.networks.loss import IGNORED
+from minicpmv.processing.pictures.patches import load_image
+from minicpmv.processing.text.chat import ImageRef
 from minicpmv.show.pictures import Picture, show_picture
 from minicpmv.show.sequence import ImageRun, Kind, Word, arrange_tokens, classify, describe_weight
 from minicpmv.show.spelling import TokenSpelling

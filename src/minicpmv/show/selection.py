@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import cast
 
-from minicpmv.data.records import RawRecord, Record
-from minicpmv.data.survey import Survey
+from minicpmv.data.records.record import RawRecord, Record
+from minicpmv.data.sources.survey import Survey
 from minicpmv.errors import DataError, UsageError
 
 __all__ = ["select_records"]

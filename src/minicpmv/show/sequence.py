@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from minicpmv.models.loss import IGNORED
+from minicpmv.models.networks.loss import IGNORED
 from minicpmv.show.spelling import Mark, TokenSpelling, spell
 
 __all__ = ["ImageRun", "Kind", "Token", "Word", "arrange_tokens", "classify", "describe_weight"]

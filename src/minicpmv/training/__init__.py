@@ -1,1 +1,1 @@
-"""One fine-tuning run, from flags to a saved and usable model."""
+"""Trains: from flags to a saved, verified model. ``run.py`` reads from top to bottom."""

@@ -11,11 +11,11 @@ from contextlib import suppress
 from importlib import import_module
 
 from minicpmv.errors import UsageError
-from minicpmv.escapes import guard_output
-from minicpmv.redaction import clean_command
-from minicpmv.streams import complain, finish_output, refuse_closed_output
-from minicpmv.training.cpu_process import prepare_for_cpu
-from minicpmv.training.following import follow_launcher
+from minicpmv.terminal.escapes import guard_output
+from minicpmv.terminal.redaction import clean_command
+from minicpmv.terminal.streams import complain, finish_output, refuse_closed_output
+from minicpmv.training.launching.cpu_process import prepare_for_cpu
+from minicpmv.training.launching.following import follow_launcher
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,11 +34,11 @@ def _run(arguments: Sequence[str]) -> int:
     follow_launcher()
     prepare_for_cpu(arguments)
     try:
-        code = import_module("minicpmv.training.starting").start_processes(arguments)
+        code = import_module("minicpmv.training.launching.starting").start_processes(arguments)
         if code is None:
             code = import_module("minicpmv.training.run").main(arguments)
             if code == 0:  # otherwise others may still wait for this process, and shall see it end
-                import_module("minicpmv.training.processes").leave()
+                import_module("minicpmv.training.distributed.processes").leave()
         return finish_output(code)
     except KeyboardInterrupt:  # while that is imported; a run says itself where it stopped
         complain("stopped by SIGINT before the run began")

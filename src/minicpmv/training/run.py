@@ -10,56 +10,64 @@ from typing import Any
 
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 
-from minicpmv.data.collation import PackedCollator
-from minicpmv.data.places import check_directory
-from minicpmv.data.workers import naming_dead_workers
+from minicpmv.data.samples.collation import PackedCollator
+from minicpmv.data.samples.workers import naming_dead_workers
+from minicpmv.devices.inspection import inspect_machine
 from minicpmv.errors import DataError, MiniCPMVError, NotFiniteError, UsageError
 from minicpmv.evaluation.metrics.registry import find_metrics, split_names
-from minicpmv.machine.inspection import inspect_machine
-from minicpmv.models.base_identity import follow_base
-from minicpmv.redaction import secrets_in
+from minicpmv.files.disk_space import explain_system
+from minicpmv.files.places import check_directory
+from minicpmv.machine.shortage import naming_shortage
+from minicpmv.models.adapters.base_identity import follow_base
+from minicpmv.models.checkpoints.companions import copy_companions
+from minicpmv.models.skeleton import build_skeleton
 from minicpmv.report.run_directory import SAMPLES
-from minicpmv.shortage import naming_shortage
-from minicpmv.training.arguments import Request, RunArguments, parse_arguments
-from minicpmv.training.base import Base, build_skeleton, check_weights, load_base, open_base
-from minicpmv.training.batches import BatchPlan, count_steps, describe_plan, describe_step, estimate_costs, plan_batches
-from minicpmv.training.boundary import Stopped
-from minicpmv.training.checkpoints import list_checkpoints
-from minicpmv.training.compilation import CompiledLayers
-from minicpmv.training.completion import complete
-from minicpmv.training.console import complain, is_first_process, notice, say
-from minicpmv.training.course import describe_course
-from minicpmv.training.disk import explain_system
-from minicpmv.training.effect import describe_little_effect, refuse_no_effect
-from minicpmv.training.engine import start_engine
-from minicpmv.training.eval_metrics import EvalMetrics
-from minicpmv.training.fsdp import choose_units
-from minicpmv.training.handover import Workers, settle_workers
-from minicpmv.training.interruption import Interrupted, Interruption
-from minicpmv.training.learning import settle_learning
-from minicpmv.training.lock import hold_directory, look_for_holder
-from minicpmv.training.log_file import LogFile
-from minicpmv.training.lora import add_lora
-from minicpmv.training.material import Material, gather_together
-from minicpmv.training.measurement import Measurement
-from minicpmv.training.obstacles import refuse_obstacles
-from minicpmv.training.origin import BaseReading, compare_adapter
-from minicpmv.training.parts import choose_trained_parts, describe_recipe, format_parts, summarise_parts
-from minicpmv.training.pickles import restrict_unpickling
-from minicpmv.training.preflight import Checklist, rehearse
-from minicpmv.training.processes import naming_lost_processes, raise_together, wait_for_all
-from minicpmv.training.rates import Rates
-from minicpmv.training.recomputation import RecomputedLayers
-from minicpmv.training.record import RunFile, describe_data, describe_run, describe_split
-from minicpmv.training.resume import ResumePoint, prepare_directory
-from minicpmv.training.rhythm import Stopper, describe_rhythm, settle_rhythm
-from minicpmv.training.room import ways_to_need_less
-from minicpmv.training.samples import Samples
-from minicpmv.training.saving import copy_companions
-from minicpmv.training.settings import complete_settings, describe_settings
-from minicpmv.training.starting import refuse_other_number
+from minicpmv.terminal.redaction import secrets_in
+from minicpmv.training.checkpoints.fingerprint import describe_course
+from minicpmv.training.checkpoints.lock import hold_directory, look_for_holder
+from minicpmv.training.checkpoints.pickles import restrict_unpickling
+from minicpmv.training.checkpoints.resume import ResumePoint, prepare_directory
+from minicpmv.training.checkpoints.staging import list_checkpoints
+from minicpmv.training.distributed.console import complain, is_first_process, notice, say
+from minicpmv.training.distributed.engine import start_engine
+from minicpmv.training.distributed.fsdp import choose_units
+from minicpmv.training.distributed.processes import naming_lost_processes, raise_together, wait_for_all
+from minicpmv.training.dry_run import Checklist, rehearse
+from minicpmv.training.finish.completion import complete
+from minicpmv.training.finish.obstacles import refuse_obstacles
+from minicpmv.training.flags.arguments import Request, RunArguments, parse_arguments
+from minicpmv.training.flags.resolution import complete_settings, describe_settings
+from minicpmv.training.inputs.base_checkpoint import Base, check_weights, load_base, open_base
+from minicpmv.training.inputs.origin import BaseReading, compare_adapter
+from minicpmv.training.inputs.planned_batches import (
+    BatchPlan,
+    count_steps,
+    describe_plan,
+    describe_step,
+    estimate_costs,
+    plan_batches,
+)
+from minicpmv.training.inputs.run_inputs import Material, gather_together
+from minicpmv.training.inputs.shared_memory import Workers, settle_workers
+from minicpmv.training.inputs.vision_cache import advise, settle_vision_cache, use_vision_cache
+from minicpmv.training.launching.starting import refuse_other_number
+from minicpmv.training.learning.compilation import CompiledLayers
+from minicpmv.training.learning.effect import describe_little_effect, refuse_no_effect
+from minicpmv.training.learning.lora import add_lora
+from minicpmv.training.learning.parts import choose_trained_parts, describe_recipe, format_parts, summarise_parts
+from minicpmv.training.learning.rates import Rates
+from minicpmv.training.learning.recomputation import RecomputedLayers
+from minicpmv.training.learning.switches import settle_learning
+from minicpmv.training.monitoring.before_and_after import Measurement
+from minicpmv.training.monitoring.eval_metrics import EvalMetrics
+from minicpmv.training.monitoring.intervals import Stopper, describe_rhythm, settle_rhythm
+from minicpmv.training.monitoring.log_file import LogFile
+from minicpmv.training.monitoring.memory_advice import ways_to_need_less
+from minicpmv.training.monitoring.run_record import RunFile, describe_data, describe_run, describe_split
+from minicpmv.training.monitoring.samples import Samples
+from minicpmv.training.stopping.boundary import Stopped
+from minicpmv.training.stopping.interruption import Interrupted, Interruption
 from minicpmv.training.trainer import MiniCPMVTrainer
-from minicpmv.training.vision_cache import advise, settle_vision_cache, use_vision_cache
 
 __all__ = ["main", "train"]
 

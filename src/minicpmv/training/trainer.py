@@ -25,39 +25,48 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput
 
-from minicpmv.data.grouping import BatchPlanner
-from minicpmv.data.picture_digests import PictureDigests
+from minicpmv.data.batches.grouping import BatchPlanner
+from minicpmv.data.images.image_digests import PictureDigests
 from minicpmv.errors import CheckpointError, NotFiniteError
-from minicpmv.models.base_identity import BaseIdentity, write_base
-from minicpmv.models.flops import flops_of_each
+from minicpmv.files.atomic_files import STAGING
+from minicpmv.files.disk_space import check_space, writing
+from minicpmv.machine.shortage import naming_shortage
+from minicpmv.models.adapters.base_identity import BaseIdentity, write_base
+from minicpmv.models.networks.flops import flops_of_each
 from minicpmv.report.evaluations import key_of
-from minicpmv.shortage import naming_shortage
-from minicpmv.training.batches import BatchPlan, Collate, EpochTeller, PlannedBatches, count_steps, make_loader
-from minicpmv.training.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
-from minicpmv.training.callbacks import RunProgress, memory_gib
-from minicpmv.training.checkpoints import STAGING, list_checkpoints, publish, rotate
-from minicpmv.training.console import notice, say
-from minicpmv.training.disk import check_space, estimate_bytes, writing
-from minicpmv.training.engine import name_engine
-from minicpmv.training.epoch_loss import EPOCH_LOSS, AtEndOfStep, EpochLoss
-from minicpmv.training.eval_metrics import EvalMetrics
-from minicpmv.training.fsdp import check_sharded, gather_idle, hold_head, load_whole, whole
-from minicpmv.training.gradients import before_each_step, part_norms
-from minicpmv.training.handover import Workers
-from minicpmv.training.interruption import Interruption, ShelteringContext, WorkerStart
-from minicpmv.training.last_good import way_out
-from minicpmv.training.manifest import find_fault, num_bytes, seal
-from minicpmv.training.measurement import Measurement
-from minicpmv.training.numbering import NumberedCollator, NumberedDataset, take_numbers
-from minicpmv.training.pickles import find_foreign_object
-from minicpmv.training.processes import gather, num_processes, raise_together, take_maximum, wait_for_all
-from minicpmv.training.rates import Rates, split_groups
-from minicpmv.training.resume import PICTURES
-from minicpmv.training.room import describe_batch
-from minicpmv.training.samples import AskAtStart, Samples
-from minicpmv.training.throughput import Throughput
-from minicpmv.training.vision_cache import FeatureWriter
-from minicpmv.training.weights import ChangeWatch, refuse_not_finite
+from minicpmv.training.checkpoints.checkpoint_size import estimate_bytes
+from minicpmv.training.checkpoints.manifest import find_fault, num_bytes, seal
+from minicpmv.training.checkpoints.pickles import find_foreign_object
+from minicpmv.training.checkpoints.resume import PICTURES
+from minicpmv.training.checkpoints.staging import list_checkpoints, publish, rotate
+from minicpmv.training.checkpoints.trained_weights import ChangeWatch, refuse_not_finite
+from minicpmv.training.distributed.console import notice, say
+from minicpmv.training.distributed.engine import name_engine
+from minicpmv.training.distributed.fsdp import check_sharded, gather_idle, hold_head, load_whole, whole
+from minicpmv.training.distributed.processes import gather, num_processes, raise_together, take_maximum, wait_for_all
+from minicpmv.training.inputs.planned_batches import (
+    BatchPlan,
+    Collate,
+    EpochTeller,
+    PlannedBatches,
+    count_steps,
+    make_loader,
+)
+from minicpmv.training.inputs.record_ids import NumberedCollator, NumberedDataset, take_numbers
+from minicpmv.training.inputs.shared_memory import Workers
+from minicpmv.training.inputs.vision_cache import FeatureWriter
+from minicpmv.training.learning.rates import Rates, split_groups
+from minicpmv.training.monitoring.before_and_after import Measurement
+from minicpmv.training.monitoring.epoch_loss import EPOCH_LOSS, AtEndOfStep, EpochLoss
+from minicpmv.training.monitoring.eval_metrics import EvalMetrics
+from minicpmv.training.monitoring.gradients import before_each_step, part_norms
+from minicpmv.training.monitoring.memory_advice import describe_batch
+from minicpmv.training.monitoring.progress import RunProgress, memory_gib
+from minicpmv.training.monitoring.samples import AskAtStart, Samples
+from minicpmv.training.monitoring.throughput import Throughput
+from minicpmv.training.stopping.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
+from minicpmv.training.stopping.interruption import Interruption, ShelteringContext, WorkerStart
+from minicpmv.training.stopping.last_good import way_out
 
 __all__ = ["MiniCPMVTrainer", "is_peft"]
 

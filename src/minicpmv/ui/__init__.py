@@ -1,1 +1,1 @@
-"""A page in the browser to talk to one model, or to two side by side."""
+"""Serves a page in the browser to talk to one model, or to two side by side. It knows no training."""

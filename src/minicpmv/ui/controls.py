@@ -11,9 +11,9 @@ import gradio
 from minicpmv.errors import UsageError
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import LoadedModel
-from minicpmv.models.answers import released_options
-from minicpmv.models.versions import Version
-from minicpmv.processing.chat import roles_of
+from minicpmv.models.answering.answers import released_options
+from minicpmv.processing.text.chat import roles_of
+from minicpmv.releases.table import Version
 from minicpmv.ui.settings import PageSettings
 
 __all__ = ["Chosen", "Controls"]

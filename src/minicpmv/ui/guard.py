@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from starlette.responses import PlainTextResponse
 
-from minicpmv.serving.origin import OriginGuard, own_names
+from minicpmv.serving.http.origin import OriginGuard, own_names
 
 __all__ = ["ForeignValueError", "guarded", "read_event"]
 

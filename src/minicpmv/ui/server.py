@@ -14,8 +14,8 @@ from gradio.themes import Default
 from gradio.utils import get_upload_folder
 from starlette.routing import Mount
 
-from minicpmv.serving.connections import ConnectionLimits
-from minicpmv.serving.http_server import run
+from minicpmv.serving.http.connections import ConnectionLimits
+from minicpmv.serving.http.http_server import run
 from minicpmv.ui.guard import guarded
 from minicpmv.ui.page import Page
 from minicpmv.ui.session import Room

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from minicpmv.errors import UsageError
 from minicpmv.inference.loading import LoadedModel, base_of_adapter, compare_own_base
-from minicpmv.serving.served_models import compare_bases, serve_models
+from minicpmv.serving.answers.served_models import compare_bases, serve_models
 
 __all__ = ["OWN_BASE", "Speaker", "load_speakers"]
 

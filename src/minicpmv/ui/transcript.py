@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from minicpmv.inference.chat import Exchange
-from minicpmv.processing.thinking import THINK, THOUGHT, split_thinking
+from minicpmv.processing.text.thinking import THINK, THOUGHT, split_thinking
 from minicpmv.ui.session import Pending
 
 __all__ = ["show_exchanges"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from minicpmv.processing.images import ImageError
-from minicpmv.processing.sent_images import measure_sent_image
+from minicpmv.processing.pictures.patches import ImageError
+from minicpmv.processing.pictures.sent_images import measure_sent_image
 
 __all__ = ["check_uploads"]
 

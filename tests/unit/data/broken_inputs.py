@@ -24,7 +24,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from minicpmv.data.formats.gzip_files import FREE_BYTES
+from minicpmv.data.records.formats.gzip_files import FREE_BYTES
 from tests.tiny import conversation, picture
 from tests.unit.data.odd_images import huge_png
 

@@ -10,11 +10,11 @@ from types import FrameType
 
 import pytest
 
-from minicpmv.data.code_pages import code_pages
-from minicpmv.data.loading import load_records
-from minicpmv.data.survey import Survey
+from minicpmv.data.checks.code_pages import code_pages
+from minicpmv.data.sources.loading import load_records
+from minicpmv.data.sources.survey import Survey
 from minicpmv.errors import DataError
-from minicpmv.processing.images import load_image
+from minicpmv.processing.pictures.patches import load_image
 from tests.unit.data.broken_inputs import Case, all_cases, spoilt_images
 
 CASES = all_cases()

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minicpmv.data.contents import open_source
-from minicpmv.data.formats import gzip_files
-from minicpmv.data.loading import load_records
-from minicpmv.data.reading import open_records, read_records
-from minicpmv.data.report import verdict
-from minicpmv.data.survey import Survey
+from minicpmv.data.records.formats import gzip_files
+from minicpmv.data.records.reading import open_records, read_records
+from minicpmv.data.sources.loading import load_records
+from minicpmv.data.sources.source_digests import open_source
+from minicpmv.data.sources.survey import Survey
+from minicpmv.data.sources.survey_report import verdict
 from minicpmv.errors import DataError, Problem
 from tests.tiny import conversation, save_picture, write_data
 from tests.unit.data.broken_inputs import STRANGE_FILES

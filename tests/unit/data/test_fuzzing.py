@@ -12,12 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minicpmv.data.image_faults import ImageUse
-from minicpmv.data.image_files import survey_images
-from minicpmv.data.loading import load_records
-from minicpmv.data.survey import Survey
+from minicpmv.data.images.image_faults import ImageUse
+from minicpmv.data.images.image_files import survey_images
+from minicpmv.data.sources.loading import load_records
+from minicpmv.data.sources.survey import Survey
 from minicpmv.errors import DataError
-from minicpmv.processing.images import load_image
+from minicpmv.processing.pictures.patches import load_image
 from tests.unit.data.broken_inputs import GOOD_TEXT, all_cases
 
 # The same examples in every run: a fault found once in a while helps nobody who did not cause it.

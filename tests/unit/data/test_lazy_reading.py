@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from minicpmv.data.loading import load_records
-from minicpmv.data.reading import open_records
+from minicpmv.data.records.reading import open_records
+from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import DataError
 from tests.tiny import conversation, save_picture
 
@@ -85,7 +85,7 @@ def test_a_file_replaced_by_another_is_read_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("block", [1, 7, 64, 2**24])
 def test_lines_are_found_wherever_blocks_end(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minicpmv.data.formats.json_lines._BLOCK", block)
+    monkeypatch.setattr("minicpmv.data.records.formats.json_lines._BLOCK", block)
     lines = ['{"id": "a"}', "", " \t ", '  {"id": "b"}\r', '{"id": "c"}', "\v\f", '{"id": "d"}']
     for end in ("", "\n", "\n  ", "\n\n"):
         path = tmp_path / "train.jsonl"
@@ -95,8 +95,8 @@ def test_lines_are_found_wherever_blocks_end(block: int, tmp_path: Path, monkeyp
 
 
 def test_sizes_stay_with_their_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minicpmv.data.loading._AT_A_TIME", 2)
-    monkeypatch.setattr("minicpmv.data.image_sizes._REMEMBERED", 1)
+    monkeypatch.setattr("minicpmv.data.sources.loading._AT_A_TIME", 2)
+    monkeypatch.setattr("minicpmv.data.images.image_sizes._REMEMBERED", 1)
     for number in range(3):
         save_picture(tmp_path / f"{number}.png", 20 + number, 30)
     images: list[list[int]] = [[0], [], [1, 0], [2, 2], [], [0, 1, 2]]
@@ -109,7 +109,7 @@ def test_sizes_stay_with_their_records(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_d141_counts_uses_however_far_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minicpmv.data.loading._AT_A_TIME", 1)
+    monkeypatch.setattr("minicpmv.data.sources.loading._AT_A_TIME", 1)
     records = [{"image": "no.png", "conversations": conversation("Why?", "So.")}] * 3
     with pytest.raises(DataError) as caught:
         load_records(write_lines(tmp_path / "train.jsonl", records))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from minicpmv.data.loading import load_records
-from minicpmv.data.records import Record
+from minicpmv.data.records.record import Record
+from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import DataError, Problem
 from tests.tiny import conversation, save_picture, write_data
 

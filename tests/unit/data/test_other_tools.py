@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from minicpmv.data.loading import load_records
-from minicpmv.data.records import Record
+from minicpmv.data.records.record import Record
+from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import DataError, Problem
-from minicpmv.models.versions import VERSIONS
-from minicpmv.processing.chat import ImageRef
+from minicpmv.processing.text.chat import ImageRef
+from minicpmv.releases.table import VERSIONS
 from tests.tiny import conversation, save_picture, write_data
 
 OBJECTS = {"ref": ["sheep"], "bbox": [[9, 16, 45, 48]]}

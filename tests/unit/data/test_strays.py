@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from minicpmv.data.loading import load_records
+from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import DataError
 from tests.tiny import conversation, save_picture, write_data
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 import minicpmv  # noqa: F401 - registers the model with transformers
-from minicpmv.data.loading import load_records
+from minicpmv.data.sources.loading import load_records
 from minicpmv.demo.build import DemoPaths, build_demo
 from minicpmv.demo.sheets import ASSETS
 from minicpmv.errors import UsageError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minicpmv.data.loading import load_records
+from minicpmv.data.sources.loading import load_records
 from minicpmv.demo.data import DIGIT_WORDS, QUESTION, Digit, Split, digit_picture, digits_of, write_split
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "heldout")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minicpmv.data.loading import load_records
+from minicpmv.data.sources.loading import load_records
 from minicpmv.demo.data import DIGIT_WORDS, QUESTION, digit_picture, digits_of
 from minicpmv.demo.mixture import conversations, write_mixture
 from minicpmv.demo.pictures import CLOTHING, COLOURS, LETTERS, PLACES, SHAPES

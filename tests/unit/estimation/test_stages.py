@@ -14,10 +14,10 @@ from minicpmv.estimation.subject import Subject, build_model, read_subject
 from minicpmv.estimation.timeline import kept_after_forward
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
-from minicpmv.training.engine import quieten
-from minicpmv.training.lora import add_lora
-from minicpmv.training.parts import choose_trained_parts
-from minicpmv.training.recomputation import RecomputedLayers
+from minicpmv.training.distributed.engine import quieten
+from minicpmv.training.learning.lora import add_lora
+from minicpmv.training.learning.parts import choose_trained_parts
+from minicpmv.training.learning.recomputation import RecomputedLayers
 from tests.machines import CPU
 from tests.tiny import FIXTURES
 

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from minicpmv.cli.main import main
-from minicpmv.export.gguf_export import export_gguf
+from minicpmv.export.gguf.export import export_gguf
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from tests.exportable import write_exportable
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from minicpmv.cli.main import main
 from minicpmv.errors import CheckpointError
-from minicpmv.export import gguf_files
-from minicpmv.export.gguf_export import export_gguf
-from minicpmv.export.gguf_types import ERROR_BOUNDS, NUMBER_FORMATS, tensor_type
+from minicpmv.export.gguf import files as gguf_files
+from minicpmv.export.gguf.export import export_gguf
+from minicpmv.export.gguf.types import ERROR_BOUNDS, NUMBER_FORMATS, tensor_type
 from tests.exportable import write_exportable
 from tests.tiny import FIXTURES
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minicpmv.data.answers import Answers
-from minicpmv.data.records import Record
+from minicpmv.data.records.answers import Answers
+from minicpmv.data.records.record import Record
 from minicpmv.errors import UsageError
 from minicpmv.inference.answer_file import PartialAnswers, check_output, check_place
 from minicpmv.inference.predicting import Prediction
-from minicpmv.processing.chat import ImageRef, Turn
+from minicpmv.processing.text.chat import ImageRef, Turn
 from tests.tiny import save_picture
 
 RUN: dict[str, Any] = {"model": "a", "images": "2 files", "seed": 1}

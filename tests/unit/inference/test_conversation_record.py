@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from minicpmv.cli.main import main
-from minicpmv.data.loading import load_records
+from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import DataError, UsageError
 from minicpmv.inference.chat import Conversation, Exchange
 from minicpmv.inference.conversation_record import save_record
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import LoadedModel, load_model
-from minicpmv.processing.messages import read_messages
+from minicpmv.processing.text.messages import read_messages
 from tests.tiny import FIXTURES
 
 WIDE = str(FIXTURES / "v2_6" / "images" / "wide_150x80.png")

@@ -14,7 +14,7 @@ from minicpmv.inference import generation
 from minicpmv.inference.chat import Conversation
 from minicpmv.inference.generation import GenerationSettings, answer, answer_batch
 from minicpmv.inference.loading import LoadedModel, find_version, load_model
-from minicpmv.models.versions import VERSIONS
+from minicpmv.releases.table import VERSIONS
 from tests.tiny import FIXTURES, conversation
 
 IMAGE = FIXTURES / "v4_5" / "images" / "sq_50x50.png"

@@ -13,14 +13,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 
-from minicpmv.data.loading import load_records
-from minicpmv.data.records import Record
+from minicpmv.data.records.record import Record
+from minicpmv.data.sources.loading import load_records
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import LoadedModel, load_model
-from minicpmv.inference.pictures import SeenPictures
+from minicpmv.inference.picture_features import SeenPictures
 from minicpmv.inference.predicting import Answering, predict
 from minicpmv.inference.questions import choose
-from minicpmv.processing.images import ImageError
+from minicpmv.processing.pictures.patches import ImageError
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
 SHORT = GenerationSettings(max_new_tokens=10)

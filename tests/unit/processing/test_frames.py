@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from minicpmv.errors import UsageError
-from minicpmv.models.versions import VERSIONS
-from minicpmv.processing.chat import ImageRef, Turn
 from minicpmv.processing.frames import ImageBlock, lay_out_images
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.releases.table import VERSIONS
 from tests.tiny import picture
 
 FRAMES = [picture(50, 40, seed=seed) for seed in range(4)]

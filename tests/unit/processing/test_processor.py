@@ -15,12 +15,12 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from minicpmv.errors import CheckpointError, ConfigError, UsageError
 from minicpmv.models.configuration import MiniCPMVConfig
-from minicpmv.models.versions import VERSIONS
-from minicpmv.processing.chat import ImageRef, Turn
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
-from minicpmv.processing.images import ImageError
+from minicpmv.processing.pictures.patches import ImageError
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.released_tokenizers import LlamaTokenizerWrapper, MiniCPMVTokenizerFast
+from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.releases.table import VERSIONS
 from tests.parity.cases import FIXTURES
 from tests.unit.processing.conftest import MODELS
 

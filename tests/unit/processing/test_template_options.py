@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from minicpmv.errors import UsageError
-from minicpmv.processing.images import ImageSource
+from minicpmv.processing.pictures.patches import ImageSource
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.template_options import _PASSING
 from tests.tiny import picture

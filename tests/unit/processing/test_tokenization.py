@@ -8,10 +8,10 @@ from PIL import Image
 from tokenizers.processors import TemplateProcessing
 
 from minicpmv.errors import CheckpointError, UsageError
-from minicpmv.models.versions import VERSIONS
-from minicpmv.processing.chat import ImageRef, Turn
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.processing.text.chat import ImageRef, Turn
 from minicpmv.processing.tokenization import MARKUP, Vocabulary
+from minicpmv.releases.table import VERSIONS
 from tests.tiny import weigh
 from tests.unit.processing.conftest import END
 

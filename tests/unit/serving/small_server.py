@@ -10,9 +10,9 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from minicpmv.serving.address import listen
-from minicpmv.serving.connections import ConnectionLimits
-from minicpmv.serving.http_server import run
+from minicpmv.serving.http.address import listen
+from minicpmv.serving.http.connections import ConnectionLimits
+from minicpmv.serving.http.http_server import run
 
 _LARGE_ANSWER = b"x" * 50_000_000
 _eaten: list[int] = []

@@ -13,13 +13,13 @@ import httpx2
 import pytest
 
 from minicpmv.inference.loading import LoadedModel, load_model
-from minicpmv.serving.access import Access
-from minicpmv.serving.batch import Question
-from minicpmv.serving.bodies import Bodies
+from minicpmv.serving.answers.batch import Question
+from minicpmv.serving.answers.dispatcher import Dispatcher
+from minicpmv.serving.answers.served_models import ServedModels
 from minicpmv.serving.completion import ChatCompletions
-from minicpmv.serving.dispatcher import Dispatcher
+from minicpmv.serving.http.access import Access
+from minicpmv.serving.http.bodies import Bodies
 from minicpmv.serving.metrics import Metrics
-from minicpmv.serving.served_models import ServedModels
 from minicpmv.serving.settings import ServerSettings
 from tests.tiny import FIXTURES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
-from minicpmv.models.loss import IGNORED
+from minicpmv.models.networks.loss import IGNORED
 
 _VOID = {"br", "img", "meta", "link", "input", "hr"}
 _EMPTY_IN_SVG = {"image", "line", "use"}

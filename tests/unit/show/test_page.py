@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from minicpmv.data.dataset import ConversationDataset
-from minicpmv.data.loading import load_records
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import DataError
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.show.page import Header, render_page

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from minicpmv.pages.images import data_url
-from minicpmv.processing.slicing import SliceConfig, plan_slices
+from minicpmv.processing.pictures.slicing import SliceConfig, plan_slices
 from minicpmv.show.pictures import MAX_SHOWN_PIXELS, show_picture, tiles_of
 from tests.tiny import picture
 

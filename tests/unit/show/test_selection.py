@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from minicpmv.data.records import Record
-from minicpmv.data.survey import Survey
+from minicpmv.data.records.record import Record
+from minicpmv.data.sources.survey import Survey
 from minicpmv.errors import DataError, UsageError
 from minicpmv.show.selection import select_records
 from tests.tiny import conversation, write_data

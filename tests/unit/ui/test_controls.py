@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("gradio", reason="needs the extra `ui`")
 
 from minicpmv.errors import UsageError
-from minicpmv.models.versions import VERSIONS
+from minicpmv.releases.table import VERSIONS
 from minicpmv.ui.controls import _released, _whole_number
 
 

@@ -12,13 +12,13 @@ from minicpmv.errors import UsageError
 from minicpmv.inference import chat as chat_module
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import load_model
-from minicpmv.processing.images import ImageError
-from minicpmv.shortage import MemoryShortageError
+from minicpmv.machine.shortage import MemoryShortageError
+from minicpmv.processing.pictures.patches import ImageError
 from minicpmv.ui import session as session_module
 from minicpmv.ui.session import Room, Session
 from minicpmv.ui.speakers import OWN_BASE, load_speakers
 from tests.tiny import FIXTURES
-from tests.unit.models.test_adapters import make_adapter
+from tests.unit.models.adapters.test_attaching import make_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

@@ -1,1 +1,1 @@
-"""What an answer is worth beside the answers that were expected: one module for each family of metrics."""
+"""Compares answers with the expected ones; each module is a family of metrics. It knows no model."""

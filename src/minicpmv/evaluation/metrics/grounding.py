@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from minicpmv.data.boxes import Box, find_boxes
+from minicpmv.data.records.boxes import Box, find_boxes
 from minicpmv.evaluation.metrics.base import MeanMetric, Sample
 
 __all__ = ["BoxAccuracy", "BoxIoU", "intersection_over_union"]

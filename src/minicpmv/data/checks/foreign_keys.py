@@ -1,0 +1,169 @@
+"""What other tools mean by keys that nothing here reads: words for messages, and the few that say what is learnt.
+
+Whether an unread key matters is told by its value (``unread``), so a name that is missing here hides nothing. The
+``decisive`` ones matter whatever their value, because it may be as plain as a word: ``"rejected": "Red."``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minicpmv.data.records.formats.messages import THINKING_KEYS, WEIGHT_KEYS
+from minicpmv.data.records.formats.pairs import ANSWERS, QUESTIONS
+
+__all__ = ["HARMLESS", "SWITCHES", "Meaning", "is_part_of_the_talk", "meaning_of"]
+
+_DESCRIBE = (
+    "id index idx source dataset data_source origin category type task domain topic tags split lang language model "
+    "model_name difficulty level meta metadata info timestamp time date created created_at version license url name "
+    "num_turns width height hash"
+)
+HARMLESS = frozenset(_DESCRIBE.split())
+"""Keys, and last words of keys such as ``answer_type``, that describe a record: no number, boolean or long text under
+them qualifies an answer. A picture or a box does matter under them."""
+_SWITCH_NAMES = (
+    "parallel_tool_calls add_generation_prompt continue_final_message enable_thinking add_special_tokens stream "
+    "logprobs store"
+)
+SWITCHES = frozenset(_SWITCH_NAMES.split())
+"""Switches of chat templates and servers: false, they say that nothing was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """What a key is elsewhere."""
+
+    means: str
+    fix: str
+    decisive: bool = False
+    """Whether any value but an empty one changes what is learnt or seen."""
+
+
+_LABEL = Meaning(
+    "whether the answer is a good one (KTO): a bad answer would be learnt as a good one",
+    "leave out records whose answer is bad; then remove the key",
+    decisive=True,
+)
+_TRUTHS = ("true", "false", "good", "bad", "yes", "no", "0", "1", "-1")
+
+
+def _by_name(*groups: tuple[str, Meaning]) -> dict[str, Meaning]:
+    return {name: meaning for names, meaning in groups for name in names.split()}
+
+
+_AT_ANOTHER_PLACE = _by_name(
+    (
+        " ".join((*WEIGHT_KEYS, *THINKING_KEYS)),
+        Meaning("read in a message of the assistant alone", "move the key there, or remove it", decisive=True),
+    ),
+    (
+        "image images",
+        Meaning(
+            "read as images of the record alone",
+            "name images under 'image' of the record, with <image> where each stands",
+            decisive=True,
+        ),
+    ),
+    (
+        "objects references system system_prompt",
+        Meaning("read beside the messages alone", "move the key there, or remove it", decisive=True),
+    ),
+)
+"""Keys that are read, but not where they stand."""
+_SAID_ELSEWHERE = _by_name(
+    (
+        " ".join((*QUESTIONS, *ANSWERS, "input", "history", "conversations", "messages", "role", "content", "from")),
+        Meaning(
+            "a part of the conversation, which is read where there are no messages, or in a message",
+            "write what it holds into the messages, or remove the key",
+        ),
+    ),
+    (
+        "context hint passage choices options lecture document paragraph",
+        Meaning(
+            "a part of the question",
+            "write it into the question: of this the model sees nothing",
+        ),
+    ),
+    (
+        "system_message system_msg system_instruction system_content system_text sys sys_prompt sysprompt systemprompt "
+        "developer developer_message persona",
+        Meaning("an instruction for the whole conversation", "rename the key to 'system'"),
+    ),
+    (
+        "think thinks thought thoughts reasoning_details reasoning_text reasoning_trace rationale rationales cot "
+        "chain_of_thought explanation scratchpad reflection",
+        Meaning(
+            "thinking or a reason, which belongs to the answer",
+            "write it under 'reasoning_content' of the answer, or into the answer",
+        ),
+    ),
+)
+"""Keys whose texts matter at any length, unless the messages hold them."""
+_KNOWN = _by_name(
+    (
+        "video videos frames",
+        Meaning(
+            "video, which cannot be trained yet",
+            "save the frames that matter as images under 'image', or leave the record out",
+            decisive=True,
+        ),
+    ),
+    ("audio audios speech", Meaning("sound, which cannot be trained", "leave the record out", decisive=True)),
+    (
+        "tools functions tool_calls function_call tool_call_id tool_call",
+        Meaning(
+            "tools or calls of them, which cannot be trained here",
+            "write call and result into the texts, or leave the record out",
+            decisive=True,
+        ),
+    ),
+    (
+        "rejected chosen rejected_response chosen_response rejected_messages chosen_messages rejected_images "
+        "rejected_answer chosen_answer preference kto_tag",
+        Meaning(
+            "a pair for preference training, of which nothing is learnt here",
+            "keep the answer to be learnt in the messages, and remove the other",
+            decisive=True,
+        ),
+    ),
+    (
+        "mask masked masks loss_mask label_mask",
+        Meaning(
+            "a mask, which in some tools is true where a turn is learnt and in others where it is not",
+            'write "weight": 0 in each answer that is not to be learnt, and remove the key',
+            decisive=True,
+        ),
+    ),
+    (
+        "box boxes bbox bboxes objects regions points segmentation",
+        Meaning(
+            "places in the image",
+            "write them as {'ref': [...], 'bbox': [...]} under 'objects', with <ref-object> and <bbox> in the text",
+        ),
+    ),
+    (
+        "score scores reward rating quality",
+        Meaning("how good the answer is", 'leave out what is not to be learnt, or write a "weight" in the answer'),
+    ),
+    ("loss_scale", Meaning("how much the answer counts", 'rename the key to "weight"')),
+    (
+        "min_pixels max_pixels resized_height resized_width detail",
+        Meaning("a limit for the size of images", "use --max_slice_nums for all images, or remove the key"),
+    ),
+)
+
+
+def meaning_of(key: str, value: object) -> Meaning | None:
+    """Return what an unread key means elsewhere, if that is known."""
+    if key in ("label", "labels"):
+        is_truth = (
+            isinstance(value, bool) or value in (0, 1, -1) if not isinstance(value, str) else value.lower() in _TRUTHS
+        )
+        return _LABEL if is_truth else None
+    return _AT_ANOTHER_PLACE.get(key) or _SAID_ELSEWHERE.get(key) or _KNOWN.get(key)
+
+
+def is_part_of_the_talk(key: str) -> bool:
+    """Whether other tools hold a part of the conversation under a key."""
+    return key.lower() in _SAID_ELSEWHERE

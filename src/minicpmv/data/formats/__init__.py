@@ -1,1 +1,0 @@
-"""What data files look like: one module for each container, and one for the styles of conversations inside them."""

@@ -1,0 +1,1 @@
+"""Inspects the image files that records name. It knows no torch, and trains on nothing."""

@@ -1,0 +1,145 @@
+"""Remembers which picture files a run has trained on, by what they held: 40 bytes for each, however long their names.
+
+Names and states are those that the check before a run has found. What a file holds is digested where it is read
+anyway, by the data workers, into memory that they share with the process that writes checkpoints. Pictures count by
+their place among all pictures of the data, so that data may lie elsewhere when a run is resumed. Embedded pictures are
+part of their data file, which has a digest of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minicpmv.data.records.file_state import FileStates
+
+__all__ = ["Change", "PictureDigests"]
+
+_BYTES = 16
+"""Of a digest."""
+_DRAWN = 256
+"""Files that are read although they look as before."""
+_SIZE, _MODIFIED = 0, 1
+"""Columns of the states."""
+
+
+class Change(NamedTuple):
+    """A picture that is not what it was."""
+
+    place: int
+    path: str
+    before: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.before} then, {self.now} now"
+
+
+class PictureDigests:
+    """What is known of the pictures of some data.
+
+    Args:
+        files: Of each source, in the order of the sources.
+    """
+
+    def __init__(self, files: Sequence[FileStates]) -> None:
+        found = [each.as_arrays() for each in files]
+        self._names = b"".join(names.tobytes() for names, _ in found).split(b"\0")[:-1]
+        self.states = np.concatenate([np.zeros((0, 2), np.int64), *(states for _, states in found)])
+        """[N, 2]: bytes, and time of change in nanoseconds."""
+        keys = np.frombuffer(b"".join(map(_digest_name, self._names)), np.uint64)
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._places = keys[order], order.astype(np.int32)
+        self._shared = multiprocessing.RawArray(ctypes.c_uint8, _BYTES * len(keys))  # with workers, however started
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def digests(self) -> NDArray[np.uint8]:
+        """[N, 16], all zero where nobody has read the picture; what is written here, every worker sees."""
+        shared: Any = self._shared  # ctypes' arrays lend their memory, which their type does not say
+        return np.frombuffer(shared, np.uint8).reshape(-1, _BYTES)
+
+    def forget_names(self) -> None:
+        """Give up what only :meth:`compare` needs."""
+        self._names = []
+
+    def note(self, path: str, content: bytes) -> None:
+        """Remember what a file holds.
+
+        Args:
+            path: As the check before the run opened it.
+            content: All of it.
+        """
+        key = np.frombuffer(_digest_name(os.fsencode(os.path.join(os.getcwd(), path))), np.uint64)[0]
+        position = int(np.searchsorted(self._keys, key))
+        if position < len(self._keys) and self._keys[position] == key:
+            self.digests[self._places[position]] = np.frombuffer(_digest(content), np.uint8)
+
+    def as_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return what :meth:`compare` and :meth:`recall` take later."""
+        return {"states": self.states, "digests": self.digests}
+
+    def recall(self, digests: NDArray[np.uint8], *, without: Sequence[Change] = ()) -> None:
+        """Take over what an earlier part of the run has read, but for pictures that have changed since."""
+        known = digests.copy()
+        known[[change.place for change in without]] = 0
+        self.digests[:] = known
+
+    def compare(self, states: NDArray[np.int64], digests: NDArray[np.uint8]) -> list[Change]:
+        """Find the pictures that are not what they were.
+
+        All are compared by size. Those that were read, and whose time of change is another, are read and compared by
+        content, and so are 256 others, drawn at random but always the same ones.
+
+        Args:
+            states: [N, 2], of the same data before.
+            digests: [N, 16], of then.
+        """
+        assert len(states) == len(self), "the same data have as many pictures"
+        resized = states[:, _SIZE] != self.states[:, _SIZE]
+        known = digests.any(axis=1) & ~resized
+        touched = known & (states[:, _MODIFIED] != self.states[:, _MODIFIED])
+        rest = np.flatnonzero(known & ~touched)
+        drawn = np.random.default_rng(len(self)).choice(rest, min(_DRAWN, len(rest)), replace=False)
+        read = np.concatenate([np.flatnonzero(touched), drawn])
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            now = list(pool.map(lambda place: _digest_file(self._names[place]), read.tolist()))
+        changes = [
+            Change(place, self._path(place), f"{states[place, _SIZE]:,} bytes", f"{self.states[place, _SIZE]:,}")
+            for place in np.flatnonzero(resized).tolist()
+        ]
+        for place, found in zip(read.tolist(), now, strict=True):
+            before = digests[place].tobytes()
+            if found != before:
+                told = "not readable" if found is None else found.hex()[:12]
+                changes.append(Change(place, self._path(place), f"sha256 {before.hex()[:12]}", told))
+        return sorted(changes)
+
+    def _path(self, place: int) -> str:
+        return os.fsdecode(self._names[place])
+
+
+def _digest_name(name: bytes) -> bytes:
+    return hashlib.blake2b(name, digest_size=8).digest()
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()[:_BYTES]
+
+
+def _digest_file(name: bytes) -> bytes | None:
+    try:
+        return _digest(Path(os.fsdecode(name)).read_bytes())
+    except OSError:
+        return None

@@ -1,0 +1,115 @@
+"""How large the images of many records are: a few bytes for each, however long their paths.
+
+Files are opened as they turn up; a file that many records use is opened once, unless very many others came between.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minicpmv.data.images.image_faults import ImageUse, describe_fault
+from minicpmv.data.images.image_files import MAX_SUGGESTIONS, Size, inspect_files
+from minicpmv.data.records.file_state import FileStates
+from minicpmv.data.records.inline_images import is_embedded
+from minicpmv.data.records.sequences import LazySequence
+from minicpmv.errors import Problem
+from minicpmv.processing.pictures.patches import ImageError
+
+__all__ = ["ImageSizes", "SizeReader"]
+
+_REMEMBERED = 100_000
+"""Files. About 30 MB."""
+
+
+class ImageSizes(LazySequence["tuple[Size, ...]"]):
+    """Widths and heights in pixels: for each record those of its images, in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self._ends = array("q")  # of each record's sizes, counted in images
+        self._pixels = array("i")  # width, height, width, height, ...
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def append(self, sizes: Sequence[Size]) -> None:
+        """Add the sizes of the next record's images."""
+        for size in sizes:
+            self._pixels.extend(size)
+        self._ends.append(len(self._pixels) // 2)
+
+    def as_arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Return all that there is, for :meth:`from_arrays`."""
+        return np.array(self._ends, np.int64), np.array(self._pixels, np.int32)
+
+    @classmethod
+    def from_arrays(cls, ends: NDArray[np.int64], pixels: NDArray[np.int32]) -> ImageSizes:
+        """Make the sizes that :meth:`as_arrays` was asked of."""
+        sizes = cls()
+        sizes._ends.frombytes(ends.tobytes())
+        sizes._pixels.frombytes(pixels.tobytes())
+        return sizes
+
+    def _item(self, index: int) -> tuple[Size, ...]:
+        start = self._ends[index - 1] if index else 0
+        return tuple((self._pixels[2 * i], self._pixels[2 * i + 1]) for i in range(start, self._ends[index]))
+
+
+@dataclass(slots=True)
+class _Fault:
+    use: ImageUse
+    """The first."""
+    error: ImageError
+    uses: int
+
+
+class SizeReader:
+    """Opens images, and remembers what is wrong with any.
+
+    Args:
+        states: Where the state of each file is taken down before it is opened.
+    """
+
+    def __init__(self, states: FileStates | None = None) -> None:
+        self._states = states
+        self._known: dict[str | bytes, Size] = {}
+        self._faults: dict[str | bytes, _Fault] = {}
+
+    def read(self, uses: Sequence[ImageUse]) -> list[Size | None]:
+        """Return the size of each image; None where it cannot be read."""
+        if len(self._known) > _REMEMBERED:
+            self._known.clear()
+        new: dict[str | bytes, ImageUse] = {}
+        for use in uses:
+            if use.path not in self._known and use.path not in self._faults:
+                new.setdefault(use.path, use)
+        if self._states is not None:
+            for path in new:
+                if isinstance(path, str) and not is_embedded(path):
+                    self._states.add(path)
+        for use, outcome in zip(new.values(), inspect_files(list(new)), strict=True):
+            if isinstance(outcome, ImageError):
+                self._faults[use.path] = _Fault(use, outcome, 0)
+            else:
+                self._known[use.path] = outcome.size
+        for use in uses:
+            if use.path in self._faults:
+                self._faults[use.path].uses += 1
+        sizes = [self._known.get(use.path) for use in uses]
+        for path in filter(is_embedded, new):  # a whole image each, and hardly ever the same twice
+            self._known.pop(path, None)
+        return sizes
+
+    def problems(self) -> list[tuple[int, Problem]]:
+        """Word one problem for each image that cannot be read, with the first record that uses it."""
+        return [
+            (
+                fault.use.record,
+                describe_fault(fault.use, fault.error, num_others=fault.uses - 1, suggest=number < MAX_SUGGESTIONS),
+            )
+            for number, fault in enumerate(self._faults.values())
+        ]

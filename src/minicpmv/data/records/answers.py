@@ -1,0 +1,111 @@
+"""Decides which answers of a record a model is asked for, and says how many of all these are.
+
+An answer of weight 0 is context, as in training: it is never asked for. A question at the end of a record is asked too,
+though its answer is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from minicpmv.data.records.record import Record
+from minicpmv.data.records.sequences import LazySequence
+from minicpmv.errors import UsageError
+
+__all__ = ["FIRST", "LAST", "Answers", "Share", "cut_before", "find_answers"]
+
+LAST = "the last one of each record"
+FIRST = "the first one of each record"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """How many answers are asked for, of all that could be."""
+
+    asked: int
+    of: int
+    """Without those of weight 0."""
+    of_weight_0: int = 0
+    """Answers that are only read; 0 where nobody has counted them."""
+    which: str = ""
+    """Which ones are asked for, in words."""
+
+    def __str__(self) -> str:
+        """Say the share in one line; nothing where every answer is asked for and none is context.
+
+        >>> print(Share(asked=14, of=26, of_weight_0=2, which=LAST))
+        14 of 26 answers: the last one of each record (2 more have weight 0 and are only read)
+        """
+        if not (self.of_weight_0 or self.asked < self.of):
+            return ""
+        which = f": {self.which}" if self.which and self.asked < self.of else ""
+        read = f" ({self.of_weight_0:,} more have weight 0 and are only read)" if self.of_weight_0 else ""
+        return f"{self.asked:,} of {self.of:,} answers{which}{read}"
+
+
+def find_answers(record: Record) -> list[int]:
+    """Return the places that a model can be asked for: of answers above weight 0, and past a question at the end."""
+    places = [place for place, turn in enumerate(record.turns) if turn.role == "assistant" and turn.weight]
+    return places if record.turns[-1].role == "assistant" else [*places, len(record.turns)]
+
+
+def cut_before(record: Record, place: int) -> Record:
+    """Return a record that ends with the answer at this place.
+
+    Its ``references`` are of its last turn's answer, and go with any other.
+    """
+    if place >= len(record.turns) - 1:
+        return record
+    return replace(record, turns=record.turns[: place + 1], references=())
+
+
+class Answers(LazySequence[Record]):
+    """Records that end with the answer that is asked for, or with its question where none is known.
+
+    Args:
+        records: Read once now, and again when one is needed.
+        every: Whether every answer of a record is asked for, instead of its last.
+
+    Raises:
+        UsageError: All answers of a record have weight 0.
+    """
+
+    def __init__(self, records: Sequence[Record], *, every: bool = False) -> None:
+        self.records = records
+        """The records as they are."""
+        self.every = every
+        asked: list[tuple[int, int, int, int]] = []
+        of = of_weight_0 = 0
+        for index, record in enumerate(records):
+            places = find_answers(record)
+            if not places:
+                raise UsageError(
+                    f"{record.where()}: found the weight 0 for every answer, expected one to ask for\n"
+                    "  fix: remove the record, or give an answer a weight above 0"
+                )
+            numbered = [(index, number, place, len(places)) for number, place in enumerate(places, 1)]
+            asked += numbered if every else numbered[-1:]
+            of += len(places)
+            of_weight_0 += sum(turn.role == "assistant" and not turn.weight for turn in record.turns)
+        self._asked = np.array(asked, dtype=np.int64).reshape(-1, 4)
+        self.share = Share(asked=len(asked), of=of, of_weight_0=of_weight_0, which="" if every else LAST)
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    def _item(self, index: int) -> Record:
+        number, _, place, _ = self._asked[index].tolist()
+        return cut_before(self.records[number], place)
+
+    def fields(self, index: int) -> dict[str, int]:
+        """Return what a line of a file says of an answer's place.
+
+        Returns:
+            ``index``, its record's position from 0; where every answer is asked for ``turn``, its number in the record
+            from 1; and ``of_answers``, how many the record has, if more than one.
+        """
+        number, turn, _, of = self._asked[index].tolist()
+        return {"index": number} | ({"turn": turn} if self.every else {}) | ({"of_answers": of} if of > 1 else {})

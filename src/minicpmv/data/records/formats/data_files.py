@@ -1,0 +1,78 @@
+"""Holds a data file open to be read by position, unpacked where gzip packed it.
+
+Not through a mapping of the file: what was read does not count as this process's memory, and a file that is cut short
+meanwhile makes an error instead of killing the process.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import BinaryIO
+
+from minicpmv.data.records.file_state import FileState, check_unchanged
+from minicpmv.data.records.formats.gzip_files import GZIP, unpack
+
+__all__ = ["DataFile"]
+
+
+class DataFile:
+    """An open data file. A copy in another process opens the file again, and unpacks it again.
+
+    Args:
+        source: The file, as the user wrote it.
+
+    Raises:
+        DataError: It is packed, and cannot be unpacked.
+        OSError: It cannot be opened.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._state = FileState.of(source)
+        self._descriptor = os.open(source, os.O_RDONLY)
+        self.is_packed = self.read(len(GZIP), 0) == GZIP
+        if self.is_packed:
+            self._unpack()
+
+    def _unpack(self) -> None:
+        os.close(self._descriptor)
+        del self._descriptor
+        self._descriptor = unpack(self.source)
+
+    @property
+    def name(self) -> str:
+        """Return the name of the content: the file's, without the ending that says that it is packed."""
+        return self.source[:-3] if self.is_packed and self.source.lower().endswith(".gz") else self.source
+
+    def read(self, size: int, position: int) -> bytes:
+        """Return so many bytes from a position on, fewer at the end."""
+        return os.pread(self._descriptor, size, position)
+
+    def stream(self, start: int = 0) -> BinaryIO:
+        """Return a file object for one reading from a position on; two at a time would disturb each other."""
+        stream = os.fdopen(os.dup(self._descriptor), "rb")
+        stream.seek(start)
+        return stream
+
+    def check_unchanged(self) -> None:
+        """Make sure that what is read is what was opened.
+
+        Raises:
+            DataError: The file has changed.
+        """
+        if not self.is_packed:  # what was unpacked is this process's own
+            check_unchanged(self._descriptor, self._state, self.source)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in vars(self).items() if name != "_descriptor"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        self._descriptor = os.open(self.source, os.O_RDONLY)
+        if self.is_packed:
+            check_unchanged(self._descriptor, self._state, self.source)
+            self._unpack()

@@ -1,0 +1,84 @@
+"""Image values as other tools write them, brought to what ours are: paths, ``data:`` URLs, or an image file's bytes.
+
+Hugging Face's columns hold structs of ``bytes`` and ``path``, others ``{"path": ...}`` with more in it, others URIs.
+Whether an image is there is not looked at here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import cast
+from urllib.parse import unquote, urlsplit
+
+from minicpmv.data.records.formats.json_list import RepeatedKeys
+from minicpmv.data.records.record import Unread
+from minicpmv.processing.pictures.patches import ImageError, read_data_url
+
+__all__ = ["is_image_struct", "plain_image", "plain_images"]
+
+_STRUCT_KEYS = ("bytes", "path", "url")
+"""Keys of a struct that hold the image; of several, the first that is not null counts."""
+
+Report = Callable[[Unread], None]
+
+
+def plain_images(value: object, place: str, report: Report) -> object:
+    """Bring the value of a record's ``image`` key into our form.
+
+    Args:
+        value: A path, a struct, a list or a dict of placeholders, or anything else, which stays.
+        place: The field that holds it.
+        report: Takes the keys of structs that are not read.
+    """
+    if isinstance(value, list):
+        entries = enumerate(cast("list[object]", value))
+        return [plain_image(entry, f"{place}[{number}]", report) for number, entry in entries if entry is not None]
+    if isinstance(value, dict) and not is_image_struct(value):
+        mapping = cast("dict[str, object]", value)
+        made = {
+            key: plain_image(entry, f"{place}[{key!r}]", report) for key, entry in mapping.items() if entry is not None
+        }
+        if isinstance(mapping, RepeatedKeys):
+            marked = RepeatedKeys(made.items())
+            marked.repeated = mapping.repeated
+            return marked
+        return made
+    return plain_image(value, place, report)
+
+
+def plain_image(value: object, place: str, report: Report) -> object:
+    """Bring one image into our form; what is none stays, for ``checking`` to word."""
+    if isinstance(value, str):
+        if value.startswith("data:"):
+            try:
+                return read_data_url(value)
+            except ImageError:
+                return value
+        return _path_of(value) if value.startswith("file:") else value
+    if not is_image_struct(value):
+        return value
+    struct = {key: entry for key, entry in cast("dict[str, object]", value).items() if entry is not None}
+    source = next((key for key in _STRUCT_KEYS if key in struct), None)
+    for key, entry in struct.items():
+        if key != source and not (source == "bytes" and key == "path"):  # where the bytes came from
+            report(Unread("image", place, key, entry))
+    return None if source is None else plain_image(struct[source], place, report)
+
+
+def is_image_struct(value: object) -> bool:
+    """Whether this is one image with what belongs to it, not a dict of placeholders and images."""
+    if not isinstance(value, dict):
+        return False
+    keys = cast("Mapping[object, object]", value).keys()
+    return not keys.isdisjoint(_STRUCT_KEYS) and not any(str(key).startswith("<") for key in keys)
+
+
+def _path_of(uri: str) -> str:
+    """Return the path that a ``file:`` URI means; one of another machine stays, and is refused as an address."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # brackets that are no address
+        return uri
+    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or not parts.path.startswith("/"):
+        return uri
+    return unquote(parts.path)

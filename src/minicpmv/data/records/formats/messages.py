@@ -1,0 +1,240 @@
+"""Reads a list of messages in any style into ours: role and content, and of answers their weight and thinking.
+
+What a message holds beside that is not read, and is reported as such. Whether roles and texts are right is judged
+elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+from minicpmv.data.records.formats.json_list import RepeatedKeys
+from minicpmv.data.records.formats.parts import read_parts
+from minicpmv.data.records.record import RawRecord, Unread, quote
+from minicpmv.errors import Problem
+
+__all__ = [
+    "THINKING_KEYS",
+    "WEIGHT_KEYS",
+    "Messages",
+    "is_plain_message",
+    "is_sharegpt",
+    "read_messages",
+    "read_plain_sharegpt",
+]
+
+_STYLE_KEYS = ("role", "content", "from", "value")
+_SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
+"""What ``from`` holds; user, assistant and system are taken as well."""
+_SWITCHES = ("loss", "train", "trainable", "training")
+"""Keys that say whether an answer is trained: ms-swift's, axolotl's."""
+WEIGHT_KEYS = ("weight", "loss_weight", *_SWITCHES)
+"""Keys of an answer that say how much it counts: ours and OpenAI's, LLaMA-Factory's, and the switches."""
+_SMALLEST_WEIGHT, _LARGEST_WEIGHT = 1e-6, 1_000_000
+"""No answer counts less, unless 0, or more: what float32 holds as 0 is not learnt, what it cannot hold ends the run."""
+THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of an answer that hold the thinking before it; the first is ours."""
+
+
+@dataclass(slots=True)
+class Messages:
+    """What was read of a record's messages."""
+
+    talk: list[object] = field(default_factory=list)
+    """Messages of our form; one that is no object, or has no role or content, as it stands."""
+    images: list[object] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    bare: list[str] = field(default_factory=list)
+    indices: list[object] = field(default_factory=list)
+    """As ``Parts`` has them, of all messages."""
+    texts: list[str] = field(default_factory=list)
+    """Where the text of each message stands."""
+    unread: list[Unread] = field(default_factory=list)
+    faults: list[Problem] = field(default_factory=list)
+
+
+def is_plain_message(message: object) -> bool:
+    """Whether a message is in our form already, with nothing more in it."""
+    return type(message) is dict and len(message) == 2 and "role" in message and isinstance(message.get("content"), str)
+
+
+def read_plain_sharegpt(messages: list[object]) -> list[object] | None:
+    """Read messages of ``from`` and ``value`` with nothing more in them; None if there are others."""
+    talk: list[object] = []
+    for message in messages:
+        if type(message) is not dict or len(message) != 2:
+            return None
+        given = cast("dict[str, object]", message)
+        role, text = given.get("from"), given.get("value")
+        if not isinstance(role, str) or not isinstance(text, str):
+            return None
+        talk.append({"role": _SHAREGPT_ROLES.get(role, role), "content": text})
+    return talk
+
+
+def is_sharegpt(talk: object) -> bool:
+    """Whether messages have ``from`` and ``value``, and none of them our keys."""
+    if not isinstance(talk, list):
+        return False
+    messages = [message for message in cast("list[object]", talk) if isinstance(message, dict)]
+    return any("from" in message and "value" in message for message in messages) and not any(
+        "role" in message or "content" in message for message in messages
+    )
+
+
+def read_messages(
+    messages: list[object], record: RawRecord, place: str, *, role_key: str, content_key: str
+) -> Messages:
+    """Read the messages of a record.
+
+    Args:
+        messages: As written.
+        record: Names the places.
+        place: The field that holds them: ``conversations`` or ``messages``.
+        role_key: What they call the role.
+        content_key: And the text.
+    """
+    read = Messages()
+    is_ours = role_key == "role"
+    for number, message in enumerate(messages):
+        if message is None:
+            continue
+        read.texts.append(f"{place}[{number}].{content_key}")
+        if not isinstance(message, dict) or (is_ours and is_plain_message(cast("object", message))):
+            read.talk.append(message)
+            continue
+        given = cast("dict[str, object]", message)
+        lacking = [key for key in (role_key, content_key) if key not in given]
+        if is_ours and lacking:  # whoever judges it looks for what was meant instead
+            read.talk.append(given)
+            continue
+        name = f"{place}[{number}]"
+        for key in lacking:
+            found = f"the keys {', '.join(map(repr, given))}" if given else "no key at all"
+            read.faults.append(Problem("D121", record.where(name), found, f"the key {key!r}", f"add {key!r}"))
+        role = given.get(role_key)
+        role = _SHAREGPT_ROLES.get(role, role) if isinstance(role, str) and not is_ours else role
+        made = {"role": role, "content": given.get(content_key)}
+        if len(given) > 2:
+            if is_ours:
+                _check_other_style(read, record, name, given)
+            made |= _read_rest(read, record, name, given | dict.fromkeys(_STYLE_KEYS), role)
+        if isinstance(made["content"], list):
+            _read_content(read, record, f"{name}.{content_key}", made)
+        read.talk.append(_like(given, made))
+    _check_indices(read, record)
+    return read
+
+
+def _check_other_style(read: Messages, record: RawRecord, name: str, given: Mapping[str, object]) -> None:
+    """Name a message of ours that says something else in the keys of the other style."""
+    role, text = given.get("from"), given.get("value")
+    for ours, theirs, said in (
+        ("role", "from", _SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role),
+        ("content", "value", text),
+    ):
+        if said is not None and said not in ("", given[ours]):
+            found = f"{ours!r}: {quote(given[ours])} and {theirs!r}: {quote(given[theirs])} in one message"
+            read.faults.append(Problem("D117", record.where(name), found, "one of them", "remove the one not meant"))
+
+
+def _check_indices(read: Messages, record: RawRecord) -> None:
+    """Name an image part that means another image of the record than the next one."""
+    for number, (name, index) in enumerate(zip(read.bare, read.indices, strict=True)):
+        if index is not None and index != number:
+            found = f"the index {quote(index)} of image part number {number}"
+            expected = f"{number}: image parts show the images of the record in order"
+            fix = "list the images in the order of the parts, and number them from 0 or leave 'index' out"
+            read.faults.append(Problem("D118", record.where(name), found, expected, fix))
+            return
+
+
+def _like(original: Mapping[str, object], made: dict[str, object]) -> dict[str, object]:
+    """Keep in mind that keys stood twice in what ``made`` was made of."""
+    if not isinstance(original, RepeatedKeys):
+        return made
+    marked = RepeatedKeys(made.items())
+    marked.repeated = original.repeated
+    return marked
+
+
+def _read_content(read: Messages, record: RawRecord, place: str, made: dict[str, object]) -> None:
+    content = cast("list[object]", made["content"])
+    parts = read_parts(content, record=record, place=place, images_allowed=made["role"] == "user")
+    made["content"] = parts.text
+    read.faults += parts.problems
+    read.images += parts.images
+    read.places += parts.places
+    read.bare += parts.bare
+    read.indices += parts.indices
+    read.unread += parts.unread
+
+
+def _read_rest(
+    read: Messages, record: RawRecord, name: str, rest: Mapping[str, object], role: object
+) -> dict[str, object]:
+    """Return weight and thinking of a message; report what is not read, and what contradicts itself.
+
+    Args:
+        read: Takes the reports.
+        record: Names the places.
+        name: The message.
+        rest: What it holds beside role and content; null counts as left out.
+        role: Of the message.
+    """
+    given = {key: value for key, value in rest.items() if value is not None}
+    made: dict[str, object] = {}
+    weights = {key: given.pop(key) for key in WEIGHT_KEYS if key in given}
+    if weights:
+        problem, weight = _settle_weight(record, name, weights, role)
+        read.faults += [problem] if problem else []
+        made |= {"weight": weight} if weight != 1 and role == "assistant" else {}
+    if role == "assistant":
+        thoughts = {key: given.pop(key) for key in THINKING_KEYS if isinstance(given.get(key), str)}
+        told = {key: text for key, text in cast("dict[str, str]", thoughts).items() if text.strip()}
+        if len(set(told.values())) > 1:
+            found = f"different texts under {' and '.join(map(repr, told))}"
+            read.faults.append(Problem("D117", record.where(name), found, "one thinking", "remove all but one"))
+        if told:
+            made["reasoning_content"] = next(iter(told.values()))
+    level = "answer" if role == "assistant" else "message"
+    read.unread += [Unread(level, name, key, value) for key, value in given.items()]
+    return made
+
+
+def _settle_weight(
+    record: RawRecord, name: str, written: Mapping[str, object], role: object
+) -> tuple[Problem | None, float]:
+    """Make one number of the keys that say how much an answer counts, or the problem that keeps from it."""
+    numbers: dict[str, float] = {}
+    for key, value in written.items():
+        where = record.where(f"{name}.{key}")
+        if not isinstance(value, (bool, int, float)) or not (
+            value == 0 or _SMALLEST_WEIGHT <= value <= _LARGEST_WEIGHT
+        ):
+            expected = f"0, a number from {_SMALLEST_WEIGHT:f} to {_LARGEST_WEIGHT:,}, true or false"
+            bare = value.strip().lower() if isinstance(value, str) else ""
+            is_quoted = re.fullmatch(r"\d*\.?\d+|true|false", bare)
+            fix = f"write {bare} without quotes" if is_quoted else "write 0 to read the answer and not learn it"
+            return Problem("D162", where, quote(value), expected, fix), 1.0
+        if key in _SWITCHES and value not in (0, 1):
+            fix = "if this is how much the answer counts, rename the key to 'weight'; else remove it"
+            return Problem("D162", where, f"the number {value}", "true or false", fix), 1.0
+        numbers[key] = float(value)
+    if role != "assistant" and any(numbers.values()):
+        where, found = (
+            record.where(name),
+            f"{' and '.join(f'{key!r}: {written[key]}' for key in numbers)} in a turn that is no answer",
+        )
+        fix = "remove the key, or write the turn as the assistant's"
+        return Problem("D162", where, found, "nothing, or 0: only answers are learnt", fix), 1.0
+    exact = {number for key, number in numbers.items() if key not in _SWITCHES}
+    switched = {bool(number) for number in numbers.values()}
+    if len(switched) > 1 or len(exact) > 1:
+        found = " and ".join(f"{key!r}: {quote(value)}" for key, value in written.items())
+        fix = "keep the key that is right, and remove the others"
+        return Problem("D162", record.where(name), found, "keys that agree on whether the answer is learnt", fix), 1.0
+    return None, exact.pop() if exact else float(switched.pop())

@@ -1,0 +1,155 @@
+"""Messages whose content is a list of parts, as OpenAI's and transformers' are: text and images in turn.
+
+The parts of a message become one text with ``<image>`` where an image stands. They are joined by one newline, which is
+how the released ``chat()`` joins a list, so nothing is lost: ``placeholders`` cuts the text at the same places.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from minicpmv.data.records.formats.images import plain_image
+from minicpmv.data.records.record import RawRecord, Unread, quote
+from minicpmv.errors import Problem
+
+__all__ = ["Parts", "read_parts"]
+
+_EXPECTED = "{'type': 'text', 'text': ...}, or an image_url or image part"
+_TEXTS = ("text", "value")
+"""Where text parts hold the text; the second is LLaMA-Factory's."""
+_IMAGE_SOURCES = ("image", "path", "url", "base64", "image_url", "value")
+"""Where image parts hold the image."""
+_FIXES = {
+    "video": "video cannot be trained yet: save the frames that matter as images, or leave the record out",
+    "audio": "sound cannot be trained: leave the record out",
+    "tool": "tools cannot be trained here: write call and result into the texts, or leave the record out",
+    "reason": "write the thinking under 'reasoning_content' of the message, beside its content",
+    "think": "write the thinking under 'reasoning_content' of the message, beside its content",
+}
+"""What to do with a part whose type holds one of these words."""
+
+
+@dataclass(slots=True)
+class Parts:
+    """What the parts of one message hold."""
+
+    text: str = ""
+    images: list[object] = field(default_factory=list)
+    """Whatever stands where a path or an image is expected."""
+    places: list[str] = field(default_factory=list)
+    """The field of each image."""
+    bare: list[str] = field(default_factory=list)
+    """The fields of image parts that only say where an image of the record goes."""
+    indices: list[object] = field(default_factory=list)
+    """The ``index`` of each of those, None without one."""
+    problems: list[Problem] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
+    """Keys of parts that are not read."""
+
+
+def read_parts(content: Sequence[object], *, record: RawRecord, place: str, images_allowed: bool) -> Parts:
+    """Read the content of one message.
+
+    Args:
+        content: The parts as written; a null field counts as left out.
+        record: Names the places.
+        place: The field that holds the content, such as ``messages[0].content``.
+        images_allowed: Whether this is a turn of the user.
+    """
+    read = Parts()
+    texts: list[str] = []
+    for number, part in enumerate(content):
+        name = f"{place}[{number}]"
+        if part is None:
+            continue
+        if not isinstance(part, dict):
+            _refuse(read, record, name, f"{quote(part)}, which is no part", _EXPECTED, "write it as a text part")
+            continue
+        given = {key: value for key, value in cast("dict[str, object]", part).items() if value is not None}
+        kind = given.get("type")
+        if kind == "text":
+            _read_text(read, record, name, given, texts)
+        elif kind not in ("image", "image_url"):
+            found = f"a part of type {quote(kind)}" if "type" in given else "a part without 'type'"
+            _refuse(read, record, name, found, _EXPECTED, _fix_kind(given))
+        elif not images_allowed:
+            found, fix = "an image outside the user's turns", "move it to the user turn that shows the image"
+            _refuse(read, record, name, found, "text only", fix)
+        else:
+            texts.append("<image>")
+            _read_image(read, record, name, given)
+    read.text = "\n".join(texts)
+    return read
+
+
+def _fix_kind(part: Mapping[str, object]) -> str:
+    """Say what to do with a part whose type is none of ours."""
+    kind = part.get("type")
+    if "type" not in part:
+        meant = "text" if "text" in part else next((key for key in _IMAGE_SOURCES if key in part), None)
+        if meant:
+            return f"add 'type': '{'image' if meant not in ('text', 'image_url') else meant}'"
+    if str(kind) in ("input_text", "output_text"):
+        return "write 'text' as its type"
+    if str(kind) == "input_image":
+        return "write 'image_url' as its type"
+    return next((fix for word, fix in _FIXES.items() if word in str(kind)), "remove it, or write it as one of these")
+
+
+def _refuse(read: Parts, record: RawRecord, place: str, found: str, expected: str, fix: str) -> None:
+    read.problems.append(Problem("D118", record.where(place), found, expected, fix))
+
+
+def _read_text(read: Parts, record: RawRecord, name: str, part: Mapping[str, object], texts: list[str]) -> None:
+    key = _choose(read, record, name, [key for key in _TEXTS if key in part])
+    if key is None:
+        return
+    if not isinstance(part.get(key), str):
+        found = quote(part[key]) if key in part else "no 'text'"
+        _refuse(read, record, f"{name}.{key}", found, "text", "write the text in quotes")
+        return
+    texts.append(cast("str", part[key]))
+    read.unread += [Unread("part", name, other, value) for other, value in part.items() if other not in ("type", key)]
+
+
+def _choose(read: Parts, record: RawRecord, name: str, keys: list[str]) -> str | None:
+    """Return the one key that holds something, ``text`` if there is none, or None after naming that there are more."""
+    if len(keys) < 2:
+        return keys[0] if keys else "text"
+    _refuse(read, record, name, f"the keys {', '.join(map(repr, keys))}", "one of them", "remove the others")
+    return None
+
+
+def _read_image(read: Parts, record: RawRecord, name: str, part: Mapping[str, object]) -> None:
+    sources = [key for key in _IMAGE_SOURCES if key in part]
+    rest = [Unread("part", name, key, value) for key, value in part.items() if key not in ("type", *sources)]
+    if not sources and part["type"] == "image":
+        read.bare.append(name)
+        read.indices.append(part.get("index"))
+        read.unread += [each for each in rest if each.key != "index"]
+        return
+    key = _choose(read, record, name, sources or ["image_url"])
+    if key is None:
+        return
+    source, place = part.get(key), f"{name}.{key}"
+    if isinstance(source, dict) and "url" in source:
+        fields = cast("dict[str, object]", source)
+        rest += [
+            Unread("part", place, other, value)
+            for other, value in fields.items()
+            if other != "url" and value is not None
+        ]
+        source, place = fields["url"], f"{place}.url"
+    if key == "base64" and isinstance(source, str):
+        try:
+            source = base64.b64decode(source, validate=True)
+        except binascii.Error as error:
+            _refuse(read, record, place, f"{quote(source)} ({error})", "base64 text", "encode the image file's bytes")
+            return
+    read.unread += rest
+    read.images.append(plain_image(source, place, read.unread.append))
+    read.places.append(place)

@@ -1,0 +1,355 @@
+"""The styles in which people write conversations, brought into one form before anything is judged.
+
+Ours (``conversations`` with role and content), LLaVA's and ShareGPT's (``conversations`` with from and value),
+OpenAI's (``messages``, whose content is text or parts), that of transformers (the same with other image parts), and
+records without messages (``pairs``). What fits none of them stays as it is and is judged as ours; what mixes them is a
+fault. ``FieldNames`` remembers the user's own words.
+
+A value of our form holds the keys of ``_OWN_KEYS`` and nothing else: whatever no reader took is in ``unread``, because
+it was never copied, not because somebody knew its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import cast
+
+from minicpmv.data.records.formats.images import is_image_struct, plain_images
+from minicpmv.data.records.formats.json_list import RepeatedKeys
+from minicpmv.data.records.formats.messages import (
+    Messages,
+    is_plain_message,
+    is_sharegpt,
+    read_messages,
+    read_plain_sharegpt,
+)
+from minicpmv.data.records.formats.pairs import QUESTIONS, Pair, is_pair, read_pair
+from minicpmv.data.records.record import OWN_NAMES, FieldNames, RawRecord, Unread
+from minicpmv.errors import Problem
+
+__all__ = ["to_own_form"]
+
+_OWN_KEYS = ("id", "image", "conversations", "references", "objects")
+"""Keys of a record in our form."""
+_READ = frozenset({"conversations", "messages", "image", "images", "references", "objects", "system", "system_prompt"})
+_READ = _READ.union(QUESTIONS)
+"""Keys of a record that make a difference here."""
+_PROMPTED = ("prompt", "completion")
+_OBJECT_KEYS = ("ref", "bbox", "bbox_type", "image_id")
+"""What is read of ms-swift's ``objects``."""
+
+
+@dataclass(slots=True)
+class _Reading:
+    """One record on its way into our form."""
+
+    record: RawRecord
+    fields: dict[str, object]
+    """As written, without null."""
+    own: dict[str, object] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=lambda: {"id", "references"})
+    names: FieldNames = OWN_NAMES
+    faults: list[Problem] = field(default_factory=list)
+    unread: list[Unread] = field(default_factory=list)
+
+    def refuse(self, code: str, place: str, found: str, expected: str, fix: str) -> None:
+        self.faults.append(Problem(code, self.record.where(place), found, expected, fix))
+
+
+def to_own_form(record: RawRecord) -> RawRecord:
+    """Bring a record into our form, say in its ``names`` what the fields were called, and in ``unread`` what is left.
+
+    A record that mixes styles, or whose parts cannot be read, gets ``faults``.
+    """
+    if not isinstance(record.value, dict):
+        return record
+    written = cast("dict[str, object]", record.value)
+    plain = _read_plain(record, written)
+    if plain is not None:
+        return plain
+    reading = _Reading(record, {key: value for key, value in written.items() if not _is_left_out(key, value)})
+    fields = reading.fields
+    talk_key = _present(fields, "conversations", "messages")
+    image_key = _present(fields, "image", "images")
+    reading.faults += [
+        *_mixed(record, fields, "conversations", "messages"),
+        *_mixed(record, fields, "image", "images"),
+        *_check_inner_keys(record, fields, image_key),
+    ]
+    reading.taken |= {"image", "images", "conversations", "messages"}  # one holds nothing, or both are named above
+    reading.names = _shared_names(talk_key, image_key)
+    if image_key in fields:
+        reading.own["image"] = plain_images(fields[image_key], image_key, reading.unread.append)
+    how = ""
+    if talk_key in fields:
+        _read_talk(reading, fields[talk_key], talk_key)
+    elif _is_prompted(fields):
+        how = _read_prompted(reading)
+    elif "conversations" in written and not is_pair(fields):
+        reading.own["conversations"] = None  # which is no conversation
+    elif is_pair(fields):
+        how = _read_pair(reading).reading
+    else:  # whoever judges it looks for what was meant
+        kept = {key: value for key, value in fields.items() if key not in ("image", "images")}
+        return dataclasses.replace(record, value=_like(written, kept | reading.own), names=reading.names)
+    _read_instruction(reading)
+    _read_objects(reading)
+    _name_images(reading, image_key)
+    return _finish(reading, written, how)
+
+
+def _read_plain(record: RawRecord, fields: dict[str, object]) -> RawRecord | None:
+    """Read a record whose messages hold role and text alone, as nearly all do; None for any other."""
+    talk_key = "conversations" if "conversations" in fields else "messages"
+    image_key = "images" if "images" in fields else "image"
+    rest = fields.keys() - {"id", talk_key, image_key}
+    if type(fields) is not dict or (
+        rest and not (_READ.isdisjoint(rest) and all(fields[key] is not None for key in rest))
+    ):
+        return None
+    image, talk = fields.get(image_key), fields.get(talk_key)
+    if not isinstance(talk, list) or not talk or (image_key in fields and not _is_plain_image(image)):
+        return None
+    messages, names = cast("list[object]", talk), OWN_NAMES
+    if all(map(is_plain_message, messages)):
+        if not rest and talk_key == "conversations" and image_key == "image":
+            return record
+        names = _shared_names(talk_key, image_key)
+    else:
+        messages = read_plain_sharegpt(messages)
+        if messages is None:
+            return None
+        names = _shared_names(talk_key, image_key, role="from", content="value")
+    value: dict[str, object] = {"id": fields["id"]} if "id" in fields else {}
+    if image_key in fields:
+        value["image"] = image
+    value["conversations"] = messages
+    return RawRecord(
+        source=record.source,
+        index=record.index,
+        line=record.line,
+        value=value,
+        names=names,
+        unread=tuple([Unread("record", "", key, fields[key]) for key in fields if key in rest]) if rest else (),
+    )
+
+
+def _is_plain_image(image: object) -> bool:
+    """Whether an ``image`` value is of paths, as they stand in ours."""
+    paths = cast("list[object]", image) if isinstance(image, list) else (image,)
+    return all(isinstance(path, str) and path and not path.startswith(("data:", "file:")) for path in paths)
+
+
+def _finish(reading: _Reading, written: Mapping[str, object], how: str) -> RawRecord:
+    for key in ("id", "references"):
+        if key in reading.fields and key not in reading.own:
+            reading.own[key] = reading.fields[key]
+    rest = [Unread("record", "", key, value) for key, value in reading.fields.items() if key not in reading.taken]
+    value = {key: reading.own[key] for key in _OWN_KEYS if key in reading.own}
+    return dataclasses.replace(
+        reading.record,
+        value=_like(written, value),
+        names=reading.names,
+        faults=tuple(reading.faults),
+        unread=(*rest, *reading.unread),
+        reading=how,
+    )
+
+
+def _is_left_out(key: str, value: object) -> bool:
+    return value is None or (key in ("image", "images") and isinstance(value, str) and not value)
+
+
+def _name_images(reading: _Reading, image_key: str) -> None:
+    """Keep the numbers that images have in a list with null in it."""
+    written = reading.fields.get(image_key)
+    entries = cast("list[object]", written) if isinstance(written, list) else []
+    if None in entries:
+        places = (f"{image_key}[{number}]" for number, entry in enumerate(entries) if entry is not None)
+        reading.names = dataclasses.replace(reading.names, parts=tuple(places))
+
+
+@lru_cache(maxsize=32)  # one object for all records of a style, not one for each of millions
+def _shared_names(conversations: str, image: str, *, role: str = "role", content: str = "content") -> FieldNames:
+    return FieldNames(conversations=conversations, role=role, content=content, image=image)
+
+
+@lru_cache(maxsize=256)
+def _names_with_texts(names: FieldNames, texts: tuple[str, ...]) -> FieldNames:
+    return dataclasses.replace(names, texts=texts)
+
+
+def _present(fields: Mapping[str, object], first: str, second: str) -> str:
+    """Choose the key that holds something; some tools write both with one of them empty."""
+    return first if second not in fields or fields.get(first) else second
+
+
+def _mixed(record: RawRecord, fields: Mapping[str, object], first: str, second: str) -> Iterator[Problem]:
+    if fields.get(first) and fields.get(second):
+        found = f"the keys {first!r} and {second!r} in one record"
+        yield Problem("D117", record.where(), found, "one of them", "join what they hold, or remove one")
+
+
+def _check_inner_keys(record: RawRecord, fields: Mapping[str, object], image_key: str) -> Iterator[Problem]:
+    """Yield a problem for a key that stands twice in what is read and not kept: parts, and structs of images."""
+    image = fields.get(image_key)
+    if isinstance(image, list) or is_image_struct(image):
+        yield from _repeated_in(record, image, image_key)
+    yield from _repeated_in(record, fields.get("objects"), "objects")
+    for talk in ("conversations", "messages"):
+        messages = fields.get(talk)
+        for number, message in enumerate(cast("list[object]", messages) if isinstance(messages, list) else ()):
+            for key in ("content", "value") if isinstance(message, dict) else ():
+                content = cast("dict[str, object]", message).get(key)
+                if isinstance(content, list):
+                    yield from _repeated_in(record, content, f"{talk}[{number}].{key}")
+
+
+def _repeated_in(record: RawRecord, value: object, place: str) -> Iterator[Problem]:
+    if isinstance(value, RepeatedKeys):
+        for key in value.repeated:
+            where = record.where(place)
+            yield Problem("D107", where, f"the key {key!r} more than once", "each key once", "remove or rename one")
+    if isinstance(value, dict):
+        for key, entry in cast("dict[str, object]", value).items():
+            yield from _repeated_in(record, entry, f"{place}.{key}")
+    elif isinstance(value, list):
+        for number, entry in enumerate(cast("list[object]", value)):
+            yield from _repeated_in(record, entry, f"{place}[{number}]")
+
+
+def _like(original: Mapping[str, object], made: dict[str, object]) -> dict[str, object]:
+    """Keep in mind that keys stood twice in what ``made`` was made of."""
+    if not isinstance(original, RepeatedKeys):
+        return made
+    marked = RepeatedKeys(made.items())
+    marked.repeated = original.repeated
+    return marked
+
+
+def _read_talk(reading: _Reading, talk: object, key: str) -> None:
+    if not isinstance(talk, list):
+        reading.own["conversations"] = talk
+        return
+    messages = cast("list[object]", talk)
+    role_key, content_key = ("from", "value") if is_sharegpt(messages) else ("role", "content")
+    read = read_messages(messages, reading.record, key, role_key=role_key, content_key=content_key)
+    reading.names = _shared_names(key, reading.names.image, role=role_key, content=content_key)
+    if None in messages:
+        reading.names = _names_with_texts(reading.names, tuple(read.texts))
+    reading.own["conversations"] = read.talk
+    reading.faults += read.faults
+    reading.unread += read.unread
+    _place_images(reading, read)
+    if any(key in reading.fields for key in QUESTIONS):
+        _check_second_talk(reading)
+
+
+def _is_prompted(fields: Mapping[str, object]) -> bool:
+    """Whether a record has TRL's ``prompt`` and ``completion``, each a list of messages."""
+    return all(
+        isinstance(fields.get(key), list)
+        and any(isinstance(message, dict) and "role" in message for message in cast("list[object]", fields[key]))
+        for key in _PROMPTED
+    )
+
+
+def _read_prompted(reading: _Reading) -> str:
+    """Read the messages of ``prompt``, of which no answer is learnt, and those of ``completion``; say how."""
+    whole = Messages()
+    for key in _PROMPTED:
+        messages = cast("list[object]", reading.fields[key])
+        read = read_messages(messages, reading.record, key, role_key="role", content_key="content")
+        if key == "prompt":
+            read.talk = [_as_context(message) for message in read.talk]
+        for each in dataclasses.fields(Messages):
+            getattr(whole, each.name).extend(getattr(read, each.name))
+    reading.own["conversations"] = whole.talk
+    reading.taken |= set(_PROMPTED)
+    reading.names = _names_with_texts(_shared_names("prompt", reading.names.image), tuple(whole.texts))
+    reading.faults += whole.faults
+    reading.unread += whole.unread
+    _place_images(reading, whole)
+    return "'prompt' and 'completion' as the messages, of which answers in 'prompt' are context"
+
+
+def _as_context(message: object) -> object:
+    fields = cast("dict[str, object]", message) if isinstance(message, dict) else {}
+    return _like(fields, fields | {"weight": 0.0}) if fields.get("role") == "assistant" else message
+
+
+def _place_images(reading: _Reading, read: Messages) -> None:
+    """Take the images of parts, or name that they stand in two places or in none."""
+    image = reading.own.get("image")
+    if image and read.images:
+        found = f"images both under {reading.names.image!r} and in the messages"
+        reading.refuse("D117", "", found, "one of them", "name each image in one place")
+    elif read.bare and not image:
+        fix = "write {'type': 'image', 'path': ...}, or name the images under 'images' of the record"
+        reading.refuse("D118", read.bare[0], "an image part without an image", "its path or data", fix)
+    elif read.images:
+        reading.own["image"] = read.images
+        reading.names = dataclasses.replace(reading.names, parts=tuple(read.places))
+
+
+def _check_second_talk(reading: _Reading) -> None:
+    """Name a question and an answer beside messages, unless the messages hold the same texts."""
+    pair = read_pair(reading.fields, reading.record) if is_pair(reading.fields) else Pair()
+    talk = cast("list[object]", reading.own["conversations"])
+    texts = {cast("dict[str, object]", message).get("content") for message in talk if is_plain_message(message)}
+    if len(pair.talk) > 1 and any(
+        cast("dict[str, object]", said)["content"] not in texts for said in pair.talk if is_plain_message(said)
+    ):
+        found = f"{reading.names.conversations!r} and {' and '.join(map(repr, pair.texts))} in one record"
+        reading.refuse("D117", "", found, "one conversation", "remove one of them")
+
+
+def _read_pair(reading: _Reading) -> Pair:
+    pair = read_pair(reading.fields, reading.record)
+    reading.faults += pair.faults
+    reading.taken |= set(pair.taken)
+    reading.unread += pair.unread
+    reading.own["conversations"] = pair.talk
+    if pair.references is not None and not pair.faults:
+        reading.own["references"] = pair.references
+    reading.names = _names_with_texts(reading.names, tuple(pair.texts))
+    return pair
+
+
+def _read_instruction(reading: _Reading) -> None:
+    """Put the text under ``system`` or ``system_prompt`` of the record first, as a system turn."""
+    fields = reading.fields
+    keys = [key for key in ("system", "system_prompt") if isinstance(fields.get(key), str)]
+    reading.taken |= set(keys)
+    texts = {cast("str", fields[key]) for key in keys if cast("str", fields[key]).strip()}
+    talk = reading.own.get("conversations")
+    if not texts or not isinstance(talk, list):
+        return
+    messages = cast("list[object]", talk)
+    first = cast("dict[str, object]", messages[0]) if messages and isinstance(messages[0], dict) else {}
+    if len(texts) > 1 or (first.get("role") == "system" and first.get("content") not in texts):
+        among = " and in the messages" if len(texts) == 1 else ""
+        found = f"different instructions under {' and '.join(map(repr, keys))}{among}"
+        reading.refuse("D117", "", found, "one instruction", "join what they hold, or remove one")
+    elif first.get("role") != "system":
+        places = reading.names.texts or [
+            f"{reading.names.conversations}[{number}].{reading.names.content}" for number in range(len(messages))
+        ]
+        reading.own["conversations"] = [{"role": "system", "content": texts.pop()}, *messages]
+        reading.names = _names_with_texts(reading.names, (keys[0], *places))
+
+
+def _read_objects(reading: _Reading) -> None:
+    """Take ms-swift's ``objects``, which hold the names and boxes that stand as marks in the text."""
+    objects = reading.fields.get("objects")
+    if not isinstance(objects, dict) or {"ref", "bbox"}.isdisjoint(cast("dict[str, object]", objects)):
+        return
+    given = {key: value for key, value in cast("dict[str, object]", objects).items() if value is not None}
+    reading.taken.add("objects")
+    reading.own["objects"] = {key: given[key] for key in _OBJECT_KEYS if key in given}
+    reading.unread += [
+        Unread("objects", "objects", key, value) for key, value in given.items() if key not in _OBJECT_KEYS
+    ]

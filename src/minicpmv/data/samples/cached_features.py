@@ -1,0 +1,90 @@
+"""Which images a frozen tower has seen before, in this run or another: their features are read instead of pixels.
+
+An image is known by the digest of its file's bytes, so an edited file is another image, whatever its name. Its key
+also covers how it is cut and what has looked at it. The images of a record are all known, or all seen again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minicpmv.data.samples.feature_store import FeatureStore
+from minicpmv.processing.pictures.patches import DAMAGE
+from minicpmv.processing.pictures.slicing import SlicePlan
+
+__all__ = ["FeatureKind", "KnownFeatures", "picture_size"]
+
+FeatureKind = Literal["tower_features", "image_features"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownFeatures:
+    """Finds what is known of the images of a record."""
+
+    store: FeatureStore
+    kind: FeatureKind
+    """``tower_features``: what a resampler that learns reads, one row for each patch. ``image_features``: what a frozen
+    resampler made of them, one block for each slice."""
+    made_by: str
+    """Digest of everything but the image that features depend on: weights, sizes, precision."""
+    attends_padding: bool
+    """Whether features depend on the longest slice of their record, as they do for 2.5."""
+
+    def keys(self, contents: Sequence[bytes], plans: Sequence[SlicePlan]) -> list[str]:
+        """Name the features of a record's images.
+
+        Args:
+            contents: Bytes of the image files.
+            plans: How each is cut.
+        """
+        longest = max(rows * columns for plan in plans for rows, columns in plan.tgt_sizes)
+        keys = []
+        for content, plan in zip(contents, plans, strict=True):
+            described = [self.kind, self.made_by, hashlib.sha256(content).hexdigest(), asdict(plan)]
+            described += [longest] if self.attends_padding else []
+            keys.append(hashlib.sha256(json.dumps(described).encode()).hexdigest())
+        return keys
+
+    def find(self, keys: Sequence[str], plans: Sequence[SlicePlan]) -> Tensor | None:
+        """Read the features of a record's images, end to end; None unless all are there."""
+        found = []
+        for key, plan in zip(keys, plans, strict=True):
+            features = self.store.read(key, plan.num_slices if self.kind == "image_features" else plan.num_patches)
+            if features is None:
+                return None
+            found.append(features)
+        return torch.cat(found)
+
+    def describe_known(self, features: Tensor, sizes: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
+        """Say what an item holds in place of pixels."""
+        return {
+            self.kind: features,
+            "tgt_sizes": torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2),
+            "known_slices": torch.ones(len(sizes), dtype=torch.bool),
+        }
+
+    def describe_unknown(self, keys: Sequence[str], plans: Sequence[SlicePlan]) -> dict[str, Tensor]:
+        """Say what an item holds beside pixels, so that whoever computes the features can store them."""
+        return {
+            "known_slices": torch.zeros(sum(plan.num_slices for plan in plans), dtype=torch.bool),
+            "picture_keys": torch.tensor([list(bytes.fromhex(key)) for key in keys], dtype=torch.uint8),
+            "slices_per_picture": torch.tensor([plan.num_slices for plan in plans]),
+        }
+
+
+def picture_size(content: bytes) -> tuple[int, int] | None:
+    """Read (width, height) in pixels from an image file's header; None if it is damaged."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.size
+    except DAMAGE:
+        return None

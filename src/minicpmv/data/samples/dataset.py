@@ -1,0 +1,354 @@
+"""Records as a map-style torch dataset. Pictures are opened when an item is asked for; nothing is altered in silence.
+
+A record that is too long is made to fit, or refused, as ``fitting`` says. A record that turns out bad is an error, or,
+where the user said so, an item without tokens, which collators pass over.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL.Image import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from minicpmv.data.images.image_digests import PictureDigests
+from minicpmv.data.records.inline_images import describe_image, is_embedded, read_embedded
+from minicpmv.data.records.record import Record
+from minicpmv.data.records.sequences import Selected
+from minicpmv.data.samples.cached_features import KnownFeatures, picture_size
+from minicpmv.data.samples.length_policy import Fit, Limits, OnLongRecord, fit_record
+from minicpmv.data.samples.token_counts import FIT, measure
+from minicpmv.data.sources.cache import Entry
+from minicpmv.data.sources.skipping import TOO_LONG, SkipLog, Skipped
+from minicpmv.errors import ConfigError, DataError, Problem
+from minicpmv.processing.image_processor import MiniCPMVImageProcessor
+from minicpmv.processing.pictures.patches import ImageError, load_image
+from minicpmv.processing.processor import EncodedConversation, MiniCPMVProcessor
+from minicpmv.processing.tokenization import EncodedSample
+
+__all__ = ["ConversationDataset", "LengthReport"]
+
+_logger = logging.getLogger(__name__)
+
+_STOPS_ANY_RUN = {"D204", "D205"}
+"""Not about one record: the data file has changed, or too many records are bad."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LengthReport:
+    """What a data set costs in tokens, known before any picture is decoded."""
+
+    lengths: NDArray[np.int32]
+    """Tokens of each record, as it is trained on."""
+    num_trained: NDArray[np.int32]
+    """Number of tokens that have a label, whatever it weighs."""
+    num_image_tokens: NDArray[np.int32]
+    """Those of them that are image slots."""
+    num_reduced: int
+    """Records whose images get fewer slices."""
+    num_cut: int
+    """Records whose last answer loses its end."""
+    left_out: Skipped
+    """Records that did not fit and are not in the data set any more, by name."""
+
+
+class ConversationDataset(Dataset[dict[str, Tensor]]):
+    """Encodes one record at a time; safe in worker processes and deterministic in any order.
+
+    An item holds ``input_ids`` and ``labels`` [T] int64, ``image_mask`` [T] bool, ``pixel_values`` [P, 588] uint8 and
+    ``tgt_sizes`` [S, 2] int64, the last two without rows for a record without images, and ``pixel_table`` [3, 256]
+    float32, which says what a byte of each channel stands for. A skipped record has T = 0. Where
+    labels do not all count alike, it also has ``label_weights`` [T] float32, 0 where there is no label.
+    With ``known``, a record with images also has ``known_slices`` [S] bool: all true, and what ``KnownFeatures`` found
+    stands in place of pixels; or all false, and ``picture_keys`` [images, 32] uint8 and ``slices_per_picture`` [images]
+    int64 say what to store.
+
+    Args:
+        records: From ``load_records`` or ``load_mixture``.
+        processor: The checkpoint's.
+        max_length: Most tokens of one record, image tokens included.
+        max_slice_nums: Most tiles per image; the checkpoint's own number if not given.
+        on_long_record: What becomes of a record that does not fit, see ``fitting.Limits``. ``skip`` leaves it out.
+        truncate_answers: Whether a record that does not fit otherwise loses the end of its last answer.
+
+    Raises:
+        ConfigError: A limit cannot work.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        processor: MiniCPMVProcessor,
+        *,
+        max_length: int,
+        max_slice_nums: int | None = None,
+        on_long_record: OnLongRecord = "fewer_slices",
+        truncate_answers: bool = False,
+    ) -> None:
+        for name, value in (("model_max_length", max_length), ("max_slice_nums", max_slice_nums)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: found {value}, expected at least 1\n  fix: set {name} to a positive number")
+        self.records = records
+        self.processor = processor
+        self.limits = Limits(
+            max_length=max_length,
+            max_slice_nums=processor.image_processor.slice_config(max_slice_nums).max_slice_nums,
+            on_long_record=on_long_record,
+            truncate_answers=truncate_answers,
+        )
+        self.skip_log: SkipLog | None = None
+        """Where a record that turns out bad when it is asked for is written down; without it, that is an error."""
+        self.known: KnownFeatures | None = None
+        """Where features of images are looked up before the images are decoded."""
+        self.digests: PictureDigests | None = None
+        """Remembers what each image file that was read held."""
+        self._fits = np.zeros(len(records), FIT)  # a length of 0: nobody has looked
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each record; of one that nobody has measured, as many as there may be."""
+        return self._known_or_most("length")
+
+    @property
+    def num_image_tokens(self) -> NDArray[np.int32]:
+        """Those of images among them; of a record that nobody has measured, all."""
+        return self._known_or_most("num_image_tokens")
+
+    def _known_or_most(self, name: str) -> NDArray[np.int32]:
+        return np.where(self._fits["length"] > 0, self._fits[name], self.limits.max_length)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Encode one record.
+
+        Raises:
+            DataError: It is bad or too long, or an image or the data file is no longer what it was when checked. With a
+                ``skip_log`` only if that stops any run.
+        """
+        try:
+            return self._encode(index)
+        except DataError as error:
+            codes = {problem.code for problem in error.problems}
+            if self.skip_log is None or not codes.isdisjoint(_STOPS_ANY_RUN):
+                raise
+            self.skip_log.add({self._name(index, error): error.problems})
+            return _nothing(self.processor.image_processor)
+
+    def _encode(self, index: int) -> dict[str, Tensor]:
+        record = self.records[index]
+        fit = self.fit(index, record)
+        if self.known is not None and record.images:
+            return self._encode_or_find(record, fit, self.known)
+        images = [_load(record, position, self._read(record, position)) for position in range(len(record.images))]
+        return self._with_pixels(record, fit, images)
+
+    def _with_pixels(self, record: Record, fit: Fit, images: Sequence[Image]) -> dict[str, Tensor]:
+        sample = self.processor.encode_conversation(record.turns, images, max_slice_nums=fit.max_slice_nums)
+        return _tokens(record, fit, sample) | _pixels(
+            sample.pixel_values, sample.tgt_sizes, self.processor.image_processor
+        )
+
+    def _encode_or_find(self, record: Record, fit: Fit, known: KnownFeatures) -> dict[str, Tensor]:
+        """Encode a record with images, which are decoded only if their features are not all known."""
+        contents = [self._read(record, position) for position in range(len(record.images))]
+        sizes = [_size(record, position, content) for position, content in enumerate(contents)]
+        plans = [self.processor.image_processor.plan(size, fit.max_slice_nums) for size in sizes]
+        keys = known.keys(contents, plans)
+        features = known.find(keys, plans)
+        if features is not None:
+            sample = self.processor.encode_text(record.turns, sizes, max_slice_nums=fit.max_slice_nums)
+            tgt_sizes = [size for plan in plans for size in plan.tgt_sizes]
+            return _tokens(record, fit, sample) | known.describe_known(features, tgt_sizes)
+        images = [_load(record, position, content) for position, content in enumerate(contents)]
+        return self._with_pixels(record, fit, images) | known.describe_unknown(keys, plans)
+
+    def _read(self, record: Record, position: int) -> bytes:
+        """Return the bytes of an image's file, and remember what they are."""
+        content, image = _read(record, position), record.images[position]
+        if self.digests is not None and isinstance(image, str) and not is_embedded(image):
+            self.digests.note(image, content)
+        return content
+
+    def check_lengths(
+        self, *, on_progress: Callable[[int, int], None] | None = None, kept: Entry | None = None
+    ) -> LengthReport:
+        """Measure every record, from texts and image sizes alone, so that a run can stop before it starts.
+
+        Records that are changed to fit are counted in the report and in a warning, which names the first. Those that do
+        not fit are taken out of the data set if ``on_long_record`` is ``skip``.
+
+        Args:
+            on_progress: Called with the number of records measured and of all.
+            kept: Where the result is recalled from, or kept, see ``measuring.measure``.
+
+        Raises:
+            DataError: Naming every record that does not fit.
+        """
+        total = len(self)
+        left_out: dict[int, Sequence[Problem]] = {}
+        for share in measure(self.fit, total, kept=kept):
+            done = share.start + len(share.fits)
+            self._fits[share.start : done] = share.fits
+            left_out |= share.problems
+            if on_progress is not None:
+                on_progress(done, total)
+        found = [problem for problems in left_out.values() for problem in problems]
+        if found and (self.limits.on_long_record != "skip" or any(problem.code != TOO_LONG for problem in found)):
+            raise DataError(found)
+        named = {self.records[index].where(): problems for index, problems in left_out.items()}
+        if left_out:
+            keep = np.delete(np.arange(total), list(left_out))
+            self.records, self._fits = Selected(self.records, keep), self._fits[keep]
+        num_reduced = self._warn(
+            self._fits["wanted"] - self._fits["num_cut"] > self._fits["length"],
+            "get fewer slices per image",
+            "A larger --model_max_length keeps all slices",
+        )
+        num_cut = self._warn(
+            self._fits["num_cut"] > 0,
+            "lose the end of their last answer",
+            "A larger --model_max_length keeps all text",
+        )
+        return LengthReport(
+            lengths=self._fits["length"].copy(),
+            num_trained=self._fits["num_trained"].copy(),
+            num_image_tokens=self._fits["num_image_tokens"].copy(),
+            num_reduced=num_reduced,
+            num_cut=num_cut,
+            left_out=named,
+        )
+
+    def _warn(self, concerned: NDArray[np.bool_], what: str, remedy: str) -> int:
+        positions = np.flatnonzero(concerned)
+        if len(positions):
+            fit = self.fit(int(positions[0]))
+            _logger.warning(
+                "%d of %d records exceed %d tokens and %s, the first of them %s: %d tokens become %d%s. %s.",
+                len(positions),
+                len(self),
+                self.limits.max_length,
+                what,
+                self.records[int(positions[0])].where(),
+                fit.wanted,
+                fit.length,
+                "" if fit.num_cut else f" with max_slice_nums {fit.max_slice_nums}",
+                remedy,
+            )
+        return len(positions)
+
+    def fit(self, index: int, record: Record | None = None) -> Fit:
+        """Find how a record fits, once for each.
+
+        Args:
+            index: Position.
+            record: The record, if it is at hand.
+
+        Raises:
+            DataError: It does not fit.
+        """
+        if not self._fits["length"][index]:
+            record = self.records[index] if record is None else record
+            sizes = record.image_sizes
+            if sizes is None:
+                sizes = tuple(_load(record, position).size for position in range(len(record.images)))
+            self._fits[index] = fit_record(record, sizes, self.processor, self.limits)
+        return Fit(*self._fits[index].item())
+
+    def readable_records(self) -> Iterator[Record]:
+        """Yield the records, passing over those that are bad where they are checked only when they are read."""
+        for index in range(len(self)):
+            try:
+                yield self.records[index]
+            except DataError as error:
+                _logger.debug("passed over: %s", error)
+
+    def _name(self, index: int, error: DataError) -> str:
+        """Name a record that may be too bad to be made."""
+        try:
+            return self.records[index].where()
+        except DataError:
+            return error.problems[0].where
+
+
+def _nothing(image_processor: MiniCPMVImageProcessor) -> dict[str, Tensor]:
+    return {
+        "input_ids": torch.zeros(0, dtype=torch.int64),
+        "labels": torch.zeros(0, dtype=torch.int64),
+        "image_mask": torch.zeros(0, dtype=torch.bool),
+        **_pixels(np.zeros((0, 3 * image_processor.patch_size**2), np.uint8), [], image_processor),
+    }
+
+
+def _tokens(record: Record, fit: Fit, sample: EncodedConversation | EncodedSample) -> dict[str, Tensor]:
+    if len(sample.input_ids) != fit.length + fit.num_cut:
+        raise DataError([_resized(record)])
+    tokens = {
+        "input_ids": torch.tensor(sample.input_ids[: fit.length], dtype=torch.int64),
+        "labels": torch.tensor(sample.labels[: fit.length], dtype=torch.int64),
+        "image_mask": torch.tensor(sample.image_mask[: fit.length], dtype=torch.bool),
+    }
+    if sample.label_weights is not None:
+        tokens["label_weights"] = torch.tensor(sample.label_weights[: fit.length], dtype=torch.float32)
+    return tokens
+
+
+def _pixels(
+    patches: NDArray[np.uint8], sizes: Sequence[tuple[int, int]], image_processor: MiniCPMVImageProcessor
+) -> dict[str, Tensor]:
+    """Hold pixels as bytes, a quarter of what their values take on the way to the device, with what turns them into."""
+    return {
+        "pixel_values": torch.from_numpy(patches),
+        "pixel_table": torch.from_numpy(image_processor.pixel_table()),
+        "tgt_sizes": torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2),
+    }
+
+
+def _load(record: Record, position: int, content: bytes | None = None) -> Image:
+    """Decode an image, from the bytes of its file if they are at hand."""
+    try:
+        return load_image(record.images[position] if content is None else content)
+    except ImageError as error:
+        raise _spoilt(record, position, error) from error
+
+
+def _read(record: Record, position: int) -> bytes:
+    """Return the bytes of an image's file."""
+    image = record.images[position]
+    try:
+        return read_embedded(image) if is_embedded(image) else Path(os.fsdecode(image)).read_bytes()
+    except OSError:
+        _load(record, position)  # words the fault
+        raise
+    except ImageError as error:
+        raise _spoilt(record, position, error) from error
+
+
+def _size(record: Record, position: int, content: bytes) -> tuple[int, int]:
+    """Read (width, height) from an image's header."""
+    size = picture_size(content)
+    return _load(record, position, content).size if size is None else size  # the one words the fault, if it is one
+
+
+def _spoilt(record: Record, position: int, error: ImageError) -> DataError:
+    name = describe_image(record.images[position])
+    found = f"{error.found} in {name}, whose header and end looked sound"
+    return DataError([Problem("D202", record.where(f"image {position}"), found, error.expected, error.fix)])
+
+
+def _resized(record: Record) -> Problem:
+    expected = "the size it had when the data were checked"
+    fix = "leave the image files alone during a run, and start again"
+    return Problem("D203", record.where("image"), "an image of another size", expected, fix)

@@ -1,0 +1,82 @@
+"""Checks a source, or recalls that the very same one has been checked before.
+
+Recalled is only what had no problem: a source in which anything is wrong is looked at anew each time. What its images
+hold is known by their sizes and times of change, since opening them all is what is to be saved.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from minicpmv.data.images.image_sizes import ImageSizes
+from minicpmv.data.records.file_state import FileStates, are_unchanged
+from minicpmv.data.records.folders import data_folder
+from minicpmv.data.records.record import RawRecord
+from minicpmv.data.sources.cache import DataCache, Entry
+from minicpmv.data.sources.loading import Checked, check_image_root, check_records
+from minicpmv.data.sources.source_digests import Content
+from minicpmv.errors import Problem
+from minicpmv.releases.table import Version
+
+__all__ = ["check_or_recall"]
+
+
+def check_or_recall(
+    raw: Sequence[RawRecord],
+    content: Content,
+    path: str,
+    *,
+    image_root: str | os.PathLike[str] | None,
+    version: Version | None,
+    cache: DataCache | None,
+) -> tuple[Checked, FileStates, bool]:
+    """Return what ``check_records`` finds, the image files as they are, and whether all that is recalled.
+
+    Args:
+        raw: All records of the source.
+        content: Of its files.
+        path: Of the source.
+        image_root: As for ``check_records``.
+        version: As there.
+        cache: Where results are; None checks, and keeps nothing.
+
+    Raises:
+        UsageError: ``image_root`` is not a folder.
+    """
+    states = FileStates()
+    if cache is None:
+        return check_records(raw, image_root=image_root, version=version, states=states), states, False
+    check_image_root(image_root, name="image root")
+    # Where relative images start, as it is spelled: image files are known by their names.
+    folder = os.path.join(os.getcwd(), Path(data_folder(path) if image_root is None else image_root))
+    entry = cache.entry(
+        "checked",
+        content=content,
+        folder=[folder, os.path.realpath(folder)],
+        version=None if version is None else version.name,
+    )
+    recalled = _recall(entry, raw)
+    if recalled is not None:
+        return *recalled, True
+    checked = check_records(raw, image_root=image_root, version=version, states=states)
+    if not len(checked.bad):
+        (ends, pixels), (paths, numbers) = checked.sizes.as_arrays(), states.as_arrays()
+        said = json.dumps([dataclasses.astuple(notice) for notice in checked.notices]).encode()
+        entry.store(ends=ends, pixels=pixels, paths=paths, states=numbers, notices=np.frombuffer(said, np.uint8))
+    return checked, states, False
+
+
+def _recall(entry: Entry, raw: Sequence[RawRecord]) -> tuple[Checked, FileStates] | None:
+    found = entry.load()
+    if found is None or len(found["ends"]) != len(raw) or not are_unchanged(found["paths"], found["states"]):
+        return None
+    notices = tuple(Problem(*said) for said in json.loads(found["notices"].tobytes()))
+    sizes = ImageSizes.from_arrays(found["ends"], found["pixels"])
+    checked = Checked(raw=raw, sizes=sizes, problems=[], bad=np.zeros(0, np.int64), notices=notices)
+    return checked, FileStates.from_arrays(found["paths"], found["states"])

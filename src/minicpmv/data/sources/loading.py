@@ -1,0 +1,304 @@
+"""From a data file to records, or to the full list of what is wrong with it: what a run calls before anything else.
+
+Needs neither torch nor a model, so that a bad file stops a run in its first second.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minicpmv.data.checks.checking import RecordChecker, check_image_value
+from minicpmv.data.checks.duplicate_ids import IdRegister
+from minicpmv.data.checks.placeholders import build_turns, parse_image_field
+from minicpmv.data.checks.unread_keys import UnreadKeys
+from minicpmv.data.images.image_faults import ImageUse
+from minicpmv.data.images.image_files import Size
+from minicpmv.data.images.image_sizes import ImageSizes, SizeReader
+from minicpmv.data.records.file_state import FileStates
+from minicpmv.data.records.folders import data_folder
+from minicpmv.data.records.grounding import check_boxes, fill_marks
+from minicpmv.data.records.inline_images import is_embedded, read_embedded
+from minicpmv.data.records.reading import log_notice, open_records
+from minicpmv.data.records.record import RawRecord, Record
+from minicpmv.data.records.sequences import LazySequence
+from minicpmv.errors import DataError, Problem, UsageError
+from minicpmv.releases.table import Version
+
+__all__ = [
+    "Checked",
+    "ImageRoots",
+    "Records",
+    "build_record",
+    "check_image_root",
+    "check_records",
+    "image_uses",
+    "load_records",
+    "objects_of",
+]
+
+_AT_A_TIME = 256
+"""Records whose images are opened together, and held in memory if they are embedded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """Every record of some data, sound or not."""
+
+    raw: Sequence[RawRecord]
+    """In the order of the files; read when asked for."""
+    sizes: ImageSizes
+    """Of the images of each, as its ``image`` value lists them; none where they cannot be told."""
+    problems: list[tuple[int, Problem]]
+    """Each with the position of its record, in the order of the records. An image that cannot be read is one problem,
+    of the first record that has it; so is a key that nothing reads."""
+    bad: NDArray[np.int64]
+    """Positions of all records that cannot be trained on."""
+    notices: tuple[Problem, ...] = ()
+    """What was read otherwise than it is written, or not at all: of each key one, in the order of the files."""
+    left_out: tuple[str, ...] = ()
+    """Keys that nothing reads."""
+
+
+class Records(LazySequence[Record]):
+    """Sound records, made when they are asked for, by any process that has a copy of the sequence.
+
+    Args:
+        raw: As read.
+        sizes: Of the images of each, or None if nobody has looked: then each record is checked when it is asked for,
+            which raises a ``DataError`` if it has a problem.
+        image_root: Folder at which relative image paths start; each data file's own folder if not given.
+        version: The model to be trained, if known; for records that are not checked yet.
+    """
+
+    def __init__(
+        self,
+        raw: Sequence[RawRecord],
+        sizes: ImageSizes | None,
+        *,
+        image_root: str | os.PathLike[str] | None = None,
+        version: Version | None = None,
+    ) -> None:
+        self._raw = raw
+        self._sizes = sizes
+        self._roots = ImageRoots(image_root)
+        self._version = version
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    def _item(self, index: int) -> Record:
+        raw, sizes, position = self._raw[index], self._sizes, index
+        if sizes is None:
+            checked = _check([raw], self._roots, self._version)
+            if checked.problems:
+                raise DataError([problem for _, problem in checked.problems])
+            sizes, position = checked.sizes, 0
+        return build_record(raw, self._roots.of(raw), sizes[position])
+
+
+def load_records(
+    path: str | os.PathLike[str],
+    *,
+    image_root: str | os.PathLike[str] | None = None,
+    version: Version | None = None,
+    for_training: bool = True,
+) -> Records:
+    """Open data, check everything in them, and look at every image file.
+
+    Args:
+        path: A file, a folder of files or a dataset directory, in a form that ``docs/data.md`` describes.
+        image_root: Folder at which relative image paths start; each data file's own folder if not given.
+        version: The model to be trained, if known; some rules depend on it.
+        for_training: As for ``RecordChecker``.
+
+    Raises:
+        DataError: With every problem of the data, in file order.
+        UsageError: ``image_root`` is not a folder, or a table needs pyarrow.
+    """
+    checked = check_records(open_records(path), image_root=image_root, version=version, for_training=for_training)
+    if checked.problems:
+        raise DataError([problem for _, problem in checked.problems])
+    for notice in checked.notices:
+        log_notice(notice)
+    return Records(checked.raw, checked.sizes, image_root=image_root)
+
+
+def check_records(
+    raw: Sequence[RawRecord],
+    *,
+    image_root: str | os.PathLike[str] | None = None,
+    version: Version | None = None,
+    states: FileStates | None = None,
+    for_training: bool = True,
+    leave_out: Collection[str] = (),
+) -> Checked:
+    """Read every record once, judge it, and look at its images, a few hundred records at a time.
+
+    Args:
+        raw: From ``open_records``.
+        image_root: As for ``load_records``.
+        version: As there.
+        states: Where the state of every image file is taken down before it is opened.
+        for_training: As for ``RecordChecker``.
+        leave_out: Keys that are to be left out: they are no problem, whatever they hold.
+
+    Raises:
+        UsageError: ``image_root`` is not a folder.
+    """
+    check_image_root(image_root, name="image root")
+    return _check(raw, ImageRoots(image_root), version, states, for_training=for_training, leave_out=leave_out)
+
+
+def check_image_root(image_root: str | os.PathLike[str] | None, *, name: str) -> None:
+    """Make sure that an image root, if there is one, is a folder.
+
+    Args:
+        image_root: As given.
+        name: What the user calls it.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if image_root is not None and not os.path.isdir(image_root):
+        found = os.fspath(image_root)
+        raise UsageError(f"{name}: found no folder {found!r}, expected one\n  fix: correct the path")
+
+
+def _check(
+    raw: Sequence[RawRecord],
+    roots: ImageRoots,
+    version: Version | None,
+    states: FileStates | None = None,
+    *,
+    for_training: bool = True,
+    leave_out: Collection[str] = (),
+) -> Checked:
+    checker = RecordChecker(version=version, for_training=for_training)
+    ids, unread, reader, sizes = IdRegister(), UnreadKeys(leave_out), SizeReader(states), ImageSizes()
+    problems: list[tuple[int, Problem]] = []
+    unreadable: list[int] = []
+    for start in range(0, len(raw), _AT_A_TIME):
+        uses: list[list[ImageUse]] = []
+        with_boxes: dict[int, RawRecord] = {}
+        for position in range(start, min(start + _AT_A_TIME, len(raw))):
+            record, num_problems = raw[position], len(problems)
+            root = roots.of(record)
+            problems += [(position, problem) for problem in checker.check(record, root)]
+            ids.add(record, position)
+            if record.unread or record.reading:
+                unread.add(record, position, root)
+            uses.append(list(image_uses(record, root, record=position)))
+            if len(problems) == num_problems and objects_of(record):
+                with_boxes[position] = record
+        found = iter(reader.read([use for of_record in uses for use in of_record]))
+        for position, of_record in enumerate(uses, start):
+            known = [next(found) for _ in of_record]
+            sizes.append([size for size in known if size is not None])
+            if None in known:
+                unreadable.append(position)
+            elif record := with_boxes.get(position):
+                problems += [(position, each) for each in check_boxes(record, objects_of(record), sizes[position])]
+    repeated = ids.judge(raw)
+    problems += [*repeated.problems, *reader.problems()]
+    for _, notice in repeated.notices:
+        log_notice(notice)
+    for positions, problem in unread.problems():
+        problems.append((int(positions[0]), problem))
+        unreadable += positions.tolist()
+    problems.sort(key=lambda found: found[0])
+    bad = np.unique(np.array([*unreadable, *(position for position, _ in problems)], dtype=np.int64))
+    notices = tuple(notice for _, notice in sorted(unread.notices(), key=lambda found: found[0]))
+    return Checked(raw=raw, sizes=sizes, problems=problems, bad=bad, notices=notices, left_out=tuple(unread.names()))
+
+
+def objects_of(record: RawRecord) -> dict[str, object]:
+    """Return the names and boxes that a record holds apart from its text."""
+    fields = cast("dict[str, object]", record.value) if isinstance(record.value, dict) else {}
+    objects = fields.get("objects")
+    return cast("dict[str, object]", objects) if isinstance(objects, dict) else {}
+
+
+class ImageRoots:
+    """Folders at which relative image paths start: the one given, or that of each data file.
+
+    A file's folder is looked up once; on a network's disk that takes long.
+    """
+
+    def __init__(self, image_root: str | os.PathLike[str] | None) -> None:
+        self._given = None if image_root is None else os.fspath(image_root)
+        self._found: dict[str, str] = {}
+
+    def of(self, raw: RawRecord) -> str:
+        """Return the folder for a record."""
+        if self._given is not None:
+            return self._given
+        if raw.source not in self._found:
+            self._found[raw.source] = data_folder(raw.source)
+        return self._found[raw.source]
+
+
+def image_uses(raw: RawRecord, root: str, *, record: int) -> Iterator[ImageUse]:
+    """Yield each image of a record, or nothing if the record is not sound enough to tell.
+
+    Args:
+        raw: As read.
+        root: Folder at which its relative paths start.
+        record: What stands for the record in the uses.
+    """
+    if raw.faults or not isinstance(raw.value, dict):
+        return
+    value = cast("dict[str, object]", raw.value).get("image")
+    if any(True for _ in check_image_value(raw, value)):
+        return
+    field = parse_image_field(value)
+    for number, source in enumerate(field.paths):
+        if isinstance(value, dict):
+            name = f"image[{list(cast('dict[str, object]', value))[number]!r}]"
+        else:
+            name = f"image[{number}]" if isinstance(value, list) else "image"
+        yield ImageUse(
+            record=record,
+            where=raw.where(name),
+            written="" if is_embedded(source) else cast("str", source),
+            path=_open_as(root, source),
+            root=root,
+        )
+
+
+def _open_as(root: str, source: str | bytes) -> str | bytes:
+    """Return what is opened for an image value: an embedded image as it is, or the path of its file."""
+    return source if is_embedded(source) else str(Path(root, cast("str", source)))
+
+
+def build_record(raw: RawRecord, root: str, sizes: Sequence[Size]) -> Record:
+    """Make a record of a raw one that has no problem.
+
+    Args:
+        raw: As read.
+        root: Folder at which its relative paths start.
+        sizes: Pixels, (width, height) of its images as its ``image`` value lists them.
+    """
+    fields = cast("dict[str, object]", raw.value)
+    field = parse_image_field(fields.get("image"))
+    messages = cast("list[dict[str, object]]", fields["conversations"])
+    turns, order = build_turns(fill_marks(messages, objects_of(raw) or None, sizes), field)
+    sources = [field.paths[position] for position in order]
+    return Record(
+        source=raw.source,
+        index=raw.index,
+        line=raw.line,
+        id=cast("str | int | None", fields.get("id")),
+        images=tuple(
+            read_embedded(source) if is_embedded(source) else cast("str", _open_as(root, source)) for source in sources
+        ),
+        image_sizes=tuple(sizes[position] for position in order),
+        turns=turns,
+        references=tuple(cast("list[str]", fields.get("references") or ())),
+    )

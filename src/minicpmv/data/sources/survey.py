@@ -1,0 +1,256 @@
+"""Everything that can be said of data files without a model: problems, notices and what they hold. Stops at nothing.
+
+A run calls ``loading`` instead, which refuses at the first step that fails; the two judge with the same functions.
+Records are read again when they are needed again: what stays in memory is the findings, and the places of images.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minicpmv.data.checks.checking import RecordChecker
+from minicpmv.data.checks.duplicate_ids import IdRegister
+from minicpmv.data.checks.lint import find_path_oddity, find_text_oddities, messages_of
+from minicpmv.data.checks.unread_keys import UnreadKeys
+from minicpmv.data.images.image_faults import ImageUse
+from minicpmv.data.images.image_files import Size, survey_images
+from minicpmv.data.records.grounding import check_boxes
+from minicpmv.data.records.reading import open_records
+from minicpmv.data.records.record import RawRecord, Record
+from minicpmv.data.records.sequences import Concatenated, LazySequence, Selected
+from minicpmv.data.sources.loading import ImageRoots, build_record, check_image_root, image_uses, objects_of
+from minicpmv.errors import DataError, Problem
+from minicpmv.releases.table import Version
+
+__all__ = ["Finding", "RecordName", "SoundRecords", "Statistics", "Survey"]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordName:
+    """What tells a record from all others."""
+
+    position: int
+    """Among the records of all files, from 0."""
+    index: int
+    """In its file, from 0."""
+    line: int | None
+    id: object
+    """As written, whatever it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A problem or notice, and the record that it is about."""
+
+    problem: Problem
+    source: str
+    """The data file, as the user wrote it."""
+    record: RecordName | None = None
+    """None where the whole file is meant."""
+    also: tuple[int, ...] = ()
+    """Positions of all other records that have the same problem: that of a key which nothing reads."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Statistics:
+    """What the files hold, faulty records included as far as they can be read."""
+
+    records: int
+    turns: int
+    records_with_images: int
+    records_without_images: int
+    images: int
+    """Uses, not files."""
+    image_files: int
+    characters: int
+    """Of all messages."""
+    image_sizes: tuple[Size, Size, Size] | None
+    """Pixels, (width, height) of the smallest, the median and the largest readable file by area; None without any."""
+
+
+class SoundRecords(LazySequence[Record]):
+    """The records without a problem, as a run would train on them, each made when it is asked for.
+
+    Args:
+        survey: Has read texts and images.
+        positions: Of the records, among those of all files.
+    """
+
+    def __init__(self, survey: Survey, positions: NDArray[np.int64]) -> None:
+        self.positions = positions
+        self._survey = survey
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def _item(self, index: int) -> Record:
+        survey = self._survey
+        raw = survey.records[int(self.positions[index])]
+        root = survey.roots.of(raw)
+        return build_record(raw, root, [survey.image_sizes[use.path] for use in image_uses(raw, root, record=0)])
+
+
+@dataclass(slots=True)
+class Survey:
+    """Reads files in two steps, text first; what a step found stays, whatever becomes of the next."""
+
+    paths: Sequence[str]
+    image_root: str | None = None
+    version: Version | None = None
+    findings: list[Finding] = field(default_factory=list[Finding])
+    """In the order in which they were found: for each file text, then for all images, each in file order."""
+    num_image_files: int = 0
+    image_sizes: dict[str | bytes, Size] = field(default_factory=dict[str | bytes, Size])
+    """Pixels, (width, height) of each readable file by its path or bytes."""
+    records: Sequence[RawRecord] = ()
+    """Of all files, sound or not, as far as they can be read; read when asked for."""
+    _num_records: int = 0
+    _num_with_images: int = 0
+    _num_turns: int = 0
+    _num_characters: int = 0
+    _uses: list[ImageUse] = field(default_factory=list[ImageUse])
+    _with_boxes: list[int] = field(default_factory=list[int])
+    roots: ImageRoots = field(init=False)
+    """Where the relative paths of each record start."""
+
+    def __post_init__(self) -> None:
+        self.roots = ImageRoots(self.image_root)
+
+    def read_texts(self) -> None:
+        """Read every file and judge all that stands in it.
+
+        Raises:
+            UsageError: The image root is not a folder.
+        """
+        check_image_root(self.image_root, name="--image-root")
+        parts: list[Sequence[RawRecord]] = []
+        for path in self.paths:
+            start, records = self._num_records, cast("Sequence[RawRecord]", ())
+            try:
+                records = open_records(path, on_notice=partial(self._add_notice, path))
+                self._read_records(records)
+            except DataError as error:  # nothing can be read; or, in a table, nothing behind a damaged place
+                self.findings += [Finding(problem, os.fspath(path)) for problem in error.problems]
+            num_read = self._num_records - start
+            parts.append(records if num_read == len(records) else Selected(records, np.arange(num_read)))
+        self.records = Concatenated(parts)
+        self.num_image_files = len({use.path for use in self._uses})
+
+    def _read_records(self, records: Sequence[RawRecord]) -> None:
+        start, ids, checker = self._num_records, IdRegister(), RecordChecker(version=self.version)
+        unread = UnreadKeys()
+        for position, record in enumerate(records, start):
+            num_findings, root = len(self.findings), self.roots.of(record)
+            self._add(record, position, checker.check(record, root))
+            if len(self.findings) == num_findings and objects_of(record):
+                self._with_boxes.append(position)
+            ids.add(record, position - start)
+            if record.unread or record.reading:
+                unread.add(record, position, root)
+            self._add(record, position, find_text_oddities(record))
+            texts = [content for _, _, content in messages_of(record)]
+            self._num_turns += len(texts)
+            self._num_characters += sum(map(len, texts))
+            uses = list(image_uses(record, root, record=position))
+            self._num_with_images += bool(uses)
+            self._uses += uses
+            oddities = [find_path_oddity(use.where, use.written) for use in uses if use.written]
+            self._add(record, position, [oddity for oddity in oddities if oddity])
+            self._num_records += 1
+        repeated = ids.judge(records)
+        for index, problem in repeated.problems:
+            self._add(records[index], start + index, [problem])
+        for positions, problem in unread.problems():
+            first, *also = positions.tolist()
+            self._add(records[first - start], first, [problem], also=tuple(also))
+        for position, notice in unread.notices():
+            self._add(records[position - start], position, [notice])
+        self.findings += [Finding(notice, source) for source, notice in repeated.notices]
+
+    def _add_notice(self, path: str, notice: Problem) -> None:
+        self.findings.append(Finding(notice, os.fspath(path)))
+
+    def read_images(self, *, decode: bool = True, on_progress: Callable[[int, int], None] | None = None) -> None:
+        """Look at every image file once.
+
+        Args:
+            decode: Whether to decode every file; otherwise header and end decide, as before a run.
+            on_progress: Called with the number of files seen and of all.
+        """
+        report = survey_images(self._uses, decode=decode, on_progress=on_progress)
+        self.image_sizes = report.sizes
+        for position, problem in (*report.problems, *report.notices):
+            self.add(position, [problem])
+        for position in self._with_boxes:
+            record = self.records[position]
+            uses = list(image_uses(record, self.roots.of(record), record=position))
+            if all(use.path in self.image_sizes for use in uses):
+                sizes = [self.image_sizes[use.path] for use in uses]
+                self.add(position, check_boxes(record, objects_of(record), sizes))
+
+    def statistics(self) -> Statistics:
+        """Count what was read until now."""
+        sizes = sorted(self.image_sizes.values(), key=lambda size: size[0] * size[1])
+        return Statistics(
+            records=self._num_records,
+            turns=self._num_turns,
+            records_with_images=self._num_with_images,
+            records_without_images=self._num_records - self._num_with_images,
+            images=len(self._uses),
+            image_files=self.num_image_files,
+            characters=self._num_characters,
+            image_sizes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else None,
+        )
+
+    def sound_records(self) -> SoundRecords:
+        """Return the records without a problem; images must have been read."""
+        faulty = [
+            position
+            for finding in self.findings
+            if finding.record is not None and finding.problem.severity == "problem"
+            for position in (finding.record.position, *finding.also)
+        ]
+        unreadable = [use.record for use in self._uses if use.path not in self.image_sizes]
+        return SoundRecords(self, np.delete(np.arange(self._num_records), [*faulty, *unreadable]))
+
+    def problems_of(self, position: int) -> list[Problem]:
+        """Return what keeps a record from being trained on; images must have been read.
+
+        An image that cannot be read is a finding of the first record that uses it; here it is a problem of each.
+        """
+        problems = self._problems_at(position)
+        named = {problem.where for problem in problems}
+        for use in image_uses(self.records[position], self.roots.of(self.records[position]), record=position):
+            if use.path not in self.image_sizes and use.where not in named:
+                first = next(other for other in self._uses if other.path == use.path)
+                same = [problem for problem in self._problems_at(first.record) if problem.where == first.where]
+                problems += [replace(problem, where=use.where) for problem in same]
+        return problems
+
+    def _problems_at(self, position: int) -> list[Problem]:
+        return [
+            finding.problem
+            for finding in self.findings
+            if finding.record is not None
+            and (finding.record.position == position or position in finding.also)
+            and finding.problem.severity == "problem"
+        ]
+
+    def add(self, position: int, problems: Iterable[Problem]) -> None:
+        """Add what was found about a record, by its position among those of all files."""
+        self._add(self.records[position], position, problems)
+
+    def _add(
+        self, record: RawRecord, position: int, problems: Iterable[Problem], *, also: tuple[int, ...] = ()
+    ) -> None:
+        for problem in problems:
+            record_id = cast("dict[str, object]", record.value).get("id") if isinstance(record.value, dict) else None
+            name = RecordName(position, record.index, record.line, record_id)
+            self.findings.append(Finding(problem, record.source, name, also))

@@ -1,0 +1,137 @@
+"""Has a model answer records and measures its loss on them, and yields what a file of answers holds of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minicpmv.data.records.answers import Answers
+from minicpmv.data.records.inline_images import image_names
+from minicpmv.data.records.record import Record
+from minicpmv.data.records.sequences import Selected
+from minicpmv.evaluation.measuring.losses import Losses
+from minicpmv.evaluation.metrics.base import Metric, Sample
+from minicpmv.evaluation.score_files import make_sample
+from minicpmv.inference.batching import BATCH_SIZE
+from minicpmv.inference.generation import GenerationSettings
+from minicpmv.inference.model_processes import Models
+from minicpmv.inference.predicting import Answering, Prediction
+from minicpmv.inference.questions import choose, plan_questions
+
+__all__ = ["ask", "line_of", "sample_of"]
+
+_AT_A_TIME = 1024
+"""Records whose answers are held in memory."""
+
+
+def ask(
+    models: Models,
+    asked: Answers,
+    metrics: Sequence[Metric],
+    *,
+    settings: GenerationSettings,
+    batch_size: int = BATCH_SIZE,
+    max_length: int,
+    blank_images: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[dict[str, Any], Sample]]:
+    """Yield the line and the sample of each answer, in order. Only what some metric needs is computed.
+
+    Args:
+        models: Who is measured.
+        asked: What is asked for. The loss is of whole records, so with one of its metrics there is one answer of each.
+        metrics: What the answers are for.
+        settings: How tokens are chosen.
+        batch_size: Records answered at once.
+        max_length: Tokens of the longest record whose loss is measured.
+        blank_images: As for ``Predictor``.
+        on_progress: Called with the number of answers done so far.
+
+    Raises:
+        DataError: The loss of a record that does not fit is asked for, or of one whose picture cannot be read.
+        ImageError: A picture cannot be read.
+        UsageError: Thinking is asked of a version that cannot.
+        MemoryShortageError: There is no room for a record.
+    """
+    is_answered = any(metric.needs_answers for metric in metrics)
+    is_measured = not all(metric.needs_answers for metric in metrics)
+    for start in range(0, len(asked), _AT_A_TIME):
+        here = np.arange(start, min(start + _AT_A_TIME, len(asked)))
+        chosen = Selected(asked, here)
+
+        def tell(done: int, start: int = start) -> None:
+            if on_progress is not None:
+                on_progress(start + done)
+
+        answers: Any = repeat(None)
+        if is_answered:
+            answering = Answering(settings=settings, blank_images=blank_images)
+            plan = plan_questions(models.processor, chosen, settings=settings, batch_size=batch_size)
+            answers = _in_order(models, answering, chosen, plan, tell=None if is_measured else tell)
+        losses: Any = repeat((None, None))
+        if is_measured:
+            measuring = Losses(max_length=max_length, max_slice_nums=settings.max_slice_nums)
+            losses = models.map(measuring, Selected(asked.records, here))
+        for number, (record, answer, (nats, weight)) in enumerate(zip(chosen, answers, losses, strict=False)):
+            said = None if answer is None else answer.answer
+            yield line_of(record, asked.fields(start + number), said, nats, weight)
+            if is_measured:
+                tell(number + 1)
+
+
+def _in_order(
+    models: Models,
+    answering: Answering,
+    records: Sequence[Record],
+    plan: Sequence[NDArray[np.int64]],
+    *,
+    tell: Callable[[int], None] | None,
+) -> list[Prediction]:
+    """Answer all, and sort the answers by their records."""
+    answered: list[Prediction] = []
+    limit = answering.settings.max_slice_nums
+    for batch in models.map(answering, (choose(records, each.tolist(), max_slice_nums=limit) for each in plan)):
+        answered += batch
+        if tell is not None:
+            tell(len(answered))
+    return sorted(answered, key=lambda prediction: prediction.index)
+
+
+def sample_of(record: Record, *, answer: str = "", nats: float | None = None, weight: float | None = None) -> Sample:
+    """Return what a record expects of its last answer, and what came of it if anything did."""
+    return make_sample(
+        question=record.turns[-2].text,
+        answer=answer,
+        references=record.references or (record.turns[-1].text,),
+        nats=nats,
+        weight=weight,
+    )
+
+
+def line_of(
+    record: Record,
+    place: Mapping[str, int],
+    answer: str | None,
+    nats: float | None = None,
+    weight: float | None = None,
+) -> tuple[dict[str, Any], Sample]:
+    """Return what a file of answers holds of a record, and what metrics see of it.
+
+    Args:
+        record: It ends with the answer that was asked for.
+        place: From ``Answers.fields``.
+        answer: If one was asked for.
+        nats: Of the record's answers, if they were measured.
+        weight: Of their tokens.
+    """
+    line: dict[str, Any] = {"id": record.id, **place, "question": record.turns[-2].text}
+    line |= {} if answer is None else {"answer": answer}
+    line["reference"] = record.turns[-1].text
+    line |= {"images": image_names(record.images)} if record.images else {}
+    line |= {"references": list(record.references)} if record.references else {}
+    line |= {} if nats is None else {"nats": nats, "weight": weight}
+    return line, sample_of(record, answer=answer or "", nats=nats, weight=weight)

@@ -1,0 +1,84 @@
+"""The language model as llama.cpp knows it: sizes under its keys, tensors under its names.
+
+2.5 and 4 are its Llama, 2.6 its Qwen2, 4.5 its Qwen3. It has no words for what 2.0's language model does to its
+embeddings beside images, and no vision part for 2.0 at all; ``gguf_limits`` refuses that release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, TensorNameMap, get_tensor_name_map
+
+from minicpmv.export.gguf.tensors import EngineTensor, as_it_is, interleaved
+from minicpmv.models.checkpoints.weight_files import Shape
+from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.releases.table import LanguageModel
+
+__all__ = ["PREFIX", "architecture", "language_tensors", "write_language_sizes"]
+
+PREFIX = "llm."
+"""Of the language model's tensors in a checkpoint."""
+
+_ARCHITECTURES: Mapping[LanguageModel, MODEL_ARCH] = {
+    "llama": MODEL_ARCH.LLAMA,
+    "qwen2": MODEL_ARCH.QWEN2,
+    "qwen3": MODEL_ARCH.QWEN3,
+}
+_SUFFIXES = (".weight", ".bias")
+
+
+def architecture(config: MiniCPMVConfig) -> str:
+    """The engine's name for the language model."""
+    return MODEL_ARCH_NAMES[_ARCHITECTURES[config.minicpmv_version.language_model]]
+
+
+def write_language_sizes(writer: GGUFWriter, config: MiniCPMVConfig) -> None:
+    """Write the sizes that the engine builds the network by."""
+    text: Any = config.text_config  # a different class per release
+    head_width = head_width_of(config)
+    writer.add_block_count(text.num_hidden_layers)
+    writer.add_context_length(text.max_position_embeddings)
+    writer.add_embedding_length(text.hidden_size)
+    writer.add_feed_forward_length(text.intermediate_size)
+    writer.add_head_count(text.num_attention_heads)
+    writer.add_head_count_kv(text.num_key_value_heads)
+    writer.add_key_length(head_width)
+    writer.add_value_length(head_width)
+    writer.add_rope_dimension_count(head_width)
+    writer.add_rope_freq_base(text.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(text.rms_norm_eps)
+    writer.add_vocab_size(text.vocab_size)
+
+
+def head_width_of(config: MiniCPMVConfig) -> int:
+    """Channels of one attention head of the language model."""
+    text: Any = config.text_config
+    return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+
+
+def language_tensors(config: MiniCPMVConfig, shapes: Mapping[str, Shape]) -> list[EngineTensor]:
+    """Every tensor of the language model, in the order of the checkpoint."""
+    text: Any = config.text_config
+    arch = _ARCHITECTURES[config.minicpmv_version.language_model]
+    names = get_tensor_name_map(arch, text.num_hidden_layers)
+    tensors: list[EngineTensor] = []
+    for source, shape in shapes.items():
+        if not source.startswith(PREFIX):
+            continue
+        name = engine_name(names, source.removeprefix(PREFIX))
+        if arch is MODEL_ARCH.LLAMA and ".self_attn.q_proj." in source:
+            tensors.append(interleaved(name, source, shape, text.num_attention_heads))
+        elif arch is MODEL_ARCH.LLAMA and ".self_attn.k_proj." in source:
+            tensors.append(interleaved(name, source, shape, text.num_key_value_heads))
+        else:
+            tensors.append(as_it_is(name, source, shape))
+    return tensors
+
+
+def engine_name(names: TensorNameMap, source: str) -> str:
+    """Translate a name whose parts the library knows; ours all are."""
+    name = names.get_name(source, try_suffixes=_SUFFIXES)
+    assert name is not None, source
+    return name

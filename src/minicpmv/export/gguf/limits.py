@@ -1,0 +1,68 @@
+"""What llama.cpp cannot run, said before anything is written; and what it runs differently, said when it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from minicpmv.errors import CheckpointError
+from minicpmv.export.gguf.vision import ENGINE_VERSIONS
+from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.processing.image_processor import MiniCPMVImageProcessor
+
+__all__ = ["check_engine_can_run", "differences"]
+
+_HEAD_WIDTH = 128
+_TABLE_SIDE = 70
+_MAX_SLICES = 9
+
+
+def check_engine_can_run(config: MiniCPMVConfig, where: object) -> None:
+    """Refuse a model for which llama.cpp has no code, or code for other sizes.
+
+    Raises:
+        CheckpointError: The release is 2.0, or one of its sizes is written into the engine's code otherwise.
+    """
+    version = config.minicpmv_version
+    if version.name not in ENGINE_VERSIONS:
+        raise CheckpointError(
+            f"{where}: found {version.model}, expected one of version {', '.join(ENGINE_VERSIONS)}: llama.cpp has no "
+            "MiniCPM-V of this version\n  fix: serve it with `minicpmv serve`"
+        )
+    text: Any = config.text_config
+    width, vision_width = text.hidden_size, config.vision_config.hidden_size
+    side = cast("int", config.vision_config.image_size) // cast("int", config.vision_config.patch_size)
+    faults = [
+        (width % _HEAD_WIDTH, f"hidden_size {width}", f"a multiple of {_HEAD_WIDTH}, the width of a resampler head"),
+        (vision_width == width, f"vision_config.hidden_size {vision_width}, the language model's", "another width"),
+        (side != _TABLE_SIDE, f"a position table of {side} x {side}", f"{_TABLE_SIDE} x {_TABLE_SIDE}"),
+    ]
+    for is_fault, found, expected in faults:
+        if is_fault:
+            raise CheckpointError(
+                f"{where}/config.json: found {found}, expected {expected}: llama.cpp's code has no other\n"
+                "  fix: serve it with `minicpmv serve`; every released model has the sizes that llama.cpp expects"
+            )
+    scaling = text.rope_parameters.get("rope_type", "default")
+    if scaling != "default":
+        raise CheckpointError(
+            f"{where}/config.json: found rope_scaling of type {scaling!r}, expected none: it is not written\n"
+            "  fix: serve it with `minicpmv serve`"
+        )
+
+
+def differences(config: MiniCPMVConfig, images: MiniCPMVImageProcessor) -> Iterator[str]:
+    """Yield what this model's pictures go through in llama.cpp that they did not in training; docs/deploy explains."""
+    if config.minicpmv_version.vision_positions == "row":
+        yield (
+            "llama.cpp numbers the patches of 2.5 by row and column and sees each slice alone; the released code "
+            "numbers them along one row and attends padding. Answers about pictures will differ"
+        )
+    side = images.scale_resolution
+    yield (
+        f"llama.cpp sees a square picture of up to {side} x {side} pixels as it was seen in training, and others "
+        "stretched or with a dark edge"
+    )
+    limit = images.max_slice_nums if images.slice_mode else 1
+    if limit != _MAX_SLICES:
+        yield f"llama.cpp cuts up to {_MAX_SLICES} slices; this checkpoint was made for {limit}"

@@ -1,0 +1,110 @@
+"""The tokenizer as llama.cpp knows it: tokens with their kinds, merges, the way of splitting text, and the ends.
+
+Only byte-level BPE, which the tokenizers of 2.5, 2.6 and 4.5 are. llama.cpp names the ways of splitting text into words
+and knows them by heart; ours must be one of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from gguf import GGUFWriter, TokenType
+from transformers import PreTrainedTokenizerFast
+
+from minicpmv.errors import CheckpointError
+from minicpmv.models.answering.answers import end_token_ids
+from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.processing.tokenization import MARKUP, is_control_token
+
+__all__ = ["token_kinds", "write_vocabulary"]
+
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|"
+    r"\s+(?!\S)|\s+"
+)
+_SPLITTERS: Mapping[str, str] = {
+    _WORDS.format(digits=r"\p{N}"): "qwen2",  # of 2.6 and 4.5, and of the demo
+    _WORDS.format(digits=r"\p{N}{1,3}"): "llama-bpe",  # of 2.5
+}
+
+
+def write_vocabulary(writer: GGUFWriter, processor: MiniCPMVProcessor, *, size: int) -> None:
+    """Write everything by which text becomes ids and back, but the chat template.
+
+    Args:
+        writer: Of the language model's file.
+        processor: The checkpoint's.
+        size: Rows of the embeddings; a tokenizer may have fewer tokens.
+
+    Raises:
+        CheckpointError: llama.cpp has no such tokenizer.
+    """
+    tokenizer: Any = processor.tokenizer  # transformers leaves the kinds of its ids open
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    splitter = _splitter(content)
+    tokens, kinds = token_kinds(tokenizer, size)
+    writer.add_tokenizer_model("gpt2")  # llama.cpp's name for byte-level BPE
+    writer.add_tokenizer_pre(splitter)
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    merges = content["model"]["merges"]
+    writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
+    # The template writes the token that a text begins with, where there is one; nothing shall be added before it.
+    writer.add_add_bos_token(False)
+    ends = end_token_ids(tokenizer, processor.version)
+    writer.add_eos_token_id(ends[0])
+    writer.add_eot_token_id(ends[0])
+    if tokenizer.bos_token_id is not None:
+        writer.add_bos_token_id(tokenizer.bos_token_id)
+    if tokenizer.pad_token_id is not None:
+        writer.add_pad_token_id(tokenizer.pad_token_id)
+
+
+def token_kinds(tokenizer: PreTrainedTokenizerFast, size: int) -> tuple[list[str], list[int]]:
+    """Every token's text and kind, by id.
+
+    llama.cpp does not print control tokens. Markup such as ``<box>``, which released files declare special, is part of
+    answers, and so is the "!" that 2.5 declares as padding.
+    """
+    by_id = {index: token for token, index in tokenizer.get_vocab().items()}
+    added = tokenizer.added_tokens_decoder
+    tokens: list[str] = []
+    kinds: list[int] = []
+    for index in range(size):
+        token = by_id.get(index)
+        if token is None:
+            tokens.append(f"[PAD{index}]")
+            kinds.append(TokenType.UNUSED)
+            continue
+        tokens.append(token)
+        kinds.append(_kind(token, added.get(index)))
+    return tokens, kinds
+
+
+def _kind(token: str, added: Any) -> TokenType:
+    if added is None:
+        return TokenType.NORMAL
+    if token in MARKUP or not added.special:
+        return TokenType.USER_DEFINED
+    return TokenType.CONTROL if is_control_token(token) else TokenType.NORMAL
+
+
+def _splitter(content: dict[str, Any]) -> str:
+    """Name the way of splitting text, or refuse a tokenizer that llama.cpp would read otherwise."""
+    model = content["model"]
+    steps = content.get("pre_tokenizer") or {}
+    steps = steps.get("pretokenizers", [steps])
+    patterns = [step["pattern"].get("Regex") for step in steps if step.get("type") == "Split"]
+    is_byte_level = steps[-1].get("type") == "ByteLevel"
+    if model["type"] == "BPE" and not model.get("byte_fallback") and is_byte_level and len(patterns) == 1:
+        name = _SPLITTERS.get(patterns[0])
+        if name is not None:
+            return name
+    kind = f"{model['type']} with {'byte fallback' if model.get('byte_fallback') else f'the pattern {patterns}'}"
+    raise CheckpointError(
+        f"tokenizer.json: found {kind}, expected byte-level BPE that splits text as 2.5, 2.6 or 4.5 does: "
+        "llama.cpp knows the ways of splitting by name, and this one has none here\n"
+        "  fix: use the tokenizer that belongs to the checkpoint"
+    )

@@ -1,0 +1,195 @@
+"""What each tensor of a base model becomes when an adapter is merged into it, computed one at a time in float32.
+
+No formula of LoRA stands here. PEFT puts the adapter on a module that is alone in an otherwise empty model, and merges
+it: so every variant that PEFT merges is merged as PEFT does it, in the memory of one module.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
+from torch import Tensor, nn
+
+from minicpmv.errors import CheckpointError
+from minicpmv.models.adapters.attaching import fitting_adapter
+from minicpmv.models.adapters.foreign_adapters import ADAPTER_WEIGHTS
+from minicpmv.models.checkpoints.own_tensors import OwnTensors
+from minicpmv.models.checkpoints.weight_files import WeightReader
+from minicpmv.models.finiteness import is_finite
+from minicpmv.models.skeleton import build_skeleton
+
+__all__ = ["MergedTensors", "open_merged"]
+
+_PREFIX = "base_model.model."
+
+
+@contextmanager
+def open_merged(base: Path, adapter: Path, *, dtype: torch.dtype | None) -> Iterator[MergedTensors]:
+    """Open a base and an adapter, to read what they are together.
+
+    Args:
+        base: The base model's directory.
+        adapter: The adapter's.
+        dtype: Precision of what is read; as the base stores each tensor if not given.
+
+    Raises:
+        CheckpointError: One of them is broken, or they do not belong together.
+    """
+    with fitting_adapter(lambda: build_skeleton(base), adapter) as folder:
+        yield MergedTensors(base, folder, shown=adapter, dtype=dtype)
+
+
+class MergedTensors:
+    """The tensors of a base with an adapter merged into them, by the names in the base's files.
+
+    Args:
+        base: The base model's directory.
+        adapter: A directory that holds a fitting adapter in the model's own names.
+        shown: The adapter's directory as a message names it.
+        dtype: As for :func:`open_merged`.
+    """
+
+    def __init__(self, base: Path, adapter: Path, *, shown: Path, dtype: torch.dtype | None) -> None:
+        skeleton = build_skeleton(base)
+        self._base_path, self._adapter_path = base, shown
+        self._base = OwnTensors(base, skeleton)
+        self._adapter = WeightReader([adapter / name for name in ADAPTER_WEIGHTS if (adapter / name).is_file()][:1])
+        self._config = _alone(PeftConfig.from_pretrained(str(adapter)))
+        self._modules = dict(skeleton.named_modules())
+        self._lora: dict[str, list[str]] = {}
+        self._full: dict[str, str] = {}
+        for name in self._adapter.outlines:
+            bare = name.removeprefix(_PREFIX)
+            if ".lora_" in bare:
+                self._lora.setdefault(bare.partition(".lora_")[0], []).append(name)
+            # PEFT saves biases of replaced modules by two more names: unused ones of the base, and themselves again.
+            elif ".original_module." not in bare and ".modules_to_save." not in bare:
+                self._full[bare.replace(".base_layer.", ".")] = name
+        self._refuse_tied({name for pair in cast("Any", skeleton).all_tied_weights_keys.items() for name in pair})
+        self.outlines = {
+            name: self._outline(name, outline, dtype) for name, outline in self._base.files.outlines.items()
+        }
+        """Name -> a tensor of the shape and precision that :meth:`read` returns, without values."""
+
+    @property
+    def num_lora_modules(self) -> int:
+        """Modules into which LoRA is merged."""
+        return len(self._lora)
+
+    @property
+    def num_replaced(self) -> int:
+        """Tensors that the adapter has whole."""
+        return len(self._full)
+
+    def is_touched(self, name: str) -> bool:
+        """Whether the adapter has anything to say about a tensor."""
+        return any(self._is_touched(own) for own in self._base.pieces[name])
+
+    @torch.no_grad()
+    def read(self, name: str) -> Tensor:
+        """Compute one tensor: in float32, rounded once. What the adapter does not touch is the base's, bit for bit.
+
+        Raises:
+            CheckpointError: The result is not finite.
+        """
+        if not self.is_touched(name):
+            return self._rounded(name, self._base.files.read(name), self._base_path, "download or copy the base again")
+        merged = [self._merged(own) for own in self._base.pieces[name]]
+        joined = merged[0] if len(merged) == 1 else torch.cat([piece.flatten() for piece in merged])
+        fix = "copy the adapter again, or merge an earlier checkpoint of the run"
+        return self._rounded(name, joined.reshape(self.outlines[name].shape), self._adapter_path, fix)
+
+    def _rounded(self, name: str, tensor: Tensor, source: Path, fix: str) -> Tensor:
+        if not is_finite(tensor):
+            raise CheckpointError(
+                f"{source}: found {name} with numbers that are not finite when merged, expected finite ones\n"
+                f"  fix: {fix}"
+            )
+        dtype = self.outlines[name].dtype
+        rounded = tensor.to(dtype)
+        if not is_finite(rounded):
+            raise CheckpointError(
+                f"{source}: found {name} with numbers that are too large for {dtype} when merged, expected a precision "
+                "that holds them\n  fix: --dtype bfloat16 or float32"
+            )
+        return rounded
+
+    def _is_touched(self, own: str) -> bool:
+        module, _, attribute = own.rpartition(".")
+        return own in self._full or (module in self._lora and (attribute == "weight" or self._config.lora_bias))
+
+    def _merged(self, own: str) -> Tensor:
+        """One of the model's own tensors as it shall be, in float32."""
+        module, _, attribute = own.rpartition(".")
+        if module in self._lora and self._is_touched(own):
+            return self._merge_lora(module)[attribute]
+        return self._without_lora(own)
+
+    def _without_lora(self, own: str) -> Tensor:
+        """One of the model's own tensors, the adapter's whole ones in their places, in float32."""
+        if own in self._full:
+            return self._adapter.read(self._full[own]).to(torch.float32, copy=True)  # PEFT merges in place
+        return self._base.read(own)
+
+    def _merge_lora(self, name: str) -> dict[str, Tensor]:
+        """Let PEFT merge one module, and return its tensors."""
+        module = copy.copy(self._modules[name])
+        module._parameters = dict(module._parameters)  # the skeleton's own stay as they are
+        tensors = {attribute: self._without_lora(f"{name}.{attribute}") for attribute in module.state_dict()}
+        module.load_state_dict(tensors, assign=True)
+        with warnings.catch_warnings():
+            # Ranks of the adapter's other modules have none to match here; the whole model had them all.
+            warnings.filterwarnings("ignore", message=r"The following \w+_pattern keys did not match")
+            wrapped = get_peft_model(cast("Any", _put_alone(name, module)), self._config)
+        found = set_peft_model_state_dict(wrapped, {key: self._adapter.read(key) for key in self._lora[name]})
+        assert not found.unexpected_keys, found.unexpected_keys  # the adapter was compared with the whole model
+        merged = cast("Any", wrapped).merge_and_unload()
+        return {attribute: tensor.detach() for attribute, tensor in merged.get_submodule(name).state_dict().items()}
+
+    def _outline(self, name: str, outline: Tensor, dtype: torch.dtype | None) -> Tensor:
+        return outline.to(dtype) if dtype is not None and outline.is_floating_point() else outline
+
+    def _refuse_tied(self, tied: set[str]) -> None:
+        """Make sure that nothing changes with what the adapter changes: PEFT trains one of two tied weights alone."""
+        changed = {*self._full, *(f"{module}.weight" for module in self._lora)}
+        apart = sorted(changed & tied | changed - self._base.homes.keys())
+        if apart:
+            raise CheckpointError(
+                f"{self._adapter_path}: found {apart[0]} trained apart from the weight that the base ties it to, "
+                "expected one of its own: a model in the base's layout stores one for both\n"
+                "  fix: use the adapter unmerged"
+            )
+
+
+def _alone(config: PeftConfig) -> LoraConfig:
+    """The adapter's config for a model of one module, whose matrices are about to be read."""
+    assert isinstance(config, LoraConfig)
+    return dataclasses.replace(
+        config,
+        base_model_name_or_path=None,
+        task_type=None,
+        modules_to_save=None,
+        bias="none",
+        init_lora_weights=True,
+        inference_mode=True,
+    )
+
+
+def _put_alone(name: str, module: nn.Module) -> nn.Module:
+    """Make a model that has one module, under its full name: the patterns of the adapter's config see that name."""
+    model = nn.Module()
+    inner = model
+    *path, last = name.split(".")
+    for part in path:
+        outer, inner = inner, nn.Module()
+        outer.add_module(part, inner)
+    inner.add_module(last, module)
+    return model

@@ -1,0 +1,185 @@
+"""What the vision side makes of pictures: once for each picture, however many records show it.
+
+Each is seen by itself, so its features do not depend on which pictures, or records, came before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Container, Iterable, MutableMapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from minicpmv.data.records.inline_images import describe_image
+from minicpmv.data.records.record import Record
+from minicpmv.inference.loading import LoadedModel
+from minicpmv.processing.pictures.patches import ImageError, load_image
+
+__all__ = ["Opened", "SeenPictures", "count_pictures", "name_picture", "open_picture"]
+
+_MOST_BYTES = 256 * 2**20
+"""Of features that are kept: of 4.5 in bfloat16 those of 512 slices. And of pixels that are opened early."""
+_GREY = (128, 128, 128)
+
+
+def count_pictures(record: Record) -> int:
+    """Count the pictures that a record's turns show, which are the first of its images."""
+    return sum(not isinstance(part, str) for turn in record.turns for part in turn.content)
+
+
+def name_picture(record: Record, position: int) -> bytes:
+    """Tell a picture from others: by the digest of its path, or of its bytes if it is embedded."""
+    image = record.images[position]
+    return hashlib.sha256(image if isinstance(image, bytes) else b"path " + os.fsencode(image)).digest()
+
+
+def open_picture(record: Record, position: int, *, blank: bool = False) -> Image.Image:
+    """Open one of a record's pictures, or make a grey one of the same size.
+
+    Raises:
+        ImageError: It cannot be read, or has another size than when it was looked at.
+    """
+    size = None if record.image_sizes is None else record.image_sizes[position]
+    if blank and size is not None:
+        return Image.new("RGB", size, _GREY)
+    picture = load_image(record.images[position])
+    if size is not None and size != picture.size:
+        raise ImageError(
+            where=f"{record.where('image')} {describe_image(record.images[position])}",
+            found=f"{picture.width}x{picture.height} pixels",
+            expected=f"{size[0]}x{size[1]}, as when the data were checked",
+            fix="leave image files alone while they are read, and start again",
+        )
+    return Image.new("RGB", picture.size, _GREY) if blank else picture
+
+
+_Key = tuple[object, ...]
+"""Names the pictures that are seen together, and how they are cut."""
+
+
+class Opened(NamedTuple):
+    """Pictures that are seen together, as patches."""
+
+    patches: list[NDArray[np.uint8]]
+    """(patches of all its slices, 588) of each picture."""
+    sizes: list[tuple[int, int]]
+    """(rows, columns) in patches of each slice."""
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(rows.nbytes for rows in self.patches)
+
+
+class SeenPictures:
+    """Features of the pictures that were shown last.
+
+    Args:
+        loaded: Who looks at them. Its vision side must not be sharded.
+        blank: Show a grey picture of the same size instead of each.
+        max_bytes: Most that is kept; the last is always.
+    """
+
+    def __init__(self, loaded: LoadedModel, *, blank: bool = False, max_bytes: int = _MOST_BYTES) -> None:
+        self._loaded = loaded
+        self._blank = blank
+        self._max_bytes = max_bytes
+        self._kept: OrderedDict[_Key, Tensor] = OrderedDict()
+        self._num_bytes = 0
+        self._opened_last: Container[_Key] = ()
+        # 2.5 attends its padding, up to the longest slice of a record: its pictures are seen together.
+        self._together = loaded.processor.version.vision_positions == "row"
+
+    def open(self, asked: Iterable[tuple[Record, int | None]]) -> dict[_Key, Opened]:
+        """Open what :meth:`features` will need for these records, as far as memory is set aside for it.
+
+        A thread may do so while another looks at the records before them. What it leaves out is opened when needed.
+
+        Args:
+            asked: Records, and the most tiles of their pictures.
+
+        Raises:
+            ImageError: A picture cannot be read.
+        """
+        opened: dict[_Key, Opened] = {}
+        num_bytes = 0
+        for record, max_slice_nums in asked:
+            for group in self._groups(record):
+                key = self._key(record, group, max_slice_nums)
+                if key in opened or key in self._opened_last or key in self._kept or num_bytes > _MOST_BYTES:
+                    continue
+                opened[key] = self._open(record, group, max_slice_nums)
+                num_bytes += opened[key].num_bytes
+        self._opened_last = frozenset(opened)
+        return opened
+
+    def features(
+        self, record: Record, max_slice_nums: int | None, opened: MutableMapping[_Key, Opened] | None = None
+    ) -> Tensor | None:
+        """Return the tokens of a record's pictures, (slices, Q, D); None if it has none.
+
+        Args:
+            record: Shows them.
+            max_slice_nums: Most tiles of each; the checkpoint's own number if not given.
+            opened: What :meth:`open` has opened; what is used is taken out.
+
+        Raises:
+            ImageError: A picture cannot be read.
+        """
+        groups = self._groups(record)
+        found = [self._find(record, group, max_slice_nums, {} if opened is None else opened) for group in groups]
+        return torch.cat(found) if found else None
+
+    def _groups(self, record: Record) -> list[tuple[int, ...]]:
+        """Positions of the pictures that are seen together."""
+        positions = tuple(range(count_pictures(record)))
+        if self._together:
+            return [positions] if positions else []
+        return [(position,) for position in positions]
+
+    def _find(
+        self,
+        record: Record,
+        positions: Sequence[int],
+        max_slice_nums: int | None,
+        opened: MutableMapping[_Key, Opened],
+    ) -> Tensor:
+        key = self._key(record, positions, max_slice_nums)
+        features = self._kept.pop(key, None)
+        if features is None:
+            features = self._see(opened.pop(key, None) or self._open(record, positions, max_slice_nums))
+            self._num_bytes += features.nbytes
+        self._kept[key] = features  # behind all others: what was not asked for longest is dropped first
+        while self._num_bytes > self._max_bytes and len(self._kept) > 1:
+            _, dropped = self._kept.popitem(last=False)
+            self._num_bytes -= dropped.nbytes
+        return features
+
+    def _key(self, record: Record, positions: Sequence[int], max_slice_nums: int | None) -> _Key:
+        return (max_slice_nums, *(self._name(record, position) for position in positions))
+
+    def _name(self, record: Record, position: int) -> object:
+        if self._blank and record.image_sizes is not None:
+            return record.image_sizes[position]
+        return name_picture(record, position)
+
+    def _open(self, record: Record, positions: Sequence[int], max_slice_nums: int | None) -> Opened:
+        processor = self._loaded.processor.image_processor
+        pictures = [open_picture(record, position, blank=self._blank) for position in positions]
+        plans = [processor.plan(picture.size, max_slice_nums) for picture in pictures]
+        patches = [processor.patches(picture, plan) for picture, plan in zip(pictures, plans, strict=True)]
+        return Opened(patches, [size for plan in plans for size in plan.tgt_sizes])
+
+    @torch.no_grad()
+    def _see(self, opened: Opened) -> Tensor:
+        device = self._loaded.device
+        pixel_values = torch.from_numpy(np.concatenate(opened.patches)).to(device)
+        pixel_table = torch.from_numpy(self._loaded.processor.image_processor.pixel_table()).to(device)
+        sizes = torch.tensor(opened.sizes, device=device)
+        return self._loaded.model.get_image_features(pixel_values, sizes, pixel_table=pixel_table)

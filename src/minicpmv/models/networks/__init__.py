@@ -1,0 +1,1 @@
+"""Defines the networks around the language model: vision tower, resampler, loss. It reads no files."""

@@ -1,0 +1,1 @@
+"""Turns a picture into slices and patches. It knows no torch and no text."""

@@ -1,0 +1,124 @@
+"""Reads messages in transformers' multimodal format: a role, and a text or a list of text and image parts.
+
+The official ``chat()`` lists, in which a bare string is a text and a bare PIL image is an image, are read as well.
+Whether the roles fit the model is decided where the conversation is rendered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from minicpmv.errors import UsageError
+from minicpmv.processing.pictures.patches import ImageSource
+from minicpmv.processing.text.chat import ImageRef, Turn
+
+__all__ = ["read_messages"]
+
+_ROLES = ("system", "user", "assistant")
+_IMAGE_KEYS = ("image", "path", "url", "base64")
+_MEANINGFUL = {
+    "reasoning_content": "write it as <think>...</think> at the start of the content",
+    "reasoning": "write it as <think>...</think> at the start of the content",
+    "thinking": "write it as <think>...</think> at the start of the content",
+    "tool_calls": "leave it out: the released models know no tools",
+}
+"""Keys of a message that other formats write into the text; passing over them in silence would lose what they hold."""
+
+
+def read_messages(messages: Sequence[Any], *, where: str = "conversation") -> tuple[list[Turn], list[ImageSource]]:
+    """Split messages into turns and the images they show, in the order of the text.
+
+    Args:
+        messages: One conversation.
+        where: What to call it in an error.
+
+    Raises:
+        UsageError: A message or a part of one is not understood.
+    """
+    turns: list[Turn] = []
+    images: list[ImageSource] = []
+    for number, message in enumerate(messages):
+        place = f"{where}[{number}]"
+        if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+            found = f"the keys {sorted(map(str, message))}" if isinstance(message, Mapping) else _kind(message)
+            raise _error(place, found, "a message with 'role' and 'content'", "write {'role': 'user', 'content': ...}")
+        for key, fix in _MEANINGFUL.items():
+            if message.get(key):
+                raise _error(f"{place}.{key}", "a key that the format does not write", "only role and content", fix)
+        role, content = message["role"], message["content"]
+        if role not in _ROLES:
+            raise _error(f"{place}.role", repr(role), f"one of {', '.join(_ROLES)}", "use one of those roles")
+        if isinstance(content, str):
+            turns.append(Turn(role, (content,)))
+            continue
+        if not isinstance(content, (list, tuple)) or not content:
+            raise _error(
+                f"{place}.content",
+                "an empty list" if isinstance(content, (list, tuple)) else _kind(content),
+                "a text, or a list of parts",
+                "write [{'type': 'text', 'text': ...}]",
+            )
+        parts: list[str | ImageRef] = []
+        for position, part in enumerate(content):
+            value = _read_part(part, f"{place}.content[{position}]")
+            if isinstance(value, _Image):
+                parts.append(ImageRef(len(images)))
+                images.append(value.source)
+            else:
+                parts.append(value)
+        turns.append(Turn(role, tuple(parts)))
+    return turns, images
+
+
+class _Image:
+    def __init__(self, source: ImageSource) -> None:
+        self.source = source
+
+
+def _read_part(part: Any, where: str) -> str | _Image:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, Image.Image):
+        return _Image(part)
+    kinds = "a part of type 'text' or 'image'"
+    if not isinstance(part, Mapping):
+        raise _error(where, _kind(part), kinds, "write {'type': 'text', 'text': ...}")
+    kind = part.get("type")
+    if kind == "text":
+        if not isinstance(part.get("text"), str):
+            raise _error(f"{where}.text", _kind(part.get("text")), "a string", "write {'type': 'text', 'text': ...}")
+        return part["text"]
+    if kind == "image":
+        given = [key for key in _IMAGE_KEYS if part.get(key) is not None]
+        if len(given) != 1:
+            raise _error(
+                where,
+                "an image part without an image" if not given else f"an image part with {' and '.join(given)}",
+                "exactly one image",
+                "write {'type': 'image', 'image': path or PIL image}",
+            )
+        value = part[given[0]]
+        return _Image(f"data:image;base64,{value}" if given[0] == "base64" else value)
+    if kind == "image_url":  # as OpenAI's interface has it
+        address = part.get("image_url")
+        value = address.get("url") if isinstance(address, Mapping) else address
+        if not isinstance(value, str):
+            raise _error(f"{where}.image_url", _kind(value), "a string", "write {'type': 'image', 'image': path}")
+        return _Image(value)
+    raise _error(
+        f"{where}.type",
+        repr(kind) if "type" in part else "none",
+        kinds,
+        "for a video, give its frames as images" if kind == "video" else "use 'text' or 'image'",
+    )
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _error(where: str, found: str, expected: str, fix: str) -> UsageError:
+    return UsageError(f"{where}: found {found}, expected {expected}\n  fix: {fix}")

@@ -1,0 +1,1 @@
+"""Queues, batches and writes answers. It knows no HTTP."""

@@ -1,0 +1,1 @@
+"""Holds connections, listens and limits. It knows no model and no chat."""

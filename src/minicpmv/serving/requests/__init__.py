@@ -1,0 +1,1 @@
+"""Reads what a request asks for, pictures included. It answers nothing."""

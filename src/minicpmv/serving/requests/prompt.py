@@ -1,0 +1,112 @@
+"""From a request to what the model is given: checked and counted at once, decoded only when its turn has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from minicpmv.errors import MiniCPMVError, UsageError
+from minicpmv.inference.loading import LoadedModel
+from minicpmv.models.answering.answers import thinking_setting
+from minicpmv.processing.encoding import EncodedConversation
+from minicpmv.processing.text.chat import Turn
+from minicpmv.serving.errors import RequestError, refused
+from minicpmv.serving.requests.chat_request import ChatRequest
+from minicpmv.serving.requests.request_images import Picture, read_pictures
+from minicpmv.serving.settings import ServerSettings
+
+__all__ = ["Prompt", "context_length", "prepare"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prompt:
+    """A request that can be answered. Its images are still files: decoded they would take far more memory."""
+
+    turns: list[Turn]
+    pictures: list[Picture]
+    num_tokens: int
+    max_new_tokens: int
+    max_slice_nums: int | None
+    enable_thinking: bool | None
+
+    def encode(self, loaded: LoadedModel) -> EncodedConversation:
+        """Decode the images and make the model's inputs.
+
+        Raises:
+            RequestError: An image is damaged behind its header.
+        """
+        try:
+            return loaded.processor.encode_conversation(
+                self.turns,
+                [picture.content for picture in self.pictures],
+                add_generation_prompt=True,
+                max_slice_nums=self.max_slice_nums,
+                enable_thinking=self.enable_thinking,
+            )
+        except MiniCPMVError as error:
+            raise _refused(error) from error
+
+
+def context_length(loaded: LoadedModel, settings: ServerSettings) -> int:
+    """Return the most tokens of a prompt and its answer.
+
+    Raises:
+        UsageError: The settings want more than the checkpoint was made for.
+    """
+    made_for = cast("int", loaded.model.config.text_config.max_position_embeddings)  # pyright: ignore[reportAttributeAccessIssue]
+    if settings.max_length is not None and settings.max_length > made_for:
+        raise UsageError(
+            f"--max-length: found {settings.max_length}, expected at most {made_for}, the checkpoint's own\n"
+            "  fix: use a smaller one, or leave it out"
+        )
+    return settings.max_length or made_for
+
+
+def prepare(request: ChatRequest, loaded: LoadedModel, settings: ServerSettings) -> Prompt:
+    """Get the images of a request and count its tokens.
+
+    Raises:
+        RequestError: It cannot be answered.
+    """
+    thinks = settings.enable_thinking if request.enable_thinking is None else request.enable_thinking
+    if request.turns[-1].role != "user":
+        raise refused("messages", "an answer at the end", "a user's message at the end", "leave the answer out")
+    try:
+        thinking = thinking_setting(loaded.processor.version, thinks)
+        pictures = read_pictures(request.addresses, settings)
+        sample = loaded.processor.encode_text(
+            request.turns,
+            [picture.size for picture in pictures],
+            add_generation_prompt=True,
+            max_slice_nums=settings.max_slice_nums,
+            enable_thinking=thinking,
+        )
+    except MiniCPMVError as error:
+        raise _refused(error) from error
+    num_tokens, longest = len(sample.input_ids), context_length(loaded, settings)
+    room = longest - num_tokens
+    if room < (request.max_tokens or 1):
+        asked = f" and an answer of up to {request.max_tokens}" if request.max_tokens else ""
+        raise refused(
+            "messages",
+            f"a prompt of {num_tokens} tokens{asked}",
+            f"at most {longest} tokens together",
+            "shorten the conversation, send fewer or smaller images, or lower max_tokens",
+            code="context_length_exceeded",
+        )
+    return Prompt(
+        turns=request.turns,
+        pictures=pictures,
+        num_tokens=num_tokens,
+        max_new_tokens=request.max_tokens or min(settings.max_new_tokens, room),
+        max_slice_nums=settings.max_slice_nums,
+        enable_thinking=thinking,
+    )
+
+
+def _refused(error: MiniCPMVError) -> RequestError:
+    """Return a fault of the conversation in the words of the request, whose turns are its messages."""
+    message = str(error)
+    if message.startswith("conversation"):
+        message = f"messages{message.removeprefix('conversation')}"
+    return RequestError(400, message, param="messages")

@@ -1,0 +1,92 @@
+"""Fetches an image from the web without letting a client reach what only this machine can.
+
+A name is looked up once, all its addresses must be public, and the connection goes to the address that was checked: a
+name that changes its mind in between gains nothing. The same holds for every redirect. No proxy of the environment is
+used, since it would look up names itself.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from contextlib import closing
+from urllib.parse import urljoin
+
+import httpx2
+
+from minicpmv.serving.errors import refused
+from minicpmv.serving.requests.public_addresses import is_public
+
+__all__ = ["fetch"]
+
+_MAX_REDIRECTS = 3
+_TIMEOUT_SECONDS = 15.0
+"""For one image, redirects included."""
+_FIX = "send the image's bytes as a data: URL"
+
+
+def fetch(
+    url: str,
+    where: str,
+    *,
+    max_bytes: int,
+    timeout_seconds: float = _TIMEOUT_SECONDS,
+    is_allowed: Callable[[str], bool] = is_public,
+) -> bytes:
+    """Return what lies at a web address.
+
+    Args:
+        url: Begins with ``http://`` or ``https://``.
+        where: What to call it in an error.
+        max_bytes: Of the answer.
+        timeout_seconds: Until its last byte.
+        is_allowed: Whether an IP address may be connected to.
+
+    Raises:
+        RequestError: It cannot be had, is too large, or leads to an address that is not public.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    try:
+        # No connection is used twice: one address may serve several names, each with a certificate of its own.
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        with httpx2.Client(trust_env=False, follow_redirects=False, timeout=timeout_seconds, limits=limits) as client:
+            for _ in range(_MAX_REDIRECTS + 1):
+                with closing(client.send(_request(client, url, where, is_allowed), stream=True)) as response:
+                    if response.is_redirect:
+                        url = urljoin(url, response.headers.get("location", ""))
+                        continue
+                    if response.status_code != 200:
+                        raise refused(where, f"status {response.status_code} at its address", "an image", _FIX)
+                    return _read(response, where, max_bytes, deadline)
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:  # OSError: a name that nobody knows
+        raise refused(where, f"an address that gives nothing ({type(error).__name__})", "an image", _FIX) from error
+    raise refused(where, f"more than {_MAX_REDIRECTS} redirects", "an image", _FIX)
+
+
+def _request(client: httpx2.Client, url: str, where: str, is_allowed: Callable[[str], bool]) -> httpx2.Request:
+    """Make a request that goes to an address which was checked."""
+    target = httpx2.URL(url)
+    if target.scheme not in ("http", "https") or not target.host:
+        raise refused(where, "an address that is not http or https", "an image on the web", _FIX)
+    port = target.port or (443 if target.scheme == "https" else 80)
+    found = [str(entry[4][0]) for entry in socket.getaddrinfo(target.host, port, type=socket.SOCK_STREAM)]
+    if not all(is_allowed(address) for address in found):
+        raise refused(where, "an address that is not public", "an image on the public web", _FIX)
+    return client.build_request(
+        "GET",
+        target.copy_with(host=found[0]),
+        headers={"host": target.netloc.decode("ascii"), "accept": "image/*", "accept-encoding": "identity"},
+        extensions={"sni_hostname": target.host},  # certificates are checked against the name, not the address
+    )
+
+
+def _read(response: httpx2.Response, where: str, max_bytes: int, deadline: float) -> bytes:
+    content = bytearray()
+    for piece in response.iter_raw():
+        content += piece
+        if len(content) > max_bytes:
+            raise refused(where, f"more than {max_bytes} bytes", "a smaller image", "shrink the image")
+        if time.monotonic() > deadline:  # one byte a second never runs into the client's own limit
+            raise refused(where, "an address that takes too long", "an image in time", _FIX)
+    return bytes(content)

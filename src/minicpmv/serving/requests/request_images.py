@@ -1,0 +1,102 @@
+"""Gets the images that a request names, and looks at their sizes before anything is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from minicpmv.processing.pictures.patches import ImageError, read_data_url
+from minicpmv.processing.pictures.sent_images import measure_sent_image
+from minicpmv.serving.errors import refused
+from minicpmv.serving.requests.remote_images import fetch
+from minicpmv.serving.settings import ServerSettings
+
+__all__ = ["Picture", "read_pictures"]
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image file as it came."""
+
+    content: bytes
+    size: tuple[int, int]
+    """(width, height) in pixels."""
+
+
+def read_pictures(addresses: Sequence[str], settings: ServerSettings) -> list[Picture]:
+    """Get all images of one request.
+
+    Raises:
+        RequestError: One is not allowed, not there or no image, or they are too large.
+    """
+    pictures: list[Picture] = []
+    bytes_left, pixels_left = settings.max_body_bytes, settings.max_image_pixels
+    for number, address in enumerate(addresses):
+        where = f"messages image {number}"
+        content = _read(address, where, settings, bytes_left)
+        size = _size(content, where)
+        bytes_left -= len(content)
+        pixels_left -= size[0] * size[1]
+        if pixels_left < 0:
+            raise refused(
+                where,
+                f"{size[0]} x {size[1]} pixels",
+                f"at most {settings.max_image_pixels} pixels in all images of a request",
+                "shrink the images; the model sees at most a few million pixels of each anyway",
+            )
+        pictures.append(Picture(content, size))
+    return pictures
+
+
+def _read(address: str, where: str, settings: ServerSettings, most_bytes: int) -> bytes:
+    if address.startswith("data:"):
+        try:
+            return read_data_url(address)
+        except ImageError as error:
+            raise refused(where, error.found, error.expected, error.fix) from error
+    if address.startswith(("http://", "https://")):
+        if not settings.allow_remote_images:
+            raise refused(
+                where,
+                "a web address",
+                "a data: URL: this server fetches nothing",
+                "send the image's bytes, or start the server with --allow-remote-images",
+            )
+        return fetch(address, where, max_bytes=most_bytes)
+    return _read_file(address, where, settings.allowed_image_root, most_bytes)
+
+
+def _read_file(address: str, where: str, root: Path | None, most_bytes: int) -> bytes:
+    """Read a file in the allowed folder. Nothing is said about files elsewhere, not even whether they are there."""
+    if root is None:
+        raise refused(
+            where,
+            "a file's path",
+            "a data: URL: this server opens no files",
+            "send the image's bytes, or start the server with --allowed-image-root",
+        )
+    parts = urlsplit(address) if address.startswith("file:") else None
+    name = address if parts is None else unquote(parts.path)
+    allowed = root.resolve()
+    try:
+        file = (allowed / name).resolve()
+        inside = file.is_relative_to(allowed) and (parts is None or parts.netloc in ("", "localhost"))
+        if not inside or not file.is_file():
+            raise refused(
+                where, f"{name!r:.200}", "an image file in the server's --allowed-image-root", "correct the path"
+            )
+        size = file.stat().st_size
+        if size > most_bytes:
+            raise refused(where, f"a file of {size} bytes", f"at most {most_bytes} bytes", "shrink the image")
+        return file.read_bytes()
+    except (OSError, ValueError, RuntimeError) as error:  # no right to read, a NUL in the name, links in a circle
+        raise refused(where, f"{name!r:.200}", "an image file that can be read", "correct the path") from error
+
+
+def _size(content: bytes, where: str) -> tuple[int, int]:
+    try:
+        return measure_sent_image(content, where=where)
+    except ImageError as error:
+        raise refused(where, error.found, error.expected, error.fix) from error

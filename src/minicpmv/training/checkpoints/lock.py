@@ -1,0 +1,217 @@
+"""Keeps a directory to one run: its first process locks it, and a second run is told who is there.
+
+The kernel's lock decides. It ends with the process, whatever ended that, and a network's disk passes it on to its
+server. Where a disk knows no locks, or keeps them to each machine, the file's time of change decides: the holder renews
+it, and a run on another machine watches whether it moves, so no two clocks are compared.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NamedTuple
+
+from minicpmv.errors import UsageError
+from minicpmv.files.atomic_files import open_in_place
+from minicpmv.training.distributed.console import notice
+
+__all__ = ["LOCK", "Holder", "hold_directory", "look_for_holder"]
+
+LOCK = ".lock"
+"""Name of the file, which is there while a run is. Hidden, so that nothing takes it for a part of a model."""
+
+_BEAT = 15.0
+"""Seconds after which a run renews the file's time of change."""
+_PATIENCE = 50.0
+"""Seconds without a beat after which a run on another machine counts as gone."""
+_LOOK = 1.0
+"""Seconds between two looks at it."""
+_AGAIN = (0.1, 0.3, 0.6)
+"""Seconds to wait before a lock is tried again: a dry run holds it for an instant, and a run that has just started has
+not yet written who it is."""
+_REFUSED = (errno.EACCES, errno.EAGAIN)
+
+
+class Holder(NamedTuple):
+    """The process that a directory belongs to."""
+
+    host: str
+    process: int
+    started: str
+    """ISO time, UTC."""
+
+    def __str__(self) -> str:
+        return f"a run that began at {self.started} (process {self.process} on {self.host})"
+
+
+@contextmanager
+def hold_directory(output_dir: str) -> Iterator[None]:
+    """Lock a directory, which is made if there is none, and release it at the end.
+
+    Raises:
+        UsageError: Another run has it, or nothing can be written there.
+    """
+    folder = Path(output_dir)
+    made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _take(folder / LOCK)
+    except OSError as error:
+        raise UsageError(
+            f"--output_dir: found that {str(folder / LOCK)!r} cannot be written ({error.strerror}), expected a "
+            "directory that takes files\n  fix: choose another directory, or mend its permissions"
+        ) from error
+    over = threading.Event()
+    beating = threading.Thread(target=_beat, args=(descriptor, over), daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beating.join()
+        with suppress(OSError):
+            os.unlink(folder / LOCK)  # before the lock goes: whoever waits for it finds that the file is another's
+        os.close(descriptor)
+        for path in made:  # a run that was refused leaves nothing
+            with suppress(OSError):
+                path.rmdir()
+
+
+def look_for_holder(output_dir: str) -> None:
+    """Make sure that no run has a directory, and change nothing.
+
+    Raises:
+        UsageError: One has.
+    """
+    path, holder = Path(output_dir) / LOCK, None
+    for pause in (*_AGAIN, 0):
+        try:
+            descriptor = open_in_place(path, os.O_RDONLY, is_own=False)
+        except OSError:  # nobody is there, or what is there shows when the run starts
+            return
+        try:
+            if _lock(descriptor, fcntl.LOCK_SH) is not False:
+                return
+            holder = _read(descriptor)
+        finally:
+            os.close(descriptor)
+        time.sleep(pause)
+    raise _taken(path, holder)
+
+
+def _take(path: Path) -> int:
+    """Return a descriptor of the file, locked and with this process's name in it."""
+    pauses, was_watched = list(_AGAIN), False
+    while True:
+        descriptor, is_new = _open(path)
+        is_locked = _lock(descriptor, fcntl.LOCK_EX)
+        holder = _read(descriptor)
+        if is_locked is False:
+            os.close(descriptor)
+            if not pauses:
+                raise _taken(path, holder)
+            time.sleep(pauses.pop(0))
+            continue
+        if not _is_at(descriptor, path):  # another run has ended since it was opened
+            os.close(descriptor)
+            continue
+        is_free = is_new or (bool(is_locked) and (holder is None or holder.host == socket.gethostname()))
+        if not is_free and not was_watched:
+            os.close(descriptor)  # a lock of this process would go with any other descriptor of the file
+            who = holder or "a run that has not said what it is"
+            notice(f"{path}: found {who}; this disk may not pass on locks, so it is watched for {_PATIENCE:.0f} s")
+            if _is_alive(path):
+                raise _taken(path, holder)
+            was_watched = True
+            continue
+        if holder is not None:
+            notice(f"{path}: {holder} is gone without having ended; this run takes its place")
+        me = Holder(socket.gethostname(), os.getpid(), datetime.now(timezone.utc).isoformat(timespec="seconds"))
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(me._asdict()).encode() + b"\n", 0)
+        os.fsync(descriptor)
+        return descriptor
+
+
+def _open(path: Path) -> tuple[int, bool]:
+    """Open the file, and say whether it is new."""
+    flags = os.O_RDWR | os.O_CREAT
+    try:
+        return os.open(path, flags | os.O_EXCL | os.O_CLOEXEC, 0o666), True
+    except FileExistsError:
+        return open_in_place(path, flags, is_own=False), False
+
+
+def _lock(descriptor: int, kind: int) -> bool | None:
+    """Lock a file for this process alone, not for those it forks; return None where the disk knows no locks."""
+    try:
+        fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in _REFUSED else None
+    return True
+
+
+def _read(descriptor: int) -> Holder | None:
+    try:
+        content = json.loads(os.pread(descriptor, 4096, 0))
+        return Holder(str(content["host"]), int(content["process"]), str(content["started"]))
+    except (ValueError, TypeError, KeyError):  # nobody has written it yet, or a disk was full
+        return None
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _beat(descriptor: int, over: threading.Event) -> None:
+    while not over.wait(_BEAT):
+        with suppress(OSError):  # a disk that is away for a moment
+            os.utime(descriptor)
+
+
+def _is_alive(path: Path) -> bool:
+    """Watch whether anybody renews the file's time of change."""
+    before = _time_of_change(path)
+    end = time.monotonic() + _PATIENCE
+    while before is not None and time.monotonic() < end:
+        time.sleep(_LOOK)
+        now = _time_of_change(path)
+        if now is not None and now != before:
+            return True
+        before = now
+    return False
+
+
+def _time_of_change(path: Path) -> int | None:
+    try:
+        descriptor = os.open(
+            path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        )  # a network's disk looks again only for whoever opens
+    except OSError:
+        return None
+    try:
+        return os.fstat(descriptor).st_mtime_ns
+    finally:
+        os.close(descriptor)
+
+
+def _taken(path: Path, holder: Holder | None) -> UsageError:
+    who = holder or "a run that has just started"
+    is_far = holder is not None and holder.host != socket.gethostname()
+    gone = f"; if {holder.host} is gone for good, delete {path}" if holder is not None and is_far else ""
+    return UsageError(
+        f"--output_dir: found {who} in {str(path.parent)!r}, expected no other\n"
+        f"  fix: wait until it ends, stop it, or choose another directory{gone}"
+    )

@@ -1,0 +1,296 @@
+"""Decides where a run starts: at the beginning, or at the newest checkpoint that is whole and that it can continue.
+
+Every process starts at the same place: one on each machine looks, and all compare what was found.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers import TrainingArguments
+
+from minicpmv.data.images.image_digests import Change, PictureDigests
+from minicpmv.errors import CheckpointError, MiniCPMVError, UsageError
+from minicpmv.training.checkpoints.fingerprint import find_changes, find_extension, find_other_base, find_other_lengths
+from minicpmv.training.checkpoints.manifest import find_fault, read_manifest
+from minicpmv.training.checkpoints.pickles import find_foreign_object
+from minicpmv.training.checkpoints.staging import list_checkpoints, remove_checkpoints, remove_stale
+from minicpmv.training.distributed.console import notice
+from minicpmv.training.distributed.engine import name_engine
+from minicpmv.training.distributed.processes import gather
+from minicpmv.training.flags.arguments import RunArguments
+
+__all__ = ["PICTURES", "ResumePoint", "Setting", "choose_resume_point", "choose_together", "prepare_directory"]
+
+_CONTINUED_OTHERWISE = (
+    "or start a new run from its weights, in another --output_dir: --model_name_or_path {path} (full) or "
+    "--lora_weight_path {path} (LoRA)"
+)
+
+
+PICTURES = "pictures.npz"
+"""File of a checkpoint: sizes, times of change and digests of the images that were trained on."""
+_MOST_SHOWN = 5
+
+
+class ResumePoint(NamedTuple):
+    """Where a run starts."""
+
+    path: str | None
+    """None: from the beginning."""
+    notices: tuple[str, ...]
+    overridden: tuple[str, ...] = ()
+    """What is not as it was, and was allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What must be as it was when a checkpoint was written."""
+
+    world_size: int
+    engine: str
+    """As :func:`minicpmv.training.distributed.engine.name_engine` says it."""
+    course: Mapping[str, Any] = field(default_factory=dict)
+    """As :func:`minicpmv.training.checkpoints.fingerprint.describe_course` says it. Its length may be another."""
+    pictures: PictureDigests | None = None
+    """Told what the checkpoint knows of them. None: nobody has looked at them."""
+    allow_other_base: bool = False
+    """Whether the base may have other weights of the same shapes."""
+    allow_changed_images: bool = False
+    """Whether images may be others than those that were trained on."""
+
+
+def prepare_directory(
+    run: RunArguments, args: TrainingArguments, course: dict[str, Any], pictures: PictureDigests | None
+) -> ResumePoint:
+    """Decide where a run starts, and clear its directory of what is in the way. Every process must call it.
+
+    Args:
+        run: The flags.
+        args: As training has them.
+        course: What decides the course of the run.
+        pictures: Image files of the data.
+
+    Raises:
+        UsageError: Its directory holds something that it would mix with.
+        CheckpointError: A checkpoint is damaged, or cannot be continued by such a run.
+    """
+    other = "config.json" if run.use_lora else "adapter_config.json"
+    if (Path(args.output_dir or "") / other).exists():  # PEFT and transformers would each read the other's files
+        kinds = ("a full model", "an adapter")
+        raise UsageError(
+            f"--output_dir: found {kinds[not run.use_lora]} in {args.output_dir!r}, where {kinds[run.use_lora]} is to "
+            "be saved\n  fix: choose another directory"
+        )
+
+    def choose() -> ResumePoint:
+        return choose_resume_point(
+            args.resume_from_checkpoint,
+            output_dir=args.output_dir or "",
+            setting=Setting(
+                args.world_size,
+                name_engine(args),
+                course,
+                pictures,
+                allow_other_base=run.allow_other_base,
+                allow_changed_images=run.allow_changed_images,
+            ),
+            overwrite=run.overwrite_output_dir,
+        )
+
+    start = choose_together(choose, is_leader=args.local_process_index == 0)
+    for text in start.notices:
+        notice(text)
+    if start.path is not None and pictures is None:
+        notice("images are not compared with those of then: --check_first false knows no file before it is read")
+    if args.local_process_index == 0 and args.output_dir and not run.dry_run:
+        stale = remove_stale(args.output_dir)
+        if stale:
+            notice(f"removed what a killed run was writing: {', '.join(stale)}")
+        if start.path is None and run.overwrite_output_dir:
+            removed = remove_checkpoints(args.output_dir)
+            if removed:
+                notice(f"--overwrite_output_dir: removed {', '.join(removed)}")
+    return start
+
+
+def choose_resume_point(flag: str | None, *, output_dir: str, setting: Setting, overwrite: bool) -> ResumePoint:
+    """Decide where a run starts.
+
+    Args:
+        flag: ``--resume_from_checkpoint``: true for the newest whole checkpoint, a path for that one, else a new run.
+        output_dir: The run's directory.
+        setting: Of this run.
+        overwrite: ``--overwrite_output_dir``.
+
+    Raises:
+        UsageError: A new run would mix with the checkpoints of an earlier one, or the path is no checkpoint.
+        CheckpointError: The checkpoint is damaged or cannot be continued by such a run.
+    """
+    word = (flag or "false").strip()
+    if word.lower() in ("false", "no", "none", "0"):
+        existing = list_checkpoints(output_dir)
+        if existing and not overwrite:
+            raise UsageError(
+                f"--output_dir: found {existing[-1].name} of an earlier run in {output_dir!r}\n  fix: continue it "
+                "with --resume_from_checkpoint true, discard it with --overwrite_output_dir true, or choose another "
+                "directory"
+            )
+        return ResumePoint(None, ())
+    if word.lower() not in ("true", "yes", "1"):
+        checkpoint = _named(word)
+        extended, overridden = _check_resumable(checkpoint, setting)
+        return ResumePoint(str(checkpoint), (*extended, *overridden), overridden)
+    notices = []
+    for checkpoint in reversed(list_checkpoints(output_dir)):
+        fault = find_fault(checkpoint, check_content=True)
+        if fault is None:
+            extended, overridden = _check_resumable(checkpoint, setting)
+            notices += [*extended, *overridden, f"resuming from {checkpoint}"]
+            return ResumePoint(str(checkpoint), tuple(notices), overridden)
+        notices.append(f"{checkpoint} is not whole ({fault}); passed over")
+    notices.append(f"--resume_from_checkpoint: no whole checkpoint in {output_dir}; starting from the beginning")
+    return ResumePoint(None, tuple(notices))
+
+
+def choose_together(choose: Callable[[], ResumePoint], *, is_leader: bool) -> ResumePoint:
+    """Let one process of each machine choose, and all start at the same place. Every process must call it.
+
+    Args:
+        choose: Looks at this machine's disk; called by leaders alone, because it reads whole checkpoints.
+        is_leader: Whether this is the first process of its machine.
+
+    Raises:
+        MiniCPMVError: What ``choose`` raised on the first machine.
+        CheckpointError: Another machine sees something else.
+    """
+    mine: ResumePoint | MiniCPMVError | None = None
+    if is_leader:
+        try:
+            mine = choose()
+        except MiniCPMVError as error:
+            mine = error
+    found = gather(mine)
+    first = found[0]
+    assert first is not None, "process 0 is the first of its machine"
+    if isinstance(first, MiniCPMVError):
+        raise first
+    for rank, other in enumerate(found):
+        if other is not None and (isinstance(other, MiniCPMVError) or other.path != first.path):
+            seen = other if isinstance(other, MiniCPMVError) else other.path or "no checkpoint"
+            raise CheckpointError(
+                f"--resume_from_checkpoint: process 0 found {first.path or 'no checkpoint'}, process {rank} on another "
+                f"machine found {seen}\n  fix: put --output_dir on a disk that all machines share"
+            )
+    return first
+
+
+def _named(path: str) -> Path:
+    checkpoint = Path(path)
+    if not checkpoint.is_dir():
+        raise UsageError(
+            f"--resume_from_checkpoint: found no directory {path!r}, expected true, false or a checkpoint\n"
+            "  fix: correct the path"
+        )
+    fault = find_fault(checkpoint, check_content=True)
+    if fault is not None:
+        raise CheckpointError(f"{checkpoint}: {fault}, expected a whole checkpoint\n  fix: resume from another one")
+    return checkpoint
+
+
+def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Make sure that a whole checkpoint can be continued by such a run; say how it is longer, and what was allowed."""
+    foreign = find_foreign_object(checkpoint)
+    if foreign is not None:
+        raise CheckpointError(
+            f"{checkpoint}: {foreign}; expected what a run writes. Nothing of it was executed\n"
+            "  fix: resume from a checkpoint of your own, and ask whoever gave you this one"
+        )
+    manifest = read_manifest(checkpoint)
+    assert manifest is not None, "find_fault has read it"
+    otherwise = _CONTINUED_OTHERWISE.format(path=checkpoint)
+    if manifest["world_size"] != setting.world_size:
+        before = _processes(manifest["world_size"])
+        raise CheckpointError(
+            f"{checkpoint}: written by {before}, this run has {setting.world_size}; batches and the optimizer's shards "
+            f"would be others\n  fix: start with {before} (--num_processes, or GPUS_PER_NODE x NNODES of the scripts), "
+            f"{otherwise}"
+        )
+    engine = manifest["engine"]
+    if engine != setting.engine:
+        raise CheckpointError(
+            f"{checkpoint}: written with {engine}, this run uses {setting.engine}, which cannot read its optimizer\n"
+            f"  fix: use {engine} (--deepspeed, --fsdp), {otherwise}"
+        )
+    if not any(name.startswith("rng_state") for name in manifest["files"]):
+        raise CheckpointError(
+            f"{checkpoint}: holds weights only (--save_only_model), expected optimizer and random state as well\n"
+            "  fix: use it as --model_name_or_path (full) or --lora_weight_path (LoRA) of a new run"
+        )
+    course = manifest["course"]
+    overridden = _check_base(checkpoint, course, setting)
+    changes = "\n  ".join(find_changes(course, setting.course))
+    if changes:
+        raise CheckpointError(
+            f"{checkpoint}: found settings that are not those of the run that wrote it, expected the same ones, or its "
+            f"end would belong to another run than its beginning\n  {changes}\n  fix: start with what was then, "
+            f"{otherwise}"
+        )
+    overridden += _check_pictures(checkpoint, course, setting)
+    return tuple(find_extension(course, setting.course)), overridden
+
+
+def _check_pictures(checkpoint: Path, course: Mapping[str, Any], setting: Setting) -> tuple[str, ...]:
+    """Make sure that images are those that were trained on, or that others are allowed; say which."""
+    changes: list[Change] = []
+    if setting.pictures is not None and (checkpoint / PICTURES).is_file():
+        try:
+            with np.load(checkpoint / PICTURES, allow_pickle=False) as kept:
+                states, digests = kept["states"], kept["digests"]
+            changes = setting.pictures.compare(states, digests)
+        except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+            raise CheckpointError(
+                f"{checkpoint}: found {PICTURES} unreadable ({error}), expected what a run writes\n"
+                "  fix: resume from another checkpoint"
+            ) from error
+        setting.pictures.recall(digests, without=changes)
+    others = f"\n  ... and {len(changes) - _MOST_SHOWN} more" if changes[_MOST_SHOWN:] else ""
+    told = "\n  ".join(map(str, changes[:_MOST_SHOWN])) + others
+    replanned = find_other_lengths(course, setting.course)
+    found = [f"{len(changes)} image(s) that are not those of the run that wrote it"] if changes else []
+    found += [replanned] if replanned else []
+    if not found:
+        return ()
+    described = " and ".join(found) + (f"\n  {told}" if told else "")
+    if setting.allow_changed_images:
+        return (described,)
+    raise CheckpointError(
+        f"{checkpoint}: found {described}\n  expected the same images, or its end would belong to another run than its "
+        f"beginning\n  fix: put them back as they were; to go on all the same, add --allow_changed_images true; "
+        f"{_CONTINUED_OTHERWISE.format(path=checkpoint)}"
+    )
+
+
+def _check_base(checkpoint: Path, course: Mapping[str, Any], setting: Setting) -> tuple[str, ...]:
+    """Make sure that a checkpoint's base is this run's, or one that it fits and that is allowed; say which."""
+    other = find_other_base(course, setting.course)
+    if other is None:
+        return ()
+    described, fits = other
+    if fits and setting.allow_other_base:
+        return (described,)
+    found = "another base model" if fits else "a base model of another shape"
+    allow = " or, to go on with the other one, add --allow_other_base true;" if fits else ""
+    raise CheckpointError(
+        f"{checkpoint}: found {found}, expected the one that it was trained from\n  {described}\n"
+        f"  fix: name the base of then;{allow} {_CONTINUED_OTHERWISE.format(path=checkpoint)}"
+    )
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'es' if count > 1 else ''}"

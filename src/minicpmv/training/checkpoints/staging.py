@@ -1,0 +1,96 @@
+"""Training checkpoints that are whole or absent: written aside, synced, then renamed into place.
+
+A directory ``checkpoint-N`` appears in one step, with its manifest, so a run killed at any moment leaves nothing to
+mistake for a checkpoint. What the files hold is the trainer's business.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from minicpmv.files.atomic_files import STAGING
+from minicpmv.training.checkpoints.manifest import find_fault, sync
+
+__all__ = [
+    "list_checkpoints",
+    "publish",
+    "remove_checkpoints",
+    "remove_stale",
+    "rotate",
+]
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def list_checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
+    """List ``checkpoint-N`` directories by step, oldest first."""
+    root = Path(output_dir)
+    if not root.is_dir():
+        return []
+    found = [
+        (int(match[1]), path) for path in root.iterdir() if (match := _NAME.fullmatch(path.name)) and path.is_dir()
+    ]
+    return [path for _, path in sorted(found)]
+
+
+def remove_stale(output_dir: str | os.PathLike[str]) -> list[str]:
+    """Delete what a killed run was writing or deleting; return its names."""
+    staging = Path(output_dir) / STAGING
+    if not staging.is_dir():
+        return []
+    names = sorted(path.name for path in staging.iterdir())
+    shutil.rmtree(staging, ignore_errors=True)  # on a shared disk another machine does the same
+    return names
+
+
+def publish(staged: Path, final: Path) -> None:
+    """Rename a sealed checkpoint into place. One of the same step, from before a resume, makes way."""
+    if final.exists():
+        _set_aside(final)
+    os.replace(staged, final)
+    sync(final.parent)
+
+
+def rotate(output_dir: str | os.PathLike[str], *, limit: int | None, keep: Iterable[str | None]) -> list[str]:
+    """Delete the oldest checkpoints beyond ``limit``; never one in ``keep``, and never the last whole one.
+
+    Args:
+        output_dir: The run's directory.
+        limit: How many to keep; None or 0 keeps all.
+        keep: Paths that stay: the one just written and the best.
+    """
+    if not limit or limit < 0:
+        return []
+    protected = {Path(path).name for path in keep if path}
+    checkpoints = list_checkpoints(output_dir)
+    if not any(path.name in protected and find_fault(path) is None for path in checkpoints):
+        return []
+    surplus = len(checkpoints) - max(limit, len(protected))
+    removed = [path for path in checkpoints if path.name not in protected][: max(surplus, 0)]
+    for path in removed:
+        _set_aside(path)
+    return [path.name for path in removed]
+
+
+def remove_checkpoints(output_dir: str | os.PathLike[str]) -> list[str]:
+    """Delete all checkpoints; return their names."""
+    removed = list_checkpoints(output_dir)
+    for path in removed:
+        _set_aside(path)
+    return [path.name for path in removed]
+
+
+def _set_aside(checkpoint: Path) -> None:
+    """Delete a checkpoint so that a kill in between leaves no half of it under its name."""
+    staging = checkpoint.parent / STAGING
+    staging.mkdir(exist_ok=True)
+    aside = staging / f"old-{checkpoint.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(FileNotFoundError):  # on a shared disk another machine may have been quicker
+        os.replace(checkpoint, aside)
+    shutil.rmtree(aside, ignore_errors=True)

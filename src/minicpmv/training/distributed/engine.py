@@ -1,0 +1,149 @@
+"""Brings up what a run computes on: one process or many, with or without DeepSpeed. FSDP2 has a module of its own."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import socket
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.utils import logging as transformers_logging
+
+from minicpmv.errors import ConfigError
+from minicpmv.training.distributed.fsdp import prepare_fsdp, start_fsdp
+from minicpmv.training.distributed.network import choose_interface
+from minicpmv.training.distributed.processes import meet
+from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.flags.deepspeed_presets import offloads_optimizer
+from minicpmv.training.flags.resolution import build_training_arguments
+
+__all__ = ["load_deepspeed", "name_engine", "prepare_rendezvous", "quieten", "start_deepspeed", "start_engine"]
+
+# What the libraries below us tell each other, not us; each may go with the release named.
+_NOISE = (
+    r"`is_gradient_checkpointing` is deprecated",  # PEFT 0.21 asks transformers by the old name
+    r"`torch\.distributed\.\w+` is deprecated",  # DeepSpeed 0.19 calls torch's collectives by their old names
+    # torch 2.13 tells of what would go wrong if image features were changed in place; they are copied into their slots.
+    r"FSDP2-wrapped module \(FSDPResampler\) returned a view",
+)
+# The same of what goes to their logs: logger, and words of the remark.
+_REMARKS = {
+    "accelerate.accelerator": "Gradient accumulation steps mismatch",  # 1.15 compares DeepSpeed's with its own default
+    # transformers 5.23 recommends a setting of FSDP's that would rename what an adapter is saved by.
+    "transformers.training_args": "When using FSDP, prefer `fsdp_config['activation_checkpointing']`",
+}
+
+
+def start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArguments:
+    """Join the processes of a run, and return transformers' arguments for it.
+
+    Args:
+        run: The flags.
+        settings: Keyword arguments for ``TrainingArguments``, complete.
+
+    Raises:
+        UsageError: transformers refuses a value or a combination.
+        ConfigError: DeepSpeed is not installed.
+    """
+    if run.logging_dir:  # transformers 5 takes it from the environment only
+        os.environ["TENSORBOARD_LOGGING_DIR"] = run.logging_dir
+    uses_deepspeed = bool(settings.get("deepspeed"))
+    choose_interface()
+    prepare_rendezvous(use_deepspeed=uses_deepspeed)
+    if settings["disable_tqdm"]:
+        transformers_logging.disable_progress_bar()
+    quieten()
+    if settings.get("fsdp"):
+        prepare_fsdp()
+    if settings["use_cpu"]:
+        _join_on_cpu(settings)
+    args = build_training_arguments(settings)
+    if uses_deepspeed:
+        start_deepspeed(args)
+    if args.fsdp:
+        start_fsdp(args)
+    meet()
+    return args
+
+
+def quieten() -> None:
+    """Keep other libraries' remarks about each other out of the report; everything else they say stays."""
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    for name, words in _REMARKS.items():
+        logging.getLogger(name).addFilter(lambda entry, words=words: words not in str(entry.msg))
+
+
+def prepare_rendezvous(*, use_deepspeed: bool) -> None:
+    """Let a run that no launcher started be a group of one process.
+
+    DeepSpeed asks for a group always. With several GPUs a plain ``python`` would make transformers fall back to
+    ``nn.DataParallel``, which cannot train these models; as a group of one it uses the first GPU.
+    """
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # what it finds out anyway, without a warning each time
+    if "RANK" in os.environ or not (use_deepspeed or torch.accelerator.device_count() > 1):
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def _join_on_cpu(settings: dict[str, Any]) -> None:
+    """Join the processes of a run on CPUs, with the patience of ``--ddp_timeout``.
+
+    transformers 5.23 hands that on for accelerators only. This may go when it does so for CPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        seconds = settings.get("ddp_timeout", TrainingArguments.ddp_timeout)
+        backend = settings.get("ddp_backend") or "gloo"
+        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=seconds))
+
+
+def name_engine(args: TrainingArguments) -> str:
+    """Say what shards weights and optimizer, for whoever continues a checkpoint: each engine reads its own alone."""
+    if args.fsdp:
+        return "FSDP2"
+    if not args.deepspeed:
+        return "no DeepSpeed"
+    config: Any = args.deepspeed
+    assert isinstance(config, dict), "settings have read it"
+    name = f"DeepSpeed ZeRO-{config.get('zero_optimization', {}).get('stage', 0)}"
+    return f"{name} with offload" if offloads_optimizer(config) else name
+
+
+def load_deepspeed() -> Any:
+    """Import DeepSpeed: a heavy package, so only runs that use it pay for it.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    try:
+        return importlib.import_module("deepspeed")
+    except ImportError as error:
+        raise ConfigError(
+            "--deepspeed: found no DeepSpeed, expected the package (it is installed on Linux)\n"
+            "  fix: pip install 'deepspeed>=0.19.8,<0.20', or remove --deepspeed"
+        ) from error
+
+
+def start_deepspeed(args: TrainingArguments) -> None:
+    """Join the processes. ZeRO-3 needs it before the model is loaded; a no-op where accelerate has done it.
+
+    On a CPU DeepSpeed would compile a shared-memory collective at every first start, minutes that also need a
+    compiler; gloo does the same work.
+    """
+    deepspeed = load_deepspeed()
+    if args.use_cpu:
+        # Private: there is no public switch to keep DeepSpeed from building ops. It may go when a DeepSpeed release
+        # falls back to gloo by itself where no compiler is found.
+        ops = importlib.import_module("deepspeed.ops")
+        ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = args.distributed_state.backend if args.distributed_state is not None else None
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)

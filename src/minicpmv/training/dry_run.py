@@ -1,0 +1,306 @@
+"""``--dry_run``: what a run would meet, found out before its first expensive second.
+
+Everything up to the first step is what a run does, by the same code. Then two real steps are taken on the costliest
+row, in a folder that disappears: the first allocates the optimizer's state, the second has it beside the activations,
+so the peak is the real one. Evaluation, saving and the proof at the end are not rehearsed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.batches.plan import Rows
+from minicpmv.devices.memory import total_memory
+from minicpmv.files.disk_space import DiskError, free_bytes
+from minicpmv.files.scratch import scratch_folder
+from minicpmv.training.checkpoints.checkpoint_size import estimate_bytes, num_elements
+from minicpmv.training.checkpoints.resume import ResumePoint
+from minicpmv.training.checkpoints.staging import list_checkpoints
+from minicpmv.training.distributed.console import say
+from minicpmv.training.distributed.processes import gather, raise_together
+from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.inputs.base_checkpoint import dtype_to_save
+from minicpmv.training.inputs.planned_batches import BatchPlan, count_steps
+from minicpmv.training.inputs.run_inputs import Material
+from minicpmv.training.learning.parts import is_lora_tensor
+from minicpmv.training.monitoring.progress import RunProgress, memory_gib
+from minicpmv.training.trainer import MiniCPMVTrainer
+
+__all__ = ["Checklist", "rehearse"]
+
+_CHECKS = ("flags", "data", "lengths", "directory", "weights", "batches", "what learns", "one step", "memory", "disk")
+
+
+class Checklist:
+    """Numbers what has been checked. A run that is no rehearsal says of it what every run says, and no more."""
+
+    def __init__(self, *, is_dry: bool) -> None:
+        self._is_dry = is_dry
+        self._left = list(_CHECKS)
+
+    def passed(self, name: str, text: str) -> None:
+        """Say a check's result in a dry run."""
+        if self._is_dry:
+            assert self._left.pop(0) == name, f"{name} is out of order"
+            number = f"{len(_CHECKS) - len(self._left)}/{len(_CHECKS)} {name}"
+            say(f"{number} ... ok\n{text}" if "\n" in text else f"{number}: {text} ... ok")
+
+    def report(self, name: str, text: str) -> None:
+        """Say a check's result in every run."""
+        if self._is_dry:
+            self.passed(name, text)
+        else:
+            say(text)
+
+    def data(self, material: Material) -> None:
+        """Say how many records there are, how long, and what is done to those that are too long."""
+        held_out = f", {material.num_held_out:,} to evaluate" if material.validation else ""
+        skipped = f", {len(material.skipped):,} skipped" if material.skipped else ""
+        found = ", no problem" if material.lengths is not None else ", checked when they are read"
+        self.passed("data", f"{len(material.train):,} records to train on{held_out}{skipped}{found}")
+        if material.lengths is None:
+            self.passed("lengths", "not known (--check_first false)")
+            return
+        lengths, report = material.lengths.lengths, material.lengths
+        cut = f", {report.num_cut:,} lose the end of an answer" if report.num_cut else ""
+        self.passed(
+            "lengths",
+            f"{lengths.min():,} to {lengths.max():,} tokens, {lengths.mean():,.0f} on average, "
+            f"{report.num_trained.sum() / lengths.sum():.0%} trained; {report.num_reduced:,} get fewer slices{cut}",
+        )
+
+    def directory(self, output_dir: str, start: ResumePoint) -> None:
+        """Say what the run finds where it saves; one that would not be allowed there has been refused before."""
+        found = "" if Path(output_dir).exists() else ", new"
+        checkpoints = list_checkpoints(output_dir)
+        if start.path is not None:
+            found = f", the run would go on from {Path(start.path).name}"
+        elif checkpoints:
+            found = f", --overwrite_output_dir would delete {len(checkpoints)} earlier checkpoint(s)"
+        self.passed("directory", f"{output_dir}{found}")
+
+    def weights(self, model: Any, base: Path) -> None:
+        """Say that weights have been loaded, which refuses whatever is missing or too much."""
+        self.passed("weights", f"every tensor of {base} in its place, {str(model.dtype).removeprefix('torch.')}")
+
+
+def rehearse(
+    checks: Checklist,
+    build_trainer: Callable[[BatchPlan], MiniCPMVTrainer],
+    *,
+    plan: BatchPlan,
+    costs: npt.NDArray[np.float64] | None,
+    material: Material,
+    run: RunArguments,
+    args: TrainingArguments,
+) -> dict[str, Any]:
+    """Take two steps on the costliest row, and say what a run will need. Every process must call it.
+
+    Args:
+        checks: Numbers the results.
+        build_trainer: Makes the trainer of a run with a plan.
+        plan: Of the run.
+        costs: Of the records, in tokens; None if lengths are not known.
+        material: Of the run.
+        run: The flags.
+        args: transformers' arguments; changed.
+
+    Returns:
+        The figures.
+
+    Raises:
+        MiniCPMVError: A step fails, or there is too little memory or room on the disk.
+    """
+    row, share = _find_costliest(plan, costs, material)
+    num_steps = count_steps(plan, args)
+    room = _Room(args.output_dir or "", _count_kept(args, num_steps, plan))
+    with scratch_folder("dry-run") as folder:
+        trainer, seconds = _take_two_steps(build_trainer, row, material, args, str(folder), plan.num_rows)
+    first = trainer.state.log_history[0]
+    tokens = "" if material.lengths is None else f" and {int(material.lengths.lengths[row].sum()):,} tokens"
+    gradient = f", gradient {first['grad_norm']:.3g}" if "grad_norm" in first else ""
+    checks.passed(
+        "one step",
+        f"{args.gradient_accumulation_steps * args.world_size} x the costliest row, of {len(row)} record(s){tokens}: "
+        f"loss {first['loss']:.4f}{gradient}, {seconds:.2f} s; the run's {num_steps:,} steps take roughly "
+        f"{_time(seconds * share * num_steps)}, evaluation and saving apart",
+    )
+    peak = _check_memory(checks, args)
+    needed = _check_disk(checks, trainer, room, material, run)
+    say("Dry run: all checks passed, and --output_dir is as it was; the same command without --dry_run trains.")
+    return {"steps": num_steps, "loss": first["loss"], "seconds": seconds, "memory_gib": peak, "disk_bytes": needed}
+
+
+@dataclass(frozen=True, slots=True)
+class _SameRow:
+    """A plan of one row again and again."""
+
+    row: list[int]
+    num_rows: int
+
+    def rows(self, epoch: int) -> Rows:
+        records = np.tile(np.asarray(self.row, dtype=np.int32), self.num_rows)
+        return Rows.of_sizes(records, np.full(self.num_rows, len(self.row)))
+
+
+class _Stopwatch(TrainerCallback):
+    """Remembers how long the last step took; the end-of-step exchange before it has waited for the device."""
+
+    seconds = math.nan
+    _started = math.nan
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._started = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.seconds = time.perf_counter() - self._started
+
+
+def _find_costliest(
+    plan: BatchPlan, costs: npt.NDArray[np.float64] | None, material: Material
+) -> tuple[list[int], float]:
+    """Return the costliest row of the first epoch, and how costly an average one is beside it."""
+    rows = plan.rows(0)
+    if costs is None or material.lengths is None:
+        return rows[0], 1.0
+    filled = np.flatnonzero(rows.sizes)
+    starts = rows.bounds[:-1][filled]
+    of_rows = np.add.reduceat(costs[rows.records], starts)
+    if not isinstance(plan, RowPlanner):  # padding costs what tokens cost
+        lengths = material.lengths.lengths[rows.records]
+        of_rows += rows.sizes[filled] * np.maximum.reduceat(lengths, starts) - np.add.reduceat(lengths, starts)
+    costliest = int(of_rows.argmax())
+    return rows[int(filled[costliest])], float(of_rows.mean() / of_rows[costliest])
+
+
+def _take_two_steps(
+    build_trainer: Callable[[BatchPlan], MiniCPMVTrainer],
+    row: list[int],
+    material: Material,
+    args: TrainingArguments,
+    folder: str,
+    num_rows: int,
+) -> tuple[MiniCPMVTrainer, float]:
+    args.output_dir = folder
+    args.max_steps, args.logging_steps = 2, 1
+    # A step has no more rows than the run's own, however many were asked for.
+    args.gradient_accumulation_steps = min(args.gradient_accumulation_steps, -(-num_rows // args.world_size))
+    args.logging_strategy, args.eval_strategy = IntervalStrategy.STEPS, IntervalStrategy.NO
+    args.save_strategy, args.load_best_model_at_end, args.eval_on_start = SaveStrategy.NO, False, False
+    if material.train.skip_log is not None:
+        material.train.skip_log = dataclasses.replace(material.skip_log, path=Path(folder, "skipped.jsonl"))
+    trainer = build_trainer(_SameRow(row, 2 * args.gradient_accumulation_steps * args.world_size))
+    for tracker in get_reporting_integration_callbacks(args.report_to):
+        trainer.remove_callback(tracker)
+    trainer.remove_callback(RunProgress)
+    stopwatch = _Stopwatch()
+    trainer.add_callback(stopwatch)
+    trainer.train()
+    return trainer, stopwatch.seconds
+
+
+def _check_memory(checks: Checklist, args: TrainingArguments) -> float:
+    """Say the peak of the two steps beside what there is; that they fitted, they have shown."""
+    peaks = gather(memory_gib())
+    total = total_memory(args.device) / 2**30
+    if args.device.type == "cuda":
+        reserved, beside = (max(each) for each in zip(*gather(_measure_around(args.device)), strict=True))
+        told = (
+            f"peak {max(peaks):.2f} GiB of tensors and {reserved:.2f} GiB reserved for them, with {beside:.2f} GiB "
+            f"beside (CUDA, NCCL, other programs), on each of {len(peaks)} GPU(s) that has {total:.1f} GiB"
+        )
+    else:
+        local = peaks[: int(os.environ.get("LOCAL_WORLD_SIZE", "1"))]
+        told = f"peak {sum(local):.2f} GiB in {len(local)} process(es) of the machine's {total:.1f} GiB"
+    checks.passed("memory", f"{told}, optimizer state included")
+    return max(peaks)
+
+
+def _measure_around(device: torch.device) -> tuple[float, float]:
+    """Return what a GPU held at most for tensors and in gaps between them, and what it holds beside, in GiB."""
+    free, total = torch.cuda.mem_get_info(device)
+    beside = total - free - torch.cuda.memory_reserved(device)
+    return torch.cuda.max_memory_reserved(device) / 2**30, beside / 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Where a run saves, and how many checkpoints are there at most at one time."""
+
+    output_dir: str
+    num_checkpoints: int
+
+
+def _count_kept(args: TrainingArguments, num_steps: int, plan: BatchPlan) -> int:
+    """Count the checkpoints that exist at most, with the one that is written before the oldest goes."""
+    strategy = SaveStrategy(args.save_strategy)
+    if strategy == SaveStrategy.NO:
+        return 0
+    interval = args.save_steps if args.save_steps >= 1 else math.ceil(num_steps * args.save_steps)
+    if strategy == SaveStrategy.EPOCH:
+        interval = count_steps(plan, args, epochs=1)
+    num_saves = math.ceil(num_steps / interval)
+    return num_saves if not args.save_total_limit else min(num_saves, args.save_total_limit + 1)
+
+
+def _check_disk(checks: Checklist, trainer: MiniCPMVTrainer, room: _Room, material: Material, run: RunArguments) -> int:
+    model: Any = trainer.model
+    one = estimate_bytes(model, None if trainer.is_deepspeed_enabled else trainer.optimizer)
+    final = _num_bytes_saved(model, run, material)
+    needed = room.num_checkpoints * one + final
+    free = free_bytes(Path(room.output_dir))
+
+    def check() -> None:
+        if free < needed:
+            raise DiskError(
+                f"--output_dir {room.output_dir}: found {free:,} bytes free there, expected {needed:,}: "
+                f"{room.num_checkpoints} checkpoints of {one:,} and {final:,} for what is saved at the end\n"
+                "  fix: make room, choose another disk, or lower --save_total_limit"
+            )
+
+    raise_together(check)
+    checks.passed(
+        "disk",
+        f"{_size(needed)} of {_size(free)} free: {room.num_checkpoints} checkpoints of {_size(one)}, "
+        f"{_size(final)} saved at the end",
+    )
+    return needed
+
+
+def _num_bytes_saved(model: Any, run: RunArguments, material: Material) -> int:
+    named = list(model.named_parameters())
+    if not run.use_lora:
+        return sum(num_elements(parameter) for _, parameter in named) * dtype_to_save(run, material.config).itemsize
+    trained = {name: parameter for name, parameter in named if parameter.requires_grad}
+    size = sum(num_elements(parameter) * parameter.element_size() for parameter in trained.values())
+    # What is trained beside LoRA is saved twice: in the adapter, and for the official loading snippet.
+    beside = [parameter for name, parameter in trained.items() if not is_lora_tensor(name)]
+    return size + sum(num_elements(parameter) * parameter.element_size() for parameter in beside)
+
+
+def _size(number: int) -> str:
+    return f"{number / 2**30:,.2f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60}:{minutes % 60:02} h"

@@ -1,0 +1,1 @@
+"""Measures, saves and verifies what was trained. Only ``run`` calls it."""

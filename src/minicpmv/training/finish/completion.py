@@ -1,0 +1,210 @@
+"""What becomes of a model once it is trained: it is measured, saved, proved, and its user told how to talk to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import shlex
+from pathlib import Path
+
+import torch
+
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.errors import DataError, MiniCPMVError, NotFiniteError, UsageError
+from minicpmv.models.checkpoints.reference import discard
+from minicpmv.report.writing import write_report
+from minicpmv.training.distributed.console import notice, say
+from minicpmv.training.distributed.processes import gather
+from minicpmv.training.finish.rounding import Kept, describe_kept, warn_of_loss
+from minicpmv.training.finish.saving import AllLostError, TooLargeError, save_adapter, save_full
+from minicpmv.training.finish.verification import choose_batch, prove_saved
+from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.inputs.base_checkpoint import dtype_to_save
+from minicpmv.training.inputs.run_inputs import Material
+from minicpmv.training.monitoring.epoch_loss import EPOCH_LOSS
+from minicpmv.training.monitoring.run_record import RunFile, chat_command, minicpmv_command
+from minicpmv.training.stopping.interruption import Interruption
+from minicpmv.training.trainer import MiniCPMVTrainer
+
+__all__ = ["complete"]
+
+_EXAMPLES = 100
+"""Records among which the last line looks for a question to ask the model."""
+
+
+def complete(
+    trainer: MiniCPMVTrainer,
+    metrics: dict[str, float],
+    *,
+    material: Material,
+    run: RunArguments,
+    record: RunFile,
+    interruption: Interruption,
+) -> dict[str, float]:
+    """Finish a run. Every process must call it.
+
+    Args:
+        trainer: Has trained.
+        metrics: Of training.
+        material: Of the run.
+        run: The flags.
+        record: Told what came of it. Its status is ``finished`` only if nothing failed.
+        interruption: Ends the run at once as soon as everything is saved.
+
+    Returns:
+        The metrics, with those of the held-out records.
+
+    Raises:
+        MiniCPMVError: Nothing was trained, weights are not finite, there is no room to save, or what was saved is not
+            what was trained.
+    """
+    if material.validation:
+        metrics = metrics | _evaluate(trainer)
+    metrics = metrics | _tell_losses(trainer)
+    trainer.measure_after()
+    if trainer.features is not None:
+        say(trainer.features.finish(trainer.args.device))  # whoever proves what was saved looks at the images
+    record.note(metrics=metrics, log=trainer.state.log_history)
+    _refuse_unchanged(trainer, record)
+    dataset = material.train if material.held_out is None else material.held_out
+    try:
+        if not run.prove_saved:
+            _try_once(trainer, material, dataset, run)
+        saved, kept = _save(trainer, material, run)
+    except NotFiniteError:
+        record.write(status="not finite", step=trainer.state.global_step)
+        raise
+    except AllLostError:
+        record.write(status="unchanged", step=trainer.state.global_step)
+        raise
+    if kept:
+        _tell_kept(kept, record, run, dtype_to_save(run, material.config))
+    if run.prove_saved:
+        record.write(status="saved")
+        try:
+            collator = material.collator
+            prove_saved(trainer, run, saved, kept, dataset=dataset, collator=collator, interruption=interruption)
+        except MiniCPMVError:
+            record.write(status="not proved")
+            raise
+    record.write(status="finished")
+    if run.report and trainer.is_world_process_zero():
+        _write_report(trainer.args.output_dir or "")
+    _tell(material, run, trainer.args.output_dir or "")
+    return metrics
+
+
+def _evaluate(trainer: MiniCPMVTrainer) -> dict[str, float]:
+    """Measure the model that will be saved, unless it has been at its own step: the last one, or the best."""
+    state = trainer.state
+    best = state.best_global_step if trainer.args.load_best_model_at_end else None
+    entries = [entry for entry in state.log_history if entry["step"] == (best or state.global_step)]
+    logged = {name: value for entry in entries for name, value in entry.items() if name.startswith("eval_")}
+    return logged or trainer.evaluate()
+
+
+def _tell_losses(trainer: MiniCPMVTrainer) -> dict[str, float]:
+    """Say how far training came, and which step the saved weights are of where it is not the last."""
+    state, args = trainer.state, trainer.args
+    epochs = [entry[EPOCH_LOSS] for entry in state.log_history if EPOCH_LOSS in entry]
+    if state.global_step < state.max_steps:
+        say(f"early stopping: ended after step {state.global_step} of {state.max_steps}")
+    if args.load_best_model_at_end and state.best_global_step:
+        say(
+            f"best: step {state.best_global_step} of {state.global_step}, {args.metric_for_best_model} "
+            f"{state.best_metric:.4f}; its weights are saved"
+        )
+    if not epochs:
+        return {}
+    if len(epochs) > 1:
+        say(f"training loss {epochs[0]:.4f} in the first epoch, {epochs[-1]:.4f} in the last (means over its tokens)")
+    else:
+        say(f"training loss {epochs[0]:.4f} (mean over the epoch's tokens)")
+    return {"first_epoch_loss": epochs[0], "last_epoch_loss": epochs[-1]}
+
+
+def _refuse_unchanged(trainer: MiniCPMVTrainer, record: RunFile) -> None:
+    """Save nothing that is the base as it was; name single parts that have learnt nothing."""
+    assert trainer.model is not None, "it was built with one"
+    parts, number = trainer.changes.unchanged_parts(trainer.model)
+    steps = f"{trainer.state.global_step:,} steps"
+    if parts and len(parts) == number:
+        record.write(status="unchanged", step=trainer.state.global_step)
+        raise UsageError(
+            f"Nothing was trained: after {steps} found every weight that was to learn ({', '.join(parts)}) as it was "
+            "before the first one, expected some to have changed; nothing is saved\n"
+            "  fix: raise --learning_rate (in bfloat16 or float16 small updates vanish), and make sure that "
+            "--lora_alpha is not 0"
+        )
+    for part in parts:
+        notice(
+            f"{part}: nothing of it has changed in {steps}, though it was to learn: no record has anything for it, or "
+            "its updates are too small"
+        )
+
+
+def _try_once(trainer: MiniCPMVTrainer, material: Material, dataset: ConversationDataset, run: RunArguments) -> None:
+    """Compute one loss with what is to be saved; the proof does so where it is on.
+
+    Raises:
+        NotFiniteError: It is no finite number.
+    """
+    batch = None
+    try:
+        batch, _ = choose_batch(dataset, material.collator, most_tokens=run.model_max_length)
+    except DataError as fault:  # what was trained is saved all the same
+        notice(f"the trained model was not tried on a record before it is saved: {fault}")
+    if all(gather(batch is not None)) and batch is not None:
+        trainer.refuse_no_number(batch)
+
+
+def _tell_kept(kept: dict[str, Kept], record: RunFile, run: RunArguments, dtype: torch.dtype) -> None:
+    """Say what rounding has kept, which the trained model's own numbers do not show."""
+    say(describe_kept(kept, dtype))
+    text = warn_of_loss(kept, dtype) if run.save_rounding == "nearest" else None  # else it scatters about 1
+    if text is not None:
+        notice(text)
+    parts = {part: dataclasses.asdict(each) for part, each in kept.items()}
+    record.note(rounding={"dtype": str(dtype).removeprefix("torch."), "how": run.save_rounding, "parts": parts})
+
+
+def _save(
+    trainer: MiniCPMVTrainer, material: Material, run: RunArguments
+) -> tuple[dict[str, torch.Tensor], dict[str, Kept]]:
+    """Save what was trained; return it, by the names in the model that will be loaded, and what rounding has kept."""
+    directory = Path(trainer.args.output_dir or "")
+    if trainer.args.should_save:
+        discard(directory)
+    if run.use_lora:
+        return save_adapter(trainer, directory), {}
+    dtype = dtype_to_save(run, material.config)
+    try:
+        return save_full(
+            trainer,
+            directory,
+            base=material.base,
+            dtype=dtype,
+            rounding=run.save_rounding,
+            may_lose_all=run.save_dtype != "auto" or run.save_rounding == "stochastic",  # which scatters about 1
+        )
+    except (TooLargeError, AllLostError):
+        trainer.save_now()  # what was trained is not lost
+        raise
+
+
+def _write_report(output_dir: str) -> None:
+    """Write the page of the run. The run has what it was for, so that a page that fails only costs a notice."""
+    try:
+        written = write_report([output_dir])
+    except (MiniCPMVError, OSError) as error:
+        command = shlex.join([minicpmv_command(), "report", output_dir])
+        notice(f"the report was not written ({error}); `{command}` does it again")
+    else:
+        say(f"Report: {written.page}")
+
+
+def _tell(material: Material, run: RunArguments, output_dir: str) -> None:
+    records = list(itertools.islice((material.held_out or material.train).readable_records(), _EXAMPLES))
+    say(f"Saved the {'adapter' if run.use_lora else 'model'} to {Path(output_dir).resolve()}")
+    say("Talk to it:")
+    say(f"  {chat_command(output_dir, records)}")

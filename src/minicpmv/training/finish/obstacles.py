@@ -1,0 +1,73 @@
+"""Looks for what lies in the way of a run's files: a folder under a file's name, a file under a folder's, or a link.
+
+A run would meet it when it saves, after all its training. Through a link it would write into a folder of somebody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+from minicpmv.data.sources.skipping import SKIPPED
+from minicpmv.errors import UsageError
+from minicpmv.files.atomic_files import STAGING, aside_of
+from minicpmv.models.adapters.base_identity import BASE_FILE
+from minicpmv.models.adapters.foreign_adapters import ADAPTER_WEIGHTS
+from minicpmv.models.checkpoints.companions import list_companions
+from minicpmv.models.checkpoints.reference import EVIDENCE, PROOF
+from minicpmv.report.run_directory import AFTER, BEFORE, LOG, RUN, SAMPLES
+from minicpmv.report.writing import PAGE, PICTURE
+from minicpmv.training.checkpoints.lock import LOCK
+from minicpmv.training.finish.saving import FULLY_TRAINED
+
+__all__ = ["refuse_obstacles"]
+
+_OF_EVERY_RUN = (RUN, LOG, SAMPLES, SKIPPED, BEFORE, AFTER, PROOF, EVIDENCE, PAGE, PICTURE, LOCK)
+_OF_AN_ADAPTER = ("adapter_config.json", ADAPTER_WEIGHTS[0], BASE_FILE, FULLY_TRAINED)
+_OF_A_MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
+_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
+_FOLDERS = (STAGING, "checkpoint-*[0-9]")
+
+
+def refuse_obstacles(output_dir: str | Path, base: Path, *, use_lora: bool) -> None:
+    """Make sure that every file and folder of a run has its place.
+
+    Args:
+        output_dir: The run's directory, which need not exist.
+        base: What is trained; a full model is saved with copies of its small files.
+        use_lora: Whether an adapter is saved.
+
+    Raises:
+        UsageError: Something of the other kind, or a link, has the name.
+    """
+    directory = Path(output_dir)
+    names = [*_OF_EVERY_RUN, *(_OF_AN_ADAPTER if use_lora else [*_OF_A_MODEL, *map(str, list_companions(base))])]
+    obstacle = next(_find(directory, names, patterns=() if use_lora else _WEIGHTS), None)
+    if obstacle is not None:
+        found, needed = ("a folder", "file") if obstacle.is_dir() else ("a file", "folder")
+        if obstacle.is_symlink():
+            found, needed = "a link", "file or folder"
+        raise UsageError(
+            f"--output_dir {str(output_dir)!r}: found {found} {str(obstacle)!r}, expected room for the {needed} of "
+            "that name that a run writes\n  fix: rename or remove it, or choose another directory"
+        )
+
+
+def _find(directory: Path, names: Iterable[str], *, patterns: Iterable[str]) -> Iterator[Path]:
+    for name in names:
+        path = directory / name
+        yield from (each for each in (path, aside_of(path)) if each.is_dir() or each.is_symlink())
+        above = (each for each in path.parents if directory in each.parents)
+        yield from (each for each in above if _is_file(each) or each.is_symlink())
+    if (directory / STAGING).is_symlink():
+        yield directory / STAGING
+    for path in sorted(directory.iterdir()) if directory.is_dir() else ():
+        if (path.is_dir() or path.is_symlink()) and any(fnmatch(path.name, pattern) for pattern in patterns):
+            yield path
+        if _is_file(path) and any(fnmatch(path.name, pattern) for pattern in _FOLDERS):
+            yield path
+
+
+def _is_file(path: Path) -> bool:
+    return path.exists() and not path.is_dir()

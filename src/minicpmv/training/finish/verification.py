@@ -1,0 +1,223 @@
+"""Saved means proved: what a run saved is loaded in a fresh process and compared with the model that it trained.
+
+Here is the run's side: what the live model is and says, and the process that looks for it. The comparison itself is
+``reload_proof``. A signal finds everything saved, so it ends the run at once.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minicpmv.data.samples.collation import Collator
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.errors import CheckpointError, DataError
+from minicpmv.models.checkpoints.reference import PROOF, Evidence, digest_tensors, write_evidence
+from minicpmv.training.checkpoints.checkpoint_size import num_elements
+from minicpmv.training.distributed.console import notice, say
+from minicpmv.training.distributed.processes import raise_together, wait_for_all
+from minicpmv.training.finish.rounding import Kept
+from minicpmv.training.finish.verify import describe_proof
+from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.stopping.interruption import Interruption
+from minicpmv.training.trainer import MiniCPMVTrainer
+
+__all__ = ["choose_batch", "prove_saved"]
+
+_MOST_RECORDS = 4
+_LOOKED = 100
+"""Records among which the batch looks for one with an image."""
+
+# Of the loss, or of 1 where that is less. Measured on all releases: float32 differs by 1e-7 where LoRA was converted
+# and by nothing elsewhere, which leaves room for another device's order of sums; rounding differs by up to 6e-3.
+_EXACT = (1e-4, "float32 throughout: the same numbers in another order")
+_ROUNDED = (3e-2, "half precision, in training or in what is saved: weights and activations are rounded otherwise")
+
+# A launcher's, and those that accelerate reads: the fresh process belongs to no group.
+_OF_THE_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def prove_saved(
+    trainer: MiniCPMVTrainer,
+    run: RunArguments,
+    saved: dict[str, Tensor],
+    kept: Mapping[str, Kept],
+    *,
+    dataset: ConversationDataset,
+    collator: Collator,
+    interruption: Interruption,
+) -> None:
+    """Load what was saved in a fresh process, and say whether it is what was trained. Every process must call it.
+
+    The live model is taken apart before, because the other one needs its room.
+
+    Args:
+        trainer: With the trained model, which was saved in its output directory.
+        run: The flags.
+        saved: The tensors that were saved, by their names in the model that will be loaded; emptied.
+        kept: What rounding has kept of each part's change, to be told beside the result.
+        dataset: Has the records on which the losses are compared.
+        collator: Pads them to a batch.
+        interruption: Ends the run at once from here on.
+
+    Raises:
+        CheckpointError: It is not, or the process could not tell.
+        DataError: A record is not what it was when it was checked.
+        DiskError: There is no room for what it is compared with.
+    """
+    directory, is_writing = Path(trainer.args.output_dir or ""), trainer.args.should_save
+    again = f"python -m minicpmv.training.finish.verify {directory}"
+    interruption.act_at_once(f"all is saved in {directory}, but not proved")
+    dtypes = {name: _name(tensor.dtype) for name, tensor in saved.items()}
+    tensors = {name: (dtypes[name], digest) for name, digest in digest_tensors(saved, dtypes).items()}
+    precisions = {tensor.dtype for tensor in saved.values() if tensor.is_floating_point()}
+    saved.clear()  # perhaps a second copy of the model
+    batch, records = choose_batch(dataset, collator, most_tokens=run.model_max_length)
+    wait_for_all()  # for the process that has digested all weights
+    loss = trainer.measure(batch)
+
+    def write() -> None:
+        if is_writing:
+            evidence = _describe(trainer, run, tensors, precisions, records, loss)
+            evidence = replace(evidence, rounding={part: asdict(each) for part, each in kept.items()})
+            write_evidence(directory, evidence, batch)
+
+    def ask() -> None:
+        if is_writing:
+            _ask_fresh_process(directory, cache_dir=run.cache_dir)
+
+    raise_together(write)
+    interruption.act_at_once(f"all is saved in {directory}, but not proved yet: {again}")
+    _release(trainer)
+    raise_together(ask)
+    interruption.act_at_once(f"all is saved in {directory}")
+
+
+def choose_batch(
+    dataset: ConversationDataset, collator: Collator, *, most_tokens: int
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Join the first few records, one with an image among them; the first may have more tokens than asked for."""
+    chosen: dict[str, dict[str, Tensor]] = {}
+    longest = 0
+    for number in _in_order(dataset)[: 2 * _MOST_RECORDS]:
+        item = dataset[number]
+        widest = max(longest, len(item["input_ids"]))
+        if not len(item["input_ids"]) or (chosen and widest * (len(chosen) + 1) > most_tokens):
+            continue
+        chosen[dataset.records[number].where()], longest = item, widest
+        if len(chosen) == _MOST_RECORDS:
+            break
+    return collator.join(list(chosen.values())), list(chosen)
+
+
+def _in_order(dataset: ConversationDataset) -> list[int]:
+    """Numbers of the first records, one with an image in front."""
+    looked = list(range(min(len(dataset), _LOOKED)))
+    pictured = next((number for number in looked if _has_image(dataset, number)), 0)
+    return sorted(looked, key=lambda number: number != pictured)
+
+
+def _has_image(dataset: ConversationDataset, number: int) -> bool:
+    try:
+        return bool(dataset.records[number].images)
+    except DataError:  # of a record that is checked only when it is read, and skipped
+        return False
+
+
+def _describe(
+    trainer: MiniCPMVTrainer,
+    run: RunArguments,
+    tensors: dict[str, tuple[str, str]],
+    precisions: set[torch.dtype],
+    records: list[str],
+    loss: float,
+) -> Evidence:
+    model: Any = trainer.model
+    args = trainer.args
+    half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
+    autocast = half if not trainer.is_deepspeed_enabled else None
+    is_exact = {model.dtype, *precisions} == {torch.float32} and half is None and not args.tf32
+    tolerance, reason = _EXACT if is_exact else _ROUNDED
+    trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return Evidence(
+        records=records,
+        loss=loss,
+        tolerance=tolerance * max(1.0, abs(loss)),
+        reason=reason,
+        dtypes=_exact_precisions(precisions, trained_in=model.dtype),
+        autocast=None if autocast is None else _name(autocast),
+        in_four_bits=run.q_lora,
+        num_weights=sum(num_elements(parameter) for parameter in model.parameters()),
+        tensors=tensors,
+        # lora_bias all lets biases learn in the originals of what is trained fully, which nothing reads.
+        not_saved=[name for name in trained if name not in tensors and ".original_module." not in name],
+    )
+
+
+def _exact_precisions(saved: set[torch.dtype], *, trained_in: torch.dtype) -> list[str]:
+    """Name the precisions that hold all that was saved exactly, that of the live model first if it is one of them."""
+    exact = [torch.float32, *(saved if len(saved) == 1 else ())]
+    return list(dict.fromkeys(map(_name, sorted(exact, key=lambda dtype: dtype != trained_in))))
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _ask_fresh_process(directory: Path, *, cache_dir: str | None) -> None:
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _OF_THE_GROUP and not name.startswith(("ACCELERATE_", "TORCHELASTIC_", "ROLE_"))
+    }
+    if cache_dir:
+        environment["HF_HUB_CACHE"] = cache_dir
+    command = [sys.executable, "-m", "minicpmv.training.finish.verify", str(directory)]
+    # An exception here, such as a signal's, ends that process as well.
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if not (directory / PROOF).is_file():
+        raise CheckpointError(_unanswered(directory, ended))
+    proof: dict[str, Any] = json.loads((directory / PROOF).read_text(encoding="utf-8"))
+    told = describe_proof(proof, directory)
+    if proof["verdict"] == "differs":
+        raise CheckpointError(told)
+    (say if proof["verdict"] == "proved" else notice)(told)
+
+
+def _unanswered(directory: Path, ended: subprocess.CompletedProcess[str]) -> str:
+    last = ended.stderr.strip().splitlines()[-1:] or ["no message"]
+    return (
+        f"{directory}: found that the process which loads it anew ended with {ended.returncode} ({last[0]}), expected "
+        "an answer; it is saved, not proved\n"
+        f"  fix: python -m minicpmv.training.finish.verify {directory} tries again (-9: out of memory)"
+    )
+
+
+def _release(trainer: MiniCPMVTrainer) -> None:
+    """Give back the memory of model, gradients and optimizer, whoever else refers to them."""
+    model: Any = trainer.model
+    for parameter in model.parameters():
+        parameter.grad = None
+        parameter.data = parameter.data.new_empty(0)
+        if hasattr(parameter, "ds_tensor"):  # this process's piece under ZeRO-3
+            parameter.ds_tensor.data = parameter.ds_tensor.data.new_empty(0)
+    state: Any = getattr(trainer.optimizer, "state", None)
+    if state:
+        state.clear()
+    trainer.accelerator.free_memory()
+    loose: Any = trainer
+    loose.optimizer = loose.lr_scheduler = loose.deepspeed = loose.model_wrapped = None
+    loose.callback_handler.optimizer = loose.callback_handler.lr_scheduler = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,1 @@
+"""Declares, reads and resolves the settings of a run. It knows no model and no data."""

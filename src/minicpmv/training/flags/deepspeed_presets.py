@@ -1,0 +1,130 @@
+"""Finds the DeepSpeed configuration that ``--deepspeed`` names: a file, or one of the shipped presets."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from minicpmv.errors import ConfigError
+from minicpmv.machine.tools import refuse_without_tools
+from minicpmv.machine.value import Machine
+
+__all__ = ["PRESETS", "DeepSpeedChoice", "offloads_optimizer", "refuse_uncompiled", "resolve_deepspeed"]
+
+_COMPILED = ("adam", "adamw", "lamb", "lion")
+"""What an ``optimizer`` block can name that is DeepSpeed's own code; of Adam it also has torch's."""
+
+PRESETS = ("zero1", "zero2", "zero3", "zero2-offload", "zero3-offload")
+"""Shipped configurations: ``zero1`` shards the optimizer, ``zero2`` gradients and ``zero3`` the weights as well.
+
+With ``-offload`` the optimizer, and of ZeRO-3 the weights too, lie in the machine's memory. These alone leave
+``zero_force_ds_cpu_optimizer`` open: beside a GPU accelerate then takes DeepSpeed's Adam for CPUs, which reads and
+writes half precision itself and is compiled once. Without a GPU it is switched off, as in the other presets, and
+torch's own optimizer runs: nothing is compiled.
+"""
+
+
+class DeepSpeedChoice(NamedTuple):
+    """A configuration, and what the user should know about how it was found."""
+
+    config: dict[str, Any]
+    notices: tuple[str, ...]
+
+
+def resolve_deepspeed(name: str, *, on_cpu: bool) -> DeepSpeedChoice:
+    """Read the configuration that ``--deepspeed`` names.
+
+    A file wins. The official scripts' ``ds_config_zero2.json`` and ``ds_config_zero3.json``, absent here, mean the
+    presets of the same stage, and ``ds_config_zero3_offload.json`` that one with offload.
+
+    Args:
+        name: The flag's value: ``zero2``, a path, or a JSON object.
+        on_cpu: No accelerator: settings that would compile kernels at start are replaced by their equals.
+
+    Raises:
+        ConfigError: There is no such file or preset, or the file is not a JSON object.
+    """
+    notices: list[str] = []
+    if name.lstrip().startswith("{"):
+        config = _parse(name, where="--deepspeed")
+    elif Path(name).is_file():
+        config = _parse(Path(name).read_text(encoding="utf-8"), where=name)
+    else:
+        preset = Path(name).name.removesuffix(".json").removeprefix("ds_config_").replace("_", "-")
+        if preset not in PRESETS:
+            raise ConfigError(
+                f"--deepspeed: found {name!r}, expected an existing file or one of {', '.join(PRESETS)}\n"
+                "  fix: correct the path, or use a preset"
+            )
+        if name != preset:
+            notices.append(f"--deepspeed {name}: no such file; using the shipped preset {preset!r}")
+        text = (resources.files("minicpmv.training.flags") / "deepspeed" / f"{preset}.json").read_text(encoding="utf-8")
+        config = _parse(text, where=f"preset {preset}")
+    if on_cpu:
+        notices += _avoid_compiling(config)
+    return DeepSpeedChoice(config, tuple(notices))
+
+
+def offloads_optimizer(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration keeps the optimizer in the machine's memory."""
+    offload = config.get("zero_optimization", {}).get("offload_optimizer") or {}
+    return offload.get("device", "none") != "none"
+
+
+def refuse_uncompiled(config: Mapping[str, Any], machine: Machine) -> None:
+    """Make sure that DeepSpeed can compile the optimizer that a configuration makes it run beside a GPU.
+
+    Raises:
+        MachineError: A tool is missing.
+    """
+    block, is_offloaded = config.get("optimizer"), offloads_optimizer(config)
+    if isinstance(block, Mapping):
+        params = block.get("params")
+        is_of_torch = isinstance(params, Mapping) and bool(params.get("torch_adam"))
+        is_compiled = str(block.get("type")).lower() in _COMPILED and not is_of_torch
+    else:
+        is_compiled = is_offloaded and bool(config.get("zero_force_ds_cpu_optimizer", True))
+    if not is_compiled or _is_built("cpu" if is_offloaded else "fused"):
+        return
+    refuse_without_tools(
+        machine,
+        "an optimizer on the processor" if is_offloaded else "a fused optimizer",
+        asked_by="--deepspeed",
+        otherwise="do without offload"
+        if is_offloaded
+        else "remove the 'optimizer' block of its configuration, so that --optim counts",
+    )
+
+
+def _is_built(kind: str) -> bool:
+    """Whether DeepSpeed was installed with its optimizers compiled."""
+    package = importlib.util.find_spec("deepspeed")
+    places = [] if package is None else package.submodule_search_locations or []
+    return any(built for place in places for built in Path(place, "ops").glob(f"*/{kind}_*_op*.so"))
+
+
+def _parse(text: str, *, where: str) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{where}: found invalid JSON at line {error.lineno} column {error.colno} ({error.msg}), "
+            "expected a DeepSpeed configuration\n  fix: correct the file"
+        ) from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{where}: found {type(config).__name__}, expected a JSON object\n  fix: correct the file")
+    return config
+
+
+def _avoid_compiling(config: dict[str, Any]) -> list[str]:
+    """DeepSpeed's own optimizers are C++ that it compiles at start, for minutes and only where a compiler is."""
+    notices = []
+    for block, instead in (("optimizer", "--optim"), ("scheduler", "--lr_scheduler_type")):
+        if config.pop(block, None) is not None:
+            notices.append(f"--deepspeed: its {block!r} block needs compiling on a CPU; {instead} is used instead")
+    config.setdefault("zero_force_ds_cpu_optimizer", False)
+    return notices

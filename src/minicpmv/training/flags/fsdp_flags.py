@@ -1,0 +1,107 @@
+"""Reads what ``--fsdp`` and ``--fsdp_config`` ask for. The sharding itself is ``training/distributed/fsdp.py``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from minicpmv.errors import ConfigError, UsageError
+
+__all__ = ["settle_fsdp"]
+
+_TRUE, _FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0", "")
+
+
+# What a configuration may say beside what is settled here, and why everything else is refused.
+_FREE = ("cpu_offload", "reshard_after_forward")
+
+
+_SETTLED: dict[str, tuple[Any, str]] = {
+    "version": (2, "FSDP1 is on its way out of transformers"),
+    "state_dict_type": ("FULL_STATE_DICT", "a checkpoint holds whole weights, which load anywhere"),
+    "cpu_ram_efficient_loading": (False, "each process compares the checkpoint with the model and loads it"),
+    "activation_checkpointing": (False, "--activation_checkpointing does it, with FSDP or without"),
+}
+
+
+def settle_fsdp(settings: dict[str, Any], *, on_cpu: bool, has_accelerator: bool, num_processes: int) -> None:
+    """Read ``fsdp`` and ``fsdp_config``, and put what they mean in their place.
+
+    Args:
+        settings: Keyword arguments for ``TrainingArguments``, changed here.
+        on_cpu: The run computes on the CPU.
+        has_accelerator: The machine has an accelerator, used or not.
+        num_processes: Of the run.
+
+    Raises:
+        UsageError: Something asked for cannot be done, here or at all.
+        ConfigError: ``--fsdp_config`` is no file and no JSON object.
+    """
+    asked, written = settings.pop("fsdp", None), settings.pop("fsdp_config", None)
+    word = str(asked or "").strip().lower()
+    if word not in _TRUE + _FALSE:
+        raise UsageError(f"--fsdp: found {asked!r}, expected true or false\n  fix: --fsdp true")
+    if word in _FALSE:
+        if written:
+            raise UsageError("--fsdp_config: found without --fsdp\n  fix: add --fsdp true, or remove it")
+        return
+    if settings.get("deepspeed"):
+        raise UsageError("--fsdp --deepspeed: found both, expected at most one: each shards\n  fix: remove one of them")
+    if num_processes == 1:
+        raise UsageError(
+            "--fsdp true: found one process, expected several to shard among\n"
+            "  fix: start several (--num_processes, GPUS_PER_NODE of the scripts), or remove --fsdp"
+        )
+    if on_cpu and has_accelerator:
+        raise UsageError(
+            "--fsdp true --use_cpu true: found an accelerator, on which torch would shard all the same\n"
+            "  fix: hide it (CUDA_VISIBLE_DEVICES=), or remove one of the flags"
+        )
+    config = _read_config(written) if written else {}
+    if on_cpu and config.get("cpu_offload"):
+        raise UsageError("--fsdp_config: found cpu_offload on a CPU, where everything is already\n  fix: remove it")
+    # Whole weights are also what adapters and released layouts are saved from.
+    settings |= {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT", **config}}
+
+
+def _read_config(written: Any) -> dict[str, Any]:
+    """Read a file or an object, in today's words: some configurations have ``fsdp_`` before each of them."""
+    where = "--fsdp_config"
+    content: Any = written
+    if isinstance(written, str):
+        if not written.lstrip().startswith("{"):
+            where = written
+            try:
+                written = Path(written).read_text(encoding="utf-8")
+            except OSError as error:
+                raise ConfigError(
+                    f"--fsdp_config: found {where!r}, expected an existing file or a JSON object\n  fix: correct it"
+                ) from error
+        try:
+            content = json.loads(written)
+        except json.JSONDecodeError as error:
+            raise ConfigError(
+                f"{where}: found invalid JSON at line {error.lineno} column {error.colno} ({error.msg}), expected an "
+                "object\n  fix: correct it"
+            ) from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: found {type(content).__name__}, expected a JSON object\n  fix: correct it")
+    config: dict[str, Any] = {}
+    for name, value in content.items():
+        bare = name.removeprefix("fsdp_")
+        if bare in _FREE:
+            if not isinstance(value, bool):
+                raise UsageError(f"{where}: found {name} {value!r}, expected true or false\n  fix: correct it")
+            config[bare] = value
+        elif bare not in _SETTLED:
+            raise UsageError(
+                f"{where}: found {name!r}, expected {' or '.join(_FREE)}: it belongs to FSDP1, or is settled by the "
+                f"model\n  fix: remove {name!r}"
+            )
+        elif value != _SETTLED[bare][0]:
+            expected, reason = _SETTLED[bare]
+            raise UsageError(
+                f"{where}: found {name} {value!r}, expected {json.dumps(expected)}: {reason}\n  fix: remove {name!r}"
+            )
+    return config

@@ -1,0 +1,114 @@
+"""Which of transformers' optimizers a run can use, said before anything is loaded. None is implemented here."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Set
+from typing import Any
+
+from minicpmv.errors import ConfigError, UsageError
+from minicpmv.training.flags.deepspeed_presets import offloads_optimizer
+from minicpmv.training.flags.learning_flags import RATED
+
+__all__ = ["check_optimizer"]
+
+# First words of a name -> the packages behind it: as imported, and as pip knows them. The first that fits counts.
+_PACKAGES: tuple[tuple[tuple[str, ...], tuple[tuple[str, str], ...]], ...] = (
+    (("galore_adamw_8bit",), (("galore_torch", "galore-torch"), ("bitsandbytes", "bitsandbytes"))),
+    (("galore",), (("galore_torch", "galore-torch"),)),
+    (("apollo",), (("apollo_torch", "apollo-torch"),)),
+    (("adamw_torch_4bit", "adamw_torch_8bit"), (("torchao", "torchao"),)),
+    (("adamw_bnb", "adamw_8bit", "ademamix", "lion", "paged", "rmsprop_bnb"), (("bitsandbytes", "bitsandbytes"),)),
+    (("grokadamw",), (("grokadamw", "grokadamw"),)),
+    (("stable_adamw",), (("optimi", "torch-optimi"),)),
+    (("adamw_torch_npu",), (("torch_npu", "torch-npu"),)),
+)
+
+_INSIDE_BACKWARD = "it updates weights inside the backward pass, before gradients are added up and clipped"
+
+# Name, or how it ends -> why it is refused.
+_REFUSED = {
+    "layerwise": _INSIDE_BACKWARD,
+    "lomo": _INSIDE_BACKWARD,
+    "adamw_anyprecision": "its package, torchdistx, is no longer kept up",
+    "adamw_torch_xla": "TPUs are not supported",
+    "schedule_free_adamw": "its weights must be averaged before each saving, which transformers' Trainer does not do",
+}
+_REFUSED |= dict.fromkeys(("schedule_free_radam", "schedule_free_sgd"), _REFUSED["schedule_free_adamw"])
+
+# They read a matrix's rows and columns; ZeRO hands them a flat piece of all weights.
+_SHAPED = ("adafactor", "apollo", "galore")
+# FSDP hands an optimizer pieces as well, of a type that torch's own know.
+_OF_TORCH = ("adagrad", "adamw_torch", "adamw_torch_fused", "rmsprop", "sgd")
+# What DeepSpeed has a version of for CPUs; of any other it would make its Adam.
+_FOR_OFFLOAD = ("adagrad", "adamw_torch", "adamw_torch_fused")
+# The others read --optim_args nowhere.
+_WITH_ARGUMENTS = ("adagrad", "adamw_torch_4", "adamw_torch_8", "ademamix", "apollo", "galore", "grokadamw")
+_WITH_ARGUMENTS += ("paged_ademamix", "rmsprop", "sgd", "stable_adamw")
+
+
+def check_optimizer(settings: Mapping[str, Any], *, given: Set[str]) -> None:
+    """Refuse an optimizer that could not work, or a flag of it that could have no effect.
+
+    Args:
+        settings: Keyword arguments for ``TrainingArguments``; ``deepspeed`` is a configuration.
+        given: Names of all flags that were given.
+
+    Raises:
+        UsageError: transformers has no such optimizer, or it cannot be used with the other flags.
+        ConfigError: Its package is not installed.
+    """
+    name = str(getattr(settings.get("optim"), "value", settings.get("optim") or "adamw_torch_fused"))
+    reason = next((reason for end, reason in _REFUSED.items() if name.endswith(end)), None)
+    if reason is not None:
+        raise UsageError(
+            f"--optim: found {name!r}, expected another optimizer: {reason}\n"
+            "  fix: adamw_torch_fused is the default; adamw_bnb_8bit and adafactor need less memory"
+        )
+    packages = next((packages for starts, packages in _PACKAGES if name.startswith(starts)), ())
+    missing = [pip for module, pip in packages if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ConfigError(
+            f"--optim {name}: found no {' and no '.join(missing)}, expected the package behind it\n"
+            f"  fix: pip install {' '.join(missing)}, or choose another optimizer"
+        )
+    low_rank = name.startswith(("apollo", "galore"))
+    if low_rank and not settings.get("optim_target_modules"):
+        raise UsageError(
+            f"--optim {name}: found no --optim_target_modules, expected the matrices that it works on\n"
+            "  fix: add --optim_target_modules all-linear, or a regular expression"
+        )
+    if settings.get("optim_target_modules") and not low_rank:
+        raise UsageError(
+            f"--optim_target_modules: found beside --optim {name}, which does not read it\n  fix: remove the flag"
+        )
+    if settings.get("optim_args") and not name.startswith(_WITH_ARGUMENTS):
+        raise UsageError(f"--optim_args: found beside --optim {name}, which does not read it\n  fix: remove the flag")
+    if settings.get("deepspeed"):
+        _check_under_deepspeed(name, settings["deepspeed"], given)
+    if settings.get("fsdp") and name not in _OF_TORCH:
+        raise UsageError(
+            f"--optim {name} --fsdp: found both, expected {' or '.join(_OF_TORCH)}: FSDP hands an optimizer pieces of "
+            "tensors, of a type that others do not know\n  fix: change --optim, or use --deepspeed zero2"
+        )
+
+
+def _check_under_deepspeed(name: str, config: Mapping[str, Any], given: Set[str]) -> None:
+    if "optimizer" in config:
+        flags = ["optim", *(f"{part}_{what}" for what in ("lr", "weight_decay") for part in RATED)]
+        idle = [f"--{flag}" for flag in flags if flag in given]
+        if idle:
+            raise UsageError(
+                f"{', '.join(idle)}: found beside a --deepspeed configuration with an 'optimizer' block of its own, "
+                "which trains every part alike\n  fix: remove that block, or these flags"
+            )
+    elif name.startswith(_SHAPED):
+        raise UsageError(
+            f"--optim {name} --deepspeed: found both, expected one: it works on the rows and columns of each matrix, "
+            "and ZeRO hands it flat pieces of them\n  fix: use adamw_torch_fused or adamw_bnb_8bit, or no --deepspeed"
+        )
+    elif offloads_optimizer(config) and config.get("zero_force_ds_cpu_optimizer", True) and name not in _FOR_OFFLOAD:
+        raise UsageError(
+            f"--optim {name} --deepspeed: found both, expected {' or '.join(_FOR_OFFLOAD)}: offload runs DeepSpeed's "
+            "own optimizer for CPUs, and there is none of this kind\n  fix: change --optim, or do without offload"
+        )

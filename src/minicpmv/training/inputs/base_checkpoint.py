@@ -1,0 +1,133 @@
+"""Loads what a run starts from: the checkpoint's version, its processor and its weights in the right precision."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedModel, TrainingArguments
+
+from minicpmv.errors import CheckpointError, ConfigError, UsageError
+from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.releases.directories import SMALL_FILES, find_directory, name_to_load
+from minicpmv.releases.model_files import check_model_files, read_config
+from minicpmv.releases.table import LLM_TYPES, Version, detect_version
+from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.learning.lora import keep_packing, quantisation
+
+__all__ = ["Base", "check_weights", "dtype_to_save", "load_base", "open_base", "stated_dtype"]
+
+_ASKED_BY = "--model_name_or_path"
+
+
+class Base(NamedTuple):
+    """A checkpoint to start from, without its weights."""
+
+    path: Path
+    config: dict[str, Any]
+    """As its ``config.json`` has it."""
+    version: Version
+
+
+def open_base(run: RunArguments) -> Base:
+    """Find a checkpoint, and read what it is.
+
+    Raises:
+        CheckpointError: There is none, or it is broken or of no known version.
+        UsageError: ``--llm_type`` means another version.
+    """
+    path = find_base(run)
+    config = read_config(path)
+    return Base(path, config, check_llm_type(run.llm_type, config))
+
+
+def find_base(run: RunArguments) -> Path:
+    """Return the checkpoint's directory, fetching its small files if a hub name was given.
+
+    Raises:
+        CheckpointError: There is neither such a directory nor such a hub repository.
+    """
+    name = run.model_name_or_path
+    path = find_directory(name, asked_by=_ASKED_BY, cache_dir=run.cache_dir, **SMALL_FILES)
+    if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+        raise CheckpointError(
+            f"--model_name_or_path: {name!r} holds an adapter, expected a base model\n"
+            "  fix: name the base model there, and the adapter with --use_lora true --lora_weight_path"
+        )
+    check_model_files(path)
+    return path
+
+
+def check_llm_type(stated: str | None, config: dict[str, Any]) -> Version:
+    """Return the checkpoint's version, and make sure that ``--llm_type`` means the same.
+
+    Raises:
+        UsageError: It means another version, or nothing.
+        CheckpointError: The checkpoint's version is unknown.
+    """
+    version = detect_version(config)
+    if stated and stated not in version.llm_types:
+        known = "" if stated in LLM_TYPES else f" (known are {', '.join(LLM_TYPES)})"
+        raise UsageError(
+            f"--llm_type: found {stated!r}{known}, but the checkpoint is {version.model} (version {version.name}), "
+            f"expected {' or '.join(version.llm_types)}\n  fix: set --llm_type {version.llm_types[0]}, or leave it out"
+        )
+    return version
+
+
+def check_weights(config: dict[str, Any], run: RunArguments) -> None:
+    """Make sure that the checkpoint's weights can learn in the way asked for.
+
+    Raises:
+        UsageError: They are packed, and are to be trained themselves.
+        ConfigError: They are packed, or shall be, and bitsandbytes is not installed.
+    """
+    packed = config.get("quantization_config")
+    if packed and not run.use_lora:
+        raise UsageError(
+            f"--model_name_or_path: {run.model_name_or_path!r}: found weights packed in fewer bits, expected whole "
+            "ones to train themselves\n  fix: use --use_lora true, or start from the release that is not quantised"
+        )
+    if (packed or run.q_lora) and importlib.util.find_spec("bitsandbytes") is None:
+        what = f"--model_name_or_path {run.model_name_or_path}" if packed else "--q_lora true"
+        raise ConfigError(
+            f"{what}: found no bitsandbytes, expected the package that reads 4-bit weights\n"
+            "  fix: pip install bitsandbytes, or use --use_lora true with a release that is not quantised"
+        )
+
+
+def stated_dtype(config: dict[str, Any]) -> torch.dtype | None:
+    """Return the precision that a checkpoint states for its weights."""
+    name = config.get("torch_dtype") or config.get("dtype")
+    return getattr(torch, name, None) if isinstance(name, str) else None
+
+
+def dtype_to_save(run: RunArguments, config: dict[str, Any]) -> torch.dtype:
+    """Return the precision in which a full model is saved, as ``--save_dtype`` says."""
+    return stated_dtype(config) or torch.float32 if run.save_dtype == "auto" else getattr(torch, run.save_dtype)
+
+
+def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrainedModel:
+    """Load the weights in the precision that training needs.
+
+    Trained weights are float32 under autocast, or half precision under DeepSpeed, which keeps float32 masters itself. A
+    base that LoRA leaves frozen is loaded in the run's precision.
+
+    Raises:
+        CheckpointError: The weights do not fit the config, or cannot be fetched.
+    """
+    half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    dtype = half if args.deepspeed or run.use_lora else torch.float32
+    options: dict[str, Any] = {"dtype": dtype, "cache_dir": run.cache_dir}
+    if run.q_lora:
+        options["quantization_config"] = quantisation(half)
+        options["device_map"] = {"": args.device}
+    source = name_to_load(run.model_name_or_path, asked_by=_ASKED_BY, cache_dir=run.cache_dir)
+    try:
+        model = MiniCPMVForConditionalGeneration.from_pretrained(source, **options)
+    except OSError as error:  # of the hub
+        raise CheckpointError(f"{source}: {error}\n  fix: download the model and give its directory") from error
+    keep_packing(model)
+    return model

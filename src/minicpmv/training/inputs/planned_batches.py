@@ -1,0 +1,234 @@
+"""Planned batches on their way through transformers' and accelerate's loading: which records, in which epoch, where.
+
+``data.packing`` and ``data.grouping`` decide, in every run; here their plan becomes a batch sampler that accelerate
+deals out to processes and that a resumed run continues. transformers' own sampler is never used, because accelerate
+then repeats records to fill up the last step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import seed_worker
+
+from minicpmv.data.batches.grouping import BatchPlanner, LengthGrouper
+from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.batches.plan import Rows
+from minicpmv.data.samples.dataset import LengthReport
+from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.training.flags.arguments import RunArguments
+
+__all__ = [
+    "BatchPlan",
+    "EpochTeller",
+    "PlannedBatches",
+    "StepPlan",
+    "count_steps",
+    "describe_plan",
+    "describe_step",
+    "estimate_costs",
+    "make_loader",
+    "plan_batches",
+]
+
+_STUCK = 900.0
+"""Seconds without a batch after which data workers are taken to be stuck: half of what torch's processes wait for each
+other, so that the one that waits for its workers can say so."""
+
+Collate = Callable[[Sequence[dict[str, Tensor]]], dict[str, Tensor]]
+
+
+class BatchPlan(Protocol):
+    """A plan of every epoch: as many batches in each, a multiple of the processes; batch n goes to process n % R."""
+
+    @property
+    def num_rows(self) -> int: ...
+
+    def rows(self, epoch: int) -> Rows: ...
+
+
+class PlannedBatches(Sampler[list[int]]):
+    """A batch sampler that follows a plan."""
+
+    def __init__(self, plan: BatchPlan) -> None:
+        self._plan = plan
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._plan.num_rows
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._plan.rows(self._epoch))
+
+
+@dataclass
+class EpochTeller(TrainerCallback):
+    """Tells a batch sampler the epoch.
+
+    Trainer does so itself, but not through the two wrappers that the sampler has in a run of several processes that
+    goes on in the middle of an epoch. This may go when it does.
+    """
+
+    sampler: PlannedBatches
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
+def plan_batches(
+    run: RunArguments,
+    args: TrainingArguments,
+    num_records: int,
+    *,
+    lengths: LengthReport | None,
+    costs: npt.NDArray[np.float64] | None,
+) -> RowPlanner | BatchPlanner:
+    """Plan the batches of a run.
+
+    Args:
+        run: Says whether rows are packed.
+        args: Says how many processes there are, and how large a batch is. With packing, a row holds as many tokens as
+            a batch of that many rows of ``pack_length``.
+        num_records: Of the data.
+        lengths: Of the records; None only where batches do not depend on them.
+        costs: Of the records, see :func:`estimate_costs`.
+
+    Raises:
+        ConfigError: ``dataloader_drop_last`` leaves nothing to train on.
+    """
+    shuffle = args.train_sampling_strategy != "sequential"
+    seed = args.seed if args.data_seed is None else args.data_seed
+    if run.packing:
+        assert lengths is not None, "without lengths, arguments turn packing off"
+        return RowPlanner(
+            lengths.lengths,
+            capacity=(run.pack_length or run.model_max_length) * args.per_device_train_batch_size,
+            costs=costs,
+            num_ranks=args.world_size,
+            seed=seed,
+            shuffle=shuffle,
+        )
+    common: dict[str, Any] = {
+        "batch_size": args.per_device_train_batch_size,
+        "num_ranks": args.world_size,
+        "seed": seed,
+        "drop_last": args.dataloader_drop_last,
+    }
+    if args.train_sampling_strategy == "group_by_length":
+        assert lengths is not None, "arguments refuse it without lengths"
+        return LengthGrouper(lengths.lengths, **common)
+    return BatchPlanner(num_records, shuffle=shuffle, **common)
+
+
+class StepPlan(NamedTuple):
+    """Averages of an epoch."""
+
+    records: int
+    """In each epoch."""
+    steps_per_epoch: int
+    records_per_step: float
+    tokens_per_step: float | None
+    """None if records are checked, and counted, only when they are read."""
+
+
+def describe_plan(plan: RowPlanner | BatchPlanner, args: TrainingArguments, lengths: LengthReport | None) -> StepPlan:
+    """Say in numbers what an optimizer step holds, on all processes together, and how many an epoch has."""
+    batches = args.gradient_accumulation_steps * args.world_size
+    num_steps = -(-plan.num_rows // batches)
+    tokens = None if lengths is None else float(np.mean(lengths.lengths)) * plan.num_records / num_steps
+    return StepPlan(plan.num_records, num_steps, plan.num_records / num_steps, tokens)
+
+
+def describe_step(plan: RowPlanner | BatchPlanner, args: TrainingArguments, lengths: LengthReport | None) -> str:
+    """Say the same in one line."""
+    size, num_batches = args.per_device_train_batch_size, args.gradient_accumulation_steps * args.world_size
+    step = describe_plan(plan, args, lengths)
+    tokens = "" if step.tokens_per_step is None else f"{step.tokens_per_step:,.0f} tokens"
+    if isinstance(plan, RowPlanner):
+        rows = f"{_count(min(num_batches, plan.num_rows), 'packed row')} of up to {plan.capacity} tokens"
+        held = f"{rows} ({plan.fill:.1%} full), about {step.records_per_step:.3g} records and {tokens}"
+    else:
+        records = _count(min(size * num_batches, plan.num_records), "record")
+        held = f"{records} in padded batches of {size}{tokens and f', about {tokens}'}"
+    return f"each step: {held}; an epoch has {_count(step.steps_per_epoch, 'step')}"
+
+
+def count_steps(plan: BatchPlan, args: TrainingArguments, *, epochs: float | None = None) -> int:
+    """Count the optimizer steps of a run, as Trainer does, or of so many epochs."""
+    steps_per_epoch = -(-plan.num_rows // (args.gradient_accumulation_steps * args.world_size))
+    if epochs is None and args.max_steps > 0:
+        return args.max_steps
+    return math.ceil((args.num_train_epochs if epochs is None else epochs) * steps_per_epoch)
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def estimate_costs(lengths: LengthReport, config: MiniCPMVConfig, *, scale_resolution: int) -> npt.NDArray[np.float64]:
+    """Work of each record, in tokens of the language model: its own tokens, and what the tower does for its images.
+
+    Weights stand for work, because a layer multiplies each token or patch with each of its weights; what attention adds
+    with length is left out. Every slice has about ``scale_resolution`` squared pixels.
+    """
+    vision, text = config.vision_config, config.text_config
+    patches_per_token = (scale_resolution // cast("int", vision.patch_size)) ** 2 / config.query_num
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    attention = 2 * text.hidden_size * head * (text.num_attention_heads + text.num_key_value_heads)
+    per_token = text.num_hidden_layers * (attention + 3 * text.hidden_size * text.intermediate_size)
+    per_layer = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
+    weight = patches_per_token * vision.num_hidden_layers * per_layer / per_token
+    return np.asarray(lengths.lengths) + weight * np.asarray(lengths.num_image_tokens)
+
+
+def make_loader(
+    dataset: Dataset[Any],
+    sampler: PlannedBatches,
+    args: TrainingArguments,
+    collate: Collate,
+    *,
+    num_workers: int | None = None,
+) -> DataLoader[Any]:
+    """Make the loader of planned batches.
+
+    Args:
+        dataset: Has the records.
+        sampler: Says which of them make a batch.
+        args: Say how they are loaded.
+        collate: Joins them.
+        num_workers: Data workers, but none that would have no batch; as many as the flags say if not given.
+    """
+    meant = args.dataloader_num_workers if num_workers is None else num_workers
+    num_workers = min(meant, max(1, len(sampler)))
+    # Fields that older releases of transformers lack.
+    newer = {
+        name: getattr(args, f"dataloader_{name}")
+        for name in ("in_order", "multiprocessing_context")
+        if hasattr(args, f"dataloader_{name}")
+    }
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=args.dataloader_pin_memory,
+        persistent_workers=args.dataloader_persistent_workers and num_workers > 0,
+        prefetch_factor=args.dataloader_prefetch_factor if num_workers else None,
+        timeout=_STUCK if num_workers else 0,
+        worker_init_fn=partial(seed_worker, num_workers=num_workers, rank=args.process_index),
+        **newer,
+    )

@@ -1,0 +1,234 @@
+"""What a run starts from: base model, data and processor, opened and checked before a weight is loaded.
+
+A fault in something small must not cost the time of loading something large.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from minicpmv.data.images.image_digests import PictureDigests
+from minicpmv.data.samples.collation import Collator
+from minicpmv.data.samples.dataset import ConversationDataset, LengthReport
+from minicpmv.data.sources.cache import DataCache, Entry
+from minicpmv.data.sources.mixing import Mixture, Source, load_mixture
+from minicpmv.data.sources.skipping import SKIPPED, SkipLog, Skipped
+from minicpmv.data.sources.source_digests import Content
+from minicpmv.data.sources.validation import HeldOut, SplitSize
+from minicpmv.errors import UsageError
+from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.releases.table import Version
+from minicpmv.training.distributed.console import notice, say
+from minicpmv.training.distributed.processes import leaders_first
+from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.inputs.base_checkpoint import Base
+
+__all__ = ["Material", "find_cache", "gather_material", "gather_together"]
+
+_MAX_BAD_SHARE = 0.01
+_FALSE = ("false", "no", "none", "0")
+_PROCESSOR_FILES = (".jinja", ".json", ".model", ".tiktoken", ".txt")
+"""Endings of the files that say how a checkpoint reads text and images."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Material:
+    """Everything but weights."""
+
+    base: Path
+    config: dict[str, Any]
+    version: Version
+    train: ConversationDataset
+    lengths: LengthReport | None
+    """Of the records to train on; None if they are checked only when they are read."""
+    validation: Mapping[str, ConversationDataset]
+    """What is measured, by the names of the sets; the only set has an empty name. Empty if nothing is."""
+    split: HeldOut | None
+    """What of it was held out of the training data; None if nothing was to be."""
+    collator: Collator
+    skip_log: SkipLog
+    skipped: Skipped
+    """Records that are left out from the beginning."""
+    contents: Mapping[str, Content]
+    """Of every source of data, by its path."""
+    pictures: PictureDigests | None
+    """Files of the records to train on; None if they are checked only when they are read."""
+
+    @property
+    def held_out(self) -> ConversationDataset | None:
+        """The first set that is measured, if any."""
+        return next(iter(self.validation.values()), None)
+
+    @property
+    def num_held_out(self) -> int:
+        """Records of all sets."""
+        return sum(len(dataset) for dataset in self.validation.values())
+
+
+def gather_together(run: RunArguments, base: Base, args: TrainingArguments) -> Material:
+    """Read and check everything small, on every process. Every process must call it.
+
+    Where what is found is kept on the disk, the first process of each machine does it alone, on all processors, and the
+    others read the result. With ``--data_cache false`` all do the same at the same time.
+
+    Raises:
+        MiniCPMVError: Whatever is wrong with model, data or flags.
+    """
+
+    def gather() -> Material:
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return gather_material(run, base, args.output_dir or "", seed=seed)
+
+    return leaders_first(gather, is_leader=args.local_process_index == 0) if _is_kept(run) else gather()
+
+
+def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int) -> Material:
+    """Read and check everything small.
+
+    Args:
+        run: The flags.
+        base: What the run starts from.
+        output_dir: Where the run will leave its files.
+        seed: Decides which records of a source with a broken weight are seen.
+
+    Raises:
+        MiniCPMVError: Whatever is wrong with model, data or flags.
+    """
+    if base.path.resolve() == Path(output_dir).resolve():
+        raise UsageError("--output_dir: found the base model's own directory\n  fix: choose another directory")
+    cache = _open_cache(run)
+
+    def load(sources: list[Source], split: SplitSize | None = None) -> Mixture:
+        return load_mixture(
+            sources,
+            image_root=run.image_root,
+            version=base.version,
+            seed=seed,
+            skip_bad=run.on_bad_record == "skip",
+            check_first=run.check_first,
+            cache=cache,
+            split=split,
+        )
+
+    train_mixture = load(run.train_sources, run.split)
+    sets = {name: load(sources) for name, sources in run.eval_sources.items()}
+    if train_mixture.held_out is not None and len(train_mixture.held_out.records):
+        sets = {"": _held_out_mixture(train_mixture, train_mixture.held_out)}
+    mixtures = [train_mixture, *sets.values()]
+    for mixture in mixtures:
+        for found in mixture.notices:
+            notice(str(found))
+    processor = MiniCPMVProcessor.from_pretrained(base.path)
+    train, *validation = datasets = [_make_dataset(run, mixture, processor) for mixture in mixtures]
+    reports: list[LengthReport] = []
+    if run.check_first:
+        kept = [_kept_lengths(cache, base, mixture, of) for mixture, of in zip(mixtures, datasets, strict=True)]
+        reports = [dataset.check_lengths(kept=entry) for dataset, entry in zip(datasets, kept, strict=True)]
+        _tell(cache, mixtures, kept)
+    skip_log, skipped = _settle_skips(run, output_dir, mixtures, reports)
+    if run.on_bad_record == "skip":
+        for dataset in datasets:
+            dataset.skip_log = skip_log
+    if not len(train):
+        raise UsageError(
+            f"--on_long_record skip: found no record of at most {run.model_max_length} tokens, expected some\n"
+            "  fix: raise --model_max_length"
+        )
+    files = mixtures[0].files
+    train.digests = None if files is None else PictureDigests(files)
+    pad_token_id: Any = processor.tokenizer.pad_token_id
+    return Material(
+        base=base.path,
+        config=base.config,
+        version=base.version,
+        train=train,
+        lengths=reports[0] if reports else None,
+        validation={name: dataset for name, dataset in zip(sets, validation, strict=True) if len(dataset)},
+        split=train_mixture.held_out,
+        collator=Collator(pad_token_id if pad_token_id is not None else 0),
+        skip_log=skip_log,
+        skipped=skipped,
+        contents={path: content for mixture in mixtures for path, content in mixture.contents.items()},
+        pictures=train.digests,
+    )
+
+
+def _held_out_mixture(train: Mixture, held_out: HeldOut) -> Mixture:
+    """Make a mixture of what was held out of another one; its faults and files are those of that one."""
+    identity = None if train.identity is None else [*train.identity, "held out"]
+    return Mixture(records=held_out.records, left_out={}, contents={}, identity=identity, files=None, num_recalled=0)
+
+
+def _is_kept(run: RunArguments) -> bool:
+    return run.check_first and run.data_cache.lower() not in _FALSE
+
+
+def find_cache(run: RunArguments) -> Path | None:
+    """Return the folder of ``--data_cache``; None if nothing is to be kept, or this user has no home."""
+    if run.data_cache.lower() in _FALSE:
+        return None
+    try:
+        return Path(run.data_cache).expanduser()
+    except RuntimeError:
+        return None
+
+
+def _open_cache(run: RunArguments) -> DataCache | None:
+    if not _is_kept(run):
+        return None
+    folder = find_cache(run)
+    if folder is None:
+        notice(f"--data_cache: found no home directory for {run.data_cache!r}, so nothing is kept; name another folder")
+        return None
+    return DataCache(folder)
+
+
+def _kept_lengths(cache: DataCache | None, base: Base, mixture: Mixture, dataset: ConversationDataset) -> Entry | None:
+    """Find the place of the lengths of these records, read by this processor, within these limits."""
+    if cache is None or not len(dataset):
+        return None
+    files = sorted(path for path in base.path.iterdir() if path.suffix in _PROCESSOR_FILES and path.is_file())
+    processor = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return cache.entry("lengths", records=mixture.identity, processor=processor, limits=asdict(dataset.limits))
+
+
+def _tell(cache: DataCache | None, mixtures: list[Mixture], kept: list[Entry | None]) -> None:
+    """Say what was not looked at, because it was found before, and what could not be kept."""
+    num_recalled = sum(mixture.num_recalled for mixture in mixtures)
+    if num_recalled:
+        is_counted = all(entry is None or entry.was_found for entry in kept)
+        counted = "" if is_counted else "; their tokens were counted anew"
+        say(f"data: {num_recalled:,} records as checked before (--data_cache false checks again){counted}")
+    if cache is not None and cache.fault is not None:
+        notice(f"--data_cache: {cache.folder} cannot be written ({cache.fault.strerror}); the next start checks again")
+
+
+def _make_dataset(run: RunArguments, mixture: Mixture, processor: MiniCPMVProcessor) -> ConversationDataset:
+    return ConversationDataset(
+        mixture.records,
+        processor,
+        max_length=run.model_max_length,
+        max_slice_nums=run.max_slice_nums,
+        on_long_record=run.on_long_record,
+        truncate_answers=run.truncate_answers,
+    )
+
+
+def _settle_skips(
+    run: RunArguments, output_dir: str, mixtures: list[Mixture], reports: list[LengthReport]
+) -> tuple[SkipLog, Skipped]:
+    """Collect what is left out, and make sure that it is not too much."""
+    skip_log = SkipLog(
+        path=Path(output_dir) / SKIPPED,
+        num_records=sum(len(mixture.records) + len(mixture.left_out) for mixture in mixtures),
+        max_share=_MAX_BAD_SHARE if run.max_bad_share is None else run.max_bad_share,
+    )
+    skipped = {name: problems for part in (*mixtures, *reports) for name, problems in part.left_out.items()}
+    skip_log.check(skipped)
+    return skip_log, skipped

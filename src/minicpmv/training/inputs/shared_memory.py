@@ -1,0 +1,143 @@
+"""Batches on their way from data workers: how much shared memory the heaviest takes, and how many workers it is for.
+
+A worker lays what it has made into ``/dev/shm``, of which Docker gives a container 64 MiB. So the room is counted
+before any worker is started.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from transformers import TrainingArguments
+
+from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.machine.value import Machine
+from minicpmv.machine.workers import bytes_in_flight, workers_that_fit
+from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.training.inputs.planned_batches import BatchPlan
+
+__all__ = ["Workers", "bytes_of_records", "heaviest_batch", "heaviest_row", "settle_workers"]
+
+_BYTES_PER_TOKEN = 40
+"""At most: ids, labels, weights, masks or places."""
+_BYTES_PER_BATCH = 2**16
+"""Each tensor has whole pages, and a batch a dozen tensors."""
+_CHANNELS = 3
+_ROUNDED_UP = 1.35
+"""At most, by which a slice exceeds its nominal number of patches: its sides are rounded to whole ones, and a very flat
+slice has two of them instead of one and a half."""
+_PREFETCHED = 2
+"""Batches that a worker makes ahead, by torch's default."""
+
+
+class Workers(NamedTuple):
+    """Data workers of each process."""
+
+    training: int
+    evaluation: int
+    """Those of training wait meanwhile, with the batches that they have made."""
+
+
+def settle_workers(
+    machine: Machine,
+    args: TrainingArguments,
+    config: MiniCPMVConfig,
+    *,
+    train: ConversationDataset,
+    plan: BatchPlan,
+    validation: Mapping[str, ConversationDataset],
+    has_features: bool,
+) -> tuple[Workers, list[str]]:
+    """Choose how many data workers have room for their batches; return notices where they are fewer than were meant.
+
+    Args:
+        machine: Has the shared memory.
+        args: Say how many are meant, and how large batches are.
+        config: Of the model.
+        train: What is trained on.
+        plan: Of its batches.
+        validation: What is measured, one set after the other.
+        has_features: Whether what the tower makes of pictures may come along instead of pixels.
+    """
+    meant, prefetched = args.dataloader_num_workers, args.dataloader_prefetch_factor or _PREFETCHED
+    if not meant:
+        return Workers(0, 0), []
+    of_sets = [bytes_of_records(each, config, has_features=has_features) for each in validation.values()]
+    batches = {
+        "training": _heaviest_of_training(train, plan, args, config, has_features=has_features),
+        "evaluation": max((heaviest_batch(each, args.per_device_eval_batch_size) for each in of_sets), default=0),
+    }
+    found: dict[str, int] = {}
+    fewer: list[str] = []
+    reason = ""
+    for what, size in batches.items():
+        choice = workers_that_fit(machine, asked=meant, prefetched=prefetched, batch_bytes=size)
+        found[what] = choice.value
+        if choice.value < meant:
+            fewer.append(f"{choice.value} for {what}")
+            reason = reason or choice.reason
+        taken = bytes_in_flight(choice.value, prefetched=prefetched, batch_bytes=size) * machine.num_local_processes
+        if machine.shared_bytes is not None:
+            machine = replace(machine, shared_bytes=max(0, machine.shared_bytes - taken))
+    notices = [
+        f"data workers in each process: {' and '.join(fewer)} instead of {meant}, because {reason}; "
+        "`docker run --ipc=host`, or `--shm-size 16g`, gives more, and --dataloader_num_workers 0 asks for none"
+    ]
+    return Workers(**found), notices if fewer else []
+
+
+def _heaviest_of_training(
+    train: ConversationDataset, plan: BatchPlan, args: TrainingArguments, config: MiniCPMVConfig, *, has_features: bool
+) -> int:
+    of_records = bytes_of_records(train, config, has_features=has_features)
+    if isinstance(plan, RowPlanner):
+        return heaviest_row(of_records, train.lengths, capacity=plan.capacity)
+    return heaviest_batch(of_records, args.per_device_train_batch_size)
+
+
+def bytes_of_records(
+    dataset: ConversationDataset, config: MiniCPMVConfig, *, has_features: bool
+) -> npt.NDArray[np.float64]:
+    """Bound what each record takes in a batch.
+
+    Args:
+        dataset: Has the records' lengths.
+        config: Of the model.
+        has_features: Whether what the tower makes of pictures may come along instead of pixels.
+    """
+    slicing = dataset.processor.image_processor
+    of_patch = _CHANNELS * slicing.patch_size**2  # a byte each
+    if has_features:
+        of_patch = max(of_patch, config.vision_config.hidden_size * np.dtype(np.float32).itemsize)
+    patches_per_token = _ROUNDED_UP * (slicing.scale_resolution / slicing.patch_size) ** 2 / config.query_num
+    return dataset.lengths * _BYTES_PER_TOKEN + dataset.num_image_tokens * (patches_per_token * of_patch)
+
+
+def heaviest_batch(of_records: npt.NDArray[np.float64], size: int) -> int:
+    """Bound the bytes of a padded batch in any epoch.
+
+    Args:
+        of_records: Bytes of each record.
+        size: Records of a batch.
+    """
+    return math.ceil(np.sort(of_records)[-size:].sum()) + _BYTES_PER_BATCH
+
+
+def heaviest_row(of_records: npt.NDArray[np.float64], lengths: npt.NDArray[np.int32], *, capacity: int) -> int:
+    """Bound the bytes of a packed row in any epoch: of one filled with what has most bytes a token, the last in part.
+
+    Args:
+        of_records: Bytes of each record.
+        lengths: Tokens of each record.
+        capacity: Tokens of a row.
+    """
+    order = np.argsort(-of_records / lengths)
+    ends = np.cumsum(lengths[order], dtype=np.int64)
+    taken = np.clip(capacity - (ends - lengths[order]), 0, lengths[order])
+    return math.ceil((of_records[order] * taken / lengths[order]).sum()) + _BYTES_PER_BATCH

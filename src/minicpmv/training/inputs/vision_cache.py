@@ -1,0 +1,304 @@
+"""``--vision_cache``: what a frozen vision tower makes of an image is computed once and then read from disk.
+
+Decides whether features can be kept, names what they depend on, and stores what the model computes while it trains.
+Looking them up is the data set's (``data.known_features``), the files are ``data.feature_store``'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from itertools import islice
+from pathlib import Path
+from threading import Semaphore
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from minicpmv.data.samples.cached_features import FeatureKind, KnownFeatures
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.samples.feature_store import FeatureStore
+from minicpmv.errors import UsageError
+from minicpmv.models.networks.layout import Layout
+from minicpmv.processing.image_processor import MiniCPMVImageProcessor
+from minicpmv.training.distributed.console import is_first_process, notice
+from minicpmv.training.distributed.engine import load_deepspeed
+from minicpmv.training.distributed.processes import add_up, gather
+from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.learning.lora import modules_to_save, wanted_targets
+from minicpmv.training.learning.parts import part_of
+
+__all__ = ["FeatureWriter", "advise", "settle_vision_cache", "use_vision_cache"]
+
+_DEFAULT_PLACE = "~/.cache/minicpmv/vision"
+_MEANING = 1
+"""Goes up whenever tower or resampler compute something else from the same weights and images."""
+_TO_WRITE = 4
+"""Batches whose features may wait in memory for the disk; then training waits, too."""
+_VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+
+
+# --------------------------------------------------------------------------------------------------------------- flags
+
+
+def settle_vision_cache(run: RunArguments, model: nn.Module, *, given: frozenset[str]) -> None:
+    """Find the folder that ``--vision_cache`` means, and make it.
+
+    Args:
+        run: The flags, changed in place; what learns is settled.
+        model: The base model; its weights may lie on the ``meta`` device.
+        given: Names of all flags that were given.
+
+    Raises:
+        UsageError: The tower learns, so that nothing can be kept; or the folder cannot be made.
+    """
+    if (run.vision_cache or "false").lower() == "false":
+        run.vision_cache = None
+        if "vision_cache_gb" in given:
+            raise UsageError("--vision_cache_gb: found without --vision_cache\n  fix: add it, or remove this flag")
+        return
+    if tower_learns(run, model):
+        raise UsageError(
+            f"--vision_cache {run.vision_cache}: found a vision tower that learns, so that its features change with "
+            "every step, expected a frozen one\n"
+            "  fix: add --tune_vision false (with LoRA also: no vision layers in --lora_target_modules, and no "
+            "--lora_bias all), or remove --vision_cache"
+        )
+    place = _DEFAULT_PLACE if str(run.vision_cache).lower() == "true" else str(run.vision_cache)
+    directory = Path(place).expanduser().absolute()
+    try:
+        if not run.dry_run:
+            directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--vision_cache: found {str(directory)!r}, which cannot be made a folder ({error.strerror})\n"
+            "  fix: name another folder"
+        ) from error
+    run.vision_cache = str(directory)
+
+
+def tower_learns(run: RunArguments, model: nn.Module) -> bool:
+    """Whether the settled flags train anything in the vision tower."""
+    if run.tune_vision or (run.use_lora and run.lora_bias == "all"):
+        return True
+    if not run.use_lora:
+        return False
+    names = [name for name, _ in model.named_modules()]
+    full = [name for module in modules_to_save(run) for name in names if name.endswith(module)]
+    return any(part_of(f"{name}.") == "vision tower" for name in (*full, *wanted_targets(model, run)))
+
+
+def advise(run: RunArguments, model: nn.Module, *, has_images: bool, num_epochs: float) -> str | None:
+    """Tell of the flag where it would spare work; None elsewhere."""
+    if run.vision_cache or not has_images or num_epochs <= 1 or _trains(model, "vision tower"):
+        return None
+    return (
+        "the vision tower is frozen, and computed again in every epoch; with --vision_cache true it sees each image "
+        "once, in all runs"
+    )
+
+
+# -------------------------------------------------------------------------------------------------------- what depends
+
+
+def find_features(
+    run: RunArguments, model: Any, image_processor: MiniCPMVImageProcessor, args: TrainingArguments
+) -> KnownFeatures:
+    """Say where features of this run's frozen modules are found. All processes do so together.
+
+    Args:
+        run: The flags; ``vision_cache`` names a folder.
+        model: Bare or wrapped by PEFT, with all that learns switched on.
+        image_processor: The checkpoint's.
+        args: Says in which precision the modules compute.
+    """
+    assert not _trains(model, "vision tower"), "settle_vision_cache has refused it"
+    kind: FeatureKind = "tower_features" if _trains(model, "resampler") else "image_features"
+    config, base = model.config, _bare(model)
+    depends: dict[str, Any] = {
+        "meaning": _MEANING,
+        "version": config.minicpmv_version.name,
+        "vision": {key: value for key, value in config.vision_config.to_dict().items() if key not in _VOLATILE},
+        "normalised": [image_processor.norm_mean, image_processor.norm_std],
+        "computed": [args.device.type, "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32", bool(args.tf32)],
+        "tower": _digest_weights(base.vpm),
+    }
+    if kind == "image_features":
+        depends["resampler"] = _digest_weights(base.resampler)
+    digest = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
+    assert run.vision_cache, "settled"
+    return KnownFeatures(
+        store=FeatureStore(Path(run.vision_cache), max_bytes=int(run.vision_cache_gb * 1e9)),
+        kind=kind,
+        made_by=digest,
+        attends_padding=config.minicpmv_version.vision_positions == "row",
+    )
+
+
+def _bare(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def _trains(model: nn.Module, part: str) -> bool:
+    return any(parameter.requires_grad and part_of(name) == part for name, parameter in model.named_parameters())
+
+
+def _digest_weights(module: nn.Module) -> str:
+    """Digest weights as they lie in memory: what computes, in the precision in which it computes.
+
+    The first process digests, the others help it where weights are sharded.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict(keep_vars=True).items()):
+        sharded = hasattr(tensor, "ds_id")  # ZeRO-3
+        with load_deepspeed().zero.GatheredParameters([tensor]) if sharded else nullcontext():
+            if is_first_process():
+                plain = tensor.detach().cpu().contiguous()
+                digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+                digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return gather(digest.hexdigest())[0]
+
+
+# ------------------------------------------------------------------------------------------------------------- storing
+
+
+class FeatureWriter(TrainerCallback):
+    """Watches the frozen modules of a model, and stores what they make of images that nobody knew.
+
+    Files are written in a thread beside training. Before an epoch all is written, so that its data set finds it.
+
+    Args:
+        model: Bare or wrapped by PEFT.
+        known: Where features go.
+        datasets: They look features up there.
+    """
+
+    def __init__(self, model: Any, known: KnownFeatures, datasets: Sequence[ConversationDataset] = ()) -> None:
+        self._known = known
+        bare = _bare(model)
+        self._reader = bare.resampler
+        watched = bare.vpm if known.kind == "tower_features" else bare.resampler
+        self._hook = watched.register_forward_hook(self._take)
+        self._datasets = datasets
+        for dataset in datasets:
+            dataset.known = known
+        self._expected: list[tuple[str, int]] = []
+        """Key and number of rows of each image in the batch at hand that is not known."""
+        self._writes = True
+        self._thread: ThreadPoolExecutor | None = None
+        self._free = Semaphore(_TO_WRITE)
+        self._slices = [0, 0]
+        """Those that were known, and those that were computed."""
+
+    def expect(self, batch: dict[str, Any]) -> None:
+        """Take off a batch what its items say about images to store, which the model does not read."""
+        keys, slices = batch.pop("picture_keys", None), batch.pop("slices_per_picture", None)
+        self._expected = []
+        layout = batch["layout"]
+        if layout.known is None:
+            return
+        num_unseen = 0
+        if keys is not None and slices is not None:
+            num_unseen = sum(slices)
+            named = [bytes(key).hex() for key in keys]
+            self._expected = list(zip(named, self._rows(layout, slices), strict=True))
+        self._slices[0] += len(layout.known) - num_unseen
+        self._slices[1] += num_unseen
+
+    def _rows(self, layout: Layout, slices: Sequence[int]) -> list[int]:
+        """Rows of each image that is not known, in what the watched module returns."""
+        if self._known.kind == "image_features":
+            return list(slices)
+        assert layout.known is not None, "asked where images are looked up"
+        unseen = (
+            rows * columns for (rows, columns), known in zip(layout.sizes, layout.known, strict=True) if not known
+        )
+        return [sum(islice(unseen, count)) for count in slices]
+
+    def _take(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        expected, self._expected = self._expected, []
+        if not expected or not self._writes:
+            return
+        features = self._as_read(output.detach()).cpu()
+        assert len(features) == sum(rows for _, rows in expected), "the data set has named what is not known"
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(max_workers=1)
+        self._free.acquire()
+        self._thread.submit(self._store, expected, features)
+
+    def _as_read(self, features: Tensor) -> Tensor:
+        """Round features as the next layer does before it computes; what it then computes is the same, bit for bit.
+
+        Under autocast a linear layer does. A resampler without one, or with LoRA on it, reads features as they are.
+        """
+        device = features.device.type
+        projects = self._known.kind == "tower_features" and type(self._reader.kv_proj) is nn.Linear
+        return (
+            features.to(torch.get_autocast_dtype(device))
+            if projects and torch.is_autocast_enabled(device)
+            else features
+        )
+
+    def _store(self, expected: Sequence[tuple[str, int]], features: Tensor) -> None:
+        try:
+            for (key, _), part in zip(expected, features.split([rows for _, rows in expected]), strict=True):
+                if self._writes and not self._known.store.write(key, part):
+                    bound = self._known.store.max_bytes / 1e9
+                    self._stop(
+                        f"its {bound:g} GB are full of what this run uses; a larger --vision_cache_gb holds more"
+                    )
+        except OSError as error:
+            self._stop(f"{error.strerror or error}")
+        finally:
+            self._free.release()
+
+    def _stop(self, reason: str) -> None:
+        self._writes = False
+        notice(f"--vision_cache: {self._known.store.directory}: no more is stored, the run goes on: {reason}")
+
+    def wait(self) -> None:
+        """Wait until everything is written. No thread is left then, so that workers can be forked safely."""
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.wait()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.wait()
+
+    def finish(self, device: torch.device) -> str:
+        """Let data sets look up and the model store no more; all processes finish together.
+
+        Args:
+            device: Where they exchange numbers.
+
+        Returns:
+            What was read and computed, in one line.
+        """
+        self.wait()
+        self._hook.remove()
+        for dataset in self._datasets:
+            dataset.known = None
+        known, computed = add_up(torch.tensor(self._slices, device=device)).tolist()
+        return f"vision cache {self._known.store.directory}: {known:,} slices read, {computed:,} computed"
+
+
+def use_vision_cache(
+    run: RunArguments, model: Any, datasets: Sequence[ConversationDataset | None], args: TrainingArguments
+) -> FeatureWriter | None:
+    """Let data sets look up features, and the model's be stored; None without ``--vision_cache``."""
+    if run.vision_cache is None:
+        return None
+    present = [dataset for dataset in datasets if dataset is not None]
+    return FeatureWriter(model, find_features(run, model, present[0].processor.image_processor, args), present)

@@ -1,0 +1,1 @@
+"""Starts the processes of a run and ends with them. It knows nothing of models or data."""

@@ -1,0 +1,108 @@
+"""Runs torchrun so that it ends as the training ended, with its exit code alone: ``python -m`` this module.
+
+torch's torchrun ends with 1 whatever its processes did, under a traceback about itself. A fault in the data would be
+buried by it: the training has printed file, record and fix, and ends with 2. And torch's kills its processes 30 seconds
+after a signal; a checkpoint may take longer. Here a signal is handed on, and the processes are waited for. Everything
+else is torch's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+import psutil
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main, parse_args
+
+from minicpmv.machine.system import num_cores
+from minicpmv.training.launching.following import lead
+
+__all__ = ["launch"]
+
+WRONG_USE = 2
+"""The training's exit code for a fault that its message explains completely."""
+
+HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+_ONE_EVENT = 1.0
+"""Seconds. Ctrl-C arrives twice, from the terminal and from the script; later than that it is meant."""
+
+
+class _Messenger:
+    """Hands signals to the training processes: the first two as they come, after that SIGKILL."""
+
+    def __init__(self) -> None:
+        self._num_events = 0
+        self._when = -_ONE_EVENT
+        for number in HANDED_ON:
+            # nohup ignores SIGHUP, and that must stay so. A script's `&` ignores SIGINT, and that must not.
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._hand_on)
+
+    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+        processes = psutil.Process().children()
+        if not processes:
+            print(f"stopped by {signal.Signals(number).name} before the training began", file=sys.stderr, flush=True)
+            os._exit(128 + number)  # torch's rendezvous waits in another thread
+        if time.monotonic() - self._when > _ONE_EVENT:
+            self._num_events += 1
+            self._when = time.monotonic()
+        for process in processes:
+            try:
+                process.send_signal(number if self._num_events <= 2 else signal.SIGKILL)
+            except psutil.NoSuchProcess:
+                continue
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Run torchrun and return the exit code of the process that failed first, as a shell counts: 128 + signal.
+
+    Args:
+        arguments: torchrun's.
+    """
+    _share_cores(arguments)
+    lead()
+    # Its errors are the processes' exit codes, which are told below.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    ended: list[int] = []
+    # In a thread torch sets no signal handlers. They would kill the processes while they save.
+    torch_thread = threading.Thread(target=lambda: ended.append(_run(arguments)), daemon=True)
+    _Messenger()
+    torch_thread.start()
+    torch_thread.join()
+    return ended[0] if ended else 1
+
+
+def _share_cores(arguments: Sequence[str]) -> None:
+    """Give each process its share of the machine's cores; torchrun gives one thread to each of several."""
+    number = parse_args(list(arguments)).nproc_per_node
+    if number.isdecimal():
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // int(number))))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        main(list(arguments))
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        if failure.exitcode < 0:
+            name = signal.Signals(-failure.exitcode).name
+            hint = "; that often means: out of memory" if name == "SIGKILL" else ""
+            print(f"training process {rank} was ended by {name}{hint}", file=sys.stderr)
+            return 128 - failure.exitcode
+        if failure.exitcode not in (WRONG_USE, *(128 + number for number in HANDED_ON)):
+            print(f"training process {rank} ended with {failure.exitcode}; its message is above", file=sys.stderr)
+        return failure.exitcode
+    except SystemExit as wrong_use:  # of torchrun itself, which has said what
+        return wrong_use.code if isinstance(wrong_use.code, int) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(launch(sys.argv[1:]))

@@ -1,0 +1,151 @@
+"""Puts LoRA on the modules that get it, and full copies of the other trained parts beside it, through PEFT."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from minicpmv.errors import UsageError
+from minicpmv.models.adapters.attaching import attach_adapter
+from minicpmv.training.flags.learning_flags import BESIDE_LORA, LearningArguments
+from minicpmv.training.learning.targets import find_targets, resolve_target
+
+__all__ = ["add_lora", "as_plain_lora", "keep_packing", "modules_to_save", "quantisation", "wanted_targets"]
+
+# Trained fully, or read directly by code that does not know packed weights.
+_NEVER_QUANTISED = ["vpm", "resampler", "embed_tokens", "lm_head"]
+
+_START = "minicpmv_lora_start"
+"""Attribute of a PEFT model: what LoRA took out of the base when it started, by the matrices' names."""
+
+
+def modules_to_save(run: LearningArguments) -> list[str]:
+    """Say which modules are trained fully beside LoRA; the switches are settled."""
+    listed = run.listed_beside_lora
+    return [module for name, module in BESIDE_LORA.items() if getattr(run, name)] if listed is None else listed
+
+
+def wanted_targets(model: nn.Module, run: LearningArguments) -> list[str]:
+    """Return the full names of the modules that get LoRA.
+
+    Raises:
+        UsageError: The flags name none, or one that cannot carry it.
+    """
+    return find_targets(
+        model, run.lora_target_modules, layers=run.lora_layers_to_transform, pattern=run.lora_layers_pattern
+    )
+
+
+def quantisation(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Say how ``--q_lora`` loads the frozen linear layers of the language model."""
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+        llm_int8_skip_modules=_NEVER_QUANTISED,  # the name is historical; it holds for 4 bits too
+    )
+
+
+def keep_packing(model: nn.Module) -> None:
+    """Keep 4-bit layers as they were loaded, in training and when the model is asked.
+
+    On a CPU bitsandbytes would pack them again as soon as they are asked in evaluation mode: not all widths allow that,
+    and what is packed so is not trained on.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  torch's type of a module's attributes
+
+
+def add_lora(model: PreTrainedModel, run: LearningArguments, *, keep_dtype: bool) -> PeftModel:
+    """Wrap the model.
+
+    Args:
+        model: The base model; its parameters are frozen.
+        run: The flags, with every switch settled.
+        keep_dtype: Leave the trained tensors in the precision they were loaded in: DeepSpeed keeps float32 masters of
+            them. Otherwise they become float32, since a step of the optimizer is often below bfloat16's resolution.
+
+    Raises:
+        UsageError: PEFT refuses the flags.
+        CheckpointError: The adapter to go on from does not fit the model.
+    """
+    # PEFT's own cast covers the LoRA matrices only, and ZeRO-3 wants everything that is trained in one precision.
+    if run.lora_weight_path:
+        wrapped = attach_adapter(model, run.lora_weight_path, is_trainable=True, autocast_adapter_dtype=not keep_dtype)
+    else:
+        wrapped = _new_adapter(model, run, autocast=not keep_dtype)
+    base = model.name_or_path
+    if base and Path(base).is_dir():  # an adapter finds its base by this entry, from wherever it is loaded
+        wrapped.peft_config["default"].base_model_name_or_path = str(Path(base).resolve())
+    if not keep_dtype:
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    if run.changes_base:
+        matrices = {name: parameter for name, parameter in wrapped.named_parameters() if _is_matrix(name)}
+        setattr(wrapped, _START, {name: matrix.detach().cpu().clone() for name, matrix in matrices.items()})
+    return wrapped
+
+
+def _new_adapter(model: PreTrainedModel, run: LearningArguments, *, autocast: bool) -> PeftModel:
+    start: Any = True if run.init_lora_weights == "true" else run.init_lora_weights
+    try:
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=run.lora_r,
+            lora_alpha=run.lora_alpha,
+            lora_dropout=run.lora_dropout,
+            target_modules=resolve_target(
+                run.lora_target_modules, layers=run.lora_layers_to_transform, pattern=run.lora_layers_pattern
+            ),
+            bias=run.lora_bias,
+            modules_to_save=modules_to_save(run) or None,
+            use_rslora=run.use_rslora,
+            use_dora=run.use_dora,
+            init_lora_weights=start,
+        )
+        wrapped = get_peft_model(model, config, autocast_adapter_dtype=autocast)
+    except ValueError as error:
+        raise UsageError(f"--lora_...: PEFT refuses: {error}\n  fix: correct the flag it names") from error
+    return wrapped  # pyright: ignore[reportReturnType] # a mixed model only with mixed=True
+
+
+def _is_matrix(name: str) -> bool:
+    return ".lora_A." in name or ".lora_B." in name
+
+
+def as_plain_lora(model: PeftModel, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Say what an adapter is for the unchanged base, if LoRA started by taking a part out of the base's weights.
+
+    That part is ``B0 A0``, so the base is ``W - B0 A0`` while training, and ``W + (B A - B0 A0)`` is what was learnt:
+    LoRA of twice the rank, ``[B, -B0] [A; A0]``. Source: arXiv:2404.02948, appendix; PEFT's own conversion drops
+    all that is trained beside LoRA.
+
+    Args:
+        model: The model as :func:`add_lora` returned it.
+        tensors: What is saved, by full name, whole and on the CPU.
+
+    Returns:
+        What to save instead, and what the adapter's config says differently then.
+    """
+    start: dict[str, Tensor] | None = getattr(model, _START, None)
+    if start is None:
+        return tensors, {}
+    plain = dict(tensors)
+    for name, before in start.items():
+        now = tensors[name]
+        pieces, axis = ([now, before], 0) if ".lora_A." in name else ([now, -before], 1)
+        plain[name] = torch.cat([piece.to(now.dtype) for piece in pieces], dim=axis).contiguous()
+    config = model.peft_config["default"]
+    rank, alpha = getattr(config, "r"), getattr(config, "lora_alpha")  # noqa: B009  not of the class it is typed as
+    # The scale stays: alpha / r, or alpha / sqrt(r).
+    scaled = alpha * math.sqrt(2) if getattr(config, "use_rslora", False) else alpha * 2
+    return plain, {"r": rank * 2, "lora_alpha": scaled, "init_lora_weights": True}

@@ -1,0 +1,111 @@
+"""Each part's own learning rate and weight decay, and how an optimizer comes by them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from minicpmv.errors import UsageError
+from minicpmv.training.flags.learning_flags import RATED, LearningArguments
+from minicpmv.training.learning.parts import is_lora_tensor, part_of
+
+__all__ = ["Rates", "check_rates", "split_groups"]
+
+_FLAG_OF_PART = {
+    "vision tower": "vision",
+    "resampler": "resampler",
+    "token embeddings": "embeddings",
+    "output head": "embeddings",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What every parameter is trained with; a part's own value wins over LoRA's, LoRA's over the common one."""
+
+    learning_rate: float
+    weight_decay: float
+    own_rates: Mapping[str, float]
+    """By the flag's first word: ``vision``, ``resampler``, ``embeddings``, ``lora``."""
+    own_decays: Mapping[str, float]
+
+    @classmethod
+    def of_run(cls, run: LearningArguments, *, learning_rate: float, weight_decay: float) -> Rates:
+        """Read the flags."""
+        rates = {part: getattr(run, f"{part}_lr") for part in RATED}
+        decays = {part: getattr(run, f"{part}_weight_decay") for part in RATED}
+        return cls(
+            learning_rate,
+            weight_decay,
+            {part: rate for part, rate in rates.items() if rate is not None},
+            {part: decay for part, decay in decays.items() if decay is not None},
+        )
+
+    def of(self, name: str) -> tuple[float, float]:
+        """Return the learning rate and weight decay of a parameter, by its full name."""
+        rate, decay = self.learning_rate, self.weight_decay
+        for part in _asked_in_order(part_of(name), is_lora=is_lora_tensor(name)):
+            rate, decay = self.own_rates.get(part, rate), self.own_decays.get(part, decay)
+        return rate, decay
+
+
+def _asked_in_order(part: str, *, is_lora: bool) -> list[str]:
+    """Flags that may speak for a parameter, the one that wins last."""
+    own = _FLAG_OF_PART.get(part)
+    return (["lora"] if is_lora else []) + ([own] if own else [])
+
+
+def check_rates(run: LearningArguments, *, full: Collection[str], with_lora: Collection[str]) -> None:
+    """Refuse a rate or decay that nothing would have.
+
+    Args:
+        run: The flags.
+        full: Parts of which some parameters of the model itself are trained.
+        with_lora: Parts that carry LoRA.
+
+    Raises:
+        UsageError: There is such a flag.
+    """
+    for what in ("lr", "weight_decay"):
+        given = {part for part in RATED if getattr(run, f"{part}_{what}") is not None}
+        learning = [_asked_in_order(part, is_lora=False) for part in full]
+        learning += [_asked_in_order(part, is_lora=True) for part in with_lora]
+        winners = {next((part for part in reversed(asked) if part in given), None) for asked in learning}
+        for part in sorted(given - winners):
+            thing = "no LoRA without a value of its part's own" if part == "lora" else "nothing that learns there"
+            raise UsageError(
+                f"--{part}_{what}: found {getattr(run, f'{part}_{what}'):g}, but {thing}\n"
+                f"  fix: remove the flag, or train the part (see the table of `What learns` in docs/training.md)"
+            )
+
+
+def split_groups(optimizer: Any, model: nn.Module, rates: Rates, *, decaying: Collection[str]) -> None:
+    """Give an optimizer's parameters their rates and decays, by splitting its groups before its first step.
+
+    Whatever else a group says, such as an optimizer's own settings for it, its pieces keep. Frozen parameters leave.
+
+    Args:
+        optimizer: One of transformers' choice, which has not stepped yet.
+        model: The model whose parameters it has.
+        rates: What each of them is trained with.
+        decaying: Names of those that decay at all: no biases and no norms.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    pieces: dict[tuple[int, tuple[float, float]], list[torch.nn.Parameter]] = {}
+    groups: list[dict[str, Any]] = list(optimizer.param_groups)
+    for index, group in enumerate(groups):
+        for parameter in group["params"]:
+            if parameter.requires_grad:
+                name = names[id(parameter)]
+                rate, decay = rates.of(name)
+                pieces.setdefault((index, (rate, decay if name in decaying else 0.0)), []).append(parameter)
+    optimizer.param_groups.clear()
+    # The common rate comes first: Trainer logs the first group's.
+    for key in sorted(pieces, key=lambda key: key[1][0] != rates.learning_rate):
+        index, (rate, decay) = key
+        kept = {name: value for name, value in groups[index].items() if name not in ("params", "lr", "weight_decay")}
+        optimizer.add_param_group({**kept, "params": pieces[key], "lr": rate, "weight_decay": decay})

@@ -1,0 +1,44 @@
+"""Which layers forget their activations and compute them again in the backward pass: the language model's, the tower's.
+
+transformers switches all of them at once, with ``--activation_checkpointing``; here each part can have its own answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from minicpmv.models.networks.siglip import VisionEncoderLayer
+from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.learning.parts import part_of
+
+__all__ = [
+    "RecomputedLayers",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecomputedLayers(TrainerCallback):
+    """Switches recomputation off again in the part that was not meant, after transformers has switched it on in all."""
+
+    llm: bool
+    vision: bool
+
+    @classmethod
+    def of_run(cls, run: RunArguments) -> RecomputedLayers:
+        """Read the flags; both are settled."""
+        return cls(llm=bool(run.llm_activation_checkpointing), vision=bool(run.vision_activation_checkpointing))
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model: nn.Module = kwargs["model"]
+        learning = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+        vision = self.vision and "vision tower" in learning  # a frozen one keeps nothing that could be saved
+        for module in model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.gradient_checkpointing &= vision if isinstance(module, VisionEncoderLayer) else self.llm

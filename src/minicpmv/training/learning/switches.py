@@ -1,0 +1,185 @@
+"""Settles what learns before a weight is loaded: each switch left open, from the others and from the model's modules.
+
+Works on a model without weights, so that a wrong expression, or a rate that nothing has, costs a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from minicpmv.errors import UsageError
+from minicpmv.models.adapters.adapter_config import read_adapter_config
+from minicpmv.models.adapters.foreign_adapters import modules_beside
+from minicpmv.training.flags.learning_flags import BESIDE_LORA, LearningArguments
+from minicpmv.training.learning.lora import modules_to_save, wanted_targets
+from minicpmv.training.learning.parts import PART_FLAGS, part_of
+from minicpmv.training.learning.rates import check_rates
+from minicpmv.training.learning.targets import resolve_target
+
+__all__ = ["settle_learning"]
+
+
+def settle_learning(run: LearningArguments, model: nn.Module, *, given: Set[str]) -> list[str]:
+    """Decide for each part whether it is trained; every ``tune_...`` of ``run`` is true or false afterwards.
+
+    Args:
+        run: The flags, changed in place. With ``lora_weight_path`` they become what the adapter says.
+        model: The base model; its weights may lie on the ``meta`` device.
+        given: Names of all flags that were given.
+
+    Returns:
+        Notices on what the user may not expect.
+
+    Raises:
+        UsageError: Flags do not fit the model or the adapter, could have no effect, or leave nothing to learn.
+    """
+    if run.lora_weight_path:
+        _take_over(run, _read_adapter(run.lora_weight_path), given)
+    tied = _heads_are_tied(model)
+    targets = wanted_targets(model, run) if run.use_lora else []
+    with_lora = {part_of(f"{name}.") for name in targets}
+    _fill_in(run, with_lora, tied=tied)
+    if run.use_lora:
+        _check_beside_lora(run, model, targets)
+    full = {part for part, name in PART_FLAGS.items() if getattr(run, name)}
+    if run.use_lora and run.lora_bias == "all":
+        full = set(PART_FLAGS)
+    if not full and not with_lora:
+        switches = ", ".join(f"--{name}" for name in PART_FLAGS.values())
+        raise UsageError(f"{switches}: found all of them false, so nothing would learn\n  fix: switch one on")
+    check_rates(run, full=full, with_lora=with_lora)
+    asked = run.vision_activation_checkpointing and "vision_activation_checkpointing" in given
+    if asked and "vision tower" not in full | with_lora:
+        raise UsageError(
+            "--vision_activation_checkpointing: found true, but nothing learns in the vision tower, so none of its "
+            "activations are kept anyway\n  fix: remove the flag, or use --tune_vision true"
+        )
+    return _notices(targets)
+
+
+def _fill_in(run: LearningArguments, with_lora: Set[str], *, tied: bool) -> None:
+    """Answer what was left open, by the official recipe; what carries LoRA is not trained fully as well."""
+    listed = run.listed_beside_lora
+    for name, module in BESIDE_LORA.items() if listed is not None else ():
+        setattr(run, name, module in (listed or []))
+    run.tune_llm = not run.use_lora if run.tune_llm is None else run.tune_llm
+    only_adapters = run.lora_preset == "adapters_only"
+    defaults = {
+        "tune_vision": "vision tower" not in with_lora and not only_adapters,
+        "tune_resampler": "resampler" not in with_lora and not only_adapters,
+        "tune_embeddings": (run.use_lora or run.tune_llm) and not only_adapters,
+    }
+    for name, default in defaults.items():
+        if getattr(run, name) is None:
+            setattr(run, name, default)
+    if run.tune_output_head is None:
+        run.tune_output_head = not run.use_lora and bool(run.tune_embeddings if tied else run.tune_llm)
+    if tied and run.tune_output_head != (bool(run.tune_embeddings) and not run.use_lora):
+        raise UsageError(
+            f"--tune_output_head {str(run.tune_output_head).lower()}: found an output head that has its weights in "
+            f"common with the token embeddings{', and stays as it is beside LoRA' if run.use_lora else ''}\n"
+            "  fix: remove the flag, or use --tune_embeddings"
+        )
+
+
+def _check_beside_lora(run: LearningArguments, model: nn.Module, targets: list[str]) -> None:
+    names = [name for name, _ in model.named_modules()]
+    full = [name for module in modules_to_save(run) for name in names if name.endswith(module)]
+    for module in modules_to_save(run):
+        if not any(name.endswith(module) for name in full):
+            raise UsageError(f"--lora_modules_to_save: found {module!r}, which names no module\n  fix: correct it")
+    for target in targets:
+        for module in full:
+            if f"{target}.".startswith(f"{module}.") or f"{module}.".startswith(f"{target}."):
+                raise UsageError(
+                    f"--lora_target_modules: found {target}, which is already trained fully as {module}, expected one "
+                    "or the other\n  fix: narrow the expression, or set --tune_vision false (--tune_resampler, "
+                    "--tune_output_head, --lora_modules_to_save)"
+                )
+    packed = [name for name, module in model.named_modules() if _is_packed(name, module)] if run.q_lora else []
+    doubly = [module for module in full if any(f"{name}.".startswith(f"{module}.") for name in packed)]
+    if doubly:
+        raise UsageError(
+            f"--q_lora true: found {doubly[0]} to be trained fully, expected it frozen: it is kept in 4 bits\n"
+            "  fix: remove it from --lora_modules_to_save, or use --use_lora without --q_lora"
+        )
+
+
+def _is_packed(name: str, module: nn.Module) -> bool:
+    """Whether ``--q_lora`` keeps a module in 4 bits."""
+    return name.startswith("llm.model.layers.") and isinstance(module, nn.Linear)
+
+
+def _heads_are_tied(model: nn.Module) -> bool:
+    tied: Any = getattr(model, "all_tied_weights_keys", {})
+    return "llm.lm_head.weight" in tied
+
+
+def _notices(targets: list[str]) -> list[str]:
+    notices = []
+    if "resampler.attn.out_proj" in targets:
+        notices.append(
+            "--lora_target_modules: LoRA on resampler.attn.out_proj works here and once it is merged; the released "
+            "code reads that weight directly and would leave it out"
+        )
+    return notices
+
+
+# --------------------------------------------------------------------------------------------------------- an adapter
+
+
+def _read_adapter(path: str) -> dict[str, Any]:
+    file = Path(path) / "adapter_config.json"
+    if not file.is_file():
+        raise UsageError(
+            f"--lora_weight_path: found no adapter_config.json in {path!r}\n  fix: name an adapter directory"
+        )
+    config = read_adapter_config(Path(path))
+    if config.get("peft_type") != "LORA":
+        raise UsageError(f"--lora_weight_path: found no LoRA adapter in {path!r}\n  fix: name an adapter directory")
+    # Other tools keep what they trained fully in a file of its own, unsaid.
+    return {**config, "modules_to_save": config.get("modules_to_save") or modules_beside(Path(path), config)}
+
+
+def _take_over(run: LearningArguments, adapter: dict[str, Any], given: Set[str]) -> None:
+    """Make the flags say what the adapter has settled.
+
+    Raises:
+        UsageError: A flag that was given says something else.
+    """
+    full = adapter.get("modules_to_save") or []
+    target = adapter.get("target_modules")
+    asked = resolve_target(
+        run.lora_target_modules, layers=run.lora_layers_to_transform, pattern=run.lora_layers_pattern
+    )
+    settled = {
+        "lora_r": (run.lora_r, adapter.get("r")),
+        "lora_alpha": (run.lora_alpha, adapter.get("lora_alpha")),
+        "lora_dropout": (run.lora_dropout, adapter.get("lora_dropout")),
+        "lora_bias": (run.lora_bias, adapter.get("bias")),
+        "lora_modules_to_save": (set(run.listed_beside_lora or []), set(full)),
+        "lora_target_modules": (asked, target),
+        "lora_layers_to_transform": (asked, target),
+        "use_rslora": (run.use_rslora, bool(adapter.get("use_rslora"))),
+        "use_dora": (run.use_dora, bool(adapter.get("use_dora"))),
+        "lora_preset": (run.lora_preset or "official", "official" if full else "adapters_only"),
+        **{name: (getattr(run, name), module in full) for name, module in BESIDE_LORA.items()},
+    }
+    others = [name for name in sorted(settled) if name in given and settled[name][0] != settled[name][1]]
+    if others:
+        said = ", ".join(f"{name} {settled[name][1]}" for name in others)
+        raise UsageError(
+            f"--{', --'.join(others)}: found beside --lora_weight_path, whose adapter says otherwise ({said})\n"
+            "  fix: remove these flags, or --lora_weight_path to start a new adapter"
+        )
+    for name in ("lora_r", "lora_alpha", "lora_dropout", "lora_bias", "use_rslora", "use_dora"):
+        setattr(run, name, settled[name][1])
+    run.lora_modules_to_save = ",".join(full) or "none"
+    run.lora_layers_to_transform = run.lora_layers_pattern = run.lora_preset = None
+    run.lora_target_modules = target if isinstance(target, str) else rf"(.*\.)?({'|'.join(target or [])})"
+    for name, module in BESIDE_LORA.items():
+        setattr(run, name, module in full)

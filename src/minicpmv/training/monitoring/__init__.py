@@ -1,0 +1,1 @@
+"""Shows and records what a run does: progress, metrics, samples, ``run.json``. It knows no Trainer."""

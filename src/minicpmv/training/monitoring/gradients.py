@@ -1,0 +1,99 @@
+"""The norm of each part's gradient, beside the norm of all of it that Trainer logs.
+
+Engines that shard hold a piece of every gradient in each process. There each process adds up what it holds, and one
+exchange of five sums makes the norms: no gradient is gathered, and no tensor is copied.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from minicpmv.training.distributed.engine import load_deepspeed
+from minicpmv.training.distributed.processes import add_up, num_processes
+from minicpmv.training.learning.parts import PART_FLAGS, part_of
+
+__all__ = ["before_each_step", "part_norms"]
+
+_norms_of: Any = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage]  what torch's clipping calls
+
+
+def part_norms(model: nn.Module, *, device: torch.device, scale: float = 1.0) -> dict[str, float]:
+    """Measure the gradient of each part that learns: after it was summed over micro-batches and processes, not clipped.
+
+    Args:
+        model: The model, bare or wrapped by PEFT. All processes measure together.
+        device: Where processes exchange numbers.
+        scale: By which float16's loss scaling has multiplied it.
+
+    Returns:
+        Norms by the names of the log, ``grad_norm/vision_tower``, ...; their squares add up to that of the whole norm.
+    """
+    squares = {part: torch.zeros((), device=device) for part in PART_FLAGS}
+    pieces: defaultdict[tuple[str, int, torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+    learning: set[str] = set()
+    is_sharded = False
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        part, piece = part_of(name), _find_piece(parameter)
+        learning.add(part)
+        is_sharded |= piece.num_copies < num_processes()
+        if piece.gradient is not None:
+            pieces[part, piece.num_copies, piece.gradient.device, piece.gradient.dtype].append(piece.gradient)
+    for (part, num_copies, _, _), gradients in pieces.items():
+        # As torch's own clipping does: a few kernels for all of them, where each of 700 tensors would have five.
+        norms = torch.stack(_norms_of(gradients, 2, dtype=torch.float32))
+        squares[part] = squares[part] + norms.square().sum().to(device) / num_copies
+    sums = torch.stack(list(squares.values()))
+    # Where every process holds all of it, each has the whole sum's share of one process.
+    total = add_up(sums) if is_sharded else sums * num_processes()
+    norms = dict(zip(squares, (total.sqrt() / scale).tolist(), strict=True))
+    return {f"grad_norm/{part.replace(' ', '_')}": norm for part, norm in norms.items() if part in learning}
+
+
+class _Piece(NamedTuple):
+    gradient: Tensor | None
+    """What this process holds of a parameter's gradient; None if it is nothing."""
+    num_copies: int
+    """How many processes hold this very piece."""
+
+
+def _find_piece(parameter: Any) -> _Piece:
+    if hasattr(parameter, "ds_id"):  # ZeRO-3
+        return _Piece(load_deepspeed().utils.safe_get_local_grad(parameter), 1)
+    if hasattr(parameter, "_hp_mapping"):  # ZeRO-1 and 2, which offer whole gradients only, gathered one by one
+        mapping = parameter._hp_mapping
+        if mapping is None:
+            return _Piece(None, 1)
+        gradient = mapping.get_lp_grad_fragment(parameter._index_in_param_group)
+        own = mapping.lp_fragment_address
+        if gradient.numel() > own.numel:  # DeepSpeed's bfloat16 optimizer sums up all of it in each process
+            gradient = gradient.flatten().narrow(0, own.start, own.numel)
+        return _Piece(gradient, 1)
+    gradient = parameter.grad
+    if isinstance(gradient, DTensor):
+        mesh = gradient.device_mesh
+        copies = [mesh.size(axis) for axis, placement in enumerate(gradient.placements) if placement.is_replicate()]
+        return _Piece(gradient.to_local(), int(torch.tensor(copies, dtype=torch.int64).prod()))
+    return _Piece(gradient, num_processes())
+
+
+def before_each_step(engine: Any, action: Callable[[], None]) -> None:
+    """Call ``action`` before each optimizer step of a DeepSpeed engine, with its gradients complete.
+
+    accelerate runs backward pass and step in one call, and DeepSpeed has no hook in between. This may go when one of
+    them gets one.
+    """
+    step = engine.step
+
+    def step_after_action(*args: Any, **kwargs: Any) -> Any:
+        action()
+        return step(*args, **kwargs)
+
+    engine.step = step_after_action

@@ -1,0 +1,122 @@
+"""Decides how often a run logs, evaluates and saves where its flags leave it open: by its own number of steps.
+
+A data set of twelve steps is not evaluated every thousand. What was given on the command line stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import EarlyStoppingCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from minicpmv.errors import UsageError
+from minicpmv.training.flags.arguments import Request
+from minicpmv.training.inputs.planned_batches import BatchPlan, count_steps
+from minicpmv.training.stopping.boundary import AlreadyTrained
+
+__all__ = ["Stopper", "describe_rhythm", "settle_rhythm"]
+
+_LINES = 20
+"""Of a short run's log, at least."""
+_STEPS_BETWEEN_LINES = 10
+_STEPS_BETWEEN_EVALUATIONS = 1000
+_EVALUATIONS = 20
+"""Of a run of very many epochs, roughly."""
+_ASKING_FOR_DATA = ("do_eval", "eval_on_start", "eval_strategy")
+_SAVING = ("save_strategy", "save_steps")
+
+
+def settle_rhythm(request: Request, args: TrainingArguments, plan: BatchPlan, *, sets: Sequence[str]) -> list[str]:
+    """Decide what the command line leaves open, and return notices on what was overruled.
+
+    Args:
+        request: What was asked for.
+        args: transformers' arguments, changed in place.
+        plan: Of the run.
+        sets: Names of the evaluation sets; empty if there is none.
+
+    Raises:
+        UsageError: A flag needs evaluations, and there are none.
+    """
+    given, num_steps = request.given, count_steps(plan, args)
+    if given.isdisjoint(("logging_steps", "logging_strategy")):
+        args.logging_steps = max(1, min(_STEPS_BETWEEN_LINES, num_steps // _LINES))
+    if not sets:
+        return _without_data(request, args)
+    if "eval_strategy" not in given:
+        args.eval_strategy = IntervalStrategy.STEPS
+        if "eval_steps" not in given:
+            args.eval_steps = _choose_interval(num_steps, count_steps(plan, args, epochs=1))
+    return _settle_best(request, args) if request.run.keep_best else []
+
+
+def describe_rhythm(args: TrainingArguments) -> str:
+    """Say in one line how often a run is measured, if it is."""
+    how_often = {IntervalStrategy.STEPS: f"every {args.eval_steps:g} step(s)", IntervalStrategy.EPOCH: "in each epoch"}
+    when = how_often.get(IntervalStrategy(args.eval_strategy), "once, at the end")
+    best = (
+        f", and the checkpoint with the best {args.metric_for_best_model} is kept"
+        if args.load_best_model_at_end
+        else ""
+    )
+    return f"evaluation: {when}{best}"
+
+
+def _choose_interval(num_steps: int, steps_per_epoch: int) -> int:
+    """Return an epoch's steps, or fewer in a long epoch; of very many short epochs, several together."""
+    epochs_together = max(1, round(num_steps / steps_per_epoch / _EVALUATIONS))
+    return min(epochs_together * steps_per_epoch, _STEPS_BETWEEN_EVALUATIONS)
+
+
+def _without_data(request: Request, args: TrainingArguments) -> list[str]:
+    run, found = request.run, "found no record to measure on (--eval_data_path, --validation_split)"
+    needing = {
+        "--early_stopping": bool(run.early_stopping),
+        "--keep_best": run.keep_best,
+        "--eval_samples": "eval_samples" in request.given and run.eval_samples,
+        "--eval_metrics": run.eval_metrics,
+    }
+    for flag, is_on in needing.items():
+        if is_on:
+            raise UsageError(f"{flag}: {found}\n  fix: add --eval_data_path, or remove {flag}")
+    asked = [f"--{name}" for name in _ASKING_FOR_DATA if request.training.get(name, "no") not in (False, "no")]
+    asked += ["--measure"] if run.measure else []
+    args.eval_strategy, args.do_eval, args.eval_on_start = IntervalStrategy.NO, False, False
+    return [f"{', '.join(asked)}: {found}, so nothing is evaluated"] if asked else []
+
+
+def _settle_best(request: Request, args: TrainingArguments) -> list[str]:
+    """Save at each evaluation, since only a checkpoint can be gone back to."""
+    if args.eval_strategy == IntervalStrategy.NO:
+        raise UsageError(
+            "--keep_best true --eval_strategy no: found both, expected one: only what is measured has a best\n"
+            "  fix: remove one of them"
+        )
+    if args.save_strategy == SaveStrategy.NO:
+        raise UsageError(
+            "--keep_best true --save_strategy no: found both, expected one: the best checkpoint must be there to be "
+            "gone back to\n  fix: remove one of them"
+        )
+    args.load_best_model_at_end = True
+    if args.save_strategy == SaveStrategy.BEST:
+        return []
+    before = (args.save_strategy, args.save_steps)
+    args.save_strategy = SaveStrategy(IntervalStrategy(args.eval_strategy).value)
+    args.save_steps = args.eval_steps or args.save_steps
+    asked = [f"--{name}" for name in _SAVING if name in request.given]
+    if not asked or before == (args.save_strategy, args.save_steps):
+        return []
+    return [f"--keep_best: a checkpoint is saved at each evaluation, whatever {', '.join(asked)} says"]
+
+
+class Stopper(EarlyStoppingCallback):
+    """transformers' early stopping; a run that it has ended trains no further when it is started again."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            raise AlreadyTrained

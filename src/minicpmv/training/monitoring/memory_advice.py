@@ -1,0 +1,54 @@
+"""Says of a run that ran out of memory how much it had in hand, and which of its flags make it need less."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from minicpmv.training.flags.arguments import RunArguments
+
+__all__ = ["describe_batch", "ways_to_need_less"]
+
+
+def describe_batch(batch: Mapping[str, Any]) -> str:
+    """Say how large a batch is that the collators made.
+
+    >>> from minicpmv.models.networks.layout import Layout
+    >>> describe_batch({"layout": Layout(tokens_of_each=(1200, 700), sizes=((32, 32),) * 12)})
+    'a batch of 2 record(s), 1,900 tokens and 12 image slice(s)'
+    """
+    layout = batch["layout"]
+    lengths = layout.tokens_of_each
+    return f"a batch of {len(lengths)} record(s), {sum(lengths):,} tokens and {len(layout.sizes):,} image slice(s)"
+
+
+def ways_to_need_less(run: RunArguments, args: TrainingArguments) -> str:
+    """List what makes a step need less memory and is not in use yet, what changes nothing about the result first."""
+    ways = []
+    if not (run.llm_activation_checkpointing and run.vision_activation_checkpointing):
+        ways.append("--activation_checkpointing true")
+    if args.per_device_train_batch_size > 1:
+        ways.append("a lower --per_device_train_batch_size with more --gradient_accumulation_steps")
+    if run.packing and (run.pack_length or run.model_max_length) > run.model_max_length:
+        ways.append("a lower --pack_length")
+    if not (args.deepspeed or args.fsdp or args.use_cpu):
+        ways.append("--deepspeed zero3" if args.world_size > 1 else "--deepspeed zero2-offload")
+    ways.append("a lower --model_max_length or --max_slice_nums")
+    if not run.use_lora:
+        ways.append("--use_lora true")
+    elif run.tune_vision or run.tune_resampler or run.tune_embeddings:
+        ways.append("--lora_preset adapters_only")
+    elif not run.q_lora:
+        ways.append("--q_lora true")
+    told = f"{', or '.join(ways)}; `minicpmv estimate` with the same flags says what a run needs"
+    if args.device.type != "cuda":
+        return told
+    release = tuple(int(number) for number in torch.__version__.split(".")[:2])
+    variable = "PYTORCH_ALLOC_CONF" if release >= (2, 9) else "PYTORCH_CUDA_ALLOC_CONF"
+    if "expandable_segments" in os.environ.get(variable, ""):
+        return told
+    return f"{told}. Where little is missing, {variable}=expandable_segments:True in the environment may do"

@@ -1,0 +1,96 @@
+"""What a run shows while it trains: a progress bar on a terminal, and one line of numbers per logging step."""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+import torch
+from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
+
+from minicpmv.report.evaluations import measured_keys
+from minicpmv.training.distributed.console import say
+
+__all__ = ["RunProgress", "format_log", "memory_gib"]
+
+_SHOWN = (
+    ("loss", "loss {:.4f}"),
+    ("epoch_loss", "mean loss of the epoch {:.4f}"),
+    ("learning_rate", "lr {:.2e}"),
+    ("grad_norm", "gradient {:.3g}"),
+    ("tokens_per_second", "{:,.0f} tokens/s"),
+    ("tflops_per_second", "{:.3g} TFLOP/s"),
+    ("memory_gib", "{:.2f} GiB"),
+)
+
+
+def memory_gib() -> float:
+    """Peak memory of this process so far, GiB: on the accelerator if there is one, otherwise in RAM."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+
+
+def format_log(logs: dict[str, Any], *, step: int, max_steps: int) -> str | None:
+    """Write one logging step as a line, or None if it has no number that is shown.
+
+    >>> format_log({"loss": 1.5, "learning_rate": 1e-4, "epoch": 0.5}, step=10, max_steps=100)
+    'step 10/100  loss 1.5000  lr 1.00e-04'
+    """
+    shown = [*_SHOWN]
+    for key, name, metric in measured_keys([logs]):
+        of_set = f"{name} " if name else ""
+        shown.append((key, f"eval {of_set}loss {{:.4f}}" if metric == "loss" else f"{of_set}{metric} {{:.4f}}"))
+    parts = [text.format(logs[name]) for name, text in shown if name in logs]
+    return "  ".join([f"step {step}/{max_steps}", *parts]) if parts else None
+
+
+class RunProgress(ProgressCallback):
+    """transformers' progress bar with a readable line; without a terminal, the line alone."""
+
+    def __init__(self, *, bar: bool) -> None:
+        super().__init__()
+        self._bar = bar
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._bar:
+            super().on_train_begin(args, state, control, **kwargs)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._bar:
+            super().on_step_end(args, state, control, **kwargs)
+
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if self._bar:
+            super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._bar:
+            super().on_train_end(args, state, control, **kwargs)
+
+    def on_log(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        line = format_log(logs or {}, step=state.global_step, max_steps=state.max_steps)
+        if line is None or not state.is_world_process_zero:
+            return
+        if self.training_bar is not None:
+            self.training_bar.write(line)
+        else:
+            say(line)

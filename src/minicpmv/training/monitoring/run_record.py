@@ -1,0 +1,210 @@
+"""``run.json``: what was run, on what, with which versions, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainingArguments
+
+import minicpmv
+from minicpmv.data.records.record import Record
+from minicpmv.data.samples.lengths import spread
+from minicpmv.data.sources.mixing import Source
+from minicpmv.data.sources.source_digests import Content
+from minicpmv.data.sources.validation import HeldOut
+from minicpmv.files.atomic_files import write_json
+from minicpmv.machine.installed import list_versions
+from minicpmv.models.adapters.base_identity import BaseIdentity
+from minicpmv.processing.text.chat import ImageRef
+from minicpmv.terminal.redaction import clean_settings
+from minicpmv.training.flags.arguments import Request
+from minicpmv.training.inputs.run_inputs import Material
+from minicpmv.training.learning.parts import PartSummary
+
+__all__ = [
+    "RunFile",
+    "chat_command",
+    "describe_data",
+    "describe_run",
+    "describe_split",
+    "minicpmv_command",
+]
+
+_MAX_BINS = 24
+"""Of the histogram of lengths."""
+
+
+class RunFile:
+    """``run.json`` of a run, in which every secret is hidden.
+
+    Args:
+        directory: The run's.
+        content: What is known before the first step.
+        is_writing: Whether this process writes it.
+    """
+
+    def __init__(self, directory: Path, content: dict[str, Any], *, is_writing: bool) -> None:
+        self._path = directory / "run.json"
+        self._content = content
+        self._is_writing = is_writing
+
+    def note(self, **entries: Any) -> None:
+        """Remember more for the next time that it is written."""
+        self._content |= entries
+
+    def write(self, **entries: Any) -> None:
+        """Write it with what is new."""
+        self.note(**entries)
+        if self._is_writing:
+            write_json(self._path, clean_settings(self._content))
+
+
+def describe_run(
+    request: Request,
+    args: TrainingArguments,
+    *,
+    base: BaseIdentity,
+    material: Material,
+    parts: Iterable[PartSummary],
+    plan: Mapping[str, Any],
+    overridden: Sequence[str],
+) -> dict[str, Any]:
+    """Collect what a run is made of, as JSON; metrics are added when it is over.
+
+    Args:
+        request: The flags.
+        args: As training has them.
+        base: What the run starts from.
+        material: Its data.
+        parts: What learns.
+        plan: What a step holds.
+        overridden: What the checkpoint or adapter that it starts from has otherwise, and was allowed.
+    """
+    return {
+        "status": "running",
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "minicpmv.training", *request.command]),
+        "working_directory": os.getcwd(),
+        "base_model": {
+            "path": str(material.base.resolve()),
+            "model": material.version.model,
+            "version": material.version.name,
+            "weights": base.weights,
+        },
+        "overridden": list(overridden),
+        "data": describe_data(request.run.train_sources, material.contents),
+        "eval_data": [
+            described | ({"set": name} if name else {})
+            for name, sources in request.run.eval_sources.items()
+            for described in describe_data(sources, material.contents)
+        ],
+        "validation_split": describe_split(material.split),
+        "seed": args.seed,
+        "processes": args.world_size,
+        "device": args.device.type,
+        "plan": dict(plan),
+        "data_statistics": _describe_records(material),
+        "trained": [dataclasses.asdict(part) for part in parts],
+        "arguments": dataclasses.asdict(request.run),
+        "training_arguments": _plain(args.to_dict()),
+        "versions": list_versions(),
+        "commit": _commit(),
+    }
+
+
+def describe_data(sources: Iterable[Source], contents: Mapping[str, Content]) -> list[dict[str, Any]]:
+    """Name each source with its weight and the digest of its content."""
+    return [
+        {"path": os.path.abspath(source.path), "sha256": contents[source.path].sha256}
+        | ({} if source.weight == 1 else {"weight": source.weight})
+        for source in sources
+    ]
+
+
+def describe_split(split: HeldOut | None) -> dict[str, Any] | None:
+    """Say how many records were held out of how many, and by a digest which ones; None if none were to be."""
+    if split is None:
+        return None
+    return {"held_out": len(split.records), "of": split.num_records, "sha256": split.sha256}
+
+
+def _describe_records(material: Material) -> dict[str, Any]:
+    """Tell in numbers what is trained on; less where records are checked, and counted, only when they are read."""
+    statistics: dict[str, Any] = {"records": len(material.train), "held_out_records": material.num_held_out}
+    report = material.lengths
+    if report is None:
+        return statistics
+    shortest, longest = int(report.lengths.min()), int(report.lengths.max())
+    num_bins = min(_MAX_BINS, longest - shortest + 1)
+    counts, edges = np.histogram(report.lengths, bins=num_bins, range=(shortest, longest + 1))
+    return statistics | {
+        "records_with_images": int(np.count_nonzero(report.num_image_tokens)),
+        "tokens": int(report.lengths.sum(dtype=np.int64)),
+        "trained_tokens": int(report.num_trained.sum(dtype=np.int64)),
+        "image_tokens": int(report.num_image_tokens.sum(dtype=np.int64)),
+        "record_lengths": dataclasses.asdict(spread(report.lengths)),
+        "length_histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
+        "records_with_fewer_slices": report.num_reduced,
+        "records_with_cut_answers": report.num_cut,
+    }
+
+
+def _commit() -> str | None:
+    """Name the commit that this package is run from, ``-dirty`` with changes since; None if it is no checkout's."""
+    here = Path(minicpmv.__file__)
+
+    def git(*arguments: str) -> str | None:
+        with suppress(OSError):  # no git
+            done = subprocess.run(["git", *arguments], cwd=here.parent, capture_output=True, text=True, check=False)
+            return done.stdout.strip() if done.returncode == 0 else None
+        return None
+
+    if git("ls-files", "--error-unmatch", here.name) is None:  # installed, perhaps inside another repository
+        return None
+    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what JSON cannot hold."""
+    return {
+        name: value
+        for name, value in sorted(settings.items())
+        if isinstance(value, str | int | float | bool | list | dict | None)
+    }
+
+
+def _embeds(record: Record) -> bool:
+    return any(isinstance(image, bytes) for image in record.images)
+
+
+def minicpmv_command() -> str:
+    """Return how a user reaches the command. The scripts say so: it may lie in an environment that only they have."""
+    return os.environ.get("MINICPMV", "minicpmv")
+
+
+def chat_command(directory: str, records: Sequence[Record]) -> str:
+    """Write the command that talks to what was trained, with the first question that has an image file if there is one.
+
+    The words can be pasted into a shell as they are.
+    """
+    words = [minicpmv_command(), "chat", directory]
+    if not records:
+        return shlex.join(words)
+    with_files = (record for record in records if record.images and not _embeds(record))
+    record = next(with_files, next((record for record in records if not _embeds(record)), records[0]))
+    question = next(turn for turn in record.turns if turn.role == "user")
+    for part in question.content:
+        if isinstance(part, ImageRef):
+            image = record.images[part.index]
+            words += ["--image", image if isinstance(image, str) else "IMAGE"]
+    text = question.text.strip()
+    return shlex.join([*words, text] if text else words)

@@ -1,0 +1,105 @@
+"""How fast a run is: what its batches held, by the clock, over all processes.
+
+Batches are counted by their layouts, which the host knows; processes add up their counts only where they are logged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from operator import add
+from typing import Any
+
+import torch
+
+from minicpmv.models.networks.flops import Work, total_flops
+from minicpmv.models.networks.layout import Layout
+from minicpmv.training.distributed.processes import add_up, num_processes
+
+__all__ = ["Throughput", "count_work"]
+
+
+class Throughput:
+    """A clock beside a count of what was computed since it was last read.
+
+    Args:
+        flops_of_each: What the model at hand costs.
+    """
+
+    def __init__(self, flops_of_each: Work) -> None:
+        self._flops_of_each = flops_of_each
+        self._since: float | None = None
+        self._records = 0
+        self._work = Work()
+
+    @property
+    def is_running(self) -> bool:
+        return self._since is not None
+
+    def start(self) -> None:
+        """Let the clock run."""
+        self._since = time.perf_counter()
+
+    def count(self, batch: Mapping[str, Any], *, num_records: int) -> None:
+        """Add a batch. One of no records, which a process computes to keep others company, is no work."""
+        if num_records:
+            self._records += num_records
+            work = count_work(batch["layout"], has_image_features="image_features" in batch)
+            self._work = Work(*map(add, self._work, work))
+
+    def leave_out(self, started: float) -> None:
+        """Take what has passed since then, by ``time.perf_counter``, out of the time that counts."""
+        if self._since is not None:
+            self._since += time.perf_counter() - started
+
+    def read(self, device: torch.device) -> dict[str, float]:
+        """Tell the rates since the last time, and begin anew. All processes do so together.
+
+        Args:
+            device: Where processes exchange numbers.
+
+        Returns:
+            By the names of the log: tokens and samples of all processes together; operations of one on average, to be
+            compared with its device's peak. Nothing if the clock never ran.
+        """
+        if self._since is None:
+            return {}
+        records, *counts = _add_up([self._records, *self._work], device)
+        now = time.perf_counter()
+        seconds = max(now - self._since, 1e-9)
+        self._since, self._records, self._work = now, 0, Work()
+        done = Work(*counts)
+        flops = total_flops(self._flops_of_each, done)
+        return {
+            "tokens_per_second": done.tokens / seconds,
+            "samples_per_second": records / seconds,
+            "tflops_per_second": flops / seconds / num_processes() / 1e12,
+        }
+
+
+def _add_up(numbers: Sequence[int], device: torch.device) -> list[int]:
+    return list(numbers) if num_processes() == 1 else add_up(torch.tensor(numbers, device=device)).tolist()
+
+
+def count_work(layout: Layout, *, has_image_features: bool = False) -> Work:
+    """Count what a batch holds.
+
+    Args:
+        layout: As collators make it.
+        has_image_features: Whether what comes along of known slices is what the resampler made of them. A tower's
+            features are still read.
+    """
+    patches = [rows * columns for rows, columns in layout.sizes]
+    known = layout.known or [False] * len(patches)
+    unseen = [count for count, is_known in zip(patches, known, strict=True) if not is_known]
+    resampled = unseen if has_image_features else patches
+    return Work(
+        tokens=sum(layout.tokens_of_each),
+        token_pairs=sum(length**2 for length in layout.tokens_of_each),
+        labelled_tokens=0 if layout.label_places is None else len(layout.label_places),
+        patches=sum(unseen),
+        patch_pairs=sum(count**2 for count in unseen),
+        resampled_patches=sum(resampled),
+        blocks=len(resampled),
+        image_batches=int(bool(resampled)),
+    )

@@ -1,0 +1,198 @@
+"""What the processes of a run decide together at the end of each optimizer step: to go on, to stop, or to fail.
+
+One small exchange carries both questions: has a signal asked any process to stop, and is any process's loss or gradient
+no longer a number. All of them act at the same step, so none waits for another that has left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from minicpmv.errors import NotFiniteError
+from minicpmv.training.distributed.processes import gather, take_maximum
+from minicpmv.training.stopping.interruption import Interruption
+from minicpmv.training.stopping.last_good import way_out
+
+__all__ = [
+    "MOST_SKIPPED",
+    "AlreadyTrained",
+    "EvaluationStopped",
+    "StepBoundary",
+    "Stopped",
+    "misses_evaluation",
+]
+
+MOST_SKIPPED = 50
+"""Steps in a row that float16's scaling may skip. It halves its factor each time: after about 20 it has none left."""
+
+_SHOWN = 20
+
+
+class Stopped(BaseException):
+    """Training has ended at a step boundary with a checkpoint, because a signal asked for it."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+class EvaluationStopped(Stopped):
+    """A signal came while the loss was measured between two steps; nothing of the step behind is saved yet."""
+
+
+class AlreadyTrained(BaseException):
+    """A run goes on from the checkpoint of its last step; Trainer would take one more before it looks."""
+
+
+class _Batch(NamedTuple):
+    loss: Tensor
+    numbers: list[int]
+    """Which records it is made of, [records] int64."""
+
+
+class StepBoundary(TrainerCallback):
+    """Ends a run at the end of an optimizer step, on all processes at the same one.
+
+    Args:
+        interruption: Knows of signals; None if nobody listens.
+        describe: Names a record by its number.
+        was_skipped: Says whether float16's scaling has left the last step out.
+        make_up: Called if a resumed run begins where an evaluation was due that its predecessor had no time for.
+        measured: What an evaluation that came to its end has left in the log.
+    """
+
+    def __init__(
+        self,
+        interruption: Interruption | None,
+        *,
+        describe: Callable[[int], str],
+        was_skipped: Callable[[], bool],
+        make_up: Callable[[], None],
+        measured: Sequence[str] = ("eval_loss",),
+    ) -> None:
+        self._interruption = interruption
+        self._describe = describe
+        self._was_skipped = was_skipped
+        self._make_up = make_up
+        self._measured = measured
+        self._batches: list[_Batch] = []
+        self._gradient: Any = None
+        self._num_skipped = 0
+        self._stopping = 0
+        self._is_training = False
+
+    def note_loss(self, loss: Tensor, numbers: list[int]) -> None:
+        """Remember a batch of the step: its loss, and the numbers of its records."""
+        self._batches.append(_Batch(loss.detach(), numbers))
+
+    def note_gradient(self, norm: Any) -> None:
+        """Remember the norm of the step's gradient, a number or a tensor of one; None if it has none."""
+        self._gradient = norm
+
+    # ---------------------------------------------------------------------------------------- called by the trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if misses_evaluation(args, state, self._measured):
+            self._make_up()
+        if state.global_step >= state.max_steps:
+            raise AlreadyTrained
+        self._is_training = True
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._interruption is not None:
+            self._interruption.defer("finishing this step, then saving a checkpoint")
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        batches, self._batches = self._batches, []
+        gradient, self._gradient = self._gradient, None
+        losses = torch.stack([batch.loss.float().mean() for batch in batches])
+        norm = _on_device(1.0 if gradient is None else gradient, args)
+        checked = [self._asked(), ~losses.isfinite().all(), ~norm.isfinite()]
+        found = take_maximum(torch.stack([_on_device(each, args).int() for each in checked]))
+        asked, bad_loss, bad_gradient = found.tolist()  # the only time that a step waits for the device
+        if bad_gradient and args.fp16 and self._was_skipped():
+            self._num_skipped += 1
+            bad_gradient = self._num_skipped > MOST_SKIPPED
+        else:
+            self._num_skipped = 0
+        if bad_loss or bad_gradient:
+            self._fail(batches, gradient, args, state, only_bad=bool(bad_loss))
+        if asked:
+            self._stopping = asked
+            control.should_log = control.should_save = True
+            control.should_evaluate = False  # the time may be short; the resumed run makes up for it
+            args.save_only_model = False  # weights alone could not be continued
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        asked = self._stopping or self._agree(args)  # a signal that came while saving
+        if asked and not args.save_only_model:
+            raise Stopped(asked)
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not self._is_training:
+            return
+        asked = self._agree(args)
+        if asked:
+            raise EvaluationStopped(asked)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._is_training = False
+
+    # -------------------------------------------------------------------------------------------------------- inside
+
+    def _asked(self) -> int:
+        return (self._interruption.requested or 0) if self._interruption is not None else 0
+
+    def _agree(self, args: TrainingArguments) -> int:
+        return int(take_maximum(_on_device(self._asked(), args).int()))
+
+    def _fail(
+        self, batches: list[_Batch], gradient: Any, args: TrainingArguments, state: TrainerState, *, only_bad: bool
+    ) -> NoReturn:
+        """Name the records of the batches whose loss is no number; if the gradient alone is none, of all of them."""
+        mine = [(float(batch.loss.float().mean()), batch.numbers) for batch in batches]
+        found = [each for process in gather(mine) for each in process]
+        bad = [each for each in found if not only_bad or not math.isfinite(each[0])]
+        numbers = sorted({number for _, batch in bad for number in batch})
+        what = f"a loss of {bad[0][0]}" if only_bad else f"a gradient of norm {float(gradient)} under finite losses"
+        names = [f"  {self._describe(number)}" for number in numbers[:_SHOWN]]
+        if len(numbers) > _SHOWN:
+            names.append(f"  ... and {len(numbers) - _SHOWN} more")
+        raise NotFiniteError(
+            f"step {state.global_step} of {state.max_steps}: found {what}, expected a finite number; nothing of this "
+            "step was saved. It was computed from\n" + "\n".join(names) + "\n"
+            "  fix: look at these records (minicpmv show). If they are sound, the weights were too large already"
+            f"{', or float16 too narrow (--bf16 is not)' if args.fp16 else ''}: "
+            f"{way_out(args, before=state.global_step - 1)}"
+        )
+
+
+def misses_evaluation(args: TrainingArguments, state: TrainerState, measured: Sequence[str] = ("eval_loss",)) -> bool:
+    """Whether a run that goes on has an evaluation to make up for: due at its first step, and not in its log."""
+    logged = {key for entry in state.log_history if entry["step"] == state.global_step for key in entry}
+    if not state.global_step or logged.issuperset(measured):
+        return False
+    strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
+    if strategy == "steps":
+        return state.global_step % max(int(state.eval_steps), 1) == 0 and args.eval_delay <= state.global_step
+    epoch = state.epoch or 0
+    return strategy == "epoch" and epoch > 0 and epoch == int(epoch) and args.eval_delay <= epoch
+
+
+def _on_device(value: Any, args: TrainingArguments) -> Tensor:
+    """Return a number as a tensor; one of the host is written by the device itself, as a copy would wait for it."""
+    return value.to(args.device) if isinstance(value, Tensor) else torch.full((), value, device=args.device)

@@ -1,0 +1,198 @@
+"""Signals that ask a run to stop: the optimizer step is finished, a checkpoint written, and the process ends.
+
+A scheduler's SIGTERM, Ctrl-C, a closed terminal and the SIGUSR1 that Slurm can send before a time limit mean the same.
+This module knows signals and nothing of training; ``boundary`` asks it after each step.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkContext, ForkProcess
+from types import FrameType
+from typing import Any
+
+from minicpmv.data.samples.workers import end_if_nothing_is_delivered
+from minicpmv.training.distributed.console import is_first_process
+
+__all__ = ["SIGNALS", "Interrupted", "Interruption", "ShelteringContext", "WorkerStart"]
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+
+_ONE_EVENT = 1.0
+"""Seconds. Ctrl-C reaches a process twice, from the terminal and from its launcher; later than that it is meant."""
+
+_PATIENCE = 10.0
+"""Seconds that a process may take to notice a signal while it has nothing to lose."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run stopped because it was asked to. No ``Exception``, so that nothing on its way takes it for a fault.
+
+    Args:
+        signal_number: What asked.
+        message: For the user: what is saved, and how to go on.
+    """
+
+    def __init__(self, signal_number: int, message: str) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number
+        self.message = message
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell counts: 143 for SIGTERM, 130 for SIGINT, 138 for SIGUSR1, 129 for SIGHUP."""
+        return 128 + self.signal_number
+
+
+class Interruption:
+    """Remembers that a signal asked the run to stop, while it is entered.
+
+    Until :meth:`defer` is called, and after :meth:`act_at_once`, nothing would be lost: the first signal raises
+    ``Interrupted`` wherever the run is. In between it is remembered for whoever asks. A second one ends the process
+    like the signal itself. Before ``defer`` and after ``act_at_once``, a signal ends the process within
+    ``_PATIENCE`` even if its main thread cannot notice it.
+    """
+
+    def __init__(self) -> None:
+        self.requested: int | None = None
+        """The signal that asked, or None."""
+        self._message = "nothing was trained yet"
+        self._promise: str | None = None
+        self._when = 0.0
+        self._process = os.getpid()
+        self._before: dict[int, Any] = {}
+        self._woken: tuple[int, int] | None = None
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():  # Python lets no other set handlers
+            heeded = [number for number in SIGNALS if number is not signal.SIGHUP or not _is_nohup()]
+            self._before = {number: signal.signal(number, self._receive) for number in heeded}
+            # Python runs a handler between two steps of the main thread, and that may be inside a call that does not
+            # return, such as joining processes of which one never comes. This pipe is written to all the same.
+            reading, writing = os.pipe()
+            os.set_blocking(writing, False)
+            self._woken = (writing, signal.set_wakeup_fd(writing, warn_on_full_buffer=False))
+            threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            if handler is not None:  # None: set by something other than Python
+                signal.signal(number, handler)
+        if self._woken is not None:
+            writing, before = self._woken
+            signal.set_wakeup_fd(before)
+            os.close(writing)
+
+    def defer(self, promise: str) -> None:
+        """From here on a signal is remembered.
+
+        Args:
+            promise: What the run does before it ends, for the user.
+        """
+        self._promise = promise
+
+    def act_at_once(self, message: str) -> None:
+        """From here on a signal stops the run wherever it is.
+
+        Args:
+            message: What is saved, for the user.
+
+        Raises:
+            Interrupted: There has been one already.
+        """
+        self._message = message
+        self._promise = None
+        if self.requested is not None:
+            raise self._interrupted(self.requested)
+
+    def _watch(self, reading: int) -> None:
+        """End the process if the main thread does not notice a signal while nothing would be lost."""
+        with os.fdopen(reading, "rb", buffering=0) as signals:
+            while received := signals.read(1):  # empty once the run is over
+                if received[0] not in SIGNALS:
+                    continue
+                time.sleep(_PATIENCE)
+                if self.requested is None and self._promise is None:
+                    print(self._interrupted(received[0]).message, file=sys.stderr, flush=True)
+                    os._exit(self._interrupted(received[0]).exit_code)
+
+    def _interrupted(self, number: int) -> Interrupted:
+        return Interrupted(number, f"stopped by {signal.Signals(number).name}: {self._message}")
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a data worker that has just been forked; WorkerStart comes next
+            return
+        if self.requested is not None:
+            if time.monotonic() - self._when > _ONE_EVENT:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(self._process, number)
+            return
+        self.requested, self._when = number, time.monotonic()
+        if self._promise is None:
+            raise self._interrupted(number)
+        if is_first_process():
+            # os.write: the interrupted code may be inside print.
+            told = f"\n{signal.Signals(number).name}: {self._promise}; a second signal ends the run at once\n"
+            try:
+                os.write(2, told.encode())
+            except OSError:  # SIGHUP: the terminal is gone, and the next line of the log would end the run unsaved
+                _write_nowhere()
+
+
+def _write_nowhere() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):
+        os.dup2(nowhere, output)
+
+
+def _is_nohup() -> bool:
+    return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+class WorkerStart:
+    """The first thing that a data worker does, before another function for that: it leaves signals to its parent.
+
+    A launcher or a scheduler sends its signal to all processes of a group. Workers that died of it would make the step
+    fail that the run wants to finish. The second SIGTERM is the parent's own, which is ending.
+
+    Args:
+        start: Called afterwards with the worker's number, if there is one.
+    """
+
+    def __init__(self, start: Callable[[int], None] | None = None) -> None:
+        self._start = start
+
+    def __call__(self, worker: int) -> None:
+        signal.set_wakeup_fd(-1)  # the parent's, if this is a fork of it
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, _outlive_one)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a shelter's, see below
+        end_if_nothing_is_delivered()
+        if self._start is not None:
+            self._start(worker)
+
+
+class _ShelteredProcess(ForkProcess):
+    def start(self) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # forked processes inherit it
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class ShelteringContext(ForkContext):
+    """Forks data workers in which signals wait for ``WorkerStart``: handlers that torch sets first would end them."""
+
+    Process = _ShelteredProcess
+
+
+def _outlive_one(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)

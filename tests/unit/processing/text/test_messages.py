@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from minicpmv.errors import UsageError
+from minicpmv.processing.pictures.patches import load_image
+from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.messages import read_messages
+
+PICTURE = Image.new("RGB", (3, 3))
+
+
+def test_parts_become_a_turn_and_its_images() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "image", "image": "x.png"}, {"type": "image", "path": "y.png"}]
+    messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "b"}]
+    turns, images = read_messages(messages)
+    assert turns == [Turn("user", ("a", ImageRef(0), ImageRef(1))), Turn("assistant", ("b",))]
+    assert images == ["x.png", "y.png"]
+
+
+def test_official_chat_lists_are_understood() -> None:
+    turns, images = read_messages([{"role": "user", "content": [PICTURE, "What?"]}])
+    assert turns == [Turn("user", (ImageRef(0), "What?"))]
+    assert images == [PICTURE]
+
+
+def test_base64_part_is_an_image() -> None:
+    gif = "R0lGODlhAQABAIAAAAAAAP///ywAAAAAAQABAAACAUwAOw=="
+    _, images = read_messages([{"role": "user", "content": [{"type": "image", "base64": gif}]}])
+    assert load_image(images[0]).size == (1, 1)
+
+
+def say(content: Any, role: str = "user") -> list[Any]:
+    return [{"role": role, "content": content}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (["hi"], r"talk\[0\]: found a str, expected a message with 'role' and 'content'"),
+        ([{"from": "human", "value": "a"}], r"talk\[0\]: found the keys \['from', 'value'\]"),
+        (say("a", role="human"), r"talk\[0\].role: found 'human', expected one of system, user, assistant"),
+        (say(None), r"talk\[0\].content: found nothing, expected a text, or a list of parts"),
+        (say([]), r"talk\[0\].content: found an empty list"),
+        (say([{"type": "video", "video": "a.mp4"}]), r"content\[0\].type: found 'video'.*\n  fix: for a video, give"),
+        (say([{"text": "a"}]), r"content\[0\].type: found none, expected a part of type 'text' or 'image'"),
+        (say([{"type": "text"}]), r"content\[0\].text: found nothing, expected a string"),
+        (say(["a", {"type": "image"}]), r"content\[1\]: found an image part without an image"),
+        (say([{"type": "image", "image": "a", "url": "b"}]), "found an image part with image and url"),
+        (say([3]), r"content\[0\]: found a int, expected a part"),
+    ],
+)
+def test_what_is_not_understood_is_named_with_a_fix(messages: list[Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        read_messages(messages, where="talk")
+    assert "\n  fix: " in str(caught.value)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from transformers.training_args import OptimizerNames
+
+from minicpmv.errors import ConfigError, UsageError
+from minicpmv.training.flags.optimizers import check_optimizer
+
+_OWN_BLOCK = {"optimizer": {"type": "AdamW"}}
+_OFFLOAD = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+
+
+@pytest.mark.usefixtures("nothing_installed")
+@pytest.mark.parametrize("name", ["adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"])
+def test_optimizers_of_torch_and_transformers_need_no_package(name: str) -> None:
+    check_optimizer({"optim": name}, given={"optim"})
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_every_other_optimizer_is_refused_or_names_its_package() -> None:
+    alone = {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
+    for name in OptimizerNames:
+        if name.value not in alone:
+            with pytest.raises((ConfigError, UsageError), match=f"--optim:? .*{name.value}"):
+                check_optimizer({"optim": name, "optim_target_modules": "all-linear"}, given={"optim"})
+
+
+@pytest.mark.usefixtures("nothing_installed")
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("adamw_bnb_8bit", "pip install bitsandbytes"),
+        ("paged_ademamix_8bit", "pip install bitsandbytes"),
+        ("rmsprop_bnb_8bit", "pip install bitsandbytes"),
+        ("adamw_torch_8bit", "pip install torchao"),
+        ("galore_adamw_8bit", "pip install galore-torch bitsandbytes"),
+        ("apollo_adamw", "pip install apollo-torch"),
+        ("stable_adamw", "pip install torch-optimi"),
+    ],
+)
+def test_missing_package_comes_with_its_install_line(name: str, command: str) -> None:
+    with pytest.raises(ConfigError, match=f"fix: {command}, or"):
+        check_optimizer({"optim": name}, given={"optim"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optim": "lomo"}, "inside the backward pass"),
+        ({"optim": "galore_adamw_layerwise"}, "inside the backward pass"),
+        ({"optim": "schedule_free_sgd"}, "averaged before each saving"),
+        ({"optim": "sgd", "optim_target_modules": "all-linear"}, "--optim_target_modules: found beside --optim sgd"),
+        ({"optim_args": "momentum=0.9"}, "--optim_args: found beside --optim adamw_torch_fused"),
+        ({"optim": "adafactor", "deepspeed": {"zero_optimization": {"stage": 2}}}, "ZeRO hands it flat pieces"),
+        ({"optim": "sgd", "deepspeed": _OFFLOAD}, "offload runs DeepSpeed's own optimizer"),
+        ({"optim": "adafactor", "fsdp": True}, "expected adagrad or adamw_torch"),
+        ({"optim": "sgd", "deepspeed": _OWN_BLOCK}, "--optim: found beside a --deepspeed configuration"),
+    ],
+)
+def test_fault_in_the_optimizer_is_explained(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_optimizer(settings, given=settings.keys())
+
+
+def test_low_rank_optimizers_need_to_know_their_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+    with pytest.raises(UsageError, match="fix: add --optim_target_modules all-linear"):
+        check_optimizer({"optim": "apollo_adamw"}, given={"optim"})
+    check_optimizer({"optim": "apollo_adamw", "optim_target_modules": "all-linear"}, given={"optim"})
+
+
+def test_offload_takes_any_optimizer_where_it_is_not_replaced() -> None:
+    config = _OFFLOAD | {"zero_force_ds_cpu_optimizer": False}
+    check_optimizer({"optim": "sgd", "deepspeed": config}, given={"optim"})
+
+
+def test_rates_of_parts_do_not_pass_by_a_configured_optimizer() -> None:
+    with pytest.raises(UsageError, match="--vision_lr: found beside a --deepspeed configuration with an 'optimizer'"):
+        check_optimizer({"deepspeed": _OWN_BLOCK}, given={"vision_lr"})
+    check_optimizer({"deepspeed": {"zero_optimization": {"stage": 2}}}, given={"vision_lr"})
+
+
+def test_arguments_reach_the_optimizers_that_read_them() -> None:
+    check_optimizer({"optim": "sgd", "optim_args": "momentum=0.9"}, given={"optim", "optim_args"})

@@ -1,0 +1,172 @@
+"""Planned batches through real data loaders, dealt out by accelerate as in a run of several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from accelerate import skip_first_batches
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import Dataset
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from minicpmv.data.batches.grouping import BatchPlanner, LengthGrouper
+from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.samples.dataset import LengthReport
+from minicpmv.errors import ConfigError
+from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.training.flags.arguments import RunArguments, parse_arguments
+from minicpmv.training.inputs.planned_batches import (
+    EpochTeller,
+    PlannedBatches,
+    describe_step,
+    estimate_costs,
+    make_loader,
+    plan_batches,
+)
+from tests.tiny import FIXTURES
+
+LENGTHS = np.random.default_rng(0).integers(1, 60, 50).tolist()
+
+
+def lengths_of(lengths: Sequence[int], num_image_tokens: Sequence[int]) -> LengthReport:
+    return LengthReport(
+        lengths=np.array(lengths, np.int32),
+        num_trained=np.ones(len(lengths), np.int32),
+        num_image_tokens=np.array(num_image_tokens, np.int32),
+        num_reduced=0,
+        num_cut=0,
+        left_out={},
+    )
+
+
+class Numbers(Dataset[int]):
+    def __len__(self) -> int:
+        return len(LENGTHS)
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def as_list(items: Sequence[Any]) -> Any:
+    return {"ids": list(items)}
+
+
+def loader(plan: Any, *, rank: int, ranks: int, workers: int, output: Path) -> tuple[Any, PlannedBatches]:
+    args = TrainingArguments(output_dir=str(output), dataloader_num_workers=workers, use_cpu=True)
+    sampler = PlannedBatches(plan)
+    made = make_loader(Numbers(), sampler, args, as_list)
+    return prepare_data_loader(made, num_processes=ranks, process_index=rank, put_on_device=False), sampler
+
+
+def plans(ranks: int) -> list[Any]:
+    return [
+        RowPlanner(LENGTHS, capacity=100, num_ranks=ranks),
+        LengthGrouper(LENGTHS, batch_size=4, num_ranks=ranks),
+        BatchPlanner(len(LENGTHS), batch_size=4, num_ranks=ranks),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")  # torch, where there are fewer cores
+@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_every_record_is_seen_once_in_an_epoch(ranks: int, workers: int, tmp_path: Path) -> None:
+    for plan in plans(ranks):
+        seen: list[list[list[int]]] = []
+        for rank in range(ranks):
+            batches, _ = loader(plan, rank=rank, ranks=ranks, workers=workers, output=tmp_path)
+            seen.append([batch["ids"] for batch in batches])
+        assert {len(rows) for rows in seen} == {plan.num_rows // ranks}, "every process takes as many steps"
+        assert sorted(i for rows in seen for row in rows for i in row) == list(range(len(LENGTHS)))
+        dealt = [row for rows in zip(*seen, strict=True) for row in rows]
+        assert dealt == list(plan.rows(0)), "whatever the number of workers"
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_no_worker_is_started_that_would_have_no_batch(tmp_path: Path) -> None:
+    args = TrainingArguments(output_dir=str(tmp_path), dataloader_num_workers=1000, use_cpu=True)
+    plan = BatchPlanner(len(LENGTHS), batch_size=4)
+    assert make_loader(Numbers(), PlannedBatches(plan), args, as_list).num_workers == 13
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_resumed_in_a_later_epoch_the_rest_is_seen(ranks: int, tmp_path: Path) -> None:
+    for plan in plans(ranks):
+        for rank in range(ranks):
+            batches, sampler = loader(plan, rank=rank, ranks=ranks, workers=0, output=tmp_path)
+            rest: Any = skip_first_batches(batches, 3)
+            args: Any = None
+            EpochTeller(sampler).on_epoch_begin(args, TrainerState(epoch=2.37), TrainerControl())
+            rest.set_epoch(2)
+            assert [batch["ids"] for batch in rest] == list(plan.rows(2))[rank::ranks][3:]
+
+
+TWO = lengths_of((5, 9), (0, 0))
+
+
+def arguments(flags: str, **fields: Any) -> tuple[RunArguments, Any]:
+    """Say what a run was asked for: its own flags as typed, transformers' as they end up."""
+    needed = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o"]
+    run = parse_arguments([*needed, *flags.split()]).run
+    args: Any = SimpleNamespace(
+        seed=1,
+        data_seed=None,
+        world_size=2,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=3,
+        train_sampling_strategy="random",
+        dataloader_drop_last=False,
+    )
+    vars(args).update(fields)
+    return run, args
+
+
+def plan_of(flags: str, **fields: Any) -> Any:
+    return plan_batches(*arguments(flags, **fields), 2, lengths=TWO, costs=np.array([5.0, 9.0]))
+
+
+def test_a_row_has_as_many_tokens_as_the_rows_of_a_batch() -> None:
+    assert plan_of("").capacity == 2048
+    assert plan_of("--pack_length 3000", per_device_train_batch_size=4).capacity == 12000
+
+
+def test_runs_without_packing_follow_a_plan_too() -> None:
+    assert type(plan_of("--packing false")) is BatchPlanner
+    assert list(plan_of("--packing false", train_sampling_strategy="sequential").rows(3)) == [[0], [1]]
+    assert type(plan_of("--packing false", train_sampling_strategy="group_by_length")) is LengthGrouper
+    assert plan_of("--packing false", world_size=1, per_device_train_batch_size=2).num_rows == 1
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_a_last_step_is_dropped_on_request(strategy: str) -> None:
+    flags = {"dataloader_drop_last": True, "train_sampling_strategy": strategy}
+    with pytest.raises(ConfigError, match="found 2 records, fewer than the 6 of the only step"):
+        plan_of("--packing false", per_device_train_batch_size=3, **flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("", "2 packed rows of up to 2048 tokens (0.3% full), about 2 records and 14 tokens; an epoch has 1 step"),
+        ("--packing false", "2 records in padded batches of 1, about 14 tokens; an epoch has 1 step"),
+    ],
+)
+def test_a_step_is_told_in_one_line(flags: str, told: str) -> None:
+    run, args = arguments(flags)
+    plan = plan_batches(run, args, 2, lengths=TWO, costs=np.array([5.0, 9.0]))
+    assert describe_step(plan, args, TWO) == f"each step: {told}"
+
+
+def test_images_cost_what_the_tower_does_for_them() -> None:
+    """A quarter of the pixels in each slice is a quarter of the work."""
+    config = MiniCPMVConfig.from_pretrained(FIXTURES / "v2_6")
+    lengths = lengths_of((10, 100), (0, 64))
+    text, seen = estimate_costs(lengths, config, scale_resolution=448)
+    _, seen_small = estimate_costs(lengths, config, scale_resolution=224)
+    assert text == 10
+    assert seen > 100
+    assert seen_small - 100 == pytest.approx((seen - 100) / 4)
