@@ -31,6 +31,8 @@ _SLICING = {"max_slice_nums": 9, "scale_resolution": 448, "patch_size": 14}
 _RECORDS: Mapping[Records, str] = {"pictures": "abcd", "weights": "abcde", "text": "bb"}
 """Which records a batch is made of, by their ids."""
 _HALF_AN_ANSWER = {"role": "assistant", "content": "Quite.", "weight": 0.5}
+_FRAMES = 66
+"""Of a film of 4.5: rows of the times of so many exceed 1 MB."""
 _PICTURES = ((1200, 900), (448, 300), (500, 1500), (900, 620))
 """Width and height in pixels: in ten slices, enlarged, upright, and in fewer slices."""
 
@@ -59,7 +61,7 @@ class Material:
         return _collate(rows, [self._items["d"], self._items["b"]])
 
     def questions(self) -> BatchFeature:
-        """Return two conversations that wait for an answer, padded on the left; of 4.5 the first one holds a film."""
+        """Return two conversations to answer, padded on the left; the first has a film, 4.5's a long one."""
         return BatchFeature(dict(self._questions))
 
 
@@ -83,12 +85,15 @@ def _encode_records(processor: MiniCPMVProcessor, folder: Path) -> dict[str, dic
 
 
 def _encode_questions(processor: MiniCPMVProcessor) -> BatchFeature:
-    film = [{"type": "image", "image": picture(640, 360, seed=number)} for number in range(4)]
+    knows_times = processor.version.temporal
+    shown = picture(640, 360)
+    film = [{"type": "image", "image": shown}] * (_FRAMES if knows_times else 4)
+    groups = [list(range(start, start + 3)) for start in range(0, _FRAMES, 3)]
     asked = [
         [{"role": "user", "content": [*film, {"type": "text", "text": "What happens?"}]}],
         [{"role": "user", "content": [{"type": "image", "image": picture(900, 620)}, {"type": "text", "text": "?"}]}],
     ]
-    times: dict[str, Any] = {"temporal_ids": [[[0, 1, 2], [3]], [[-1]]]} if processor.version.temporal else {}
+    times: dict[str, Any] = {"temporal_ids": [groups, [[-1]]]} if knows_times else {}
     return processor.apply_chat_template(asked, max_slice_nums=1, **times)
 
 

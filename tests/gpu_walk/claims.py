@@ -12,11 +12,9 @@ __all__ = ["CLAIMS", "broken"]
 
 _TRAINING = ("batch", "forward", "backward", "update")
 _MOST_BYTES = 10**6
-_MASK, _LOOKS_AT_MASK = "transformers/masking_utils.py", 2
-"""transformers asks whether a mask hides anything, and if it does whether that is only what comes later."""
-_PREFILL = re.compile(r"minicpmv/models/(layout\.py:\d+ read|positions\.py:\d+ (of_times|_find_axis))$")
-"""Where an answer begins, its prompt's layout is read from what lies on the device and 4.5 is told the times; for the
-first answer a table of positions may be made that is kept."""
+_PREFILL = re.compile(r"minicpmv/models/(layout\.py:\d+ read|positions\.py:\d+ _find_axis)$")
+"""Where an answer begins, its prompt's layout is read from what lies on the device; for the first answer a table of
+positions may be made that is kept."""
 
 
 def _all_that_learns_gets_a_gradient(report: Report) -> list[str]:
@@ -60,14 +58,8 @@ def _only_pixels_are_large(report: Report) -> list[str]:
 
 
 def _training_does_not_wait(report: Report) -> list[str]:
-    """From the batch's way to the device until the optimizer has been launched, nothing is asked of the device.
-
-    Of padded rows transformers looks at the mask.
-    """
-    found = [each for each in report.crossings_of(*_TRAINING) if each.waits or each.to == "host"]
-    looks = [each for each in found if each.where.startswith(_MASK)] if report.case.rows == "padded" else []
-    promised = looks if sum(each.times for each in looks) <= _LOOKS_AT_MASK else []
-    return _named(each for each in found if each not in promised)
+    """From the batch's way to the device until the optimizer has been launched, nothing is asked of the device."""
+    return _named(each for each in report.crossings_of(*_TRAINING) if each.waits or each.to == "host")
 
 
 def _a_step_ends_with_one_wait(report: Report) -> list[str]:

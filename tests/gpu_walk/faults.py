@@ -48,6 +48,19 @@ def _positions_on_the_host() -> AbstractContextManager[Any]:
     return patch.object(SinePositions, "of_grid", of_grid)
 
 
+def _times_on_the_host() -> AbstractContextManager[Any]:
+    on_device = SinePositions.of_times
+
+    def of_times(self: SinePositions, times: Sequence[int], device: torch.device) -> Tensor:
+        return on_device(self, times, torch.device("cpu")).to(device, non_blocking=True)
+
+    return patch.object(SinePositions, "of_times", of_times)
+
+
+def _a_mask_that_is_looked_at() -> AbstractContextManager[Any]:
+    return patch.object(modeling, "mask_rows", lambda config, embeds, mask, lengths: mask)
+
+
 def _attention_before_its_cast() -> AbstractContextManager[Any]:
     class Torch:
         """torch, with an autocast that attention does not see."""
@@ -146,6 +159,8 @@ def _a_frozen_tower() -> Iterator[None]:
 
 _REMEDIES: Mapping[str, Any] = {
     "positions made on the device": _positions_on_the_host,
+    "times made on the device": _times_on_the_host,
+    "the mask of padded rows": _a_mask_that_is_looked_at,
     "the cast of autocast": _attention_before_its_cast,
     "places of labels": _labels_by_a_mask,
     "places of images": _images_by_a_mask,

@@ -23,7 +23,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from minicpmv.models.answering.official_chat import OfficialChat
-from minicpmv.models.attention.packed_rows import PACKED_ATTENTION, prefer_packed_attention
+from minicpmv.models.attention.packed_rows import PACKED_ATTENTION, mask_rows, nothing_masked, prefer_packed_attention
 from minicpmv.models.attention.varlen import Lengths, never_compiled
 from minicpmv.models.checkpoints.loading import StrictLoading
 from minicpmv.models.checkpoints.permissions import OrdinaryFiles
@@ -304,6 +304,10 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             inputs_embeds = self._embed(input_ids, image_features, layout.image_places)
             if blank is not None:
                 inputs_embeds = inputs_embeds + blank.to(inputs_embeds)
+        config = self.config.text_config
+        is_whole = layout.samples is None and past_key_values is None
+        if is_whole and layout.tokens_of_each and config._attn_implementation == PACKED_ATTENTION:
+            attention_mask = mask_rows(config, inputs_embeds, attention_mask, layout.tokens_of_each)
         outputs = self.llm.model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
@@ -343,8 +347,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         """Tell the layers where samples begin, through their keyword arguments; return their attention mask."""
         if self.config.text_config._attn_implementation == PACKED_ATTENTION:
             kwargs["sequence_lengths"] = samples
-            # transformers would make a mask of T x T, which nothing reads; four axes pass through it untouched.
-            return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+            return nothing_masked(device)  # transformers would make a mask of T x T, which nothing reads
         if cu_seq_lens is not None:
             longest = max(samples)
             kwargs |= {"cu_seq_lens_q": cu_seq_lens, "max_length_q": longest}

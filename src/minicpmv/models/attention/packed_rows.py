@@ -1,7 +1,8 @@
 """Packed rows: several samples end to end in one row of the language model, none of which sees another.
 
 Where samples begin goes down to the attention of every layer, where :func:`attend` needs no mask. Rows are packed by
-whoever makes batches, and found by ``layout``, not here.
+whoever makes batches, and found by ``layout``, not here. Padded rows have a mask, which is made here where the host
+knows what is padding.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import create_causal_mask, sdpa_mask
 
 from minicpmv.models.attention.varlen import attend
 
-__all__ = ["PACKED_ATTENTION", "prefer_packed_attention"]
+__all__ = ["PACKED_ATTENTION", "mask_rows", "nothing_masked", "prefer_packed_attention"]
 
 # Shape letters in this file
-#   T tokens of all samples    H heads    K channels of a head
+#   B rows    T tokens of a row, or of all samples    D width    H heads    K channels of a head
 
 PACKED_ATTENTION = "varlen"
 """The language model's attention in transformers' register: PyTorch's sdpa, but by sequence where a row is packed."""
@@ -38,6 +40,8 @@ def _packed_attention(
 ) -> tuple[Tensor, None]:
     """Attend within each sample if their lengths came along, otherwise exactly as transformers' sdpa does."""
     if sequence_lengths is None:
+        if attention_mask is not None and attention_mask.numel() == 1:
+            attention_mask = None
         attended, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -54,6 +58,29 @@ def _packed_attention(
         dropout=dropout,
     )
     return attended_THK.unflatten(0, (len(query), -1)), None
+
+
+def nothing_masked(device: torch.device) -> Tensor:
+    """Return a mask for rows without padding, which transformers passes on because it has four axes."""
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+
+
+def mask_rows(
+    config: PreTrainedConfig, embeds_BTD: Tensor, mask_BT: Tensor | None, lengths: Sequence[int]
+) -> Tensor | None:
+    """Make the mask that transformers would make of rows of one sample each, without asking the device for it.
+
+    transformers looks whether a mask hides anything, once or twice, and the host waits for each look.
+
+    Args:
+        config: The language model's.
+        embeds_BTD: What will attend.
+        mask_BT: 1 on real tokens; None if all are.
+        lengths: Real tokens of each row.
+    """
+    if min(lengths) == embeds_BTD.shape[1]:
+        return nothing_masked(embeds_BTD.device)
+    return create_causal_mask(config, embeds_BTD, mask_BT, None, allow_is_causal_skip=False)
 
 
 def prefer_packed_attention(config: PreTrainedConfig) -> None:

@@ -16,6 +16,8 @@ __all__ = ["read_pixels"]
 #   P patches    C channels, 3    N pixels of a patch
 
 _TABLE = (3, 256)
+_PATCHES_AT_ONCE = 2048
+"""Of which one channel takes 1.6 MB as an index, and at most as much as values."""
 
 
 def read_pixels(pixels_PV: Tensor, table: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -27,8 +29,7 @@ def read_pixels(pixels_PV: Tensor, table: Tensor | None, dtype: torch.dtype) -> 
         dtype: What the values are rounded to. Those of bytes are the same as if they had come as float32.
 
     Returns:
-        (P, C * N) in ``dtype``. Of bytes it is a new tensor, and for a moment a third of its number of values more,
-        4 bytes each.
+        (P, C * N) in ``dtype``. Of bytes it is a new tensor, and at most 4 MB are taken besides.
 
     Raises:
         ValueError: Bytes came without a table, values with one, or either has another type or shape.
@@ -54,7 +55,10 @@ def read_pixels(pixels_PV: Tensor, table: Tensor | None, dtype: torch.dtype) -> 
     table = table.to(dtype)  # before the look-up: of 768 numbers instead of millions
     bytes_PCN = pixels_PV.unflatten(1, (len(table), -1))
     values_PCN = torch.empty_like(bytes_PCN, dtype=dtype)
-    for channel, values in enumerate(table):  # by channel, because an index takes four times a byte's room
-        bytes_PN = bytes_PCN[:, channel]
-        values_PCN[:, channel] = values.index_select(0, bytes_PN.flatten().int()).view_as(bytes_PN)
+    # In pieces, because an index takes four times a byte's room.
+    for start in range(0, len(bytes_PCN), _PATCHES_AT_ONCE):
+        some = slice(start, start + _PATCHES_AT_ONCE)
+        for channel, values in enumerate(table):
+            bytes_PN = bytes_PCN[some, channel]
+            values_PCN[some, channel] = values.index_select(0, bytes_PN.flatten().int()).view_as(bytes_PN)
     return values_PCN.flatten(1)

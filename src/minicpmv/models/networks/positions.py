@@ -1,8 +1,8 @@
 """Where a patch lies: position ids and tables for the vision towers, sine positions for the resampler.
 
-Nothing here is learned; the learned tables belong to the tower. What is rounded is computed on the CPU in float32,
+Nothing here is learned; the learned tables belong to the tower. Where a patch lies is computed on the CPU in float32,
 exactly as the released code does, because its rounding decides which bucket a patch falls into. That is one axis at a
-time, at most a MB; each patch then looks up its row and column on the device.
+time, at most a MB; each patch then looks up its row and column on the device. Times have no table.
 """
 
 from __future__ import annotations
@@ -142,12 +142,12 @@ def resize_table(table_ND: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _sincos(places_N: Tensor, dim: int) -> Tensor:
-    """``[sin | cos]`` of ``place * 10000 ** (-k / (dim / 2))``; (N, dim) float32 on the CPU."""
+    """``[sin | cos]`` of ``place * 10000 ** (-k / (dim / 2))``; (N, dim) float32, where the places are."""
     # float64 until the very end would differ from the released tables, which are numpy float32 throughout.
     half = dim // 2
     exponent = torch.arange(half, dtype=torch.float32, device="cpu") / torch.tensor(dim / 2.0, dtype=torch.float32)
     omega = 1.0 / 10000.0**exponent
-    angle = torch.outer(places_N, omega)
+    angle = torch.outer(places_N, omega.to(places_N.device, non_blocking=True))
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
@@ -191,10 +191,10 @@ class SinePositions:
         Returns:
             (len(times), dim) float32, zeros where there is no time.
         """
-        # Of these times alone: of a film's thousands, a table up to the last would be hundreds of MB.
-        time_S = torch.tensor(times, dtype=torch.float32, device="cpu")
-        position_SD = _sincos(time_S.clamp(min=0), self._dim) * (time_S >= 0)[:, None]
-        return position_SD.to(device, non_blocking=True)
+        # Of these times alone: of a film's thousands, a table up to the last would be hundreds of MB. On the device,
+        # because the host waits for a copy above 64 KB, which four rows are. There a sine may differ in its last bit.
+        time_S = torch.tensor(times, dtype=torch.float32, device="cpu").to(device, non_blocking=True)
+        return _sincos(time_S.clamp(min=0), self._dim) * (time_S >= 0)[:, None]
 
     def _find_axis(self, last: int, dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Return a table that has the position ``last``: of a few lengths, so that few are ever made."""

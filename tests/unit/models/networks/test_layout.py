@@ -80,7 +80,16 @@ def test_a_batch_loses_what_its_layout_says() -> None:
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-@pytest.mark.parametrize("form", [packed, lambda samples: padded(samples, "right")], ids=["packed", "padded"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        packed,
+        lambda samples: packed(samples[:1]),
+        lambda samples: padded(samples, "right"),
+        lambda samples: padded([samples[0], samples[0]], "right"),
+    ],
+    ids=["packed", "a row of one sample", "padded", "of one length"],
+)
 def test_loss_and_gradients_are_those_of_a_batch_without_layout(name: str, form: Any) -> None:
     model = MiniCPMVForConditionalGeneration.from_pretrained(FIXTURES / name, dtype=torch.float32).train()
     batch = form(samples_of(name))

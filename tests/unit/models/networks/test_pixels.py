@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 
 from minicpmv.models.networks.pixels import read_pixels
@@ -40,6 +42,31 @@ def test_every_byte_in_every_channel_has_its_value(scale: dict[str, tuple[float,
     assert found.dtype == dtype
     assert torch.equal(found, expected)
     assert torch.equal(read_pixels(torch.from_numpy(patches), table.to(dtype), dtype), expected), "an engine's cast"
+
+
+class Sizes(TorchDispatchMode):
+    """Notes how many numbers each operation makes, views apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outcome = func(*args, **(kwargs or {}))
+        if not any(result.alias_info for result in func._schema.returns):
+            self.made += [each.numel() for each in pytree.tree_leaves(outcome) if isinstance(each, Tensor)]
+        return outcome
+
+
+def test_bytes_of_many_patches_are_looked_up_in_pieces() -> None:
+    """40 slices of 1,024 patches and one more patch: beside the result nothing is above a channel of 2,048 patches."""
+    pixels = torch.randint(256, (40 * 1024 + 1, 588), dtype=torch.uint8)
+    table = torch.from_numpy(values_of_bytes(mean=_HALF, std=_HALF)).bfloat16()
+    with Sizes() as sizes:
+        found = read_pixels(pixels, table, torch.bfloat16)
+    assert sorted(sizes.made)[-2:] == [2048 * 196, found.numel()]
+    at_once = [table[channel][pixels[:, channel * 196 : (channel + 1) * 196].int()] for channel in range(3)]
+    assert torch.equal(found, torch.cat(at_once, dim=1))
 
 
 def test_values_pass_through_and_no_patch_is_none() -> None:
