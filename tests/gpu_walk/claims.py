@@ -12,7 +12,7 @@ __all__ = ["CLAIMS", "broken"]
 
 _TRAINING = ("batch", "forward", "backward", "update")
 _MOST_BYTES = 10**6
-_PREFILL = re.compile(r"minicpmv/models/(layout\.py:\d+ read|positions\.py:\d+ _find_axis)$")
+_PREFILL = re.compile(r"minicpmv/models/networks/(layout\.py:\d+ read|positions\.py:\d+ _find_axis)$")
 """Where an answer begins, its prompt's layout is read from what lies on the device; for the first answer a table of
 positions may be made that is kept."""
 
