@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minicpmv.training.flags.deepspeed_presets import PRESETS, resolve_deepspeed
+from tests.precision import bound
 from tests.run.forked import run_command
 from tests.run.training import flags, largest_difference, losses, make_data, read_run, run_here
 
@@ -28,7 +29,9 @@ STEPS = 10
 
 # Measured, at most: 4.3e-6 on losses from 7 to 0.5, and 1.5e-4 on weights, where Adam at a rate of 1e-3 turns rounding
 # in the smallest gradients into steps. A loss averaged per micro-batch is off by 0.1 and more on these records.
-LOSS, WEIGHT = 1e-5, 4e-4
+# In bfloat16 2.2e-2, with engines that round all weights themselves, and 8.7e-3: the bound on weights finds another
+# tensor there, and no more.
+LOSS, WEIGHT = bound(fp32=1e-5, bf16=6e-2), bound(fp32=4e-4, bf16=2e-2)
 
 # Every engine has to keep the groups that these make.
 _RATES = "--vision_lr 3e-4 --embeddings_lr 2e-3 --weight_decay 0.1 --resampler_weight_decay 0"

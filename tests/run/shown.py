@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.precision import bound, chosen_precision
 from tests.run.training import read_run, read_samples
 
 __all__ = ["check_metrics", "check_norms_of_parts", "check_samples", "check_throughput"]
 
 # Measured, at most: 1.8e-4 of a norm over ten steps. A process whose share is left out changes it by a tenth and more.
-_NORM = 1e-3
+# In bfloat16 9.4e-2: the bound finds a norm that was counted twice, or by half of the processes.
+_NORM = bound(fp32=1e-3, bf16=0.25)
 
 
 def check_norms_of_parts(output: Path, reference: Path) -> None:
@@ -36,20 +38,28 @@ def check_throughput(output: Path, reference: Path, *, processes: int) -> None:
 
 
 def check_metrics(output: Path, reference: Path) -> None:
-    """Before the first step answers are worth the same, however records and weights are divided."""
+    """Before the first step answers are worth the same, however records and weights are divided.
+
+    Not in bfloat16; see :func:`check_samples`.
+    """
     ours, theirs = (next(entry for entry in read_run(run)["log"] if "eval_cer" in entry) for run in (output, reference))
     assert ours["step"] == 0
     assert ours["eval_cer"] > 0
+    if chosen_precision() == "bf16":
+        return
     assert {name: ours[name] for name in ("eval_cer", "eval_cider")} == pytest.approx(
         {name: theirs[name] for name in ("eval_cer", "eval_cider")}
     )
 
 
 def check_samples(output: Path, reference: Path, *, steps: list[int]) -> None:
-    """One process writes at these steps, two records each; the untrained model says the same however it is divided."""
+    """One process writes at these steps, two records each; the untrained model says the same however it is divided.
+
+    Not in bfloat16: its words are nearly as likely as each other, and engines round differently.
+    """
     ours, theirs = read_samples(output), read_samples(reference)
     assert [(sample["step"], sample["record"]) for sample in ours] == [
         (sample["step"], sample["record"]) for sample in theirs
     ]
     assert [sample["step"] for sample in ours] == [step for step in steps for _ in range(2)]
-    assert ours[:2] == theirs[:2]
+    assert ours[:2] == theirs[:2] or chosen_precision() == "bf16"

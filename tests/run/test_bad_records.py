@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from minicpmv.training.run import main
+from tests.precision import bound
 from tests.run.forked import run_command
 from tests.run.training import flags, losses, read_run, run_here, same_bytes
 from tests.tiny import conversation, save_picture, write_data
 
-# Measured: 1e-6 on losses around 5.
-_LOSS = 5e-6
+# Measured: 1e-6 on losses around 5; in bfloat16 4.9e-3.
+_LOSS = bound(fp32=5e-6, bf16=2e-2)
 _SKIP = ["--on_bad_record", "skip", "--max_bad_share", "0.5"]
 
 

@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from minicpmv.errors import MachineError, UsageError
+from tests.precision import bound
 from tests.run.forked import run_command
 from tests.run.training import flags, losses, make_data, read_run, run_here
 
 # Traces as the default backend does, but needs no C++ compiler.
 _COMPILED = "--torch_compile_backend aot_eager"
 _STEPS = 6
+# In bfloat16 6.4e-4 was measured: what is compiled together rounds in other places.
+_LOSS = bound(fp32=1e-5, bf16=3e-3)
 
 # torch 2.13's tracer asks every input for its gradient; may go when it asks leaves only.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
@@ -53,7 +56,7 @@ def test_losses_are_those_of_an_uncompiled_run(
     plain = _run(data, tmp_path / "plain", extra)
     assert not frames
     compiled = _run(data, tmp_path / "compiled", f"{extra} {_COMPILED}")
-    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-5)
+    assert losses(compiled) == pytest.approx(losses(plain), rel=_LOSS)
     # However different the batches: each has other slices and samples, and would add to the pieces of a layer.
     assert frames["ok"] == frames["total"] == num_pieces
 
@@ -75,11 +78,11 @@ def test_sharded_layers_train_compiled(data: str, tmp_path: Path) -> None:
     runs: list[list[float]] = []
     for extra in ("", _COMPILED):
         output = tmp_path / f"out{len(runs)}"
-        done = run_command(flags(data, output, "--deepspeed", "zero3", *extra.split()))
+        done = run_command(flags(data, output, "--deepspeed", "zero3", *extra.split()), timeout=240)
         assert done.returncode == 0, done.stderr
         runs.append(losses(read_run(output)))
     assert len(runs[0]) == 4
-    assert runs[1] == pytest.approx(runs[0], rel=1e-5)
+    assert runs[1] == pytest.approx(runs[0], rel=_LOSS)
 
 
 def test_default_backend_without_a_compiler_is_refused(

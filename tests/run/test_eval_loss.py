@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from minicpmv.errors import UsageError
+from tests.precision import bound
 from tests.run.forked import run_command
 from tests.run.test_bad_records import records_of
 from tests.run.training import flags, make_data, read_run, run_here
 from tests.tiny import write_data
 
-# Measured: 5e-7 on losses around 5.
-_LOSS = 5e-6
+# Measured: 5e-7 on losses around 5; in bfloat16 1e-2 between batches of one and of four records.
+_LOSS = bound(fp32=5e-6, bf16=3e-2)
 
 
 def measured(data: str, held_out: str, output: Path, *extra: str, processes: int | None = None) -> float:

@@ -13,12 +13,14 @@ from minicpmv.errors import UsageError
 from minicpmv.inference import predicting
 from minicpmv.training.monitoring.progress import format_log
 from minicpmv.training.run import train
+from tests.precision import bound
 from tests.run.training import flags, make_data, read_run, run_here, same_bytes
 from tests.tiny import conversation, write_data
 from tests.unit.report.test_page import words_of
 
 _EVALUATED = ["--eval_strategy", "steps", "--eval_steps", "2", "--save_steps", "2", "--save_total_limit", "5"]
 _LORA = ["--use_lora", "--lora_r", "4", "--lora_dropout", "0.3", "--eval_samples", "0"]
+_VALUES = bound(fp32=1e-5, bf16=5e-2)
 _MEASURED = ["--eval_metrics", "cer,cider,perplexity,exact_match", "--eval_max_new_tokens", "6"]
 
 
@@ -45,8 +47,9 @@ def test_values_are_those_of_eval(measured: Path, data: str, capsys: pytest.Capt
     last = evaluations(measured)[-1]
     assert last["step"] == 4
     # Batches differ, and so does rounding: measured 1e-7 of the loss. Values of answers are equal or far apart.
-    assert {name: last[f"eval_{name}"] for name in found} == pytest.approx(found, rel=1e-5)
-    assert {name: read_run(measured)["metrics"][f"eval_{name}"] for name in found} == pytest.approx(found, rel=1e-5)
+    # `eval` takes the adapter's float32: against bfloat16 the loss is off by 1e-3 and cer by one letter of 55.
+    assert {name: last[f"eval_{name}"] for name in found} == pytest.approx(found, rel=_VALUES)
+    assert {name: read_run(measured)["metrics"][f"eval_{name}"] for name in found} == pytest.approx(found, rel=_VALUES)
 
 
 def test_measuring_does_not_change_training(measured: Path, data: str, tmp_path: Path) -> None:

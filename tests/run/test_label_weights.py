@@ -15,13 +15,17 @@ from minicpmv.data.sources.loading import load_records
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.models.networks.loss import IGNORED
 from minicpmv.processing.processor import MiniCPMVProcessor
+from tests.precision import bound
 from tests.run.engines import switch
 from tests.run.forked import minicpmv, run_command
 from tests.run.training import flags, largest_difference, losses, read_run, run_here
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
-# As in test_training_parity.
-_LOSS, _WEIGHT = 5e-6, 2e-4
+# As in test_training_parity. In bfloat16 2.3e-3 was measured of losses in training, and 1e-2 of the untrained model's
+# between batches of one and of four records.
+_LOSS, _WEIGHT = bound(fp32=5e-6, bf16=2e-2), bound(fp32=2e-4, bf16=1e-2)
+# Of the loss, against float32. In bfloat16 8.5e-4 was measured.
+_FORMULA = bound(fp32=1e-5, bf16=3e-3)
 # Of the two answers of every other record: of two processes, one has batches with weights and one without.
 _WEIGHTS = {0: (0.5, 2), 2: (0, 1), 4: (1, 0), 6: (0.25, 0)}
 _STEPS = 4
@@ -101,15 +105,15 @@ def test_loss_is_the_mean_by_weight_in_training_and_evaluation(data: str, one_ba
         summed.append(float((nats[trained, labels[trained]] * weights[trained]).sum()))
         total.append(float(weights[trained].sum()))
     assert set(total) != {float(round(weight)) for weight in total}, "fractions are among them"
-    assert eval_losses(one_batch)[0] == pytest.approx(sum(summed) / sum(total), rel=1e-5)
-    assert losses(read_run(one_batch))[0] == pytest.approx(sum(summed[:4]) / sum(total[:4]), rel=1e-5)
+    assert eval_losses(one_batch)[0] == pytest.approx(sum(summed) / sum(total), rel=_FORMULA)
+    assert losses(read_run(one_batch))[0] == pytest.approx(sum(summed[:4]) / sum(total[:4]), rel=_FORMULA)
 
 
 def test_weights_change_what_is_learnt_and_counts_stay_counts(data: str, one_batch: Path, tmp_path: Path) -> None:
     unweighed = write_records(tmp_path, weighed=False)
     run = run_here(train_flags(unweighed, tmp_path / "run", "--per_device_train_batch_size", "4"))
     assert losses(run)[0] != pytest.approx(losses(read_run(one_batch))[0], rel=1e-3)
-    assert of_weight(tmp_path / "run", one_batch) > 10 * _WEIGHT
+    assert of_weight(tmp_path / "run", one_batch) > 2e-3
     ours, theirs = (read_run(output)["plan"] for output in (one_batch, tmp_path / "run"))
     assert ours["tokens_per_step"] == theirs["tokens_per_step"]
     processor = MiniCPMVProcessor.from_pretrained(FIXTURES / "v2_6")
@@ -125,7 +129,9 @@ def trained_tokens(output: Path) -> int:
 def test_eval_measures_the_same_loss(data: str, one_batch: Path) -> None:
     done = minicpmv("eval", FIXTURES / "v2_6", data, "--metrics", "loss", "--json", "--device", "cpu")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["metrics"]["loss"]["value"] == pytest.approx(eval_losses(one_batch)[0], rel=1e-6)
+    assert json.loads(done.stdout)["metrics"]["loss"]["value"] == pytest.approx(
+        eval_losses(one_batch)[0], rel=bound(fp32=1e-6, bf16=3e-3)
+    )
 
 
 def test_what_was_trained_with_weights_is_proved(one_batch: Path) -> None:

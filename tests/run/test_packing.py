@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.precision import bound
 from tests.run.forked import run_command
 from tests.run.training import flags, losses, make_data, read_run, run_here, same_bytes
 
-# Measured: 1e-6 on losses around 5 after four steps of Adam at 1e-3.
-_LOSS = 5e-6
+# Measured: 1e-6 on losses around 5 after four steps of Adam at 1e-3. In bfloat16 1.6e-3 under autocast, and 2.2e-2
+# against DeepSpeed, which rounds all weights themselves.
+_LOSS = bound(fp32=5e-6, bf16=6e-2)
 _NUM_RECORDS = 8
 _WEIGHTS = "model.safetensors"
 _PACKED = ["--packing", "true", "--model_max_length", "384"]
