@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from minicpmv.devices.inspection import inspect_machine
+from minicpmv.machine.description import describe_machine
 from tests.precision import bound
 from tests.run.shown import check_norms_of_parts
 from tests.run.training import flags, largest_difference, losses, make_data, read_run, run_here
@@ -47,6 +49,7 @@ def test_run_json_says_what_was_run(data: str, one_batch: Path) -> None:
     assert run["data"] == [{"path": data, "sha256": hashlib.sha256(Path(data).read_bytes()).hexdigest()}]
     assert (run["seed"], run["arguments"]["packing"], run["training_arguments"]["max_steps"]) == (42, False, 4)
     assert run["versions"].keys() >= {"minicpmv-finetune", "python", "torch", "transformers", "peft"}
+    assert run["machine"] == describe_machine(inspect_machine(), device_type="cpu")
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     done = subprocess.run(git, capture_output=True, text=True, check=False)
     assert (run["commit"] or "").removesuffix("-dirty") == done.stdout.strip()

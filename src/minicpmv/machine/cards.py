@@ -27,12 +27,14 @@ class Card(NamedTuple):
 
 
 # Source: NVIDIA's data sheets and architecture white papers, dense figures; of the server cards the SXM form unless the
-# name says otherwise. Consumer cards: with float32 sums, which is half of what is advertised. Capabilities:
-# https://developer.nvidia.com/cuda-gpus and its page of legacy GPUs.
+# name says otherwise. Consumer cards: with float32 sums, which is half of what is advertised.
+# Read again on 2026-11-29: capabilities from 8.6 on in https://developer.nvidia.com/cuda-gpus, V100's in its page of
+# legacy GPUs; L40S's peaks in copies of its data sheet (362.05, 91.6); memory that CUDA shows of a T4 (15,102 MiB)
+# and of an A100-PCIE-40GB (40,339 MiB). For the other figures no page was found again.
 CARDS = {
     card.name: card
     for card in (
-        Card("t4", 15, 65, 8.1, (7, 5)),
+        Card("t4", 14.7, 65, 8.1, (7, 5)),
         Card("v100", 16, 125, 15.7, (7, 0)),
         Card("v100-32g", 32, 125, 15.7, (7, 0)),
         Card("3090", 24, 71, 35.6, (8, 6)),
@@ -41,7 +43,7 @@ CARDS = {
         Card("a10", 22.5, 125, 31.2, (8, 6)),
         Card("a6000", 48, 155, 38.7, (8, 6)),
         Card("l40s", 45, 362, 91.6, (8, 9)),
-        Card("a100", 40, 312, 19.5, (8, 0)),
+        Card("a100", 39.4, 312, 19.5, (8, 0)),
         Card("a100-80g", 80, 312, 19.5, (8, 0)),
         Card("h100", 80, 989, 67, (9, 0)),
         Card("h200", 140, 989, 67, (9, 0)),

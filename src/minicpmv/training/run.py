@@ -176,7 +176,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     plan = plan_batches(request.run, args, len(material.train), lengths=material.lengths, costs=costs)
     for text in settle_rhythm(request, args, plan, sets=list(material.validation)):
         notice(text)
-    say(describe_settings(args, use_lora=request.run.use_lora))
+    say(describe_settings(args, machine, use_lora=request.run.use_lora))
     checks.report("batches", describe_step(plan, args, material.lengths))
     recipe = describe_recipe(parts)
     checks.report("what learns", "\n".join([format_parts(parts), *([recipe] if recipe else [])]))
@@ -216,7 +216,16 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     step = describe_plan(plan, args, material.lengths)._asdict()
     record = RunFile(
         Path(args.output_dir or ""),
-        describe_run(request, args, base=identity, material=material, parts=parts, plan=step, overridden=overridden),
+        describe_run(
+            request,
+            args,
+            base=identity,
+            material=material,
+            parts=parts,
+            plan=step,
+            overridden=overridden,
+            machine=machine,
+        ),
         is_writing=args.should_save,
     )
     trainer = build(plan, interruption)

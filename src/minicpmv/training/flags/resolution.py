@@ -8,6 +8,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from minicpmv.errors import UsageError
+from minicpmv.machine.description import name_machine
 from minicpmv.machine.placement import refuse_crowding
 from minicpmv.machine.precision import emulates_bf16, precision
 from minicpmv.machine.support import describe_untested, refuse_unusable
@@ -246,7 +247,7 @@ def build_training_arguments(settings: dict[str, Any]) -> TrainingArguments:
     return args
 
 
-def describe_settings(args: TrainingArguments, *, use_lora: bool) -> str:
+def describe_settings(args: TrainingArguments, machine: Machine, *, use_lora: bool) -> str:
     """Say in one line what matters most about how a run learns."""
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
@@ -254,5 +255,6 @@ def describe_settings(args: TrainingArguments, *, use_lora: bool) -> str:
         f"{'LoRA' if use_lora else 'full'} fine-tuning, learning rate {args.learning_rate:g} "
         f"({schedule}, warmup {args.warmup_steps:g}, weight decay {args.weight_decay:g}, beta2 {args.adam_beta2:g}), "
         f"{precision}, "
-        f"{args.world_size} process{'es' if args.world_size > 1 else ''} on {args.device.type}, seed {args.seed}"
+        f"{args.world_size} process{'es' if args.world_size > 1 else ''} on {args.device.type} "
+        f"({name_machine(machine, device_type=args.device.type)}), seed {args.seed}"
     )

@@ -22,7 +22,9 @@ from minicpmv.data.sources.mixing import Source
 from minicpmv.data.sources.source_digests import Content
 from minicpmv.data.sources.validation import HeldOut
 from minicpmv.files.atomic_files import write_json
+from minicpmv.machine.description import describe_machine
 from minicpmv.machine.installed import list_versions
+from minicpmv.machine.value import Machine
 from minicpmv.models.adapters.base_identity import BaseIdentity
 from minicpmv.processing.text.chat import ImageRef
 from minicpmv.terminal.redaction import clean_settings
@@ -77,6 +79,7 @@ def describe_run(
     parts: Iterable[PartSummary],
     plan: Mapping[str, Any],
     overridden: Sequence[str],
+    machine: Machine,
 ) -> dict[str, Any]:
     """Collect what a run is made of, as JSON; metrics are added when it is over.
 
@@ -88,6 +91,7 @@ def describe_run(
         parts: What learns.
         plan: What a step holds.
         overridden: What the checkpoint or adapter that it starts from has otherwise, and was allowed.
+        machine: What it runs on; of several machines, the first.
     """
     return {
         "status": "running",
@@ -111,6 +115,7 @@ def describe_run(
         "seed": args.seed,
         "processes": args.world_size,
         "device": args.device.type,
+        "machine": describe_machine(machine, device_type=args.device.type),
         "plan": dict(plan),
         "data_statistics": _describe_records(material),
         "trained": [dataclasses.asdict(part) for part in parts],
