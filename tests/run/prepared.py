@@ -19,23 +19,28 @@ import shlex
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from multiprocessing import parent_process, util
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from tests.docs.repository import ROOT
+
 # What runs here is small: more threads only wait for each other. Read when torch is imported, in what all fork from.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["minicpmv.training.run", "minicpmv.cli.main", "tests.run.frozen"])
+_PRELOADED = ["minicpmv.training.run", "minicpmv.cli.main", "tests.run.frozen"]
+_context.set_forkserver_preload(_PRELOADED)
 
 _LAUNCHER = "MINICPMV_LAUNCHER"
 """By it a training process recognises its parent, which it does not have here; its client is the launcher's child."""
@@ -52,6 +57,37 @@ def fork(target: Callable[..., None], *arguments: Any) -> BaseProcess:
 def prepared_python() -> str:
     """Return the path of the command, with ``minicpmv`` beside it; their server ends with this process."""
     folder = Path(tempfile.mkdtemp(prefix="prepared-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    command, listener = _open_shop(folder)
+    server = fork(_serve_the_tests, listener, command)
+    listener.close()
+    util.Finalize(None, server.terminate, exitpriority=100)  # before multiprocessing waits for it
+    return command
+
+
+@contextmanager
+def prepared_python_within(place: Callable[..., list[str]]) -> Iterator[str]:
+    """Have such a command whose processes run elsewhere, in other namespaces, until the block is left.
+
+    Args:
+        place: Makes of the words of a command those that run it there. Files are the same there.
+    """
+    with tempfile.TemporaryDirectory(prefix="prepared-") as folder:
+        words = place(sys.executable, "-m", "tests.run.prepared", folder)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(["src", *sys.path])}
+        with subprocess.Popen(
+            words, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as server:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            command = server.stdout.readline().decode().strip()
+            assert command, "the server did not start"
+            yield command
+            server.stdin.close()
+
+
+def _open_shop(folder: Path) -> tuple[str, socket.socket]:
+    """Write the commands into a folder; return the path of Python and what the server listens to."""
     address, command = folder / "server", folder / "python"
     client = Path(__file__).with_name("prepared_client.py")
     words = shlex.join([sys.executable, "-I", "-S", str(client), str(address)])
@@ -60,11 +96,7 @@ def prepared_python() -> str:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(address))
     listener.listen(64)
-    server = fork(_serve, listener, str(command))
-    listener.close()
-    util.Finalize(None, server.terminate, exitpriority=100)  # before multiprocessing waits for it
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return str(command)
+    return str(command), listener
 
 
 def _write_command(path: Path, line: str) -> None:
@@ -72,13 +104,17 @@ def _write_command(path: Path, line: str) -> None:
     path.chmod(0o755)
 
 
-def _serve(listener: socket.socket, command: str) -> None:
-    """Fork a process for each client until the process of the tests is gone."""
+def _serve_the_tests(listener: socket.socket, command: str) -> None:
     tests = parent_process()
     assert tests is not None
+    _serve(listener, command, until=tests.sentinel)
+
+
+def _serve(listener: socket.socket, command: str, *, until: int) -> None:
+    """Fork a process for each client until something can be read, such as the end of whoever needs them."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that attend
     sys.executable = command
-    while listener in wait([listener, tests.sentinel]):
+    while until not in wait([listener, until]):
         client, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
@@ -168,3 +204,16 @@ def _execute(words: list[str]) -> None:
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
     else:
         raise SystemExit(f"this Python runs -m MODULE, -c CODE and standard input, not {words[0]}")
+
+
+def main(folder: str) -> None:
+    """Serve here until standard input ends."""
+    for module in _PRELOADED:
+        import_module(module)
+    command, listener = _open_shop(Path(folder))
+    print(command, flush=True)
+    _serve(listener, command, until=0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

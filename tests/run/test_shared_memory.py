@@ -4,25 +4,39 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.docs.repository import ROOT
 from tests.run.devices import can_show_devices, showing
+from tests.run.prepared import prepared_python_within
 from tests.run.training import environment, flags, losses, make_data, read_run
 
 pytestmark = pytest.mark.skipif(not can_show_devices(), reason="needs user namespaces, to shrink /dev/shm")
 
 
-def test_run_trains_and_evaluates_without_the_workers_that_have_no_room(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def python() -> Iterator[str]:
+    """A Python on a machine whose /dev/shm can be given another size."""
+    with prepared_python_within(showing) as python:
+        yield python
+
+
+def give_room(python: str, size: str) -> None:
+    remount = f"import os; os.execvp('mount', ['mount', '-o', 'remount,size={size}', '/dev/shm'])"
+    subprocess.run([python, "-c", remount], check=True)
+
+
+def test_run_trains_and_evaluates_without_the_workers_that_have_no_room(tmp_path: Path, python: str) -> None:
     data, seen = make_data(tmp_path), {}
     evaluated = ["--eval_data_path", data, "--eval_strategy", "steps", "--eval_steps", "2", "--eval_samples", "0"]
     for shared in ("400k", "1g"):
         output = tmp_path / shared
         words = flags(data, output, *evaluated, "--dataloader_num_workers", "2", "--dataloader_prefetch_factor", "2")
-        command = showing(sys.executable, "-m", "minicpmv.training", *words, shared=shared)
+        command = [python, "-m", "minicpmv.training", *words]
+        give_room(python, shared)
         ended = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=300)
         assert ended.returncode == 0, ended.stderr
         told = (
@@ -50,11 +64,13 @@ except MiniCPMVError as error:
 
 
 @pytest.mark.parametrize(("shared", "works"), [("400k", False), ("8m", True)])
-def test_worker_that_finds_no_room_ends_instead_of_waiting(shared: str, works: bool) -> None:
+def test_worker_that_finds_no_room_ends_instead_of_waiting(shared: str, works: bool, python: str) -> None:
     """Another program may fill it at any time. torch alone would wait for ever."""
     there = os.environ | {"PYTHONPATH": f"{ROOT}/src", "OMP_NUM_THREADS": "1"}
-    command = showing(sys.executable, "-c", _WORKERS, shared=shared)
-    ended = subprocess.run(command, env=there, capture_output=True, text=True, check=False, timeout=120)
+    give_room(python, shared)
+    ended = subprocess.run(
+        [python, "-c", _WORKERS], env=there, capture_output=True, text=True, check=False, timeout=120
+    )
     if works:
         assert (ended.returncode, ended.stdout) == (0, "4\n")
         return
