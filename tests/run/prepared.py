@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -171,6 +172,8 @@ def _run(request: dict[str, Any], streams: Sequence[int]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in request["ignored"]:
         signal.signal(number, signal.SIG_IGN)
+    # That it was imported before is the point of all this.
+    warnings.filterwarnings("ignore", ".* found in sys.modules after import of package", RuntimeWarning)
     code = 1
     try:
         _execute(request["words"])
@@ -203,7 +206,7 @@ def _execute(words: list[str]) -> None:
         sys.argv = [words[0], *rest]
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
     else:
-        raise SystemExit(f"this Python runs -m MODULE, -c CODE and standard input, not {words[0]}")
+        raise SystemExit(f"a prepared Python runs -m MODULE, -c CODE and standard input, not {words[0]}")
 
 
 def main(folder: str) -> None:

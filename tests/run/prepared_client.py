@@ -14,6 +14,9 @@ import sys
 
 _HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
+_PREPARED = ("-m", "-c", "-", "-u")
+"""First words of what the server runs; with any other, such as -I, the real interpreter is what was asked for."""
+
 
 def main(address: str, words: list[str]) -> int:
     """Return the exit code; a process that a signal has ended ends this one by the same."""
@@ -45,4 +48,6 @@ def main(address: str, words: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    if not sys.argv[2:] or sys.argv[2] not in _PREPARED:
+        os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
     sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -73,3 +73,13 @@ def test_signals_reach_it(number: int, ends: int) -> None:
 def test_what_it_starts_with_its_own_interpreter_is_prepared_too() -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import sys; print(len(sys.modules))'])"
     assert int(run("-c", code).stdout) > 3000
+
+
+def test_other_words_are_for_the_real_interpreter() -> None:
+    done = run("-I", "-c", "import sys; print(sys.flags.isolated, 'torch' in sys.modules)")
+    assert done.stdout == "1 False\n"
+
+
+def test_module_that_was_imported_before_runs_without_a_warning() -> None:
+    done = run("-m", "minicpmv.training.launching.launcher", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
