@@ -23,6 +23,7 @@ from minicpmv.models.checkpoints.reference import read_evidence
 from minicpmv.training.finish import verify as reload_proof
 from minicpmv.training.run import main
 from tests.parity.cases import VERSIONS
+from tests.precision import bound
 from tests.run.forked import run_command
 from tests.run.training import flags, make_data, read_run
 
@@ -63,8 +64,9 @@ def test_adapter_of_every_release_is_proved_exactly(model: str, data: str, tmp_p
     proof = _proof(tmp_path)
     assert proof["verdict"] == "proved"
     assert proof["tensors"]["identical"] == proof["tensors"]["saved"] > 60
-    # The same float32 numbers in the same order.
-    assert proof["loss"]["difference"] <= 1e-6 < proof["loss"]["tolerance"] < 1e-3
+    # The same float32 numbers in the same order. In bfloat16 up to 2e-3 was measured, and a tolerance of 0.19.
+    assert proof["loss"]["difference"] <= bound(fp32=1e-6, bf16=1e-2) < proof["loss"]["tolerance"]
+    assert proof["loss"]["tolerance"] < bound(fp32=1e-3, bf16=0.3)
 
 
 @pytest.mark.usefixtures("quick")
