@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.run import prepared_client
 from tests.run.prepared import prepared_python
 
 
@@ -83,3 +85,9 @@ def test_other_words_are_for_the_real_interpreter() -> None:
 def test_module_that_was_imported_before_runs_without_a_warning() -> None:
     done = run("-m", "minicpmv.training.launching.launcher", "--help")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_real_interpreter_takes_over_where_the_server_is_gone(tmp_path: Path) -> None:
+    client = [sys.executable, "-I", "-S", prepared_client.__file__, str(tmp_path / "gone")]
+    done = subprocess.run([*client, "-c", "print(5)"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "5\n", "")
