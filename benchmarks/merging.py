@@ -57,7 +57,7 @@ import resource, sys, torch, transformers, peft
 from minicpmv.cli.main import main
 import minicpmv.export.merging.merge
 held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-assert main(["merge", *sys.argv[1:3], "--no-proof", "--max-shard-size", sys.argv[3], *sys.argv[4:]]) == 0
+assert main(["merge", *sys.argv[1:3], "--no-verify", "--max-shard-size", sys.argv[3], *sys.argv[4:]]) == 0
 print(held, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 _PLAIN = """

@@ -60,7 +60,7 @@ def run_command(model: Path, data: str, method: str, *more: str, steps: int = 8)
     """Train with the package, and read its own figures; the first half of the steps warms up."""
     with tempfile.TemporaryDirectory() as output:
         flags = (
-            f"--max_steps {steps} --logging_steps {steps // 2} --save_strategy no --prove_saved false --report false"
+            f"--max_steps {steps} --logging_steps {steps // 2} --save_strategy no --verify_saved false --report false"
         )
         words = ["--model_name_or_path", str(model), "--data_path", data, "--output_dir", output, "--bf16", "true"]
         words += [*flags.split(), "--report_to", "none", "--pack_length", str(_ROW), "--model_max_length", str(_ROW)]

@@ -65,6 +65,6 @@ if [ $# -eq 0 ]; then
     set -- -n 2 --dist loadfile -m "not slow and not engines" tests/parity tests/invariants tests/unit/models \
         tests/unit/processing tests/run/test_chat.py tests/run/test_compilation.py tests/run/test_engines.py \
         tests/run/test_merge.py tests/run/test_packing.py tests/run/test_precision.py tests/run/test_predict.py \
-        tests/run/test_proof.py tests/run/test_recomputation.py tests/run/test_resume.py tests/run/test_training_*.py
+        tests/run/test_verification.py tests/run/test_recomputation.py tests/run/test_resume.py tests/run/test_training_*.py
 fi
 exec "$FOLDER/environment/bin/python" -m pytest "$@"

@@ -39,7 +39,7 @@ _NAMES = {
 
 def _with_code(tuned: Path, directory: Path) -> Path:
     """A copy of a tuned directory as it would be had its base held the code."""
-    shutil.copytree(tuned, directory, ignore=shutil.ignore_patterns("checkpoint-*", "runs", "proof"))
+    shutil.copytree(tuned, directory, ignore=shutil.ignore_patterns("checkpoint-*", "runs", "verification"))
     for file in Path(os.environ["MINICPMV_RELEASED_CODE"]).glob("*.py"):
         shutil.copy(file, directory)
     # A name that torch no longer lends this file.

@@ -20,7 +20,7 @@ from tests.gpu_walk.report import Records, Release, Rows
 from tests.released_sizes import PRESUMED, RELEASED
 from tests.tiny import FIXTURES, conversation, picture, save_picture, write_data
 
-__all__ = ["Material"]
+__all__ = ["RunInputs"]
 
 _FIXTURE: Mapping[Release, str] = {"2.0": "v2", "2.5": "v2_5", "2.6": "v2_6", "4.0": "v4", "4.5": "v4_5"}
 """Whose tokenizer a walk takes: those of the releases are larger, and no shape depends on that."""
@@ -37,7 +37,7 @@ _PICTURES = ((1200, 900), (448, 300), (500, 1500), (900, 620))
 """Width and height in pixels: in ten slices, enlarged, upright, and in fewer slices."""
 
 
-class Material:
+class RunInputs:
     """Batches of one release, at its released widths with two layers. Made where tensors have data.
 
     Args:

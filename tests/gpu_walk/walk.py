@@ -44,7 +44,7 @@ from minicpmv.training.monitoring.epoch_loss import EpochLoss
 from minicpmv.training.monitoring.throughput import count_work
 from minicpmv.training.stopping.boundary import StepBoundary
 from minicpmv.training.trainer import MiniCPMVTrainer
-from tests.gpu_walk.batches import Material
+from tests.gpu_walk.batches import RunInputs
 from tests.gpu_walk.device import WatchedDevice, mark_pixels
 from tests.gpu_walk.report import Case, Report
 from tests.machines import GPU
@@ -90,15 +90,15 @@ class Walk:
 
     Args:
         case: What is walked.
-        material: Batches of the case's release.
+        inputs: Batches of the case's release.
         device: Where.
     """
 
-    def __init__(self, case: Case, material: Material, device: WatchedDevice) -> None:
+    def __init__(self, case: Case, inputs: RunInputs, device: WatchedDevice) -> None:
         self._case = case
-        self._material = material
+        self._material = inputs
         self._device = device
-        request = parse_arguments(_flags(case, material.checkpoint))
+        request = parse_arguments(_flags(case, inputs.checkpoint))
         self._run = request.run
         self._settings, _ = complete_settings(request, GPU)
         self._half = torch.bfloat16 if self._settings.get("bf16") else torch.float16

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.gpu_walk.batches import Material
+from tests.gpu_walk.batches import RunInputs
 from tests.gpu_walk.device import WatchedDevice
 from tests.gpu_walk.faults import switched_off
 from tests.gpu_walk.report import Case, write_report
@@ -18,11 +18,11 @@ from tests.gpu_walk.walk import Walk, pretend_gpu
 
 def main(folder: Path, cases: list[Case]) -> None:
     pretend_gpu()
-    materials: dict[str, Material] = {}
+    materials: dict[str, RunInputs] = {}
     device = WatchedDevice()  # one for all, as caches keep tensors that live on it
     for case in cases:
         if case.release not in materials:
-            materials[case.release] = Material(case.release, folder / case.release)
+            materials[case.release] = RunInputs(case.release, folder / case.release)
         with switched_off(case.fault):
             report = Walk(case, materials[case.release], device).report()
         print(write_report(report), flush=True)

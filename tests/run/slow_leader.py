@@ -13,12 +13,12 @@ from typing import Any
 
 from transformers import Trainer
 
-import minicpmv.training.inputs.run_inputs as material
+import minicpmv.training.inputs.run_inputs as inputs
 from minicpmv.training.__main__ import main
 from minicpmv.training.distributed.console import is_first_process
 
 _WORK: dict[str, tuple[Any, str]] = {
-    "check": (material, "gather_material"),
+    "check": (inputs, "open_inputs"),
     "write": (Trainer, "_save"),
 }
 

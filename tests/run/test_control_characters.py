@@ -53,7 +53,7 @@ COMMANDS = (
     "compare {0}/{1}.jsonl {0}/nothing",
     "report {0}/run",
     "report {0}/{1}",
-    "merge {0}/run {0}/{1}.merged --no-proof",
+    "merge {0}/run {0}/{1}.merged --no-verify",
     "merge {0}/run {0}/run",
     "export {0}/model --output {0}/train.json",
     "chat {0}/run {1}",

@@ -96,7 +96,7 @@ def test_the_gain_comes_from_seeing_the_images(lora: Run) -> None:
 def test_the_report_shows_answers_before_and_after(lora: Run) -> None:
     assert f"Report: {lora.output}/report.html" in lora.printed
     page = (lora.output / "report.html").read_text(encoding="utf-8")
-    assert "Asked before and after" in page
+    assert "Answers before and after" in page
     assert page.count("became right</p>") >= 24
     assert page.count('<img src="data:image/png;base64,') > 24
 

@@ -86,6 +86,6 @@ def test_fsdp_goes_on_from_a_checkpoint_as_if_uninterrupted(data: str, trained: 
 @pytest.mark.slow
 def test_fsdp_in_bfloat16_saves_adapters_in_float32_as_they_were_trained(data: str, tmp_path: Path) -> None:
     """Measuring leaves some parameters gathered, in bfloat16; and the originals beside the trained parts stand idle."""
-    engines.train_with("fsdp2", "LoRA", data, tmp_path, "--bf16", "true", "--prove_saved", "true")
+    engines.train_with("fsdp2", "LoRA", data, tmp_path, "--bf16", "true", "--verify_saved", "true")
     saved = "adapter_model.safetensors"
     assert same_bytes(tmp_path / saved, tmp_path / f"checkpoint-{engines.STEPS}" / saved)

@@ -35,7 +35,7 @@ COMMANDS = {
     "predict": Written("predict {models}/base {data} --output out --max-new-tokens 4", ("out", "out.run.json")),
     "convert": Written("convert {data} --output out", ("out",)),
     "demo": Written("demo --output out", ("out",)),
-    "merge": Written("merge {models}/lora out --no-proof", ("out",), is_repeatable=False),
+    "merge": Written("merge {models}/lora out --no-verify", ("out",), is_repeatable=False),
     "show": Written("show {data} --model {models}/base --output out", ("out",)),
     "report": Written("report {models}/lora --output out", ("out",), is_repeatable=False),
 }

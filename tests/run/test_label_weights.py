@@ -55,9 +55,9 @@ def train_flags(data: str, output: Path, *extra: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def one_batch(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four records in one batch of one process, every parameter trained, and what is saved proved."""
+    """Four records in one batch of one process, every parameter trained, and what is saved verified."""
     output = tmp_path_factory.mktemp("one_batch")
-    run_here(train_flags(data, output, "--per_device_train_batch_size", "4", "--prove_saved", "true"))
+    run_here(train_flags(data, output, "--per_device_train_batch_size", "4", "--verify_saved", "true"))
     return output
 
 
@@ -135,4 +135,4 @@ def test_eval_measures_the_same_loss(data: str, one_batch: Path) -> None:
 
 
 def test_what_was_trained_with_weights_is_proved(one_batch: Path) -> None:
-    assert (one_batch / "proof.json").is_file()
+    assert (one_batch / "verification.json").is_file()

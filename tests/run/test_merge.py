@@ -23,7 +23,7 @@ from minicpmv.export.merging.merged_tensors import MergedTensors
 from minicpmv.export.merging.verification import find_samples
 from minicpmv.files import disk_space as disk
 from minicpmv.models.adapters.attaching import attach_adapter
-from minicpmv.models.checkpoints.reference import Evidence, write_evidence
+from minicpmv.models.checkpoints.reference import Reference, write_reference
 from tests.parity.cases import VERSIONS
 from tests.tiny import FIXTURES
 
@@ -95,7 +95,7 @@ def check_merged(base: Path, adapter: Path, out: Path) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_merged_in_float32_is_base_with_adapter(variant: str, base: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "adapter", base, **VARIANTS[variant])
-    assert main(["merge", str(adapter), str(tmp_path / "out"), "--dtype", "float32", "--no-proof"]) == 0
+    assert main(["merge", str(adapter), str(tmp_path / "out"), "--dtype", "float32", "--no-verify"]) == 0
     check_merged(base, adapter, tmp_path / "out")
 
 
@@ -117,7 +117,7 @@ def test_every_release_is_merged_into_its_own_layout(model: str, tmp_path: Path)
 
 def test_what_the_adapter_does_not_touch_is_copied_bit_for_bit(base: Path, adapter: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert main(["merge", str(adapter), str(out), "--no-proof"]) == 0
+    assert main(["merge", str(adapter), str(out), "--no-verify"]) == 0
     before, after = load_file(base / "model.safetensors"), load_file(out / "model.safetensors")
     same = {name for name in before if torch.equal(before[name].view(torch.uint8), after[name].view(torch.uint8))}
     touched = {
@@ -136,7 +136,7 @@ def test_what_the_adapter_does_not_touch_is_copied_bit_for_bit(base: Path, adapt
 
 
 def test_precision_holds_for_every_tensor_and_is_stated(base: Path, adapter: Path, tmp_path: Path) -> None:
-    assert main(["merge", str(adapter), str(tmp_path / "out"), "--dtype", "float16", "--no-proof"]) == 0
+    assert main(["merge", str(adapter), str(tmp_path / "out"), "--dtype", "float16", "--no-verify"]) == 0
     assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.float16}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "float16"
 
@@ -151,8 +151,8 @@ def test_shards_and_torch_files_are_read_and_written(base: Path, adapter: Path, 
     index = {"metadata": {}, "weight_map": {name: file for file, held in halves.items() for name in held}}
     (old / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     arguments = ["merge", str(adapter), str(tmp_path / "out"), "--base", str(old), "--max-shard-size", "100KB"]
-    assert main([*arguments, "--no-proof"]) == 0
-    assert main(["merge", str(adapter), str(tmp_path / "whole"), "--no-proof"]) == 0
+    assert main([*arguments, "--no-verify"]) == 0
+    assert main(["merge", str(adapter), str(tmp_path / "whole"), "--no-verify"]) == 0
     shards = sorted((tmp_path / "out").glob("model-*.safetensors"))
     assert len(shards) > 5
     parts = {name: tensor for file in shards for name, tensor in load_file(file).items()}
@@ -183,7 +183,7 @@ print(model.generate(**processor.apply_chat_template(messages), max_new_tokens=8
     assert json.loads(ran.stdout) == wrapped.generate(**inputs, max_new_tokens=8, do_sample=False).tolist()
 
 
-# ------------------------------------------------------------------------------------------------------------ the proof
+# -------------------------------------------------------------------------------------------------------- verification
 
 
 def test_the_records_that_the_run_has_stored_are_compared(
@@ -193,7 +193,7 @@ def test_the_records_that_the_run_has_stored_are_compared(
     inputs = find_samples(base, base).inputs
     labels = torch.full_like(inputs["input_ids"], -100)
     labels[:, -3:] = inputs["input_ids"][:, -3:]
-    evidence = Evidence(
+    reference = Reference(
         records=["a record"],
         loss=1.0,
         tolerance=1.0,
@@ -205,7 +205,7 @@ def test_the_records_that_the_run_has_stored_are_compared(
         tensors={},
         not_saved=[],
     )
-    write_evidence(stored, evidence, {**inputs, "labels": labels})
+    write_reference(stored, reference, {**inputs, "labels": labels})
     assert main(["merge", str(stored), str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "Compared with base and adapter on 1 record that the run has stored:" in said
@@ -214,7 +214,7 @@ def test_the_records_that_the_run_has_stored_are_compared(
     assert (in_float32["positions"], in_float32["dtype"], in_bfloat16["dtype"]) == (3, "float32", "bfloat16")
     assert 0 < in_float32["difference"] < 0.2 * in_float32["effect"]
     assert (record["base"], record["adapter"]) == (str(base), str(stored))
-    assert not (tmp_path / "out" / "proof").exists()
+    assert not (tmp_path / "out" / "verification").exists()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -243,7 +243,7 @@ def test_an_adapter_that_rounding_takes_away_is_refused_and_float32_keeps_it(
     adapter = make_adapter(tmp_path / "adapter", base, strength=1e-4)
     assert main(["merge", str(adapter), str(tmp_path / "out")]) == 2
     assert "half of what the adapter changes" in (said := capsys.readouterr().err)
-    assert "fix: --dtype float32 rounds nothing off; --no-proof" in said
+    assert "fix: --dtype float32 rounds nothing off; --no-verify" in said
     assert names(tmp_path) == {"adapter"}
     assert main(["merge", str(adapter), str(tmp_path / "out"), "--dtype", "float32"]) == 0
 
@@ -257,14 +257,14 @@ def test_a_place_that_is_taken_is_left_alone_unless_asked(
     out = tmp_path / "out"
     (out / "precious").mkdir(parents=True)
     (tmp_path / ".out.partial").mkdir()  # as a killed merge leaves it
-    assert main(["merge", str(adapter), str(out), "--no-proof"]) == 2
+    assert main(["merge", str(adapter), str(out), "--no-verify"]) == 2
     assert f"{out}: found files in it, expected a new or empty directory\n  fix: " in capsys.readouterr().err
     assert names(out) == {"precious"}
     (out / "precious" / "cat.png").touch()
-    assert main(["merge", str(adapter), str(out), "--no-proof", "--overwrite"]) == 2
+    assert main(["merge", str(adapter), str(out), "--no-verify", "--overwrite"]) == 2
     assert "found 'precious/cat.png', which is no part of a model and would be lost" in capsys.readouterr().err
     (out / "precious" / "cat.png").unlink()
-    assert main(["merge", str(adapter), str(out), "--no-proof", "--overwrite"]) == 0
+    assert main(["merge", str(adapter), str(out), "--no-verify", "--overwrite"]) == 0
     assert "merge.json" in names(out)
     assert "precious" not in names(out)
     assert names(tmp_path) == {"out"}
@@ -298,7 +298,7 @@ def test_a_broken_adapter_is_named_and_nothing_is_left(
 ) -> None:
     broken = shutil.copytree(adapter, tmp_path / "broken")
     damage(broken)
-    assert main(["merge", str(broken), str(tmp_path / "out"), "--no-proof"]) == 2
+    assert main(["merge", str(broken), str(tmp_path / "out"), "--no-verify"]) == 2
     assert message in capsys.readouterr().err
     assert names(tmp_path) == {"broken"}
 
@@ -312,7 +312,7 @@ def test_a_base_that_is_not_finite_is_named_where_nothing_is_merged_as_well(
     tensors["llm.lm_head.weight"] = tensors["llm.lm_head.weight"].float()
     tensors["llm.lm_head.weight"][3, 4] = value
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    command = ["merge", str(adapter), str(tmp_path / "out"), "--no-proof", "--base", str(broken), "--dtype", "float16"]
+    command = ["merge", str(adapter), str(tmp_path / "out"), "--no-verify", "--base", str(broken), "--dtype", "float16"]
     assert main(command) == 2
     told = capsys.readouterr().err
     assert f"error: {broken}: found llm.lm_head.weight with numbers that are {message}" in told
@@ -339,7 +339,7 @@ def test_one_of_two_tied_weights_is_not_merged_into_both(tmp_path: Path, capsys:
     del weights["llm.lm_head.weight"]
     save_file(weights, tied / "model.safetensors", metadata={"format": "pt"})
     both = make_adapter(tmp_path / "both", tied, modules_to_save=["embed_tokens"])
-    assert main(["merge", str(both), str(tmp_path / "out"), "--no-proof"]) == 2
+    assert main(["merge", str(both), str(tmp_path / "out"), "--no-verify"]) == 2
     assert "found llm.model.embed_tokens.weight trained apart from the weight that the" in capsys.readouterr().err
     alone = make_adapter(tmp_path / "alone", tied)
     assert main(["merge", str(alone), str(tmp_path / "out"), "--dtype", "float32"]) == 0
@@ -357,5 +357,5 @@ def test_too_little_disk_or_memory_is_said_before_anything_is_merged(
     monkeypatch.setattr(merging, "free_memory", lambda device: 1000)
     assert main(["merge", str(adapter), str(tmp_path / "out")]) == 2
     assert "found 1,000 bytes of memory free, expected " in (said := capsys.readouterr().err)
-    assert "--no-proof, which merges in that of one layer" in said
+    assert "--no-verify, which merges in that of one layer" in said
     assert names(tmp_path) == set()

@@ -87,7 +87,7 @@ def test_last_update_is_looked_at_before_anything_is_saved(
     kind: tuple[str, ...], saving: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each loss and gradient is finite: the weights are not, after the only step."""
-    extra = ("--learning_rate", "1e38", "--save_strategy", saving, "--save_steps", "1", "--prove_saved", "true")
+    extra = ("--learning_rate", "1e38", "--save_strategy", saving, "--save_steps", "1", "--verify_saved", "true")
     assert main(flags(data, tmp_path, *kind, *extra, steps=1)) == 2
     told = capsys.readouterr()
     assert "error: step 1 of 1: found " in told.err
@@ -189,19 +189,19 @@ def test_measured_loss_that_is_no_number_is_named(
 def test_proof_of_finite_weights_that_give_no_finite_loss_says_so(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    extra = ("--learning_rate", "1e30", "--save_strategy", "no", "--prove_saved", "true")
+    extra = ("--learning_rate", "1e30", "--save_strategy", "no", "--verify_saved", "true")
     assert main(flags(data, tmp_path, *_LORA, *extra, steps=1)) == 2
     told = capsys.readouterr().err
-    assert f"error: {tmp_path}: found finite weights, but a loss of nan on the records of the proof" in told
+    assert f"error: {tmp_path}: found finite weights, but a loss of nan on the stored records" in told
     assert "base model's directory" not in told
-    proof = json.loads((tmp_path / "proof.json").read_text(), parse_constant=pytest.fail)
-    assert (proof["loss"]["live"], proof["not_finite"]) == ("nan", [])
+    result = json.loads((tmp_path / "verification.json").read_text(), parse_constant=pytest.fail)
+    assert (result["loss"]["live"], result["not_finite"]) == ("nan", [])
 
 
 def test_proof_names_weights_that_are_not_finite(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Such as those of a base that was damaged in between, where the adapter does not say which base it had."""
     base = shutil.copytree(FIXTURES / "v2_6", tmp_path / "base")
-    arguments = flags(data, tmp_path / "out", *_LORA, "--prove_saved", "true", steps=1)
+    arguments = flags(data, tmp_path / "out", *_LORA, "--verify_saved", "true", steps=1)
     arguments[arguments.index("--model_name_or_path") + 1] = str(base)
     assert main(arguments) == 0
     (tmp_path / "out" / BASE_FILE).unlink()

@@ -173,9 +173,9 @@ def test_allowed_base_is_named_and_recorded(
     assert made.startswith(f"trained on {place}/base")
     assert f"put on {place}/other" in made
     merged = tmp_path / "merged"
-    assert main(["merge", str(lora), str(merged), "--allow-other-base", "--no-proof"]) == 0
+    assert main(["merge", str(lora), str(merged), "--allow-other-base", "--no-verify"]) == 0
     assert json.loads((merged / "merge.json").read_text())["other_base"] == made
-    assert main(["merge", str(lora), str(tmp_path / "right"), "--base", str(place / "base"), "--no-proof"]) == 0
+    assert main(["merge", str(lora), str(tmp_path / "right"), "--base", str(place / "base"), "--no-verify"]) == 0
     assert json.loads((tmp_path / "right" / "merge.json").read_text())["other_base"] is None
 
 

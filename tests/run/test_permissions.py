@@ -17,7 +17,7 @@ from tests.exportable import write_exportable
 from tests.run.training import flags, make_data
 from tests.tiny import FIXTURES
 
-_TRAINING = "--use_lora true --lora_r 4 --save_steps 1 --save_total_limit 2 --prove_saved true --report true"
+_TRAINING = "--use_lora true --lora_r 4 --save_steps 1 --save_total_limit 2 --verify_saved true --report true"
 
 
 def _others(folder: Path, umask: int) -> dict[str, str]:
@@ -59,7 +59,7 @@ def test_a_lora_run_and_what_comes_of_it(tmp_path: Path, umask: int) -> None:
     assert main(["show", data, "--model", str(model), "--output", str(out / "show.html")]) == 0
     assert main(["report", str(run), "--output", str(out / "report.html")]) == 0
     names = {path.name for path in out.rglob("*") if path.is_file()}
-    assert {"adapter_model.safetensors", "model.safetensors", "evidence.safetensors", "optimizer.pt"} <= names
+    assert {"adapter_model.safetensors", "model.safetensors", "reference.safetensors", "optimizer.pt"} <= names
     assert _others(out, umask) == {}
 
 

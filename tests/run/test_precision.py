@@ -21,7 +21,7 @@ _KINDS = {
 }
 _ASKED = (
     "--bf16 true --eval_strategy steps --eval_steps 2 --eval_samples 2 --eval_sample_tokens 4 --eval_on_start true "
-    "--eval_metrics cer,exact_match --eval_max_new_tokens 4 --measure 3 --prove_saved true --eval_data_path"
+    "--eval_metrics cer,exact_match --eval_max_new_tokens 4 --measure 3 --verify_saved true --eval_data_path"
 )
 # Measured, at most: 0.011 of losses from 6.9 to 4.2, since DeepSpeed rounds all weights themselves and autocast does
 # not. A run that does not learn is off by 0.5 and more in the fourth step.
@@ -47,8 +47,8 @@ def check_asked(output: Path) -> dict[str, Any]:
     assert measured[-1]["eval_loss"] < measured[0]["eval_loss"]
     for name in ("before.jsonl", "after.jsonl"):
         assert len((output / name).read_text(encoding="utf-8").splitlines()) == 3
-    proof = json.loads((output / "proof.json").read_text(encoding="utf-8"))
-    assert proof["verdict"] == "proved"
+    verification = json.loads((output / "verification.json").read_text(encoding="utf-8"))
+    assert verification["verdict"] == "verified"
     assert losses(run)[-1] < losses(run)[0]
     return run
 

@@ -93,7 +93,7 @@ def test_a_run_that_was_killed_has_a_page(finished: Path, tmp_path: Path, capsys
     """After step 3: behind its checkpoint, and before anything of its end was written."""
     killed = tmp_path / "killed"
     shutil.copytree(
-        finished, killed, ignore=shutil.ignore_patterns("checkpoint-4", "report.html", "loss.png", "*proof*")
+        finished, killed, ignore=shutil.ignore_patterns("checkpoint-4", "report.html", "loss.png", "*verification*")
     )
     facts = {**read_run(finished), "status": "running"}
     del facts["log"], facts["metrics"]

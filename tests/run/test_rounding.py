@@ -44,15 +44,15 @@ def test_share_that_rounding_keeps_is_told_and_stored(
         assert main(flags(data, tmp_path / name, *common, *extra)) == 0
         return _kept(tmp_path / name)
 
-    nearest = train("nearest", "--prove_saved", "true")
+    nearest = train("nearest", "--verify_saved", "true")
     told = capsys.readouterr().out
     assert f"Saved in {dtype}, in which rounding keeps of what was learnt: " in told
     assert f"language model {nearest['language model']:.1%}" in told
     assert nearest["language model"] < 0.9
     assert "of what was learnt is left in" in told
     assert "--save_dtype float32 keeps all of it" in told
-    proof = json.loads((tmp_path / "nearest" / "proof.json").read_text())
-    assert {part: each["kept"] for part, each in proof["rounding"].items()} == nearest
+    verification = json.loads((tmp_path / "nearest" / "verification.json").read_text())
+    assert {part: each["kept"] for part, each in verification["rounding"].items()} == nearest
     stochastic = train("stochastic", "--save_rounding", "stochastic")
     assert stochastic["language model"] == pytest.approx(1.0, abs=0.1)
     assert "left in" not in capsys.readouterr().out, "what is kept scatters about 1"
@@ -70,10 +70,10 @@ def test_tied_weights_are_rounded_as_one(tmp_path: Path) -> None:
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
-    extra = ("--save_dtype", "bfloat16", "--save_rounding", "stochastic", "--prove_saved", "true")
+    extra = ("--save_dtype", "bfloat16", "--save_rounding", "stochastic", "--verify_saved", "true")
     named = ("--model_name_or_path", str(base), "--save_strategy", "no")
     assert main(flags(make_data(tmp_path), tmp_path / "out", *extra, *named, steps=1)) == 0
-    found = json.loads((tmp_path / "out" / "proof.json").read_text())["tensors"]
+    found = json.loads((tmp_path / "out" / "verification.json").read_text())["tensors"]
     assert found["identical"] == found["saved"]
     assert load_file(tmp_path / "out" / "model.safetensors").keys() == tensors.keys()
 
@@ -99,22 +99,22 @@ def test_deepspeed_saves_its_float32_masters(engine: str, tmp_path: Path) -> Non
     assert "left in" not in told
     assert all(torch.equal(whole[name].bfloat16(), nearest[name]) for name in whole)
     assert any(not torch.equal(whole[name], nearest[name].float()) for name in whole)
-    told, scattered = save(*again, "--save_rounding", "stochastic", "--prove_saved", "true")
+    told, scattered = save(*again, "--save_rounding", "stochastic", "--verify_saved", "true")
     assert {tensor.dtype for tensor in scattered.values()} == {torch.bfloat16}
     assert _kept(output)["language model"] == pytest.approx(1.0, abs=0.1)
-    found = json.loads((output / "proof.json").read_text())
-    assert (found["verdict"], found["tensors"]["identical"]) == ("proved", found["tensors"]["saved"])
+    found = json.loads((output / "verification.json").read_text())
+    assert (found["verdict"], found["tensors"]["identical"]) == ("verified", found["tensors"]["saved"])
 
 
 @pytest.mark.parametrize("engine", ["zero2", pytest.param("zero3", marks=pytest.mark.slow)])
 def test_adapter_of_deepspeed_is_saved_from_its_float32_masters(engine: str, tmp_path: Path) -> None:
-    lora = ("--use_lora", "--lora_r", "4", "--bf16", "true", "--prove_saved", "true", *engines.switch(engine))
+    lora = ("--use_lora", "--lora_r", "4", "--bf16", "true", "--verify_saved", "true", *engines.switch(engine))
     done = run_command(flags(make_data(tmp_path), tmp_path / "out", *lora, steps=2), processes=2, timeout=240)
     assert done.returncode == 0, done.stderr
     saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
     assert all(not torch.equal(saved[name], saved[name].bfloat16().float()) for name in saved if "lora_" in name)
-    found = json.loads((tmp_path / "out" / "proof.json").read_text())
+    found = json.loads((tmp_path / "out" / "verification.json").read_text())
     assert found["tensors"]["identical"] == found["tensors"]["saved"]
 
 

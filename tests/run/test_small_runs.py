@@ -60,7 +60,7 @@ def test_a_part_of_the_data_is_held_out_said_and_written_down(
     told = capsys.readouterr().out
     assert "notice: validation: 10 of 100 records (10.0%) are not trained on but measured" in told
     assert "--validation_split 0 trains on all" in told
-    assert (run["data_statistics"]["records"], run["data_statistics"]["held_out_records"]) == (90, 10)
+    assert (run["data_statistics"]["records"], run["data_statistics"]["validation_records"]) == (90, 10)
     assert run["plan"]["records"] == 90
     assert {key: run["validation_split"][key] for key in ("held_out", "of")} == {"held_out": 10, "of": 100}
     assert run["metrics"]["eval_loss"] > 0
@@ -86,7 +86,7 @@ def test_small_data_are_trained_on_whole_and_it_is_said(
     told = capsys.readouterr().out
     assert "validation: none; all 8 records are trained on" in told
     assert "notice: --measure: found no record to measure on" in told
-    assert run["data_statistics"]["held_out_records"] == 0
+    assert run["data_statistics"]["validation_records"] == 0
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_what_needs_records_to_measure_is_refused_where_small_data_give_none(
 def test_small_data_are_evaluated_in_every_epoch_and_logged_often(data: str, tmp_path: Path) -> None:
     """The record says both, and lines of the log come at every step of so short a run."""
     start = ["--model_name_or_path", str(FIXTURES / "v2_6"), "--data_path", data, "--output_dir", str(tmp_path)]
-    quiet = "--report_to none --data_cache false --prove_saved false --report false --packing false --eval_samples 0"
+    quiet = "--report_to none --data_cache false --verify_saved false --report false --packing false --eval_samples 0"
     train([*start, *_UNASKED, *quiet.split(), "--num_train_epochs", "2", "--eval_data_path", data])
     run = read_run(tmp_path)
     assert [step for step, _ in evaluations(tmp_path)] == [8, 16]
@@ -222,7 +222,7 @@ def test_each_set_has_numbers_samples_and_a_curve_of_its_own(several: Path) -> N
     assert charts["eval_cer"] == ["charts", "own"]
     assert "held-out loss of charts" in words_of(page)
     assert [source.get("set") for source in run["eval_data"]] == ["charts", "own"]
-    assert run["data_statistics"]["held_out_records"] == 12
+    assert run["data_statistics"]["validation_records"] == 12
     assert len({sample["record"] for sample in read_samples(several)}) == 4, "two of each set"
 
 
@@ -259,7 +259,7 @@ def test_answers_before_and_after_are_those_of_eval(
         assert [line["scores"]["exact_match"] for line in ours] == [
             theirs[index]["scores"]["exact_match"] for index in asked
         ]
-    assert "Asked before and after" in words_of((output / "report.html").read_text(encoding="utf-8"))
+    assert "Answers before and after" in words_of((output / "report.html").read_text(encoding="utf-8"))
 
     run_here(flags(data, tmp_path / "unasked", *_LORA, "--eval_data_path", data, steps=8))
     assert same_bytes(tmp_path / "unasked" / _ADAPTER, output / _ADAPTER), "asking changes nothing"

@@ -213,8 +213,10 @@ def test_process_without_unknown_images_keeps_the_others_company(engine: str, da
 
 def test_proof_of_what_was_saved_looks_at_pixels(data: str, tmp_path: Path) -> None:
     """The fresh process has no cache, and compares with all that the run computes from an image."""
-    train(data, tmp_path / "output", "--vision_cache", str(tmp_path / "cache"), "--prove_saved", "true")
-    assert {"pixel_values", "tgt_sizes"} < load_file(tmp_path / "output" / "proof" / "evidence.safetensors").keys()
+    train(data, tmp_path / "output", "--vision_cache", str(tmp_path / "cache"), "--verify_saved", "true")
+    assert {"pixel_values", "tgt_sizes"} < load_file(
+        tmp_path / "output" / "verification" / "reference.safetensors"
+    ).keys()
 
 
 def test_dry_run_leaves_no_cache(data: str, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def flags(data: str, output: Path, *extra: str, model: str = "v2_6", steps: int 
     tests of them switch them on. The precision is the one that pytest was asked for.
     """
     common = f"--max_steps {steps} --logging_steps 1 --learning_rate 1e-3 --warmup_steps 0 --report_to none"
-    common += " --data_cache false --prove_saved false --report false"
+    common += " --data_cache false --verify_saved false --report false"
     start = ["--model_name_or_path", str(FIXTURES / model), "--data_path", data, "--output_dir", str(output)]
     order = ["--train_sampling_strategy", "sequential", "--packing", "false"]
     return [*start, *order, *common.split(), *precision_flags(extra), *extra]

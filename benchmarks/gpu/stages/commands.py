@@ -88,16 +88,16 @@ def _run(setting: Setting, output: Path, words: Sequence[str]) -> Finding:
     started = time.perf_counter()
     run_python(words, seconds=SECONDS)
     seconds = time.perf_counter() - started
-    proof = json.loads((output / "proof.json").read_text(encoding="utf-8"))
+    result = json.loads((output / "verification.json").read_text(encoding="utf-8"))
     losses = [entry["loss"] for entry in read_run(output)["log"] if "loss" in entry]
-    on_device = str(proof["device"]).startswith(setting.device.type)
+    on_device = str(result["device"]).startswith(setting.device.type)
     return {
-        "holds": proof["verdict"] == "proved" and on_device and all(map(math.isfinite, losses)),
-        "expected": f"finite losses, and a proof on {setting.device.type}",
+        "holds": result["verdict"] == "verified" and on_device and all(map(math.isfinite, losses)),
+        "expected": f"finite losses, and a verification on {setting.device.type}",
         "seconds": seconds,
         "losses": losses,
-        "verdict": proof["verdict"],
-        "proved_on": proof["device"],
+        "verdict": result["verdict"],
+        "verified_on": result["device"],
     }
 
 

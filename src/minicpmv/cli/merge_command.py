@@ -52,7 +52,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT, if it holds a model and nothing else")
     parser.add_argument(
-        "--no-proof",
+        "--no-verify",
         action="store_true",
         help="do not compare the result, which takes the memory of the model in float32; merging takes that of one "
         "layer",
@@ -79,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
         dtype=getattr(torch, options.dtype) if options.dtype else None,
         max_shard_size=options.max_shard_size,
         overwrite=options.overwrite,
-        is_proved=not options.no_proof,
+        is_verified=not options.no_verify,
         device=options.device,
         allow_other_base=options.allow_other_base,
     )

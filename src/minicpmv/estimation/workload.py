@@ -15,7 +15,7 @@ from minicpmv.estimation.stages import Row
 from minicpmv.estimation.subject import Subject
 from minicpmv.models.networks.flops import Work
 from minicpmv.training.inputs.planned_batches import describe_plan, estimate_costs, plan_batches
-from minicpmv.training.inputs.run_inputs import Material, gather_material
+from minicpmv.training.inputs.run_inputs import RunInputs, open_inputs
 
 __all__ = ["Workload", "plan_workload"]
 
@@ -59,10 +59,10 @@ def plan_workload(subject: Subject, config: Any, *, has_data: bool) -> Workload:
         )
     settings = subject.settings
     seed = settings.get("data_seed")
-    material = gather_material(
+    inputs = open_inputs(
         subject.run, subject.base, settings["output_dir"], seed=settings.get("seed", 42) if seed is None else seed
     )
-    return _of_data(subject, config, material)
+    return _of_data(subject, config, inputs)
 
 
 def _micro_batches(subject: Subject) -> int:
@@ -98,14 +98,14 @@ def _work(tokens: int, pairs: int, labelled: int, slices: int, patches: tuple[in
     )
 
 
-def _of_data(subject: Subject, config: Any, material: Material) -> Workload:
-    slicing = material.train.processor.image_processor
+def _of_data(subject: Subject, config: Any, inputs: RunInputs) -> Workload:
+    slicing = inputs.train.processor.image_processor
     side = slicing.scale_resolution // slicing.patch_size
-    lengths = material.lengths
+    lengths = inputs.lengths
     assert lengths is not None, "they are unknown with --check_first false only"
     args: Any = SimpleNamespace(**_PLANNED | subject.settings, world_size=subject.num_devices)
     costs = estimate_costs(lengths, config, scale_resolution=slicing.scale_resolution)
-    plan = plan_batches(subject.run, args, len(material.train), lengths=lengths, costs=costs)
+    plan = plan_batches(subject.run, args, len(inputs.train), lengths=lengths, costs=costs)
     rows = plan.rows(0)
     described = describe_plan(plan, args, lengths)
     tokens, trained = lengths.lengths.astype(np.int64), lengths.num_trained.astype(np.int64)

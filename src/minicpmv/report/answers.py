@@ -114,7 +114,7 @@ def compare_files(before: str, after: str, *, most: int) -> AnswerSet:
     values = [_word(metric, found.differences[metric.name]) for metric in metrics]
     first = {answered.key: answered for answered in read_answers(before)}
     pairs = [_pair_of_lines(first[answered.key], answered, judge) for answered in read_answers(after)]
-    return _sort("Asked before and after", pairs, judge, most, str(found.share), values=values)
+    return _sort("Answers before and after", pairs, judge, most, str(found.share), values=values)
 
 
 def _word(metric: Metric, found: Difference) -> Value:

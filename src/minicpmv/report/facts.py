@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeGuard, cast
 
-__all__ = ["check_facts", "check_proof", "check_state", "is_number", "is_step"]
+__all__ = ["check_facts", "check_state", "check_verification", "is_number", "is_step"]
 
 _MOST = 2**53
 """More than any run counts, and what a page's script can still count."""
@@ -36,9 +36,11 @@ def check_facts(facts: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
     return _without_damaged(facts, _FACTS, "run.json", faults)
 
 
-def check_proof(proof: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
-    """Return what ``proof.json`` holds without what is damaged; as ``check_facts``."""
-    return _without_damaged(proof, {"verdict": _text, "tensors": _optional(identical=_amount)}, "proof.json", faults)
+def check_verification(verification: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+    """Return what ``verification.json`` holds without what is damaged; as ``check_facts``."""
+    return _without_damaged(
+        verification, {"verdict": _text, "tensors": _optional(identical=_amount)}, "verification.json", faults
+    )
 
 
 def check_state(state: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
@@ -121,7 +123,7 @@ _SPREAD = _object(dict.fromkeys(("min", "max", "median", "p95"), _amount), {})
 
 def _statistics(value: Any) -> str | None:
     """Check the statistics of data; those of tokens are there together or not at all."""
-    needed: dict[str, Check] = {"records": _whole, "held_out_records": _whole}
+    needed: dict[str, Check] = {"records": _whole, "validation_records": _whole}
     if isinstance(value, dict) and "tokens" in value:
         needed |= dict.fromkeys((*_COUNTED, "records_with_fewer_slices", "records_with_cut_answers"), _whole)
         needed |= {"record_lengths": _SPREAD}

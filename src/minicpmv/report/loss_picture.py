@@ -26,7 +26,7 @@ _LEFT, _TOP, _RIGHT, _BOTTOM = 90, 70, 1170, 605
 _FINE = 3
 """Lines are drawn so much larger and then shrunk: Pillow's own have steps."""
 _TRAINING, _FAINT = "#0072b2", "#b3d5e8"
-_HELD_OUT = ("#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+_VALIDATION = ("#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 """Of the evaluation sets, in their order."""
 _INK, _QUIET, _GRID = "#21201d", "#6c6861", "#e3dfd7"
 
@@ -65,7 +65,7 @@ def draw_loss(run: Run) -> bytes | None:
     _draw_line(pen, [axes.place(*point) for point in training], _FAINT, 2)
     smoothed = zip((step for step, _ in training), smooth([loss for _, loss in training]), strict=True)
     _draw_line(pen, [axes.place(*point) for point in smoothed], _TRAINING, 4)
-    colours = dict(zip(sets, itertools.cycle(_HELD_OUT), strict=False))
+    colours = dict(zip(sets, itertools.cycle(_VALIDATION), strict=False))
     for name, curve in sets.items():
         _draw_line(pen, [axes.place(*point) for point in curve], colours[name], 3)
     marks = [(sets[name], colours[name]) for name in sets] + [(training if len(training) == 1 else [], _TRAINING)]

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from minicpmv.data.sources.skipping import SKIPPED
 from minicpmv.errors import UsageError
-from minicpmv.report.facts import check_facts, check_proof, check_state, is_number, is_step
+from minicpmv.report.facts import check_facts, check_state, check_verification, is_number, is_step
 from minicpmv.terminal.redaction import clean_settings
 
 __all__ = ["AFTER", "BEFORE", "LOG", "RUN", "SAMPLES", "Run", "is_number", "read_run"]
@@ -27,7 +27,7 @@ SAMPLES = "samples.jsonl"
 BEFORE, AFTER = "before.jsonl", "after.jsonl"
 """Answers to the same records before and after training, if somebody had ``minicpmv eval --output`` write them here."""
 
-_PROOF = "proof.json"
+_VERIFICATION = "verification.json"
 _STATE = "trainer_state.json"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -45,8 +45,8 @@ class Run:
     """The entries of the log that have a step, in order."""
     samples: Sequence[Entry]
     skipped: Sequence[Entry]
-    proof: Entry
-    """``proof.json``; empty if there is none."""
+    verification: Entry
+    """``verification.json``; empty if there is none."""
     max_steps: int | None
     """Of the whole run; None if that is not known."""
     faults: tuple[str, ...]
@@ -88,7 +88,7 @@ def read_run(directory: str | Path) -> Run:
         log=max(map(_with_steps, logs), key=lambda log: (log[-1]["step"], len(log)) if log else (-1, 0)),
         samples=_with_steps(list(_read_lines(root / SAMPLES, faults))),
         skipped=list(_read_lines(root / SKIPPED, faults)),
-        proof=check_proof(_read_json(root / _PROOF, faults), faults),
+        verification=check_verification(_read_json(root / _VERIFICATION, faults), faults),
         max_steps=_find_max_steps(facts, state),
         faults=tuple(faults),
     )

@@ -26,8 +26,8 @@ _STATUS = {
     "running": "not finished: still running, or ended before it could say so",
     "not finite": "ended at step {step:,}, whose numbers are not finite; nothing of it was saved",
     "unchanged": "nothing was trained: no weight has changed; nothing was saved",
-    "saved": "saved; its proof did not end",
-    "not proved": "saved, but the proof of it failed",
+    "saved": "saved; not verified, the run was stopped",
+    "not verified": "saved, but verification failed",
 }
 
 
@@ -127,7 +127,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Started": str(facts.get("started", "")).replace("T", " ").replace("+00:00", " UTC"),
         "Time": _duration(metrics["train_runtime"]) if "train_runtime" in metrics else "",
         "Computed on": _device(facts),
-        "Saved means proved": _proof(run.proof),
+        "Saved model": _verification(run.verification),
     }
     return {name: value for name, value in words.items() if value}
 
@@ -137,12 +137,12 @@ def _device(facts: Mapping[str, Any]) -> str:
     return f"{device}, {processes} process{'' if processes == 1 else 'es'}" if device else ""
 
 
-def _proof(proof: Mapping[str, Any]) -> str:
-    tensors = proof.get("tensors") or {}
-    if not proof:
+def _verification(verification: Mapping[str, Any]) -> str:
+    tensors = verification.get("tensors") or {}
+    if not verification:
         return ""
     identical = f", {tensors.get('identical'):,} tensors identical" if tensors.get("identical") else ""
-    return f"{proof.get('verdict', 'unknown')}{identical}"
+    return f"{verification.get('verdict', 'unknown')}{identical}"
 
 
 def _duration(seconds: float) -> str:
@@ -231,7 +231,7 @@ def _statistics(facts: Mapping[str, Any]) -> dict[str, str]:
     counted, plan = facts.get("data_statistics") or {}, facts.get("plan") or {}
     words: dict[str, str] = {}
     if counted:
-        words["Records"] = f"{counted['records']:,} to train on, {counted['held_out_records']:,} held out"
+        words["Records"] = f"{counted['records']:,} to train on, {counted['validation_records']:,} held out"
     if "tokens" in counted:
         tokens, spread = counted["tokens"], counted["record_lengths"]
         words |= {

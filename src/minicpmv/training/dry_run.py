@@ -2,7 +2,7 @@
 
 Everything up to the first step is what a run does, by the same code. Then two real steps are taken on the costliest
 row, in a folder that disappears: the first allocates the optimizer's state, the second has it beside the activations,
-so the peak is the real one. Evaluation, saving and the proof at the end are not rehearsed.
+so the peak is the real one. Evaluation, saving and the verification at the end are not rehearsed.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from minicpmv.training.distributed.processes import gather, raise_together
 from minicpmv.training.flags.arguments import RunArguments
 from minicpmv.training.inputs.base_checkpoint import dtype_to_save
 from minicpmv.training.inputs.planned_batches import BatchPlan, count_steps
-from minicpmv.training.inputs.run_inputs import Material
+from minicpmv.training.inputs.run_inputs import RunInputs
 from minicpmv.training.learning.parts import is_lora_tensor
 from minicpmv.training.monitoring.progress import RunProgress, memory_gib
 from minicpmv.training.trainer import MiniCPMVTrainer
 
-__all__ = ["Checklist", "rehearse"]
+__all__ = ["DryRunChecks", "take_dry_run"]
 
 _CHECKS = ("flags", "data", "lengths", "directory", "weights", "batches", "what learns", "one step", "memory", "disk")
 
 
-class Checklist:
+class DryRunChecks:
     """Numbers what has been checked. A run that is no rehearsal says of it what every run says, and no more."""
 
     def __init__(self, *, is_dry: bool) -> None:
@@ -67,16 +67,16 @@ class Checklist:
         else:
             say(text)
 
-    def data(self, material: Material) -> None:
+    def data(self, inputs: RunInputs) -> None:
         """Say how many records there are, how long, and what is done to those that are too long."""
-        held_out = f", {material.num_held_out:,} to evaluate" if material.validation else ""
-        skipped = f", {len(material.skipped):,} skipped" if material.skipped else ""
-        found = ", no problem" if material.lengths is not None else ", checked when they are read"
-        self.passed("data", f"{len(material.train):,} records to train on{held_out}{skipped}{found}")
-        if material.lengths is None:
+        held_out = f", {inputs.num_validation:,} to evaluate" if inputs.validation else ""
+        skipped = f", {len(inputs.skipped):,} skipped" if inputs.skipped else ""
+        found = ", no problem" if inputs.lengths is not None else ", checked when they are read"
+        self.passed("data", f"{len(inputs.train):,} records to train on{held_out}{skipped}{found}")
+        if inputs.lengths is None:
             self.passed("lengths", "not known (--check_first false)")
             return
-        lengths, report = material.lengths.lengths, material.lengths
+        lengths, report = inputs.lengths.lengths, inputs.lengths
         cut = f", {report.num_cut:,} lose the end of an answer" if report.num_cut else ""
         self.passed(
             "lengths",
@@ -99,13 +99,13 @@ class Checklist:
         self.passed("weights", f"every tensor of {base} in its place, {str(model.dtype).removeprefix('torch.')}")
 
 
-def rehearse(
-    checks: Checklist,
+def take_dry_run(
+    checks: DryRunChecks,
     build_trainer: Callable[[BatchPlan], MiniCPMVTrainer],
     *,
     plan: BatchPlan,
     costs: npt.NDArray[np.float64] | None,
-    material: Material,
+    inputs: RunInputs,
     run: RunArguments,
     args: TrainingArguments,
 ) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def rehearse(
         build_trainer: Makes the trainer of a run with a plan.
         plan: Of the run.
         costs: Of the records, in tokens; None if lengths are not known.
-        material: Of the run.
+        inputs: Of the run.
         run: The flags.
         args: transformers' arguments; changed.
 
@@ -126,13 +126,13 @@ def rehearse(
     Raises:
         MiniCPMVError: A step fails, or there is too little memory or room on the disk.
     """
-    row, share = _find_costliest(plan, costs, material)
+    row, share = _find_costliest(plan, costs, inputs)
     num_steps = count_steps(plan, args)
     room = _Room(args.output_dir or "", _count_kept(args, num_steps, plan))
     with scratch_folder("dry-run") as folder:
-        trainer, seconds = _take_two_steps(build_trainer, row, material, args, str(folder), plan.num_rows)
+        trainer, seconds = _take_two_steps(build_trainer, row, inputs, args, str(folder), plan.num_rows)
     first = trainer.state.log_history[0]
-    tokens = "" if material.lengths is None else f" and {int(material.lengths.lengths[row].sum()):,} tokens"
+    tokens = "" if inputs.lengths is None else f" and {int(inputs.lengths.lengths[row].sum()):,} tokens"
     gradient = f", gradient {first['grad_norm']:.3g}" if "grad_norm" in first else ""
     checks.passed(
         "one step",
@@ -141,7 +141,7 @@ def rehearse(
         f"{_time(seconds * share * num_steps)}, evaluation and saving apart",
     )
     peak = _check_memory(checks, args)
-    needed = _check_disk(checks, trainer, room, material, run)
+    needed = _check_disk(checks, trainer, room, inputs, run)
     say("Dry run: all checks passed, and --output_dir is as it was; the same command without --dry_run trains.")
     return {"steps": num_steps, "loss": first["loss"], "seconds": seconds, "memory_gib": peak, "disk_bytes": needed}
 
@@ -174,17 +174,17 @@ class _Stopwatch(TrainerCallback):
 
 
 def _find_costliest(
-    plan: BatchPlan, costs: npt.NDArray[np.float64] | None, material: Material
+    plan: BatchPlan, costs: npt.NDArray[np.float64] | None, inputs: RunInputs
 ) -> tuple[list[int], float]:
     """Return the costliest row of the first epoch, and how costly an average one is beside it."""
     rows = plan.rows(0)
-    if costs is None or material.lengths is None:
+    if costs is None or inputs.lengths is None:
         return rows[0], 1.0
     filled = np.flatnonzero(rows.sizes)
     starts = rows.bounds[:-1][filled]
     of_rows = np.add.reduceat(costs[rows.records], starts)
     if not isinstance(plan, RowPlanner):  # padding costs what tokens cost
-        lengths = material.lengths.lengths[rows.records]
+        lengths = inputs.lengths.lengths[rows.records]
         of_rows += rows.sizes[filled] * np.maximum.reduceat(lengths, starts) - np.add.reduceat(lengths, starts)
     costliest = int(of_rows.argmax())
     return rows[int(filled[costliest])], float(of_rows.mean() / of_rows[costliest])
@@ -193,7 +193,7 @@ def _find_costliest(
 def _take_two_steps(
     build_trainer: Callable[[BatchPlan], MiniCPMVTrainer],
     row: list[int],
-    material: Material,
+    inputs: RunInputs,
     args: TrainingArguments,
     folder: str,
     num_rows: int,
@@ -204,8 +204,8 @@ def _take_two_steps(
     args.gradient_accumulation_steps = min(args.gradient_accumulation_steps, -(-num_rows // args.world_size))
     args.logging_strategy, args.eval_strategy = IntervalStrategy.STEPS, IntervalStrategy.NO
     args.save_strategy, args.load_best_model_at_end, args.eval_on_start = SaveStrategy.NO, False, False
-    if material.train.skip_log is not None:
-        material.train.skip_log = dataclasses.replace(material.skip_log, path=Path(folder, "skipped.jsonl"))
+    if inputs.train.skip_log is not None:
+        inputs.train.skip_log = dataclasses.replace(inputs.skip_log, path=Path(folder, "skipped.jsonl"))
     trainer = build_trainer(_SameRow(row, 2 * args.gradient_accumulation_steps * args.world_size))
     for tracker in get_reporting_integration_callbacks(args.report_to):
         trainer.remove_callback(tracker)
@@ -216,7 +216,7 @@ def _take_two_steps(
     return trainer, stopwatch.seconds
 
 
-def _check_memory(checks: Checklist, args: TrainingArguments) -> float:
+def _check_memory(checks: DryRunChecks, args: TrainingArguments) -> float:
     """Say the peak of the two steps beside what there is; that they fitted, they have shown."""
     peaks = gather(memory_gib())
     total = total_memory(args.device) / 2**30
@@ -260,10 +260,12 @@ def _count_kept(args: TrainingArguments, num_steps: int, plan: BatchPlan) -> int
     return num_saves if not args.save_total_limit else min(num_saves, args.save_total_limit + 1)
 
 
-def _check_disk(checks: Checklist, trainer: MiniCPMVTrainer, room: _Room, material: Material, run: RunArguments) -> int:
+def _check_disk(
+    checks: DryRunChecks, trainer: MiniCPMVTrainer, room: _Room, inputs: RunInputs, run: RunArguments
+) -> int:
     model: Any = trainer.model
     one = estimate_bytes(model, None if trainer.is_deepspeed_enabled else trainer.optimizer)
-    final = _num_bytes_saved(model, run, material)
+    final = _num_bytes_saved(model, run, inputs)
     needed = room.num_checkpoints * one + final
     free = free_bytes(Path(room.output_dir))
 
@@ -284,10 +286,10 @@ def _check_disk(checks: Checklist, trainer: MiniCPMVTrainer, room: _Room, materi
     return needed
 
 
-def _num_bytes_saved(model: Any, run: RunArguments, material: Material) -> int:
+def _num_bytes_saved(model: Any, run: RunArguments, inputs: RunInputs) -> int:
     named = list(model.named_parameters())
     if not run.use_lora:
-        return sum(num_elements(parameter) for _, parameter in named) * dtype_to_save(run, material.config).itemsize
+        return sum(num_elements(parameter) for _, parameter in named) * dtype_to_save(run, inputs.config).itemsize
     trained = {name: parameter for name, parameter in named if parameter.requires_grad}
     size = sum(num_elements(parameter) * parameter.element_size() for parameter in trained.values())
     # What is trained beside LoRA is saved twice: in the adapter, and for the official loading snippet.

@@ -32,7 +32,7 @@ from minicpmv.training.distributed.console import complain, is_first_process, no
 from minicpmv.training.distributed.engine import start_engine
 from minicpmv.training.distributed.fsdp import choose_units
 from minicpmv.training.distributed.processes import naming_lost_processes, raise_together, wait_for_all
-from minicpmv.training.dry_run import Checklist, rehearse
+from minicpmv.training.dry_run import DryRunChecks, take_dry_run
 from minicpmv.training.finish.completion import complete
 from minicpmv.training.finish.obstacles import refuse_obstacles
 from minicpmv.training.flags.arguments import Request, RunArguments, parse_arguments
@@ -47,7 +47,7 @@ from minicpmv.training.inputs.planned_batches import (
     estimate_costs,
     plan_batches,
 )
-from minicpmv.training.inputs.run_inputs import Material, gather_together
+from minicpmv.training.inputs.run_inputs import RunInputs, open_inputs_together
 from minicpmv.training.inputs.shared_memory import Workers, settle_workers
 from minicpmv.training.inputs.vision_cache import advise, settle_vision_cache, use_vision_cache
 from minicpmv.training.launching.starting import refuse_other_number
@@ -140,23 +140,23 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
         )
     if is_first_process():
         refuse_obstacles(settings["output_dir"], base.path, use_lora=request.run.use_lora)
-    checks = Checklist(is_dry=request.run.dry_run)
+    checks = DryRunChecks(is_dry=request.run.dry_run)
     checks.passed("flags", f"{base.version.model} in {base.path}")
     restrict_unpickling(deepspeed=bool(settings.get("deepspeed")))
     args = start_engine(request.run, settings)
     _occupy(settings["output_dir"], until_the_end, is_dry=request.run.dry_run)
     reading = BaseReading(request.run, base, args)
-    material = gather_together(request.run, base, args)
-    checks.data(material)
-    _tell_split(material, request)
+    inputs = open_inputs_together(request.run, base, args)
+    checks.data(inputs)
+    _tell_split(inputs, request)
     identity = reading.result()
-    sources = describe_data(request.run.train_sources, material.contents)
-    lengths = None if material.lengths is None else material.lengths.lengths
+    sources = describe_data(request.run.train_sources, inputs.contents)
+    lengths = None if inputs.lengths is None else inputs.lengths.lengths
     course = describe_course(request.run, args, identity, sources, lengths)
-    course["validation_split"] = describe_split(material.split)
-    start = prepare_directory(request.run, args, course, material.pictures)
-    if material.pictures is not None:
-        material.pictures.forget_names()
+    course["validation_split"] = describe_split(inputs.split)
+    start = prepare_directory(request.run, args, course, inputs.pictures)
+    if inputs.pictures is not None:
+        inputs.pictures.forget_names()
     overridden = [*start.overridden]
     if request.run.lora_weight_path and start.path is None:
         overridden += compare_adapter(request.run, identity, args)
@@ -165,35 +165,35 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
         identity = follow_base(identity, earlier)
     checks.directory(settings["output_dir"], start)
     if args.should_save and not request.run.dry_run:
-        material.skip_log.begin(material.skipped, afresh=start.path is None)
+        inputs.skip_log.begin(inputs.skipped, afresh=start.path is None)
 
     set_seed(args.seed)  # before the model: LoRA matrices start at random
-    model = _build_model(material, request.run, args)
+    model = _build_model(inputs, request.run, args)
     rates = Rates.of_run(request.run, learning_rate=args.learning_rate, weight_decay=args.weight_decay)
     parts = summarise_parts(model, rates_of=rates.of)
-    checks.weights(model, material.base)
-    costs = _estimate_costs(material, model)
-    plan = plan_batches(request.run, args, len(material.train), lengths=material.lengths, costs=costs)
-    for text in settle_rhythm(request, args, plan, sets=list(material.validation)):
+    checks.weights(model, inputs.base)
+    costs = _estimate_costs(inputs, model)
+    plan = plan_batches(request.run, args, len(inputs.train), lengths=inputs.lengths, costs=costs)
+    for text in settle_rhythm(request, args, plan, sets=list(inputs.validation)):
         notice(text)
     say(describe_settings(args, machine, use_lora=request.run.use_lora))
-    checks.report("batches", describe_step(plan, args, material.lengths))
+    checks.report("batches", describe_step(plan, args, inputs.lengths))
     recipe = describe_recipe(parts)
     checks.report("what learns", "\n".join([format_parts(parts), *([recipe] if recipe else [])]))
-    if material.validation and not request.run.dry_run:
+    if inputs.validation and not request.run.dry_run:
         say(describe_rhythm(args))
     workers, fewer = settle_workers(
         machine,
         args,
         model.config,
-        train=material.train,
+        train=inputs.train,
         plan=plan,
-        validation=material.validation,
+        validation=inputs.validation,
         has_features=request.run.vision_cache is not None,
     )
     for text in fewer:
         notice(text)
-    _advise(material, model, request.run, args, plan)
+    _advise(inputs, model, request.run, args, plan)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     num_steps = 0 if args.max_steps == 0 else count_steps(plan, args)
     refuse_no_effect(args, rates, trained, num_steps=num_steps)
@@ -201,10 +201,10 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
         notice(text)
 
     def build(plan: BatchPlan, interruption: Interruption | None = None) -> MiniCPMVTrainer:
-        trainer = _build_trainer(material, model, request, args, plan, interruption, workers)
+        trainer = _build_trainer(inputs, model, request, args, plan, interruption, workers)
         trainer.rates, trainer.course, trainer.base = rates, course, identity
         trainer.ways_to_need_less = ways_to_need_less(request.run, args)
-        trainer.pictures = material.pictures
+        trainer.pictures = inputs.pictures
         trainer.add_callback(RecomputedLayers.of_run(request.run))
         trainer.add_callback(CompiledLayers(request.run.compilation))
         if request.run.early_stopping and not request.run.dry_run:
@@ -212,15 +212,15 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
         return trainer
 
     if request.run.dry_run:
-        return rehearse(checks, build, plan=plan, costs=costs, material=material, run=request.run, args=args)
-    step = describe_plan(plan, args, material.lengths)._asdict()
+        return take_dry_run(checks, build, plan=plan, costs=costs, inputs=inputs, run=request.run, args=args)
+    step = describe_plan(plan, args, inputs.lengths)._asdict()
     record = RunFile(
         Path(args.output_dir or ""),
         describe_run(
             request,
             args,
             base=identity,
-            material=material,
+            inputs=inputs,
             parts=parts,
             plan=step,
             overridden=overridden,
@@ -230,10 +230,10 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     )
     trainer = build(plan, interruption)
     trainer.add_callback(LogFile(Path(args.output_dir or "")))
-    trainer.keep_features(use_vision_cache(request.run, model, (material.train, *material.validation.values()), args))
+    trainer.keep_features(use_vision_cache(request.run, model, (inputs.train, *inputs.validation.values()), args))
     record.write(eval_metrics_answers=_tell_measured(trainer.eval_metrics))
     metrics = _run_to_the_end(trainer, start, record, interruption)
-    return complete(trainer, metrics, material=material, run=request.run, record=record, interruption=interruption)
+    return complete(trainer, metrics, inputs=inputs, run=request.run, record=record, interruption=interruption)
 
 
 def _occupy(output_dir: str, until_the_end: ExitStack, *, is_dry: bool) -> None:
@@ -290,10 +290,10 @@ def _settle(request: Request) -> Base:
     return base
 
 
-def _advise(material: Material, model: Any, run: RunArguments, args: TrainingArguments, plan: BatchPlan) -> None:
+def _advise(inputs: RunInputs, model: Any, run: RunArguments, args: TrainingArguments, plan: BatchPlan) -> None:
     batches = args.gradient_accumulation_steps * args.world_size
     num_epochs = args.max_steps * batches / plan.num_rows if args.max_steps > 0 else args.num_train_epochs
-    has_images = material.lengths is not None and bool(material.lengths.num_image_tokens.any())
+    has_images = inputs.lengths is not None and bool(inputs.lengths.num_image_tokens.any())
     text = advise(run, model, has_images=has_images, num_epochs=num_epochs)
     if text is not None:
         notice(text)
@@ -323,8 +323,8 @@ def _interrupted(stop: Stopped, trainer: MiniCPMVTrainer, record: RunFile) -> In
     )
 
 
-def _build_model(material: Material, run: RunArguments, args: TrainingArguments) -> Any:
-    model: PreTrainedModel = load_base(material.base, run, args)
+def _build_model(inputs: RunInputs, run: RunArguments, args: TrainingArguments) -> Any:
+    model: PreTrainedModel = load_base(inputs.base, run, args)
     if args.fsdp:
         choose_units(args, model)
     if run.use_lora:
@@ -333,15 +333,15 @@ def _build_model(material: Material, run: RunArguments, args: TrainingArguments)
     return model
 
 
-def _estimate_costs(material: Material, model: Any) -> Any:
-    if material.lengths is None:
+def _estimate_costs(inputs: RunInputs, model: Any) -> Any:
+    if inputs.lengths is None:
         return None
-    slicing = material.train.processor.image_processor
-    return estimate_costs(material.lengths, model.config, scale_resolution=slicing.scale_resolution)
+    slicing = inputs.train.processor.image_processor
+    return estimate_costs(inputs.lengths, model.config, scale_resolution=slicing.scale_resolution)
 
 
 def _build_trainer(
-    material: Material,
+    inputs: RunInputs,
     model: Any,
     request: Request,
     args: TrainingArguments,
@@ -350,30 +350,30 @@ def _build_trainer(
     workers: Workers,
 ) -> MiniCPMVTrainer:
     def write_companions(directory: Path) -> None:
-        copy_companions(material.base, directory, dtype=model.dtype)
+        copy_companions(inputs.base, directory, dtype=model.dtype)
 
-    eval_metrics = _eval_metrics(material, request.run)
+    eval_metrics = _eval_metrics(inputs, request.run)
     try:
         return MiniCPMVTrainer(
             model=model,
             args=args,
-            train_dataset=material.train,
-            eval_dataset=material.held_out if "" in material.validation else dict(material.validation) or None,
-            data_collator=material.collator,
+            train_dataset=inputs.train,
+            eval_dataset=inputs.held_out if "" in inputs.validation else dict(inputs.validation) or None,
+            data_collator=inputs.collator,
             plan=plan,
-            train_collator=PackedCollator(material.collator.pad_token_id) if request.run.packing else None,
+            train_collator=PackedCollator(inputs.collator.pad_token_id) if request.run.packing else None,
             write_companions=None if request.run.use_lora else write_companions,
             interruption=interruption,
-            samples=_samples(material, request.run, args),
+            samples=_samples(inputs, request.run, args),
             eval_metrics=eval_metrics,
-            measurement=_measurement(material, request.run, args),
+            measurement=_measurement(inputs, request.run, args),
             workers=workers,
         )
     except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker that lacks its settings
         raise UsageError(f"transformers' Trainer refuses: {error}\n  fix: correct the flag it names") from error
 
 
-def _eval_metrics(material: Material, run: RunArguments) -> dict[str, EvalMetrics]:
+def _eval_metrics(inputs: RunInputs, run: RunArguments) -> dict[str, EvalMetrics]:
     if run.eval_metrics is None:
         return {}
     return {
@@ -384,7 +384,7 @@ def _eval_metrics(material: Material, run: RunArguments) -> dict[str, EvalMetric
             max_new_tokens=run.eval_max_new_tokens,
             batch_size=run.answer_batch_size,
         )
-        for name, dataset in material.validation.items()
+        for name, dataset in inputs.validation.items()
     }
 
 
@@ -397,11 +397,11 @@ def _tell_measured(eval_metrics: Mapping[str, EvalMetrics]) -> dict[str, dict[st
     return {name: {count: getattr(each.share, count) for count in counts} for name, each in eval_metrics.items()}
 
 
-def _samples(material: Material, run: RunArguments, args: TrainingArguments) -> Samples | None:
-    if not material.validation or not run.eval_samples or run.dry_run:
+def _samples(inputs: RunInputs, run: RunArguments, args: TrainingArguments) -> Samples | None:
+    if not inputs.validation or not run.eval_samples or run.dry_run:
         return None
     return Samples(
-        list(material.validation.values()),
+        list(inputs.validation.values()),
         num_records=run.eval_samples,
         max_new_tokens=run.eval_sample_tokens,
         batch_size=run.answer_batch_size,
@@ -409,20 +409,20 @@ def _samples(material: Material, run: RunArguments, args: TrainingArguments) -> 
     )
 
 
-def _measurement(material: Material, run: RunArguments, args: TrainingArguments) -> Measurement | None:
-    if not material.validation or not run.measure or run.dry_run:
+def _measurement(inputs: RunInputs, run: RunArguments, args: TrainingArguments) -> Measurement | None:
+    if not inputs.validation or not run.measure or run.dry_run:
         return None
     return Measurement(
-        material.validation,
+        inputs.validation,
         num_records=run.measure,
         batch_size=run.answer_batch_size,
         directory=Path(args.output_dir or ""),
     )
 
 
-def _tell_split(material: Material, request: Request) -> None:
+def _tell_split(inputs: RunInputs, request: Request) -> None:
     """Say which records are not trained on because nobody named others to measure, and how to have it otherwise."""
-    split = material.split
+    split = inputs.split
     if split is None or request.run.dry_run:
         return
     held_out, of = len(split.records), split.num_records

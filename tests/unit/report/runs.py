@@ -33,7 +33,7 @@ def facts(**changed: Any) -> dict[str, Any]:
         "processes": 1,
         "device": "cpu",
         "plan": {"records": 8, "steps_per_epoch": 3, "records_per_step": 2.67, "tokens_per_step": 160.5},
-        "data_statistics": {"records": 8, "held_out_records": 2},
+        "data_statistics": {"records": 8, "validation_records": 2},
         "trained": [
             {"part": "resampler", "parameters": 1000, "trainable": 1000, "how": "full", "learning_rates": [0.001]}
             | {"weight_decays": [0.1]}

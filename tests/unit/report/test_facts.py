@@ -13,7 +13,7 @@ from minicpmv.cli.main import main
 from minicpmv.report.writing import write_report
 from tests.unit.report.runs import facts, write_lines, write_run
 
-STATISTICS = {"records": 8, "held_out_records": 2, "tokens": 100, "trained_tokens": 10, "image_tokens": 64}
+STATISTICS = {"records": 8, "validation_records": 2, "tokens": 100, "trained_tokens": 10, "image_tokens": 64}
 STATISTICS |= {"records_with_images": 6, "records_with_fewer_slices": 0, "records_with_cut_answers": 1}
 SPREAD = {"min": 3, "max": 20, "median": 8.5, "p95": 19}
 HISTOGRAM = {"counts": [3, 5], "edges": [0, 10.5, 21]}

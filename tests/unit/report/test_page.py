@@ -62,7 +62,7 @@ def test_a_run_in_its_first_epoch_shows_the_mean_until_now(tmp_path: Path) -> No
     [
         ({"status": "running", "log": None}, "not finished: still running, or ended before it could say so"),
         ({"status": "stopped", "stopped_by": "SIGTERM"}, "stopped by SIGTERM after step 3; can be resumed"),
-        ({"status": "not proved"}, "saved, but the proof of it failed"),
+        ({"status": "not verified"}, "saved, but verification failed"),
     ],
 )
 def test_a_run_that_is_not_finished_says_so(changed: dict[str, Any], told: str, tmp_path: Path) -> None:
@@ -100,9 +100,9 @@ def test_answers_of_an_earlier_run_in_the_same_place_are_passed_over(tmp_path: P
     run = write_run(tmp_path, started="2999-01-01T00:00:00+00:00")
     for name in ("before", "after"):
         write_lines(run / f"{name}.jsonl", [answer_line("r", "yes", "yes")])
-    assert "Asked before and after" not in page_of(run)
+    assert "Answers before and after" not in page_of(run)
     files = {name: str(run / f"{name}.jsonl") for name in ("before", "after")}
-    assert "Asked before and after" in page_of(run, **files), "named, they are taken"
+    assert "Answers before and after" in page_of(run, **files), "named, they are taken"
 
 
 def hostile_run(folder: Path) -> Path:

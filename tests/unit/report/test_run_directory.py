@@ -46,10 +46,10 @@ def test_a_killed_run_has_what_it_logged_after_its_checkpoint(tmp_path: Path) ->
 def test_what_is_damaged_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
     write_run(tmp_path)
     (tmp_path / "samples.jsonl").write_bytes(b'{"step": 0, "answer": "\xff\xfe"}\n[1]\n{"step": "x"}\n')
-    (tmp_path / "proof.json").write_text("{")
+    (tmp_path / "verification.json").write_text("{")
     run = read_run(tmp_path)
     assert [sample["answer"] for sample in run.samples] == ["\ufffd\ufffd"]
-    assert [fault.partition(" that ")[0] for fault in run.faults] == ["1 line(s) of samples.jsonl", "proof.json"]
+    assert [fault.partition(" that ")[0] for fault in run.faults] == ["1 line(s) of samples.jsonl", "verification.json"]
     assert len(run.log) == len(LOG)
 
 

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from minicpmv.data.batches.grouping import BatchPlanner
 from minicpmv.data.batches.packing import RowPlanner
 from minicpmv.training.dry_run import (
-    Checklist,
+    DryRunChecks,
     _check_memory,
     _count_kept,
     _find_costliest,
@@ -73,7 +73,7 @@ def test_memory_of_a_gpu_is_said_with_what_its_tensors_do_not_show(
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 66 * gib)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 64 * gib)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (14 * gib, 80 * gib))
-    checks = Checklist(is_dry=True)
+    checks = DryRunChecks(is_dry=True)
     checks._left[:] = ["memory"]
     _check_memory(checks, SimpleNamespace(device=torch.device("cuda", 0)))  # pyright: ignore[reportArgumentType]
     assert (
@@ -101,7 +101,7 @@ def test_checkpoints_that_exist_at_once(flags: dict[str, Any], kept: int) -> Non
 
 
 def test_run_that_is_no_rehearsal_says_what_every_run_says(capsys: pytest.CaptureFixture[str]) -> None:
-    checks = Checklist(is_dry=False)
+    checks = DryRunChecks(is_dry=False)
     checks.passed("flags", "never shown")
     checks.report("batches", "each step: 1 record")
     assert capsys.readouterr().out == "each step: 1 record\n"

@@ -28,7 +28,7 @@ from minicpmv.data.sources.check_cache import check_or_recall
 from minicpmv.data.sources.loading import Checked, Records, check_records
 from minicpmv.data.sources.skipping import Skipped
 from minicpmv.data.sources.source_digests import Content, open_source
-from minicpmv.data.sources.validation import HeldOut, SplitSize, hold_out
+from minicpmv.data.sources.validation import SplitSize, ValidationSplit, hold_out
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.releases.table import Version
 
@@ -128,7 +128,7 @@ class Mixture:
     """How many of the records of all sources were found as checked before."""
     notices: tuple[Problem, ...] = ()
     """Keys that nothing reads, and records that were read otherwise than they are written; once for each file."""
-    held_out: HeldOut | None = None
+    held_out: ValidationSplit | None = None
     """What is not among the records, to be measured; None if nothing was to be held out."""
 
 

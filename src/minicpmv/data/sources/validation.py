@@ -23,7 +23,7 @@ from minicpmv.data.records.sequences import Concatenated, Selected
 from minicpmv.data.sources.cache import Entry
 from minicpmv.errors import UsageError
 
-__all__ = ["HeldOut", "SplitSize", "hold_out", "parse_split"]
+__all__ = ["SplitSize", "ValidationSplit", "hold_out", "parse_split"]
 
 _FLAG = "--validation_split"
 _OFF = ("0", "0.0", "false", "no", "none")
@@ -66,7 +66,7 @@ class SplitSize(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HeldOut:
+class ValidationSplit:
     """Records apart from the others."""
 
     records: Sequence[Record]
@@ -103,7 +103,7 @@ def parse_split(written: str | None) -> SplitSize | None:
     )
 
 
-def hold_out(sources: Sequence[Sequence[Record]], size: SplitSize, *, kept: Entry | None = None) -> HeldOut:
+def hold_out(sources: Sequence[Sequence[Record]], size: SplitSize, *, kept: Entry | None = None) -> ValidationSplit:
     """Choose the records that are held out. Reads all of them once, unless it is known which they are.
 
     Args:
@@ -139,7 +139,7 @@ def hold_out(sources: Sequence[Sequence[Record]], size: SplitSize, *, kept: Entr
         rest.append(Selected(source, np.delete(np.arange(len(source)), mine)) if len(mine) else source)
         first += len(source)
     digest = hashlib.sha256(chosen.astype("<i8").tobytes()).hexdigest()
-    return HeldOut(records=Concatenated(held_out), rest=rest, num_records=num_records, sha256=digest)
+    return ValidationSplit(records=Concatenated(held_out), rest=rest, num_records=num_records, sha256=digest)
 
 
 def _choose(records: Sequence[Record], wanted: int) -> NDArray[np.int64]:

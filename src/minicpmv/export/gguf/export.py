@@ -96,7 +96,7 @@ def export_gguf(
             if base is not None:
                 place = aside / name
                 merged = merge_adapter(
-                    model, place, MergeSettings(is_proved=run, device=device, allow_other_base=allow_other_base)
+                    model, place, MergeSettings(is_verified=run, device=device, allow_other_base=allow_other_base)
                 )
                 whole = open_checkpoint(str(place))
             processor = MiniCPMVProcessor.from_pretrained(whole.path)

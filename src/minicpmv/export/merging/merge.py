@@ -60,7 +60,7 @@ class MergeSettings:
     max_shard_size: str = "5GB"
     overwrite: bool = False
     """Whether a directory with something in it may be replaced."""
-    is_proved: bool = True
+    is_verified: bool = True
     """Whether the merged model is compared with base and adapter."""
     device: str | None = None
     """Where they are compared; the first GPU if there is one and they have room there, else the CPU."""
@@ -116,7 +116,7 @@ def merge_adapter(
     place = directory.resolve()  # `.` has no name
     staged = place.with_name(f".{place.name}.partial") / "model"
     with open_merged(base, adapter, dtype=settings.dtype) as tensors:
-        device = _place_to_compare(tensors, settings) if settings.is_proved else None
+        device = _place_to_compare(tensors, settings) if settings.is_verified else None
         total = num_bytes(list(tensors.outlines.values()))
         check_space(place.parent, total, afterwards=_AFTERWARDS)
         with _staging(staged.parent):
@@ -126,7 +126,7 @@ def merge_adapter(
                 copy_companions(base, staged, dtype=settings.dtype)
             described, agreements = None, []
             if device is not None:
-                described, agreements = _prove(base, adapter, staged, tensors, settings.dtype, device)
+                described, agreements = _verify(base, adapter, staged, tensors, settings.dtype, device)
             num_touched = sum(map(tensors.is_touched, tensors.outlines))
             merged = Merged(
                 directory=directory,
@@ -199,7 +199,7 @@ def _place_to_compare(tensors: MergedTensors, settings: MergeSettings) -> torch.
         if free < needed:
             raise UsageError(
                 f"{place}: found {free:,} bytes of memory free, expected {needed:,} to compare the merged model with "
-                "base and adapter\n  fix: free memory, or --no-proof, which merges in that of one layer"
+                "base and adapter\n  fix: free memory, or --no-verify, which merges in that of one layer"
             )
     return device
 
@@ -217,7 +217,7 @@ def _write(tensors: MergedTensors, directory: Path, max_shard_size: str, on_byte
     return write_shards(directory, tensors.outlines, compute, max_shard_size=max_shard_size)
 
 
-def _prove(
+def _verify(
     base: Path,
     adapter: Path,
     merged: Path,

@@ -1,7 +1,7 @@
-"""Whether a merged model says what its base says with the adapter: logits of both on the same samples.
+"""Compares the logits of a merged model with those of its base and adapter, on the same samples.
 
-The two models are loaded one after the other. Samples are those that the adapter's run has stored for its own proof, at
-the tokens of their answers; for an adapter without, one made-up picture and a question.
+The two models are loaded one after the other. Samples are those that the adapter's run has
+stored for its own verification, at the tokens of their answers; for an adapter without, a made-up picture and question.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from minicpmv.errors import CheckpointError
 from minicpmv.models.adapters.attaching import attach_adapter
-from minicpmv.models.checkpoints.reference import EVIDENCE, read_evidence
+from minicpmv.models.checkpoints.reference import REFERENCE, read_reference
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.processing.pictures.patches import resize
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -27,7 +27,7 @@ from minicpmv.processing.processor import MiniCPMVProcessor
 __all__ = ["Agreement", "Samples", "bytes_to_compare", "compare_merged", "find_samples", "refuse_disagreement"]
 
 _ROOM = 1.25
-"""Memory that loading takes, in sizes of the weights, as for the proof of a run; the samples are small beside them."""
+"""Memory that loading takes, in sizes of the weights, as for verifying a run; the samples are small in comparison."""
 _MOST_POSITIONS = 256
 """Compared at most; of a vocabulary of 150,000 these are 150 MB in float32."""
 _QUESTION = "What is in this picture?"
@@ -85,13 +85,13 @@ def bytes_to_compare(num_weights: int) -> int:
 
 def find_samples(adapter: Path, base: Path) -> Samples:
     """Take what the adapter's run has stored, or make something up."""
-    if (adapter / EVIDENCE).is_file():
-        evidence, batch = read_evidence(adapter)
+    if (adapter / REFERENCE).is_file():
+        reference, batch = read_reference(adapter)
         labels = batch.pop("labels")
         batch.pop("label_weights", None)  # of the loss alone
         # The logits at a position are about the next token.
         trained_BT = torch.cat([labels[:, 1:] != -100, torch.zeros_like(labels[:, :1], dtype=torch.bool)], dim=1)
-        number = len(evidence.records)
+        number = len(reference.records)
         described = f"{number} record{'' if number == 1 else 's'} that the run has stored"
         return Samples(described=described, inputs=batch, chosen_BT=_at_most(trained_BT))
     picture = resize(Image.linear_gradient("L"), (200, 120)).convert("RGB")
@@ -154,7 +154,7 @@ def refuse_disagreement(agreement: Agreement, adapter: Path, *, is_exact: bool) 
     raise CheckpointError(
         f"{adapter}: found logits of the merged model up to {agreement.difference:.3g} from those of base and adapter, "
         f"expected at most {allowed:.3g}{why}; nothing is saved\n"
-        f"  fix: {fix}; --no-proof saves it all the same"
+        f"  fix: {fix}; --no-verify saves it all the same"
     )
 
 

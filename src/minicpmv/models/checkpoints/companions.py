@@ -19,7 +19,7 @@ __all__ = ["copy_companions", "list_companions"]
 _NOT_COPIED = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.index.json")
 
 
-_WRITTEN_ANEW = {"config.json", "run.json", "checkpoint.json", "proof.json", "merge.json", "trainer_state.json"}
+_WRITTEN_ANEW = {"config.json", "run.json", "checkpoint.json", "verification.json", "merge.json", "trainer_state.json"}
 
 
 _MOST_BYTES = 256 * 2**20

@@ -1,8 +1,8 @@
-"""What a trained model was before it was saved: its loss on a few stored records, and the digest of each saved tensor.
+"""Records what a trained model was before it was saved: its loss on a few records, and the digest of each saved tensor.
 
-Written by the run, read by whoever loads what it saved. Both are one file, ``proof/evidence.safetensors``: the records
-as tensors, the rest in its header. It lies in a folder of its own because other engines take every ``*.safetensors``
-beside a model for weights.
+The run writes it, and whoever loads the saved model compares with it. It is one file,
+``verification/reference.safetensors``: the records as tensors, the rest in its header. It has a folder of its own,
+because other engines take every ``*.safetensors`` next to a model for weights.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from minicpmv.errors import CheckpointError
 from minicpmv.files.atomic_files import STAGING
 from minicpmv.files.disk_space import writing
 
-__all__ = ["EVIDENCE", "PROOF", "Evidence", "digest_tensors", "discard", "read_evidence", "write_evidence"]
+__all__ = ["REFERENCE", "VERIFICATION", "Reference", "digest_tensors", "discard", "read_reference", "write_reference"]
 
-PROOF = "proof.json"
+VERIFICATION = "verification.json"
 """Name of the result in a run's directory."""
-EVIDENCE = "proof/evidence.safetensors"
-"""Name of the file that the proof compares with."""
-_HEADER = "evidence"
+REFERENCE = "verification/reference.safetensors"
+"""Name of the file that the verification compares with."""
+_HEADER = "reference"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
+class Reference:
     """What is to be found again in the model that is loaded anew."""
 
     records: list[str]
@@ -83,15 +83,15 @@ def digest_tensors(tensors: Mapping[str, Tensor], dtypes: Mapping[str, str]) -> 
         return dict(zip(dtypes, threads.map(digest, dtypes), strict=True))
 
 
-def write_evidence(directory: Path, evidence: Evidence, batch: Mapping[str, Tensor]) -> None:
+def write_reference(directory: Path, reference: Reference, batch: Mapping[str, Tensor]) -> None:
     """Store the batch, and what the model said to it.
 
     Raises:
         DiskError: There is no room.
     """
-    final = directory / EVIDENCE
+    final = directory / REFERENCE
     staged = directory / STAGING / final.parent.name
-    header = {_HEADER: json.dumps(dataclasses.asdict(evidence), ensure_ascii=False)}
+    header = {_HEADER: json.dumps(dataclasses.asdict(reference), ensure_ascii=False)}
     with writing(staged, needed=None):
         staged.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in batch.items()}, staged / final.name, metadata=header)
@@ -100,26 +100,26 @@ def write_evidence(directory: Path, evidence: Evidence, batch: Mapping[str, Tens
     staged.parent.rmdir()
 
 
-def read_evidence(directory: Path) -> tuple[Evidence, dict[str, Tensor]]:
+def read_reference(directory: Path) -> tuple[Reference, dict[str, Tensor]]:
     """Return what was stored.
 
     Raises:
         CheckpointError: There is nothing, or it is damaged.
     """
-    file = directory / EVIDENCE
+    file = directory / REFERENCE
     try:
         with safe_open(file, framework="pt") as opened:
             stated: dict[str, Any] = json.loads((opened.metadata() or {})[_HEADER])
             batch = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  it is no dict
-        return Evidence(**stated), batch
+        return Reference(**stated), batch
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{file}: found nothing to compare with ({error}), expected what a run with --prove_saved true leaves\n"
+            f"{file}: found nothing to compare with ({error}), expected what a run with --verify_saved true leaves\n"
             "  fix: name the directory of such a run"
         ) from error
 
 
 def discard(directory: Path) -> None:
-    """Delete an earlier run's evidence and proof, which would be taken for this one's."""
-    (directory / PROOF).unlink(missing_ok=True)
-    shutil.rmtree((directory / EVIDENCE).parent, ignore_errors=True)
+    """Delete an earlier run's reference and verification, which would be taken for this one's."""
+    (directory / VERIFICATION).unlink(missing_ok=True)
+    shutil.rmtree((directory / REFERENCE).parent, ignore_errors=True)

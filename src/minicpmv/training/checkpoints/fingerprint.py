@@ -73,7 +73,7 @@ _FREE = (
     "measure",
     "num_processes",  # the world's size is compared
     "overwrite_output_dir",
-    "prove_saved",
+    "verify_saved",
     "report",
     "save_dtype",
     "save_rounding",

@@ -1,4 +1,4 @@
-"""What becomes of a model once it is trained: it is measured, saved, proved, and its user told how to talk to it."""
+"""What becomes of a model once it is trained: it is measured, saved, verified, and its user told how to talk to it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from minicpmv.training.distributed.console import notice, say
 from minicpmv.training.distributed.processes import gather
 from minicpmv.training.finish.rounding import Kept, describe_kept, warn_of_loss
 from minicpmv.training.finish.saving import AllLostError, TooLargeError, save_adapter, save_full
-from minicpmv.training.finish.verification import choose_batch, prove_saved
+from minicpmv.training.finish.verification import choose_batch, verify_saved
 from minicpmv.training.flags.arguments import RunArguments
 from minicpmv.training.inputs.base_checkpoint import dtype_to_save
-from minicpmv.training.inputs.run_inputs import Material
+from minicpmv.training.inputs.run_inputs import RunInputs
 from minicpmv.training.monitoring.epoch_loss import EPOCH_LOSS
 from minicpmv.training.monitoring.run_record import RunFile, chat_command, minicpmv_command
 from minicpmv.training.stopping.interruption import Interruption
@@ -36,7 +36,7 @@ def complete(
     trainer: MiniCPMVTrainer,
     metrics: dict[str, float],
     *,
-    material: Material,
+    inputs: RunInputs,
     run: RunArguments,
     record: RunFile,
     interruption: Interruption,
@@ -46,7 +46,7 @@ def complete(
     Args:
         trainer: Has trained.
         metrics: Of training.
-        material: Of the run.
+        inputs: Of the run.
         run: The flags.
         record: Told what came of it. Its status is ``finished`` only if nothing failed.
         interruption: Ends the run at once as soon as everything is saved.
@@ -58,7 +58,7 @@ def complete(
         MiniCPMVError: Nothing was trained, weights are not finite, there is no room to save, or what was saved is not
             what was trained.
     """
-    if material.validation:
+    if inputs.validation:
         metrics = metrics | _evaluate(trainer)
     metrics = metrics | _tell_losses(trainer)
     trainer.measure_after()
@@ -66,11 +66,11 @@ def complete(
         say(trainer.features.finish(trainer.args.device))  # whoever proves what was saved looks at the images
     record.note(metrics=metrics, log=trainer.state.log_history)
     _refuse_unchanged(trainer, record)
-    dataset = material.train if material.held_out is None else material.held_out
+    dataset = inputs.train if inputs.held_out is None else inputs.held_out
     try:
-        if not run.prove_saved:
-            _try_once(trainer, material, dataset, run)
-        saved, kept = _save(trainer, material, run)
+        if not run.verify_saved:
+            _try_once(trainer, inputs, dataset, run)
+        saved, kept = _save(trainer, inputs, run)
     except NotFiniteError:
         record.write(status="not finite", step=trainer.state.global_step)
         raise
@@ -78,19 +78,19 @@ def complete(
         record.write(status="unchanged", step=trainer.state.global_step)
         raise
     if kept:
-        _tell_kept(kept, record, run, dtype_to_save(run, material.config))
-    if run.prove_saved:
+        _tell_kept(kept, record, run, dtype_to_save(run, inputs.config))
+    if run.verify_saved:
         record.write(status="saved")
         try:
-            collator = material.collator
-            prove_saved(trainer, run, saved, kept, dataset=dataset, collator=collator, interruption=interruption)
+            collator = inputs.collator
+            verify_saved(trainer, run, saved, kept, dataset=dataset, collator=collator, interruption=interruption)
         except MiniCPMVError:
-            record.write(status="not proved")
+            record.write(status="not verified")
             raise
     record.write(status="finished")
     if run.report and trainer.is_world_process_zero():
         _write_report(trainer.args.output_dir or "")
-    _tell(material, run, trainer.args.output_dir or "")
+    _tell(inputs, run, trainer.args.output_dir or "")
     return metrics
 
 
@@ -143,15 +143,15 @@ def _refuse_unchanged(trainer: MiniCPMVTrainer, record: RunFile) -> None:
         )
 
 
-def _try_once(trainer: MiniCPMVTrainer, material: Material, dataset: ConversationDataset, run: RunArguments) -> None:
-    """Compute one loss with what is to be saved; the proof does so where it is on.
+def _try_once(trainer: MiniCPMVTrainer, inputs: RunInputs, dataset: ConversationDataset, run: RunArguments) -> None:
+    """Compute one loss with what is to be saved; the verification does so where it is on.
 
     Raises:
         NotFiniteError: It is no finite number.
     """
     batch = None
     try:
-        batch, _ = choose_batch(dataset, material.collator, most_tokens=run.model_max_length)
+        batch, _ = choose_batch(dataset, inputs.collator, most_tokens=run.model_max_length)
     except DataError as fault:  # what was trained is saved all the same
         notice(f"the trained model was not tried on a record before it is saved: {fault}")
     if all(gather(batch is not None)) and batch is not None:
@@ -169,7 +169,7 @@ def _tell_kept(kept: dict[str, Kept], record: RunFile, run: RunArguments, dtype:
 
 
 def _save(
-    trainer: MiniCPMVTrainer, material: Material, run: RunArguments
+    trainer: MiniCPMVTrainer, inputs: RunInputs, run: RunArguments
 ) -> tuple[dict[str, torch.Tensor], dict[str, Kept]]:
     """Save what was trained; return it, by the names in the model that will be loaded, and what rounding has kept."""
     directory = Path(trainer.args.output_dir or "")
@@ -177,12 +177,12 @@ def _save(
         discard(directory)
     if run.use_lora:
         return save_adapter(trainer, directory), {}
-    dtype = dtype_to_save(run, material.config)
+    dtype = dtype_to_save(run, inputs.config)
     try:
         return save_full(
             trainer,
             directory,
-            base=material.base,
+            base=inputs.base,
             dtype=dtype,
             rounding=run.save_rounding,
             may_lose_all=run.save_dtype != "auto" or run.save_rounding == "stochastic",  # which scatters about 1
@@ -203,8 +203,8 @@ def _write_report(output_dir: str) -> None:
         say(f"Report: {written.page}")
 
 
-def _tell(material: Material, run: RunArguments, output_dir: str) -> None:
-    records = list(itertools.islice((material.held_out or material.train).readable_records(), _EXAMPLES))
+def _tell(inputs: RunInputs, run: RunArguments, output_dir: str) -> None:
+    records = list(itertools.islice((inputs.held_out or inputs.train).readable_records(), _EXAMPLES))
     say(f"Saved the {'adapter' if run.use_lora else 'model'} to {Path(output_dir).resolve()}")
     say("Talk to it:")
     say(f"  {chat_command(output_dir, records)}")

@@ -15,7 +15,7 @@ from minicpmv.files.atomic_files import STAGING, aside_of
 from minicpmv.models.adapters.base_identity import BASE_FILE
 from minicpmv.models.adapters.foreign_adapters import ADAPTER_WEIGHTS
 from minicpmv.models.checkpoints.companions import list_companions
-from minicpmv.models.checkpoints.reference import EVIDENCE, PROOF
+from minicpmv.models.checkpoints.reference import REFERENCE, VERIFICATION
 from minicpmv.report.run_directory import AFTER, BEFORE, LOG, RUN, SAMPLES
 from minicpmv.report.writing import PAGE, PICTURE
 from minicpmv.training.checkpoints.lock import LOCK
@@ -23,7 +23,7 @@ from minicpmv.training.finish.saving import FULLY_TRAINED
 
 __all__ = ["refuse_obstacles"]
 
-_OF_EVERY_RUN = (RUN, LOG, SAMPLES, SKIPPED, BEFORE, AFTER, PROOF, EVIDENCE, PAGE, PICTURE, LOCK)
+_OF_EVERY_RUN = (RUN, LOG, SAMPLES, SKIPPED, BEFORE, AFTER, VERIFICATION, REFERENCE, PAGE, PICTURE, LOCK)
 _OF_AN_ADAPTER = ("adapter_config.json", ADAPTER_WEIGHTS[0], BASE_FILE, FULLY_TRAINED)
 _OF_A_MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")

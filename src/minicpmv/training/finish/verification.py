@@ -1,4 +1,4 @@
-"""Saved means proved: what a run saved is loaded in a fresh process and compared with the model that it trained.
+"""Saved means verified: what a run saved is loaded in a fresh process and compared with the model that it trained.
 
 Here is the run's side: what the live model is and says, and the process that looks for it. The comparison itself is
 ``reload_proof``. A signal finds everything saved, so it ends the run at once.
@@ -22,17 +22,17 @@ from torch import Tensor
 from minicpmv.data.samples.collation import Collator
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.errors import CheckpointError, DataError
-from minicpmv.models.checkpoints.reference import PROOF, Evidence, digest_tensors, write_evidence
+from minicpmv.models.checkpoints.reference import VERIFICATION, Reference, digest_tensors, write_reference
 from minicpmv.training.checkpoints.checkpoint_size import num_elements
 from minicpmv.training.distributed.console import notice, say
 from minicpmv.training.distributed.processes import raise_together, wait_for_all
 from minicpmv.training.finish.rounding import Kept
-from minicpmv.training.finish.verify import describe_proof
+from minicpmv.training.finish.verify import describe_verification
 from minicpmv.training.flags.arguments import RunArguments
 from minicpmv.training.stopping.interruption import Interruption
 from minicpmv.training.trainer import MiniCPMVTrainer
 
-__all__ = ["choose_batch", "prove_saved"]
+__all__ = ["choose_batch", "verify_saved"]
 
 _MOST_RECORDS = 4
 _LOOKED = 100
@@ -47,7 +47,7 @@ _ROUNDED = (3e-2, "half precision, in training or in what is saved: weights and 
 _OF_THE_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
-def prove_saved(
+def verify_saved(
     trainer: MiniCPMVTrainer,
     run: RunArguments,
     saved: dict[str, Tensor],
@@ -77,7 +77,7 @@ def prove_saved(
     """
     directory, is_writing = Path(trainer.args.output_dir or ""), trainer.args.should_save
     again = f"python -m minicpmv.training.finish.verify {directory}"
-    interruption.act_at_once(f"all is saved in {directory}, but not proved")
+    interruption.act_at_once(f"all is saved in {directory}, but not verified")
     dtypes = {name: _name(tensor.dtype) for name, tensor in saved.items()}
     tensors = {name: (dtypes[name], digest) for name, digest in digest_tensors(saved, dtypes).items()}
     precisions = {tensor.dtype for tensor in saved.values() if tensor.is_floating_point()}
@@ -88,16 +88,16 @@ def prove_saved(
 
     def write() -> None:
         if is_writing:
-            evidence = _describe(trainer, run, tensors, precisions, records, loss)
-            evidence = replace(evidence, rounding={part: asdict(each) for part, each in kept.items()})
-            write_evidence(directory, evidence, batch)
+            reference = _describe(trainer, run, tensors, precisions, records, loss)
+            reference = replace(reference, rounding={part: asdict(each) for part, each in kept.items()})
+            write_reference(directory, reference, batch)
 
     def ask() -> None:
         if is_writing:
             _ask_fresh_process(directory, cache_dir=run.cache_dir)
 
     raise_together(write)
-    interruption.act_at_once(f"all is saved in {directory}, but not proved yet: {again}")
+    interruption.act_at_once(f"all is saved in {directory}, but not verified yet: {again}")
     _release(trainer)
     raise_together(ask)
     interruption.act_at_once(f"all is saved in {directory}")
@@ -141,7 +141,7 @@ def _describe(
     precisions: set[torch.dtype],
     records: list[str],
     loss: float,
-) -> Evidence:
+) -> Reference:
     model: Any = trainer.model
     args = trainer.args
     half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
@@ -149,7 +149,7 @@ def _describe(
     is_exact = {model.dtype, *precisions} == {torch.float32} and half is None and not args.tf32
     tolerance, reason = _EXACT if is_exact else _ROUNDED
     trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    return Evidence(
+    return Reference(
         records=records,
         loss=loss,
         tolerance=tolerance * max(1.0, abs(loss)),
@@ -185,20 +185,20 @@ def _ask_fresh_process(directory: Path, *, cache_dir: str | None) -> None:
     command = [sys.executable, "-m", "minicpmv.training.finish.verify", str(directory)]
     # An exception here, such as a signal's, ends that process as well.
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if not (directory / PROOF).is_file():
+    if not (directory / VERIFICATION).is_file():
         raise CheckpointError(_unanswered(directory, ended))
-    proof: dict[str, Any] = json.loads((directory / PROOF).read_text(encoding="utf-8"))
-    told = describe_proof(proof, directory)
-    if proof["verdict"] == "differs":
+    result: dict[str, Any] = json.loads((directory / VERIFICATION).read_text(encoding="utf-8"))
+    told = describe_verification(result, directory)
+    if result["verdict"] == "differs":
         raise CheckpointError(told)
-    (say if proof["verdict"] == "proved" else notice)(told)
+    (say if result["verdict"] == "verified" else notice)(told)
 
 
 def _unanswered(directory: Path, ended: subprocess.CompletedProcess[str]) -> str:
     last = ended.stderr.strip().splitlines()[-1:] or ["no message"]
     return (
         f"{directory}: found that the process which loads it anew ended with {ended.returncode} ({last[0]}), expected "
-        "an answer; it is saved, not proved\n"
+        "an answer; it is saved, not verified\n"
         f"  fix: python -m minicpmv.training.finish.verify {directory} tries again (-9: out of memory)"
     )
 

@@ -149,10 +149,10 @@ class RunArguments(LearningArguments, _Subject):
         "the distance of two numbers vanish. stochastic: each value goes to one of its two neighbours, the nearer the "
         "likelier, which keeps every update on average; it follows from --seed.",
     )
-    prove_saved: bool = _flag(
+    verify_saved: bool = _flag(
         True,
         "At the end, load what was saved in a fresh process, compare every tensor and the loss on a few records with "
-        "the trained model, and write the result to OUTPUT_DIR/proof.json; a difference makes the run fail.",
+        "the trained model, and write the result to OUTPUT_DIR/verification.json; a difference makes the run fail.",
     )
     report: bool = _flag(
         True,

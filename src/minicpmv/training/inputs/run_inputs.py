@@ -20,7 +20,7 @@ from minicpmv.data.sources.cache import DataCache, Entry
 from minicpmv.data.sources.mixing import Mixture, Source, load_mixture
 from minicpmv.data.sources.skipping import SKIPPED, SkipLog, Skipped
 from minicpmv.data.sources.source_digests import Content
-from minicpmv.data.sources.validation import HeldOut, SplitSize
+from minicpmv.data.sources.validation import SplitSize, ValidationSplit
 from minicpmv.errors import UsageError
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.releases.table import Version
@@ -29,7 +29,7 @@ from minicpmv.training.distributed.processes import leaders_first
 from minicpmv.training.flags.arguments import RunArguments
 from minicpmv.training.inputs.base_checkpoint import Base
 
-__all__ = ["Material", "find_cache", "gather_material", "gather_together"]
+__all__ = ["RunInputs", "find_cache", "open_inputs", "open_inputs_together"]
 
 _MAX_BAD_SHARE = 0.01
 _FALSE = ("false", "no", "none", "0")
@@ -38,7 +38,7 @@ _PROCESSOR_FILES = (".jinja", ".json", ".model", ".tiktoken", ".txt")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Material:
+class RunInputs:
     """Everything but weights."""
 
     base: Path
@@ -49,7 +49,7 @@ class Material:
     """Of the records to train on; None if they are checked only when they are read."""
     validation: Mapping[str, ConversationDataset]
     """What is measured, by the names of the sets; the only set has an empty name. Empty if nothing is."""
-    split: HeldOut | None
+    split: ValidationSplit | None
     """What of it was held out of the training data; None if nothing was to be."""
     collator: Collator
     skip_log: SkipLog
@@ -66,12 +66,12 @@ class Material:
         return next(iter(self.validation.values()), None)
 
     @property
-    def num_held_out(self) -> int:
+    def num_validation(self) -> int:
         """Records of all sets."""
         return sum(len(dataset) for dataset in self.validation.values())
 
 
-def gather_together(run: RunArguments, base: Base, args: TrainingArguments) -> Material:
+def open_inputs_together(run: RunArguments, base: Base, args: TrainingArguments) -> RunInputs:
     """Read and check everything small, on every process. Every process must call it.
 
     Where what is found is kept on the disk, the first process of each machine does it alone, on all processors, and the
@@ -81,14 +81,14 @@ def gather_together(run: RunArguments, base: Base, args: TrainingArguments) -> M
         MiniCPMVError: Whatever is wrong with model, data or flags.
     """
 
-    def gather() -> Material:
+    def gather() -> RunInputs:
         seed = args.seed if args.data_seed is None else args.data_seed
-        return gather_material(run, base, args.output_dir or "", seed=seed)
+        return open_inputs(run, base, args.output_dir or "", seed=seed)
 
     return leaders_first(gather, is_leader=args.local_process_index == 0) if _is_kept(run) else gather()
 
 
-def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int) -> Material:
+def open_inputs(run: RunArguments, base: Base, output_dir: str, *, seed: int) -> RunInputs:
     """Read and check everything small.
 
     Args:
@@ -119,7 +119,7 @@ def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int
     train_mixture = load(run.train_sources, run.split)
     sets = {name: load(sources) for name, sources in run.eval_sources.items()}
     if train_mixture.held_out is not None and len(train_mixture.held_out.records):
-        sets = {"": _held_out_mixture(train_mixture, train_mixture.held_out)}
+        sets = {"": _validation_mixture(train_mixture, train_mixture.held_out)}
     mixtures = [train_mixture, *sets.values()]
     for mixture in mixtures:
         for found in mixture.notices:
@@ -143,7 +143,7 @@ def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int
     files = mixtures[0].files
     train.digests = None if files is None else PictureDigests(files)
     pad_token_id: Any = processor.tokenizer.pad_token_id
-    return Material(
+    return RunInputs(
         base=base.path,
         config=base.config,
         version=base.version,
@@ -159,7 +159,7 @@ def gather_material(run: RunArguments, base: Base, output_dir: str, *, seed: int
     )
 
 
-def _held_out_mixture(train: Mixture, held_out: HeldOut) -> Mixture:
+def _validation_mixture(train: Mixture, held_out: ValidationSplit) -> Mixture:
     """Make a mixture of what was held out of another one; its faults and files are those of that one."""
     identity = None if train.identity is None else [*train.identity, "held out"]
     return Mixture(records=held_out.records, left_out={}, contents={}, identity=identity, files=None, num_recalled=0)

@@ -26,7 +26,7 @@ from minicpmv.inference.predicting import Prediction
 from minicpmv.models.networks.cached_slices import is_sharded
 from minicpmv.report.run_directory import AFTER, BEFORE
 from minicpmv.training.distributed.processes import gather
-from minicpmv.training.monitoring.validation_answers import HeldOutAnswers
+from minicpmv.training.monitoring.validation_answers import ValidationAnswers
 
 __all__ = ["METRICS", "Measurement"]
 
@@ -60,7 +60,7 @@ class Measurement:
             for positions in [[position for of, position, _ in fitting if of is dataset]]
         ]
         self._asked = Concatenated(self._of_sets)
-        self._answers = HeldOutAnswers(
+        self._answers = ValidationAnswers(
             self._asked,
             [max_slice_nums for _, _, max_slice_nums in fitting],
             processor=next(iter(sets.values())).processor,
@@ -76,7 +76,7 @@ class Measurement:
     def before(self, model: nn.Module, *, rank: int, num_processes: int, between: Callable[[], None]) -> None:
         """Measure what the run starts from. Every process must call it, as with :meth:`after`.
 
-        The arguments are those of ``HeldOutAnswers.take``.
+        The arguments are those of ``ValidationAnswers.take``.
         """
         (self._directory / AFTER).unlink(missing_ok=True)  # of an earlier run here
         self._measure(model, BEFORE, rank, num_processes, between)

@@ -21,7 +21,7 @@ from minicpmv.evaluation.metrics.base import Metric
 from minicpmv.evaluation.scores import measure
 from minicpmv.models.networks.cached_slices import is_sharded
 from minicpmv.training.distributed.processes import gather
-from minicpmv.training.monitoring.validation_answers import HeldOutAnswers
+from minicpmv.training.monitoring.validation_answers import ValidationAnswers
 
 __all__ = [
     "EvalMetrics",
@@ -56,7 +56,7 @@ class EvalMetrics:
         fitting = list(islice(_fitting(dataset), num_records)) if self._metrics else []
         positions = np.array([position for position, _ in fitting], dtype=np.int64)
         self._asked = Answers(Selected(dataset.records, positions))
-        self._answers = HeldOutAnswers(
+        self._answers = ValidationAnswers(
             self._asked,
             [max_slice_nums for _, max_slice_nums in fitting],
             processor=dataset.processor,
@@ -72,7 +72,7 @@ class EvalMetrics:
     ) -> dict[str, float]:
         """Answer, and return the values by the metrics' names. Every process must call it.
 
-        The arguments are those of ``HeldOutAnswers.take``.
+        The arguments are those of ``ValidationAnswers.take``.
         """
         sums: dict[str, list[float]] = {}
         for said in self._answers.take(model, rank=rank, num_processes=num_processes, between=between):

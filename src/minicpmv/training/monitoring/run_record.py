@@ -20,7 +20,7 @@ from minicpmv.data.records.record import Record
 from minicpmv.data.samples.lengths import spread
 from minicpmv.data.sources.mixing import Source
 from minicpmv.data.sources.source_digests import Content
-from minicpmv.data.sources.validation import HeldOut
+from minicpmv.data.sources.validation import ValidationSplit
 from minicpmv.files.atomic_files import write_json
 from minicpmv.machine.description import describe_machine
 from minicpmv.machine.installed import list_versions
@@ -29,7 +29,7 @@ from minicpmv.models.adapters.base_identity import BaseIdentity
 from minicpmv.processing.text.chat import ImageRef
 from minicpmv.terminal.redaction import clean_settings
 from minicpmv.training.flags.arguments import Request
-from minicpmv.training.inputs.run_inputs import Material
+from minicpmv.training.inputs.run_inputs import RunInputs
 from minicpmv.training.learning.parts import PartSummary
 
 __all__ = [
@@ -75,7 +75,7 @@ def describe_run(
     args: TrainingArguments,
     *,
     base: BaseIdentity,
-    material: Material,
+    inputs: RunInputs,
     parts: Iterable[PartSummary],
     plan: Mapping[str, Any],
     overridden: Sequence[str],
@@ -87,7 +87,7 @@ def describe_run(
         request: The flags.
         args: As training has them.
         base: What the run starts from.
-        material: Its data.
+        inputs: Its data.
         parts: What learns.
         plan: What a step holds.
         overridden: What the checkpoint or adapter that it starts from has otherwise, and was allowed.
@@ -99,25 +99,25 @@ def describe_run(
         "command": shlex.join(["python", "-m", "minicpmv.training", *request.command]),
         "working_directory": os.getcwd(),
         "base_model": {
-            "path": str(material.base.resolve()),
-            "model": material.version.model,
-            "version": material.version.name,
+            "path": str(inputs.base.resolve()),
+            "model": inputs.version.model,
+            "version": inputs.version.name,
             "weights": base.weights,
         },
         "overridden": list(overridden),
-        "data": describe_data(request.run.train_sources, material.contents),
+        "data": describe_data(request.run.train_sources, inputs.contents),
         "eval_data": [
             described | ({"set": name} if name else {})
             for name, sources in request.run.eval_sources.items()
-            for described in describe_data(sources, material.contents)
+            for described in describe_data(sources, inputs.contents)
         ],
-        "validation_split": describe_split(material.split),
+        "validation_split": describe_split(inputs.split),
         "seed": args.seed,
         "processes": args.world_size,
         "device": args.device.type,
         "machine": describe_machine(machine, device_type=args.device.type),
         "plan": dict(plan),
-        "data_statistics": _describe_records(material),
+        "data_statistics": _describe_records(inputs),
         "trained": [dataclasses.asdict(part) for part in parts],
         "arguments": dataclasses.asdict(request.run),
         "training_arguments": _plain(args.to_dict()),
@@ -135,17 +135,17 @@ def describe_data(sources: Iterable[Source], contents: Mapping[str, Content]) ->
     ]
 
 
-def describe_split(split: HeldOut | None) -> dict[str, Any] | None:
+def describe_split(split: ValidationSplit | None) -> dict[str, Any] | None:
     """Say how many records were held out of how many, and by a digest which ones; None if none were to be."""
     if split is None:
         return None
     return {"held_out": len(split.records), "of": split.num_records, "sha256": split.sha256}
 
 
-def _describe_records(material: Material) -> dict[str, Any]:
+def _describe_records(inputs: RunInputs) -> dict[str, Any]:
     """Tell in numbers what is trained on; less where records are checked, and counted, only when they are read."""
-    statistics: dict[str, Any] = {"records": len(material.train), "held_out_records": material.num_held_out}
-    report = material.lengths
+    statistics: dict[str, Any] = {"records": len(inputs.train), "validation_records": inputs.num_validation}
+    report = inputs.lengths
     if report is None:
         return statistics
     shortest, longest = int(report.lengths.min()), int(report.lengths.max())

@@ -18,10 +18,10 @@ from minicpmv.models.networks.cached_slices import is_sharded
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training.distributed.processes import raise_together
 
-__all__ = ["HeldOutAnswers"]
+__all__ = ["ValidationAnswers"]
 
 
-class HeldOutAnswers:
+class ValidationAnswers:
     """Has the last answer of each record written, greedily.
 
     Args:

@@ -12,7 +12,7 @@ from minicpmv.data.records.record import Record
 from minicpmv.data.sources.cache import DataCache
 from minicpmv.data.sources.loading import load_records
 from minicpmv.data.sources.mixing import Source, load_mixture, parse_validation_sets
-from minicpmv.data.sources.validation import HeldOut, hold_out, parse_split
+from minicpmv.data.sources.validation import ValidationSplit, hold_out, parse_split
 from minicpmv.errors import UsageError
 from tests.tiny import conversation, save_picture, write_data
 
@@ -32,7 +32,7 @@ def write(folder: Path, pictures: Sequence[int | None], *, name: str = "train.js
     return write_data(folder / name, records)
 
 
-def split(path: str, written: str | None, **kwargs: Any) -> HeldOut:
+def split(path: str, written: str | None, **kwargs: Any) -> ValidationSplit:
     size = parse_split(written)
     assert size is not None
     return hold_out([load_records(path)], size, **kwargs)

@@ -9,15 +9,15 @@ import torch
 
 from minicpmv.errors import CheckpointError
 from minicpmv.models.checkpoints.reference import (
-    EVIDENCE,
-    Evidence,
+    REFERENCE,
+    Reference,
     digest_tensors,
     discard,
-    read_evidence,
-    write_evidence,
+    read_reference,
+    write_reference,
 )
 
-_EVIDENCE = Evidence(
+_EVIDENCE = Reference(
     records=["train.json record 0"],
     loss=1.5,
     tolerance=0.1,
@@ -62,24 +62,24 @@ def test_scalar_and_empty_tensors_have_digests() -> None:
 
 
 def test_what_was_written_is_read_and_nothing_lies_beside_it(tmp_path: Path) -> None:
-    write_evidence(tmp_path, _EVIDENCE, {"input_ids": torch.ones(1, 3, dtype=torch.int64).expand(2, 3)})
-    evidence, batch = read_evidence(tmp_path)
-    assert evidence.loss == 1.5
-    assert list(evidence.tensors["weight"]) == ["float32", "aa"]
+    write_reference(tmp_path, _EVIDENCE, {"input_ids": torch.ones(1, 3, dtype=torch.int64).expand(2, 3)})
+    reference, batch = read_reference(tmp_path)
+    assert reference.loss == 1.5
+    assert list(reference.tensors["weight"]) == ["float32", "aa"]
     assert torch.equal(batch["input_ids"], torch.ones(2, 3, dtype=torch.int64))
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()] == [EVIDENCE]
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()] == [REFERENCE]
 
 
 def test_damaged_evidence_is_refused(tmp_path: Path) -> None:
-    write_evidence(tmp_path, _EVIDENCE, {})
-    (tmp_path / EVIDENCE).write_bytes(b"half")
-    with pytest.raises(CheckpointError, match=r"evidence\.safetensors: found nothing to compare with"):
-        read_evidence(tmp_path)
+    write_reference(tmp_path, _EVIDENCE, {})
+    (tmp_path / REFERENCE).write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=r"reference\.safetensors: found nothing to compare with"):
+        read_reference(tmp_path)
 
 
 def test_discarding_leaves_other_files_alone(tmp_path: Path) -> None:
-    write_evidence(tmp_path, _EVIDENCE, {})
-    for name in ("proof.json", "model.safetensors"):
+    write_reference(tmp_path, _EVIDENCE, {})
+    for name in ("verification.json", "model.safetensors"):
         (tmp_path / name).touch()
     discard(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]

@@ -21,8 +21,8 @@ BASE = FIXTURES / "v2_6"
         ("run.json", True),
         ("log.jsonl", False),
         (".log.jsonl.tmp", True),
-        ("proof.json", True),
-        ("proof/evidence.safetensors", True),
+        ("verification.json", True),
+        ("verification/reference.safetensors", True),
         ("report.html", True),
         ("adapter_model.safetensors", True),
         ("base_model.json", True),
@@ -42,7 +42,7 @@ def test_folder_under_the_name_of_a_file_is_named(name: str, use_lora: bool, tmp
     assert f"--output_dir {str(tmp_path)!r}: {found}\n  fix: " in str(raised.value)
 
 
-@pytest.mark.parametrize("name", [".saving", "checkpoint-4", "proof"])
+@pytest.mark.parametrize("name", [".saving", "checkpoint-4", "verification"])
 def test_file_under_the_name_of_a_folder_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine", encoding="utf-8")
     with pytest.raises(UsageError, match=rf"found a file '{tmp_path / name}', expected room for the folder"):
@@ -60,7 +60,7 @@ def test_file_under_the_name_of_a_folder_is_named(name: str, tmp_path: Path) -> 
         ("skipped.jsonl", True),
         ("before.jsonl", True),
         ("after.jsonl", True),
-        ("proof", True),
+        ("verification", True),
         ("adapter_config.json", True),
         ("tokenizer.json", False),
         ("model-00001-of-00004.safetensors", False),
@@ -76,7 +76,7 @@ def test_link_is_named_wherever_it_leads(name: str, use_lora: bool, is_there: bo
 
 
 def test_what_a_run_leaves_and_what_is_the_user_s_is_in_nobody_s_way(tmp_path: Path) -> None:
-    for folder in ("checkpoint-4", ".saving", "proof", "runs", "model.safetensors", "notes"):
+    for folder in ("checkpoint-4", ".saving", "verification", "runs", "model.safetensors", "notes"):
         (tmp_path / folder).mkdir()
     for file in ("run.json", "adapter_model.safetensors", "checkpoint-best", "notes.txt"):
         (tmp_path / file).write_text("{}", encoding="utf-8")

@@ -19,7 +19,7 @@ from minicpmv.data.sources.cache import describe_software
 from minicpmv.errors import Problem
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.inputs.base_checkpoint import open_base
-from minicpmv.training.inputs.run_inputs import Material, gather_material
+from minicpmv.training.inputs.run_inputs import RunInputs, open_inputs
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
 Change = Callable[[Path], "list[str] | None"]
@@ -58,16 +58,16 @@ def prepare(folder: Path) -> None:
     write_data(folder / "data" / "train.json", records)
 
 
-def gather(folder: Path, *extra: str, seed: int = 42) -> Material:
+def gather(folder: Path, *extra: str, seed: int = 42) -> RunInputs:
     words = ["--model_name_or_path", str(folder / "base"), "--data_path", str(folder / "data" / "train.json")]
     words += ["--output_dir", str(folder / "output"), "--data_cache", str(folder / "kept")]
     run = parse_arguments([*words, *extra]).run
-    return gather_material(run, open_base(run), str(folder / "output"), seed=seed)
+    return open_inputs(run, open_base(run), str(folder / "output"), seed=seed)
 
 
-def costs(material: Material) -> list[list[int]]:
-    assert material.lengths is not None
-    lengths = material.lengths
+def costs(inputs: RunInputs) -> list[list[int]]:
+    assert inputs.lengths is not None
+    lengths = inputs.lengths
     return [lengths.lengths.tolist(), lengths.num_trained.tolist(), lengths.num_image_tokens.tolist()]
 
 

@@ -1,4 +1,4 @@
-"""Saved means proved: what a run saved is loaded anew and compared, and anything wrong with it makes the run fail."""
+"""Saved means verified: what a run saved is loaded anew and compared, and anything wrong with it makes the run fail."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import minicpmv.training.finish.completion as completion_module
-import minicpmv.training.finish.verification as proof_module
-from minicpmv.models.checkpoints.reference import read_evidence
+import minicpmv.training.finish.verification as module
+from minicpmv.models.checkpoints.reference import read_reference
 from minicpmv.training.finish import verify as reload_proof
 from minicpmv.training.run import main
 from tests.parity.cases import VERSIONS
@@ -39,12 +39,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _proving(data: str, output: Path, *extra: str, model: str = "v2_6") -> list[str]:
-    common = ("--prove_saved", "true", "--save_strategy", "no")
+    common = ("--verify_saved", "true", "--save_strategy", "no")
     return flags(data, output, *common, *extra, model=model, steps=2)
 
 
-def _proof(output: Path) -> dict[str, Any]:
-    return json.loads((output / "proof.json").read_text(encoding="utf-8"))
+def _verification(output: Path) -> dict[str, Any]:
+    return json.loads((output / "verification.json").read_text(encoding="utf-8"))
 
 
 def _in_this_process(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
@@ -54,19 +54,19 @@ def _in_this_process(command: list[str], **_: Any) -> subprocess.CompletedProces
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proof_module, "subprocess", SimpleNamespace(run=_in_this_process))
+    monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=_in_this_process))
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("model", VERSIONS)
 def test_adapter_of_every_release_is_proved_exactly(model: str, data: str, tmp_path: Path) -> None:
     assert main(_proving(data, tmp_path, "--use_lora", model=model)) == 0
-    proof = _proof(tmp_path)
-    assert proof["verdict"] == "proved"
-    assert proof["tensors"]["identical"] == proof["tensors"]["saved"] > 60
+    result = _verification(tmp_path)
+    assert result["verdict"] == "verified"
+    assert result["tensors"]["identical"] == result["tensors"]["saved"] > 60
     # The same float32 numbers in the same order. In bfloat16 up to 2e-3 was measured, and a tolerance of 0.19.
-    assert proof["loss"]["difference"] <= bound(fp32=1e-6, bf16=1e-2) < proof["loss"]["tolerance"]
-    assert proof["loss"]["tolerance"] < bound(fp32=1e-3, bf16=0.3)
+    assert result["loss"]["difference"] <= bound(fp32=1e-6, bf16=1e-2) < result["loss"]["tolerance"]
+    assert result["loss"]["tolerance"] < bound(fp32=1e-3, bf16=0.3)
 
 
 @pytest.mark.usefixtures("quick")
@@ -83,10 +83,16 @@ def test_whatever_is_saved_otherwise_than_it_was_trained_is_proved(
     model: str, extra: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(_proving(data, tmp_path, *extra.split(), model=model)) == 0
-    proof = _proof(tmp_path)
-    count = proof["tensors"]["saved"]
-    assert proof["tensors"] == {"saved": count, "identical": count, "different": [], "missing": [], "not_saved": []}
-    told = f"Proved: loaded anew, {count} of {count} saved tensors identical, loss {proof['loss']['loaded']:.4f} (live "
+    result = _verification(tmp_path)
+    count = result["tensors"]["saved"]
+    assert result["tensors"] == {
+        "saved": count,
+        "identical": count,
+        "different": [],
+        "missing": [],
+        "not_saved": [],
+    }
+    told = f"Verified: reloaded, {count} of {count} saved tensors identical, loss {result['loss']['loaded']:.4f} (live "
     assert told in capsys.readouterr().out
     assert read_run(tmp_path)["status"] == "finished"
 
@@ -95,7 +101,7 @@ def test_whatever_is_saved_otherwise_than_it_was_trained_is_proved(
 def test_base_in_four_bits_is_packed_again_for_the_proof(data: str, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     assert main(_proving(data, tmp_path, "--q_lora", "--lora_target_modules", "all-linear")) == 0
-    loss = _proof(tmp_path)["loss"]
+    loss = _verification(tmp_path)["loss"]
     assert loss["difference"] <= 1e-6 < loss["tolerance"] < 1e-3
 
 
@@ -107,21 +113,21 @@ def test_two_processes_prove_what_zero3_sharded(data: str, tmp_path: Path) -> No
     config |= {"gradient_accumulation_steps": "auto", "gradient_clipping": "auto"}
     done = run_command(_proving(data, tmp_path, *_LORA, "--deepspeed", json.dumps(config)), processes=2)
     assert done.returncode == 0, done.stderr
-    proof = _proof(tmp_path)
-    assert done.stdout.count("Proved: loaded anew") == 1
-    assert proof["loss"]["difference"] <= proof["loss"]["tolerance"] < 1e-3
-    assert proof["tensors"]["identical"] == proof["tensors"]["saved"] > 60
+    result = _verification(tmp_path)
+    assert done.stdout.count("Verified: reloaded") == 1
+    assert result["loss"]["difference"] <= result["loss"]["tolerance"] < 1e-3
+    assert result["tensors"]["identical"] == result["tensors"]["saved"] > 60
 
 
 # ----------------------------------------------------------------------------------------------------------- damage
 
 
 @pytest.fixture(scope="module")
-def proved(data: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def verified(data: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A directory of each kind."""
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proof_module, "subprocess", SimpleNamespace(run=_in_this_process))
+        patch.setattr(module, "subprocess", SimpleNamespace(run=_in_this_process))
         for kind, extra in (("adapter", _LORA), ("full", ())):
             made[kind] = tmp_path_factory.mktemp(kind)
             assert main(_proving(data, made[kind], *extra)) == 0
@@ -179,12 +185,12 @@ def test_damage_is_found_and_named(
     file: str,
     change: Callable[[dict[str, Tensor]], None],
     told: list[str],
-    proved: dict[str, Path],
+    verified: dict[str, Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     damaged = tmp_path / kind
-    shutil.copytree(proved[kind], damaged)
+    shutil.copytree(verified[kind], damaged)
     tensors = {name: tensor.clone() for name, tensor in load_file(damaged / file).items()}
     change(tensors)
     save_file(tensors, damaged / file, metadata={"format": "pt"})
@@ -192,31 +198,31 @@ def test_damage_is_found_and_named(
     error = capsys.readouterr().err
     assert [text for text in told if text not in error] == []
     assert "\n  fix: " in error
-    assert _proof(damaged)["verdict"] == "differs"
+    assert _verification(damaged)["verdict"] == "differs"
 
 
 def test_loss_finds_what_no_tensor_shows(
-    proved: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    verified: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Such as a scale in the adapter's config."""
     damaged = tmp_path / "adapter"
-    shutil.copytree(proved["adapter"], damaged)
+    shutil.copytree(verified["adapter"], damaged)
     config = json.loads((damaged / "adapter_config.json").read_text())
     (damaged / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": config["lora_alpha"] * 4}))
     assert reload_proof.main([str(damaged)]) == 2
     assert "found a loss of " in capsys.readouterr().err
-    tensors = _proof(damaged)["tensors"]
+    tensors = _verification(damaged)["tensors"]
     assert tensors["identical"] == tensors["saved"]
 
 
 def test_proof_can_be_repeated_where_the_directory_was_moved_to(
-    proved: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    verified: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    moved = shutil.copytree(proved["full"], tmp_path / "elsewhere")
-    (moved / "proof.json").unlink()
+    moved = shutil.copytree(verified["full"], tmp_path / "elsewhere")
+    (moved / "verification.json").unlink()
     assert reload_proof.main([str(moved)]) == 0
-    assert capsys.readouterr().out.startswith("Proved: loaded anew, ")
-    assert _proof(moved)["verdict"] == "proved"
+    assert capsys.readouterr().out.startswith("Verified: reloaded, ")
+    assert _verification(moved)["verdict"] == "verified"
 
 
 def test_directory_without_evidence_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,12 +230,12 @@ def test_directory_without_evidence_is_refused(tmp_path: Path, capsys: pytest.Ca
     assert "found nothing to compare with" in capsys.readouterr().err
 
 
-def test_evidence_names_an_image_first_and_fits_a_row(proved: dict[str, Path]) -> None:
-    evidence, batch = read_evidence(proved["adapter"])
-    assert len(evidence.records) == 4
-    assert evidence.records[0].endswith("record 0 (id '0')")
+def test_evidence_names_an_image_first_and_fits_a_row(verified: dict[str, Path]) -> None:
+    reference, batch = read_reference(verified["adapter"])
+    assert len(reference.records) == 4
+    assert reference.records[0].endswith("record 0 (id '0')")
     assert {"pixel_values", "tgt_sizes", "image_mask", "labels"} <= batch.keys()
-    assert not list(proved["adapter"].glob("evidence*")), "other engines take it for weights"
+    assert not list(verified["adapter"].glob("reference*")), "other engines take it for weights"
 
 
 # ------------------------------------------------------------------------------------------------- the end of a run
@@ -254,8 +260,8 @@ def test_run_whose_adapter_is_damaged_fails_and_says_so(
     assert f"error: {tmp_path}: found 1 of " in told.err
     assert f"{_LIVE_QUERY.format(1)}: other values" in told.err
     assert "Talk to it" not in told.out
-    assert read_run(tmp_path)["status"] == "not proved"
-    assert _proof(tmp_path)["tensors"]["different"] == [_LIVE_QUERY.format(1)]
+    assert read_run(tmp_path)["status"] == "not verified"
+    assert _verification(tmp_path)["tensors"]["different"] == [_LIVE_QUERY.format(1)]
 
 
 def test_trained_tensor_that_is_not_saved_is_found(
@@ -267,7 +273,7 @@ def test_trained_tensor_that_is_not_saved_is_found(
         saved = save(trainer, directory)
         return {name: tensor for name, tensor in saved.items() if name != _LIVE_QUERY.format(0)}
 
-    monkeypatch.setattr(proof_module, "subprocess", SimpleNamespace(run=_in_this_process))
+    monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=_in_this_process))
     monkeypatch.setattr(completion_module, "save_adapter", save_less)
     assert main(_proving(data, tmp_path, *_LORA)) == 2
     assert f"{_LIVE_QUERY.format(0)}: trained, not saved" in capsys.readouterr().err
@@ -280,10 +286,10 @@ def test_signal_during_the_proof_ends_the_run_saved(
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("the signal did not end it")
 
-    monkeypatch.setattr(proof_module, "subprocess", SimpleNamespace(run=interrupted))
+    monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=interrupted))
     assert main(_proving(data, tmp_path, *_LORA)) == 128 + signal.SIGTERM
     command = f"python -m minicpmv.training.finish.verify {tmp_path}"
-    assert f"stopped by SIGTERM: all is saved in {tmp_path}, but not proved yet: {command}" in capsys.readouterr().out
+    assert f"stopped by SIGTERM: all is saved in {tmp_path}, but not verified yet: {command}" in capsys.readouterr().out
     assert read_run(tmp_path)["status"] == "saved"
     assert reload_proof.main(command.split()[3:]) == 0
 
@@ -294,11 +300,13 @@ def test_model_that_does_not_fit_beside_the_run_is_saved_and_told(
 ) -> None:
     monkeypatch.setattr(reload_proof, "free_memory", lambda _: 1000)
     assert main(_proving(data, tmp_path, *_LORA)) == 0
-    proof = _proof(tmp_path)
-    assert proof["verdict"] == "no room"
-    told = f"notice: {tmp_path}: found 1,000 bytes of memory free, expected {proof['bytes_needed']:,} to load it beside"
+    result = _verification(tmp_path)
+    assert result["verdict"] == "no room"
+    told = (
+        f"notice: {tmp_path}: found 1,000 bytes of memory free, expected {result['bytes_needed']:,} to load it next to"
+    )
     assert told in capsys.readouterr().out
-    assert proof["bytes_needed"] > 4 * 426_160, "float32 of the whole base, at least"
+    assert result["bytes_needed"] > 4 * 426_160, "float32 of the whole base, at least"
 
 
 def test_process_that_dies_without_an_answer_fails_the_run(
@@ -307,15 +315,15 @@ def test_process_that_dies_without_an_answer_fails_the_run(
     def killed(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, -9, "", "")
 
-    monkeypatch.setattr(proof_module, "subprocess", SimpleNamespace(run=killed))
+    monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=killed))
     assert main(_proving(data, tmp_path, *_LORA)) == 2
-    assert "ended with -9 (no message), expected an answer; it is saved, not proved" in capsys.readouterr().err
+    assert "ended with -9 (no message), expected an answer; it is saved, not verified" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("quick")
 def test_proof_of_an_earlier_run_does_not_stay(data: str, tmp_path: Path) -> None:
     assert main(_proving(data, tmp_path, *_LORA)) == 0
-    assert main(_proving(data, tmp_path, *_LORA, "--prove_saved", "false")) == 0
+    assert main(_proving(data, tmp_path, *_LORA, "--verify_saved", "false")) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "adapter_config.json",
         _ADAPTER,
