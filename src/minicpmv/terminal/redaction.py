@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 __all__ = [
@@ -60,6 +61,7 @@ _LEAST_REPEATED = 5
 """Characters of a value of the command line that is hidden wherever it occurs: less may be part of any word."""
 
 
+@lru_cache(maxsize=4096)  # every text that is cleaned asks for each name in the environment
 def is_secret_name(name: str) -> bool:
     """Whether what a flag, key or variable of this name holds is a secret, as far as names tell."""
     words = [word.lower() for word in _WORDS.findall(name)]
