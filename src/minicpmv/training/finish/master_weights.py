@@ -6,6 +6,8 @@ masters. Its checkpoints hold both, and a resumed run reads the masters there.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,28 +34,37 @@ def collect_model(trainer: MiniCPMVTrainer) -> dict[str, Tensor]:
     return tensors
 
 
-def collect_adapter(model: nn.Module) -> dict[str, Tensor]:
-    """Collect on the CPU what an adapter consists of, by full name. Every process must call it, and each gets all."""
+def collect_adapter(model: nn.Module, *, is_writing: bool) -> dict[str, Tensor]:
+    """Collect on the CPU what an adapter consists of, by full name. Every process must call it.
+
+    Args:
+        model: PEFT's.
+        is_writing: Whether this process saves it; another one helps to gather, copies nothing and gets nothing.
+    """
     reshard(model)
-    wanted = {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad or ".modules_to_save." in name
-    }
-    tensors = {name: _whole(parameter) for name, parameter in wanted.items()}
-    buffers = {name: buffer for name, buffer in model.named_buffers() if ".modules_to_save." in name}
-    return tensors | {name: buffer.detach().cpu() for name, buffer in buffers.items()}
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad or ".modules_to_save." in name:
+            with _gathered(parameter) as found:
+                if is_writing:
+                    tensors[name] = found.to("cpu", copy=True)
+    if is_writing:
+        buffers = {name: buffer for name, buffer in model.named_buffers() if ".modules_to_save." in name}
+        tensors |= {name: buffer.detach().cpu() for name, buffer in buffers.items()}
+    return tensors
 
 
-def _whole(parameter: Any) -> Tensor:
-    """Copy a tensor to the CPU; ZeRO-3 and FSDP keep a slice of it on each process."""
+@contextmanager
+def _gathered(parameter: Any) -> Iterator[Tensor]:
+    """Put a tensor together where it lies; ZeRO-3 and FSDP keep a slice of it on each process, ZeRO-3 again after."""
     master = _master(parameter)
     if master is not None:
-        return master.cpu()
-    if hasattr(parameter, "ds_id"):
+        yield master
+    elif hasattr(parameter, "ds_id"):
         with load_deepspeed().zero.GatheredParameters([parameter]):
-            return parameter.detach().cpu().clone()
-    return whole(parameter.detach()).cpu().clone()
+            yield parameter.detach()
+    else:
+        yield whole(parameter.detach())
 
 
 def _master(parameter: Any) -> Tensor | None:

@@ -67,7 +67,7 @@ def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> dict[str, Tensor]
     """
     trainer.refuse_not_finite()
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    tensors = collect_adapter(model)
+    tensors = collect_adapter(model, is_writing=trainer.args.should_save)
     assert isinstance(model, PeftModel)
     written: dict[str, Tensor] = {}
 
@@ -156,13 +156,14 @@ def save_full(
 
 
 def _round(tensors: Mapping[str, Tensor], dtype: torch.dtype, rounding: str, *, seed: int) -> dict[str, Tensor]:
+    """Cast what has another precision, one tensor at a time on the CPU: a GPU has no room for a second model."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: tensor
-        if not tensor.is_floating_point()
+        if not tensor.is_floating_point() or tensor.dtype == dtype
         else round_stochastically(tensor.cpu(), dtype, generator)
-        if rounding == "stochastic" and tensor.dtype == torch.float32 != dtype
-        else tensor.to(dtype)
+        if rounding == "stochastic" and tensor.dtype == torch.float32
+        else tensor.cpu().to(dtype)
         for name, tensor in tensors.items()
     }
 
