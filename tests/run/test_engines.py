@@ -12,8 +12,10 @@ import pytest
 
 from minicpmv.training.checkpoints.manifest import read_manifest
 from tests.run import engines
+from tests.run.forked import run_command
 from tests.run.shown import check_metrics, check_norms_of_parts, check_samples, check_throughput
-from tests.run.training import losses, read_run, same_bytes
+from tests.run.training import flags, largest_difference, losses, read_run, run_here, same_bytes
+from tests.tiny import FIXTURES
 
 Train = Callable[[str, str], Path]
 
@@ -81,6 +83,37 @@ def test_fsdp_goes_on_from_a_checkpoint_as_if_uninterrupted(data: str, trained: 
     engines.train_with("fsdp2", "full", data, tmp_path, "--resume_from_checkpoint", "true")
     assert same_bytes(tmp_path / "model.safetensors", whole / "model.safetensors")
     assert losses(read_run(tmp_path)) == losses(read_run(whole))
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("v2", "--save_dtype float32"),  # its tower is converted, and its resampler has a buffer that is saved
+        pytest.param(
+            "v2_6", "--use_lora --use_dora true --lora_dropout 0 --tune_output_head true", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_under_fsdp_one_process_reads_the_weights_of_all(model: str, kind: str, data: str, tmp_path: Path) -> None:
+    extra = [*kind.split(), "--model_name_or_path", str(FIXTURES / model)]
+    ours = flags(data, tmp_path / "ours", *extra, "--fsdp", "true", "--gradient_accumulation_steps", "2")
+    done = run_command([tmp_path, *ours], module="tests.run.one_reader", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["cpu", "meta"]
+    alone = run_here(flags(data, tmp_path / "alone", *extra, "--per_device_train_batch_size", "4"))
+    assert losses(read_run(tmp_path / "ours")) == pytest.approx(losses(alone), abs=engines.LOSS)
+    name = engines.SAVED["LoRA" if "--use_lora" in kind else "full"]
+    assert largest_difference(tmp_path / "ours" / name, tmp_path / "alone" / name) < engines.WEIGHT
+
+
+@pytest.mark.slow
+def test_fsdp_starts_from_what_each_process_takes_out_of_the_base(data: str, tmp_path: Path) -> None:
+    """PiSSA decomposes the base's weights, so every process reads them."""
+    extra = ["--use_lora", "--init_lora_weights", "pissa", "--lora_dropout", "0"]
+    ours = flags(data, tmp_path / "ours", *extra, "--fsdp", "true", "--gradient_accumulation_steps", "2")
+    done = run_command([tmp_path, *ours], module="tests.run.one_reader", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / rank).read_text() for rank in ("0", "1")] == ["cpu", "cpu"]
 
 
 @pytest.mark.slow

@@ -183,7 +183,11 @@ def load_model(
     with _naming(base):
         if dtype is None:
             dtype = _choose_dtype(base, target)
-        model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype if dtype is not None else "auto")
+        # Straight to a GPU: the machine's memory may be smaller than the model.
+        placement = {} if target.type == "cpu" else {"device_map": {"": target}}
+        model = AutoModelForImageTextToText.from_pretrained(
+            base, dtype=dtype if dtype is not None else "auto", **placement
+        )
     if not isinstance(model, MiniCPMVForConditionalGeneration):
         raise _not_ours(base, model)
     if adapter is not None:

@@ -37,12 +37,13 @@ from minicpmv.report.evaluations import key_of
 from minicpmv.training.checkpoints.checkpoint_size import estimate_bytes
 from minicpmv.training.checkpoints.manifest import find_fault, num_bytes, seal
 from minicpmv.training.checkpoints.pickles import find_foreign_object
+from minicpmv.training.checkpoints.restoring import restore_weights
 from minicpmv.training.checkpoints.resume import PICTURES
 from minicpmv.training.checkpoints.staging import list_checkpoints, publish, rotate
 from minicpmv.training.checkpoints.trained_weights import ChangeWatch, refuse_not_finite
 from minicpmv.training.distributed.console import notice, say
 from minicpmv.training.distributed.engine import name_engine
-from minicpmv.training.distributed.fsdp import check_sharded, gather_idle, hold_head, load_whole, whole
+from minicpmv.training.distributed.fsdp import check_sharded, gather_idle, hand_out, hold_head, keep_whole, whole
 from minicpmv.training.distributed.processes import gather, num_processes, raise_together, take_maximum, wait_for_all
 from minicpmv.training.inputs.planned_batches import (
     BatchPlan,
@@ -126,6 +127,8 @@ class MiniCPMVTrainer(Trainer):
         self._part_norms: dict[str, float] = {}
         self._held: FSDPModule | None = None
         """What stays whole until the end of a backward pass, under FSDP."""
+        self._to_hand_out: dict[str, Tensor] | None = None
+        """What the other processes get of the first one as soon as the model is sharded, under FSDP."""
         self._steps_per_epoch = count_steps(plan, self.args, epochs=1)
         self.add_callback(EpochLoss())
         self.add_callback(AtEndOfStep(self._log_epoch))
@@ -197,13 +200,23 @@ class MiniCPMVTrainer(Trainer):
 
     # ----------------------------------------------------------------------------------------------------- optimizer
 
+    # Trainer has the model sharded between these two, and reads a checkpoint after them.
+
     def create_optimizer(self, model: Any = None) -> Any:
+        if self.args.fsdp and not isinstance(self._live_model, FSDPModule):
+            self._to_hand_out = keep_whole(self._live_model)
         made = self.optimizer is None
         optimizer = super().create_optimizer(*(() if model is None else (model,)))  # transformers 5.20 takes none
         if made and self.rates is not None:
             owner: Any = self.model if model is None else model
             split_groups(optimizer, owner, self.rates, decaying=self.get_decay_parameter_names(owner))
         return optimizer
+
+    def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        if self._to_hand_out is not None:
+            hand_out(self._live_model, self._to_hand_out.__getitem__)
+            self._to_hand_out = None
+        return super().create_scheduler(*args, **kwargs)
 
     # ------------------------------------------------------------------------------------------------------- numbers
 
@@ -608,9 +621,7 @@ class MiniCPMVTrainer(Trainer):
         if is_peft(live):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
-        dtype = next(live.parameters()).dtype
-        saved = type(live).from_pretrained(resume_from_checkpoint, dtype=dtype)
-        load_whole(live, saved.state_dict())
+        restore_weights(live, Path(resume_from_checkpoint))
 
     def _own_checkpoint(self, named: Path) -> Path:
         """Return this run's checkpoint of that name, once it is known to be whole and to hold nothing foreign."""

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from minicpmv.errors import MachineError
 from minicpmv.inference import loading
-from minicpmv.inference.loading import default_device
+from minicpmv.inference.loading import default_device, load_model
 from minicpmv.machine.value import Accelerator
+from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from tests.machines import CPU, GPU, machine_with
 from tests.tiny import FIXTURES
 
@@ -66,3 +68,19 @@ def test_what_cannot_be_used_is_not_passed_over(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(MachineError, match=r"--device cpu \(in Python: device='cpu'\) computes on the processor"):
         default_device()
     assert default_device("mps") == torch.device("mps"), "who wants to try it can"
+
+
+@pytest.mark.parametrize(("device", "placement"), [("meta", {"": torch.device("meta")}), ("cpu", None)])
+def test_weights_are_read_to_the_device_without_a_stay_in_memory(
+    device: str, placement: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, asked = MiniCPMVForConditionalGeneration.from_pretrained, []
+
+    def note(*args: Any, **options: Any) -> Any:
+        asked.append(options.get("device_map"))
+        return read(*args, **options)
+
+    monkeypatch.setattr(MiniCPMVForConditionalGeneration, "from_pretrained", note)
+    loaded = load_model(FIXTURES / "v2_6", device=device, dtype=torch.float32)
+    assert asked == [placement]
+    assert {parameter.device.type for parameter in loaded.model.parameters()} == {device}

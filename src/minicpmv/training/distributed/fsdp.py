@@ -7,15 +7,15 @@ parameters, is not supported.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainingArguments
 
 from minicpmv.errors import ConfigError, UsageError
@@ -24,8 +24,9 @@ __all__ = [
     "check_sharded",
     "choose_units",
     "gather_idle",
+    "hand_out",
     "hold_head",
-    "load_whole",
+    "keep_whole",
     "prepare_fsdp",
     "reshard",
     "start_fsdp",
@@ -131,12 +132,60 @@ def reshard(model: nn.Module) -> None:
             module.reshard()
 
 
-def load_whole(model: nn.Module, tensors: dict[str, Any]) -> None:
-    """Load whole weights into a model that may be sharded. Every process must call it, with all of them."""
-    if isinstance(model, FSDPModule):
-        set_model_state_dict(model, tensors, options=StateDictOptions(full_state_dict=True))
-    else:
-        model.load_state_dict(tensors)
+def keep_whole(model: nn.Module) -> dict[str, Tensor]:
+    """Keep what is to be handed out after sharding: on the first process all tensors of the model, on others none.
+
+    There, tensors without values get an address, which costs no memory as long as nobody writes to it. By the addresses
+    of parameters accelerate finds them in the optimizer after it has sharded the model.
+    """
+    if torch.distributed.get_rank() == 0:
+        return dict(_saved_and_computed(model))
+    places: dict[int, Tensor] = {}  # tied ones stay one
+    for module in model.modules():
+        kinds: list[dict[str, Any]] = [module._parameters, module._buffers]
+        for kind in kinds:
+            for name, tensor in kind.items():
+                if tensor is None or not tensor.is_meta:
+                    continue
+                if id(tensor) not in places:
+                    place = torch.empty_like(tensor, device="cpu", requires_grad=False)
+                    is_learning = tensor.requires_grad
+                    places[id(tensor)] = nn.Parameter(place, is_learning) if kind is module._parameters else place
+                kind[name] = places[id(tensor)]
+    return {}
+
+
+def hand_out(model: nn.Module, read: Callable[[str], Tensor], *, names: Container[str] | None = None) -> None:
+    """Give each process its shards of what the first one reads, one tensor at a time. Every process must call it.
+
+    The libraries' own ways do not fit these models. accelerate's knows no buffers that are saved, such as the positions
+    of a resampler; torch's wants the tensors of the whole model at once.
+
+    Args:
+        model: Sharded, with values of any kind.
+        read: Called on the first process alone, with a tensor's name.
+        names: What is handed out; everything if not given.
+    """
+    reshard(model)
+    is_first = torch.distributed.get_rank() == 0
+    with torch.no_grad():
+        for name, tensor in _saved_and_computed(model):
+            if names is not None and name not in names:
+                continue
+            if not isinstance(tensor, DTensor):
+                torch.distributed.broadcast(tensor.copy_(read(name)) if is_first else tensor, src=0)
+                continue
+            full = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device_mesh.device_type)
+            if is_first:
+                full.copy_(read(name))
+            shard = distribute_tensor(full, tensor.device_mesh, tensor.placements)  # the first process's values
+            tensor.to_local().copy_(shard.to_local())
+
+
+def _saved_and_computed(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """List what a checkpoint holds, and then the buffers that are computed instead."""
+    saved = model.state_dict()
+    return [*saved.items(), *((name, buffer) for name, buffer in model.named_buffers() if name not in saved)]
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ _FREE = ("cpu_offload", "reshard_after_forward")
 _SETTLED: dict[str, tuple[Any, str]] = {
     "version": (2, "FSDP1 is on its way out of transformers"),
     "state_dict_type": ("FULL_STATE_DICT", "a checkpoint holds whole weights, which load anywhere"),
-    "cpu_ram_efficient_loading": (False, "each process compares the checkpoint with the model and loads it"),
+    "cpu_ram_efficient_loading": (False, "the run hands the weights of the first process out itself"),
     "activation_checkpointing": (False, "--activation_checkpointing does it, with FSDP or without"),
 }
 

@@ -123,7 +123,9 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
     options: dict[str, Any] = {"dtype": dtype, "cache_dir": run.cache_dir}
     if run.q_lora:
         options["quantization_config"] = quantisation(half)
-        options["device_map"] = {"": args.device}
+    device = _device_of_weights(run, args)
+    if device is not None:
+        options["device_map"] = {"": device}
     source = name_to_load(run.model_name_or_path, asked_by=_ASKED_BY, cache_dir=run.cache_dir)
     try:
         model = MiniCPMVForConditionalGeneration.from_pretrained(source, **options)
@@ -131,3 +133,24 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
         raise CheckpointError(f"{source}: {error}\n  fix: download the model and give its directory") from error
     keep_packing(model)
     return model
+
+
+def _device_of_weights(run: RunArguments, args: TrainingArguments) -> torch.device | None:
+    """Return the device that each weight is read to; None: the machine's memory, from where an engine takes it.
+
+    Otherwise the machine's memory would hold one model for each of its processes. MiniCPM-V-2 is no exception: its
+    tower is converted on the device, by views and copies. Nor is ZeRO with an optimizer in the machine's memory: the
+    weights that compute lie on the device there as well.
+    """
+    if run.q_lora:
+        return args.device
+    if run.changes_base:
+        # A resumed run takes the same part out of the base again. On a CPU it comes out the same bit for bit; a GPU's
+        # decompositions do not promise that. Under FSDP2 every process decomposes, hence reads.
+        return None
+    if args.fsdp:
+        return None if args.process_index == 0 else torch.device("meta")  # it hands them out, see `fsdp.hand_out`
+    config: Any = args.deepspeed or {}
+    if config.get("zero_optimization", {}).get("stage") == 3 or args.device.type == "cpu":
+        return None  # ZeRO-3 reads on one process itself, and hands out the pieces
+    return args.device
