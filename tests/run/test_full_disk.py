@@ -34,7 +34,7 @@ def test_write_that_fails_half_way_keeps_the_last_checkpoint(data: str, tmp_path
     errors = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert errors[0].startswith(f"error: {output}: found ")
-    assert "earlier checkpoints are as they were" in errors[0]
+    assert "existing checkpoints are intact" in errors[0]
     assert "Traceback" not in log.read_text()
     assert [path.name for path in list_checkpoints(output)] == ["checkpoint-1"]
     assert find_fault(output / "checkpoint-1", check_content=True) is None

@@ -1,4 +1,4 @@
-"""Looks at the machine with torch, and joins it with what the system shows."""
+"""Inspects the machine with torch, and merges that with what the system shows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["inspect_machine", "look_at"]
 
 
 def inspect_machine() -> Machine:
-    """Look at the machine that this process runs on, and at the processes that a launcher has started on it."""
+    """Inspect the machine that this process runs on, and the processes that a launcher has started on it."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         accelerators = _find_accelerators()
@@ -35,8 +35,8 @@ def inspect_machine() -> Machine:
 
 
 def look_at(device: torch.device) -> Accelerator:
-    """Return what an accelerator is. A processor is none."""
-    assert device.type != "cpu", "a processor is no accelerator"
+    """Describe an accelerator; a CPU is not one."""
+    assert device.type != "cpu", "a CPU is not an accelerator"
     if device.type != "cuda":
         return Accelerator(name=device.type, kind=device.type if device.type in ("mps", "npu") else "other")
     found = torch.cuda.get_device_properties(device)

@@ -1,4 +1,4 @@
-"""How much memory there is and how much of it is free: an accelerator's, or the machine's within its container."""
+"""Measures total and free memory: an accelerator's, or the machine's within its container."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CONTAINER = Path("/sys/fs/cgroup")  # Linux, cgroup v2; elsewhere there is no s
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that can still be taken; what the system only caches files in counts as free."""
+    """Return the bytes that can still be allocated; memory that only caches files counts as free."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     available = psutil.virtual_memory().available
@@ -24,7 +24,7 @@ def free_memory(device: torch.device) -> int:
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes that there are."""
+    """Return the total bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[1]
     total = psutil.virtual_memory().total

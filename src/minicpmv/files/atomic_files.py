@@ -1,8 +1,8 @@
-"""Files that are whole or as they were before, and that whoever may read a new file there may read.
+"""Writes files so that they are either complete or unchanged, and readable by everyone who may read new files there.
 
-What is not whole yet lies under one fixed name for each target, which one process at a time holds by a lock. So what a
-killed process leaves is replaced by the next one, and never grows. Others know that name as well, and a link there
-would lead to another file: ``open_in_place`` opens what has a fixed name.
+An unfinished file has one fixed name per target, which one process at a time holds by a lock. So what a
+killed process leaves is replaced by the next one and never piles up. Others know that name as well, and a link there
+would lead to another file: ``open_in_place`` opens files with a fixed name safely.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 STAGING = ".saving"
-"""Folder inside an output directory for what is being written or deleted; never read."""
+"""Folder inside an output directory for files that are being written or deleted; never read."""
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -56,17 +56,17 @@ def write_whole(path: Path, text: str) -> None:
 
 
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What disks of a network say that know no locks."""
+"""Errors of network file systems without locks."""
 _OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @contextmanager
 def replacing(path: Path, *, refused: Callable[[OSError], Exception]) -> Iterator[BinaryIO]:
-    """Open a file to be written that appears under its name when it is whole.
+    """Open a file for writing that appears under its name only when it is complete.
 
     Args:
         path: The file.
-        refused: Words what is raised where its folder cannot be written, its disk is full, or another process writes
+        refused: Makes the exception for a folder that cannot be written, a full disk, or another process that writes
             the same file (``BlockingIOError``).
     """
     with ExitStack() as stack:
@@ -79,7 +79,7 @@ def replacing(path: Path, *, refused: Callable[[OSError], Exception]) -> Iterato
             file.flush()
             os.fsync(file.fileno())
         except OSError as error:
-            if error.filename is None and error.errno in _OF_A_DISK:  # of this file: another one's has its name
+            if error.filename is None and error.errno in _OF_A_DISK:  # this file's error: another file's carries a name
                 raise refused(error) from error
             raise
         try:
@@ -90,7 +90,7 @@ def replacing(path: Path, *, refused: Callable[[OSError], Exception]) -> Iterato
 
 @contextmanager
 def claim(path: Path) -> Iterator[BinaryIO]:
-    """Open the file, empty, as which ``path`` is written until it is whole. At the end it is gone, or has been renamed.
+    """Open the empty temporary file in which ``path`` is written. On exit it is removed, unless it has been renamed.
 
     Raises:
         BlockingIOError: Another process writes it.
@@ -99,22 +99,22 @@ def claim(path: Path) -> Iterator[BinaryIO]:
     """
     aside = aside_of(path)
     number = _lock(aside, os.O_RDWR | os.O_CREAT)
-    file = open(number, "r+b")  # noqa: SIM115  closed below, whatever closing says
+    file = open(number, "r+b")  # noqa: SIM115  closed below, even where closing fails
     try:
         file.truncate(0)  # what a killed process left
         yield file
     finally:
         _remove_own(aside, number, os.unlink)
-        with suppress(OSError):  # what is still to be written has no room: that has been raised
+        with suppress(OSError):  # no room for the buffered rest: the first error was raised already
             file.close()
 
 
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """Make an empty folder for what is not whole yet. At the end it is gone, or has been renamed.
+    """Make an empty staging folder. On exit it is removed, unless it has been renamed.
 
     Args:
-        folder: Its place; whatever is in it goes.
+        folder: Where to make it; anything in it is deleted.
 
     Raises:
         BlockingIOError: Another process works in it.
@@ -132,12 +132,12 @@ def staging(folder: Path) -> Iterator[Path]:
 
 
 def aside_of(path: Path) -> Path:
-    """Return the name that a file has until it is whole."""
+    """Return the temporary name of a file until it is complete."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def open_in_place(place: Path, how: int, *, is_own: bool = True) -> int:
-    """Open a file or folder that has a fixed name: itself, never what a link leads to, and without waiting for anybody.
+    """Open a file or folder with a fixed name, without following a link and without waiting for another process.
 
     Args:
         place: Its name.
@@ -154,12 +154,12 @@ def open_in_place(place: Path, how: int, *, is_own: bool = True) -> int:
     try:
         number = os.open(place, how | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError:
-        with suppress(OSError):  # not there: the first error says why
+        with suppress(OSError):  # it does not exist: the first error says why
             _refuse_strange(place, place.lstat(), how, is_own=is_own)
         raise
     try:
         _refuse_strange(place, os.fstat(number), how, is_own=is_own)
-    except BaseException:  # Ctrl-C as well: the file is closed, and what was raised goes on
+    except BaseException:  # Ctrl-C as well: close the file, then re-raise
         os.close(number)
         raise
     return number
@@ -181,7 +181,7 @@ def _refuse_strange(place: Path, state: os.stat_result, how: int, *, is_own: boo
 def _is_own(place: Path, state: os.stat_result) -> bool:
     if state.st_uid == os.geteuid():
         return True
-    try:  # some disks of a network give all files of a user, or of everybody, to one owner
+    try:  # some network file systems give all files of a user, or of all users, to one owner
         with tempfile.TemporaryFile(dir=place.parent) as fresh:
             return state.st_uid == os.fstat(fresh.fileno()).st_uid
     except OSError:
@@ -189,10 +189,10 @@ def _is_own(place: Path, state: os.stat_result) -> bool:
 
 
 def _lock(place: Path, how: int) -> int:
-    """Open a file or folder, made if it is not there, that no other process has locked, and lock it."""
+    """Open a file or folder that no other process has locked, making it if missing, and lock it."""
     while True:
         if how & os.O_DIRECTORY:
-            with suppress(FileExistsError):  # opening it says what it is
+            with suppress(FileExistsError):  # opening it finds out its kind
                 place.mkdir()
         try:
             number = open_in_place(place, how)
@@ -202,7 +202,7 @@ def _lock(place: Path, how: int) -> int:
             raise
         try:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(place, number):  # and not what another process has renamed or removed meanwhile
+            if _is_at(place, number):  # and not a file that another process has renamed or removed meanwhile
                 return number
         except BlockingIOError as error:
             os.close(number)
@@ -223,14 +223,14 @@ def _is_at(place: Path, number: int) -> bool:
 
 
 def _remove_own(place: Path, number: int, remove: Callable[[Path], object]) -> None:
-    if _is_at(place, number):  # otherwise it is in its place, or another process has begun
+    if _is_at(place, number):  # otherwise it has been renamed, or another process has started over
         remove(place)
 
 
 def give_ordinary_permissions(folder: Path) -> None:
     """Give every file in a folder the permissions that a new file gets there, by the umask and the folder's own rules.
 
-    safetensors writes files that only their owner may read. Files that another process removes meanwhile are passed by.
+    safetensors writes files that only their owner may read. Files that another process removes meanwhile are skipped.
     """
     if not folder.is_dir():
         return

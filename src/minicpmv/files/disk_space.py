@@ -1,6 +1,6 @@
-"""A disk that has no room: said once, with where and how much, and nothing half-written stays.
+"""Reports a full disk once, with place and size, and leaves nothing half-written behind.
 
-Looks before writing as far as the size is known, and names the fault where it comes up all the same: other programs
+It checks before writing where the size is known, and names the fault where it occurs all the same: other programs
 write, too, and quotas show themselves only then.
 """
 
@@ -22,12 +22,12 @@ from minicpmv.terminal.streams import explain_os_error
 __all__ = ["DiskError", "check_space", "explain_system", "free_bytes", "writing"]
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What torch and safetensors make of an error number: torch says only that its writer failed.
+# How torch and safetensors report an error number: torch says only that its writer failed.
 _WRITERS = ("os error", "PytorchStreamWriter", "inline_container", "No space left", "Disk quota", "file write failed")
 
 _AFTERWARDS = (
-    "earlier checkpoints are as they were\n"
-    "  fix: make room there, or lower --save_total_limit, then go on with --resume_from_checkpoint true"
+    "existing checkpoints are intact\n"
+    "  fix: make room there, or lower --save_total_limit, then resume with --resume_from_checkpoint true"
 )
 
 
@@ -38,15 +38,15 @@ class DiskError(MiniCPMVError):
 
 
 def check_space(directory: Path, needed: int, *, afterwards: str = _AFTERWARDS) -> None:
-    """Look for room before writing.
+    """Check for free space before writing.
 
     Args:
-        directory: Where, even if it does not exist yet.
+        directory: Where to write; it need not exist yet.
         needed: Bytes.
-        afterwards: Ends the message: what is as it was, and the fix.
+        afterwards: End of the message: what is intact, and the fix.
 
     Raises:
-        DiskError: There is less.
+        DiskError: There is less free space.
     """
     free = free_bytes(directory)
     if free < needed:
@@ -55,12 +55,12 @@ def check_space(directory: Path, needed: int, *, afterwards: str = _AFTERWARDS) 
 
 @contextmanager
 def writing(staged: Path, *, needed: int | None, afterwards: str = _AFTERWARDS) -> Iterator[None]:
-    """Collect files in a folder that disappears again if they cannot be written; whole, they get ordinary permissions.
+    """Collect files in a folder that is removed if they cannot be written; complete files get ordinary permissions.
 
     Args:
-        staged: The folder; the one above it goes as well if nothing else is in it.
+        staged: The folder; its parent is removed as well if it is then empty.
         needed: Bytes, for the message; None if that is not known.
-        afterwards: Ends the message: what is as it was, and the fix.
+        afterwards: End of the message: what is intact, and the fix.
 
     Raises:
         DiskError: A file could not be written.
@@ -81,7 +81,7 @@ def writing(staged: Path, *, needed: int | None, afterwards: str = _AFTERWARDS) 
 
 
 def explain_system(error: OSError) -> str | None:
-    """Word what the system refused where nobody expected it; None if it is neither a file's nor the output's fault."""
+    """Word an unexpected error of the system; return None if neither a file nor the output is at fault."""
     explained = explain_os_error(error)
     if error.errno not in _FULL or (explained or "").startswith("standard output"):
         return explained
@@ -104,14 +104,14 @@ def _reason(error: BaseException) -> str:
 
 
 def free_bytes(directory: Path) -> int:
-    """Say how much can be written to a directory, even if it does not exist yet."""
+    """Return how many bytes can be written to a directory, even if it does not exist yet."""
     existing = next(path for path in (directory, *directory.resolve().parents) if path.exists())
     return shutil.disk_usage(existing).free
 
 
 def _message(directory: Path, reason: str, *, free: int, needed: int | None, afterwards: str = _AFTERWARDS) -> str:
     wanted = f"{needed:,} bytes" if needed is not None else "room"
-    if reason == os.strerror(errno.EFBIG):  # the disk may have all the room in the world
+    if reason == os.strerror(errno.EFBIG):  # a limit on file size: the disk may have plenty of room
         afterwards = afterwards.replace("make room there", "raise the limit of a file's size (ulimit -f)")
     return (
         f"{directory}: found {reason}, {free:,} bytes free there, expected {wanted} for what is saved next; "

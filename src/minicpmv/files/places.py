@@ -1,4 +1,4 @@
-"""Places that a command will write to: made and written once, and left as they were, before anything expensive."""
+"""Checks, before anything expensive, that a command can write its outputs: makes and writes each, then undoes it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from minicpmv.terminal.streams import advise
 __all__ = ["check_directory", "check_file"]
 
 _PROBE = bytes(4096)
-"""As much as the smallest piece of a disk: an empty file may be made where there is no room at all."""
+"""Bytes of one disk block: a full disk still accepts an empty file."""
 
 
 def check_directory(directory: str | Path, *, asked_by: str) -> None:
-    """Make sure that a directory can be made and written. Afterwards all is as it was.
+    """Make sure that a directory can be made and written, and leave everything as it was.
 
     Args:
-        directory: The place, which need not exist.
+        directory: Its path, which need not exist.
         asked_by: The flag that names it; begins the message.
 
     Raises:
@@ -33,12 +33,12 @@ def check_directory(directory: str | Path, *, asked_by: str) -> None:
 
 
 def check_file(file: str | Path, *, asked_by: str, makes_folder: bool = False) -> None:
-    """Make sure that a file can be made or replaced. Afterwards all is as it was.
+    """Make sure that a file can be made or replaced, and leave everything as it was.
 
     Args:
-        file: The place, which need not exist.
+        file: Its path, which need not exist.
         asked_by: The flag that names it; begins the message.
-        makes_folder: Whether a folder that is missing will be made.
+        makes_folder: Whether a missing folder will be made.
 
     Raises:
         UsageError: As ``check_directory`` says; or it is a folder or a device, or its folder is missing.
@@ -47,7 +47,7 @@ def check_file(file: str | Path, *, asked_by: str, makes_folder: bool = False) -
     where = _where(asked_by, str(file))
     try:
         mode = path.stat().st_mode if str(file) else None
-    except (OSError, ValueError):  # not there; whether it can be is found out below
+    except (OSError, ValueError):  # it does not exist; whether it can be made is found out below
         mode = None
     if not str(file) or (mode is not None and not stat.S_ISREG(mode)):
         found = "no name" if not str(file) else "a folder" if stat.S_ISDIR(mode or 0) else "a device or pipe"
@@ -65,21 +65,21 @@ def _probe(directory: Path, named: str, *, asked_by: str, file: Path | None) -> 
         if not named:
             raise FileNotFoundError(2, "no name")
         _make(directory, made)
-        # A file is tried under the name that it has until it is whole, which is longer.
+        # A file is tried under its temporary name, which is longer.
         with tempfile.TemporaryFile(dir=directory) if file is None else claim(file) as probe:
             probe.write(_PROBE)
             probe.flush()
     except (OSError, ValueError) as error:
         is_named = isinstance(error, ValueError)
         reason = "a NUL in the name" if is_named else _reason(error)
-        fix = "name another, or mend this one"
+        fix = "name another, or repair this one"
         raise UsageError(
             f"{_where(asked_by, named)}: found {reason}, expected a place that can be written\n"
             f"  fix: {fix if is_named else advise(error, otherwise=fix)}"
         ) from error
     finally:
         for folder in reversed(made):
-            with suppress(OSError):  # somebody uses it by now
+            with suppress(OSError):  # another process uses it by now
                 folder.rmdir()
 
 

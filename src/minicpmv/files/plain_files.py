@@ -1,6 +1,6 @@
-"""Reads whole files that others wrote: only plain ones, only up to a size, and never waiting for anybody.
+"""Reads whole files that others wrote: only plain ones, only up to a size, and never waiting for a writer.
 
-A FIFO or a device under a model's file name would hold the reader for ever, or never end. Links are followed: hubs'
+A FIFO or a device under a model's file name would block the reader for ever, or never end. Links are followed: hubs'
 caches consist of them. Nothing here knows what the files mean.
 """
 
@@ -14,7 +14,7 @@ __all__ = ["UnusableFileError", "read_plain"]
 
 
 class UnusableFileError(OSError):
-    """It is no plain file, or larger than it can be. ``str()`` says which, without the file's name."""
+    """Says that a file is not plain, or too large. ``str()`` says which, without the file's name."""
 
 
 def read_plain(file: Path, *, most_bytes: int | None = None) -> bytes:
@@ -25,19 +25,19 @@ def read_plain(file: Path, *, most_bytes: int | None = None) -> bytes:
         most_bytes: A larger one is not read.
 
     Raises:
-        FileNotFoundError: It is not there, nor what a link leads to.
+        FileNotFoundError: The file, or the target of the link, does not exist.
         UnusableFileError: It is a folder, FIFO, socket or device, or too large.
         OSError: The system cannot read it.
     """
     try:
-        # A FIFO without a writer, or a serial line, would otherwise hold the opener.
+        # Opening a FIFO without a writer, or a serial line, would block otherwise.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a NUL in the name
         raise UnusableFileError(str(error)) from error
     with open(descriptor, "rb") as opened:  # closes it
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise UnusableFileError("it is no plain file")
+            raise UnusableFileError("it is not a plain file")
         if most_bytes is not None and status.st_size > most_bytes:
             raise UnusableFileError(f"{status.st_size:,} bytes, where {most_bytes:,} are the most")
         return opened.read()

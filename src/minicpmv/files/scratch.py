@@ -1,4 +1,4 @@
-"""Folders that live as long as a process; what a killed one left is removed by the next that makes such a folder."""
+"""Makes folders that live as long as a process; those of a killed process are removed when the next one is made."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["scratch_folder"]
 
 @contextmanager
 def scratch_folder(purpose: str) -> Iterator[Path]:
-    """Make an empty folder among the system's temporary files, which only this user can read. At the end it is gone.
+    """Make an empty temporary folder that only this user can read, and remove it on exit.
 
     Args:
-        purpose: A word in its name, ``minicpmv-PURPOSE-*``. Folders of this user with that word that no process holds
-            were left by one that was killed, and go.
+        purpose: A word in its name, ``minicpmv-PURPOSE-*``. This user's folders with that word that no process holds
+            were left by a killed process, and are removed.
 
     Raises:
         OSError: It cannot be made.
@@ -36,16 +36,16 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
 
 
 def _make(prefix: str) -> tuple[Path, int]:
-    """Make a folder and lock it, again if between the two another process has taken it for one that was left."""
+    """Make a folder and lock it; retry if another process removed it in between as a left-over."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=prefix))
         try:
             held = _open(folder)
         except FileNotFoundError:
             continue
-        with suppress(OSError):  # a disk without locks: there, nothing is removed
+        with suppress(OSError):  # a file system without locks: nothing is removed there
             fcntl.flock(held, fcntl.LOCK_EX)  # waits for the process that removes it
-        if folder.is_dir():  # names are drawn, so it is the same one
+        if folder.is_dir():  # names are random, so it is the same one
             return folder, held
         os.close(held)
 
@@ -53,13 +53,13 @@ def _make(prefix: str) -> tuple[Path, int]:
 def _remove_if_left(folder: Path) -> None:
     try:
         held = _open(folder)
-    except OSError:  # another user's, gone, or no folder
+    except OSError:  # another user's, removed, or not a folder
         return
     try:
         if os.fstat(held).st_uid == os.geteuid():
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
-    except OSError:  # held by a process that lives, or on a disk without locks
+    except OSError:  # held by a live process, or on a file system without locks
         pass
     finally:
         os.close(held)

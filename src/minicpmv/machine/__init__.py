@@ -1,5 +1,5 @@
-"""Decides by hardware: each decision is a function of one small frozen value. It knows no torch, no model and no data.
+"""Makes the decisions that depend on hardware, each from one small frozen value. It knows no torch, model or data.
 
-``system`` alone looks at the machine, and ``devices`` with torch. Everything else is given what they found, so that a
-table of cards that nobody here has tests it.
+Only ``system`` looks at the machine, and ``devices`` does with torch. Everything else is given what they found, so a
+table of cards can test it without the cards.
 """

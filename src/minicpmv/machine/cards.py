@@ -1,4 +1,4 @@
-"""Lists what makers say of their cards: memory, peak and compute capability, each said here and nowhere else."""
+"""Lists cards' memory, peak throughput and compute capability as published by their makers, each written only here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["CARDS", "Card"]
 
 
 class Card(NamedTuple):
-    """One GPU, or the CPU at hand."""
+    """Holds the figures of one GPU, or of this machine's CPU."""
 
     name: str
     memory_gib: float | None
@@ -18,17 +18,17 @@ class Card(NamedTuple):
     """Dense matrix products in bfloat16 with float32 sums; float16 where there is no bfloat16."""
     float32_tflops: float | None = None
     capability: tuple[int, int] = (8, 0)
-    """CUDA's. A card of which nothing else is known is taken for one of 2020 or later."""
+    """CUDA compute capability; the default assumes a card of 2020 or later."""
 
     def as_accelerator(self) -> Accelerator:
-        """Return it as a machine would have it."""
+        """Return the card as an accelerator of a machine."""
         memory = None if self.memory_gib is None else round(self.memory_gib * 2**30)
         return Accelerator(name=self.name, kind="cuda", memory_bytes=memory, capability=self.capability)
 
 
 # Source: NVIDIA's data sheets and architecture white papers, dense figures; of the server cards the SXM form unless the
 # name says otherwise. Consumer cards: with float32 sums, which is half of what is advertised.
-# Read again on 2026-11-29: capabilities from 8.6 on in https://developer.nvidia.com/cuda-gpus, V100's in its page of
+# Checked on 2026-11-29: capabilities from 8.6 on in https://developer.nvidia.com/cuda-gpus, V100's on its page of
 # legacy GPUs; L40S's peaks in copies of its data sheet (362.05, 91.6); memory that CUDA shows of a T4 (15,102 MiB)
 # and of an A100-PCIE-40GB (40,339 MiB). For the other figures no page was found again.
 CARDS = {

@@ -1,4 +1,4 @@
-"""Describes the hardware that a run computes on: in a few words for its log, and in fields for its record."""
+"""Describes the hardware that a run computes on: briefly for its log, and in fields for its record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["describe_machine", "name_machine"]
 
 
 def describe_machine(machine: Machine, *, device_type: str) -> dict[str, Any]:
-    """List what is computed on, as JSON.
+    """Return the hardware that is used, as JSON.
 
     Args:
         machine: What was found.
@@ -32,7 +32,7 @@ def describe_machine(machine: Machine, *, device_type: str) -> dict[str, Any]:
 
 
 def name_machine(machine: Machine, *, device_type: str) -> str:
-    """Name it in a few words; the first accelerator stands for all.
+    """Name the hardware in a few words, by its first accelerator.
 
     Args:
         machine: What was found.

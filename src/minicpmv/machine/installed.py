@@ -1,4 +1,4 @@
-"""Lists the packages that compute, with their versions."""
+"""Lists the versions of the packages that affect results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PACKAGES = (
 
 
 def list_versions() -> dict[str, str]:
-    """List what computes, with versions; packages that are not installed are left out."""
+    """List these packages with their versions; packages that are not installed are left out."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

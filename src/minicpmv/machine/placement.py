@@ -1,4 +1,4 @@
-"""Decides how processes lie on accelerators: one on each, and a slice of a card by itself."""
+"""Decides how processes are placed on accelerators: one on each, and only one on slices of a card."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["processes_on", "refuse_crowding"]
 
 
 def processes_on(machine: Machine) -> Choice[int]:
-    """Say how many processes of a run the machine should have."""
+    """Choose how many processes a run has on this machine."""
     count = len(machine.accelerators)
     if not count:
-        return Choice(1, "on a processor the threads of one process share the work")
+        return Choice(1, "on a CPU the threads of one process share the work")
     if any(accelerator.is_slice for accelerator in machine.accelerators):
-        return Choice(1, "CUDA shows a process one slice of a card (MIG), and NCCL joins no slices")
+        return Choice(1, "CUDA shows a process one slice of a card (MIG), and NCCL does not connect slices")
     return Choice(count, "each accelerator has one")
 
 
@@ -28,7 +28,7 @@ def refuse_crowding(machine: Machine) -> None:
     if slices and machine.num_processes > 1:
         raise MachineError(
             f"machine: found {machine.num_processes} processes on slices of cards ({slices[0]}), expected one: NCCL "
-            "joins no slices (MIG)\n  fix: --num_processes 1, GPUS_PER_NODE=1 of the scripts, or whole cards"
+            "does not connect slices (MIG)\n  fix: --num_processes 1, GPUS_PER_NODE=1 of the scripts, or whole cards"
         )
     count = len(machine.accelerators)
     if machine.num_local_processes > count > 0:

@@ -1,4 +1,4 @@
-"""Words that memory ran out, an accelerator's or the machine's, wherever a command meets it. Loads nothing heavy."""
+"""Reports that memory ran out, an accelerator's or the machine's, wherever it happens. It loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from minicpmv.errors import MiniCPMVError
 
 __all__ = ["MemoryShortageError", "find_shortage", "naming_shortage"]
 
-# torch's own class for accelerators is one of these RuntimeErrors, and by far not the only one: its allocator for CPUs,
-# cuBLAS, cuDNN and NCCL have words of their own.
+# torch's own class for accelerators is one of these RuntimeErrors, but not the only one: its CPU allocator,
+# cuBLAS, cuDNN and NCCL word it differently.
 _WORDS = re.compile(r"(?i)out of memory|(?:can't|cannot) allocate memory|not enough memory|_ALLOC_FAILED|bad_alloc")
 
 _ACCOUNT = re.compile(r"\s(?:Process \d+ has|Including non-PyTorch memory|Of the allocated memory|If reserved but)")
-"""What torch's sentence goes on with behind the numbers that its reader needs."""
+"""Rest of torch's message, after the numbers that a reader needs."""
 _PLACE = re.compile(r"^\[enforce fail at [^]]*\] .*?: ")
-"""A place in torch's code at which another one begins."""
+"""Place in torch's code with which another message begins."""
 
 
 class MemoryShortageError(MiniCPMVError):
-    """There is too little memory for what a command was asked to do at once."""
+    """Says that there is too little memory for what a command was asked to do."""
 
     is_of_one_process = True
 
 
 @contextmanager
 def naming_shortage(where: str | Callable[[], str], what: str | Callable[[], str], *, fix: str) -> Iterator[None]:
-    """Say in words that memory ran out. Functions are called only then.
+    """Turn an out-of-memory error into a message. Functions are called only then.
 
     Args:
-        where: The flag, step or model at which the message begins.
-        what: For what there was no room, in a noun.
-        fix: What is to be changed.
+        where: The flag, step or model with which the message begins.
+        what: What there was no room for, as a noun.
+        fix: What to change.
 
     Raises:
         MemoryShortageError: Memory ran out.
@@ -52,7 +52,7 @@ def naming_shortage(where: str | Callable[[], str], what: str | Callable[[], str
 
 
 def find_shortage(error: BaseException) -> str | None:
-    """Return what an error says of memory that ran out, in a sentence or two; None if it is about something else."""
+    """Return what an error says about exhausted memory, in a sentence or two; None if it is about something else."""
     text = str(error).strip()
     if isinstance(error, OSError):
         return error.strerror if error.errno == errno.ENOMEM else None

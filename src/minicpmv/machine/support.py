@@ -1,4 +1,4 @@
-"""Decides what is computed on at all: what was found is used, used untested, or refused with a way to go on."""
+"""Decides which devices are used: each found device is used, used though untested, or refused with a way to proceed."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ Support = Literal["used", "untested", "refused"]
 _MAKERS = {"mps": "an Apple GPU (MPS)", "npu": "a Huawei Ascend NPU"}
 
 _DRIVERS = {"cu130": 580, "cu126": 525}
-"""Builds of torch, newest first, and the driver that each needs at least: its CUDA's by
+"""Builds of torch, newest first, and the oldest driver for each, from its CUDA's table in
 https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html."""
 _OLDEST_BUILD = "cu126"
-"""The one with kernels for cards before Turing; torch 2.15 has none (https://github.com/pytorch/pytorch/issues/190385)."""
+"""The build with kernels for cards before Turing; torch 2.15 has none (https://github.com/pytorch/pytorch/issues/190385)."""
 
 _ARCHITECTURE = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)(?P<exact>[af]?)")
 
 
 def support_of(accelerator: Accelerator, torch: TorchBuild) -> Choice[Support]:
-    """Say whether an accelerator is computed on.
+    """Decide whether an accelerator is used.
 
     Args:
         accelerator: What torch has found.
-        torch: What was built for some of its kind, and perhaps not for this one.
+        torch: The installed build, which may lack kernels for this one.
     """
     if accelerator.kind == "rocm":
-        return Choice("untested", f"nothing was run yet on AMD's GPUs, such as {accelerator.name}")
+        return Choice("untested", f"nothing has been run yet on AMD's GPUs, such as {accelerator.name}")
     if accelerator.kind != "cuda":
         made = _MAKERS.get(accelerator.kind, f"a device of the kind {accelerator.name!r}")
-        return Choice("refused", f"{made} was never tested, and what training needs may be missing there")
+        return Choice("refused", f"{made} is untested, and operations that training needs may be missing there")
     if not _is_compiled_for(accelerator, torch):
         capability = "{}.{}".format(*accelerator.capability or (0, 0))
         return Choice("refused", f"{torch}, has no kernels for {accelerator.name} (compute capability {capability})")
@@ -44,34 +44,34 @@ def support_of(accelerator: Accelerator, torch: TorchBuild) -> Choice[Support]:
 
 
 def refuse_unusable(machine: Machine, *, on_processor: str) -> None:
-    """Make sure that what the machine has to compute with is not passed over in silence.
+    """Refuse to ignore an accelerator silently.
 
     Args:
         machine: What was found.
-        on_processor: The option that computes on the processor all the same, such as ``--use_cpu true``.
+        on_processor: The option that runs on the CPU all the same, such as ``--use_cpu true``.
 
     Raises:
-        MachineError: It has an accelerator that this torch cannot use, or that was never tested.
+        MachineError: The machine has an accelerator that this torch cannot use, or that is untested.
     """
     if not machine.accelerators and machine.shown:
         raise MachineError(_word_unused(machine, on_processor))
     for accelerator in machine.accelerators:
         found = support_of(accelerator, machine.torch)
         if found.value == "refused":
-            expected, ways = "an NVIDIA GPU", [f"{on_processor} computes on the processor"]
+            expected, ways = "an NVIDIA GPU", [f"{on_processor} runs on the CPU"]
             if accelerator.kind == "cuda":
                 expected, ways = "one that has them", [_install(machine.torch, _OLDEST_BUILD), *ways]
             raise MachineError(f"machine: found that {found.reason}, expected {expected}\n  fix: {'; or '.join(ways)}")
 
 
 def describe_untested(machine: Machine) -> list[str]:
-    """Say that nobody knows yet how well this works, where that is so."""
+    """Return a notice for each device that is used though untested."""
     found = (support_of(accelerator, machine.torch) for accelerator in machine.accelerators[:1])
-    return [f"machine: {each.reason}: please report what you see" for each in found if each.value == "untested"]
+    return [f"machine: {each.reason}: please report how it goes" for each in found if each.value == "untested"]
 
 
 def _is_compiled_for(accelerator: Accelerator, torch: TorchBuild) -> bool:
-    """Whether torch has kernels of the card's generation, or code that its driver compiles."""
+    """Return whether torch has kernels for the card's generation, or code that its driver compiles."""
     compiled = [each for text in torch.architectures if (each := _ARCHITECTURE.fullmatch(text))]
     capability = accelerator.capability
     return capability is None or not compiled or any(_runs(each, capability) for each in compiled)
@@ -86,13 +86,13 @@ def _runs(compiled: re.Match[str], capability: tuple[int, int]) -> bool:
 
 def _word_unused(machine: Machine, on_processor: str) -> str:
     device, count = machine.shown[0], len(machine.shown)
-    expected, ways = "an NVIDIA GPU: nothing else was tested", []
+    expected, ways = "an NVIDIA GPU: nothing else is tested", []
     driver = ""
     if device == "NVIDIA GPU":
         driver = f" (driver {machine.driver})" if machine.driver else ""
         expected, ways = _expect(machine), list(_find_ways(machine))
     said = f" ({machine.complaint})" if machine.complaint else ""
-    ways.append(f"{on_processor} computes on the processor")
+    ways.append(f"{on_processor} runs on the CPU")
     return (
         f"machine: found {count} {device}{'s' if count > 1 else ''}{driver} that {machine.torch}, cannot use{said}, "
         f"expected {expected}\n  fix: {'; or '.join(ways)}"
@@ -102,7 +102,7 @@ def _word_unused(machine: Machine, on_processor: str) -> str:
 def _expect(machine: Machine) -> str:
     if machine.torch.platform != "CUDA":
         return "a torch built for CUDA"
-    return f"a driver of {_driver_needed(machine.torch)} or later that works"
+    return f"a working driver of version {_driver_needed(machine.torch)} or later"
 
 
 def _find_ways(machine: Machine) -> Iterator[str]:
@@ -113,11 +113,11 @@ def _find_ways(machine: Machine) -> Iterator[str]:
         return
     needed = _driver_needed(machine.torch)
     if has is not None and has >= needed:
-        yield "mend what `nvidia-smi` names (a container needs --gpus all)"
+        yield "repair what `nvidia-smi` reports (a container needs --gpus all)"
         return
-    yield f"update the driver{' (`nvidia-smi` says which there is)' if has is None else ''}"
+    yield f"update the driver{' (`nvidia-smi` shows its version)' if has is None else ''}"
     if fitting or has is None:
-        yield f"take a torch for an older one: {_install(machine.torch, _OLDEST_BUILD)}"
+        yield f"install a torch for an older driver: {_install(machine.torch, _OLDEST_BUILD)}"
 
 
 def _driver_needed(torch: TorchBuild) -> int:

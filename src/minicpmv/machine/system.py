@@ -1,4 +1,4 @@
-"""Looks at what the system shows of its hardware, without torch: some of it is needed before torch is loaded."""
+"""Reads what the system shows of its hardware, without torch: some of it is needed before torch is loaded."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from minicpmv.machine.value import Tool
 
 __all__ = ["driver_version", "find_tools", "num_cores", "shared_bytes", "shown_devices"]
 
-_HIDDEN = re.compile(r"\s*|-.*|NoDevFiles")  # what users write to hide all; torch and CUDA read it alike
+_HIDDEN = re.compile(r"\s*|-.*|NoDevFiles")  # values that hide all devices; torch and CUDA read them alike
 _DRIVER = re.compile(r"\s(\d{3,}\.\d+(?:\.\d+)?)\s")
 
 
 def shown_devices(root: Path = Path("/")) -> tuple[str, ...]:
-    """Name the accelerators that the system shows and nobody has hidden, whether or not torch can use them.
+    """Name the accelerators that the system shows and that are not hidden, whether or not torch can use them.
 
     Args:
-        root: Where the system's own files are.
+        root: Root of the system's files.
     """
     found: list[str] = []
     if not _is_hidden("CUDA_VISIBLE_DEVICES"):
         num_nvidia = len(list((root / "dev").glob("nvidia[0-9]*")))
-        # Under WSL2 there is one device for cards of all makers; Windows lays NVIDIA's library beside it.
+        # Under WSL2 there is one device for cards of all makers; Windows adds NVIDIA's library.
         if not num_nvidia and (root / "dev/dxg").exists() and any((root / "usr/lib/wsl/lib").glob("libcuda.so*")):
             num_nvidia = 1
         found += ["NVIDIA GPU"] * num_nvidia
@@ -40,10 +40,10 @@ def _is_hidden(variable: str) -> bool:
 
 
 def driver_version(root: Path = Path("/")) -> str | None:
-    """Return the version of NVIDIA's driver, where the system says it.
+    """Return the version of NVIDIA's driver, if the system shows it.
 
     Args:
-        root: Where the system's own files are.
+        root: Root of the system's files.
     """
     try:
         first = (root / "proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace").partition("\n")[0]
@@ -57,7 +57,7 @@ def num_cores(root: Path = Path("/")) -> int:
     """Count the cores that this process may use, within its container's share of time (cgroup v2).
 
     Args:
-        root: Where the system's own files are.
+        root: Root of the system's files.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
@@ -68,7 +68,7 @@ def num_cores(root: Path = Path("/")) -> int:
 
 
 def shared_bytes(place: Path = Path("/dev/shm")) -> int | None:
-    """Return what is free of the memory that processes share; None where there is no such place.
+    """Return the free bytes of shared memory; None if there is no such place.
 
     Args:
         place: Where Linux has it.
@@ -81,7 +81,7 @@ def shared_bytes(place: Path = Path("/dev/shm")) -> int | None:
 
 
 def find_tools() -> frozenset[Tool]:
-    """Look for what some things are compiled with, where torch, Triton and DeepSpeed look for it."""
+    """Look for build tools where torch, Triton and DeepSpeed look for them."""
     toolkit = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
     found: dict[Tool, bool] = {
         "C compiler": any(map(_is_command, [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang"])),

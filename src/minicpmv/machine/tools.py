@@ -1,4 +1,4 @@
-"""Decides whether a machine has what it takes to compile: what needs which tools, and where they come from."""
+"""Decides whether a machine has the tools to compile something: who needs which, and how to install them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PACKAGES: Mapping[Tool, str] = {
 
 
 def missing_tools(machine: Machine, compiled: Compiled) -> tuple[Tool, ...]:
-    """Name what is needed to compile something, and is not there."""
+    """Name the tools that are needed to compile something and are missing."""
     return tuple(tool for tool in _NEEDED[compiled] if tool not in machine.tools)
 
 
@@ -37,9 +37,9 @@ def refuse_without_tools(machine: Machine, compiled: Compiled, *, asked_by: str,
 
     Args:
         machine: Has the tools.
-        compiled: What.
+        compiled: What will be compiled.
         asked_by: The flag that asks for it.
-        otherwise: What does without.
+        otherwise: The option that needs no compiler.
 
     Raises:
         MachineError: A tool is missing.

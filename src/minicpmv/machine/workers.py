@@ -1,4 +1,4 @@
-"""Decides how many processes read data: by cores, and by the memory through which they hand batches over."""
+"""Decides how many processes read data, by cores and by the memory through which they hand over batches."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _ENOUGH = 2
 _PER_CORE, _ALWAYS_ALLOWED = 4, 16
 """Workers wait for disks as well; more than a few for each core only take memory."""
 _SPARE = 2
-"""Batches that are neither made nor waiting: one that is handed over, one that is computed on."""
+"""Batches in use: one being handed over, one being computed on."""
 
 
 def default_workers(machine: Machine) -> Choice[int]:
-    """Choose how many workers each process of a run has, where nobody says."""
+    """Choose the default number of workers of each process."""
     if not machine.accelerators:
-        return Choice(0, "on a processor they would take the time of the computation")
+        return Choice(0, "on a CPU they would take time from the computation")
     share = machine.num_cores // machine.num_local_processes
     if share <= _ENOUGH:
         return Choice(1, f"each process has {share} core(s), and decoding images must not keep its accelerator waiting")
@@ -25,35 +25,35 @@ def default_workers(machine: Machine) -> Choice[int]:
 
 
 def most_workers(machine: Machine) -> int:
-    """Say from which number on somebody cannot mean it."""
+    """Return the largest number of workers that is plausible."""
     return max(_ALWAYS_ALLOWED, _PER_CORE * machine.num_cores)
 
 
 def workers_that_fit(machine: Machine, *, asked: int, prefetched: int, batch_bytes: int) -> Choice[int]:
-    """Choose how many workers can hand batches over at once, through ``/dev/shm``.
+    """Choose how many workers can hand over batches at once, through ``/dev/shm``.
 
     Args:
-        machine: Whose shared memory it is.
+        machine: Its shared memory is the limit.
         asked: Workers that each process of the run would have.
         prefetched: Batches that each makes ahead.
-        batch_bytes: Of the heaviest batch.
+        batch_bytes: Bytes of the heaviest batch.
     """
     if machine.shared_bytes is None:
-        return Choice(asked, "there is no /dev/shm, and nothing limits what they hand over")
+        return Choice(asked, "there is no /dev/shm to limit what they hand over")
     needs = [bytes_in_flight(count, prefetched=prefetched, batch_bytes=batch_bytes) for count in range(asked + 1)]
     of_process = machine.shared_bytes / machine.num_local_processes
     fitting = max(count for count, need in enumerate(needs) if need <= of_process)
     has, needed = _size(machine.shared_bytes), _size(needs[-1] * machine.num_local_processes)
-    return Choice(fitting, f"/dev/shm has {has} free of the {needed} that their batches may need")
+    return Choice(fitting, f"/dev/shm has {has} free, and their batches may need {needed}")
 
 
 def bytes_in_flight(workers: int, *, prefetched: int, batch_bytes: int) -> int:
-    """Bound what the batches of one process take in ``/dev/shm`` at once.
+    """Bound the bytes that one process's batches take in ``/dev/shm`` at once.
 
     Args:
-        workers: Of that process; without any, nothing is handed over.
+        workers: Workers of that process; with 0, nothing is handed over.
         prefetched: Batches that each makes ahead.
-        batch_bytes: Of the heaviest batch.
+        batch_bytes: Bytes of the heaviest batch.
     """
     return (workers * prefetched + _SPARE) * batch_bytes if workers else 0
 

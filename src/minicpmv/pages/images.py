@@ -1,4 +1,4 @@
-"""Images inside a page: small enough to embed."""
+"""Makes images small enough to embed in a page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from minicpmv.processing.pictures.patches import resize
 __all__ = ["data_url", "shrink"]
 
 MAX_EXACT_PIXELS = 128
-"""Images up to this size are embedded as they are, without loss."""
+"""Largest image that is embedded without loss."""
 _JPEG_QUALITY = 80
 
 
@@ -29,7 +29,7 @@ def data_url(image: Image.Image) -> str:
 
 
 def shrink(image: Image.Image, longest: int) -> Image.Image:
-    """Return an image whose longer side has at most so many pixels."""
+    """Return an image whose longer side has at most this many pixels."""
     scale = longest / max(image.size)
     if scale >= 1:
         return image

@@ -1,4 +1,4 @@
-"""The template engine of all pages, with the filters that they share. Whatever comes from a user is escaped."""
+"""Makes the template engine of all pages, with their shared filters. Text that comes from a user is escaped."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def make_environment(package: str) -> jinja2.Environment:
 
 
 def _finalize(value: object) -> object:
-    """Show control characters as escapes: a browser shows nothing of them, or turns the text around."""
-    return type(value)(escape(value)) if isinstance(value, str) else value  # what is marked as safe stays so
+    """Show control characters as escapes: a browser hides them, or reverses the text."""
+    return type(value)(escape(value)) if isinstance(value, str) else value  # keeps a safe string marked as safe
 
 
 def _count(number: int) -> str:
-    """Write a whole number with its thousands apart."""
+    """Write a whole number with thousands separators."""
     return f"{number:,}"
 
 
 def _share(part: float, whole: float) -> str:
-    """Write a share in per cent; what is there is never 0 %."""
+    """Write a share in per cent; a part above zero is never 0 %."""
     percent = 100 * part / whole if whole else 0.0
     return "< 1 %" if 0 < percent < 1 else f"{percent:.0f} %"

@@ -1,1 +1,1 @@
-"""Writes to a terminal what is safe to be read there: no control characters, no secrets, no broken pipes."""
+"""Makes output safe for a terminal: no control characters, no secrets, no broken pipes."""

@@ -1,7 +1,7 @@
-"""Shows control characters as escapes, so that no name or text can drive a terminal, forge a line or turn one around.
+"""Escapes control characters, so that no name or text can drive a terminal, forge a line or reverse one.
 
-A newline is a text's own, but never a name's: names that hold one are remembered where they are met, on the command
-line and in listed folders, and are escaped wherever they are printed.
+A newline is normal in a text, but not in a name: names that contain one are remembered where they are
+found, on the command line and in listed folders, and are escaped wherever they are printed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, TextIO
 __all__ = ["escape", "guard_output", "remember_names"]
 
 _UNSEEN = "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"
-"""Control characters but for tab and newline, other ends of lines, and marks that turn the direction of writing."""
+"""Control characters except tab and newline, other line ends, and marks that change the writing direction."""
 _DIRECTION_MARKS = "\u061c\u200e\u200f"
-"""Ordinary in Arabic and Hebrew texts, where they turn nothing beyond their neighbours; in a name nobody sees them."""
+"""Marks that are ordinary in Arabic and Hebrew texts, where they affect only their neighbours; unseen in a name."""
 _UNSEEN_IN_TEXT = re.compile(f"[{_UNSEEN}]")
 _UNSEEN_IN_NAME = re.compile(f"[{_UNSEEN}{_DIRECTION_MARKS}\t\n]")
 _OF_A_TERMINAL = re.compile(r"\n*(\x1b\[A)+|\x1b\[[0-9;]*m")
-"""What is written by itself to move a progress bar or to set a style."""
+"""Sequences that are written on their own to move a progress bar or to set a style."""
 
 _names: dict[str, str] = {}
 """Parts of paths that hold such characters, and how they are shown."""
@@ -40,7 +40,7 @@ def escape(text: str) -> str:
 
 
 def remember_names(paths: Iterable[str]) -> None:
-    """Let no part of these paths be printed as it is if it holds control characters or newlines."""
+    """Have parts of these paths escaped wherever they are printed, if they hold control characters or newlines."""
     for path in paths:
         if _UNSEEN_IN_NAME.search(path):
             for part in path.split("/"):
@@ -50,12 +50,12 @@ def remember_names(paths: Iterable[str]) -> None:
 
 @contextmanager
 def guard_output(arguments: Iterable[str]) -> Iterator[None]:
-    """Escape all that is printed meanwhile, by libraries as well; what the encoding lacks is escaped, too.
+    """Escape everything that is printed meanwhile, by libraries as well, and characters that the encoding lacks.
 
     Args:
-        arguments: As typed: there names come from.
+        arguments: The command line as typed, which contains names.
     """
-    with suppress(OSError):  # the directory is gone
+    with suppress(OSError):  # the directory was removed
         remember_names([os.getcwd()])
     remember_names(arguments)
     streams = sys.stdout, sys.stderr
@@ -67,7 +67,7 @@ def guard_output(arguments: Iterable[str]) -> Iterator[None]:
 
 
 class _Guarded:
-    """A stream of text that escapes what is written to it."""
+    """Wraps a text stream and escapes what is written to it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -79,7 +79,7 @@ class _Guarded:
         if self._is_terminal and _OF_A_TERMINAL.fullmatch(text):
             return self._stream.write(text)
         before = after = ""
-        if self._has_progress:  # a bar is drawn again from the start of its line
+        if self._has_progress:  # a bar is redrawn from the start of its line
             inner = text.lstrip("\r")
             before, inner, after = text[: len(text) - len(inner)], inner.rstrip("\r"), inner[len(inner.rstrip("\r")) :]
             text = inner

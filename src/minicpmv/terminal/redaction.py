@@ -1,8 +1,8 @@
 """Hides secrets wherever a command line, a setting or a message is repeated: in files, on pages, on the terminal.
 
-A secret is known by the name it is given under (``--hub_token X``, ``{"api_key": X}``, ``?sig=X``), by its place in an
-address (``https://user:X@host``), by its shape (``hf_...``, ``Bearer ...``), or because a variable of the environment
-with such a name holds it. What a program needs to work with stays as it is: only what is repeated is cleaned.
+A secret is recognised by its name (``--hub_token X``, ``{"api_key": X}``, ``?sig=X``), by its place in an
+address (``https://user:X@host``), by its shape (``hf_...``, ``Bearer ...``), or because an environment variable
+with such a name holds it. Values that a program works with stay as they are: only repeated text is cleaned.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 HIDDEN = "***"
-"""What is written in a secret's place."""
+"""Placeholder that replaces a secret."""
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _SECRET_WORDS = re.compile(
@@ -35,7 +35,7 @@ _SECRET_WORDS = re.compile(
 )
 _SECRET_ENDINGS = ("apikey", "accesskey", "authkey", "credential", "passwd", "password", "secret", "secretkey", "token")
 _SECRET_LISTS = ("keys", "tokens")
-"""Secret as a name's last word, unless they count: ``--api_keys a b``, but not ``--batch_tokens 4096``."""
+"""Words that mark a secret at the end of a name, unless they count: ``--api_keys a b``, not ``--batch_tokens 4096``."""
 _NO_SECRET = ("", "auto", "false", "no", "none", "null", "true", "yes", HIDDEN)
 
 _USERINFO = re.compile(r"(?<=://)[^\s/?#]*@")
@@ -43,7 +43,7 @@ _QUERY = re.compile(r"(?<=[?&;#])([^=&\s#]+)=([^&\s#'\"]+)")
 _PAIR = re.compile(r"(?<![\w?&;#.-])(-{0,2}[A-Za-z][\w.-]*)=([^\s,;&'\"{}\[\]]+)")
 _QUOTED_PAIR = re.compile(r"(?P<a>\\?['\"])(?P<name>[\w.-]+)(?P=a)\s*:\s*(?P<b>\\?['\"])(?P<value>.*?)(?P=b)")
 _SHAPES = re.compile(
-    r"(?<![A-Za-z0-9])(?:"  # so an underscore may be before it, as in a folder's name
+    r"(?<![A-Za-z0-9])(?:"  # an underscore may precede it, as in a folder's name
     r"hf_(?=[A-Za-z0-9]*\d)[A-Za-z0-9]{8,}|hf_[A-Za-z0-9]{20,}"  # Hugging Face
     r"|sk-[\w-]{12,}|AIza[\w-]{30,}"  # OpenAI and its kin, Google
     r"|gh[oprsu]_[A-Za-z0-9]{12,}|github_pat_\w{12,}|glpat-[\w-]{12,}"
@@ -56,14 +56,14 @@ _SCHEMES = re.compile(r"\b(Bearer|Basic)\s+(?=\S*[^a-z\s])([\w.~+/=-]{6,})", re.
 _PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----).*?(-----END|\Z)", re.DOTALL)
 
 _LEAST_OF_ENVIRONMENT = 8
-"""Characters of a variable's value that counts as a secret: `1` and `yes` are switches."""
+"""Fewest characters of a variable's value that counts as a secret: `1` and `yes` are switches."""
 _LEAST_REPEATED = 5
-"""Characters of a value of the command line that is hidden wherever it occurs: less may be part of any word."""
+"""Fewest characters of a command-line value that is hidden wherever it occurs: shorter ones may be part of any word."""
 
 
-@lru_cache(maxsize=4096)  # every text that is cleaned asks for each name in the environment
+@lru_cache(maxsize=4096)  # each cleaned text looks up every name in the environment
 def is_secret_name(name: str) -> bool:
-    """Whether what a flag, key or variable of this name holds is a secret, as far as names tell."""
+    """Return whether a flag, key or variable of this name holds a secret, judging by the name alone."""
     words = [word.lower() for word in _WORDS.findall(name)]
     if not words:
         return False
@@ -73,7 +73,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def clean_command(words: Sequence[str]) -> list[str]:
-    """Return a command line, or its flags, with every secret hidden; as many words as were given."""
+    """Return a command line, or its flags, with every secret hidden and the same number of words."""
     cleaned: list[str] = []
     name, num_values = "", 0
     for word in words:
@@ -82,7 +82,7 @@ def clean_command(words: Sequence[str]) -> list[str]:
             name, num_values = flag, 0
             cleaned.append(f"{flag}={_clean_value(flag, value)}" if equals else clean_text(word))
             continue
-        # Only a list takes several values; behind the one value of another flag, words belong to the command.
+        # Only a list takes several values; after the one value of another flag, words belong to the command.
         belongs = name and (num_values == 0 or _is_list(name))
         cleaned.append(_clean_value(name, word) if belongs else _clean_value("", word))
         num_values += 1
@@ -90,17 +90,17 @@ def clean_command(words: Sequence[str]) -> list[str]:
 
 
 def clean_command_line(text: str) -> str:
-    """Return a command as it is written for a shell, with every secret hidden."""
+    """Return a shell command with every secret hidden."""
     try:
         words = shlex.split(text)
-    except ValueError:  # no shell would take it
+    except ValueError:  # not a valid shell command
         return clean_text(text)
     cleaned = clean_command(words)
     return text if cleaned == words else shlex.join(cleaned)
 
 
 def secrets_in(words: Sequence[str]) -> frozenset[str]:
-    """Return the values of a command line that its flags' names call secret."""
+    """Return the values of a command line whose flags are named like secrets."""
     found: set[str] = set()
     name = ""
     for word in words:
@@ -120,7 +120,7 @@ def clean_settings(value: Any, *, name: str = "", known: Iterable[str] = ()) -> 
 
     Args:
         value: A mapping, list, text or anything else.
-        name: What it is the value of; all that a secret's name holds is hidden.
+        name: Name of the value; everything under a secret's name is hidden.
         known: Secrets that are hidden wherever they occur.
     """
     if isinstance(value, Mapping):
@@ -138,7 +138,7 @@ def clean_settings(value: Any, *, name: str = "", known: Iterable[str] = ()) -> 
 
 
 def clean_text(text: str, *, known: Iterable[str] = ()) -> str:
-    """Return a text with every secret hidden that its shape, its place or the environment gives away.
+    """Return a text with every secret hidden that its shape, its place or the environment reveals.
 
     Args:
         text: A message, a path, an address, one word of a command.
@@ -176,7 +176,7 @@ def _is_list(name: str) -> bool:
 
 
 def _is_harmless(name: str, value: str) -> bool:
-    """Whether a secret's name holds a switch, or the name of a list of things a number of them."""
+    """Return whether the value under a secret's name is a switch, or a count under the name of a list."""
     return value.lower() in _NO_SECRET or (_is_list(name) and value.replace(".", "", 1).isdigit())
 
 
@@ -193,7 +193,7 @@ def _hide_quoted(match: re.Match[str]) -> str:
 
 
 def _of_environment() -> list[str]:
-    """List what variables with a secret's name hold; a path (SSH_AUTH_SOCK) is where one lies, and none itself."""
+    """List the values of variables with a secret's name; a path (SSH_AUTH_SOCK) only leads to a secret."""
     return [
         value
         for name, value in os.environ.items()

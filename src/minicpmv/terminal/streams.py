@@ -1,4 +1,4 @@
-"""Standard output and standard error of a command, which may be closed or full, and what the system refuses in words.
+"""Handles a command's standard output and error, which may be closed or full, and words errors of the system.
 
 Nothing printed here shows a secret.
 """
@@ -37,31 +37,30 @@ _FIXES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "close other programs: the machine has no more files to open",
     errno.EISDIR: "rename or remove it, or name another place",
-    errno.EIO: "look at the disk: it fails",
+    errno.EIO: "check the disk: it is failing",
     errno.EWOULDBLOCK: "wait for that process, or name another place",
 }
 
 _FOUND = {errno.EISDIR: "a folder", errno.ENOTDIR: "a file where a folder is needed"}
-"""What the system's own words do not make a sentence of."""
+"""Errors whose own words do not fit into our sentence."""
 
 
 def refuse_closed_output() -> None:
-    """Make sure that there is a standard output; without one the next file opened would take its number.
+    """Make sure that there is a standard output; without one, the next opened file would take its descriptor.
 
     Raises:
         UsageError: It was closed before the command began (``>&-``).
     """
-    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] # so Python says it
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] # how Python shows a closed one
         with suppress(OSError):
-            os.open(os.devnull, os.O_WRONLY)  # takes the free number
+            os.open(os.devnull, os.O_WRONLY)  # takes the free descriptor
         raise UsageError(
-            "standard output: found it closed, expected a place for what is printed\n"
-            "  fix: redirect it, to /dev/null if nobody shall read it"
+            "standard output: found it closed, expected it open\n  fix: redirect it, to /dev/null to discard it"
         )
 
 
 def complain(message: str, *, known: Iterable[str] = ()) -> None:
-    """Print a message that needs no traceback, if anybody can read it; the exit code remains.
+    """Print a message without a traceback, if standard error is open; the exit code stays the same.
 
     Args:
         message: Complete in itself.
@@ -75,29 +74,29 @@ def complain(message: str, *, known: Iterable[str] = ()) -> None:
 
 
 def advise(error: OSError, *, otherwise: str = "correct the path") -> str:
-    """Say what helps against what the system refused; ``otherwise`` where its reason alone does not tell."""
+    """Return the fix for an error of the system; ``otherwise`` where its error number alone does not give one."""
     return _FIXES.get(error.errno or 0, otherwise)
 
 
 def explain_os_error(error: OSError) -> str | None:
-    """Word what the system refused; None if that is neither a file's fault nor standard output's."""
+    """Word an error of the system; return None if neither a file nor standard output is at fault."""
     if error.filename is None and error.errno in _FIXES and _is_output_full():
         return _refused_output(error)
     if error.errno is None or (error.filename is None and error.errno not in _FIXES):
         return None
-    name = error.filename if error.filename2 is None else error.filename2  # what was to be replaced
+    name = error.filename if error.filename2 is None else error.filename2  # the file to be replaced
     place = "a file" if name is None else repr(os.fsdecode(name))
     found = _FOUND.get(error.errno, error.strerror)
     return f"{place}: found {found}, expected that it can be read or written\n  fix: {advise(error)}"
 
 
 def finish_output(code: int) -> int:
-    """Write what is still to be printed; return the exit code, another one where that fails."""
-    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] # closed, which has been said
+    """Flush the output; return the exit code, or another one where that fails."""
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] # closed, which has been reported
         return code
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has seen enough, such as `| head`
+    except BrokenPipeError:  # the reader has seen enough, such as `| head`
         silence_output()
         return EXIT_NOT_READ
     except OSError as error:
@@ -107,7 +106,7 @@ def finish_output(code: int) -> int:
 
 
 def silence_output() -> None:
-    """Send to nowhere what is still to be printed, or Python complains of it while it ends."""
+    """Discard what is still to be printed, or Python complains about it at exit."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -121,7 +120,7 @@ def _refused_output(error: OSError) -> str:
 
 
 def _is_output_full() -> bool:
-    """Whether standard output is what cannot be written: then an empty line cannot be, either."""
+    """Return whether standard output cannot be written, by trying an empty line."""
     try:
         print(flush=True)
     except OSError:
