@@ -83,7 +83,7 @@ def test_data_example_of_the_readme_is_accepted(tmp_path: Path) -> None:
 def test_flags_in_the_readme_are_known_to_training() -> None:
     from transformers import TrainingArguments
 
-    from minicpmv.training.flags.arguments import RunArguments
+    from minicpmv.training.flags.declarations import RunArguments
 
     known = {f"--{field.name}" for arguments in (RunArguments, TrainingArguments) for field in fields(arguments)}
     examples = re.findall(r"(?:finetune_\w+\.sh|minicpmv\.training)((?: [^`\n]+)?)", (ROOT / "README.md").read_text())

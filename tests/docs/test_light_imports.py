@@ -50,6 +50,9 @@ except SystemExit:
         ["merge", "-h"],
         ["eval", "--metrics", "list"],
         ["explain"],
+        ["train", "--help"],
+        ["train"],
+        ["train", "--lerning_rate", "1e-4"],
     ],
 )
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:

@@ -121,7 +121,7 @@ def _ordinary_memory() -> AbstractContextManager[Any]:
 
 
 def _blocking_copies() -> AbstractContextManager[Any]:
-    return patch.object(settings, "_settle_copies", lambda settings: None)
+    return patch.object(settings, "_resolve_copies", lambda settings: None)
 
 
 def _several_questions_at_the_end() -> AbstractContextManager[Any]:

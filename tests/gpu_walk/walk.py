@@ -34,12 +34,12 @@ from minicpmv.models.answering.answers import end_token_ids, generate_answers
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.training.flags.arguments import parse_arguments
-from minicpmv.training.flags.resolution import complete_settings
+from minicpmv.training.flags.resolution import resolve_settings
 from minicpmv.training.inputs.record_ids import take_numbers
 from minicpmv.training.learning.lora import add_lora
 from minicpmv.training.learning.parts import choose_trained_parts
 from minicpmv.training.learning.recomputation import RecomputedLayers
-from minicpmv.training.learning.switches import settle_learning
+from minicpmv.training.learning.switches import resolve_learning
 from minicpmv.training.monitoring.epoch_loss import EpochLoss
 from minicpmv.training.monitoring.throughput import count_work
 from minicpmv.training.stopping.boundary import StepBoundary
@@ -99,8 +99,8 @@ class Walk:
         self._material = inputs
         self._device = device
         request = parse_arguments(_flags(case, inputs.checkpoint))
-        self._run = request.run
-        self._settings, _ = complete_settings(request, GPU)
+        resolved = resolve_settings(request, GPU)
+        self._run, self._settings = resolved.run, resolved.training
         self._half = torch.bfloat16 if self._settings.get("bf16") else torch.float16
         self._by_autocast = not self._settings.get("deepspeed")
         self._without_gradient: list[str] = []
@@ -140,7 +140,7 @@ class Walk:
             config = MiniCPMVConfig.from_pretrained(self._material.checkpoint)
             model: Any = MiniCPMVForConditionalGeneration._from_config(config, dtype=dtype)
             model.generation_config = GenerationConfig.from_pretrained(self._material.checkpoint)
-            settle_learning(run, model, given=set())
+            run, _ = resolve_learning(run, model, given=set())
             if run.use_lora:
                 model = add_lora(model, run, keep_dtype=not self._by_autocast)
             else:

@@ -17,10 +17,11 @@ from minicpmv.data.samples.collation import Collator
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.sources.loading import load_records
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.training.flags.arguments import RunArguments, parse_arguments
+from minicpmv.training.flags.arguments import parse_arguments
+from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.learning.lora import add_lora
 from minicpmv.training.learning.parts import PART_FLAGS, choose_trained_parts, part_of
-from minicpmv.training.learning.switches import settle_learning
+from minicpmv.training.learning.switches import resolve_learning
 from tests.run.training import make_data
 from tests.tiny import FIXTURES
 
@@ -63,8 +64,7 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
 def settled(base: Any, flags: str) -> RunArguments:
     needed = "--model_name_or_path m --data_path d --output_dir o"
     request = parse_arguments([*needed.split(), *flags.split()])
-    settle_learning(request.run, base, given=request.given)
-    return request.run
+    return resolve_learning(request.run, base, given=request.given)[0]
 
 
 def train(model: Any, batch: Mapping[str, Tensor]) -> None:

@@ -161,7 +161,10 @@ def test_records_checked_as_they_are_read_stop_a_run_or_are_skipped(
             ["--on_bad_record", "skip", "--max_bad_share", "2"],
             "--max_bad_share: found 2, expected 0 to 1",
         ),
-        (["--truncate_answers", "true", "--on_long_record", "error"], "found two answers"),
+        (
+            ["--truncate_answers", "true", "--on_long_record", "error"],
+            "--truncate_answers true --on_long_record error: found both",
+        ),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(

@@ -125,7 +125,7 @@ def test_the_share_that_is_measured_is_said_and_written(tmp_path: Path, capsys: 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--eval_metrics", "anls", "--validation_split", "0"], "--eval_metrics: found no --eval_data_path"),
+        (["--eval_metrics", "anls", "--validation_split", "0"], "--eval_metrics: found no validation data"),
         (["--eval_metrics", "anl", "--eval_data_path", "x"], "fix: did you mean anls?"),
         (["--eval_metrics_records", "5"], "--eval_metrics_records: found without --eval_metrics"),
         (

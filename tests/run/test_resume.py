@@ -106,7 +106,7 @@ def test_other_data_or_flags_are_refused_and_a_longer_run_is_not(
     told = capsys.readouterr().err
     assert "checkpoint-1: found settings that are not those of the run that wrote it" in told
     assert "--learning_rate: 0.001 then, 1e-05 now" in told
-    assert "--data_path: the files hold something else now" in told
+    assert "--data_path: the files have another content now" in told
     assert main([*resumed, "--max_steps", "2", "--dataloader_num_workers", "1"]) == 0
     assert "notice: --max_steps: 1 then, 2 now" in capsys.readouterr().out
 

@@ -187,7 +187,7 @@ def test_saving_follows_evaluation_and_what_it_overrules_is_said(
     extra = ["--keep_best", "--eval_steps", "2", "--save_steps", "500", "--eval_data_path", data]
     run_here(flags(data, tmp_path, *_LORA, *extra))
     told = capsys.readouterr().out
-    assert "notice: --keep_best: a checkpoint is saved at each evaluation, whatever --save_steps says" in told
+    assert "notice: --keep_best: a checkpoint is saved at each evaluation, which overrules --save_steps" in told
     best = min(evaluations(tmp_path), key=lambda each: each[1])[0]
     assert same_bytes(tmp_path / _ADAPTER, tmp_path / f"checkpoint-{best}" / _ADAPTER)
 

@@ -122,7 +122,7 @@ def test_training_goes_on_from_an_adapter_of_its_release_only(
         CheckpointError, match=r"adapter of openbmb/MiniCPM-V-2_6 .*, expected one of openbmb/MiniCPM-V-2 "
     ):
         run_here([*other, "--allow_other_base", "true"])
-    with pytest.raises(UsageError, match="--lora_r: found beside --lora_weight_path"):
+    with pytest.raises(UsageError, match="--lora_r: found with --lora_weight_path"):
         run_here(flags(data, tmp_path / "fourth", *more, "--lora_r", "4", steps=1))
 
 

@@ -1,8 +1,8 @@
-"""What is asked about: a run's flags, settled as a run settles them, and its model without weights."""
+"""Reads what is asked about: a run's settings, resolved as a run resolves them, and its model without weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ import torch
 
 from minicpmv.machine.value import Machine
 from minicpmv.models.skeleton import build_skeleton
-from minicpmv.training.flags.arguments import Request, RunArguments, parse_arguments
-from minicpmv.training.flags.resolution import complete_settings
+from minicpmv.training.flags.arguments import parse_arguments
+from minicpmv.training.flags.declarations import RunArguments
+from minicpmv.training.flags.resolution import resolve_settings
 from minicpmv.training.inputs.base_checkpoint import Base, check_weights, open_base
 from minicpmv.training.learning.lora import add_lora
 from minicpmv.training.learning.parts import choose_trained_parts
-from minicpmv.training.learning.switches import settle_learning
+from minicpmv.training.learning.switches import resolve_learning
 
 __all__ = ["Subject", "build_model", "read_subject"]
 
@@ -27,7 +28,7 @@ class Subject:
 
     base: Base
     run: RunArguments
-    settings: dict[str, Any]
+    settings: Mapping[str, Any]
     """Keyword arguments for ``TrainingArguments``."""
     num_devices: int
 
@@ -50,7 +51,7 @@ class Subject:
 def read_subject(
     arguments: Sequence[str], *, machine: Machine, num_devices: int, optimizer: str | None = None
 ) -> Subject:
-    """Settle a run's flags, up to what needs weights.
+    """Resolve a run's settings, up to what needs weights.
 
     Args:
         arguments: Flags of a training run.
@@ -63,23 +64,24 @@ def read_subject(
     """
     request = parse_arguments(arguments)
     if optimizer is not None:
-        request.training.pop("optim", None)
-    settings, _ = complete_settings(request, replace(machine, num_processes=num_devices))
-    if optimizer is not None:
-        settings["optim"] = optimizer
-    base = open_base(_without_file_name(request).run)
+        others = {name: value for name, value in request.training.items() if name != "optim"}
+        request = replace(request, training=others)
+    resolved = resolve_settings(request, replace(machine, num_processes=num_devices))
+    settings = resolved.training if optimizer is None else {**resolved.training, "optim": optimizer}
+    run = _without_file_name(resolved.run)
+    base = open_base(run)
     if optimizer is None:
-        check_weights(base.config, request.run)
-    settle_learning(request.run, build_skeleton(base.path), given=request.given)
-    return Subject(base=base, run=request.run, settings=settings, num_devices=num_devices)
+        check_weights(base.config, run)
+    run, _ = resolve_learning(run, build_skeleton(base.path), given=request.given)
+    return Subject(base=base, run=run, settings=settings, num_devices=num_devices)
 
 
-def _without_file_name(request: Request) -> Request:
-    """Let ``config.json`` alone stand for its directory."""
-    path = Path(request.run.model_name_or_path)
+def _without_file_name(run: RunArguments) -> RunArguments:
+    """Take the path of a ``config.json`` for that of its directory."""
+    path = Path(run.model_name_or_path)
     if path.name == "config.json" and path.is_file():
-        request.run.model_name_or_path = str(path.parent)
-    return request
+        return replace(run, model_name_or_path=str(path.parent))
+    return run
 
 
 def build_model(subject: Subject) -> Any:

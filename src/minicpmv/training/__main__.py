@@ -12,10 +12,12 @@ from importlib import import_module
 
 from minicpmv.errors import UsageError
 from minicpmv.terminal.escapes import guard_output
-from minicpmv.terminal.redaction import clean_command
+from minicpmv.terminal.redaction import clean_command, secrets_in
 from minicpmv.terminal.streams import complain, finish_output, refuse_closed_output
+from minicpmv.training.flags.arguments import parse_arguments
+from minicpmv.training.flags.help_page import help_page
 from minicpmv.training.launching.cpu_process import prepare_for_cpu
-from minicpmv.training.launching.following import follow_launcher
+from minicpmv.training.launching.following import follow_launcher, is_launched
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,10 +36,19 @@ def _run(arguments: Sequence[str]) -> int:
     follow_launcher()
     prepare_for_cpu(arguments)
     try:
+        if {"-h", "--help"} & set(arguments):
+            print(help_page(), end="")
+            return finish_output(0)
+        if not is_launched(os.environ):  # otherwise the first process alone says what is wrong
+            parse_arguments(arguments)  # before torch is imported; the run reads them again in each of its processes
+    except UsageError as error:
+        complain(f"error: {error}", known=secrets_in(arguments))
+        return 2
+    try:
         code = import_module("minicpmv.training.launching.starting").start_processes(arguments)
         if code is None:
             code = import_module("minicpmv.training.run").main(arguments)
-            if code == 0:  # otherwise others may still wait for this process, and shall see it end
+            if code == 0:  # otherwise other ranks may be blocked on this process and must see it exit
                 import_module("minicpmv.training.distributed.processes").leave()
         return finish_output(code)
     except KeyboardInterrupt:  # while that is imported; a run says itself where it stopped

@@ -7,6 +7,7 @@ so the peak is the real one. Evaluation, saving and the verification at the end 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -33,7 +34,7 @@ from minicpmv.training.checkpoints.resume import ResumePoint
 from minicpmv.training.checkpoints.staging import list_checkpoints
 from minicpmv.training.distributed.console import say
 from minicpmv.training.distributed.processes import gather, raise_together
-from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.inputs.base_checkpoint import dtype_to_save
 from minicpmv.training.inputs.planned_batches import BatchPlan, count_steps
 from minicpmv.training.inputs.run_inputs import RunInputs
@@ -101,7 +102,7 @@ class DryRunChecks:
 
 def take_dry_run(
     checks: DryRunChecks,
-    build_trainer: Callable[[BatchPlan], MiniCPMVTrainer],
+    build_trainer: Callable[[BatchPlan, TrainingArguments], MiniCPMVTrainer],
     *,
     plan: BatchPlan,
     costs: npt.NDArray[np.float64] | None,
@@ -113,12 +114,12 @@ def take_dry_run(
 
     Args:
         checks: Numbers the results.
-        build_trainer: Makes the trainer of a run with a plan.
+        build_trainer: Makes the trainer of a run with a plan and transformers' arguments.
         plan: Of the run.
         costs: Of the records, in tokens; None if lengths are not known.
         inputs: Of the run.
         run: The flags.
-        args: transformers' arguments; changed.
+        args: transformers' arguments.
 
     Returns:
         The figures.
@@ -136,7 +137,8 @@ def take_dry_run(
     gradient = f", gradient {first['grad_norm']:.3g}" if "grad_norm" in first else ""
     checks.passed(
         "one step",
-        f"{args.gradient_accumulation_steps * args.world_size} x the costliest row, of {len(row)} record(s){tokens}: "
+        f"{trainer.args.gradient_accumulation_steps * args.world_size} x the costliest row, of {len(row)} "
+        f"record(s){tokens}: "
         f"loss {first['loss']:.4f}{gradient}, {seconds:.2f} s; the run's {num_steps:,} steps take roughly "
         f"{_time(seconds * share * num_steps)}, evaluation and saving apart",
     )
@@ -191,13 +193,14 @@ def _find_costliest(
 
 
 def _take_two_steps(
-    build_trainer: Callable[[BatchPlan], MiniCPMVTrainer],
+    build_trainer: Callable[[BatchPlan, TrainingArguments], MiniCPMVTrainer],
     row: list[int],
     inputs: RunInputs,
     args: TrainingArguments,
     folder: str,
     num_rows: int,
 ) -> tuple[MiniCPMVTrainer, float]:
+    args = copy.copy(args)  # building it again would set up devices and DeepSpeed again
     args.output_dir = folder
     args.max_steps, args.logging_steps = 2, 1
     # A step has no more rows than the run's own, however many were asked for.
@@ -206,7 +209,7 @@ def _take_two_steps(
     args.save_strategy, args.load_best_model_at_end, args.eval_on_start = SaveStrategy.NO, False, False
     if inputs.train.skip_log is not None:
         inputs.train.skip_log = dataclasses.replace(inputs.skip_log, path=Path(folder, "skipped.jsonl"))
-    trainer = build_trainer(_SameRow(row, 2 * args.gradient_accumulation_steps * args.world_size))
+    trainer = build_trainer(_SameRow(row, 2 * args.gradient_accumulation_steps * args.world_size), args)
     for tracker in get_reporting_integration_callbacks(args.report_to):
         trainer.remove_callback(tracker)
     trainer.remove_callback(RunProgress)

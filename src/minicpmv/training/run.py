@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ from minicpmv.training.distributed.processes import naming_lost_processes, raise
 from minicpmv.training.dry_run import DryRunChecks, take_dry_run
 from minicpmv.training.finish.completion import complete
 from minicpmv.training.finish.obstacles import refuse_obstacles
-from minicpmv.training.flags.arguments import Request, RunArguments, parse_arguments
-from minicpmv.training.flags.resolution import complete_settings, describe_settings
+from minicpmv.training.flags.arguments import Request, parse_arguments
+from minicpmv.training.flags.declarations import RunArguments
+from minicpmv.training.flags.resolution import describe_settings, resolve_settings
 from minicpmv.training.inputs.base_checkpoint import Base, check_weights, load_base, open_base
 from minicpmv.training.inputs.origin import BaseReading, compare_adapter
 from minicpmv.training.inputs.planned_batches import (
@@ -48,8 +50,8 @@ from minicpmv.training.inputs.planned_batches import (
     plan_batches,
 )
 from minicpmv.training.inputs.run_inputs import RunInputs, open_inputs_together
-from minicpmv.training.inputs.shared_memory import Workers, settle_workers
-from minicpmv.training.inputs.vision_cache import advise, settle_vision_cache, use_vision_cache
+from minicpmv.training.inputs.shared_memory import Workers, resolve_workers
+from minicpmv.training.inputs.vision_cache import advise, resolve_vision_cache, use_vision_cache
 from minicpmv.training.launching.starting import refuse_other_number
 from minicpmv.training.learning.compilation import CompiledLayers
 from minicpmv.training.learning.effect import describe_little_effect, refuse_no_effect
@@ -57,10 +59,10 @@ from minicpmv.training.learning.lora import add_lora
 from minicpmv.training.learning.parts import choose_trained_parts, describe_recipe, format_parts, summarise_parts
 from minicpmv.training.learning.rates import Rates
 from minicpmv.training.learning.recomputation import RecomputedLayers
-from minicpmv.training.learning.switches import settle_learning
+from minicpmv.training.learning.switches import resolve_learning
 from minicpmv.training.monitoring.before_and_after import Measurement
 from minicpmv.training.monitoring.eval_metrics import EvalMetrics
-from minicpmv.training.monitoring.intervals import Stopper, describe_rhythm, settle_rhythm
+from minicpmv.training.monitoring.intervals import Stopper, describe_rhythm, resolve_rhythm
 from minicpmv.training.monitoring.log_file import LogFile
 from minicpmv.training.monitoring.memory_advice import ways_to_need_less
 from minicpmv.training.monitoring.run_record import RunFile, describe_data, describe_run, describe_split
@@ -129,10 +131,12 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     refuse_other_number(request.run)
     _check_places(request)
     machine = inspect_machine()
-    settings, notices = complete_settings(request, machine)
-    for text in notices:
+    resolved = resolve_settings(request, machine)
+    settings = resolved.training
+    for text in resolved.notices:
         notice(text)
-    base = _settle(request)
+    base, run = _resolve_learning(resolved.run, given=request.given)
+    request = replace(request, run=run)
     if settings.get("fp16") and base.version.overflows_in_float16:
         notice(
             f"--fp16 true: {base.version.model} is known to exceed the numbers of float16; a run that meets that says "
@@ -152,7 +156,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     identity = reading.result()
     sources = describe_data(request.run.train_sources, inputs.contents)
     lengths = None if inputs.lengths is None else inputs.lengths.lengths
-    course = describe_course(request.run, args, identity, sources, lengths)
+    course = describe_course(request.run, args, identity, sources, lengths, compilation=resolved.compilation)
     course["validation_split"] = describe_split(inputs.split)
     start = prepare_directory(request.run, args, course, inputs.pictures)
     if inputs.pictures is not None:
@@ -174,7 +178,8 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     checks.weights(model, inputs.base)
     costs = _estimate_costs(inputs, model)
     plan = plan_batches(request.run, args, len(inputs.train), lengths=inputs.lengths, costs=costs)
-    for text in settle_rhythm(request, args, plan, sets=list(inputs.validation)):
+    args, rhythm_notices = resolve_rhythm(request, args, plan, sets=list(inputs.validation))
+    for text in rhythm_notices:
         notice(text)
     say(describe_settings(args, machine, use_lora=request.run.use_lora))
     checks.report("batches", describe_step(plan, args, inputs.lengths))
@@ -182,7 +187,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     checks.report("what learns", "\n".join([format_parts(parts), *([recipe] if recipe else [])]))
     if inputs.validation and not request.run.dry_run:
         say(describe_rhythm(args))
-    workers, fewer = settle_workers(
+    workers, fewer = resolve_workers(
         machine,
         args,
         model.config,
@@ -200,13 +205,13 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     for text in describe_little_effect(args, rates, trained, num_steps=num_steps):
         notice(text)
 
-    def build(plan: BatchPlan, interruption: Interruption | None = None) -> MiniCPMVTrainer:
+    def build(plan: BatchPlan, args: TrainingArguments, interruption: Interruption | None = None) -> MiniCPMVTrainer:
         trainer = _build_trainer(inputs, model, request, args, plan, interruption, workers)
         trainer.rates, trainer.course, trainer.base = rates, course, identity
         trainer.ways_to_need_less = ways_to_need_less(request.run, args)
         trainer.pictures = inputs.pictures
         trainer.add_callback(RecomputedLayers.of_run(request.run))
-        trainer.add_callback(CompiledLayers(request.run.compilation))
+        trainer.add_callback(CompiledLayers(resolved.compilation))
         if request.run.early_stopping and not request.run.dry_run:
             trainer.add_callback(Stopper(request.run.early_stopping))
         return trainer
@@ -228,7 +233,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
         ),
         is_writing=args.should_save,
     )
-    trainer = build(plan, interruption)
+    trainer = build(plan, args, interruption)
     trainer.add_callback(LogFile(Path(args.output_dir or "")))
     trainer.keep_features(use_vision_cache(request.run, model, (inputs.train, *inputs.validation.values()), args))
     record.write(eval_metrics_answers=_tell_measured(trainer.eval_metrics))
@@ -279,15 +284,15 @@ def _check_places(request: Request) -> None:
                 check_directory(place, asked_by=flag)
 
 
-def _settle(request: Request) -> Base:
+def _resolve_learning(run: RunArguments, *, given: frozenset[str]) -> tuple[Base, RunArguments]:
     """Decide what learns from the model's modules alone, before data are read."""
-    base = open_base(request.run)
-    check_weights(base.config, request.run)
+    base = open_base(run)
+    check_weights(base.config, run)
     skeleton = build_skeleton(base.path)
-    for text in settle_learning(request.run, skeleton, given=request.given):
+    run, notices = resolve_learning(run, skeleton, given=given)
+    for text in notices:
         notice(text)
-    settle_vision_cache(request.run, skeleton, given=request.given)
-    return base
+    return base, resolve_vision_cache(run, skeleton, given=given)
 
 
 def _advise(inputs: RunInputs, model: Any, run: RunArguments, args: TrainingArguments, plan: BatchPlan) -> None:

@@ -524,6 +524,8 @@ class MiniCPMVTrainer(Trainer):
             self._save_checkpoint(self._live_model, None)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if self._boundary.is_stopping:  # weights alone cannot be resumed; transformers reads the switch from args only
+            self.args.save_only_model = False
         self.refuse_not_finite(with_optimizer=not self.args.save_only_model)
         final = self._checkpoint_path()
         staged = final.parent / STAGING / final.name

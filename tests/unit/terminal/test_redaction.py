@@ -18,7 +18,7 @@ from minicpmv.terminal.redaction import (
     is_secret_name,
     secrets_in,
 )
-from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.flags.declarations import RunArguments
 
 SECRET = "s3cr3t-Value"
 

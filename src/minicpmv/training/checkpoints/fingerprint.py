@@ -1,7 +1,8 @@
-"""What decides the course of a run: data, batches, what learns and how. A resumed run must have all of it as it was.
+"""Compares what decides the numbers of a run, data, batches, what learns and how, with the run that is resumed.
 
-Where it has not, its second half would belong to another run than its first, or the flag would be passed over, as
-transformers does with a learning rate: the checkpoint holds the schedule. How long a run is may change.
+Resuming with different settings would mix two runs, or ignore the setting, as transformers does with a learning rate:
+the checkpoint holds the schedule. The length of a run may change. Which settings count is declared with each of them
+(``training.flags.fields.Resume``).
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,75 +21,15 @@ from transformers import TrainingArguments
 from minicpmv.errors import CheckpointError
 from minicpmv.models.adapters.base_identity import BaseIdentity
 from minicpmv.training.checkpoints.manifest import MANIFEST
-from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.flags.catalogue import all_settings
+from minicpmv.training.flags.declarations import RunArguments
+from minicpmv.training.flags.fields import Resume
 
 __all__ = ["describe_course", "find_changes", "find_extension", "find_other_base", "find_other_lengths"]
 
-_OF_TRAINING = (
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "bf16",
-    "data_seed",
-    "dataloader_drop_last",
-    "fp16",
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "lr_scheduler_kwargs",
-    "lr_scheduler_type",
-    "max_grad_norm",
-    "neftune_noise_alpha",
-    "optim",
-    "optim_args",
-    "optim_target_modules",
-    "per_device_train_batch_size",
-    "seed",
-    "tf32",
-    "train_sampling_strategy",
-    "warmup_steps",
-    "weight_decay",
-)
-_FREE = (
-    "allow_changed_images",
-    "allow_other_base",
-    "cache_dir",
-    "check_first",
-    "data_cache",
-    "dry_run",
-    "early_stopping",
-    "eval_data_path",
-    "answer_batch_size",
-    "eval_max_new_tokens",
-    "eval_metrics",
-    "eval_metrics_records",
-    "eval_sample_tokens",
-    "eval_samples",
-    "image_root",  # the pictures count by what they hold
-    "keep_best",
-    "llm_activation_checkpointing",
-    "llm_type",
-    "logging_dir",
-    "lora_preset",  # every part has an answer of its own
-    "lora_weight_path",  # decides the beginning alone
-    "max_bad_share",
-    "measure",
-    "num_processes",  # the world's size is compared
-    "overwrite_output_dir",
-    "verify_saved",
-    "report",
-    "save_dtype",
-    "save_rounding",
-    "vision_activation_checkpointing",
-    "vision_cache",
-    "vision_cache_gb",
-)
-"""Our own flags that change no number of training: a new flag counts until it is named here."""
-_ELSEWHERE = ("compilation", "data_path", "model_name_or_path", "validation_split")
-"""Our own flags that count by what they name, or by another name."""
 _DATA = "data"
 _BASE = "base_model"
 _LENGTHS = "record_lengths"
-_LENGTH = ("max_steps", "num_train_epochs")
 
 
 def describe_course(
@@ -96,35 +38,42 @@ def describe_course(
     base: BaseIdentity,
     data: Sequence[Mapping[str, Any]],
     lengths: NDArray[np.int32] | None,
+    *,
+    compilation: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Collect it as JSON.
+    """Collect as JSON what decides the numbers of a run.
 
     Args:
-        run: The flags, with every switch settled.
+        run: The flags, with every switch resolved.
         args: As training has them.
         base: What the run starts from.
         data: Every source of training data with the digest of its content, as ``run.json`` has it.
         lengths: Tokens of each record, from which batches are planned; None if they are not known.
+        compilation: Options for ``torch.compile``; None: nothing is compiled.
     """
-    counted = {item.name for item in fields(run)} - {*_FREE, *_ELSEWHERE}
-    course = {name: getattr(run, name) for name in sorted(counted)}
-    stated = args.to_dict()  # enumerations as plain words
-    course |= {name: stated.get(name) for name in (*_OF_TRAINING, *_LENGTH)}
-    course["torch_compile"] = run.compilation
+    stated = {**args.to_dict(), **vars(run)}  # enumerations of transformers as plain words
+    course = {name: stated.get(name) for name in sorted(_named("same") | _named("length"))}
+    course["torch_compile"] = compilation
     course[_BASE] = asdict(base)
     course[_LENGTHS] = None if lengths is None else hashlib.sha256(lengths.astype("<i4").tobytes()).hexdigest()
     course[_DATA] = [{"sha256": source["sha256"], "weight": source.get("weight", 1)} for source in data]
     return json.loads(json.dumps(course, default=str))
 
 
+@cache
+def _named(resume: Resume) -> frozenset[str]:
+    """Return the names of all settings of which resuming asks this."""
+    return frozenset(name for name, setting in all_settings().items() if setting.resume == resume)
+
+
 def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Name what is other than it was, each with both values."""
-    compared = (before.keys() | now.keys()) - {*_LENGTH, _BASE, _LENGTHS}
+    """Name each setting that has changed, with both values."""
+    compared = (before.keys() | now.keys()) - {*_named("length"), _BASE, _LENGTHS}
     different = [name for name in sorted(compared) if before.get(name) != now.get(name)]
     return [
         f"--{name}: {_word(before.get(name))} then, {_word(now.get(name))} now"
         if name != _DATA
-        else "--data_path: the files hold something else now, or have other weights"
+        else "--data_path: the files have another content now, or other weights"
         for name in different
     ]
 
@@ -155,7 +104,7 @@ def find_extension(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     """Say what differs in the length of the run."""
     return [
         f"--{name}: {_word(before[name])} then, {_word(now[name])} now; from here on the schedule is the new run's"
-        for name in _LENGTH
+        for name in sorted(_named("length"))
         if before.get(name) != now.get(name)
     ]
 

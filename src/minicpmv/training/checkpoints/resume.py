@@ -23,7 +23,7 @@ from minicpmv.training.checkpoints.staging import list_checkpoints, remove_check
 from minicpmv.training.distributed.console import notice
 from minicpmv.training.distributed.engine import name_engine
 from minicpmv.training.distributed.processes import gather
-from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.flags.declarations import RunArguments
 
 __all__ = ["PICTURES", "ResumePoint", "Setting", "choose_resume_point", "choose_together", "prepare_directory"]
 
@@ -237,9 +237,9 @@ def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[tuple[str, ...
     changes = "\n  ".join(find_changes(course, setting.course))
     if changes:
         raise CheckpointError(
-            f"{checkpoint}: found settings that are not those of the run that wrote it, expected the same ones, or its "
-            f"end would belong to another run than its beginning\n  {changes}\n  fix: start with what was then, "
-            f"{otherwise}"
+            f"{checkpoint}: found settings that are not those of the run that wrote it, expected the same ones: "
+            f"resuming with different settings would mix two runs\n  {changes}\n"
+            f"  fix: use the original settings, {otherwise}"
         )
     overridden += _check_pictures(checkpoint, course, setting)
     return tuple(find_extension(course, setting.course)), overridden

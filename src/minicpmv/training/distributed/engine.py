@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import warnings
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +19,7 @@ from minicpmv.errors import ConfigError
 from minicpmv.training.distributed.fsdp import prepare_fsdp, start_fsdp
 from minicpmv.training.distributed.network import choose_interface
 from minicpmv.training.distributed.processes import meet
-from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.flags.deepspeed_presets import offloads_optimizer
 from minicpmv.training.flags.resolution import build_training_arguments
 
@@ -39,7 +40,7 @@ _REMARKS = {
 }
 
 
-def start_engine(run: RunArguments, settings: dict[str, Any]) -> TrainingArguments:
+def start_engine(run: RunArguments, settings: Mapping[str, Any]) -> TrainingArguments:
     """Join the processes of a run, and return transformers' arguments for it.
 
     Args:
@@ -95,7 +96,7 @@ def prepare_rendezvous(*, use_deepspeed: bool) -> None:
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
 
 
-def _join_on_cpu(settings: dict[str, Any]) -> None:
+def _join_on_cpu(settings: Mapping[str, Any]) -> None:
     """Join the processes of a run on CPUs, with the patience of ``--ddp_timeout``.
 
     transformers 5.23 hands that on for accelerators only. This may go when it does so for CPUs.

@@ -18,7 +18,7 @@ from minicpmv.training.distributed.processes import gather
 from minicpmv.training.finish.rounding import Kept, describe_kept, warn_of_loss
 from minicpmv.training.finish.saving import AllLostError, TooLargeError, save_adapter, save_full
 from minicpmv.training.finish.verification import choose_batch, verify_saved
-from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.inputs.base_checkpoint import dtype_to_save
 from minicpmv.training.inputs.run_inputs import RunInputs
 from minicpmv.training.monitoring.epoch_loss import EPOCH_LOSS

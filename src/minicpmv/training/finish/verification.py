@@ -28,7 +28,7 @@ from minicpmv.training.distributed.console import notice, say
 from minicpmv.training.distributed.processes import raise_together, wait_for_all
 from minicpmv.training.finish.rounding import Kept
 from minicpmv.training.finish.verify import describe_verification
-from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.stopping.interruption import Interruption
 from minicpmv.training.trainer import MiniCPMVTrainer
 

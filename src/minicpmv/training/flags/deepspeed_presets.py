@@ -13,7 +13,7 @@ from minicpmv.errors import ConfigError
 from minicpmv.machine.tools import refuse_without_tools
 from minicpmv.machine.value import Machine
 
-__all__ = ["PRESETS", "DeepSpeedChoice", "offloads_optimizer", "refuse_uncompiled", "resolve_deepspeed"]
+__all__ = ["PRESETS", "DeepSpeedChoice", "check_compiled", "offloads_optimizer", "resolve_deepspeed"]
 
 _COMPILED = ("adam", "adamw", "lamb", "lion")
 """What an ``optimizer`` block can name that is DeepSpeed's own code; of Adam it also has torch's."""
@@ -75,7 +75,7 @@ def offloads_optimizer(config: Mapping[str, Any]) -> bool:
     return offload.get("device", "none") != "none"
 
 
-def refuse_uncompiled(config: Mapping[str, Any], machine: Machine) -> None:
+def check_compiled(config: Mapping[str, Any], machine: Machine) -> None:
     """Make sure that DeepSpeed can compile the optimizer that a configuration makes it run beside a GPU.
 
     Raises:

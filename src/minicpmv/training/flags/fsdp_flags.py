@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from minicpmv.errors import ConfigError, UsageError
+from minicpmv.training.flags.fields import FALSE, TRUE
 
-__all__ = ["settle_fsdp"]
-
-_TRUE, _FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0", "")
-
+__all__ = ["resolve_fsdp"]
 
 # What a configuration may say beside what is settled here, and why everything else is refused.
 _FREE = ("cpu_offload", "reshard_after_forward")
@@ -25,7 +23,7 @@ _SETTLED: dict[str, tuple[Any, str]] = {
 }
 
 
-def settle_fsdp(settings: dict[str, Any], *, on_cpu: bool, has_accelerator: bool, num_processes: int) -> None:
+def resolve_fsdp(settings: dict[str, Any], *, on_cpu: bool, has_accelerator: bool, num_processes: int) -> None:
     """Read ``fsdp`` and ``fsdp_config``, and put what they mean in their place.
 
     Args:
@@ -40,9 +38,9 @@ def settle_fsdp(settings: dict[str, Any], *, on_cpu: bool, has_accelerator: bool
     """
     asked, written = settings.pop("fsdp", None), settings.pop("fsdp_config", None)
     word = str(asked or "").strip().lower()
-    if word not in _TRUE + _FALSE:
+    if word not in (*TRUE, *FALSE, ""):
         raise UsageError(f"--fsdp: found {asked!r}, expected true or false\n  fix: --fsdp true")
-    if word in _FALSE:
+    if word in (*FALSE, ""):
         if written:
             raise UsageError("--fsdp_config: found without --fsdp\n  fix: add --fsdp true, or remove it")
         return

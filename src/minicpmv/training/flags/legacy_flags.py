@@ -1,4 +1,4 @@
-"""Flags of the 2024 scripts that transformers has renamed or dropped since, read as what they mean today.
+"""Translates flags of the 2024 scripts that have been renamed or dropped since.
 
 Each is renamed, or accepted because it states what happens anyway, or refused with the reason. None is ignored.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from minicpmv.errors import UsageError
+from minicpmv.training.flags.fields import FALSE, TRUE
 
-__all__ = ["modernise"]
+__all__ = ["translate_legacy"]
 
 _RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -22,7 +23,7 @@ _RENAMED = {
     "push_to_hub_token": "hub_token",
 }
 
-# Also the way back: a flag of today's may be one that the installed transformers does not have yet.
+# Both ways: the installed transformers may not have today's name yet.
 _OTHER_NAME = _RENAMED | {today: old for old, today in _RENAMED.items()}
 
 # flag -> values that state what happens anyway, and why another value cannot be honoured
@@ -40,6 +41,10 @@ _SETTLED: dict[str, tuple[tuple[str, ...], str]] = {
     "include_inputs_for_metrics": (("false",), "evaluation computes the loss only"),
     "include_tokens_per_second": (("true",), "tokens per second are always logged"),
     "jit_mode_eval": (("false",), "evaluation runs the model as it is trained"),
+    "lora_layer_replication": (
+        ("none", ""),
+        "PEFT replicates layers only in bare language models, not inside a vision-language model",
+    ),
     "past_index": (("-1",), "no MiniCPM-V model carries a state between batches"),
     "ray_scope": (("last",), "there is no hyperparameter search here"),
     "save_safetensors": (("true",), "weights are always saved as safetensors"),
@@ -49,23 +54,20 @@ _SETTLED: dict[str, tuple[tuple[str, ...], str]] = {
     "use_legacy_prediction_loop": (("false",), "the legacy loop is gone"),
     "use_mps_device": (
         ("true",),
-        "an Apple GPU was never tested, and is refused where there is one; --use_cpu true trains on the processor",
+        "Apple GPUs have not been tested and are refused; --use_cpu true trains on the CPU",
     ),
 }
 
-_TRUE = ("true", "yes", "t", "y", "1")
-_FALSE = ("false", "no", "f", "n", "0")
 
-
-def modernise(arguments: Sequence[str], *, known: Collection[str]) -> tuple[list[str], list[str]]:
-    """Rewrite old flags as today's.
+def translate_legacy(arguments: Sequence[str], *, known: Collection[str]) -> tuple[list[str], list[str]]:
+    """Rewrite old flags in today's spelling.
 
     Args:
         arguments: The command line without the program's name.
         known: Today's flags. transformers 5.20, the last for Python 3.10, still has some of the old ones instead.
 
     Returns:
-        The command line in today's spelling, and a notice for each flag that was rewritten or stated the obvious.
+        The command line in today's spelling, and a notice for each flag that was rewritten or dropped.
 
     Raises:
         UsageError: An old flag asks for something that can no longer be done.
@@ -83,14 +85,14 @@ def modernise(arguments: Sequence[str], *, known: Collection[str]) -> tuple[list
             rewritten += group
             continue
         flag, equals, inline = group[0][2:].partition("=")
-        replaced, told = _modernise_one(flag.replace("-", "_"), ([inline] if equals else []) + group[1:], known)
+        replaced, told = _translate(flag.replace("-", "_"), ([inline] if equals else []) + group[1:], known)
         rewritten += group if replaced is None else replaced
         notices += told
     return rewritten, notices
 
 
-def _modernise_one(name: str, values: list[str], known: Collection[str]) -> tuple[list[str] | None, list[str]]:
-    """Return today's words for one flag (None: it is today's already) and what to tell about it."""
+def _translate(name: str, values: list[str], known: Collection[str]) -> tuple[list[str] | None, list[str]]:
+    """Return today's words for one flag (None: it is up to date) and the notices about it."""
     other = _OTHER_NAME.get(name)
     if other in known and (name in _RENAMED or name not in known):
         today = other
@@ -99,9 +101,9 @@ def _modernise_one(name: str, values: list[str], known: Collection[str]) -> tupl
     if name in _SETTLED:
         accepted, reason = _SETTLED[name]
         if (values or ["true"])[0].lower() not in accepted:
+            expected = " or ".join(filter(None, accepted))
             raise UsageError(
-                f"--{name}: found {' '.join(values) or 'true'!r}, expected {' or '.join(accepted)}: {reason}\n"
-                "  fix: remove the flag"
+                f"--{name}: found {' '.join(values) or 'true'!r}, expected {expected}: {reason}\n  fix: remove the flag"
             )
         return [], [f"--{name}: {reason}"]
     if name in _SPECIAL:
@@ -139,32 +141,34 @@ def _optim(values: list[str]) -> tuple[list[str] | None, list[str]]:
     renamed = {"adamw_hf": "adamw_torch", "adamw_apex_fused": "adamw_torch_fused"}
     if values and values[0] in renamed:
         today = renamed[values[0]]
-        return ["--optim", today], [f"--optim {values[0]} is gone from transformers; using its equal {today}"]
+        return ["--optim", today], [
+            f"--optim {values[0]} has been removed from transformers; using the equivalent {today}"
+        ]
     return None, []
 
 
 def _fsdp(values: list[str]) -> tuple[list[str] | None, list[str]]:
-    """Sharding was a list of words, in one argument or several."""
+    """Read the list of words, in one argument or several, that ``--fsdp`` used to take."""
     words = " ".join(values).lower().split()
     if values and not words:
         return [], []  # an empty variable of a script
-    if not words or words[0] in _TRUE + _FALSE:
+    if not words or words[0] in TRUE + FALSE:
         return None, []
     if set(words) <= {"full_shard", "auto_wrap"}:
         return ["--fsdp", "true"], [f"--fsdp {' '.join(words)} is now --fsdp true"]
     today = {"offload": '"cpu_offload": true', "shard_grad_op": '"reshard_after_forward": false'}
     settings = ", ".join(today[word] for word in words if word in today)
     raise UsageError(
-        f"--fsdp: found {' '.join(words)!r}, expected true or false; what else it said belongs into --fsdp_config\n"
+        f"--fsdp: found {' '.join(words)!r}, expected true or false; everything else belongs in --fsdp_config\n"
         f"  fix: --fsdp true" + (f" --fsdp_config '{{{settings}}}'" if settings else "")
     )
 
 
 def _truth(name: str, values: list[str]) -> bool:
     word = (values or ["true"])[0].lower()
-    if word not in _TRUE + _FALSE:
+    if word not in TRUE + FALSE:
         raise UsageError(f"--{name}: found {word!r}, expected true or false\n  fix: correct the value")
-    return word in _TRUE
+    return word in TRUE
 
 
 _SPECIAL: dict[str, Callable[[list[str]], tuple[list[str] | None, list[str]]]] = {

@@ -1,4 +1,4 @@
-"""Flags whose value is an object of settings for something else: tried on that something, before anything is read."""
+"""Reads flags whose value is an object of settings for something else, and tries it out before anything is read."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from minicpmv.errors import UsageError
 
-__all__ = ["check_objects", "try_objects"]
+__all__ = ["check_objects", "resolve_objects"]
 
 _FILES = ("accelerator_config", "fsdp_config")
 """Flags that also take the name of a JSON file."""
 _NEEDING_MODEL = ("apollo", "galore")
 
 
-def check_objects(settings: dict[str, Any]) -> None:
-    """Read the objects that were given as text, and refuse what is none.
+def resolve_objects(settings: dict[str, Any]) -> None:
+    """Read the objects that were given as text.
 
     Args:
         settings: Keyword arguments for ``TrainingArguments``; texts become what they say.
@@ -50,8 +50,8 @@ def check_objects(settings: dict[str, Any]) -> None:
             )
 
 
-def try_objects(args: TrainingArguments) -> None:
-    """Make a schedule and an optimizer of one number as the run will make its own.
+def check_objects(args: TrainingArguments) -> None:
+    """Try a schedule and an optimizer of one number, made as the run will make its own.
 
     Raises:
         UsageError: ``--lr_scheduler_kwargs`` or ``--optim_args`` do not go with them.
@@ -88,7 +88,7 @@ def _peek(name: str, value: Any) -> Any:
         pairs = (each.partition("=") for each in value.split(","))
         return {key.strip(): _number(text) for key, _, text in pairs}
     if value.lstrip().startswith("{"):
-        with suppress(ValueError, RecursionError):  # whoever reads it says so
+        with suppress(ValueError, RecursionError):  # refused where it is read
             return json.loads(value)
     return None
 
@@ -111,17 +111,17 @@ def _refuse_not_finite(where: str, value: Any) -> None:
 
 
 def _refuse_unread(args: TrainingArguments, name: str) -> None:
-    """Refuse a name that changes nothing, whatever it is set to."""
+    """Refuse a name that has no effect, whatever its value."""
     tried = copy.copy(args)
     found: list[Any] = []
     for value in (None, "0.125", "7", "true"):
         tried.optim_args = None if value is None else f"{name}={value}"
         try:
             found.append(Trainer.get_optimizer_cls_and_kwargs(tried)[1])
-        except (TypeError, ValueError):  # so somebody reads it
+        except (TypeError, ValueError):  # so it is read
             return
     if all(each == found[0] for each in found):
-        raise ValueError(f"{name!r} is read by nobody")
+        raise ValueError(f"{name!r} is not read")
 
 
 def _read(name: str, value: str) -> Mapping[str, Any]:

@@ -1,55 +1,49 @@
-"""Fills in what the command line left open, for the machine at hand, and refuses what cannot be honoured."""
+"""Resolves what the command line left open, for the machine at hand, and refuses what cannot be honoured.
+
+``TrainingArguments`` is built here, at one place; from then on only transformers' Trainer changes it.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import TrainingArguments
 
 from minicpmv.errors import UsageError
+from minicpmv.evaluation.metrics.registry import find_metrics, split_names
 from minicpmv.machine.description import name_machine
 from minicpmv.machine.placement import refuse_crowding
 from minicpmv.machine.precision import emulates_bf16, precision
 from minicpmv.machine.support import describe_untested, refuse_unusable
+from minicpmv.machine.tools import refuse_without_tools
 from minicpmv.machine.value import Machine
 from minicpmv.machine.workers import default_workers, most_workers
+from minicpmv.report.evaluations import OF_EVALUATION, key_of
 from minicpmv.terminal.redaction import clean_settings
 from minicpmv.training.flags.arguments import Request
-from minicpmv.training.flags.deepspeed_presets import refuse_uncompiled, resolve_deepspeed
-from minicpmv.training.flags.evaluation_flags import settle_best_model
-from minicpmv.training.flags.fsdp_flags import settle_fsdp
-from minicpmv.training.flags.layer_flags import settle_compilation, settle_recomputation
-from minicpmv.training.flags.object_flags import check_objects, try_objects
-from minicpmv.training.flags.optimizers import check_optimizer
-from minicpmv.training.flags.trackers import settle_trackers
+from minicpmv.training.flags.catalogue import all_settings, transformers_defaults
+from minicpmv.training.flags.declarations import RunArguments
+from minicpmv.training.flags.deepspeed_presets import check_compiled, resolve_deepspeed
+from minicpmv.training.flags.fsdp_flags import resolve_fsdp
+from minicpmv.training.flags.object_flags import check_objects, resolve_objects
+from minicpmv.training.flags.packages import check_optimizer, resolve_trackers
 
-__all__ = ["build_training_arguments", "complete_settings", "describe_settings"]
+__all__ = ["Resolved", "build_training_arguments", "describe_settings", "resolve_settings"]
 
 # flag -> why it is refused as soon as it is switched on
 _REFUSED = {
     "auto_find_batch_size": "all batches are planned before training; a smaller --per_device_train_batch_size or "
     "shorter rows (--pack_length) need less memory",
     "enable_jit_checkpoint": "it saves in the middle of an optimizer step",
+    "liger_kernel_config": "no kernel of Liger is used",
     "label_smoothing_factor": "it needs the logits of every token, which are never computed",
     "parallelism_config": "only data parallelism, DeepSpeed and FSDP2 are supported",
     "push_to_hub": "a run never uploads anything; upload the finished directory with `hf upload`",
     "use_liger_kernel": "its kernels know no MiniCPM-V model; the loss is already computed at trained tokens only",
 }
-
-_DEFAULTS: dict[str, Any] = {
-    # Every process runs every trained part in every step, so there is nothing to look for.
-    "ddp_find_unused_parameters": False,
-    "logging_nan_inf_filter": False,  # a loss that is not a number must be seen
-    "logging_steps": 10,
-    "lr_scheduler_type": "cosine",
-    "per_device_eval_batch_size": 1,
-    "per_device_train_batch_size": 1,
-    "report_to": "tensorboard",
-    "save_total_limit": 2,
-    "warmup_steps": 0.03,
-}
-
 
 _REFUSALS = (
     ArithmeticError,
@@ -61,14 +55,24 @@ _REFUSALS = (
     TypeError,
     ValueError,
 )
-"""What transformers raises where it checks its arguments."""
+"""What transformers raises when it checks its arguments."""
 
 
-def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any], list[str]]:
-    """Say how ``TrainingArguments`` is to be built.
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The settings of a run on a machine. What learns is resolved later, with the model's modules."""
 
-    Returns:
-        Its keyword arguments, and notices on what was overruled.
+    run: RunArguments
+    training: Mapping[str, Any]
+    """Keyword arguments for ``TrainingArguments``."""
+    compilation: Mapping[str, Any] | None
+    """Options for ``torch.compile``; None: nothing is compiled."""
+    notices: tuple[str, ...]
+    """On what was overruled."""
+
+
+def resolve_settings(request: Request, machine: Machine) -> Resolved:
+    """Fill in what a command line left open.
 
     Raises:
         UsageError: A flag cannot be honoured, here or at all.
@@ -81,53 +85,58 @@ def complete_settings(request: Request, machine: Machine) -> tuple[dict[str, Any
         if settings.get(name):
             raise UsageError(f"--{name}: found {settings[name]!r}, expected it off: {reason}\n  fix: remove the flag")
     if request.run.packing:
-        _settle_packing(settings)
-    _settle_precision(settings, notices, machine)
-    _settle_fixed(settings, notices)
+        _resolve_packing(settings)
+    _resolve_precision(settings, notices, machine)
+    _resolve_fixed(settings, notices)
     if settings.pop("hub_token", None):  # transformers keeps it in what it pickles and hands to trackers
         notices.append("--hub_token: a run never uploads anything, so it is not used; HF_TOKEN serves for downloads")
-    settle_recomputation(request.run, settings)
-    settle_compilation(request.run, settings, machine)
-    if not request.run.may_evaluate:
+    run = _resolve_recomputation(request.run, settings)
+    compilation = _resolve_compilation(settings, machine)
+    if not run.may_evaluate:
         _drop_evaluation(settings, notices)
-    settle_best_model(request.run, settings)
-    settings.setdefault("learning_rate", 1e-4 if request.run.use_lora else 1e-5)
+    _resolve_best_model(run, settings)
+    settings.setdefault("learning_rate", 1e-4 if run.use_lora else 1e-5)
     settings.setdefault("dataloader_num_workers", 0 if settings["use_cpu"] else default_workers(machine).value)
-    for name, value in _DEFAULTS.items():
-        settings.setdefault(name, value)
+    settings = {**transformers_defaults(), **settings}
     _limit_workers(settings, notices, machine)
     # A progress bar in a file is noise.
     settings.setdefault("disable_tqdm", not sys.stderr.isatty())
+    _resolve_sharding(run, settings, notices, machine)
+    check_optimizer(settings, given=request.given)
+    resolve_objects(settings)
+    _resolve_copies(settings)
+    resolve_trackers(settings)
+    return Resolved(run, settings, compilation, tuple(notices))
+
+
+def _resolve_sharding(run: RunArguments, settings: dict[str, Any], notices: list[str], machine: Machine) -> None:
+    """Read what DeepSpeed or FSDP is to do; neither can shard quantized weights."""
     if settings.get("deepspeed"):
         choice = resolve_deepspeed(settings["deepspeed"], on_cpu=settings["use_cpu"])
         settings["deepspeed"] = choice.config
         if not settings["use_cpu"]:
-            refuse_uncompiled(choice.config, machine)
+            check_compiled(choice.config, machine)
         notices += choice.notices
-        if request.run.q_lora and choice.config.get("zero_optimization", {}).get("stage") == 3:
+        if run.q_lora and choice.config.get("zero_optimization", {}).get("stage") == 3:
             raise UsageError(
-                "--q_lora --deepspeed: found ZeRO-3, expected another stage: it cannot shard 4-bit weights\n"
+                "--q_lora --deepspeed: found ZeRO-3, expected another stage: it cannot shard quantized weights\n"
                 "  fix: use --deepspeed zero2"
             )
-    settle_fsdp(
+    resolve_fsdp(
         settings,
         on_cpu=settings["use_cpu"],
         has_accelerator=bool(machine.accelerators),
         num_processes=machine.num_processes,
     )
-    if request.run.q_lora and settings.get("fsdp"):
+    if run.q_lora and settings.get("fsdp"):
         raise UsageError(
-            "--q_lora --fsdp: found both, expected one: FSDP cannot shard 4-bit weights\n  fix: use --deepspeed zero2"
+            "--q_lora --fsdp: found both, expected one: FSDP cannot shard quantized weights\n"
+            "  fix: use --deepspeed zero2"
         )
-    check_optimizer(settings, given=request.given)
-    check_objects(settings)
-    _settle_copies(settings)
-    settle_trackers(settings)
-    return settings, notices
 
 
 def _limit_workers(settings: dict[str, Any], notices: list[str], machine: Machine) -> None:
-    """Start no more processes than the machine can be meant to have."""
+    """Start no more workers than the machine has use for."""
     asked, most = settings["dataloader_num_workers"], most_workers(machine)
     if asked > most:
         settings["dataloader_num_workers"] = most
@@ -136,22 +145,20 @@ def _limit_workers(settings: dict[str, Any], notices: list[str], machine: Machin
         )
 
 
-def _settle_copies(settings: dict[str, Any]) -> None:
-    """Send a batch to an accelerator without waiting until it is there, or for what was launched before it.
-
-    That takes memory that is pinned, as a loader's batches are unless a flag says otherwise.
-    """
+def _resolve_copies(settings: dict[str, Any]) -> None:
+    """Copy batches to an accelerator without blocking, which needs pinned memory."""
     given = settings.get("accelerator_config") or {}
     if settings["use_cpu"] or not settings.get("dataloader_pin_memory", True) or not isinstance(given, dict):
         return
     settings["accelerator_config"] = {"non_blocking": True, **given}
 
 
-def _settle_packing(settings: dict[str, Any]) -> None:
+def _resolve_packing(settings: dict[str, Any]) -> None:
     strategy = settings.get("train_sampling_strategy", "random")
     if strategy not in ("random", "sequential"):
         raise UsageError(
-            f"--train_sampling_strategy {strategy} --packing true: found two answers to which records share a batch\n"
+            f"--train_sampling_strategy {strategy} --packing true: found both, expected one of them to decide which "
+            "records share a batch\n"
             "  fix: remove one of them"
         )
     if settings.get("dataloader_drop_last"):
@@ -163,7 +170,7 @@ def _settle_packing(settings: dict[str, Any]) -> None:
         settings["include_num_input_tokens_seen"] = "all"  # the same, where nothing is padded
 
 
-def _settle_precision(settings: dict[str, Any], notices: list[str], machine: Machine) -> None:
+def _resolve_precision(settings: dict[str, Any], notices: list[str], machine: Machine) -> None:
     if not settings.get("use_cpu"):
         refuse_unusable(machine, on_processor="--use_cpu true")
         refuse_crowding(machine)
@@ -192,9 +199,11 @@ def _settle_precision(settings: dict[str, Any], notices: list[str], machine: Mac
             notices.append(f"--{name}: evaluation runs in the precision of training")
 
 
-def _settle_fixed(settings: dict[str, Any], notices: list[str]) -> None:
+def _resolve_fixed(settings: dict[str, Any], notices: list[str]) -> None:
     if settings.pop("remove_unused_columns", False):
-        raise UsageError("--remove_unused_columns: found true, expected false: it would drop images\n  fix: remove it")
+        raise UsageError(
+            "--remove_unused_columns: found true, expected false: it would drop images\n  fix: remove the flag"
+        )
     settings["remove_unused_columns"] = False
     if settings.pop("label_names", ["labels"]) != ["labels"]:
         raise UsageError("--label_names: found other names, expected labels\n  fix: remove the flag")
@@ -203,9 +212,9 @@ def _settle_fixed(settings: dict[str, Any], notices: list[str]) -> None:
         notices.append("--prediction_loss_only false: evaluation reports the loss; logits are never gathered")
     settings["prediction_loss_only"] = True
     if settings.pop("do_train", True) is False:
-        raise UsageError("--do_train false: this command trains\n  fix: remove the flag")
+        raise UsageError("--do_train: found false, expected true: this command trains\n  fix: remove the flag")
     settings["do_train"] = True
-    # What has been added up in an unfinished epoch, and how long nothing has improved, is part of a checkpoint.
+    # A checkpoint has the sums of an unfinished epoch, and the number of evaluations without improvement.
     settings["restore_callback_states_from_checkpoint"] = True
 
 
@@ -214,19 +223,85 @@ def _drop_evaluation(settings: dict[str, Any], notices: list[str]) -> None:
     if settings.get("eval_strategy", "no") != "no":
         asked.append("eval_strategy")
     if asked:
-        notices.append(f"--{', --'.join(asked)}: no --eval_data_path, so nothing is evaluated")
+        notices.append(f"--{', --'.join(asked)}: no validation data, so nothing is evaluated")
     for name in asked:
         del settings[name]
 
 
+def _resolve_recomputation(run: RunArguments, settings: dict[str, Any]) -> RunArguments:
+    """Decide which parts are recomputed, and whether transformers has to switch anything on."""
+    # transformers 5.20, the last for Python 3.10, has the old name only.
+    names = ("activation_checkpointing", "gradient_checkpointing")
+    flag = next(name for name in names if name in all_settings())
+    whole = bool(settings.get(flag))
+    of_llm, of_vision = run.llm_activation_checkpointing, run.vision_activation_checkpointing
+    run = replace(
+        run,
+        llm_activation_checkpointing=whole if of_llm is None else of_llm,
+        vision_activation_checkpointing=whole if of_vision is None else of_vision,
+    )
+    settings[flag] = bool(run.llm_activation_checkpointing or run.vision_activation_checkpointing)
+    if settings.get(f"{flag}_kwargs") and not settings[flag]:
+        raise UsageError(
+            f"--{flag}_kwargs: found without --{flag} true, expected both\n  fix: add it, or remove this flag"
+        )
+    return run
+
+
+def _resolve_compilation(settings: dict[str, Any], machine: Machine) -> dict[str, Any] | None:
+    """Take ``--torch_compile`` away from transformers, which would compile the whole model; layers are compiled."""
+    asked = settings.pop("torch_compile", None)
+    options = {
+        name: value
+        for name in ("backend", "mode")
+        if (value := settings.pop(f"torch_compile_{name}", None)) is not None
+    }
+    if asked is False and options:
+        raise UsageError(
+            f"--torch_compile false --torch_compile_{next(iter(options))}: found both, expected one: nothing is "
+            "compiled\n  fix: remove one of them"
+        )
+    if not (asked or options):
+        return None
+    if options.get("backend", "inductor") == "inductor":
+        compiled = "layers on a processor" if settings["use_cpu"] else "layers on a GPU"
+        refuse_without_tools(machine, compiled, asked_by="--torch_compile", otherwise="remove the flag")
+    return options
+
+
+def _resolve_best_model(run: RunArguments, settings: dict[str, Any]) -> None:
+    """Choose the metric that decides on the best checkpoint, and which direction is better.
+
+    With several validation sets, the loss on the first one decides unless another metric is named.
+    """
+    sets = list(run.eval_sources) or [""]
+    measured = split_names(run.eval_metrics or "")
+    of_sets = {
+        key_of(name, metric).removeprefix("eval_"): metric for name in sets for metric in (*OF_EVALUATION, *measured)
+    }
+    written = settings.get("metric_for_best_model")
+    if written is None and run.keep_best:
+        written = settings["metric_for_best_model"] = key_of(sets[0], "loss")
+    metric = of_sets.get((written or key_of(sets[0], "loss")).removeprefix("eval_"))
+    if metric is None:
+        known = ", ".join(key_of(name, each) for name in sets for each in ("loss", *measured))
+        raise UsageError(
+            f"--metric_for_best_model: found {written!r}, expected a metric that is measured: {known}\n"
+            f"  fix: correct the name, or add it to --eval_metrics"
+        )
+    if metric in measured:
+        (found,) = find_metrics([metric], flag="--eval_metrics")
+        settings.setdefault("greater_is_better", found.higher_is_better)
+
+
 class _Arguments(TrainingArguments):
-    """Tells nobody a secret: trackers are handed this mapping, and so is ``run.json``."""
+    """Hides secrets in the mapping that trackers and ``run.json`` get."""
 
     def to_dict(self) -> dict[str, Any]:
         return clean_settings(super().to_dict())
 
 
-def build_training_arguments(settings: dict[str, Any]) -> TrainingArguments:
+def build_training_arguments(settings: Mapping[str, Any]) -> TrainingArguments:
     """Build transformers' own arguments.
 
     Raises:
@@ -243,12 +318,12 @@ def build_training_arguments(settings: dict[str, Any]) -> TrainingArguments:
                 f"--accelerator_config: found {name} true, expected it off: every process reads its own planned "
                 "batches\n  fix: remove it"
             )
-    try_objects(args)
+    check_objects(args)
     return args
 
 
 def describe_settings(args: TrainingArguments, machine: Machine, *, use_lora: bool) -> str:
-    """Say in one line what matters most about how a run learns."""
+    """Describe in one line how a run learns."""
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     return (

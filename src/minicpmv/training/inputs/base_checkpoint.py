@@ -14,7 +14,7 @@ from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.releases.directories import SMALL_FILES, find_directory, name_to_load
 from minicpmv.releases.model_files import check_model_files, read_config
 from minicpmv.releases.table import LLM_TYPES, Version, detect_version
-from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.learning.lora import keep_packing, quantisation
 
 __all__ = ["Base", "check_weights", "dtype_to_save", "load_base", "open_base", "stated_dtype"]

@@ -11,7 +11,7 @@ from minicpmv.errors import CheckpointError, MiniCPMVError
 from minicpmv.models.adapters.base_identity import BaseIdentity, compare_base, identify_base
 from minicpmv.training.distributed.console import notice
 from minicpmv.training.distributed.processes import gather, raise_together
-from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.inputs.base_checkpoint import Base
 from minicpmv.training.inputs.run_inputs import find_cache
 

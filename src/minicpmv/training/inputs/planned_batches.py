@@ -25,7 +25,7 @@ from minicpmv.data.batches.packing import RowPlanner
 from minicpmv.data.batches.plan import Rows
 from minicpmv.data.samples.dataset import LengthReport
 from minicpmv.models.configuration import MiniCPMVConfig
-from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.flags.declarations import RunArguments
 
 __all__ = [
     "BatchPlan",

@@ -26,7 +26,7 @@ from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.releases.table import Version
 from minicpmv.training.distributed.console import notice, say
 from minicpmv.training.distributed.processes import leaders_first
-from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.inputs.base_checkpoint import Base
 
 __all__ = ["RunInputs", "find_cache", "open_inputs", "open_inputs_together"]
@@ -131,7 +131,7 @@ def open_inputs(run: RunArguments, base: Base, output_dir: str, *, seed: int) ->
         kept = [_kept_lengths(cache, base, mixture, of) for mixture, of in zip(mixtures, datasets, strict=True)]
         reports = [dataset.check_lengths(kept=entry) for dataset, entry in zip(datasets, kept, strict=True)]
         _tell(cache, mixtures, kept)
-    skip_log, skipped = _settle_skips(run, output_dir, mixtures, reports)
+    skip_log, skipped = _resolve_skips(run, output_dir, mixtures, reports)
     if run.on_bad_record == "skip":
         for dataset in datasets:
             dataset.skip_log = skip_log
@@ -220,7 +220,7 @@ def _make_dataset(run: RunArguments, mixture: Mixture, processor: MiniCPMVProces
     )
 
 
-def _settle_skips(
+def _resolve_skips(
     run: RunArguments, output_dir: str, mixtures: list[Mixture], reports: list[LengthReport]
 ) -> tuple[SkipLog, Skipped]:
     """Collect what is left out, and make sure that it is not too much."""

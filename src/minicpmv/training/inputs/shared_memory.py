@@ -22,7 +22,7 @@ from minicpmv.machine.workers import bytes_in_flight, workers_that_fit
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.training.inputs.planned_batches import BatchPlan
 
-__all__ = ["Workers", "bytes_of_records", "heaviest_batch", "heaviest_row", "settle_workers"]
+__all__ = ["Workers", "bytes_of_records", "heaviest_batch", "heaviest_row", "resolve_workers"]
 
 _BYTES_PER_TOKEN = 40
 """At most: ids, labels, weights, masks or places."""
@@ -44,7 +44,7 @@ class Workers(NamedTuple):
     """Those of training wait meanwhile, with the batches that they have made."""
 
 
-def settle_workers(
+def resolve_workers(
     machine: Machine,
     args: TrainingArguments,
     config: MiniCPMVConfig,

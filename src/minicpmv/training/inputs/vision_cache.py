@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from threading import Semaphore
@@ -29,11 +30,11 @@ from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.training.distributed.console import is_first_process, notice
 from minicpmv.training.distributed.engine import load_deepspeed
 from minicpmv.training.distributed.processes import add_up, gather
-from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.learning.lora import modules_to_save, wanted_targets
 from minicpmv.training.learning.parts import part_of
 
-__all__ = ["FeatureWriter", "advise", "settle_vision_cache", "use_vision_cache"]
+__all__ = ["FeatureWriter", "advise", "resolve_vision_cache", "use_vision_cache"]
 
 _DEFAULT_PLACE = "~/.cache/minicpmv/vision"
 _MEANING = 1
@@ -46,11 +47,11 @@ _VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transfor
 # --------------------------------------------------------------------------------------------------------------- flags
 
 
-def settle_vision_cache(run: RunArguments, model: nn.Module, *, given: frozenset[str]) -> None:
-    """Find the folder that ``--vision_cache`` means, and make it.
+def resolve_vision_cache(run: RunArguments, model: nn.Module, *, given: frozenset[str]) -> RunArguments:
+    """Find the folder that ``--vision_cache`` means, and make it; return the settings with its path.
 
     Args:
-        run: The flags, changed in place; what learns is settled.
+        run: The settings; what learns is resolved.
         model: The base model; its weights may lie on the ``meta`` device.
         given: Names of all flags that were given.
 
@@ -58,10 +59,11 @@ def settle_vision_cache(run: RunArguments, model: nn.Module, *, given: frozenset
         UsageError: The tower learns, so that nothing can be kept; or the folder cannot be made.
     """
     if (run.vision_cache or "false").lower() == "false":
-        run.vision_cache = None
         if "vision_cache_gb" in given:
-            raise UsageError("--vision_cache_gb: found without --vision_cache\n  fix: add it, or remove this flag")
-        return
+            raise UsageError(
+                "--vision_cache_gb: found without --vision_cache, expected both\n  fix: add it, or remove this flag"
+            )
+        return replace(run, vision_cache=None)
     if tower_learns(run, model):
         raise UsageError(
             f"--vision_cache {run.vision_cache}: found a vision tower that learns, so that its features change with "
@@ -79,11 +81,11 @@ def settle_vision_cache(run: RunArguments, model: nn.Module, *, given: frozenset
             f"--vision_cache: found {str(directory)!r}, which cannot be made a folder ({error.strerror})\n"
             "  fix: name another folder"
         ) from error
-    run.vision_cache = str(directory)
+    return replace(run, vision_cache=str(directory))
 
 
 def tower_learns(run: RunArguments, model: nn.Module) -> bool:
-    """Whether the settled flags train anything in the vision tower."""
+    """Whether the resolved settings train anything in the vision tower."""
     if run.tune_vision or (run.use_lora and run.lora_bias == "all"):
         return True
     if not run.use_lora:
@@ -117,7 +119,7 @@ def find_features(
         image_processor: The checkpoint's.
         args: Says in which precision the modules compute.
     """
-    assert not _trains(model, "vision tower"), "settle_vision_cache has refused it"
+    assert not _trains(model, "vision tower"), "resolve_vision_cache has refused it"
     kind: FeatureKind = "tower_features" if _trains(model, "resampler") else "image_features"
     config, base = model.config, _bare(model)
     depends: dict[str, Any] = {

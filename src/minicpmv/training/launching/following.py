@@ -5,12 +5,20 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from collections.abc import Mapping
 
-__all__ = ["follow_launcher", "lead"]
+__all__ = ["follow_launcher", "is_launched", "lead"]
 
 _LAUNCHER = "MINICPMV_LAUNCHER"
 """Variable that holds the launcher's process id."""
+_OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Variables of torchrun and similar launchers, and of MPI's."""
 _SET_PARENT_DEATH_SIGNAL = 1  # of prctl, on Linux
+
+
+def is_launched(variables: Mapping[str, str]) -> bool:
+    """Whether the environment says that a launcher has started this process, alone or with others."""
+    return any(name in variables for name in _OF_A_LAUNCHER)
 
 
 def lead() -> None:

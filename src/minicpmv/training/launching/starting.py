@@ -9,19 +9,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from minicpmv.errors import UsageError
 from minicpmv.training.distributed.console import notice
-from minicpmv.training.flags.arguments import RunArguments, parse_arguments
+from minicpmv.training.flags.arguments import parse_arguments
+from minicpmv.training.flags.declarations import RunArguments
+from minicpmv.training.launching.following import is_launched
 from minicpmv.training.launching.launcher import launch
 
-__all__ = ["count_gpus", "is_launched", "refuse_other_number", "start_processes"]
-
-_OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Variables of torchrun and its like, and of MPI's."""
+__all__ = ["count_gpus", "refuse_other_number", "start_processes"]
 
 
 def start_processes(arguments: Sequence[str]) -> int | None:
@@ -48,11 +47,6 @@ def start_processes(arguments: Sequence[str]) -> int | None:
             "the others alone"
         )
     return launch(["--standalone", "--nproc_per_node", str(number), "-m", "--", "minicpmv.training", *arguments])
-
-
-def is_launched(variables: Mapping[str, str]) -> bool:
-    """Whether the environment says that a launcher has started this process, beside others perhaps."""
-    return any(name in variables for name in _OF_A_LAUNCHER)
 
 
 def count_gpus(flags: Sequence[str]) -> int:

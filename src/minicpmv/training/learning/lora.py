@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from minicpmv.errors import UsageError
 from minicpmv.models.adapters.attaching import attach_adapter
-from minicpmv.training.flags.learning_flags import BESIDE_LORA, LearningArguments
+from minicpmv.training.flags.declarations import BESIDE_LORA, LearningArguments
 from minicpmv.training.learning.targets import find_targets, resolve_target
 
 __all__ = ["add_lora", "as_plain_lora", "keep_packing", "modules_to_save", "quantisation", "wanted_targets"]

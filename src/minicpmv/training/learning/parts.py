@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from minicpmv.training.flags.learning_flags import LearningArguments
+from minicpmv.training.flags.declarations import LearningArguments
 
 __all__ = [
     "PART_FLAGS",

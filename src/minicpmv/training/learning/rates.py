@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from minicpmv.errors import UsageError
-from minicpmv.training.flags.learning_flags import RATED, LearningArguments
+from minicpmv.training.flags.declarations import RATED, LearningArguments
 from minicpmv.training.learning.parts import is_lora_tensor, part_of
 
 __all__ = ["Rates", "check_rates", "split_groups"]

@@ -1,4 +1,4 @@
-"""Settles what learns before a weight is loaded: each switch left open, from the others and from the model's modules.
+"""Resolves what learns before a weight is loaded: each open switch, from the others and from the model's modules.
 
 Works on a model without weights, so that a wrong expression, or a rate that nothing has, costs a second.
 """
@@ -6,43 +6,48 @@ Works on a model without weights, so that a wrong expression, or a rate that not
 from __future__ import annotations
 
 from collections.abc import Set
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from minicpmv.errors import UsageError
 from minicpmv.models.adapters.adapter_config import read_adapter_config
 from minicpmv.models.adapters.foreign_adapters import modules_beside
-from minicpmv.training.flags.learning_flags import BESIDE_LORA, LearningArguments
+from minicpmv.training.flags.declarations import BESIDE_LORA, LearningArguments
 from minicpmv.training.learning.lora import modules_to_save, wanted_targets
 from minicpmv.training.learning.parts import PART_FLAGS, part_of
 from minicpmv.training.learning.rates import check_rates
 from minicpmv.training.learning.targets import resolve_target
 
-__all__ = ["settle_learning"]
+__all__ = ["resolve_learning"]
+
+Settings = TypeVar("Settings", bound=LearningArguments)
+_OF_ADAPTER = ("lora_r", "lora_alpha", "lora_dropout", "lora_bias", "use_rslora", "use_dora")
 
 
-def settle_learning(run: LearningArguments, model: nn.Module, *, given: Set[str]) -> list[str]:
-    """Decide for each part whether it is trained; every ``tune_...`` of ``run`` is true or false afterwards.
+def resolve_learning(run: Settings, model: nn.Module, *, given: Set[str]) -> tuple[Settings, list[str]]:
+    """Decide for each part whether it is trained.
 
     Args:
-        run: The flags, changed in place. With ``lora_weight_path`` they become what the adapter says.
+        run: The settings.
         model: The base model; its weights may lie on the ``meta`` device.
         given: Names of all flags that were given.
 
     Returns:
-        Notices on what the user may not expect.
+        The settings, every ``tune_...`` true or false, and with ``lora_weight_path`` as the adapter was trained; and
+        notices on what the user may not expect.
 
     Raises:
         UsageError: Flags do not fit the model or the adapter, could have no effect, or leave nothing to learn.
     """
     if run.lora_weight_path:
-        _take_over(run, _read_adapter(run.lora_weight_path), given)
+        run = _take_over(run, _read_adapter(run.lora_weight_path), given)
     tied = _heads_are_tied(model)
     targets = wanted_targets(model, run) if run.use_lora else []
     with_lora = {part_of(f"{name}.") for name in targets}
-    _fill_in(run, with_lora, tied=tied)
+    run = _fill_in(run, with_lora, tied=tied)
     if run.use_lora:
         _check_beside_lora(run, model, targets)
     full = {part for part, name in PART_FLAGS.items() if getattr(run, name)}
@@ -55,35 +60,35 @@ def settle_learning(run: LearningArguments, model: nn.Module, *, given: Set[str]
     asked = run.vision_activation_checkpointing and "vision_activation_checkpointing" in given
     if asked and "vision tower" not in full | with_lora:
         raise UsageError(
-            "--vision_activation_checkpointing: found true, but nothing learns in the vision tower, so none of its "
-            "activations are kept anyway\n  fix: remove the flag, or use --tune_vision true"
+            "--vision_activation_checkpointing: found true, expected a vision tower that learns; a frozen one stores "
+            "no activations\n  fix: remove the flag, or use --tune_vision true"
         )
-    return _notices(targets)
+    return run, _notices(targets)
 
 
-def _fill_in(run: LearningArguments, with_lora: Set[str], *, tied: bool) -> None:
-    """Answer what was left open, by the official recipe; what carries LoRA is not trained fully as well."""
+def _fill_in(run: Settings, with_lora: Set[str], *, tied: bool) -> Settings:
+    """Resolve open switches by the official recipe; a part with LoRA is not fully trained as well."""
     listed = run.listed_beside_lora
-    for name, module in BESIDE_LORA.items() if listed is not None else ():
-        setattr(run, name, module in (listed or []))
-    run.tune_llm = not run.use_lora if run.tune_llm is None else run.tune_llm
+    if listed is not None:
+        run = replace(run, **{name: module in listed for name, module in BESIDE_LORA.items()})
+    run = replace(run, tune_llm=not run.use_lora if run.tune_llm is None else run.tune_llm)
     only_adapters = run.lora_preset == "adapters_only"
     defaults = {
         "tune_vision": "vision tower" not in with_lora and not only_adapters,
         "tune_resampler": "resampler" not in with_lora and not only_adapters,
         "tune_embeddings": (run.use_lora or run.tune_llm) and not only_adapters,
     }
-    for name, default in defaults.items():
-        if getattr(run, name) is None:
-            setattr(run, name, default)
+    run = replace(run, **{name: default for name, default in defaults.items() if getattr(run, name) is None})
     if run.tune_output_head is None:
-        run.tune_output_head = not run.use_lora and bool(run.tune_embeddings if tied else run.tune_llm)
+        head = not run.use_lora and bool(run.tune_embeddings if tied else run.tune_llm)
+        run = replace(run, tune_output_head=head)
     if tied and run.tune_output_head != (bool(run.tune_embeddings) and not run.use_lora):
         raise UsageError(
             f"--tune_output_head {str(run.tune_output_head).lower()}: found an output head that has its weights in "
             f"common with the token embeddings{', and stays as it is beside LoRA' if run.use_lora else ''}\n"
             "  fix: remove the flag, or use --tune_embeddings"
         )
+    return run
 
 
 def _check_beside_lora(run: LearningArguments, model: nn.Module, targets: list[str]) -> None:
@@ -145,8 +150,8 @@ def _read_adapter(path: str) -> dict[str, Any]:
     return {**config, "modules_to_save": config.get("modules_to_save") or modules_beside(Path(path), config)}
 
 
-def _take_over(run: LearningArguments, adapter: dict[str, Any], given: Set[str]) -> None:
-    """Make the flags say what the adapter has settled.
+def _take_over(run: Settings, adapter: dict[str, Any], given: Set[str]) -> Settings:
+    """Return the settings that an adapter was trained with.
 
     Raises:
         UsageError: A flag that was given says something else.
@@ -173,13 +178,17 @@ def _take_over(run: LearningArguments, adapter: dict[str, Any], given: Set[str])
     if others:
         said = ", ".join(f"{name} {settled[name][1]}" for name in others)
         raise UsageError(
-            f"--{', --'.join(others)}: found beside --lora_weight_path, whose adapter says otherwise ({said})\n"
+            f"--{', --'.join(others)}: found with --lora_weight_path, expected what its adapter "
+            f"was trained with ({said})\n"
             "  fix: remove these flags, or --lora_weight_path to start a new adapter"
         )
-    for name in ("lora_r", "lora_alpha", "lora_dropout", "lora_bias", "use_rslora", "use_dora"):
-        setattr(run, name, settled[name][1])
-    run.lora_modules_to_save = ",".join(full) or "none"
-    run.lora_layers_to_transform = run.lora_layers_pattern = run.lora_preset = None
-    run.lora_target_modules = target if isinstance(target, str) else rf"(.*\.)?({'|'.join(target or [])})"
-    for name, module in BESIDE_LORA.items():
-        setattr(run, name, module in full)
+    return replace(
+        run,
+        **{name: settled[name][1] for name in _OF_ADAPTER},
+        **{name: module in full for name, module in BESIDE_LORA.items()},
+        lora_modules_to_save=",".join(full) or "none",
+        lora_layers_to_transform=None,
+        lora_layers_pattern=None,
+        lora_preset=None,
+        lora_target_modules=target if isinstance(target, str) else rf"(.*\.)?({'|'.join(target or [])})",
+    )

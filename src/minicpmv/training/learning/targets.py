@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from minicpmv.errors import UsageError
-from minicpmv.training.flags.learning_flags import DEFAULT_LORA_TARGET
+from minicpmv.training.flags.declarations import DEFAULT_LORA_TARGET
 
 __all__ = ["PRESETS", "find_targets", "resolve_target"]
 

@@ -1,10 +1,11 @@
-"""Decides how often a run logs, evaluates and saves where its flags leave it open: by its own number of steps.
+"""Resolves how often a run logs, evaluates and saves where its flags leave it open: by its own number of steps.
 
 A data set of twelve steps is not evaluated every thousand. What was given on the command line stays as it is.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from minicpmv.training.flags.arguments import Request
 from minicpmv.training.inputs.planned_batches import BatchPlan, count_steps
 from minicpmv.training.stopping.boundary import AlreadyTrained
 
-__all__ = ["Stopper", "describe_rhythm", "settle_rhythm"]
+__all__ = ["Stopper", "describe_rhythm", "resolve_rhythm"]
 
 _LINES = 20
 """Of a short run's log, at least."""
@@ -28,28 +29,35 @@ _ASKING_FOR_DATA = ("do_eval", "eval_on_start", "eval_strategy")
 _SAVING = ("save_strategy", "save_steps")
 
 
-def settle_rhythm(request: Request, args: TrainingArguments, plan: BatchPlan, *, sets: Sequence[str]) -> list[str]:
-    """Decide what the command line leaves open, and return notices on what was overruled.
+def resolve_rhythm(
+    request: Request, args: TrainingArguments, plan: BatchPlan, *, sets: Sequence[str]
+) -> tuple[TrainingArguments, list[str]]:
+    """Decide what the command line leaves open.
 
     Args:
         request: What was asked for.
-        args: transformers' arguments, changed in place.
+        args: transformers' arguments.
         plan: Of the run.
-        sets: Names of the evaluation sets; empty if there is none.
+        sets: Names of the validation sets; empty if there is none.
+
+    Returns:
+        A changed copy of ``args``, and notices on what was overruled. It is copied and not built again because building
+        it sets up devices and DeepSpeed.
 
     Raises:
         UsageError: A flag needs evaluations, and there are none.
     """
+    args = copy.copy(args)
     given, num_steps = request.given, count_steps(plan, args)
     if given.isdisjoint(("logging_steps", "logging_strategy")):
         args.logging_steps = max(1, min(_STEPS_BETWEEN_LINES, num_steps // _LINES))
     if not sets:
-        return _without_data(request, args)
+        return args, _without_data(request, args)
     if "eval_strategy" not in given:
         args.eval_strategy = IntervalStrategy.STEPS
         if "eval_steps" not in given:
             args.eval_steps = _choose_interval(num_steps, count_steps(plan, args, epochs=1))
-    return _settle_best(request, args) if request.run.keep_best else []
+    return args, _resolve_best(request, args) if request.run.keep_best else []
 
 
 def describe_rhythm(args: TrainingArguments) -> str:
@@ -87,17 +95,18 @@ def _without_data(request: Request, args: TrainingArguments) -> list[str]:
     return [f"{', '.join(asked)}: {found}, so nothing is evaluated"] if asked else []
 
 
-def _settle_best(request: Request, args: TrainingArguments) -> list[str]:
-    """Save at each evaluation, since only a checkpoint can be gone back to."""
+def _resolve_best(request: Request, args: TrainingArguments) -> list[str]:
+    """Save at each evaluation, because the best weights are loaded from a checkpoint."""
     if args.eval_strategy == IntervalStrategy.NO:
         raise UsageError(
-            "--keep_best true --eval_strategy no: found both, expected one: only what is measured has a best\n"
+            "--keep_best true --eval_strategy no: found both, expected one: the best checkpoint is "
+            "chosen by evaluations\n"
             "  fix: remove one of them"
         )
     if args.save_strategy == SaveStrategy.NO:
         raise UsageError(
-            "--keep_best true --save_strategy no: found both, expected one: the best checkpoint must be there to be "
-            "gone back to\n  fix: remove one of them"
+            "--keep_best true --save_strategy no: found both, expected one: the best weights are "
+            "loaded from a checkpoint\n  fix: remove one of them"
         )
     args.load_best_model_at_end = True
     if args.save_strategy == SaveStrategy.BEST:
@@ -108,7 +117,7 @@ def _settle_best(request: Request, args: TrainingArguments) -> list[str]:
     asked = [f"--{name}" for name in _SAVING if name in request.given]
     if not asked or before == (args.save_strategy, args.save_steps):
         return []
-    return [f"--keep_best: a checkpoint is saved at each evaluation, whatever {', '.join(asked)} says"]
+    return [f"--keep_best: a checkpoint is saved at each evaluation, which overrules {', '.join(asked)}"]
 
 
 class Stopper(EarlyStoppingCallback):

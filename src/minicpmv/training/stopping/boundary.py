@@ -87,6 +87,11 @@ class StepBoundary(TrainerCallback):
         self._stopping = 0
         self._is_training = False
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the run ends after the checkpoint that is written next."""
+        return bool(self._stopping)
+
     def note_loss(self, loss: Tensor, numbers: list[int]) -> None:
         """Remember a batch of the step: its loss, and the numbers of its records."""
         self._batches.append(_Batch(loss.detach(), numbers))
@@ -131,11 +136,11 @@ class StepBoundary(TrainerCallback):
             self._stopping = asked
             control.should_log = control.should_save = True
             control.should_evaluate = False  # the time may be short; the resumed run makes up for it
-            args.save_only_model = False  # weights alone could not be continued
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        asked = self._stopping or self._agree(args)  # a signal that came while saving
-        if asked and not args.save_only_model:
+        # A signal that came while saving stops here as well, unless only weights were saved: they cannot be resumed.
+        asked = self._stopping or (0 if args.save_only_model else self._agree(args))
+        if asked:
             raise Stopped(asked)
 
     def on_prediction_step(

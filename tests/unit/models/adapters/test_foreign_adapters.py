@@ -20,8 +20,8 @@ import minicpmv  # noqa: F401  registers the models
 from minicpmv.errors import CheckpointError
 from minicpmv.inference.loading import load_model
 from minicpmv.models.adapters.attaching import attach_adapter
-from minicpmv.training.flags.learning_flags import LearningArguments
-from minicpmv.training.learning.switches import settle_learning
+from minicpmv.training.flags.declarations import LearningArguments
+from minicpmv.training.learning.switches import resolve_learning
 from tests.tiny import FIXTURES, picture
 
 # PEFT 0.21 asks transformers by an old name; may go with the PEFT release that asks by the new one.
@@ -96,8 +96,7 @@ def test_parts_that_lie_beside_lora_come_along(file: str, tmp_path: Path) -> Non
     wrapped = attach_adapter(model, tmp_path)
     for name, tensor in parts.items():
         assert torch.equal(live(wrapped, name.removeprefix("base_model.model.")), tensor), name
-    run = LearningArguments(use_lora=True, lora_weight_path=str(tmp_path))
-    settle_learning(run, base(), given=set())
+    run, _ = resolve_learning(LearningArguments(use_lora=True, lora_weight_path=str(tmp_path)), base(), given=set())
     assert (run.tune_vision, run.tune_resampler, run.tune_embeddings, run.tune_output_head) == (True, True, True, False)
 
 

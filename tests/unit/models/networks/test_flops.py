@@ -18,7 +18,7 @@ from minicpmv.models.networks.layout import lay_out
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.learning.lora import add_lora
 from minicpmv.training.learning.parts import choose_trained_parts
-from minicpmv.training.learning.switches import settle_learning
+from minicpmv.training.learning.switches import resolve_learning
 from minicpmv.training.monitoring.throughput import count_work
 from tests.invariants.samples import Sample, packed, padded, samples_of, with_known
 from tests.tiny import FIXTURES
@@ -46,10 +46,10 @@ _LEARNS = {
 def prepared(model: Any, flags: str) -> Any:
     needed = "--model_name_or_path m --data_path d --output_dir o"
     request = parse_arguments([*needed.split(), *flags.split()])
-    settle_learning(request.run, model, given=request.given)
-    if request.run.use_lora:
-        return add_lora(model, request.run, keep_dtype=False)
-    choose_trained_parts(model, request.run)
+    run, _ = resolve_learning(request.run, model, given=request.given)
+    if run.use_lora:
+        return add_lora(model, run, keep_dtype=False)
+    choose_trained_parts(model, run)
     return model
 
 

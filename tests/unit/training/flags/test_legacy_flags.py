@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from minicpmv.errors import UsageError
-from minicpmv.training.flags.legacy_flags import modernise
+from minicpmv.training.flags.legacy_flags import translate_legacy
 
 TODAY = {
     "activation_checkpointing",
@@ -35,7 +35,7 @@ TODAY = {
     ],
 )
 def test_renamed_flag_becomes_todays(old: str, today: str) -> None:
-    rewritten, notices = modernise(old.split(), known=TODAY)
+    rewritten, notices = translate_legacy(old.split(), known=TODAY)
     assert rewritten == today.split()
     assert len(notices) == 1
 
@@ -45,13 +45,14 @@ def test_renamed_flag_becomes_todays(old: str, today: str) -> None:
     [
         "--save_safetensors true",
         "--past_index -1",
+        "--lora_layer_replication none",
         "--group_by_length false",
         "--use_ipex false",
         "--fsdp_transformer_layer_cls_to_wrap Qwen2DecoderLayer",
     ],
 )
 def test_flag_that_states_what_happens_anyway_is_told_not_passed_on(stated: str) -> None:
-    rewritten, notices = modernise(stated.split(), known=TODAY)
+    rewritten, notices = translate_legacy(stated.split(), known=TODAY)
     assert rewritten == []
     assert len(notices) == 1
 
@@ -63,23 +64,24 @@ def test_flag_that_states_what_happens_anyway_is_told_not_passed_on(stated: str)
         ("--fp16_backend apex", "torch's own"),
         ("--warmup_ratio 1.5", "--warmup_steps for a number of steps"),
         ("--do_predict", "this command trains"),
+        ("--lora_layer_replication [[0,2]]", "PEFT replicates layers only in bare language models"),
         ("--fsdp shard_grad_op auto_wrap", """--fsdp true --fsdp_config '{"reshard_after_forward": false}'"""),
         ("--fsdp hybrid_shard", "found 'hybrid_shard', expected true or false"),
     ],
 )
 def test_flag_that_cannot_be_honoured_is_refused_with_the_reason(impossible: str, reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
-        modernise(impossible.split(), known=TODAY)
+        translate_legacy(impossible.split(), known=TODAY)
 
 
 def test_todays_flags_and_their_values_pass_untouched() -> None:
     arguments = ["--eval_strategy", "steps", "--lora_target_modules", r"llm\..*(q|k)_proj", "--optim=adamw_torch"]
-    assert modernise(arguments, known=TODAY) == (arguments, [])
+    assert translate_legacy(arguments, known=TODAY) == (arguments, [])
 
 
 def test_flag_that_an_older_transformers_lacks_becomes_the_one_it_has() -> None:
     """Python 3.10 ends at transformers 5.20, which knows only the old name."""
     older = TODAY - {"activation_checkpointing"}
     for given in ("--activation_checkpointing true", "--gradient_checkpointing true"):
-        rewritten, _ = modernise(given.split(), known=older)
+        rewritten, _ = translate_legacy(given.split(), known=older)
         assert rewritten == ["--gradient_checkpointing", "true"]

@@ -8,15 +8,14 @@ import pytest
 
 from minicpmv.errors import UsageError
 from minicpmv.training.flags.arguments import parse_arguments
-from minicpmv.training.flags.resolution import build_training_arguments, complete_settings
+from minicpmv.training.flags.resolution import build_training_arguments, resolve_settings
 from tests.machines import CPU
 
 NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o", "--use_lora", "true"]
 
 
 def build(*given: str) -> None:
-    settings, _ = complete_settings(parse_arguments([*NEEDED, *given]), CPU)
-    build_training_arguments(settings)
+    build_training_arguments(resolve_settings(parse_arguments([*NEEDED, *given]), CPU).training)
 
 
 @pytest.mark.parametrize(

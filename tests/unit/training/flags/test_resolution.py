@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from transformers import TrainingArguments
 from minicpmv.errors import ConfigError, MachineError, UsageError
 from minicpmv.machine.value import Machine
 from minicpmv.training.flags.arguments import parse_arguments
-from minicpmv.training.flags.resolution import build_training_arguments, complete_settings
+from minicpmv.training.flags.resolution import build_training_arguments, resolve_settings
 from tests.machines import CPU, GPU, OLD_GPU, card, machine_with
 
 
-def complete(extra: str = "", machine: Machine = CPU) -> tuple[dict[str, Any], list[str]]:
+def complete(extra: str = "", machine: Machine = CPU) -> tuple[Mapping[str, Any], list[str]]:
     needed = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o"]
-    return complete_settings(parse_arguments([*needed, *extra.split()]), machine)
+    resolved = resolve_settings(parse_arguments([*needed, *extra.split()]), machine)
+    return resolved.training, list(resolved.notices)
 
 
 def test_no_field_tells_a_tracker_or_run_json_a_secret() -> None:
@@ -122,12 +124,15 @@ def test_workers_are_fewer_where_processes_share_few_cores() -> None:
         ("--label_smoothing_factor 0.1", "never computed"),
         ("--auto_find_batch_size true", "all batches are planned before training"),
         ("--packing true --auto_find_batch_size true", "shorter rows"),
-        ("--packing true --train_sampling_strategy group_by_length", "two answers to which records share a batch"),
+        (
+            "--packing true --train_sampling_strategy group_by_length",
+            "^--train_sampling_strategy group_by_length --packing true: found both",
+        ),
         ("--packing true --dataloader_drop_last true", "no row is dropped"),
         ("--load_best_model_at_end true --validation_split 0", "add the data to judge by"),
         ("--keep_best true --validation_split 0", "add the data to judge by"),
         ("--early_stopping 2 --validation_split none", "add the data to judge by"),
-        ("--q_lora --deepspeed zero3", "it cannot shard 4-bit weights"),
+        ("--q_lora --deepspeed zero3", "^--q_lora --deepspeed: found ZeRO-3"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused(extra: str, message: str) -> None:
@@ -159,7 +164,7 @@ def test_batches_are_not_dealt_out_in_another_way(name: str, tmp_path: Path) -> 
 def test_evaluation_without_data_is_told_and_left_out() -> None:
     settings, notices = complete("--do_eval --eval_strategy steps --validation_split 0")
     assert "eval_strategy" not in settings
-    assert notices == ["--do_eval, --eval_strategy: no --eval_data_path, so nothing is evaluated"]
+    assert notices == ["--do_eval, --eval_strategy: no validation data, so nothing is evaluated"]
 
 
 def test_half_precision_evaluation_never_casts_what_is_saved() -> None:
@@ -196,7 +201,7 @@ def test_fsdp_configuration_is_a_file_or_an_object(spelled: str, tmp_path: Path)
     ("extra", "machine", "message"),
     [
         ("--deepspeed zero2", SHARED, "each shards"),
-        ("--q_lora", SHARED, "FSDP cannot shard 4-bit weights"),
+        ("--q_lora", SHARED, "^--q_lora --fsdp: found both"),
         ("--use_cpu true", SHARED_GPUS, "on which torch would shard all the same"),
         ("--optim adafactor", SHARED, "pieces of tensors"),
         ('--fsdp_config {"cpu_offload":true}', SHARED, "where everything is already"),

@@ -19,7 +19,8 @@ from minicpmv.data.batches.packing import RowPlanner
 from minicpmv.data.samples.dataset import LengthReport
 from minicpmv.errors import ConfigError
 from minicpmv.models.configuration import MiniCPMVConfig
-from minicpmv.training.flags.arguments import RunArguments, parse_arguments
+from minicpmv.training.flags.arguments import parse_arguments
+from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.inputs.planned_batches import (
     EpochTeller,
     PlannedBatches,

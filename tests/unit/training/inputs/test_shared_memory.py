@@ -25,7 +25,7 @@ from minicpmv.training.inputs.shared_memory import (
     bytes_of_records,
     heaviest_batch,
     heaviest_row,
-    settle_workers,
+    resolve_workers,
 )
 from tests.machines import CPU
 from tests.run.training import make_data
@@ -127,7 +127,7 @@ def settle(dataset: ConversationDataset, folder: Path, free: int | None, meant: 
     args = TrainingArguments(
         output_dir=str(folder), dataloader_num_workers=meant, per_device_eval_batch_size=2, use_cpu=True
     )
-    return settle_workers(
+    return resolve_workers(
         replace(CPU, shared_bytes=free),
         args,
         CONFIG,

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from minicpmv.training.launching import starting
-from minicpmv.training.launching.starting import count_gpus, is_launched, start_processes
+from minicpmv.training.launching.following import is_launched
+from minicpmv.training.launching.starting import count_gpus, start_processes
 
 
 @pytest.mark.parametrize(

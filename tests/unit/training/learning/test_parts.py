@@ -7,11 +7,11 @@ from transformers import AutoModelForCausalLM
 
 import minicpmv  # noqa: F401  registers the models
 from minicpmv.errors import ConfigError
-from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.inputs.base_checkpoint import check_weights
 from minicpmv.training.learning.lora import add_lora
 from minicpmv.training.learning.parts import PartSummary, format_parts, summarise_parts
-from minicpmv.training.learning.switches import settle_learning
+from minicpmv.training.learning.switches import resolve_learning
 from tests.tiny import FIXTURES
 
 # PEFT 0.21 asks transformers by an old name; may go with the PEFT release that asks by the new one.
@@ -28,8 +28,7 @@ def how(model) -> dict[str, str]:
 
 
 def settled(model, **fields) -> RunArguments:
-    run = RunArguments(**fields)
-    settle_learning(run, model, given=fields.keys())
+    run, _ = resolve_learning(RunArguments(**fields), model, given=fields.keys())
     return run
 
 

@@ -7,11 +7,11 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer
 
 import minicpmv  # noqa: F401  registers the models
-from minicpmv.training.flags.arguments import RunArguments
+from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.learning.lora import add_lora
 from minicpmv.training.learning.parts import choose_trained_parts
 from minicpmv.training.learning.rates import Rates, split_groups
-from minicpmv.training.learning.switches import settle_learning
+from minicpmv.training.learning.switches import resolve_learning
 from tests.parity.cases import VERSIONS
 from tests.tiny import FIXTURES
 
@@ -24,8 +24,7 @@ _OWN = {"vision_lr": 1e-6, "resampler_lr": 2e-6, "embeddings_lr": 3e-6, "vision_
 def prepare(release: str = "v4_5", /, **fields: Any) -> tuple[Any, Any, Rates]:
     """Return a model, an optimizer as Trainer makes it, and the rates of the flags."""
     model: Any = AutoModelForCausalLM.from_pretrained(FIXTURES / release, dtype=torch.float32)
-    run = RunArguments(**fields)
-    settle_learning(run, model, given=fields.keys())
+    run, _ = resolve_learning(RunArguments(**fields), model, given=fields.keys())
     if run.use_lora:
         model = add_lora(model, run, keep_dtype=False)
     else:

@@ -189,7 +189,7 @@ def _read_rest(
     made: dict[str, object] = {}
     weights = {key: given.pop(key) for key in WEIGHT_KEYS if key in given}
     if weights:
-        problem, weight = _settle_weight(record, name, weights, role)
+        problem, weight = _resolve_weight(record, name, weights, role)
         read.faults += [problem] if problem else []
         made |= {"weight": weight} if weight != 1 and role == "assistant" else {}
     if role == "assistant":
@@ -205,7 +205,7 @@ def _read_rest(
     return made
 
 
-def _settle_weight(
+def _resolve_weight(
     record: RawRecord, name: str, written: Mapping[str, object], role: object
 ) -> tuple[Problem | None, float]:
     """Make one number of the keys that say how much an answer counts, or the problem that keeps from it."""

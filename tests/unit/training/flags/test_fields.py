@@ -1,4 +1,4 @@
-"""Every numeric flag of a run, ours and transformers', has a range, and what is out of it never gets further."""
+"""Every setting of a run is declared whole: ours, and every field of the installed ``TrainingArguments``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import pytest
 from transformers import TrainingArguments
 
 from minicpmv.errors import UsageError
-from minicpmv.training.flags.arguments import RunArguments, parse_arguments
-from minicpmv.training.flags.ranges import RANGES, Range, check_ranges
-from minicpmv.training.flags.resolution import build_training_arguments, complete_settings
+from minicpmv.training.flags.arguments import parse_arguments
+from minicpmv.training.flags.catalogue import all_settings
+from minicpmv.training.flags.contradictions import check_range
+from minicpmv.training.flags.declarations import RunArguments
+from minicpmv.training.flags.fields import SEED, Range
+from minicpmv.training.flags.resolution import build_training_arguments, resolve_settings
 from tests.machines import CPU
 
 NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o", "--use_lora", "true"]
@@ -46,20 +49,20 @@ NUMERIC = numeric_flags()
 
 
 def test_every_numeric_flag_has_a_range() -> None:
-    assert NUMERIC.keys() == RANGES.keys()
+    assert {name for name, setting in all_settings().items() if setting.range is not None} == NUMERIC.keys()
 
 
 def complete(name: str, value: str) -> TrainingArguments:
     given = [*NEEDED, f"--{name}={value}", *BESIDE.get(name, [])]
-    settings, _ = complete_settings(parse_arguments(given), CPU)
-    return build_training_arguments(settings)
+    return build_training_arguments(resolve_settings(parse_arguments(given), CPU).training)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "-0.5", "0", "0.5", "1", "2.5", "1e18", "1e39"])
 @pytest.mark.parametrize("name", NUMERIC)
 def test_number_is_refused_in_words_or_can_be_meant(name: str, value: str) -> None:
     """Whatever is accepted is in the range, so a traceback cannot come from a number that no run works with."""
-    allowed, text = RANGES[name], value
+    allowed, text = all_settings()[name].range, value
+    assert allowed is not None
     if NUMERIC[name] is int:
         text = {"0.5": "5", "2.5": "25", "-0.5": "-2", "1e18": str(10**18), "1e39": str(10**39)}.get(value, value)
     try:
@@ -133,7 +136,7 @@ def test_number_at_the_edge_is_accepted(name: str, value: str) -> None:
     assert getattr(complete(name, value), name) == float(value)
 
 
-@pytest.mark.parametrize("name", [name for name, allowed in RANGES.items() if allowed.is_step])
+@pytest.mark.parametrize("name", [name for name, each in all_settings().items() if each.range and each.range.is_step])
 def test_whole_run_is_no_share(name: str) -> None:
     """1.0 is read as one step, where whoever gives 0.5 for half of the run means all of it."""
     with pytest.raises(UsageError, match=rf"^--{name}: found 1.0, expected a share below 1, or a number of steps"):
@@ -141,13 +144,13 @@ def test_whole_run_is_no_share(name: str) -> None:
 
 
 def test_flag_that_nobody_knows_must_be_finite() -> None:
-    check_ranges({"of_a_plugin": -3.5, "text": "nan", "switch": True})
+    for value in (-3.5, "nan", True):
+        check_range("of_a_plugin", value, None)
     with pytest.raises(UsageError, match=r"^--of_a_plugin: found nan, expected a finite number"):
-        check_ranges({"of_a_plugin": float("nan")})
+        check_range("of_a_plugin", float("nan"), None)
 
 
 def test_range_is_worded_as_it_holds() -> None:
     assert str(Range(least=1)) == "at least 1"
     assert str(Range(most=1, without_most=True)) == "0 to below 1"
-    assert str(RANGES["seed"]) == "0 to 4,294,967,295"
-    assert not RANGES["adam_beta1"].holds(1.0)
+    assert str(SEED) == "0 to 4,294,967,295"

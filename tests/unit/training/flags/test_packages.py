@@ -3,10 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.training_args import OptimizerNames
 
 from minicpmv.errors import ConfigError, UsageError
-from minicpmv.training.flags.optimizers import check_optimizer
+from minicpmv.training.flags.packages import check_optimizer, resolve_trackers
 
 _OWN_BLOCK = {"optimizer": {"type": "AdamW"}}
 _OFFLOAD = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
@@ -53,15 +54,18 @@ def test_missing_package_comes_with_its_install_line(name: str, command: str) ->
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optim": "lomo"}, "inside the backward pass"),
+        ({"optim": "lomo"}, "--optim: found 'lomo'"),
         ({"optim": "galore_adamw_layerwise"}, "inside the backward pass"),
         ({"optim": "schedule_free_sgd"}, "averaged before each saving"),
-        ({"optim": "sgd", "optim_target_modules": "all-linear"}, "--optim_target_modules: found beside --optim sgd"),
-        ({"optim_args": "momentum=0.9"}, "--optim_args: found beside --optim adamw_torch_fused"),
+        ({"optim": "sgd", "optim_target_modules": "all-linear"}, "^--optim_target_modules --optim sgd: found both"),
+        ({"optim_args": "momentum=0.9"}, "^--optim_args --optim adamw_torch_fused: found both"),
         ({"optim": "adafactor", "deepspeed": {"zero_optimization": {"stage": 2}}}, "ZeRO hands it flat pieces"),
-        ({"optim": "sgd", "deepspeed": _OFFLOAD}, "offload runs DeepSpeed's own optimizer"),
+        (
+            {"optim": "sgd", "deepspeed": _OFFLOAD},
+            "^--optim sgd --deepspeed: found both, expected adagrad or adamw_torch",
+        ),
         ({"optim": "adafactor", "fsdp": True}, "expected adagrad or adamw_torch"),
-        ({"optim": "sgd", "deepspeed": _OWN_BLOCK}, "--optim: found beside a --deepspeed configuration"),
+        ({"optim": "sgd", "deepspeed": _OWN_BLOCK}, "^--optim --deepspeed: found both"),
     ],
 )
 def test_fault_in_the_optimizer_is_explained(settings: dict[str, Any], message: str) -> None:
@@ -82,10 +86,40 @@ def test_offload_takes_any_optimizer_where_it_is_not_replaced() -> None:
 
 
 def test_rates_of_parts_do_not_pass_by_a_configured_optimizer() -> None:
-    with pytest.raises(UsageError, match="--vision_lr: found beside a --deepspeed configuration with an 'optimizer'"):
+    with pytest.raises(UsageError, match=r"^--vision_lr --deepspeed: found both"):
         check_optimizer({"deepspeed": _OWN_BLOCK}, given={"vision_lr"})
     check_optimizer({"deepspeed": {"zero_optimization": {"stage": 2}}}, given={"vision_lr"})
 
 
 def test_arguments_reach_the_optimizers_that_read_them() -> None:
     check_optimizer({"optim": "sgd", "optim_args": "momentum=0.9"}, given={"optim", "optim_args"})
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        ("none", ["none"]),
+        ("all", ["all"]),
+        ("tensorboard", ["tensorboard"]),
+        ("tensorboard, kubeflow", ["tensorboard", "kubeflow"]),
+    ],
+)
+def test_installed_tracker_is_taken(asked: str, names: list[str]) -> None:
+    settings = {"report_to": asked}
+    resolve_trackers(settings)
+    assert settings == {"report_to": names}
+
+
+@pytest.mark.parametrize("name", sorted({*INTEGRATION_TO_CALLBACK} - {"kubeflow"}))
+def test_missing_package_of_a_tracker_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=rf"--report_to {name}: found no .*\n  fix: pip install "):
+        resolve_trackers({"report_to": name})
+
+
+@pytest.mark.parametrize(
+    ("asked", "fix"), [("wandbb", "did you mean wandb"), ("none,wandb", "correct the name"), ("", "correct the name")]
+)
+def test_unknown_tracker_is_refused(asked: str, fix: str) -> None:
+    with pytest.raises(UsageError, match=fix):
+        resolve_trackers({"report_to": asked})

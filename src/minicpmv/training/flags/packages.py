@@ -1,18 +1,21 @@
-"""Which of transformers' optimizers a run can use, said before anything is loaded. None is implemented here."""
+"""Refuses an optimizer or a tracker that a run cannot use, or whose package is missing, before anything is loaded."""
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 from collections.abc import Mapping, Set
 from typing import Any
 
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
 from minicpmv.errors import ConfigError, UsageError
+from minicpmv.training.flags.declarations import RATED
 from minicpmv.training.flags.deepspeed_presets import offloads_optimizer
-from minicpmv.training.flags.learning_flags import RATED
 
-__all__ = ["check_optimizer"]
+__all__ = ["check_optimizer", "resolve_trackers"]
 
-# First words of a name -> the packages behind it: as imported, and as pip knows them. The first that fits counts.
+# First words of an optimizer's name -> the packages behind it, as imported and for pip. The first match counts.
 _PACKAGES: tuple[tuple[tuple[str, ...], tuple[tuple[str, str], ...]], ...] = (
     (("galore_adamw_8bit",), (("galore_torch", "galore-torch"), ("bitsandbytes", "bitsandbytes"))),
     (("galore",), (("galore_torch", "galore-torch"),)),
@@ -30,7 +33,7 @@ _INSIDE_BACKWARD = "it updates weights inside the backward pass, before gradient
 _REFUSED = {
     "layerwise": _INSIDE_BACKWARD,
     "lomo": _INSIDE_BACKWARD,
-    "adamw_anyprecision": "its package, torchdistx, is no longer kept up",
+    "adamw_anyprecision": "its package, torchdistx, is no longer maintained",
     "adamw_torch_xla": "TPUs are not supported",
     "schedule_free_adamw": "its weights must be averaged before each saving, which transformers' Trainer does not do",
 }
@@ -45,6 +48,15 @@ _FOR_OFFLOAD = ("adagrad", "adamw_torch", "adamw_torch_fused")
 # The others read --optim_args nowhere.
 _WITH_ARGUMENTS = ("adagrad", "adamw_torch_4", "adamw_torch_8", "ademamix", "apollo", "galore", "grokadamw")
 _WITH_ARGUMENTS += ("paged_ademamix", "rmsprop", "sgd", "stable_adamw")
+
+
+# Name -> its package as imported and as pip knows it, where they differ from the name.
+_TRACKERS = {
+    "azure_ml": ("azureml", "azureml-core"),
+    "comet_ml": ("comet_ml", "comet-ml"),
+    "flyte": ("flytekit", "flytekit"),
+}
+_WITHOUT_PACKAGE = {"kubeflow"}  # transformers writes to an address that its operator sets
 
 
 def check_optimizer(settings: Mapping[str, Any], *, given: Set[str]) -> None:
@@ -80,10 +92,14 @@ def check_optimizer(settings: Mapping[str, Any], *, given: Set[str]) -> None:
         )
     if settings.get("optim_target_modules") and not low_rank:
         raise UsageError(
-            f"--optim_target_modules: found beside --optim {name}, which does not read it\n  fix: remove the flag"
+            f"--optim_target_modules --optim {name}: found both, expected one: this optimizer does not read it\n"
+            "  fix: remove --optim_target_modules"
         )
     if settings.get("optim_args") and not name.startswith(_WITH_ARGUMENTS):
-        raise UsageError(f"--optim_args: found beside --optim {name}, which does not read it\n  fix: remove the flag")
+        raise UsageError(
+            f"--optim_args --optim {name}: found both, expected one: this optimizer does not read it\n"
+            "  fix: remove --optim_args"
+        )
     if settings.get("deepspeed"):
         _check_under_deepspeed(name, settings["deepspeed"], given)
     if settings.get("fsdp") and name not in _OF_TORCH:
@@ -99,7 +115,7 @@ def _check_under_deepspeed(name: str, config: Mapping[str, Any], given: Set[str]
         idle = [f"--{flag}" for flag in flags if flag in given]
         if idle:
             raise UsageError(
-                f"{', '.join(idle)}: found beside a --deepspeed configuration with an 'optimizer' block of its own, "
+                f"{', '.join(idle)} --deepspeed: found both, expected a configuration without an 'optimizer' block, "
                 "which trains every part alike\n  fix: remove that block, or these flags"
             )
     elif name.startswith(_SHAPED):
@@ -110,5 +126,36 @@ def _check_under_deepspeed(name: str, config: Mapping[str, Any], given: Set[str]
     elif offloads_optimizer(config) and config.get("zero_force_ds_cpu_optimizer", True) and name not in _FOR_OFFLOAD:
         raise UsageError(
             f"--optim {name} --deepspeed: found both, expected {' or '.join(_FOR_OFFLOAD)}: offload runs DeepSpeed's "
-            "own optimizer for CPUs, and there is none of this kind\n  fix: change --optim, or do without offload"
+            "own CPU optimizer, which has no version of it\n  fix: change --optim, or do without offload"
+        )
+
+
+def resolve_trackers(settings: dict[str, Any]) -> None:
+    """Read ``report_to``, names separated by commas, into the list that transformers takes.
+
+    Args:
+        settings: Keyword arguments for ``TrainingArguments``.
+
+    Raises:
+        UsageError: There is no such tracker.
+        ConfigError: Its package is not installed.
+    """
+    names = [name.strip() for name in settings["report_to"].split(",")]
+    settings["report_to"] = names
+    if names in (["none"], ["all"]):
+        return
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(INTEGRATION_TO_CALLBACK)
+            near = difflib.get_close_matches(name, INTEGRATION_TO_CALLBACK, n=1)
+            raise UsageError(
+                f"--report_to: found {name!r}, expected some of {known}, or all or none by itself\n"
+                f"  fix: {f'did you mean {near[0]}?' if near else 'correct the name'}"
+            )
+    packages = [_TRACKERS.get(name, (name, name)) for name in names if name not in _WITHOUT_PACKAGE]
+    missing = [pip for module, pip in packages if importlib.util.find_spec(module) is None]
+    if missing:
+        raise ConfigError(
+            f"--report_to {','.join(names)}: found no {' and no '.join(missing)}, expected the package behind it\n"
+            f"  fix: pip install {' '.join(missing)}, or --report_to none"
         )

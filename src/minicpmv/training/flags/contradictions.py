@@ -1,0 +1,230 @@
+"""Refuses settings that are out of range, contradict each other or could have no effect: ``check_*`` changes nothing.
+
+It looks at the command line alone. What depends on the machine is refused in ``resolution``, what depends on the
+model's modules in ``learning``, such as an expression that hits none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+from minicpmv.data.sources.validation import parse_split
+from minicpmv.errors import UsageError
+from minicpmv.evaluation.metrics.registry import find_metrics, split_names
+from minicpmv.training.flags.declarations import BESIDE_LORA, LearningArguments, RunArguments
+from minicpmv.training.flags.fields import Range
+
+__all__ = ["check_contradictions", "check_range", "check_required"]
+
+_FINITE = Range(least=-3e38)
+_NO_VALIDATION = "found no validation data, expected --eval_data_path or --validation_split"
+
+
+def check_required(run: RunArguments, training: Mapping[str, Any]) -> None:
+    """Refuse a command line without model, data or output directory.
+
+    Raises:
+        UsageError: One is missing.
+    """
+    missing = [f"--{name}" for name in ("model_name_or_path", "data_path") if not getattr(run, name)]
+    missing += [] if training.get("output_dir") else ["--output_dir"]
+    if missing:
+        raise UsageError(f"found no {', '.join(missing)}, expected each of them\n  fix: add {' '.join(missing)}")
+
+
+def check_range(name: str, value: Any, allowed: Range | None) -> None:
+    """Refuse a number that no run can work with.
+
+    Args:
+        name: Of the setting.
+        value: As given; anything but a number passes.
+        allowed: The numbers it may be; None: any finite one.
+
+    Raises:
+        UsageError: The number is not finite, or out of its range.
+    """
+    allowed = allowed or _FINITE
+    if isinstance(value, bool) or not isinstance(value, int | float) or allowed.holds(value):
+        return
+    found = f"{value:g}" if isinstance(value, float) else str(value)
+    instead = f"; {allowed.instead}" if allowed.instead else ""
+    raise UsageError(f"--{name}: found {found}, expected {allowed.describe(value)}\n  fix: correct it{instead}")
+
+
+def check_contradictions(run: RunArguments, training: Mapping[str, Any], given: Set[str]) -> None:
+    """Refuse settings that do not go together.
+
+    Args:
+        run: Our settings; ``q_lora`` has set ``use_lora``.
+        training: Fields of ``TrainingArguments`` that were given.
+        given: Names of all flags that were given.
+
+    Raises:
+        UsageError: Settings contradict each other, or one could have no effect.
+    """
+    _check_learning(run, given)
+    _check_lora_start(run, given)
+    _check_beside_lora(run)
+    _check_validation(run, training)
+    _check_samples(run, given)
+    _check_eval_metrics(run, given)
+    _check_policies(run, training)
+
+
+# ------------------------------------------------------------------------------------------------------ what learns
+
+
+def _check_learning(run: LearningArguments, given: Set[str]) -> None:
+    if run.use_lora and run.tune_llm:
+        raise UsageError(
+            "--tune_llm true --use_lora true: found both, expected one: LoRA keeps the language model frozen\n"
+            "  fix: remove --tune_llm, or --use_lora to train the whole language model"
+        )
+    if not run.use_lora:
+        of_lora = {"init_lora_weights", "use_dora", "use_rslora"} | {name for name in given if name.startswith("lora_")}
+        # The official full-training script passes such flags without a value.
+        idle = sorted(f"--{name}" for name in given & of_lora if getattr(run, name))
+        if idle:
+            raise UsageError(
+                f"{', '.join(idle)}: found without --use_lora true, expected both\n  fix: add it, or remove these flags"
+            )
+    if run.lora_layers_pattern and not run.lora_layers_to_transform:
+        raise UsageError(
+            "--lora_layers_pattern: found without --lora_layers_to_transform, expected both\n"
+            "  fix: add it, or remove this flag"
+        )
+
+
+def _check_lora_start(run: LearningArguments, given: Set[str]) -> None:
+    if run.init_lora_weights not in ("true", "gaussian") and not run.changes_base:
+        raise UsageError(
+            f"--init_lora_weights: found {run.init_lora_weights!r}, expected true, gaussian, pissa, pissa_niter_N or "
+            "olora\n  fix: correct it"
+        )
+    if not run.changes_base:
+        return
+    start = f"--init_lora_weights {run.init_lora_weights}"
+    if run.q_lora:
+        raise UsageError(
+            f"{start} --q_lora true: found both, expected one: it subtracts the initial matrices from the base, which "
+            "quantized weights cannot represent\n  fix: remove one of them"
+        )
+    if run.lora_weight_path:
+        raise UsageError(
+            f"{start} --lora_weight_path: found both, expected one: an adapter's weights are already initialised\n"
+            "  fix: remove one of them"
+        )
+    if run.lora_dropout and "lora_dropout" in given:
+        raise UsageError(
+            f"--lora_dropout {run.lora_dropout:g} {start}: found both, expected no dropout: it would drop the largest "
+            "part of the base's own weights\n  fix: remove --lora_dropout"
+        )
+
+
+def _check_beside_lora(run: LearningArguments) -> None:
+    """Compare the ways to name what is trained in addition to LoRA."""
+    listed = run.listed_beside_lora
+    if run.lora_preset == "adapters_only":
+        others = [f"--{name} true" for name in BESIDE_LORA if getattr(run, name)]
+        others += [f"--lora_modules_to_save {run.lora_modules_to_save}"] if listed else []
+        if others:
+            raise UsageError(
+                f"--lora_preset adapters_only: found {', '.join(others)}, expected nothing trained but adapters\n"
+                "  fix: remove it (LORA_PRESET=adapters_only of the script does so), or remove --lora_preset"
+            )
+    if run.lora_preset == "official" and listed == []:
+        raise UsageError(
+            "--lora_preset official --lora_modules_to_save none: found both, expected one: the official recipe fully "
+            "trains modules in addition to LoRA\n  fix: remove one of them, or use --lora_preset adapters_only"
+        )
+    for name, module in BESIDE_LORA.items():
+        wish = getattr(run, name)
+        if listed is not None and wish is not None and wish != (module in listed):
+            raise UsageError(
+                f"--{name} {str(wish).lower()} --lora_modules_to_save {run.lora_modules_to_save}: found both, expected "
+                f"them to agree on {module}\n  fix: remove --{name}, or {'list' if wish else 'do not list'} {module}"
+            )
+
+
+# ------------------------------------------------------------------------------------------------------- evaluation
+
+
+def _check_validation(run: RunArguments, training: Mapping[str, Any]) -> None:
+    _ = run.train_sources, run.eval_sources, run.split  # their own faults come first
+    if run.validation_split is not None and run.eval_data_path and parse_split(run.validation_split) is not None:
+        raise UsageError(
+            f"--validation_split {run.validation_split} --eval_data_path: found both, expected one: validation records "
+            "are either held out or in a file of their own\n  fix: remove one of them"
+        )
+    if run.split is not None and not run.check_first:
+        raise UsageError(
+            f"--validation_split {run.validation_split} --check_first false: found both, expected one: what is held "
+            "out depends on all records\n  fix: remove one of them, or put the records into a file for --eval_data_path"
+        )
+    asked = [f"--{name}" for name in ("early_stopping", "keep_best") if getattr(run, name)]
+    asked += ["--load_best_model_at_end"] if training.get("load_best_model_at_end") else []
+    if asked and not run.may_evaluate:
+        raise UsageError(f"{asked[0]}: {_NO_VALIDATION}\n  fix: add the data to judge by, or remove the flag")
+
+
+def _check_samples(run: RunArguments, given: Set[str]) -> None:
+    if "eval_samples" in given and run.eval_samples and not run.may_evaluate:
+        raise UsageError(f"--eval_samples: {_NO_VALIDATION}\n  fix: add the data to ask about, or remove the flag")
+    if "eval_sample_tokens" in given and not run.may_evaluate:
+        raise UsageError(f"--eval_sample_tokens: {_NO_VALIDATION}\n  fix: add the data, or remove the flag")
+    if "eval_sample_tokens" in given and not run.eval_samples:
+        raise UsageError(
+            "--eval_sample_tokens: found without samples, expected --eval_samples above 0\n  fix: remove the flag"
+        )
+
+
+def _check_eval_metrics(run: RunArguments, given: Set[str]) -> None:
+    for name in ("eval_metrics_records", "eval_max_new_tokens"):
+        if name in given and run.eval_metrics is None:
+            raise UsageError(
+                f"--{name}: found without --eval_metrics, expected both\n  fix: add it, or remove --{name}"
+            )
+    is_asked = run.may_evaluate and (run.eval_metrics or run.eval_samples or run.measure)
+    if "answer_batch_size" in given and not is_asked:
+        raise UsageError(
+            "--answer_batch_size: found no record that is answered, expected validation data and --eval_metrics, "
+            "--eval_samples or --measure\n  fix: remove the flag"
+        )
+    if run.eval_metrics is None:
+        return
+    find_metrics(split_names(run.eval_metrics), flag="--eval_metrics")
+    if not run.may_evaluate:
+        raise UsageError(f"--eval_metrics: {_NO_VALIDATION}\n  fix: add the data to measure on, or remove the flag")
+
+
+# --------------------------------------------------------------------------------------------------------- policies
+
+
+def _check_policies(run: RunArguments, training: Mapping[str, Any]) -> None:
+    needing_lengths = {
+        "--packing true": run.packing,
+        "--train_sampling_strategy group_by_length": training.get("train_sampling_strategy") == "group_by_length",
+        "--on_long_record skip": run.on_long_record == "skip" and run.on_bad_record != "skip",
+    }
+    for flag, is_given in needing_lengths.items():
+        if is_given and not run.check_first:
+            raise UsageError(
+                f"--check_first false {flag}: found both, expected one: it needs the length of every record before the "
+                "first step\n  fix: remove one of them"
+            )
+    if run.max_bad_share is not None and run.on_bad_record != "skip":
+        raise UsageError(
+            "--max_bad_share: found without --on_bad_record skip, expected both\n"
+            "  fix: add it, or remove --max_bad_share"
+        )
+    if run.truncate_answers and run.on_long_record == "error":
+        raise UsageError(
+            "--truncate_answers true --on_long_record error: found both, expected one way to treat a long record\n"
+            "  fix: remove one of them"
+        )
+    if run.use_lora and run.save_rounding != "nearest":
+        raise UsageError(
+            "--save_rounding stochastic --use_lora true: found both, expected one: LoRA's tensors are not rounded\n"
+            "  fix: remove --save_rounding"
+        )

@@ -1,0 +1,69 @@
+"""Our settings and the installed transformers' are listed whole, without importing transformers."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import get_args
+
+import pytest
+from transformers import HfArgumentParser, TrainingArguments
+
+from minicpmv.training.flags import catalogue
+from minicpmv.training.flags.catalogue import OTHER_NAMES, all_settings, our_settings
+from minicpmv.training.flags.fields import GROUPS, Resume, read_kind
+
+
+@pytest.mark.parametrize("name", [item.name for item in fields(TrainingArguments) if item.init])
+def test_every_field_of_the_installed_transformers_has_a_resume_class(name: str) -> None:
+    """Whoever sees this fail: does another value change a number of training? Then it is ``same``."""
+    assert name in catalogue._TRANSFORMERS
+
+
+@pytest.mark.parametrize("name", our_settings())
+def test_every_setting_of_ours_has_a_group_and_a_resume_class(name: str) -> None:
+    setting = our_settings()[name]
+    assert setting.help
+    assert setting.group in GROUPS
+    assert setting.resume in get_args(Resume)
+
+
+def test_field_of_a_later_transformers_counts_when_resuming(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(catalogue, "_TRANSFORMERS")
+    monkeypatch.setattr(catalogue, "_TRANSFORMERS", {}, raising=False)
+    assert {setting.resume for setting in catalogue._read_transformers().values()} == {"same"}
+
+
+def test_choices_are_those_that_transformers_offers() -> None:
+    offered = {
+        action.dest: tuple(action.choices)
+        for action in HfArgumentParser([TrainingArguments])._actions
+        if action.choices is not None
+    }
+    assert {name: setting.kind.choices for name, setting in all_settings().items() if name in offered} == offered
+
+
+def test_defaults_that_are_ours_are_those_of_no_other_place() -> None:
+    stated = {item.name: item.default for item in fields(TrainingArguments)}
+    assert all(stated[name] != default for name, default in catalogue.transformers_defaults().items())
+
+
+def test_short_names_hide_no_flag() -> None:
+    assert OTHER_NAMES.keys() & all_settings().keys() == set()
+    assert set(OTHER_NAMES.values()) <= all_settings().keys()
+
+
+@pytest.mark.parametrize(
+    ("annotation", "of", "is_list"),
+    [
+        ("Optional[bool]", "truth", False),
+        ("Union[dict, str, None]", "text", False),
+        ("dict[str, bool] | None", "object", False),
+        ("None | str | list[str]", "text", False),
+        ("list[str] | None", "text", True),
+        ("str | bool", "truth or word", False),
+        ("float", "number", False),
+    ],
+)
+def test_type_is_read_in_every_notation(annotation: str, of: str, is_list: bool) -> None:
+    kind = read_kind(annotation, {})
+    assert (kind.of, kind.is_list) == (of, is_list)
