@@ -62,7 +62,9 @@ def run(arguments: Sequence[str]) -> int:
 
     sources = [os.path.realpath(file) for path in options.data for file in find_files(path)]
     if os.path.realpath(options.output) in sources:
-        raise UsageError(f"--output {options.output}: found one of the data files\n  fix: choose another file")
+        raise UsageError(
+            f"--output {options.output}: found one of the data files, expected another file\n  fix: choose another file"
+        )
     check_file(options.output, asked_by="--output", makes_folder=True)
     if options.image_dir is not None:
         check_directory(options.image_dir, asked_by="--image-dir")

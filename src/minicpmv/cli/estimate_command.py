@@ -73,7 +73,7 @@ def run(arguments: Sequence[str]) -> int:
     options, flags = _build_parser().parse_known_args(arguments)
     for name in ("model_name_or_path", "data_path"):
         if any(flag.partition("=")[0] == f"--{name}" for flag in flags):
-            raise UsageError(f"--{name}: found beside MODEL and DATA, which say the same\n  fix: remove the flag")
+            raise UsageError(f"--{name}: found beside MODEL and DATA, expected these alone\n  fix: remove the flag")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: or two threads spin where cores are shared
     from transformers.utils import logging
 

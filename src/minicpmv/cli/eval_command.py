@@ -173,15 +173,17 @@ def _find_answers(options: argparse.Namespace, metrics: Sequence[Metric]) -> Ans
 
     if options.blank_images and not all(metric.needs_answers for metric in metrics):
         raise UsageError(
-            "--blank-images: found beside loss or perplexity, which are measured on the pictures themselves\n"
-            "  fix: remove the one or the other"
+            "--blank-images: found beside loss or perplexity, which are measured on the pictures themselves, expected "
+            "metrics of answers only\n  fix: remove the one or the other"
         )
     if options.model_max_length and all(metric.needs_answers for metric in metrics):
-        raise UsageError("--model-max-length: found without loss or perplexity\n  fix: remove it, or add one of them")
+        raise UsageError(
+            "--model-max-length: found without loss or perplexity, expected one of them\n  fix: remove it, or add one"
+        )
     if options.turns == "all" and not all(metric.needs_answers for metric in metrics):
         raise UsageError(
-            "--turns all: found with loss or perplexity, which count every answer of a record as it is\n"
-            "  fix: measure them by themselves"
+            "--turns all: found with loss or perplexity, which count every answer of a record as it is, expected "
+            "metrics of answers only\n  fix: measure loss and perplexity in a command of their own"
         )
     records = load_records(options.data, image_root=options.image_root)
     if not records:

@@ -23,4 +23,6 @@ def check_output(output: str, *inputs: str | None) -> None:
     check_file(output, asked_by="--output")
     for data in inputs:
         if data is not None and os.path.exists(output) and os.path.exists(data) and os.path.samefile(output, data):
-            raise UsageError(f"--output: found {output!r}, the data file itself\n  fix: name another file")
+            raise UsageError(
+                f"--output: found {output!r}, the data file itself, expected another file\n  fix: name another file"
+            )

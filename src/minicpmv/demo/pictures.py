@@ -169,7 +169,9 @@ def draw_many(rng: Random) -> Picture:
 def _font(pixels: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(pixels)
     if not isinstance(font, ImageFont.FreeTypeFont):
-        raise ConfigError("found Pillow without FreeType, expected it with\n  fix: install Pillow's own wheel")
+        raise ConfigError(
+            "demo: found Pillow without FreeType, expected it with FreeType\n  fix: install Pillow's own wheel"
+        )
     return font
 
 

@@ -82,7 +82,10 @@ def remake_base(work: Path, *, output: Path = ASSETS / "base", num_records: int 
     command += [f"--model_name_or_path={start}", f"--data_path={data_file}", f"--eval_data_path={eval_file}"]
     command += [f"--output_dir={trained}"]
     if subprocess.run(command, check=False).returncode != 0:
-        raise MiniCPMVError("the base model's training failed\n  fix: see its message above; nothing was replaced")
+        raise MiniCPMVError(
+            f"{trained}: found that training the base model ended with an error, expected a model there\n"
+            "  fix: see the message above; nothing was replaced"
+        )
     ship(start, trained, output)
 
 

@@ -323,5 +323,7 @@ def read_config(base: Path) -> dict[str, Any]:
         fix="name the directory that holds config.json and the weights",
     )
     if config.get("model_type") != "minicpmv":
-        raise CheckpointError(f"{base / 'config.json'}: found no MiniCPM-V model\n  fix: name a MiniCPM-V checkpoint")
+        raise CheckpointError(
+            f"{base / 'config.json'}: found no MiniCPM-V model, expected one\n  fix: name a MiniCPM-V checkpoint"
+        )
     return config

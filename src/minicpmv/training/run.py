@@ -375,7 +375,10 @@ def _build_trainer(
             workers=workers,
         )
     except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker that lacks its settings
-        raise UsageError(f"transformers' Trainer refuses: {error}\n  fix: correct the flag it names") from error
+        raise UsageError(
+            f"training arguments: found what transformers' Trainer refuses ({error}), expected what it accepts\n"
+            "  fix: correct the flag it names"
+        ) from error
 
 
 def _eval_metrics(inputs: RunInputs, run: RunArguments) -> dict[str, EvalMetrics]:

@@ -49,7 +49,8 @@ class BatchPlanner:
         if drop_last and num_records < self._step:
             raise ConfigError(
                 f"--dataloader_drop_last true: found {num_records} records, fewer than the {self._step} of the only "
-                "step, which would be dropped\n  fix: remove the flag, or make the batches smaller"
+                "step, which would be dropped, expected at least as many\n"
+                "  fix: remove the flag, or make the batches smaller"
             )
         if not num_records:
             raise ConfigError("batches: found no record, expected at least one\n  fix: add records")

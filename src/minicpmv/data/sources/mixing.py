@@ -259,7 +259,7 @@ def mix(loaded: Sequence[tuple[Source, Sequence[Record]]], *, seed: int) -> Sequ
         if not whole and not num_more:
             raise UsageError(
                 f"{source.path}: found the weight {source.weight:g} for {len(records)} record(s), which leaves none of "
-                "them\n  fix: give it a larger weight, or leave the file out"
+                "them, expected at least one\n  fix: give it a larger weight, or leave the file out"
             )
         mixed += [records] * whole
         chosen = random.Random(f"{seed} {Path(source.path).name} {len(records)}").sample(range(len(records)), num_more)

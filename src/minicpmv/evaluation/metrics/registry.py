@@ -109,7 +109,7 @@ def _load(entry: EntryPoint, flag: str) -> type[Metric]:
         made: Any = entry.load()
     except (ImportError, AttributeError) as error:
         raise UsageError(
-            f"{flag} {entry.name}: found {entry.value}, which cannot be imported ({error})\n"
+            f"{flag} {entry.name}: found {entry.value}, which cannot be imported ({error}), expected a class that can\n"
             "  fix: mend the package that offers it"
         ) from error
     if not (isinstance(made, type) and issubclass(made, Metric) and getattr(made, "name", None) == entry.name):

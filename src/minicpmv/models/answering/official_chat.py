@@ -153,17 +153,17 @@ class OfficialChat(_Base):
 
 
 def _find_processor(path: str) -> Any:
-    fix = "fix: pass processor=AutoProcessor.from_pretrained(DIRECTORY), of the directory the model came from"
+    fix = "pass processor=AutoProcessor.from_pretrained(DIRECTORY), of the directory the model came from"
     if not path:
         raise UsageError(
-            f"chat(): found a model without name_or_path, expected one loaded from a directory or the hub\n  {fix}"
+            f"chat(): found a model without name_or_path, expected one loaded from a directory or the hub\n  fix: {fix}"
         )
     try:
         return AutoProcessor.from_pretrained(path)
     except (OSError, ValueError, CheckpointError) as error:
         raise UsageError(
             f"chat(): found no processor in {path!r}, expected the checkpoint's tokenizer and image settings there\n"
-            f"  {fix}"
+            f"  fix: {fix}"
         ) from error
 
 

@@ -84,8 +84,8 @@ def prepare_directory(
     if (Path(args.output_dir or "") / other).exists():  # PEFT and transformers would each read the other's files
         kinds = ("a full model", "an adapter")
         raise UsageError(
-            f"--output_dir: found {kinds[not run.use_lora]} in {args.output_dir!r}, where {kinds[run.use_lora]} is to "
-            "be saved\n  fix: choose another directory"
+            f"--output_dir: found {kinds[not run.use_lora]} in {args.output_dir!r}, expected {kinds[run.use_lora]} "
+            "or none: that is what this run saves\n  fix: choose another directory"
         )
 
     def choose() -> ResumePoint:
@@ -137,9 +137,9 @@ def choose_resume_point(flag: str | None, *, output_dir: str, setting: Setting, 
         existing = list_checkpoints(output_dir)
         if existing and not overwrite:
             raise UsageError(
-                f"--output_dir: found {existing[-1].name} of an earlier run in {output_dir!r}\n  fix: continue it "
-                "with --resume_from_checkpoint true, discard it with --overwrite_output_dir true, or choose another "
-                "directory"
+                f"--output_dir: found {existing[-1].name} of an earlier run in {output_dir!r}, expected no "
+                "checkpoint\n  fix: continue it with --resume_from_checkpoint true, discard it with "
+                "--overwrite_output_dir true, or choose another directory"
             )
         return ResumePoint(None, ())
     if word.lower() not in ("true", "yes", "1"):
@@ -185,7 +185,7 @@ def choose_together(choose: Callable[[], ResumePoint], *, is_leader: bool) -> Re
             seen = other if isinstance(other, MiniCPMVError) else other.path or "no checkpoint"
             raise CheckpointError(
                 f"--resume_from_checkpoint: process 0 found {first.path or 'no checkpoint'}, process {rank} on another "
-                f"machine found {seen}\n  fix: put --output_dir on a disk that all machines share"
+                f"machine found {seen}, expected the same\n  fix: put --output_dir on a disk that all machines share"
             )
     return first
 
@@ -199,7 +199,9 @@ def _named(path: str) -> Path:
         )
     fault = find_fault(checkpoint, check_content=True)
     if fault is not None:
-        raise CheckpointError(f"{checkpoint}: {fault}, expected a whole checkpoint\n  fix: resume from another one")
+        raise CheckpointError(
+            f"{checkpoint}: found that {fault}, expected a whole checkpoint\n  fix: resume from another one"
+        )
     return checkpoint
 
 
@@ -208,7 +210,7 @@ def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[tuple[str, ...
     foreign = find_foreign_object(checkpoint)
     if foreign is not None:
         raise CheckpointError(
-            f"{checkpoint}: {foreign}; expected what a run writes. Nothing of it was executed\n"
+            f"{checkpoint}: found that {foreign}; expected what a run writes. Nothing of it was executed\n"
             "  fix: resume from a checkpoint of your own, and ask whoever gave you this one"
         )
     manifest = read_manifest(checkpoint)
@@ -217,19 +219,21 @@ def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[tuple[str, ...
     if manifest["world_size"] != setting.world_size:
         before = _processes(manifest["world_size"])
         raise CheckpointError(
-            f"{checkpoint}: written by {before}, this run has {setting.world_size}; batches and the optimizer's shards "
-            f"would be others\n  fix: start with {before} (--num_processes, or GPUS_PER_NODE x NNODES of the scripts), "
-            f"{otherwise}"
+            f"{checkpoint}: found a checkpoint written by {before}, this run has {setting.world_size}, expected as "
+            "many: batches and the optimizer's shards depend on it\n"
+            f"  fix: start with {before} (--num_processes, or GPUS_PER_NODE x NNODES of the scripts), {otherwise}"
         )
     engine = manifest["engine"]
     if engine != setting.engine:
         raise CheckpointError(
-            f"{checkpoint}: written with {engine}, this run uses {setting.engine}, which cannot read its optimizer\n"
+            f"{checkpoint}: found a checkpoint written with {engine}, this run uses {setting.engine}, "
+            "expected the same: it cannot read the other's optimizer\n"
             f"  fix: use {engine} (--deepspeed, --fsdp), {otherwise}"
         )
     if not any(name.startswith("rng_state") for name in manifest["files"]):
         raise CheckpointError(
-            f"{checkpoint}: holds weights only (--save_only_model), expected optimizer and random state as well\n"
+            f"{checkpoint}: found a checkpoint that holds weights only (--save_only_model), expected "
+            "optimizer and random state as well\n"
             "  fix: use it as --model_name_or_path (full) or --lora_weight_path (LoRA) of a new run"
         )
     course = manifest["course"]

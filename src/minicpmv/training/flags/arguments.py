@@ -111,7 +111,8 @@ def _read_words(words: Sequence[str], known: Mapping[str, Setting]) -> Iterator[
     while position < len(words):
         if not _is_flag(words[position]):
             raise UsageError(
-                f"found {words[position]!r}, expected a flag\n  fix: check the quoting of the flag before it ({_HELP})"
+                f"command line: found {words[position]!r}, expected a flag\n"
+                f"  fix: check the quoting of the flag before it ({_HELP})"
             )
         typed, equals, inline = words[position].partition("=")
         name, position = typed.removeprefix("--").replace("-", "_"), position + 1
@@ -141,7 +142,7 @@ def _read_negation(typed: str, values: Sequence[str], known: Mapping[str, Settin
         return setting.name
     near = difflib.get_close_matches(name, [*known, *OTHER_NAMES], n=3, cutoff=0.6)
     advice = f"did you mean {' or '.join(f'--{match}' for match in near)}?" if near else "remove it"
-    raise UsageError(f"{typed}: no such flag\n  fix: {advice} ({_HELP})")
+    raise UsageError(f"{typed}: no such flag, expected one that exists\n  fix: {advice} ({_HELP})")
 
 
 def _read_values(setting: Setting, values: Sequence[str]) -> Any:

@@ -30,7 +30,9 @@ def check_required(run: RunArguments, training: Mapping[str, Any]) -> None:
     missing = [f"--{name}" for name in ("model_name_or_path", "data_path") if not getattr(run, name)]
     missing += [] if training.get("output_dir") else ["--output_dir"]
     if missing:
-        raise UsageError(f"found no {', '.join(missing)}, expected each of them\n  fix: add {' '.join(missing)}")
+        raise UsageError(
+            f"command line: found no {', '.join(missing)}, expected each of them\n  fix: add {' '.join(missing)}"
+        )
 
 
 def check_range(name: str, value: Any, allowed: Range | None) -> None:

@@ -42,7 +42,9 @@ def resolve_fsdp(settings: dict[str, Any], *, on_cpu: bool, has_accelerator: boo
         raise UsageError(f"--fsdp: found {asked!r}, expected true or false\n  fix: --fsdp true")
     if word in (*FALSE, ""):
         if written:
-            raise UsageError("--fsdp_config: found without --fsdp\n  fix: add --fsdp true, or remove it")
+            raise UsageError(
+                "--fsdp_config: found without --fsdp, expected both or neither\n  fix: add --fsdp true, or remove it"
+            )
         return
     if settings.get("deepspeed"):
         raise UsageError("--fsdp --deepspeed: found both, expected at most one: each shards\n  fix: remove one of them")
@@ -53,12 +55,15 @@ def resolve_fsdp(settings: dict[str, Any], *, on_cpu: bool, has_accelerator: boo
         )
     if on_cpu and has_accelerator:
         raise UsageError(
-            "--fsdp true --use_cpu true: found an accelerator, on which torch would shard all the same\n"
+            "--fsdp true --use_cpu true: found an accelerator, on which torch would shard all the same, expected "
+            "none\n"
             "  fix: hide it (CUDA_VISIBLE_DEVICES=), or remove one of the flags"
         )
     config = _read_config(written) if written else {}
     if on_cpu and config.get("cpu_offload"):
-        raise UsageError("--fsdp_config: found cpu_offload on a CPU, where everything is already\n  fix: remove it")
+        raise UsageError(
+            "--fsdp_config: found cpu_offload on a CPU, where everything is already, expected a GPU\n  fix: remove it"
+        )
     # Whole weights are also what adapters and released layouts are saved from.
     settings |= {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT", **config}}
 

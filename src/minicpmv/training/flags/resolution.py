@@ -310,8 +310,10 @@ def build_training_arguments(settings: Mapping[str, Any]) -> TrainingArguments:
     try:
         args = _Arguments(**settings)
     except _REFUSALS as error:
-        found = f"found what transformers refuses: {error}"
-        raise UsageError(f"training arguments: {found}\n  fix: correct the flag it names") from error
+        raise UsageError(
+            f"training arguments: found flags that transformers refuses ({error}), expected what it accepts\n"
+            "  fix: correct the flag it names"
+        ) from error
     for name in ("dispatch_batches", "split_batches"):
         if getattr(args.accelerator_config, name):
             raise UsageError(

@@ -53,7 +53,7 @@ def find_base(run: RunArguments) -> Path:
     path = find_directory(name, asked_by=_ASKED_BY, cache_dir=run.cache_dir, **SMALL_FILES)
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
         raise CheckpointError(
-            f"--model_name_or_path: {name!r} holds an adapter, expected a base model\n"
+            f"--model_name_or_path: found an adapter in {name!r}, expected a base model\n"
             "  fix: name the base model there, and the adapter with --use_lora true --lora_weight_path"
         )
     check_model_files(path)
@@ -130,7 +130,10 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
     try:
         model = MiniCPMVForConditionalGeneration.from_pretrained(source, **options)
     except OSError as error:  # of the hub
-        raise CheckpointError(f"{source}: {error}\n  fix: download the model and give its directory") from error
+        raise CheckpointError(
+            f"{source}: found no model that can be loaded ({error}), expected one\n"
+            "  fix: download the model and give its directory"
+        ) from error
     keep_packing(model)
     return model
 

@@ -56,7 +56,8 @@ class BaseReading:
         for rank, other in enumerate(found):
             if isinstance(other, BaseIdentity) and other.find_difference(first) is not None:
                 raise CheckpointError(
-                    f"--model_name_or_path: process 0 found {first}, process {rank} on another machine found {other}\n"
+                    f"--model_name_or_path: process 0 found {first}, process {rank} on another machine found {other}, "
+                    "expected the same\n"
                     "  fix: give every machine the same model"
                 )
         return first

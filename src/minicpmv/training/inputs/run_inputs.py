@@ -101,7 +101,9 @@ def open_inputs(run: RunArguments, base: Base, output_dir: str, *, seed: int) ->
         MiniCPMVError: Whatever is wrong with model, data or flags.
     """
     if base.path.resolve() == Path(output_dir).resolve():
-        raise UsageError("--output_dir: found the base model's own directory\n  fix: choose another directory")
+        raise UsageError(
+            "--output_dir: found the base model's own directory, expected another one\n  fix: choose another directory"
+        )
     cache = _open_cache(run)
 
     def load(sources: list[Source], split: SplitSize | None = None) -> Mixture:

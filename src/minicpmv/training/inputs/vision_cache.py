@@ -78,7 +78,8 @@ def resolve_vision_cache(run: RunArguments, model: nn.Module, *, given: frozense
             directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"--vision_cache: found {str(directory)!r}, which cannot be made a folder ({error.strerror})\n"
+            f"--vision_cache: found {str(directory)!r}, which cannot be made a folder ({error.strerror}), expected one "
+            "that can be written\n"
             "  fix: name another folder"
         ) from error
     return replace(run, vision_cache=str(directory))

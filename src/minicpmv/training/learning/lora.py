@@ -114,7 +114,10 @@ def _new_adapter(model: PreTrainedModel, run: LearningArguments, *, autocast: bo
         )
         wrapped = get_peft_model(model, config, autocast_adapter_dtype=autocast)
     except ValueError as error:
-        raise UsageError(f"--lora_...: PEFT refuses: {error}\n  fix: correct the flag it names") from error
+        raise UsageError(
+            f"--lora_...: found flags that PEFT refuses ({error}), expected what it accepts\n"
+            "  fix: correct the flag it names"
+        ) from error
     return wrapped  # pyright: ignore[reportReturnType] # a mixed model only with mixed=True
 
 

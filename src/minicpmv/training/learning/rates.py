@@ -76,9 +76,9 @@ def check_rates(run: LearningArguments, *, full: Collection[str], with_lora: Col
         learning += [_asked_in_order(part, is_lora=True) for part in with_lora]
         winners = {next((part for part in reversed(asked) if part in given), None) for asked in learning}
         for part in sorted(given - winners):
-            thing = "no LoRA without a value of its part's own" if part == "lora" else "nothing that learns there"
+            thing = "a LoRA module without a value of its part's own" if part == "lora" else "a part that learns"
             raise UsageError(
-                f"--{part}_{what}: found {getattr(run, f'{part}_{what}'):g}, but {thing}\n"
+                f"--{part}_{what}: found {getattr(run, f'{part}_{what}'):g}, which nothing reads, expected {thing}\n"
                 f"  fix: remove the flag, or train the part (see the table of `What learns` in docs/training.md)"
             )
 

@@ -55,7 +55,9 @@ def resolve_learning(run: Settings, model: nn.Module, *, given: Set[str]) -> tup
         full = set(PART_FLAGS)
     if not full and not with_lora:
         switches = ", ".join(f"--{name}" for name in PART_FLAGS.values())
-        raise UsageError(f"{switches}: found all of them false, so nothing would learn\n  fix: switch one on")
+        raise UsageError(
+            f"{switches}: found all of them false, so nothing would learn, expected one true\n  fix: switch one on"
+        )
     check_rates(run, full=full, with_lora=with_lora)
     asked = run.vision_activation_checkpointing and "vision_activation_checkpointing" in given
     if asked and "vision tower" not in full | with_lora:
@@ -85,7 +87,8 @@ def _fill_in(run: Settings, with_lora: Set[str], *, tied: bool) -> Settings:
     if tied and run.tune_output_head != (bool(run.tune_embeddings) and not run.use_lora):
         raise UsageError(
             f"--tune_output_head {str(run.tune_output_head).lower()}: found an output head that has its weights in "
-            f"common with the token embeddings{', and stays as it is beside LoRA' if run.use_lora else ''}\n"
+            f"common with the token embeddings{', and stays as it is beside LoRA' if run.use_lora else ''}, "
+            "expected one with weights of its own\n"
             "  fix: remove the flag, or use --tune_embeddings"
         )
     return run
@@ -96,7 +99,9 @@ def _check_beside_lora(run: LearningArguments, model: nn.Module, targets: list[s
     full = [name for module in modules_to_save(run) for name in names if name.endswith(module)]
     for module in modules_to_save(run):
         if not any(name.endswith(module) for name in full):
-            raise UsageError(f"--lora_modules_to_save: found {module!r}, which names no module\n  fix: correct it")
+            raise UsageError(
+                f"--lora_modules_to_save: found {module!r}, which names no module, expected one\n  fix: correct it"
+            )
     for target in targets:
         for module in full:
             if f"{target}.".startswith(f"{module}.") or f"{module}.".startswith(f"{target}."):
@@ -141,11 +146,14 @@ def _read_adapter(path: str) -> dict[str, Any]:
     file = Path(path) / "adapter_config.json"
     if not file.is_file():
         raise UsageError(
-            f"--lora_weight_path: found no adapter_config.json in {path!r}\n  fix: name an adapter directory"
+            f"--lora_weight_path: found no adapter_config.json in {path!r}, expected one\n"
+            "  fix: name an adapter directory"
         )
     config = read_adapter_config(Path(path))
     if config.get("peft_type") != "LORA":
-        raise UsageError(f"--lora_weight_path: found no LoRA adapter in {path!r}\n  fix: name an adapter directory")
+        raise UsageError(
+            f"--lora_weight_path: found no LoRA adapter in {path!r}, expected one\n  fix: name an adapter directory"
+        )
     # Other tools keep what they trained fully in a file of its own, unsaid.
     return {**config, "modules_to_save": config.get("modules_to_save") or modules_beside(Path(path), config)}
 

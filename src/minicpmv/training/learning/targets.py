@@ -56,7 +56,8 @@ def find_targets(model: nn.Module, written: str, *, layers: Sequence[int] | None
         target = re.compile(resolve_target(written, layers=layers, pattern=pattern))
     except re.error as error:
         raise UsageError(
-            f"--lora_target_modules: found {written!r}, no regular expression ({error})\n  fix: correct or quote it"
+            f"--lora_target_modules: found {written!r}, no regular expression ({error}), expected one\n"
+            "  fix: correct or quote it"
         ) from error
     modules = dict(model.named_modules())
     hits = [name for name in modules if target.fullmatch(name)]
@@ -82,7 +83,10 @@ def find_targets(model: nn.Module, written: str, *, layers: Sequence[int] | None
             )
     for word in written.split(","):
         if word in PRESETS and not any(re.fullmatch(PRESETS[word], hit) for hit in hits):
-            raise UsageError(f"--lora_target_modules: {word} matches no module of this model\n  fix: remove that word")
+            raise UsageError(
+                f"--lora_target_modules: found {word}, which matches no module of this model, expected one that does\n"
+                "  fix: remove that word"
+            )
     return hits
 
 

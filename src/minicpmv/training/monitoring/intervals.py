@@ -79,7 +79,7 @@ def _choose_interval(num_steps: int, steps_per_epoch: int) -> int:
 
 
 def _without_data(request: Request, args: TrainingArguments) -> list[str]:
-    run, found = request.run, "found no record to measure on (--eval_data_path, --validation_split)"
+    run, found = request.run, "no record to measure on (--eval_data_path, --validation_split)"
     needing = {
         "--early_stopping": bool(run.early_stopping),
         "--keep_best": run.keep_best,
@@ -88,11 +88,11 @@ def _without_data(request: Request, args: TrainingArguments) -> list[str]:
     }
     for flag, is_on in needing.items():
         if is_on:
-            raise UsageError(f"{flag}: {found}\n  fix: add --eval_data_path, or remove {flag}")
+            raise UsageError(f"{flag}: found {found}, expected some\n  fix: add --eval_data_path, or remove {flag}")
     asked = [f"--{name}" for name in _ASKING_FOR_DATA if request.training.get(name, "no") not in (False, "no")]
     asked += ["--measure"] if run.measure else []
     args.eval_strategy, args.do_eval, args.eval_on_start = IntervalStrategy.NO, False, False
-    return [f"{', '.join(asked)}: {found}, so nothing is evaluated"] if asked else []
+    return [f"{', '.join(asked)}: found {found}, so nothing is evaluated"] if asked else []
 
 
 def _resolve_best(request: Request, args: TrainingArguments) -> list[str]:

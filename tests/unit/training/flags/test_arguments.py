@@ -110,8 +110,8 @@ def test_rows_are_packed_unless_something_speaks_against_it(extra: str, packing:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("--learnin_rate 1e-4", r"--learnin_rate: no such flag\n  fix: did you mean --learning_rate"),
-        ("--tune-vison true", r"^--tune-vison: no such flag\n  fix: did you mean --tune_vision"),
+        ("--learnin_rate 1e-4", r"--learnin_rate: no such flag, .*\n  fix: did you mean --learning_rate"),
+        ("--tune-vison true", r"^--tune-vison: no such flag, .*\n  fix: did you mean --tune_vision"),
         ("--lr_scheduler_type cosin", "found 'cosin', expected one of linear, .*\n  fix: did you mean cosine"),
         ("--max_steps", "--max_steps: found no value, expected a whole number"),
         ("--use_lora perhaps", "--use_lora: found 'perhaps', expected true or false"),

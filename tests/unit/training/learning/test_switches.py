@@ -110,12 +110,15 @@ def test_layers_are_picked_by_number(model: nn.Module) -> None:
         ("--lora_target_modules attention --lora_layers_to_transform 1 2", "--lora_layers_to_transform: found 2"),
         ("--lora_modules_to_save vit", "'vit', which names no module"),
         ("--lora_weight_path nowhere", "found no adapter_config.json in 'nowhere'"),
-        ("--vision_lr 1e-5 --tune_vision false", "--vision_lr: found 1e-05, but nothing that learns there"),
+        (
+            "--vision_lr 1e-5 --tune_vision false",
+            "--vision_lr: found 1e-05, which nothing reads, expected a part that learns",
+        ),
         ("--embeddings_lr 1e-5 --tune_embeddings false", "--embeddings_lr: found"),
         ("--resampler_weight_decay 0 --lora_modules_to_save none", "--resampler_weight_decay: found 0"),
         (
             "--lora_lr 1e-5 --lora_target_modules vision-attention --vision_lr 1e-5",
-            "--lora_lr: found 1e-05, but no LoRA without a value of its part's own",
+            "--lora_lr: found 1e-05, which nothing reads, expected a LoRA module without a value of its part's own",
         ),
         ("--q_lora --lora_modules_to_save mlp", "llm.model.layers.0.mlp to be trained fully, expected it frozen"),
     ],
