@@ -24,11 +24,10 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from minicpmv.errors import UsageError
 from minicpmv.models.adapters.peft_loading import watch_peft
 from minicpmv.models.checkpoints.key_names import register_conversions
-from minicpmv.models.configuration import MiniCPMVConfig
-from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
-from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.released_tokenizers import LlamaTokenizerWrapper, MiniCPMVTokenizerFast
+from minicpmv.releases.row import find_code
+from minicpmv.releases.table import VERSIONS, Version, is_model_type
 
 __all__ = ["register"]
 
@@ -36,20 +35,27 @@ __all__ = ["register"]
 def register() -> None:
     """Register config, models, tokenizer and processors, and watch PEFT; calling it again changes nothing."""
     register_conversions()
-    AutoConfig.register(MiniCPMVConfig.model_type, MiniCPMVConfig, exist_ok=True)
-    for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
-        auto_class.register(MiniCPMVConfig, MiniCPMVForConditionalGeneration, exist_ok=True)
-    AutoProcessor.register(MiniCPMVConfig, MiniCPMVProcessor, exist_ok=True)
-    # Under both names, or transformers remarks that the one it would rather have is missing.
-    image_processors: dict[str, type] = {"pil": MiniCPMVImageProcessor, "torchvision": MiniCPMVImageProcessor}
-    AutoImageProcessor.register(MiniCPMVConfig, image_processor_classes=image_processors, exist_ok=True)
-    AutoVideoProcessor.register(MiniCPMVConfig, _NoVideoProcessor, exist_ok=True)
+    for version in {version.network.model_type: version for version in VERSIONS.values()}.values():
+        _register(version)
     # Registered by the class names in tokenizer_config.json, not for MiniCPMVConfig: for a tokenizer found through its
     # config, AutoTokenizer prefers the code in the directory when told trust_remote_code=True.
     AutoTokenizer.register(_V2Tokenizer, LlamaTokenizerWrapper, exist_ok=True)
     AutoTokenizer.register(_LaterTokenizer, MiniCPMVTokenizerFast, exist_ok=True)
     _find_image_processor_without_file()
     wrapt.register_post_import_hook(watch_peft, "peft.peft_model")
+
+
+def _register(version: Version) -> None:
+    network = version.network
+    config: type[PreTrainedConfig] = find_code(network.config)
+    AutoConfig.register(network.model_type, config, exist_ok=True)
+    for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+        auto_class.register(config, find_code(network.model), exist_ok=True)
+    AutoProcessor.register(config, find_code(version.reading.processor), exist_ok=True)
+    # Under both names, or transformers remarks that the one it would rather have is missing.
+    image_processors: dict[str, type] = {"pil": MiniCPMVImageProcessor, "torchvision": MiniCPMVImageProcessor}
+    AutoImageProcessor.register(config, image_processor_classes=image_processors, exist_ok=True)
+    AutoVideoProcessor.register(config, _NoVideoProcessor, exist_ok=True)
 
 
 class _V2Tokenizer(PreTrainedConfig):
@@ -99,6 +105,6 @@ def _from_pretrained_or_config(wrapped: Callable[..., Any], _class: type, args: 
             fields, _ = PreTrainedConfig.get_config_dict(path)
         except OSError:
             fields = {}
-        if fields.get("model_type") != MiniCPMVConfig.model_type:
+        if not is_model_type(fields.get("model_type")):
             raise
         return MiniCPMVImageProcessor.from_pretrained(path, **given)

@@ -85,7 +85,7 @@ def _encode_records(processor: MiniCPMVProcessor, folder: Path) -> dict[str, dic
 
 
 def _encode_questions(processor: MiniCPMVProcessor) -> BatchFeature:
-    knows_times = processor.version.temporal
+    knows_times = processor.version.reading.temporal
     shown = picture(640, 360)
     film = [{"type": "image", "image": shown}] * (_FRAMES if knows_times else 4)
     groups = [list(range(start, start + 3)) for start in range(0, _FRAMES, 3)]

@@ -20,7 +20,7 @@ from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.learning.lora import add_lora
-from minicpmv.training.learning.parts import PART_FLAGS, choose_trained_parts, part_of
+from minicpmv.training.learning.parts import PART_FLAGS, choose_trained_parts, part_of, parts_of
 from minicpmv.training.learning.switches import resolve_learning
 from tests.run.training import make_data
 from tests.tiny import FIXTURES
@@ -97,7 +97,7 @@ def test_full_training_changes_the_chosen_parts_and_no_others(wish: dict[str, bo
     choose_trained_parts(model, run)
     train(model, batch)
     before = base.state_dict()
-    frozen = {name for name in before if not wish[PART_FLAGS[part_of(name)]]}
+    frozen = {name for name in before if not wish[PART_FLAGS[part_of(name, parts_of(base))]]}
     assert unchanged(model, before, before) == frozen
 
 
@@ -121,7 +121,7 @@ def check_lora(base: Any, batch: Mapping[str, Tensor], flags: str, *, full: set[
         else:
             learns = re.fullmatch(biases, bare(name)) and ".original_module." not in name
             assert (name in moved) == bool(learns), name
-    trained = {part_of(name) for name in moved if ".modules_to_save." in name}
+    trained = {part_of(name, parts_of(base)) for name in moved if ".modules_to_save." in name}
     assert trained == full
     original = base.state_dict()
     if not run.changes_base:

@@ -156,11 +156,11 @@ def _version(model: str | None) -> Version | None:
     """Tell the model's version, without torch where its own config.json says it."""
     if model is None:
         return None
-    from minicpmv.releases.table import detect_version
+    from minicpmv.releases.table import detect_version, is_model_type
 
     try:
         config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-        if isinstance(config, dict) and config.get("model_type") == "minicpmv":
+        if isinstance(config, dict) and is_model_type(config.get("model_type")):
             return detect_version(config)
     except (OSError, ValueError):
         pass  # an adapter, a name on the hub, or a fault that the next lines word

@@ -17,7 +17,7 @@ from minicpmv.estimation.memory import Memory, estimate_memory
 from minicpmv.estimation.subject import Subject, build_model, read_subject
 from minicpmv.estimation.workload import Workload, plan_workload
 from minicpmv.machine.cards import Card
-from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.models.configuration import read_model_config
 
 __all__ = ["Answer", "Question", "answer", "as_json", "as_text"]
 
@@ -78,7 +78,7 @@ def answer(question: Question) -> Answer:
         accelerators=tuple(card.as_accelerator() for card in cards),
     )
     subject = read_subject(question.arguments, machine=machine, num_devices=question.num_devices)
-    config = MiniCPMVConfig.from_pretrained(subject.base.path)
+    config = read_model_config(subject.base.path)
     workload = plan_workload(subject, config, has_data=question.has_data)
     seen: dict[Any, Any] = {}
     memory = estimate_memory(subject, workload.heaviest, patches=workload.patches, seen=seen)

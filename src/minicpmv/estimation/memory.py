@@ -16,6 +16,8 @@ from minicpmv.estimation.stages import Row, Tracer
 from minicpmv.estimation.subject import Subject, build_model
 from minicpmv.estimation.timeline import Moment, play
 from minicpmv.models.attention.varlen import without_products
+from minicpmv.releases.row import Parts
+from minicpmv.training.learning.parts import parts_of
 
 __all__ = ["Memory", "estimate_memory", "make_tracer"]
 
@@ -197,20 +199,22 @@ def _trained(model: nn.Module) -> Iterator[Trained]:
 
 
 def _stored_bytes(name: str, weight: torch.Tensor, subject: Subject) -> int:
-    if subject.packs_weights and _is_packed(name, weight):
+    if subject.packs_weights and _is_packed(name, weight, subject.base.version.network.parts):
         return int(weight.numel() * _PACKED)
     return weight.numel() * weight.element_size()
 
 
-def _is_packed(name: str, weight: torch.Tensor) -> bool:
-    return "llm.model.layers." in name and weight.dim() == 2 and ".lora_" not in name
+def _is_packed(name: str, weight: torch.Tensor, parts: Parts) -> bool:
+    return f"{parts.layers}." in name and weight.dim() == 2 and ".lora_" not in name
 
 
 def _unpacked_bytes(model: nn.Module) -> int:
     """The largest packed matrix in half precision: they are unpacked one by one where they are used."""
-    return max((2 * each.numel() for name, each in model.named_parameters() if _is_packed(name, each)), default=0)
+    parts = parts_of(model)
+    packed = (each for name, each in model.named_parameters() if _is_packed(name, each, parts))
+    return max((2 * each.numel() for each in packed), default=0)
 
 
 def _layers(model: Any) -> Iterator[nn.Module]:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return iter([*base.llm.model.layers, base.get_input_embeddings()])
+    return iter([*base.layers, base.get_input_embeddings()])

@@ -40,7 +40,7 @@ class Stage(NamedTuple):
 
 
 _NOTHING_SEEN = (1, 2)
-"""A row of text runs the vision side on this many patches, so that all processes run the same modules."""
+"""A row of text runs the vision side on this many tokens, so that all processes run the same modules."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +72,9 @@ class Tracer:
         return found
 
     def _vision(self, row: Row) -> Iterator[Stage]:
-        config, tower, resampler = self.model.config, _active(self.model.vpm), _active(self.model.resampler)
-        sizes = [self.patches] * row.slices or [_NOTHING_SEEN]
+        config, tower, resampler = self.model.config, _active(self.model.tower), _active(self.model.connector)
+        token_side = config.minicpmv_version.reading.token_side or 1
+        sizes = [self.patches] * row.slices or [(_NOTHING_SEEN[0] * token_side, _NOTHING_SEEN[1] * token_side)]
         lengths = [rows * columns for rows, columns in sizes]
         side, width, embeddings = config.vision_config.patch_size, config.vision_config.hidden_size, tower.embeddings
 
@@ -98,14 +99,15 @@ class Tracer:
         yield self._stage("vision tower", [tower.post_layernorm], tower.post_layernorm, hidden)
         hidden = hidden._replace(needs_gradient=hidden.needs_gradient or _learns(tower.post_layernorm))
         # Before the tracing, which would count its table of positions as kept by each batch.
-        for dtype in (torch.float32, next(resampler.parameters()).dtype):
-            resampler.positions.of_grid(sizes, torch.device("cpu"), dtype)
+        if (positions := getattr(resampler, "positions", None)) is not None:
+            for dtype in (torch.float32, next(resampler.parameters()).dtype):
+                positions.of_grid(sizes, torch.device("cpu"), dtype)
         yield self._stage("resampler", [resampler], lambda x: resampler(x, sizes), hidden)
 
     def _embed(self, row: Row, features: int, *, needs_gradient: bool) -> Stage:
         embeddings, width = _active(self.model.get_input_embeddings()), self.model.config.text_config.hidden_size
-        num_image_tokens = min(row.slices * self.model.config.query_num, row.tokens)
-        dtype = next(_active(self.model.resampler).parameters()).dtype
+        num_image_tokens = min(row.slices * self._tokens_of_slice(), row.tokens)
+        dtype = next(_active(self.model.connector).parameters()).dtype
 
         def embed(ids: Tensor, places: Tensor, features: Tensor) -> Tensor:
             embedded = embeddings(ids)
@@ -121,12 +123,13 @@ class Tracer:
         )._replace(given=features)
 
     def _language_model(self, row: Row, *, needs_gradient: bool) -> Iterator[Stage]:
-        llm, config = self.model.llm, self.model.config.text_config
+        config = self.model.config.text_config
+        norm, head = self.model.body.norm, self.model.head
         head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         dtype = _active(self.model.get_input_embeddings()).weight.dtype
         hidden = Blank((1, row.tokens, config.hidden_size), dtype, needs_gradient)
         positions = Blank((1, row.tokens, head_width), dtype)
-        for layer in llm.model.layers:
+        for layer in self.model.layers:
 
             def run(x: Tensor, place: Tensor, layer: Any = layer) -> Tensor:
                 return layer(x, position_embeddings=(place, place), attention_mask=None)
@@ -136,12 +139,14 @@ class Tracer:
 
         def predict(hidden: Tensor, chosen: Tensor, targets: Tensor) -> Tensor:
             chunks = count_chunks(config.vocab_size)
-            return summed_loss(
-                llm.model.norm(hidden)[0].index_select(0, chosen), targets, self.model._project, num_chunks=chunks
-            )
+            return summed_loss(norm(hidden)[0].index_select(0, chosen), targets, self.model._project, num_chunks=chunks)
 
         number = Blank((max(row.labelled_tokens, 1),), torch.int64)
-        yield self._stage("loss", [llm.model.norm, llm.lm_head], predict, hidden, number, number)
+        yield self._stage("loss", [norm, head], predict, hidden, number, number)
+
+    def _tokens_of_slice(self) -> int:
+        config = self.model.config
+        return config.minicpmv_version.reading.tokens_of(self.patches, config.query_num)
 
     def _stage(
         self, name: str, modules: Sequence[Any], compute: Callable[..., Tensor], *given: Blank, recomputed: bool = False

@@ -75,11 +75,12 @@ def _worst(subject: Subject, config: Any, patches: tuple[int, int]) -> Workload:
     longest = run.pack_length or run.model_max_length if run.packing else run.model_max_length
     tiles = run.max_slice_nums or _TILES
     slices_of_image = tiles + 1 if tiles > 1 else 1
-    fitting = longest // (config.query_num + _MARKS)
+    of_slice = config.minicpmv_version.reading.tokens_of(patches, config.query_num)
+    fitting = longest // (of_slice + _MARKS)
     whole = fitting // slices_of_image * slices_of_image or fitting
     rows = [Row(longest * size, longest * size, 0)]
     if whole:
-        rows.append(Row(longest * size, (longest - whole * config.query_num) * size, whole * size))
+        rows.append(Row(longest * size, (longest - whole * of_slice) * size, whole * size))
     works = [_work(row.tokens, size * longest**2, row.labelled_tokens, row.slices, patches, 1) for row in rows]
     step = Work(*(each * _micro_batches(subject) for each in works[-1]))
     return Workload(rows, patches, None, None, None, step)
@@ -109,7 +110,8 @@ def _of_data(subject: Subject, config: Any, inputs: RunInputs) -> Workload:
     rows = plan.rows(0)
     described = describe_plan(plan, args, lengths)
     tokens, trained = lengths.lengths.astype(np.int64), lengths.num_trained.astype(np.int64)
-    slices = lengths.num_image_tokens.astype(np.int64) // config.query_num
+    of_slice = config.minicpmv_version.reading.tokens_of((side, side), config.query_num)
+    slices = lengths.num_image_tokens.astype(np.int64) // of_slice
     with_image = sum(1 for row in rows if slices[row].any())
     epoch = _work(
         int(tokens.sum()), int((tokens**2).sum()), int(trained.sum()), int(slices.sum()), (side, side), with_image

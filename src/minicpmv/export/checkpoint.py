@@ -9,7 +9,7 @@ from pathlib import Path
 from minicpmv.errors import CheckpointError
 from minicpmv.models.checkpoints.loading import refuse_misfits
 from minicpmv.models.checkpoints.weight_files import Shape, WeightReader, find_weight_files
-from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.models.configuration import MiniCPMVConfig, read_model_config
 from minicpmv.models.skeleton import build_skeleton
 from minicpmv.releases.directories import find_directory
 from minicpmv.releases.model_files import check_model_files
@@ -45,7 +45,7 @@ def open_checkpoint(name: str) -> Checkpoint:
             f"{name}: found no config.json, expected a complete model\n  fix: name the directory that holds it"
         )
     check_model_files(path)
-    config = MiniCPMVConfig.from_pretrained(path)
+    config = read_model_config(path)
     if getattr(config, "quantization_config", None):
         raise CheckpointError(
             f"{name}: found weights packed in fewer bits, expected whole ones\n"

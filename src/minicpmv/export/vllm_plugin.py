@@ -17,7 +17,7 @@ from transformers import BatchFeature
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.pictures.patches import ImageSource, load_image
 from minicpmv.processing.tokenization import spell_out_image
-from minicpmv.releases.table import VERSIONS, Version
+from minicpmv.releases.table import UNSTATED, Version
 
 __all__ = ["ReleasedImageProcessor", "register"]
 
@@ -83,17 +83,18 @@ class ReleasedImageProcessor(MiniCPMVImageProcessor):
     ) -> str:
         """What stands in the text for a picture of (width, height)."""
         version = self._version()
-        stated = version.image_ids if self.use_image_id is None else self.use_image_id
+        has_numbers = version.reading.markup.number is not None
+        stated = has_numbers if self.use_image_id is None else self.use_image_id
         return spell_out_image(
             self.plan(image_size, max_slice_nums),
             version,
             query_num=self.image_feature_size,
-            number=image_idx if stated and use_image_id is not False and version.image_ids else None,
+            number=image_idx if stated and use_image_id is not False and has_numbers else None,
         )
 
     def _version(self) -> Version:
         # 4.5's released file says 2.6; in what concerns pictures the two are alike.
-        return self.released_version() or VERSIONS["2.0"]
+        return self.released_version() or UNSTATED
 
 
 def register() -> None:

@@ -208,7 +208,7 @@ def _choose_dtype(base: str, device: torch.device) -> torch.dtype | None:
     config = AutoConfig.from_pretrained(base)
     if config.dtype not in (None, torch.bfloat16):
         return None
-    if isinstance(config, MiniCPMVConfig) and config.minicpmv_version.overflows_in_float16:
+    if isinstance(config, MiniCPMVConfig) and config.minicpmv_version.network.overflows_in_float16:
         _logger.warning(
             "notice: weights are float16, because %s; %s is known to exceed its numbers there. "
             "If an answer ends with an error about that, --dtype float32 goes on, with twice the memory",

@@ -94,7 +94,7 @@ class SeenPictures:
         self._num_bytes = 0
         self._opened_last: Container[_Key] = ()
         # 2.5 attends its padding, up to the longest slice of a record: its pictures are seen together.
-        self._together = loaded.processor.version.vision_positions == "row"
+        self._together = loaded.processor.version.network.vision_positions == "row"
 
     def open(self, asked: Iterable[tuple[Record, int | None]]) -> dict[_Key, Opened]:
         """Open what :meth:`features` will need for these records, as far as memory is set aside for it.

@@ -9,42 +9,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
-from transformers import (
-    GraniteConfig,
-    LlamaConfig,
-    PreTrainedConfig,
-    Qwen2Config,
-    Qwen3Config,
-    SiglipVisionConfig,
-)
+from transformers import GraniteConfig, PreTrainedConfig, SiglipVisionConfig
 
 from minicpmv.errors import ConfigError
 from minicpmv.releases.file_bounds import CONFIG
 from minicpmv.releases.json_bounds import check_fields
-from minicpmv.releases.model_files import check_config, naming_faults
+from minicpmv.releases.model_files import check_config, naming_faults, read_object
+from minicpmv.releases.row import find_code
 from minicpmv.releases.table import Version, detect_version
 
-__all__ = ["MiniCPMVConfig"]
-
-_TEXT_CONFIGS: dict[str, type[PreTrainedConfig]] = {
-    "granite": GraniteConfig,
-    "llama": LlamaConfig,
-    "qwen2": Qwen2Config,
-    "qwen3": Qwen3Config,
-}
-
-# MiniCPM-V-2's file only names its timm tower; these are that tower's sizes, before its last block is dropped.
-_TIMM_SO400M: dict[str, Any] = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 27,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 14,
-}
+__all__ = ["MiniCPMVConfig", "read_model_config"]
 
 # What the released config classes assume where a file is silent.
 _CLASS_DEFAULTS = {"query_num": 64, "drop_vision_last_layer": True}
@@ -161,6 +139,16 @@ class MiniCPMVConfig(PreTrainedConfig):
         return self.to_dict()
 
 
+def read_model_config(folder: Path) -> MiniCPMVConfig:
+    """Read the config of a model's directory, by the class that its release's row names.
+
+    Raises:
+        CheckpointError: As ``MiniCPMVConfig``.
+    """
+    fields = read_object(folder / "config.json", expected="a model's", fix="name the directory that holds it")
+    return find_code(detect_version(fields).network.config).from_pretrained(folder)
+
+
 def _is_mirrored(key: str) -> bool:
     """Whether a field of the file becomes an attribute of the config."""
     if key in _BOOKKEEPING | _ROPE | _OWN | {"vocab_size"}:
@@ -169,7 +157,7 @@ def _is_mirrored(key: str) -> bool:
 
 
 def _text_config(released: dict[str, Any], version: Version) -> PreTrainedConfig:
-    config_class = _TEXT_CONFIGS[version.language_model]
+    config_class: type[PreTrainedConfig] = find_code(version.network.language_model).config_class
     known = {field.name for field in dataclasses.fields(config_class)} | _ROPE
     known -= {"architectures", "transformers_version", "dtype"}
     fields = {key: value for key, value in released.items() if key in known}
@@ -191,9 +179,8 @@ def _vision_config(released: dict[str, Any], version: Version) -> SiglipVisionCo
     known = {field.name for field in dataclasses.fields(SiglipVisionConfig)} - {"architectures", "transformers_version"}
     stated: dict[str, Any] = released.get("vision_config") or {}
     fields = {key: value for key, value in stated.items() if key in known - {"dtype"}}
-    if version.name == "2.0":
-        fields = _TIMM_SO400M | fields
-    fields.setdefault("hidden_act", version.vision_activation)
+    fields = {**version.network.unstated_vision, **fields}
+    fields.setdefault("hidden_act", version.network.vision_activation)
     if released.get("drop_vision_last_layer", _CLASS_DEFAULTS["drop_vision_last_layer"]):
         fields["num_hidden_layers"] -= 1
     return SiglipVisionConfig(**fields, dtype=_dtype(released.get("torch_dtype")))

@@ -6,19 +6,15 @@ the places that ``image_mask`` states, so nothing searches token ids. Pictures, 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from functools import reduce
+from itertools import accumulate, pairwise
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    GenerationMixin,
-    GraniteForCausalLM,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    Qwen2ForCausalLM,
-    Qwen3ForCausalLM,
-)
+from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -33,7 +29,7 @@ from minicpmv.models.networks.layout import Layout
 from minicpmv.models.networks.loss import check_label_weights, count_chunks, labelled_token_loss
 from minicpmv.models.networks.resampler import CrossAttention, Resampler
 from minicpmv.models.networks.rotary import ExactRotary
-from minicpmv.models.networks.siglip import TimmVisionTower, VisionTower
+from minicpmv.releases.row import Parts, find_code
 
 __all__ = ["MiniCPMVForConditionalGeneration"]
 
@@ -42,15 +38,11 @@ __all__ = ["MiniCPMVForConditionalGeneration"]
 #   D language width    E vision width
 
 _PICTURES = ("pixel_values", "pixel_table", "tgt_sizes", "temporal_ids", "tower_features", "known_slices")
-_BLANK_SIZE = (1, 1)
-"""Rows and columns."""
 
-_LANGUAGE_MODELS: dict[str, type[PreTrainedModel]] = {
-    "granite": GraniteForCausalLM,
-    "llama": LlamaForCausalLM,
-    "qwen2": Qwen2ForCausalLM,
-    "qwen3": Qwen3ForCausalLM,
-}
+
+def _module_at(model: nn.Module, place: str) -> Any:
+    """Return the module of a full name."""
+    return reduce(getattr, place.split("."), model)
 
 
 class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMethodOverride]  StrictLoading is no model
@@ -77,21 +69,55 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
 
     def __init__(self, config: MiniCPMVConfig) -> None:
         super().__init__(config)
-        version = config.minicpmv_version
         prefer_packed_attention(config.text_config)
-        self.llm: Any = _LANGUAGE_MODELS[version.language_model](config.text_config)  # a different class per release
-        tower = TimmVisionTower if version.vision_positions == "interpolated" else VisionTower
-        self.vpm = tower(config.vision_config, positions=version.vision_positions)
-        self.resampler = Resampler(
-            num_queries=config.query_num,
-            vision_dim=config.vision_config.hidden_size,
-            language_dim=config.text_config.hidden_size,
-            query_positions=version.query_positions,
-        )
+        self.build_parts(config)
+        side = config.minicpmv_version.reading.token_side or 1
+        self._blank_size = side, side
+        """Rows and columns of the smallest picture."""
+        # As texts, which torch.compile reads as constants.
+        parts = config.minicpmv_version.network.parts
+        self._body, self._head = parts.body, parts.head
         # MiniCPM-V-2 scales its text embeddings, not the image features among them, and its last hidden state.
         self._embedding_scale = float(getattr(config, "scale_emb", 1.0))
         self._logits_scaling = float(getattr(config.text_config, "logits_scaling", 1.0))
         self.post_init()
+
+    def build_parts(self, config: MiniCPMVConfig) -> None:
+        """Make the parts of the network under the names that the release's row has for them."""
+        network = config.minicpmv_version.network
+        self.llm: Any = find_code(network.language_model)(config.text_config)  # a different class per release
+        self.vpm = find_code(network.tower)(config.vision_config, positions=network.vision_positions)
+        self.resampler = find_code(network.connector).of_config(config)
+
+    @property
+    def parts(self) -> Parts:
+        """Where the parts are among the modules."""
+        return self.config.minicpmv_version.network.parts
+
+    @property
+    def tower(self) -> Any:
+        """Makes features of patches."""
+        return _module_at(self, self.parts.tower)
+
+    @property
+    def connector(self) -> Any:
+        """Makes image tokens of the tower's features."""
+        return _module_at(self, self.parts.connector)
+
+    @property
+    def body(self) -> Any:
+        """The language model without its head."""
+        return _module_at(self, self._body)
+
+    @property
+    def head(self) -> Any:
+        """Makes logits of the language model's last hidden states."""
+        return _module_at(self, self._head)
+
+    @property
+    def layers(self) -> Any:
+        """The language model's layers."""
+        return _module_at(self, self.parts.layers)
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -109,10 +135,10 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         prefer_packed_attention(self.config.text_config)
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.llm.get_input_embeddings()
+        return _module_at(self, self.parts.language_model).get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.llm.set_input_embeddings(value)
+        _module_at(self, self.parts.language_model).set_input_embeddings(value)
 
     def enable_input_require_grads(self) -> None:
         """As transformers does, for whoever trains what lies behind frozen embeddings, but not in a frozen tower.
@@ -124,17 +150,17 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             output.requires_grad_(True)
 
         def require_if_tower_learns(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            if any(parameter.requires_grad for parameter in self.vpm.parameters()):
+            if any(parameter.requires_grad for parameter in self.tower.parameters()):
                 output.requires_grad_(True)
 
-        hooked = ((self.get_input_embeddings(), require), (self.vpm.get_input_embeddings(), require_if_tower_learns))
+        hooked = ((self.get_input_embeddings(), require), (self.tower.get_input_embeddings(), require_if_tower_learns))
         self._require_grads_hooks = [module.register_forward_hook(hook) for module, hook in hooked]
 
     def get_output_embeddings(self) -> nn.Module:
-        return self.llm.get_output_embeddings()
+        return _module_at(self, self.parts.language_model).get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        self.llm.set_output_embeddings(new_embeddings)
+        _module_at(self, self.parts.language_model).set_output_embeddings(new_embeddings)
 
     # The shapes of its slices are data.
     @never_compiled
@@ -162,7 +188,8 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             pixel_table: (3, 256) float, see :meth:`forward`.
 
         Returns:
-            (G, Q, D), the tokens of each block: one for each slice, or for each group of frames.
+            (G, Q, D), the tokens of each block: one for each slice, or for each group of frames. Where slices have
+            unequal numbers of tokens (``Reading.token_side``) these are end to end, (all tokens, D).
 
         Raises:
             ValueError: The sizes do not add up to the number of patches, ``temporal_ids`` do not fit, or
@@ -182,7 +209,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
     ) -> Tensor:
         """As :meth:`get_image_features`, of which the layout tells the sizes, times and known slices."""
         sizes, times = layout.sizes, layout.times
-        if times is not None and not self.config.minicpmv_version.temporal:
+        if times is not None and not self.config.minicpmv_version.reading.temporal:
             raise ValueError(f"temporal_ids came to {self.config.minicpmv_version.model}, which has no time")
         known = layout.known or [tower_features is not None] * len(sizes)
         unseen, counts = left_to_see(known, sizes, slices_per_sample)
@@ -193,14 +220,14 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         if tower_features is None:
             if any(known):
                 raise ValueError("known_slices came without tower_features or image_features")
-            return self.resampler(self.vpm(pixel_values, sizes, counts, pixel_table), sizes, times)
+            return self.connector(self.tower(pixel_values, sizes, counts, pixel_table), sizes, times)
         seen_PE = None
         if unseen:
-            seen_PE = self.vpm(pixel_values, unseen, counts, pixel_table)
-        elif is_sharded(self.vpm):  # another rank may run it, and would wait for this one
-            self.vpm(self._blank(tower_features.device), [_BLANK_SIZE], [1])
+            seen_PE = self.tower(pixel_values, unseen, counts, pixel_table)
+        elif is_sharded(self.tower):  # another rank may run it, and would wait for this one
+            self.tower(self._blank(tower_features.device), [self._blank_size], [1])
         patches = [rows * columns for rows, columns in sizes]
-        return self.resampler(join_in_order(known, patches, tower_features, seen_PE), sizes, times)
+        return self.connector(join_in_order(known, patches, tower_features, seen_PE), sizes, times)
 
     def forward(
         self,
@@ -242,8 +269,8 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             image_mask: (B, T) bool, true at the G * Q slots that image tokens fill, in order.
             temporal_ids: (S, 2) int64, for video frames (4.5): 1 where a slice opens a block of image tokens and 0
                 where it joins the slice before it, then its time index or -1. Without it every slice has a block.
-            image_features: (G, Q, D), what :meth:`get_image_features` returned, instead of the three before. With
-                ``known_slices`` it is of those alone, each a block, and the others are seen.
+            image_features: (G, Q, D), or its tokens end to end: what :meth:`get_image_features` returned, instead of
+                the three before. With ``known_slices`` it is of those alone, each a block, and the others are seen.
             tower_features: (patches of the known slices, E), see :meth:`get_image_features`.
             known_slices: (S,) bool, the slices whose features come along; their pixels do not.
             pixel_table: (3, 256) float, the value of each byte in each channel, where ``pixel_values`` are bytes.
@@ -308,7 +335,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         is_whole = layout.samples is None and past_key_values is None
         if is_whole and layout.tokens_of_each and config._attn_implementation == PACKED_ATTENTION:
             attention_mask = mask_rows(config, inputs_embeds, attention_mask, layout.tokens_of_each)
-        outputs = self.llm.model(
+        outputs = self.body(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -366,10 +393,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         """Image tokens of a batch, (G, Q, D)."""
         if not layout.sizes or layout.image_places is None:
             raise ValueError("pixel_values came without tgt_sizes or image_mask; pass all that the processor returned")
-        if layout.times is None:
-            counts = [slots // self.config.query_num for slots in layout.slots_of_each]
-        else:  # slots do not tell a sample's slices, and nothing depends on its sample
-            counts = [len(layout.sizes)]
+        counts = self._count_slices(layout)
         if known_GQD is None:
             return self._run_vision(pixel_values, layout, counts, tower_features, pixel_table)
         if layout.known is None or layout.times is not None:
@@ -378,23 +402,36 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         seen_GQD = None
         if unseen:
             seen_GQD = self._run_vision(pixel_values, Layout(sizes=tuple(unseen)), counts, pixel_table=pixel_table)
-        elif is_sharded(self.vpm):
+        elif is_sharded(self.tower):
             self._see_nothing(known_GQD.device)
-        return join_in_order(layout.known, [1] * len(layout.known), known_GQD, seen_GQD)
+        reading, query_num = self.config.minicpmv_version.reading, self.config.query_num
+        rows = [1 if reading.token_side is None else reading.tokens_of(size, query_num) for size in layout.sizes]
+        return join_in_order(layout.known, rows, known_GQD, seen_GQD)
+
+    def _count_slices(self, layout: Layout) -> list[int]:
+        """Count the slices of each sample, from how many image tokens it has."""
+        reading = self.config.minicpmv_version.reading
+        if layout.times is not None:  # slots do not tell a sample's slices, and nothing depends on its sample
+            return [len(layout.sizes)]
+        if reading.token_side is None:
+            return [slots // self.config.query_num for slots in layout.slots_of_each]
+        ends = list(accumulate(reading.tokens_of(size, 0) for size in layout.sizes))
+        slices = [bisect_right(ends, slots) for slots in accumulate(layout.slots_of_each)]
+        return [end - start for start, end in pairwise([0, *slices])]
 
     def _see_nothing(self, device: torch.device) -> Tensor:
         """Zero, by way of tower and resampler.
 
         Engines that shard or synchronise parameters wait for ever if one rank skips a module that another one runs.
         """
-        features_GQD = self._run_vision(self._blank(device), Layout(sizes=(_BLANK_SIZE,)), [1])
+        features_GQD = self._run_vision(self._blank(device), Layout(sizes=(self._blank_size,)), [1])
         return 0.0 * features_GQD.sum()
 
     def _blank(self, device: torch.device) -> Tensor:
-        """The patch of the smallest picture, (1, 588)."""
+        """Patches of the smallest picture, (P, 588)."""
         # From the config: reading a weight's shape would make ZeRO-3 gather it on this rank alone.
         width = 3 * cast("int", self.config.vision_config.patch_size) ** 2
-        return torch.zeros(_BLANK_SIZE[0] * _BLANK_SIZE[1], width, device=device)
+        return torch.zeros(self._blank_size[0] * self._blank_size[1], width, device=device)
 
     def _embed(self, input_ids: Tensor, image_features: Tensor | None, image_places: Tensor | None) -> Tensor:
         """Text embeddings with image tokens in their slots, (B, T, D)."""
@@ -405,7 +442,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             return embeds_BTD
         if image_places is None:
             raise ValueError("image_features came without image_mask; pass all that the processor returned")
-        tokens_GD = image_features.flatten(0, 1)
+        tokens_GD = image_features.flatten(0, -2)
         if len(image_places) != len(tokens_GD):  # the released code drops the surplus in silence
             raise ValueError(f"image_mask has {len(image_places)} slots for {len(tokens_GD)} image tokens")
         # By places, not by the mask, of whose gradient the host would have to ask the size. In two dimensions: what is
@@ -416,7 +453,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
 
     def _project(self, hidden: Tensor) -> Tensor:
         # Divided before the head, as released: in bfloat16 Granite's division of the logits would round differently.
-        return self.llm.lm_head(hidden / self._logits_scaling if self._logits_scaling != 1.0 else hidden)
+        return self.head(hidden / self._logits_scaling if self._logits_scaling != 1.0 else hidden)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Give the images to the first step only; afterwards they are in the cache, if there is one."""
@@ -445,8 +482,8 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             if features is None:
                 pixels, table = pictures["pixel_values"], pictures["pixel_table"]
                 features = self._see(layout, pixels, pictures["tower_features"], pixel_table=table)
-            blocks_by_row = features.split([slots // self.config.query_num for slots in layout.slots_of_each])
-            features = torch.cat([blocks for blocks in blocks_by_row for _ in range(expand_size)])
+            tokens_by_row = features.flatten(0, -2).split(list(layout.slots_of_each))
+            features = torch.cat([tokens for tokens in tokens_by_row for _ in range(expand_size)])
             pictures = {}
         expand = cast("Any", super())._expand_inputs_for_generation
         input_ids, kwargs = expand(expand_size, is_encoder_decoder, input_ids, **kwargs)

@@ -1,20 +1,41 @@
-"""Builds a model without weights, to look at its modules."""
+"""Makes the model of a directory by the class that its release's row names: with weights, or without, to look at it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig
 
-from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.models.configuration import MiniCPMVConfig, read_model_config
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.releases.row import find_code
 
-__all__ = ["build_skeleton"]
+__all__ = ["build_skeleton", "load_weights", "model_class"]
 
 
-def build_skeleton(base: Path) -> PreTrainedModel:
+def model_class(config: MiniCPMVConfig) -> type[MiniCPMVForConditionalGeneration]:
+    """Return the class of a config's model."""
+    return find_code(config.minicpmv_version.network.model)
+
+
+def build_skeleton(base: Path) -> MiniCPMVForConditionalGeneration:
     """Build a checkpoint's model without weights, to look at its modules: milliseconds, whatever its size."""
-    config = MiniCPMVConfig.from_pretrained(base)
+    config = read_model_config(base)
     with torch.device("meta"):
-        return MiniCPMVForConditionalGeneration(config)
+        return model_class(config)(config)
+
+
+def load_weights(place: str | Path, **options: Any) -> MiniCPMVForConditionalGeneration:
+    """Load a whole model.
+
+    Args:
+        place: Its directory, or its name on the hub.
+        options: transformers' own, as for ``from_pretrained``.
+
+    Raises:
+        CheckpointError: As ``StrictLoading.from_pretrained``.
+    """
+    where = {name: options[name] for name in ("cache_dir", "revision", "subfolder", "token") if name in options}
+    return model_class(AutoConfig.from_pretrained(place, **where)).from_pretrained(place, **options)

@@ -162,7 +162,7 @@ def _with_blocks(turns: Sequence[Turn], number_of: Sequence[int]) -> tuple[Turn,
 
 
 def _read_groups(temporal_ids: Any, num_images: int, version: Version) -> list[list[int]]:
-    if not version.temporal:
+    if not version.reading.temporal:
         raise _error(
             "temporal_ids",
             "time indices",

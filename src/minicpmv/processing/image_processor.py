@@ -22,7 +22,7 @@ from minicpmv.processing.pictures.patches import ImageSource, cut_patches, load_
 from minicpmv.processing.pictures.slicing import SliceConfig, SlicePlan, plan_slices
 from minicpmv.releases.file_bounds import PREPROCESSOR
 from minicpmv.releases.model_files import check_config, check_names, check_preprocessor
-from minicpmv.releases.table import Version, detect_version
+from minicpmv.releases.table import Version, detect_version, is_model_type, version_named
 
 __all__ = ["MiniCPMVImageProcessor", "MiniCPMVImagesKwargs"]
 
@@ -78,9 +78,11 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
     def slice_config(self, max_slice_nums: int | None = None) -> SliceConfig:
         """Return the slicing in force, with another limit of tiles if one is given."""
         limit = self.max_slice_nums if max_slice_nums is None else max_slice_nums
+        version = version_named(self.minicpmv_version or self.version)
         return SliceConfig(
             scale_resolution=self.scale_resolution,
             patch_size=self.patch_size,
+            token_side=(version.reading.token_side if version else None) or 1,
             max_slice_nums=limit if self.slice_mode else 1,
         )
 
@@ -156,7 +158,7 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
             return super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
         except OSError as missing:
             fields, unused = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **given)
-            if fields.get("model_type") != "minicpmv":
+            if not is_model_type(fields.get("model_type")):
                 raise CheckpointError(
                     f"{pretrained_model_name_or_path}: found neither preprocessor_config.json nor a config.json of "
                     "MiniCPM-V, expected one of them\n  fix: give the path of a MiniCPM-V model directory"

@@ -24,13 +24,14 @@ from minicpmv.processing.encoding import (
 )
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor, MiniCPMVImagesKwargs
 from minicpmv.processing.pictures.patches import ImageSource, load_image
-from minicpmv.processing.released_tokenizers import LlamaTokenizerWrapper, MiniCPMVTokenizerFast
+from minicpmv.processing.pictures.slicing import SlicePlan
 from minicpmv.processing.template_options import check_template_options
-from minicpmv.processing.text.chat import DEFAULT_SYSTEM, Turn
+from minicpmv.processing.text.chat import Turn, system_of
 from minicpmv.processing.text.messages import read_messages
 from minicpmv.processing.tokenization import EncodedSample, Vocabulary
 from minicpmv.releases.model_files import check_model_files
-from minicpmv.releases.table import VERSIONS, Version, detect_version
+from minicpmv.releases.row import find_code
+from minicpmv.releases.table import UNSTATED, VERSIONS, Version, detect_version, is_model_type
 
 __all__ = ["EncodedConversation", "MiniCPMVProcessor"]
 
@@ -94,7 +95,7 @@ class MiniCPMVProcessor(ProcessorMixin):
             check_model_files(folder)
         image_processor = MiniCPMVImageProcessor.from_pretrained(path, **kwargs, **settings)
         version = _stated_version(path, kwargs) or image_processor.released_version()
-        tokenizer_class = LlamaTokenizerWrapper if version is VERSIONS["2.0"] else MiniCPMVTokenizerFast
+        tokenizer_class = find_code((version or UNSTATED).reading.tokenizer)
         tokenizer = tokenizer_class.from_pretrained(path, **kwargs)
         tokenizer.padding_side = "left"  # pipelines join conversations as the tokenizer says; some files say "right"
         return cls(image_processor, tokenizer, version=version)
@@ -131,26 +132,30 @@ class MiniCPMVProcessor(ProcessorMixin):
 
     @property
     def query_num(self) -> int:
-        """Tokens per slice."""
+        """Tokens per slice, where they do not depend on its size."""
         return self.image_processor.image_feature_size
+
+    def tokens_of(self, plan: SlicePlan) -> list[int]:
+        """Count the image tokens of each slice of a picture."""
+        return [self.version.reading.tokens_of(size, self.query_num) for size in plan.tgt_sizes]
 
     @property
     def use_image_id(self) -> bool:
         """Whether images are numbered in the text."""
         stated = self.image_processor.use_image_id
-        return self.version.image_ids if stated is None else stated
+        return self.version.reading.markup.number is not None if stated is None else stated
 
     @property
     def default_system(self) -> bool:
         """Whether a conversation without an instruction gets the dialect's own: as the checkpoint's template has it."""
         template = getattr(self.tokenizer, "chat_template", None)
-        return template is None or DEFAULT_SYSTEM in str(template)
+        return template is None or system_of(self.version) in str(template)
 
     @property
     def model_input_names(self) -> list[str]:
         """Names of the model's inputs, the longest one first."""
         names = ["input_ids", "attention_mask", "image_mask", "pixel_values", "tgt_sizes"]
-        return [*names, "temporal_ids"] if self.version.temporal else names
+        return [*names, "temporal_ids"] if self.version.reading.temporal else names
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -305,7 +310,7 @@ class MiniCPMVProcessor(ProcessorMixin):
         times = times_of_each(temporal_ids, len(conversations)) if is_batch else [temporal_ids]
         if add_generation_prompt is None:
             add_generation_prompt = not continue_final_message
-        if enable_thinking is None and self.version.thinking:
+        if enable_thinking is None and self.version.reading.thinking:
             enable_thinking = False
         texts: list[str] = []
         encoded: list[EncodedConversation] = []
@@ -368,7 +373,7 @@ class MiniCPMVProcessor(ProcessorMixin):
         **how: Any,
     ) -> WrittenConversation:
         """Write a conversation; ``how`` as ``write_conversation`` knows it."""
-        if use_image_id and not self.version.image_ids:
+        if use_image_id and self.version.reading.markup.number is None:
             raise UsageError(
                 f"use_image_id: found True, expected False or nothing: {self.version.model} has no tokens for it\n"
                 "  fix: leave use_image_id out"
@@ -390,4 +395,4 @@ def _stated_version(path: Any, options: Mapping[str, Any]) -> Version | None:
         fields, _ = PreTrainedConfig.get_config_dict(path, **options)
     except OSError:
         return None
-    return detect_version(fields) if fields.get("model_type") == "minicpmv" else None
+    return detect_version(fields) if is_model_type(fields.get("model_type")) else None

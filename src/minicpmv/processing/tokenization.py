@@ -25,9 +25,6 @@ __all__ = ["MARKUP", "EncodedSample", "Vocabulary", "encode", "is_control_token"
 MARKUP = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>", "<point>", "</point>", "<think>", "</think>")
 """Tokens that people write in questions and answers on purpose; they stay tokens there."""
 
-_SLOT = "<unk>"
-"""The token that holds an image feature's place."""
-
 
 @dataclass(frozen=True, slots=True)
 class EncodedSample:
@@ -67,6 +64,8 @@ class Vocabulary:
         control = sorted((text for text in special if is_control_token(text)), key=len, reverse=True)
         kept = sorted((text for text in special if not is_control_token(text)), key=len, reverse=True)
         self._check(version)
+        self.slot = self._added[version.reading.markup.slot]
+        """Id of the token that holds the place of an image token."""
         # A copy: whether special tokens are read as text is a switch of the whole tokenizer, and threads share that.
         self._plain = copy.deepcopy(tokenizer.backend_tokenizer)
         self._plain.encode_special_tokens = True
@@ -113,9 +112,7 @@ class Vocabulary:
                     yield part
 
     def _check(self, version: Version) -> None:
-        needed = [*control_tokens_of(version), _SLOT, "<image>", "</image>", "<slice>", "</slice>"]
-        if version.image_ids:
-            needed += ["<image_id>", "</image_id>"]
+        needed = dict.fromkeys((*control_tokens_of(version), *version.reading.markup.tokens))
         missing = [token for token in needed if token not in self._added]
         if missing:
             raise CheckpointError(
@@ -149,7 +146,7 @@ def encode(
         plans: How each image is sliced, by the index that the image segments name.
         vocabulary: The checkpoint's.
         version: The checkpoint's; decides the layout of image blocks.
-        query_num: Tokens per slice.
+        query_num: Tokens per slice, where they do not depend on its size.
         use_image_id: Whether the images are numbered, from 0 in order of appearance.
         images_per_block: How many images share each block, if any do. As released, the block has the number of the
             first of them, and the others are counted: after a group of three frames numbered 0 comes 3.
@@ -162,10 +159,10 @@ def encode(
     num_images = 0
     for segment in segments:
         if isinstance(segment, ImageSegment):
-            writer.write_template(_image_id(num_images) if use_image_id else "")
-            for piece in _image_block(plans[segment.index], version):
-                if piece == _SLOT:
-                    writer.write_slots(query_num)
+            number = num_images if use_image_id else None
+            for piece in _image_block(plans[segment.index], version, query_num=query_num, number=number):
+                if isinstance(piece, int):
+                    writer.write_slots(piece)
                 else:
                     writer.write_template(piece)
             num_images += 1 if images_per_block is None else images_per_block[segment.index]
@@ -211,30 +208,31 @@ def spell_out(
 
 def spell_out_image(plan: SlicePlan, version: Version, *, query_num: int, number: int | None) -> str:
     """Return the text of one image's block, with the image's number before it unless that is None."""
-    block = "".join(piece * query_num if piece == _SLOT else piece for piece in _image_block(plan, version))
-    return block if number is None else _image_id(number) + block
+    slot = version.reading.markup.slot
+    pieces = _image_block(plan, version, query_num=query_num, number=number)
+    return "".join(slot * piece if isinstance(piece, int) else piece for piece in pieces)
 
 
-def _image_id(number: int) -> str:
-    return f"<image_id>{number}</image_id>"
-
-
-def _image_block(plan: SlicePlan, version: Version) -> Iterator[str]:
-    """Yield template text, and ``_SLOT`` where a slice's features go: the overview, then the tiles row by row."""
-    yield from ("<image>", _SLOT, "</image>")
+def _image_block(plan: SlicePlan, version: Version, *, query_num: int, number: int | None) -> Iterator[str | int]:
+    """Yield template text, and how many image tokens come next: the overview's, then those of each tile, row by row."""
+    reading, markup = version.reading, version.reading.markup
+    if number is not None:
+        assert markup.number is not None, f"{version.model} has no tokens for it"
+        opening, closing = markup.number
+        yield f"{opening}{number}{closing}"
+    overview, *tiles = (reading.tokens_of(size, query_num) for size in plan.tgt_sizes)
+    yield from (markup.image[0], overview, markup.image[1])
     if plan.grid is None:
         return
-    columns, rows = plan.grid
-    opening, closing = version.slice_tags
-    if version.wraps_grid:
-        yield "<slice>"
-    for row in range(rows):
-        if row:
-            yield "\n"
-        for _ in range(columns):
-            yield from (opening, _SLOT, closing)
-    if version.wraps_grid:
-        yield "</slice>"
+    if markup.grid is not None:
+        yield markup.grid[0]
+    columns, _ = plan.grid
+    for place, tile in enumerate(tiles):
+        if place and place % columns == 0:
+            yield markup.between_rows
+        yield from (markup.tile[0], tile, markup.tile[1])
+    if markup.grid is not None:
+        yield markup.grid[1]
 
 
 def _check_images(segments: Sequence[Segment], plans: Sequence[SlicePlan]) -> None:
@@ -284,7 +282,7 @@ class _Writer:
 
     def write_slots(self, count: int) -> None:
         self._flush()
-        self._append([self._vocabulary[_SLOT]] * count, [False] * count, is_image=True)
+        self._append([self._vocabulary.slot] * count, [False] * count, is_image=True)
 
     def finish(self) -> EncodedSample:
         self._flush()

@@ -26,7 +26,7 @@ from minicpmv.releases.file_bounds import (
     TOKENIZER_CONFIG,
 )
 from minicpmv.releases.json_bounds import Rule, check_fields, quote
-from minicpmv.releases.table import VERSIONS, detect_version
+from minicpmv.releases.table import detect_version, is_model_type
 
 __all__ = [
     "check_adapter_config",
@@ -127,8 +127,7 @@ def check_config(fields: Mapping[str, Any], where: object = "config.json") -> No
     """
     check_fields(dict(fields), CONFIG, where=where, fix=_FIX)
     version = detect_version(fields)
-    needed = ("scale_emb", "scale_depth", "dim_model_base") if version is VERSIONS["2.0"] else ("vision_config",)
-    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", *needed):
+    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", *version.network.needed_fields):
         if fields.get(key) is None:
             raise CheckpointError(f"{where}: found no {key}, expected it for {version.model}\n  fix: {_FIX}")
     for holds, key, found, expected in _relations(fields):
@@ -283,7 +282,7 @@ def read_index(file: Path) -> dict[str, str]:
 
 
 def _check_config(fields: dict[str, Any], file: Path) -> None:
-    if fields.get("model_type") == "minicpmv":
+    if is_model_type(fields.get("model_type")):
         check_config(fields, file)
 
 
@@ -322,7 +321,7 @@ def read_config(base: Path) -> dict[str, Any]:
         expected="a MiniCPM-V checkpoint",
         fix="name the directory that holds config.json and the weights",
     )
-    if config.get("model_type") != "minicpmv":
+    if not is_model_type(config.get("model_type")):
         raise CheckpointError(
             f"{base / 'config.json'}: found no MiniCPM-V model, expected one\n  fix: name a MiniCPM-V checkpoint"
         )

@@ -1,155 +1,171 @@
 """One table: what differs between the released MiniCPM-V versions.
 
 Everything a checkpoint's own config states (sizes, vocabulary, slicing) is read from there; this table holds only what
-the version number implies. It needs neither torch nor transformers, so that reading and checking data stays light.
+the version number implies. No other module compares versions: it asks a field of the row (``row.py``). The table needs
+neither torch nor transformers, so that reading and checking data stays light.
 Source: the released configs and modelling files, section by section in ``docs/versions.md``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 from minicpmv.errors import CheckpointError
+from minicpmv.releases.row import Answering, Engines, Gguf, Markup, Network, Reading, Tags, Version
 
-__all__ = ["LLM_TYPES", "VERSIONS", "Version", "detect_version"]
+__all__ = [
+    "LLM_TYPES",
+    "UNSTATED",
+    "VERSIONS",
+    "Version",
+    "detect_version",
+    "is_model_type",
+    "register",
+    "version_named",
+]
 
-LanguageModel = Literal["granite", "llama", "qwen2", "qwen3"]
-PositionScheme = Literal["interpolated", "row", "grid"]
-Dialect = Literal["minicpm", "llama3", "chatml", "qwen3"]
+_IMAGE: Tags = ("<image>", "</image>")
+_SLICE: Tags = ("<slice>", "</slice>")
+_WRAPPED_GRID = Markup(tile=_IMAGE, grid=_SLICE)
+_NUMBERED = Markup(tile=_SLICE, number=("<image_id>", "</image_id>"))
+_CHAT = "minicpmv.processing.text.chat"
+_TOKENIZERS = "minicpmv.processing.released_tokenizers"
+_NO_LLAMA_CPP = "llama.cpp has no MiniCPM-V of this version"
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Version:
-    """What one released version implies beyond its config."""
-
-    name: str
-    """As people write it: ``2.6``."""
-    model: str
-    """The released model that defines the version."""
-    language_model: LanguageModel
-    """The transformers architecture that computes exactly what the released language model does."""
-    llm_types: tuple[str, ...]
-    """Values of the official scripts' ``--llm_type`` that mean this version; the first is the one we write."""
-    dialect: Dialect
-    """How a conversation becomes text; see ``minicpmv.processing.text.chat``."""
-    terminators: tuple[str, ...]
-    """Tokens at which generation stops, those of them that the tokenizer has. Released generation configs miss some,
-    such as 2.5's ``<|eot_id|>``."""
-    vision_positions: PositionScheme
-    """``interpolated``: a learned table resized to each slice (2.0). ``row``: bucketed along the first row of the table
-    by the sample's longest slice, padding attended (2.5). ``grid``: bucketed rows and columns (2.6 and later)."""
-    vision_activation: Literal["gelu", "gelu_pytorch_tanh"]
-    """2.0's timm tower uses the exact error function, later towers the tanh approximation."""
-    query_positions: bool
-    """Whether the resampler stores positions for its queries (``resampler.pos_embed``, 2.0 only)."""
-    slice_tags: tuple[str, str]
-    """Tokens around one tile of a sliced image. 2.0 and 2.5 reuse ``<image>`` and wrap the grid in ``<slice>``."""
-    wraps_grid: bool
-    """Whether ``<slice>`` ... ``</slice>`` encloses the grid (2.0, 2.5) instead of each tile (2.6 and later)."""
-    image_ids: bool
-    """Whether ``<image_id>k</image_id>`` stands before each image unless the checkpoint says otherwise."""
-    max_input_tokens: int
-    """Tokens. The released ``chat()``'s default ``max_inp_length``."""
-    overflows_in_float16: bool = False
-    """Whether numbers that its language model computes are known to exceed float16, as those of Qwen2-7B do
-    (https://github.com/QwenLM/Qwen3/issues/868)."""
-    temporal: bool = False
-    """Whether the resampler can join frames of a video (4.5)."""
-    thinking: bool = False
-    """Whether the template has a switch for thinking (4.5)."""
-
-
-_TILE_AS_IMAGE: tuple[str, str] = ("<image>", "</image>")
-_TILE_AS_SLICE: tuple[str, str] = ("<slice>", "</slice>")
-
-VERSIONS: Mapping[str, Version] = {
+_ROWS: dict[str, Version] = {
     version.name: version
     for version in (
         Version(
             name="2.0",
+            also_written=("2",),
+            own_fields=("scale_emb", "vision_encoder"),
             model="openbmb/MiniCPM-V-2",
-            language_model="granite",
             llm_types=("minicpm",),
-            dialect="minicpm",
-            terminators=("</s>",),
-            vision_positions="interpolated",
-            vision_activation="gelu",
-            query_positions=True,
-            slice_tags=_TILE_AS_IMAGE,
-            wraps_grid=True,
-            image_ids=False,
-            max_input_tokens=2048,
+            reading=Reading(
+                dialect=f"{_CHAT}:MINICPM",
+                tokenizer=f"{_TOKENIZERS}:LlamaTokenizerWrapper",
+                terminators=("</s>",),
+                markup=_WRAPPED_GRID,
+            ),
+            network=Network(
+                language_model="transformers:GraniteForCausalLM",
+                tower="minicpmv.models.networks.siglip:TimmVisionTower",
+                vision_positions="interpolated",
+                vision_activation="gelu",
+                query_positions=True,
+                needed_fields=("scale_emb", "scale_depth", "dim_model_base"),
+                # The file only names its timm tower: SoViT-400m of SigLIP at 384 pixels.
+                unstated_vision={
+                    "hidden_size": 1152,
+                    "intermediate_size": 4304,
+                    "num_hidden_layers": 27,
+                    "num_attention_heads": 16,
+                    "image_size": 384,
+                    "patch_size": 14,
+                },
+            ),
+            answering=Answering(max_input_tokens=2048, max_new_tokens=1024, returns_history=True),
+            engines=Engines(gguf=_NO_LLAMA_CPP),
         ),
         Version(
             name="2.5",
             model="openbmb/MiniCPM-Llama3-V-2_5",
-            language_model="llama",
             llm_types=("llama3",),
-            dialect="llama3",
-            terminators=("<|eot_id|>", "<|end_of_text|>"),
-            vision_positions="row",
-            vision_activation="gelu_pytorch_tanh",
-            query_positions=False,
-            slice_tags=_TILE_AS_IMAGE,
-            wraps_grid=True,
-            image_ids=False,
-            max_input_tokens=2048,
+            reading=Reading(
+                dialect=f"{_CHAT}:LLAMA3",
+                tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
+                terminators=("<|eot_id|>", "<|end_of_text|>"),
+                markup=_WRAPPED_GRID,
+            ),
+            network=Network(language_model="transformers:LlamaForCausalLM", vision_positions="row"),
+            answering=Answering(max_input_tokens=2048, max_new_tokens=1024),
+            engines=Engines(gguf=Gguf(version=2, architecture="LLAMA")),
         ),
         Version(
             name="2.6",
             model="openbmb/MiniCPM-V-2_6",
-            language_model="qwen2",
             llm_types=("qwen", "qwen2"),
-            dialect="chatml",
-            terminators=("<|im_end|>", "<|endoftext|>"),
-            vision_positions="grid",
-            vision_activation="gelu_pytorch_tanh",
-            query_positions=False,
-            slice_tags=_TILE_AS_SLICE,
-            wraps_grid=False,
-            image_ids=True,
-            max_input_tokens=8192,
-            overflows_in_float16=True,
+            reading=Reading(
+                dialect=f"{_CHAT}:CHATML",
+                tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
+                terminators=("<|im_end|>", "<|endoftext|>"),
+                markup=_NUMBERED,
+            ),
+            network=Network(
+                language_model="transformers:Qwen2ForCausalLM", vision_positions="grid", overflows_in_float16=True
+            ),
+            answering=Answering(max_input_tokens=8192, max_new_tokens=2048),
+            engines=Engines(gguf=Gguf(version=3, architecture="QWEN2")),
         ),
         Version(
             name="4.0",
+            also_written=("4",),
             model="openbmb/MiniCPM-V-4",
-            language_model="llama",
             llm_types=("llama", "llama3", "qwen"),  # three official readmes name it in three ways
-            dialect="chatml",
-            terminators=("<|im_end|>", "<|endoftext|>", "</s>"),  # MiniCPM4's text models end with the last
-            vision_positions="grid",
-            vision_activation="gelu_pytorch_tanh",
-            query_positions=False,
-            slice_tags=_TILE_AS_SLICE,
-            wraps_grid=False,
-            image_ids=True,
-            max_input_tokens=8192,
+            reading=Reading(
+                dialect=f"{_CHAT}:CHATML",
+                tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
+                terminators=("<|im_end|>", "<|endoftext|>", "</s>"),  # MiniCPM4's text models end with the last
+                markup=_NUMBERED,
+            ),
+            network=Network(language_model="transformers:LlamaForCausalLM", vision_positions="grid"),
+            answering=Answering(max_input_tokens=8192, max_new_tokens=2048),
+            engines=Engines(gguf=Gguf(version=5, architecture="LLAMA")),
         ),
         Version(
             name="4.5",
             model="openbmb/MiniCPM-V-4_5",
-            language_model="qwen3",
             llm_types=("qwen", "qwen3"),
-            dialect="qwen3",
-            terminators=("<|im_end|>", "<|endoftext|>"),
-            vision_positions="grid",
-            vision_activation="gelu_pytorch_tanh",
-            query_positions=False,
-            slice_tags=_TILE_AS_SLICE,
-            wraps_grid=False,
-            image_ids=True,
-            max_input_tokens=16384,
-            temporal=True,
-            thinking=True,
+            reading=Reading(
+                dialect=f"{_CHAT}:QWEN3",
+                tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
+                terminators=("<|im_end|>", "<|endoftext|>"),
+                markup=_NUMBERED,
+                temporal=True,
+                thinking=True,
+            ),
+            network=Network(language_model="transformers:Qwen3ForCausalLM", vision_positions="grid"),
+            answering=Answering(max_input_tokens=16384, max_new_tokens=2048, repetition_penalty=1.03),
+            engines=Engines(gguf=Gguf(version=6, architecture="QWEN3")),
         ),
     )
 }
 
-LLM_TYPES: tuple[str, ...] = tuple(dict.fromkeys(name for version in VERSIONS.values() for name in version.llm_types))
+VERSIONS: Mapping[str, Version] = MappingProxyType(_ROWS)
+"""Every release by its name, the oldest first."""
+
+UNSTATED: Version = next(version for version in _ROWS.values() if version.own_fields)
+"""The release whose files state no version."""
+
+LLM_TYPES: tuple[str, ...] = tuple(dict.fromkeys(name for version in _ROWS.values() for name in version.llm_types))
 """Every value that ``--llm_type`` may have."""
+
+
+def register(version: Version) -> Callable[[], None]:
+    """Add a release, as tests do to show that a new one needs a row and what the row names, and no other change.
+
+    Returns:
+        What takes it out again.
+    """
+    assert version.name not in _ROWS, f"{version.name} is in the table"
+    _ROWS[version.name] = version
+
+    def remove() -> None:
+        del _ROWS[version.name]
+
+    return remove
+
+
+def version_named(stated: object) -> Version | None:
+    """Return the release that a file means by a version; None if there is none."""
+    return next((row for row in VERSIONS.values() if str(stated) in (row.name, *row.also_written)), None)
+
+
+def is_model_type(stated: object) -> bool:
+    """Whether a ``model_type`` of a ``config.json`` is that of a release."""
+    return any(row.network.model_type == stated for row in VERSIONS.values())
 
 
 def detect_version(config: Mapping[str, Any]) -> Version:
@@ -162,18 +178,17 @@ def detect_version(config: Mapping[str, Any]) -> Version:
     """
     stated = config.get("version")
     if stated is None:
-        if "scale_emb" in config or "vision_encoder" in config:
-            return VERSIONS["2.0"]
+        if any(field in config for field in UNSTATED.own_fields):
+            return UNSTATED
         raise CheckpointError(
-            "config.json: found no 'version' and none of MiniCPM-V-2's own fields (scale_emb, vision_encoder), "
-            f"expected 'version' to be one of {', '.join(VERSIONS)}\n  fix: add the version that the weights belong to"
+            "config.json: found no 'version' and none of MiniCPM-V-2's own fields "
+            f"({', '.join(UNSTATED.own_fields)}), expected 'version' to be one of {', '.join(VERSIONS)}\n"
+            "  fix: add the version that the weights belong to"
         )
-    name = str(stated)
-    if name in {"2", "4"}:  # JSON writers drop the fraction of 2.0 and 4.0
-        name += ".0"
-    if name not in VERSIONS:
-        raise CheckpointError(
-            f"config.json: found version {stated!r}, expected one of {', '.join(VERSIONS)}\n"
-            "  fix: use a checkpoint of a supported release, or a newer minicpmv-finetune"
-        )
-    return VERSIONS[name]
+    version = version_named(stated)
+    if version is not None:
+        return version
+    raise CheckpointError(
+        f"config.json: found version {stated!r}, expected one of {', '.join(VERSIONS)}\n"
+        "  fix: use a checkpoint of a supported release, or a newer minicpmv-finetune"
+    )

@@ -6,6 +6,7 @@ The lines are those of ``processing.slicing``; nothing is planned here.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from minicpmv.pages.images import data_url, shrink
@@ -43,13 +44,13 @@ class Picture:
     """``data:`` URL of the overview at the size at which the model sees it."""
     plan: SlicePlan
     tiles: tuple[Tile, ...]
-    query_num: int
-    """Tokens per slice."""
+    tokens_of_each: Sequence[int]
+    """Tokens of each slice, the overview's first."""
 
     @property
     def num_tokens(self) -> int:
         """Tokens of all its slices, tags not counted."""
-        return self.query_num * self.plan.num_slices
+        return sum(self.tokens_of_each)
 
     @property
     def vertical_cuts(self) -> list[float]:
@@ -67,8 +68,14 @@ class Picture:
         return names if is_only else [f"image {self.number} {name}" for name in names]
 
 
-def show_picture(source: ImageSource, plan: SlicePlan, *, number: int, query_num: int) -> Picture:
+def show_picture(source: ImageSource, plan: SlicePlan, *, number: int, tokens_of_each: Sequence[int]) -> Picture:
     """Embed a picture.
+
+    Args:
+        source: The picture.
+        plan: How it is cut.
+        number: From 1, in the order of the text.
+        tokens_of_each: Tokens of each slice.
 
     Raises:
         ImageError: It cannot be read.
@@ -81,7 +88,7 @@ def show_picture(source: ImageSource, plan: SlicePlan, *, number: int, query_num
         overview_url=data_url(resize(image, plan.source_size)),
         plan=plan,
         tiles=tiles_of(plan),
-        query_num=query_num,
+        tokens_of_each=tokens_of_each,
     )
 
 

@@ -56,7 +56,13 @@ from minicpmv.training.launching.starting import refuse_other_number
 from minicpmv.training.learning.compilation import CompiledLayers
 from minicpmv.training.learning.effect import describe_little_effect, refuse_no_effect
 from minicpmv.training.learning.lora import add_lora
-from minicpmv.training.learning.parts import choose_trained_parts, describe_recipe, format_parts, summarise_parts
+from minicpmv.training.learning.parts import (
+    choose_trained_parts,
+    describe_recipe,
+    format_parts,
+    parts_of,
+    summarise_parts,
+)
 from minicpmv.training.learning.rates import Rates
 from minicpmv.training.learning.recomputation import RecomputedLayers
 from minicpmv.training.learning.switches import resolve_learning
@@ -137,7 +143,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
         notice(text)
     base, run = _resolve_learning(resolved.run, given=request.given)
     request = replace(request, run=run)
-    if settings.get("fp16") and base.version.overflows_in_float16:
+    if settings.get("fp16") and base.version.network.overflows_in_float16:
         notice(
             f"--fp16 true: {base.version.model} is known to exceed the numbers of float16; a run that meets that says "
             "so, and --fp16 false goes on in float32"
@@ -173,7 +179,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
 
     set_seed(args.seed)  # before the model: LoRA matrices start at random
     model = _build_model(inputs, request.run, args)
-    rates = Rates.of_run(request.run, learning_rate=args.learning_rate, weight_decay=args.weight_decay)
+    rates = Rates.of_run(request.run, parts_of(model), learning_rate=args.learning_rate, weight_decay=args.weight_decay)
     parts = summarise_parts(model, rates_of=rates.of)
     checks.weights(model, inputs.base)
     costs = _estimate_costs(inputs, model)

@@ -54,7 +54,7 @@ class Controls:
         self.thinking = gradio.Checkbox(
             settings.enable_thinking,
             label="Think before answering",
-            visible=all(version.thinking for version in versions),
+            visible=all(version.reading.thinking for version in versions),
         )
         self.max_new_tokens = gradio.Slider(
             1, max(4096, settings.max_new_tokens), settings.max_new_tokens, step=1, label="Longest answer"

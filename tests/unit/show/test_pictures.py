@@ -42,7 +42,7 @@ def test_tiles_are_numbered_row_by_row_and_leave_one_line_between_neighbours(siz
     plan = plan_slices(*size, SliceConfig())
     assert plan.grid is not None
     columns, rows = plan.grid
-    shown = show_picture(Image.new("RGB", size), plan, number=1, query_num=64)
+    shown = show_picture(Image.new("RGB", size), plan, number=1, tokens_of_each=[64] * plan.num_slices)
     assert [tile.number for tile in shown.tiles] == list(range(1, columns * rows + 1))
     assert len(shown.vertical_cuts) == columns - 1
     assert len(shown.horizontal_cuts) == rows - 1
@@ -51,7 +51,7 @@ def test_tiles_are_numbered_row_by_row_and_leave_one_line_between_neighbours(siz
 
 def test_a_picture_that_is_not_cut_has_no_line() -> None:
     plan = plan_slices(300, 200, SliceConfig())
-    shown = show_picture(Image.new("RGB", (300, 200)), plan, number=1, query_num=64)
+    shown = show_picture(Image.new("RGB", (300, 200)), plan, number=1, tokens_of_each=[64] * plan.num_slices)
     assert (shown.tiles, shown.vertical_cuts, shown.horizontal_cuts) == ((), [], [])
     assert shown.slice_names(is_only=True) == ["overview"]
     assert shown.slice_names(is_only=False) == ["image 1 overview"]
@@ -59,7 +59,7 @@ def test_a_picture_that_is_not_cut_has_no_line() -> None:
 
 def test_a_large_picture_is_embedded_small_and_its_overview_as_the_model_sees_it() -> None:
     plan = plan_slices(4000, 1000, SliceConfig())
-    shown = show_picture(Image.new("RGB", (4000, 1000)), plan, number=1, query_num=64)
+    shown = show_picture(Image.new("RGB", (4000, 1000)), plan, number=1, tokens_of_each=[64] * plan.num_slices)
     assert opened(shown.url).size == (MAX_SHOWN_PIXELS, 240)
     assert opened(shown.overview_url).size == plan.source_size
 
@@ -72,6 +72,6 @@ def test_a_tiny_picture_is_embedded_without_loss() -> None:
 def test_embedded_bytes_are_shown_like_a_file() -> None:
     file = io.BytesIO()
     picture(50, 40).save(file, "PNG")
-    shown = show_picture(file.getvalue(), plan_slices(50, 40, SliceConfig()), number=1, query_num=64)
+    shown = show_picture(file.getvalue(), plan_slices(50, 40, SliceConfig()), number=1, tokens_of_each=[64])
     assert shown.name == "embedded image"
     assert opened(shown.url).size == (50, 40)

@@ -129,7 +129,7 @@ class RecordChecker:
 
     def _check_thinking(self, record: RawRecord, name: str, message: Mapping[str, str]) -> Iterator[Problem]:
         where, thought = record.where(f"{name}.reasoning_content"), message["reasoning_content"]
-        if self._version is not None and not self._version.thinking:
+        if self._version is not None and not self._version.reading.thinking:
             without = "leave the thinking out (minicpmv convert --leave-out reasoning_content)"
             fix = f"{without}, or write it into the answer's text"
             yield Problem("D164", where, f"thinking: {quote(thought)}", f"none: {self._model} has no place for it", fix)

@@ -14,24 +14,26 @@ from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter, TensorNameMap, get_te
 from minicpmv.export.gguf.tensors import EngineTensor, as_it_is, interleaved
 from minicpmv.models.checkpoints.weight_files import Shape
 from minicpmv.models.configuration import MiniCPMVConfig
-from minicpmv.releases.table import LanguageModel
+from minicpmv.releases.row import Gguf
 
-__all__ = ["PREFIX", "architecture", "language_tensors", "write_language_sizes"]
+__all__ = ["PREFIX", "architecture", "gguf_of", "language_tensors", "write_language_sizes"]
 
 PREFIX = "llm."
 """Of the language model's tensors in a checkpoint."""
 
-_ARCHITECTURES: Mapping[LanguageModel, MODEL_ARCH] = {
-    "llama": MODEL_ARCH.LLAMA,
-    "qwen2": MODEL_ARCH.QWEN2,
-    "qwen3": MODEL_ARCH.QWEN3,
-}
 _SUFFIXES = (".weight", ".bias")
+
+
+def gguf_of(config: MiniCPMVConfig) -> Gguf:
+    """Return how llama.cpp knows the release; ``limits`` has refused what it does not know."""
+    known = config.minicpmv_version.engines.gguf
+    assert not isinstance(known, str), known
+    return known
 
 
 def architecture(config: MiniCPMVConfig) -> str:
     """The engine's name for the language model."""
-    return MODEL_ARCH_NAMES[_ARCHITECTURES[config.minicpmv_version.language_model]]
+    return MODEL_ARCH_NAMES[MODEL_ARCH[gguf_of(config).architecture]]
 
 
 def write_language_sizes(writer: GGUFWriter, config: MiniCPMVConfig) -> None:
@@ -61,7 +63,7 @@ def head_width_of(config: MiniCPMVConfig) -> int:
 def language_tensors(config: MiniCPMVConfig, shapes: Mapping[str, Shape]) -> list[EngineTensor]:
     """Every tensor of the language model, in the order of the checkpoint."""
     text: Any = config.text_config
-    arch = _ARCHITECTURES[config.minicpmv_version.language_model]
+    arch = MODEL_ARCH[gguf_of(config).architecture]
     names = get_tensor_name_map(arch, text.num_hidden_layers)
     tensors: list[EngineTensor] = []
     for source, shape in shapes.items():

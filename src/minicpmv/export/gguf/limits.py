@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from minicpmv.errors import CheckpointError
-from minicpmv.export.gguf.vision import ENGINE_VERSIONS
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
+from minicpmv.releases.table import VERSIONS
 
 __all__ = ["check_engine_can_run", "differences"]
 
@@ -21,13 +21,15 @@ def check_engine_can_run(config: MiniCPMVConfig, where: object) -> None:
     """Refuse a model for which llama.cpp has no code, or code for other sizes.
 
     Raises:
-        CheckpointError: The release is 2.0, or one of its sizes is written into the engine's code otherwise.
+        CheckpointError: There is no code for the release, or its code is for another size.
     """
     version = config.minicpmv_version
-    if version.name not in ENGINE_VERSIONS:
+    refusal = version.engines.gguf
+    if isinstance(refusal, str):
+        others = ", ".join(name for name, other in VERSIONS.items() if not isinstance(other.engines.gguf, str))
         raise CheckpointError(
-            f"{where}: found {version.model}, expected one of version {', '.join(ENGINE_VERSIONS)}: llama.cpp has no "
-            "MiniCPM-V of this version\n  fix: serve it with `minicpmv serve`"
+            f"{where}: found {version.model}, expected one of version {others}: {refusal}\n"
+            "  fix: serve it with `minicpmv serve`"
         )
     text: Any = config.text_config
     width, vision_width = text.hidden_size, config.vision_config.hidden_size
@@ -53,7 +55,7 @@ def check_engine_can_run(config: MiniCPMVConfig, where: object) -> None:
 
 def differences(config: MiniCPMVConfig, images: MiniCPMVImageProcessor) -> Iterator[str]:
     """Yield what this model's pictures go through in llama.cpp that they did not in training; docs/deploy explains."""
-    if config.minicpmv_version.vision_positions == "row":
+    if config.minicpmv_version.network.vision_positions == "row":
         yield (
             "llama.cpp numbers the patches of 2.5 by row and column and sees each slice alone; the released code "
             "numbers them along one row and attends padding. Answers about pictures will differ"

@@ -7,19 +7,16 @@ from typing import Any, cast
 
 from gguf import MODEL_ARCH, GGUFWriter, get_tensor_name_map
 
-from minicpmv.export.gguf.language_model import engine_name
+from minicpmv.export.gguf.language_model import engine_name, gguf_of
 from minicpmv.export.gguf.tensors import EngineTensor, as_it_is, third, transposed
 from minicpmv.models.checkpoints.weight_files import Shape
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 
-__all__ = ["ARCHITECTURE", "ENGINE_VERSIONS", "POSITIONS", "vision_tensors", "write_vision_sizes"]
+__all__ = ["ARCHITECTURE", "POSITIONS", "vision_tensors", "write_vision_sizes"]
 
 ARCHITECTURE = "clip"
 """What llama.cpp calls every vision tower."""
-
-ENGINE_VERSIONS: Mapping[str, int] = {"2.5": 2, "2.6": 3, "4.0": 5, "4.5": 6}
-"""llama.cpp's ``clip.minicpmv_version``. It decides the tokens around slices: 2.5's own, or those of all others."""
 
 POSITIONS = "resampler.pos_embed_k"
 """A table of sine positions that older engines read and newer ones only want to find: both compute the same."""
@@ -44,7 +41,7 @@ def write_vision_sizes(writer: GGUFWriter, config: MiniCPMVConfig, images: MiniC
     writer.add_clip_has_vision_encoder(True)
     writer.add_bool("clip.has_minicpmv_projector", True)
     writer.add_clip_projector_type("resampler")
-    writer.add_int32("clip.minicpmv_version", ENGINE_VERSIONS[config.minicpmv_version.name])
+    writer.add_int32("clip.minicpmv_version", gguf_of(config).version)
     writer.add_uint32("clip.minicpmv_query_num", config.query_num)
     # Not the size of a picture: the engine cuts slices of about this many pixels squared.
     writer.add_vision_image_size(images.scale_resolution)

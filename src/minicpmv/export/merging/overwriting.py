@@ -8,10 +8,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from minicpmv.errors import UsageError
+from minicpmv.releases.table import is_model_type
 
 __all__ = ["refuse_losses"]
 
-_CONFIG, _MODEL_TYPE = "config.json", "minicpmv"
+_CONFIG = "config.json"
 _MODEL_FILES = (
     _CONFIG,
     "generation_config.json",
@@ -66,4 +67,4 @@ def _is_model(directory: Path) -> bool:
         config = json.loads((directory / _CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and config.get("model_type") == _MODEL_TYPE
+    return isinstance(config, dict) and is_model_type(config.get("model_type"))

@@ -20,7 +20,7 @@ from torch import Tensor
 from minicpmv.errors import CheckpointError
 from minicpmv.models.adapters.attaching import attach_adapter
 from minicpmv.models.checkpoints.reference import REFERENCE, read_reference
-from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.skeleton import load_weights
 from minicpmv.processing.pictures.patches import resize
 from minicpmv.processing.processor import MiniCPMVProcessor
 
@@ -172,7 +172,7 @@ def _loaded(load: Callable[[], Any], device: torch.device) -> Iterator[Any]:
 
 
 def _load(directory: Path, dtype: torch.dtype) -> Any:
-    return MiniCPMVForConditionalGeneration.from_pretrained(directory, dtype=dtype)
+    return load_weights(directory, dtype=dtype)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from minicpmv.models.adapters.peft_loading import already_compared
 from minicpmv.models.checkpoints.key_names import own_shapes
 from minicpmv.models.checkpoints.weight_files import Shape, read_shapes
 from minicpmv.releases.model_files import read_object
-from minicpmv.releases.table import VERSIONS, Version, detect_version
+from minicpmv.releases.table import Version, detect_version, version_named
 
 __all__ = ["attach_adapter", "attach_adapters", "fitting_adapter"]
 
@@ -200,7 +200,7 @@ def _base_of(folder: Path, config: Mapping[str, Any]) -> _Base:
     stated = config.get("base_model_name_or_path") or "an unnamed model"
     record = _read_if_there(folder / "run.json").get("base_model")
     record = record if isinstance(record, dict) else {}
-    version = VERSIONS.get(str(record.get("version")))
+    version = version_named(record.get("version"))
     if version is not None:
         return _Base(str(record.get("path") or stated), version)
     base = _read_if_there(Path(stated) / "config.json")

@@ -20,7 +20,7 @@ from minicpmv.errors import CheckpointError
 from minicpmv.files.plain_files import read_plain
 from minicpmv.models.adapters.function_digest import digest_function
 from minicpmv.models.checkpoints.weight_digests import KEPT, digest_weights
-from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.models.configuration import read_model_config
 from minicpmv.releases.directories import find_directory
 from minicpmv.releases.model_files import check_model_files
 
@@ -93,7 +93,7 @@ def identify_base(base: str | Path, *, kept: Path | None = KEPT, **options: Any)
     folder = find_directory(str(base), asked_by="base model", allow_patterns=_ENDINGS, **options)
     name = str(folder.resolve()) if Path(base).expanduser().is_dir() else str(base)
     check_model_files(folder)
-    config = MiniCPMVConfig.from_pretrained(folder)
+    config = read_model_config(folder)
     function = digest_function(folder, config)
     return BaseIdentity(name, config.minicpmv_version.model, *digest_weights(folder, kept=kept), function)
 

@@ -60,7 +60,7 @@ def thinking_setting(version: Version, enable_thinking: bool) -> bool | None:
     Raises:
         UsageError: Thinking is asked of a version that cannot.
     """
-    if version.thinking:
+    if version.reading.thinking:
         return bool(enable_thinking)
     if enable_thinking:
         raise UsageError(
@@ -81,14 +81,14 @@ def released_options(version: Version, *, sampling: bool, enable_thinking: bool 
         "temperature": 0.7,
         "top_p": 0.8,
         "top_k": 100,
-        "repetition_penalty": 1.03 if version.name == "4.5" else 1.05,
+        "repetition_penalty": version.answering.repetition_penalty,
     }
 
 
 def end_token_ids(tokenizer: Any, version: Version) -> list[int]:
     """Return the ids at which an answer ends. Released generation configs miss some of them."""
     ids = tokenizer.added_tokens_encoder  # not convert_tokens_to_ids, which has <unk>'s id for what it does not know
-    return [ids[token] for token in version.terminators if token in ids]
+    return [ids[token] for token in version.reading.terminators if token in ids]
 
 
 # Not inference_mode: asked between two steps of its training, a model and the caches below would keep tensors that no

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.models.answering.answers import (
@@ -25,6 +25,7 @@ from minicpmv.models.answering.answers import (
     thinking_setting,
 )
 from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.releases.row import Version, find_code
 
 __all__ = ["OfficialChat"]
 
@@ -115,9 +116,9 @@ class OfficialChat(_Base):
             enable_thinking=thinking,
             temporal_ids=temporal_ids if is_batch or temporal_ids is None else [temporal_ids],
         ).to(self.device)
-        _check_lengths(inputs, version.max_input_tokens if max_inp_length is None else max_inp_length)
+        _check_lengths(inputs, version.answering.max_input_tokens if max_inp_length is None else max_inp_length)
         ends = end_token_ids(prepared.tokenizer, version)
-        limit = max_new_tokens or (1024 if version.name in ("2.0", "2.5") else 2048)
+        limit = max_new_tokens or version.answering.max_new_tokens
         opening = THINK_OPENING if thinking else ""
         settings = {"max_new_tokens": limit, **chosen}
         if stream:
@@ -128,7 +129,7 @@ class OfficialChat(_Base):
         answers = [opening + decode_answer(prepared.tokenizer, row, ends) for row in rows]
         if is_batch:
             return answers
-        if version.name == "2.0":
+        if version.answering.returns_history:
             given = json.loads(msgs) if isinstance(msgs, str) else list(msgs)
             return answers[0], [*given, {"role": "assistant", "content": answers[0]}], chosen
         return answers[0]
@@ -140,7 +141,7 @@ class OfficialChat(_Base):
         """
         if processor is None:
             if self._own_processor is None:
-                self._own_processor = _find_processor(self.name_or_path or "")
+                self._own_processor = _find_processor(self.config.minicpmv_version, self.name_or_path or "")
             processor = self._own_processor
         if tokenizer is None or tokenizer is processor.tokenizer:
             return processor
@@ -152,14 +153,15 @@ class OfficialChat(_Base):
         return joined
 
 
-def _find_processor(path: str) -> Any:
+def _find_processor(version: Version, path: str) -> Any:
+    """Load the processor of a model's directory, of the class that the release's row names: models import none."""
     fix = "pass processor=AutoProcessor.from_pretrained(DIRECTORY), of the directory the model came from"
     if not path:
         raise UsageError(
             f"chat(): found a model without name_or_path, expected one loaded from a directory or the hub\n  fix: {fix}"
         )
     try:
-        return AutoProcessor.from_pretrained(path)
+        return find_code(version.reading.processor).from_pretrained(path)
     except (OSError, ValueError, CheckpointError) as error:
         raise UsageError(
             f"chat(): found no processor in {path!r}, expected the checkpoint's tokenizer and image settings there\n"

@@ -42,7 +42,7 @@ def find_end_ids(place: str | Path, version: Version, **options: Any) -> list[in
         if found is not None:
             with naming_faults(found, expected="the tokens of a tokenizer"):
                 ids = ids_in(read_object(Path(found), expected="a tokenizer's", fix="download or copy the file again"))
-            if ends := [ids[token] for token in version.terminators if token in ids]:
+            if ends := [ids[token] for token in version.reading.terminators if token in ids]:
                 return ends
     return []
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-__all__ = ["Work", "flops_of_each", "total_flops"]
+from minicpmv.releases.row import Parts, find_code
+
+__all__ = ["FlopWalk", "Work", "flops_of_each", "total_flops"]
 
 _PEFT_PREFIX = "base_model.model."
 
@@ -48,9 +50,12 @@ def flops_of_each(config: Any, parameters: Iterable[tuple[str, Any]]) -> Work:
     Returns:
         Floating-point operations, two for each multiplication with its addition.
     """
-    walk = _Walk(parameters)
-    seen = _walk_resampler(walk, config, _walk_tower(walk, config.vision_config))
-    _walk_language_model(walk, config.text_config, seen or walk.trains("llm.model.embed_tokens"))
+    walk = FlopWalk(parameters)
+    network = config.minicpmv_version.network
+    parts = network.parts
+    seen = _walk_tower(walk, parts.tower, config.vision_config)
+    seen = find_code(network.connector).count_flops(walk, parts.connector, config, seen)
+    _walk_language_model(walk, parts, config.text_config, seen or walk.trains(parts.embeddings))
     return Work(**walk.flops)
 
 
@@ -59,7 +64,7 @@ def total_flops(of_each: Work, work: Work) -> int:
     return sum(cost * number for cost, number in zip(of_each, work, strict=True))
 
 
-class _Walk:
+class FlopWalk:
     """Follows the network from input to loss, and adds up what each operation costs.
 
     Of every intermediate result it is only known whether a gradient with respect to it is needed (``grad``).
@@ -103,12 +108,12 @@ class _Walk:
         return query or key or value
 
 
-def _walk_tower(walk: _Walk, config: Any) -> bool:
+def _walk_tower(walk: FlopWalk, tower: str, config: Any) -> bool:
     width, side = config.hidden_size, config.patch_size
-    grad = walk.linear("vpm.embeddings.patch_embedding", 3 * side**2, width, grad=False, unit="patches")
-    grad = grad or walk.trains("vpm.embeddings.position_embedding")
+    grad = walk.linear(f"{tower}.embeddings.patch_embedding", 3 * side**2, width, grad=False, unit="patches")
+    grad = grad or walk.trains(f"{tower}.embeddings.position_embedding")
     for layer in range(config.num_hidden_layers):
-        name = f"vpm.encoder.layers.{layer}"
+        name = f"{tower}.encoder.layers.{layer}"
         normed = grad or walk.trains(f"{name}.layer_norm1")
         query, key, value = (
             walk.linear(f"{name}.self_attn.{each}_proj", width, width, grad=normed, unit="patches") for each in "qkv"
@@ -118,37 +123,16 @@ def _walk_tower(walk: _Walk, config: Any) -> bool:
         grad |= walk.trains(f"{name}.layer_norm2")
         inner = walk.linear(f"{name}.mlp.fc1", width, config.intermediate_size, grad=grad, unit="patches")
         grad |= walk.linear(f"{name}.mlp.fc2", config.intermediate_size, width, grad=inner, unit="patches")
-    return grad or walk.trains("vpm.post_layernorm")
+    return grad or walk.trains(f"{tower}.post_layernorm")
 
 
-def _walk_resampler(walk: _Walk, config: Any, grad: bool) -> bool:
-    vision, width, num_queries = config.vision_config.hidden_size, config.text_config.hidden_size, config.query_num
-    if vision != width:
-        grad = walk.linear("resampler.kv_proj", vision, width, grad=grad, unit="resampled_patches")
-    grad |= walk.trains("resampler.ln_kv")
-    query = walk.trains("resampler.query") or walk.trains("resampler.ln_q")
-
-    def project(grad: bool, *, unit: str, times: int = 1) -> bool:
-        # One parameter for all three, and one for their biases.
-        joint = "resampler.attn.in_proj_weight"
-        grad = walk.linear("", width, width, grad=grad, unit=unit, times=times, weight=joint)
-        return grad or walk.trains("resampler.attn.in_proj_bias")
-
-    query = project(query, unit="image_batches", times=num_queries)
-    key, value = project(grad, unit="resampled_patches"), project(grad, unit="resampled_patches")
-    grad = walk.attention(width, grads=(query, key, value), unit="resampled_patches", times=num_queries)
-    grad = walk.linear("resampler.attn.out_proj", width, width, grad=grad, unit="blocks", times=num_queries)
-    grad |= walk.trains("resampler.ln_post")
-    return walk.linear("", width, width, grad=grad, unit="blocks", times=num_queries, weight="resampler.proj")
-
-
-def _walk_language_model(walk: _Walk, config: Any, grad: bool) -> None:
+def _walk_language_model(walk: FlopWalk, parts: Parts, config: Any, grad: bool) -> None:
     width, inner = config.hidden_size, config.intermediate_size
     num_heads = config.num_attention_heads
     head = getattr(config, "head_dim", None) or width // num_heads
     outputs = {"q": num_heads * head, "k": config.num_key_value_heads * head, "v": config.num_key_value_heads * head}
     for layer in range(config.num_hidden_layers):
-        name = f"llm.model.layers.{layer}"
+        name = f"{parts.layers}.{layer}"
         normed = grad or walk.trains(f"{name}.input_layernorm")
         query, key, value = (
             walk.linear(f"{name}.self_attn.{each}_proj", width, output, grad=normed, unit="tokens")
@@ -163,5 +147,5 @@ def _walk_language_model(walk: _Walk, config: Any, grad: bool) -> None:
         )
         grad |= walk.linear(f"{name}.mlp.down_proj", inner, width, grad=gate or up, unit="tokens")
     walk.linear(
-        "llm.lm_head", width, config.vocab_size, grad=grad or walk.trains("llm.model.norm"), unit="labelled_tokens"
+        parts.head, width, config.vocab_size, grad=grad or walk.trains(f"{parts.body}.norm"), unit="labelled_tokens"
     )

@@ -8,12 +8,14 @@ the time as well.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from minicpmv.models.attention.varlen import attend
+from minicpmv.models.networks.flops import FlopWalk
 from minicpmv.models.networks.positions import SinePositions, find_patches
 
 __all__ = ["Resampler"]
@@ -78,6 +80,45 @@ class Resampler(nn.Module):
         # A buffer, because loading would make a parameter trainable again, and the release never trained it.
         self.register_buffer("pos_embed", torch.empty(num_queries, language_dim) if query_positions else None)
         self.positions = SinePositions(language_dim)
+
+    @classmethod
+    def of_config(cls, config: Any) -> Resampler:
+        """Make the resampler of a ``MiniCPMVConfig``."""
+        return cls(
+            num_queries=config.query_num,
+            vision_dim=config.vision_config.hidden_size,
+            language_dim=config.text_config.hidden_size,
+            query_positions=config.minicpmv_version.network.query_positions,
+        )
+
+    @staticmethod
+    def count_flops(walk: FlopWalk, name: str, config: Any, grad: bool) -> bool:
+        """Count a resampler's operations for ``flops``; return whether its tokens need a gradient.
+
+        Args:
+            walk: Adds them up.
+            name: Full name of the module.
+            config: A ``MiniCPMVConfig``.
+            grad: Whether the tower's features need a gradient.
+        """
+        vision, width, num_queries = config.vision_config.hidden_size, config.text_config.hidden_size, config.query_num
+        if vision != width:
+            grad = walk.linear(f"{name}.kv_proj", vision, width, grad=grad, unit="resampled_patches")
+        grad |= walk.trains(f"{name}.ln_kv")
+        query = walk.trains(f"{name}.query") or walk.trains(f"{name}.ln_q")
+
+        def project(grad: bool, *, unit: str, times: int = 1) -> bool:
+            # One parameter for all three, and one for their biases.
+            joint = f"{name}.attn.in_proj_weight"
+            grad = walk.linear("", width, width, grad=grad, unit=unit, times=times, weight=joint)
+            return grad or walk.trains(f"{name}.attn.in_proj_bias")
+
+        query = project(query, unit="image_batches", times=num_queries)
+        key, value = project(grad, unit="resampled_patches"), project(grad, unit="resampled_patches")
+        grad = walk.attention(width, grads=(query, key, value), unit="resampled_patches", times=num_queries)
+        grad = walk.linear(f"{name}.attn.out_proj", width, width, grad=grad, unit="blocks", times=num_queries)
+        grad |= walk.trains(f"{name}.ln_post")
+        return walk.linear("", width, width, grad=grad, unit="blocks", times=num_queries, weight=f"{name}.proj")
 
     def forward(
         self,

@@ -19,7 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from minicpmv.models.attention.varlen import Lengths, attend
 from minicpmv.models.networks.pixels import read_pixels
 from minicpmv.models.networks.positions import grid_position_ids, resize_table, row_position_ids
-from minicpmv.releases.table import PositionScheme
+from minicpmv.releases.row import PositionScheme
 
 __all__ = ["TimmVisionTower", "VisionTower"]
 
@@ -110,7 +110,7 @@ class VisionTower(PreTrainedModel):
 
     Args:
         config: Sizes, activation and position table of the checkpoint.
-        positions: How a patch learns where it is; see ``Version.vision_positions``.
+        positions: How a patch learns where it is; see ``Network.vision_positions``.
     """
 
     config_class = SiglipVisionConfig

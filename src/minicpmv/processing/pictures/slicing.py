@@ -25,9 +25,16 @@ class SliceConfig:
     scale_resolution: int = 448
     """Pixels. Every slice covers about this many pixels squared."""
     patch_size: int = 14
-    """Pixels. Side of one patch; the sides of a slice are whole multiples of it."""
+    """Pixels. Side of one patch."""
+    token_side: int = 1
+    """Patches. The sides of a slice are whole multiples of so many patches."""
     max_slice_nums: int = 9
     """Most tiles cut from one picture, overview not counted; 1 turns tiling off."""
+
+    @property
+    def unit(self) -> int:
+        """Pixels. The sides of a slice are whole multiples of it."""
+        return self.patch_size * self.token_side
 
     def __post_init__(self) -> None:
         for name in ("scale_resolution", "patch_size", "max_slice_nums"):
@@ -134,12 +141,12 @@ def _to_multiple(length: float, unit: int) -> int:
 
 
 def _fit(width: float, height: float, config: SliceConfig, *, enlarge: bool) -> Size:
-    """Scale to about ``scale_resolution`` squared, keeping the shape, then round both sides to whole patches."""
+    """Scale to about ``scale_resolution`` squared, keeping the shape, then round both sides to whole units."""
     if enlarge or width * height > config.scale_resolution**2:
         ratio = width / height
         height = int(config.scale_resolution / math.sqrt(ratio))
         width = int(height * ratio)  # from the truncated height, as the released code has it
-    return _to_multiple(width, config.patch_size), _to_multiple(height, config.patch_size)
+    return _to_multiple(width, config.unit), _to_multiple(height, config.unit)
 
 
 def _best_grid(width: int, height: int, num_wanted: int, max_slice_nums: int) -> Size:

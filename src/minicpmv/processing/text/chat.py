@@ -14,10 +14,15 @@ from typing import Literal
 
 from minicpmv.errors import UsageError
 from minicpmv.processing.text.thinking import THINK, THOUGHT, split_thinking
-from minicpmv.releases.table import Dialect, Version
+from minicpmv.releases.row import find_code
+from minicpmv.releases.table import Version
 
 __all__ = [
-    "DEFAULT_SYSTEM",
+    "CHATML",
+    "LLAMA3",
+    "MINICPM",
+    "QWEN3",
+    "Dialect",
     "ImageRef",
     "ImageSegment",
     "LeftOut",
@@ -31,6 +36,7 @@ __all__ = [
     "render",
     "role_tags_of",
     "roles_of",
+    "system_of",
 ]
 
 Role = Literal["system", "user", "assistant"]
@@ -123,7 +129,7 @@ def render(
             weight that cannot act.
     """
     dialect = _dialect_of(version)
-    if enable_thinking is not None and not version.thinking:
+    if enable_thinking is not None and not version.reading.thinking:
         raise UsageError(
             f"enable_thinking: found {enable_thinking}, expected nothing: {version.model} has no thinking mode\n"
             "  fix: leave enable_thinking out"
@@ -152,6 +158,11 @@ def roles_of(version: Version) -> tuple[Role, ...]:
     return _dialect_of(version).roles
 
 
+def system_of(version: Version) -> str:
+    """Return the instruction of a conversation that brings none; empty where the dialect has none."""
+    return _dialect_of(version).system
+
+
 def role_tags_of(version: Version) -> tuple[str, ...]:
     """Return role tags that are written in ordinary text, not control tokens, so that content must not spell them."""
     return _dialect_of(version).plain_role_tags
@@ -163,7 +174,9 @@ def control_tokens_of(version: Version) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Dialect:
+class Dialect:
+    """How conversations become text for one language model; a row of the releases names one by dotted name."""
+
     write: Callable[[Sequence[Turn], bool], Iterator[Segment]]
     control_tokens: tuple[str, ...]
     roles: tuple[Role, ...] = ("system", "user", "assistant")
@@ -215,7 +228,7 @@ def _write_chatml(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterato
         yield TextSegment("<|im_start|>assistant\n", "template")
 
 
-DEFAULT_SYSTEM = "You are a helpful assistant."
+_DEFAULT_SYSTEM = "You are a helpful assistant."
 """Qwen2's instruction, in the templates of 2.6 and 4.0."""
 
 _NO_THINKING = f"{THINK}\n\n{THOUGHT}\n\n"
@@ -276,32 +289,30 @@ def _last_question(turns: Sequence[Turn]) -> int:
     return max((position for position, turn in enumerate(turns) if turn.role == "user"), default=len(turns) - 1)
 
 
-_DIALECTS: Mapping[Dialect, _Dialect] = {
-    "minicpm": _Dialect(
-        write=_write_minicpm,
-        control_tokens=("<s>", "</s>"),
-        roles=("user", "assistant"),
-        plain_role_tags=("<用户>", "<AI>"),
-    ),
-    "llama3": _Dialect(
-        write=_write_llama3,
-        control_tokens=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
-    ),
-    "chatml": _Dialect(write=_write_chatml, control_tokens=("<|im_start|>", "<|im_end|>"), system=DEFAULT_SYSTEM),
-    "qwen3": _Dialect(
-        write=_write_qwen3,
-        control_tokens=("<|im_start|>", "<|im_end|>", THINK, THOUGHT),
-        thinking_openings={False: _NO_THINKING, True: f"{THINK}\n"},
-        left_out=_left_out_by_qwen3,
-    ),
-}
+MINICPM = Dialect(
+    write=_write_minicpm,
+    control_tokens=("<s>", "</s>"),
+    roles=("user", "assistant"),
+    plain_role_tags=("<用户>", "<AI>"),
+)
+LLAMA3 = Dialect(
+    write=_write_llama3,
+    control_tokens=("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+)
+CHATML = Dialect(write=_write_chatml, control_tokens=("<|im_start|>", "<|im_end|>"), system=_DEFAULT_SYSTEM)
+QWEN3 = Dialect(
+    write=_write_qwen3,
+    control_tokens=("<|im_start|>", "<|im_end|>", THINK, THOUGHT),
+    thinking_openings={False: _NO_THINKING, True: f"{THINK}\n"},
+    left_out=_left_out_by_qwen3,
+)
 
 
-def _dialect_of(version: Version) -> _Dialect:
-    return _DIALECTS[version.dialect]
+def _dialect_of(version: Version) -> Dialect:
+    return find_code(version.reading.dialect)
 
 
-def _open_end(turns: Sequence[Turn], dialect: _Dialect, *, add_generation_prompt: bool) -> list[Segment]:
+def _open_end(turns: Sequence[Turn], dialect: Dialect, *, add_generation_prompt: bool) -> list[Segment]:
     """Write a conversation up to the last character of its last turn."""
     if add_generation_prompt:
         raise UsageError(
@@ -344,7 +355,7 @@ def _strip(segments: list[Segment]) -> list[Segment]:
     return segments
 
 
-def _check(turns: Sequence[Turn], dialect: _Dialect, version: Version) -> None:
+def _check(turns: Sequence[Turn], dialect: Dialect, version: Version) -> None:
     if not turns:
         raise UsageError("conversation: found no turn, expected at least one\n  fix: add a user turn")
     for position, turn in enumerate(turns):

@@ -16,10 +16,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from minicpmv.errors import NotFiniteError
 from minicpmv.models.finiteness import find_not_finite
+from minicpmv.releases.row import Parts
 from minicpmv.training.checkpoints.optimizer_state import own_state
 from minicpmv.training.distributed.fsdp import reshard
 from minicpmv.training.distributed.processes import gather
-from minicpmv.training.learning.parts import is_lora_tensor, part_of
+from minicpmv.training.learning.parts import is_lora_tensor, part_of, parts_of
 
 __all__ = ["ChangeWatch", "checksums", "name_few", "refuse_not_finite"]
 
@@ -82,10 +83,11 @@ class ChangeWatch(TrainerCallback):
             were to learn.
         """
         now = checksums(model)
-        parts = list(dict.fromkeys(map(_learning_part, now)))
+        part_of_each = {name: _learning_part(name, parts_of(model)) for name in now}
+        parts = list(dict.fromkeys(part_of_each.values()))
         if self._before is None:
             return [], len(parts)
-        changed = {_learning_part(name) for name, value in now.items() if self._before[name] != value}
+        changed = {part_of_each[name] for name, value in now.items() if self._before[name] != value}
         changed_anywhere = set().union(*gather(changed))
         return [part for part in parts if part not in changed_anywhere], len(parts)
 
@@ -100,8 +102,8 @@ def checksums(model: nn.Module) -> dict[str, int]:
     return {name: _checksum(piece) for name, piece in _own_pieces(model) if not any(each in name for each in _FIRST)}
 
 
-def _learning_part(name: str) -> str:
-    return part_of(name) + (" (LoRA)" if is_lora_tensor(name) else "")
+def _learning_part(name: str, parts: Parts) -> str:
+    return part_of(name, parts) + (" (LoRA)" if is_lora_tensor(name) else "")
 
 
 def _own_pieces(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

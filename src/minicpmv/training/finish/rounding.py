@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from minicpmv.models.checkpoints.own_tensors import OwnTensors
-from minicpmv.training.learning.parts import part_of
+from minicpmv.training.learning.parts import part_of, parts_of
 
 __all__ = ["ENOUGH", "NOTHING", "Kept", "describe_kept", "measure_kept", "round_stochastically", "warn_of_loss"]
 
@@ -54,7 +54,7 @@ def measure_kept(
     Raises:
         CheckpointError: The base is not there any more.
     """
-    before = OwnTensors(base, skeleton)
+    before, parts = OwnTensors(base, skeleton), parts_of(skeleton)
     sums: dict[str, Tensor] = {}
     for name, tensor in trained.items():
         if name not in before.homes or not tensor.is_floating_point():  # one of two names of a tied weight
@@ -63,7 +63,7 @@ def measure_kept(
         rounded = saved[name].to("cpu", torch.float32) - start
         change = tensor.to("cpu", torch.float32) - start
         found = [rounded * change, change * change, (rounded - change) ** 2]
-        part = part_of(name)
+        part = part_of(name, parts)
         added = torch.stack([each.sum(dtype=torch.float64) for each in found])
         sums[part] = sums[part] + added if part in sums else added
     return {

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig
 
 from minicpmv.devices.memory import free_memory
 from minicpmv.errors import CheckpointError, MiniCPMVError
@@ -25,7 +26,7 @@ from minicpmv.machine.installed import list_versions
 from minicpmv.models.adapters.attaching import attach_adapter
 from minicpmv.models.checkpoints.reference import REFERENCE, VERIFICATION, Reference, digest_tensors, read_reference
 from minicpmv.models.finiteness import find_not_finite
-from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.skeleton import load_weights
 from minicpmv.training.checkpoints.trained_weights import name_few
 from minicpmv.training.learning.lora import keep_packing, quantisation
 
@@ -158,12 +159,10 @@ def _load(directory: Path, reference: Reference, device: torch.device, dtype: st
         return load_model(directory, device=device, dtype=precision).model
     # As above, but with the weights that the adapter was trained on: packing changes the loss by far more than a
     # tensor of the adapter that is lost.
-    base = MiniCPMVForConditionalGeneration.from_pretrained(
-        base_of_adapter(directory),
-        dtype=precision,
-        quantization_config=quantisation(getattr(torch, reference.autocast or dtype)),
-        device_map={"": device},
-    )
+    place = base_of_adapter(directory)
+    parts = AutoConfig.from_pretrained(place).minicpmv_version.network.parts
+    packing = quantisation(getattr(torch, reference.autocast or dtype), parts)
+    base = load_weights(place, dtype=precision, quantization_config=packing, device_map={"": device})
     keep_packing(base)
     return attach_adapter(base, directory)
 

@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments
 
 from minicpmv.errors import CheckpointError, ConfigError, UsageError
-from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.configuration import read_model_config
+from minicpmv.models.skeleton import load_weights
 from minicpmv.releases.directories import SMALL_FILES, find_directory, name_to_load
 from minicpmv.releases.model_files import check_model_files, read_config
 from minicpmv.releases.table import LLM_TYPES, Version, detect_version
@@ -122,13 +123,13 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
     dtype = half if args.deepspeed or run.use_lora else torch.float32
     options: dict[str, Any] = {"dtype": dtype, "cache_dir": run.cache_dir}
     if run.q_lora:
-        options["quantization_config"] = quantisation(half)
+        options["quantization_config"] = quantisation(half, read_model_config(base).minicpmv_version.network.parts)
     device = _device_of_weights(run, args)
     if device is not None:
         options["device_map"] = {"": device}
     source = name_to_load(run.model_name_or_path, asked_by=_ASKED_BY, cache_dir=run.cache_dir)
     try:
-        model = MiniCPMVForConditionalGeneration.from_pretrained(source, **options)
+        model = load_weights(source, **options)
     except OSError as error:  # of the hub
         raise CheckpointError(
             f"{source}: found no model that can be loaded ({error}), expected one\n"

@@ -186,7 +186,8 @@ def estimate_costs(lengths: LengthReport, config: MiniCPMVConfig, *, scale_resol
     with length is left out. Every slice has about ``scale_resolution`` squared pixels.
     """
     vision, text = config.vision_config, config.text_config
-    patches_per_token = (scale_resolution // cast("int", vision.patch_size)) ** 2 / config.query_num
+    side = scale_resolution // cast("int", vision.patch_size)
+    patches_per_token = config.minicpmv_version.reading.patches_of(side, config.query_num)
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     attention = 2 * text.hidden_size * head * (text.num_attention_heads + text.num_key_value_heads)
     per_token = text.num_hidden_layers * (attention + 3 * text.hidden_size * text.intermediate_size)

@@ -115,7 +115,8 @@ def bytes_of_records(
     of_patch = _CHANNELS * slicing.patch_size**2  # a byte each
     if has_features:
         of_patch = max(of_patch, config.vision_config.hidden_size * np.dtype(np.float32).itemsize)
-    patches_per_token = _ROUNDED_UP * (slicing.scale_resolution / slicing.patch_size) ** 2 / config.query_num
+    side = slicing.scale_resolution / slicing.patch_size
+    patches_per_token = _ROUNDED_UP * config.minicpmv_version.reading.patches_of(side, config.query_num)
     return dataset.lengths * _BYTES_PER_TOKEN + dataset.num_image_tokens * (patches_per_token * of_patch)
 
 

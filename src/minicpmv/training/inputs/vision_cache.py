@@ -32,7 +32,7 @@ from minicpmv.training.distributed.engine import load_deepspeed
 from minicpmv.training.distributed.processes import add_up, gather
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.learning.lora import modules_to_save, wanted_targets
-from minicpmv.training.learning.parts import part_of
+from minicpmv.training.learning.parts import part_of, parts_of
 
 __all__ = ["FeatureWriter", "advise", "resolve_vision_cache", "use_vision_cache"]
 
@@ -91,9 +91,9 @@ def tower_learns(run: RunArguments, model: nn.Module) -> bool:
         return True
     if not run.use_lora:
         return False
-    names = [name for name, _ in model.named_modules()]
-    full = [name for module in modules_to_save(run) for name in names if name.endswith(module)]
-    return any(part_of(f"{name}.") == "vision tower" for name in (*full, *wanted_targets(model, run)))
+    names, parts = [name for name, _ in model.named_modules()], parts_of(model)
+    full = [name for module in modules_to_save(run, parts) for name in names if name.endswith(module)]
+    return any(part_of(f"{name}.", parts) == "vision tower" for name in (*full, *wanted_targets(model, run)))
 
 
 def advise(run: RunArguments, model: nn.Module, *, has_images: bool, num_epochs: float) -> str | None:
@@ -121,7 +121,9 @@ def find_features(
         args: Says in which precision the modules compute.
     """
     assert not _trains(model, "vision tower"), "resolve_vision_cache has refused it"
-    kind: FeatureKind = "tower_features" if _trains(model, "resampler") else "image_features"
+    # Where slices have unequal numbers of tokens, only the tower's rows are counted by the plan of a picture.
+    is_uneven = model.config.minicpmv_version.reading.token_side is not None
+    kind: FeatureKind = "tower_features" if is_uneven or _trains(model, "resampler") else "image_features"
     config, base = model.config, _bare(model)
     depends: dict[str, Any] = {
         "meaning": _MEANING,
@@ -129,17 +131,17 @@ def find_features(
         "vision": {key: value for key, value in config.vision_config.to_dict().items() if key not in _VOLATILE},
         "normalised": [image_processor.norm_mean, image_processor.norm_std],
         "computed": [args.device.type, "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32", bool(args.tf32)],
-        "tower": _digest_weights(base.vpm),
+        "tower": _digest_weights(base.tower),
     }
     if kind == "image_features":
-        depends["resampler"] = _digest_weights(base.resampler)
+        depends["resampler"] = _digest_weights(base.connector)
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()
     assert run.vision_cache, "settled"
     return KnownFeatures(
         store=FeatureStore(Path(run.vision_cache), max_bytes=int(run.vision_cache_gb * 1e9)),
         kind=kind,
         made_by=digest,
-        attends_padding=config.minicpmv_version.vision_positions == "row",
+        attends_padding=config.minicpmv_version.network.vision_positions == "row",
     )
 
 
@@ -148,7 +150,8 @@ def _bare(model: Any) -> Any:
 
 
 def _trains(model: nn.Module, part: str) -> bool:
-    return any(parameter.requires_grad and part_of(name) == part for name, parameter in model.named_parameters())
+    parts = parts_of(model)
+    return any(parameter.requires_grad and part_of(name, parts) == part for name, parameter in model.named_parameters())
 
 
 def _digest_weights(module: nn.Module) -> str:
@@ -184,8 +187,8 @@ class FeatureWriter(TrainerCallback):
     def __init__(self, model: Any, known: KnownFeatures, datasets: Sequence[ConversationDataset] = ()) -> None:
         self._known = known
         bare = _bare(model)
-        self._reader = bare.resampler
-        watched = bare.vpm if known.kind == "tower_features" else bare.resampler
+        self._reader = bare.connector
+        watched = bare.tower if known.kind == "tower_features" else bare.connector
         self._hook = watched.register_forward_hook(self._take)
         self._datasets = datasets
         for dataset in datasets:
@@ -240,7 +243,7 @@ class FeatureWriter(TrainerCallback):
         Under autocast a linear layer does. A resampler without one, or with LoRA on it, reads features as they are.
         """
         device = features.device.type
-        projects = self._known.kind == "tower_features" and type(self._reader.kv_proj) is nn.Linear
+        projects = self._known.kind == "tower_features" and type(getattr(self._reader, "kv_proj", None)) is nn.Linear
         return (
             features.to(torch.get_autocast_dtype(device))
             if projects and torch.is_autocast_enabled(device)

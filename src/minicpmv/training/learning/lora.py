@@ -13,22 +13,46 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from minicpmv.errors import UsageError
 from minicpmv.models.adapters.attaching import attach_adapter
-from minicpmv.training.flags.declarations import BESIDE_LORA, LearningArguments
-from minicpmv.training.learning.targets import find_targets, resolve_target
+from minicpmv.releases.row import Parts
+from minicpmv.training.flags.declarations import LearningArguments
+from minicpmv.training.learning.parts import parts_of
+from minicpmv.training.learning.targets import find_targets, network_of, resolve_target
 
-__all__ = ["add_lora", "as_plain_lora", "keep_packing", "modules_to_save", "quantisation", "wanted_targets"]
-
-# Trained fully, or read directly by code that does not know packed weights.
-_NEVER_QUANTISED = ["vpm", "resampler", "embed_tokens", "lm_head"]
+__all__ = [
+    "add_lora",
+    "as_plain_lora",
+    "keep_packing",
+    "modules_beside",
+    "modules_to_save",
+    "quantisation",
+    "wanted_targets",
+]
 
 _START = "minicpmv_lora_start"
 """Attribute of a PEFT model: what LoRA took out of the base when it started, by the matrices' names."""
 
 
-def modules_to_save(run: LearningArguments) -> list[str]:
+def modules_beside(parts: Parts) -> dict[str, str]:
+    """Return the module that PEFT trains fully beside LoRA for each switch: by the last piece of its name.
+
+    >>> modules_beside(Parts())["tune_embeddings"]
+    'embed_tokens'
+    """
+    places = {
+        "tune_embeddings": parts.embeddings,
+        "tune_resampler": parts.connector,
+        "tune_vision": parts.tower,
+        "tune_output_head": parts.head,
+    }
+    return {switch: place.rpartition(".")[2] for switch, place in places.items()}
+
+
+def modules_to_save(run: LearningArguments, parts: Parts) -> list[str]:
     """Say which modules are trained fully beside LoRA; the switches are settled."""
     listed = run.listed_beside_lora
-    return [module for name, module in BESIDE_LORA.items() if getattr(run, name)] if listed is None else listed
+    return (
+        [module for name, module in modules_beside(parts).items() if getattr(run, name)] if listed is None else listed
+    )
 
 
 def wanted_targets(model: nn.Module, run: LearningArguments) -> list[str]:
@@ -42,14 +66,16 @@ def wanted_targets(model: nn.Module, run: LearningArguments) -> list[str]:
     )
 
 
-def quantisation(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
+def quantisation(compute_dtype: torch.dtype, parts: Parts) -> BitsAndBytesConfig:
     """Say how ``--q_lora`` loads the frozen linear layers of the language model."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
-        llm_int8_skip_modules=_NEVER_QUANTISED,  # the name is historical; it holds for 4 bits too
+        # Trained fully, or read directly by code that does not know packed weights. The name of the argument is
+        # historical; it holds for 4 bits too.
+        llm_int8_skip_modules=list(modules_beside(parts).values()),
     )
 
 
@@ -104,10 +130,13 @@ def _new_adapter(model: PreTrainedModel, run: LearningArguments, *, autocast: bo
             lora_alpha=run.lora_alpha,
             lora_dropout=run.lora_dropout,
             target_modules=resolve_target(
-                run.lora_target_modules, layers=run.lora_layers_to_transform, pattern=run.lora_layers_pattern
+                run.lora_target_modules,
+                network_of(model),
+                layers=run.lora_layers_to_transform,
+                pattern=run.lora_layers_pattern,
             ),
             bias=run.lora_bias,
-            modules_to_save=modules_to_save(run) or None,
+            modules_to_save=modules_to_save(run, parts_of(model)) or None,
             use_rslora=run.use_rslora,
             use_dora=run.use_dora,
             init_lora_weights=start,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
+from minicpmv.releases.row import Parts
 from minicpmv.training.flags.declarations import LearningArguments
 
 __all__ = [
@@ -17,16 +19,9 @@ __all__ = [
     "format_parts",
     "is_lora_tensor",
     "part_of",
+    "parts_of",
     "summarise_parts",
 ]
-
-_PARTS = (
-    ("vision tower", "vpm."),
-    ("resampler", "resampler."),
-    ("token embeddings", "llm.model.embed_tokens."),
-    ("output head", "llm.lm_head."),
-    ("language model", "llm."),
-)
 
 PART_FLAGS = {
     "vision tower": "tune_vision",
@@ -58,19 +53,33 @@ class PartSummary:
 
 def choose_trained_parts(model: nn.Module, run: LearningArguments) -> None:
     """Set what full fine-tuning trains, from switches that are all settled."""
+    parts = parts_of(model)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(bool(getattr(run, PART_FLAGS[part_of(name)])))
+        parameter.requires_grad_(bool(getattr(run, PART_FLAGS[part_of(name, parts)])))
 
 
-def part_of(name: str) -> str:
+def parts_of(model: Any) -> Parts:
+    """Return where a model has its parts, as its release's row says; the model may be wrapped by PEFT."""
+    return model.config.minicpmv_version.network.parts
+
+
+def part_of(name: str, parts: Parts) -> str:
     """Name the part that a parameter belongs to.
 
-    >>> part_of("base_model.model.llm.model.embed_tokens.modules_to_save.default.weight")
+    >>> part_of("base_model.model.llm.model.embed_tokens.modules_to_save.default.weight", Parts())
     'token embeddings'
     """
     bare = name.removeprefix("base_model.model.")
-    for part, prefix in _PARTS:
-        if bare.startswith(prefix):
+    # Embeddings and head lie inside the language model, and are asked for before it.
+    found = {
+        "vision tower": parts.tower,
+        "resampler": parts.connector,
+        "token embeddings": parts.embeddings,
+        "output head": parts.head,
+        "language model": parts.language_model,
+    }
+    for part, beginning in found.items():
+        if bare.startswith(f"{beginning}."):
             return part
     raise ValueError(f"parameter {name!r} belongs to no known part")
 
@@ -89,13 +98,13 @@ def summarise_parts(
         model: The model, bare or wrapped by PEFT, with all that learns switched on.
         rates_of: Tells the learning rate and weight decay of a parameter by its name.
     """
-    own = {part: 0 for part, _ in _PARTS}
+    places, own = parts_of(model), dict.fromkeys(PART_FLAGS, 0)
     kinds: dict[str, dict[str, int]] = {part: {} for part in own}  # how it learns -> number of parameters
     rates: dict[str, set[tuple[float, float]]] = {part: set() for part in own}
     for name, parameter in model.named_parameters():
         if ".original_module." in name:
             continue
-        part, size = part_of(name), _size(parameter)
+        part, size = part_of(name, places), _size(parameter)
         own[part] += 0 if is_lora_tensor(name) else size
         if parameter.requires_grad:
             kind = "LoRA" if is_lora_tensor(name) else "biases" if name.endswith("bias") else "full"

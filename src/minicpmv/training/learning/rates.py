@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from minicpmv.errors import UsageError
+from minicpmv.releases.row import Parts
 from minicpmv.training.flags.declarations import RATED, LearningArguments
 from minicpmv.training.learning.parts import is_lora_tensor, part_of
 
@@ -32,10 +33,12 @@ class Rates:
     own_rates: Mapping[str, float]
     """By the flag's first word: ``vision``, ``resampler``, ``embeddings``, ``lora``."""
     own_decays: Mapping[str, float]
+    parts: Parts
+    """Where the model has its parts."""
 
     @classmethod
-    def of_run(cls, run: LearningArguments, *, learning_rate: float, weight_decay: float) -> Rates:
-        """Read the flags."""
+    def of_run(cls, run: LearningArguments, parts: Parts, *, learning_rate: float, weight_decay: float) -> Rates:
+        """Read the flags for a model with these parts."""
         rates = {part: getattr(run, f"{part}_lr") for part in RATED}
         decays = {part: getattr(run, f"{part}_weight_decay") for part in RATED}
         return cls(
@@ -43,12 +46,13 @@ class Rates:
             weight_decay,
             {part: rate for part, rate in rates.items() if rate is not None},
             {part: decay for part, decay in decays.items() if decay is not None},
+            parts,
         )
 
     def of(self, name: str) -> tuple[float, float]:
         """Return the learning rate and weight decay of a parameter, by its full name."""
         rate, decay = self.learning_rate, self.weight_decay
-        for part in _asked_in_order(part_of(name), is_lora=is_lora_tensor(name)):
+        for part in _asked_in_order(part_of(name, self.parts), is_lora=is_lora_tensor(name)):
             rate, decay = self.own_rates.get(part, rate), self.own_decays.get(part, decay)
         return rate, decay
 

@@ -12,9 +12,8 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from minicpmv.models.networks.siglip import VisionEncoderLayer
 from minicpmv.training.flags.declarations import RunArguments
-from minicpmv.training.learning.parts import part_of
+from minicpmv.training.learning.parts import part_of, parts_of
 
 __all__ = [
     "RecomputedLayers",
@@ -37,8 +36,10 @@ class RecomputedLayers(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         model: nn.Module = kwargs["model"]
-        learning = {part_of(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
+        parts = parts_of(model)
+        learning = {part_of(name, parts) for name, parameter in model.named_parameters() if parameter.requires_grad}
         vision = self.vision and "vision tower" in learning  # a frozen one keeps nothing that could be saved
-        for module in model.modules():
+        for name, module in model.named_modules():
             if isinstance(module, GradientCheckpointingLayer):
-                module.gradient_checkpointing &= vision if isinstance(module, VisionEncoderLayer) else self.llm
+                is_vision = part_of(f"{name}.", parts) == "vision tower"
+                module.gradient_checkpointing &= vision if is_vision else self.llm

@@ -5,7 +5,7 @@ Works on a model without weights, so that a wrong expression, or a rate that not
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 from torch import nn
 
 from minicpmv.errors import UsageError
+from minicpmv.models.adapters import foreign_adapters
 from minicpmv.models.adapters.adapter_config import read_adapter_config
-from minicpmv.models.adapters.foreign_adapters import modules_beside
-from minicpmv.training.flags.declarations import BESIDE_LORA, LearningArguments
-from minicpmv.training.learning.lora import modules_to_save, wanted_targets
-from minicpmv.training.learning.parts import PART_FLAGS, part_of
+from minicpmv.releases.row import Network, Parts
+from minicpmv.training.flags.declarations import LearningArguments
+from minicpmv.training.learning.lora import modules_beside, modules_to_save, wanted_targets
+from minicpmv.training.learning.parts import PART_FLAGS, part_of, parts_of
 from minicpmv.training.learning.rates import check_rates
-from minicpmv.training.learning.targets import resolve_target
+from minicpmv.training.learning.targets import network_of, resolve_target
 
 __all__ = ["resolve_learning"]
 
@@ -43,11 +44,12 @@ def resolve_learning(run: Settings, model: nn.Module, *, given: Set[str]) -> tup
         UsageError: Flags do not fit the model or the adapter, could have no effect, or leave nothing to learn.
     """
     if run.lora_weight_path:
-        run = _take_over(run, _read_adapter(run.lora_weight_path), given)
+        run = _take_over(run, _read_adapter(run.lora_weight_path), network_of(model), given)
+    parts = parts_of(model)
     tied = _heads_are_tied(model)
     targets = wanted_targets(model, run) if run.use_lora else []
-    with_lora = {part_of(f"{name}.") for name in targets}
-    run = _fill_in(run, with_lora, tied=tied)
+    with_lora = {part_of(f"{name}.", parts) for name in targets}
+    run = _fill_in(run, with_lora, modules_beside(parts), tied=tied)
     if run.use_lora:
         _check_beside_lora(run, model, targets)
     full = {part for part, name in PART_FLAGS.items() if getattr(run, name)}
@@ -65,14 +67,15 @@ def resolve_learning(run: Settings, model: nn.Module, *, given: Set[str]) -> tup
             "--vision_activation_checkpointing: found true, expected a vision tower that learns; a frozen one stores "
             "no activations\n  fix: remove the flag, or use --tune_vision true"
         )
-    return run, _notices(targets)
+    notices = network_of(model).lora_notices
+    return run, [f"--lora_target_modules: {text}" for name, text in notices.items() if name in targets]
 
 
-def _fill_in(run: Settings, with_lora: Set[str], *, tied: bool) -> Settings:
+def _fill_in(run: Settings, with_lora: Set[str], modules: Mapping[str, str], *, tied: bool) -> Settings:
     """Resolve open switches by the official recipe; a part with LoRA is not fully trained as well."""
     listed = run.listed_beside_lora
     if listed is not None:
-        run = replace(run, **{name: module in listed for name, module in BESIDE_LORA.items()})
+        run = replace(run, **{name: module in listed for name, module in modules.items()})
     run = replace(run, tune_llm=not run.use_lora if run.tune_llm is None else run.tune_llm)
     only_adapters = run.lora_preset == "adapters_only"
     defaults = {
@@ -95,9 +98,9 @@ def _fill_in(run: Settings, with_lora: Set[str], *, tied: bool) -> Settings:
 
 
 def _check_beside_lora(run: LearningArguments, model: nn.Module, targets: list[str]) -> None:
-    names = [name for name, _ in model.named_modules()]
-    full = [name for module in modules_to_save(run) for name in names if name.endswith(module)]
-    for module in modules_to_save(run):
+    names, parts = [name for name, _ in model.named_modules()], parts_of(model)
+    full = [name for module in modules_to_save(run, parts) for name in names if name.endswith(module)]
+    for module in modules_to_save(run, parts):
         if not any(name.endswith(module) for name in full):
             raise UsageError(
                 f"--lora_modules_to_save: found {module!r}, which names no module, expected one\n  fix: correct it"
@@ -110,7 +113,7 @@ def _check_beside_lora(run: LearningArguments, model: nn.Module, targets: list[s
                     "or the other\n  fix: narrow the expression, or set --tune_vision false (--tune_resampler, "
                     "--tune_output_head, --lora_modules_to_save)"
                 )
-    packed = [name for name, module in model.named_modules() if _is_packed(name, module)] if run.q_lora else []
+    packed = [name for name, module in model.named_modules() if _is_packed(name, module, parts)] if run.q_lora else []
     doubly = [module for module in full if any(f"{name}.".startswith(f"{module}.") for name in packed)]
     if doubly:
         raise UsageError(
@@ -119,24 +122,14 @@ def _check_beside_lora(run: LearningArguments, model: nn.Module, targets: list[s
         )
 
 
-def _is_packed(name: str, module: nn.Module) -> bool:
+def _is_packed(name: str, module: nn.Module, parts: Parts) -> bool:
     """Whether ``--q_lora`` keeps a module in 4 bits."""
-    return name.startswith("llm.model.layers.") and isinstance(module, nn.Linear)
+    return name.startswith(f"{parts.layers}.") and isinstance(module, nn.Linear)
 
 
 def _heads_are_tied(model: nn.Module) -> bool:
     tied: Any = getattr(model, "all_tied_weights_keys", {})
-    return "llm.lm_head.weight" in tied
-
-
-def _notices(targets: list[str]) -> list[str]:
-    notices = []
-    if "resampler.attn.out_proj" in targets:
-        notices.append(
-            "--lora_target_modules: LoRA on resampler.attn.out_proj works here and once it is merged; the released "
-            "code reads that weight directly and would leave it out"
-        )
-    return notices
+    return f"{parts_of(model).head}.weight" in tied
 
 
 # --------------------------------------------------------------------------------------------------------- an adapter
@@ -155,10 +148,11 @@ def _read_adapter(path: str) -> dict[str, Any]:
             f"--lora_weight_path: found no LoRA adapter in {path!r}, expected one\n  fix: name an adapter directory"
         )
     # Other tools keep what they trained fully in a file of its own, unsaid.
-    return {**config, "modules_to_save": config.get("modules_to_save") or modules_beside(Path(path), config)}
+    unsaid = foreign_adapters.modules_beside(Path(path), config)
+    return {**config, "modules_to_save": config.get("modules_to_save") or unsaid}
 
 
-def _take_over(run: Settings, adapter: dict[str, Any], given: Set[str]) -> Settings:
+def _take_over(run: Settings, adapter: dict[str, Any], network: Network, given: Set[str]) -> Settings:
     """Return the settings that an adapter was trained with.
 
     Raises:
@@ -166,8 +160,9 @@ def _take_over(run: Settings, adapter: dict[str, Any], given: Set[str]) -> Setti
     """
     full = adapter.get("modules_to_save") or []
     target = adapter.get("target_modules")
+    beside = modules_beside(network.parts)
     asked = resolve_target(
-        run.lora_target_modules, layers=run.lora_layers_to_transform, pattern=run.lora_layers_pattern
+        run.lora_target_modules, network, layers=run.lora_layers_to_transform, pattern=run.lora_layers_pattern
     )
     settled = {
         "lora_r": (run.lora_r, adapter.get("r")),
@@ -180,7 +175,7 @@ def _take_over(run: Settings, adapter: dict[str, Any], given: Set[str]) -> Setti
         "use_rslora": (run.use_rslora, bool(adapter.get("use_rslora"))),
         "use_dora": (run.use_dora, bool(adapter.get("use_dora"))),
         "lora_preset": (run.lora_preset or "official", "official" if full else "adapters_only"),
-        **{name: (getattr(run, name), module in full) for name, module in BESIDE_LORA.items()},
+        **{name: (getattr(run, name), module in full) for name, module in beside.items()},
     }
     others = [name for name in sorted(settled) if name in given and settled[name][0] != settled[name][1]]
     if others:
@@ -193,7 +188,7 @@ def _take_over(run: Settings, adapter: dict[str, Any], given: Set[str]) -> Setti
     return replace(
         run,
         **{name: settled[name][1] for name in _OF_ADAPTER},
-        **{name: module in full for name, module in BESIDE_LORA.items()},
+        **{name: module in full for name, module in beside.items()},
         lora_modules_to_save=",".join(full) or "none",
         lora_layers_to_transform=None,
         lora_layers_pattern=None,

@@ -4,42 +4,48 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from minicpmv.errors import UsageError
+from minicpmv.releases.row import Network, Parts
 from minicpmv.training.flags.declarations import DEFAULT_LORA_TARGET
 
-__all__ = ["PRESETS", "find_targets", "resolve_target"]
+__all__ = ["find_targets", "network_of", "resolve_target"]
 
-PRESETS = {
-    "attention": DEFAULT_LORA_TARGET,
-    "all-linear": r"llm\.model\.layers\.\d+\..*_proj",
-    "vision-attention": r"vpm\.encoder\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)",
-    "vision-all-linear": r"vpm\.encoder\.layers\.\d+\..*(_proj|fc1|fc2)",
-    # The rest of it are bare weights, or read by the released code past any module that LoRA could wrap.
-    "resampler": r"resampler\.kv_proj",
-}
-"""Word of ``--lora_target_modules`` -> expression over full names."""
+_DEFAULT_WORD = "attention"
+"""What the flag means where it is not given; its default spells that out for the released models."""
 
 
-def resolve_target(written: str, *, layers: Sequence[int] | None = None, pattern: str | None = None) -> str:
+def network_of(model: Any) -> Network:
+    """Return what a model's release says of its network; the model may be wrapped by PEFT."""
+    return model.config.minicpmv_version.network
+
+
+def resolve_target(
+    written: str, network: Network, *, layers: Sequence[int] | None = None, pattern: str | None = None
+) -> str:
     r"""Turn the flag into one regular expression over full names.
 
     Args:
         written: Words, each a preset or a last name inside the language model, or an expression. Bare names would also
             hit the vision tower's projections.
+        network: Has the presets and names.
         layers: Only modules in layers of these numbers.
         pattern: Name of the list that ``layers`` counts; ``layers`` if not given.
 
-    >>> resolve_target("q_proj,resampler")
+    >>> from minicpmv.releases.table import UNSTATED
+    >>> resolve_target("q_proj,resampler", UNSTATED.network)
     'llm\\..*\\.(q_proj)|resampler\\.kv_proj'
     """
-    target = written
+    presets = network.lora_on
+    target = presets[_DEFAULT_WORD] if written == DEFAULT_LORA_TARGET else written
     if re.fullmatch(r"[\w-]+(,\s*[\w-]+)*,?", written):
         words = [word.strip() for word in written.split(",") if word.strip()]
-        names = "|".join(word for word in words if word not in PRESETS)
-        target = "|".join([rf"llm\..*\.({names})"] * bool(names) + [PRESETS[word] for word in words if word in PRESETS])
+        names = "|".join(word for word in words if word not in presets)
+        inside = rf"{re.escape(network.parts.language_model)}\..*\.({names})"
+        target = "|".join([inside] * bool(names) + [presets[word] for word in words if word in presets])
     if layers is None:
         return target
     # PEFT has an option for this, but takes it only with a list of names.
@@ -52,8 +58,10 @@ def find_targets(model: nn.Module, written: str, *, layers: Sequence[int] | None
     Raises:
         UsageError: The flag is no expression, or matches nothing, or something that cannot carry LoRA.
     """
+    network = network_of(model)
+    presets = network.lora_on
     try:
-        target = re.compile(resolve_target(written, layers=layers, pattern=pattern))
+        target = re.compile(resolve_target(written, network, layers=layers, pattern=pattern))
     except re.error as error:
         raise UsageError(
             f"--lora_target_modules: found {written!r}, no regular expression ({error}), expected one\n"
@@ -69,9 +77,9 @@ def find_targets(model: nn.Module, written: str, *, layers: Sequence[int] | None
             )
     if not hits:
         raise UsageError(
-            f"--lora_target_modules: found {written!r}, which matches no module, expected names like "
-            f"{_example(modules)}\n  fix: correct the expression; it must match a full name, or be words out of "
-            f"{', '.join(PRESETS)}"
+            f"--lora_target_modules: found {written!r}, which matches no module, expected names "
+            f"like {_example(modules, network.parts)}\n  fix: correct the expression; it must match a full name, or be "
+            f"words out of {', '.join(presets)}"
         )
     for hit in hits:
         kind = type(modules[hit])
@@ -79,10 +87,10 @@ def find_targets(model: nn.Module, written: str, *, layers: Sequence[int] | None
             raise UsageError(
                 f"--lora_target_modules: found {written!r}, which matches {hit or 'the whole model'}, a "
                 f"{kind.__name__}, expected linear layers only\n"
-                f"  fix: narrow the expression; its modules are named like {_example(modules)}"
+                f"  fix: narrow the expression; its modules are named like {_example(modules, network.parts)}"
             )
     for word in written.split(","):
-        if word in PRESETS and not any(re.fullmatch(PRESETS[word], hit) for hit in hits):
+        if word in presets and not any(re.fullmatch(presets[word], hit) for hit in hits):
             raise UsageError(
                 f"--lora_target_modules: found {word}, which matches no module of this model, expected one that does\n"
                 "  fix: remove that word"
@@ -90,5 +98,5 @@ def find_targets(model: nn.Module, written: str, *, layers: Sequence[int] | None
     return hits
 
 
-def _example(names: dict[str, nn.Module]) -> str:
-    return next((name for name in names if name.endswith("q_proj") and name.startswith("llm.")), "llm.model")
+def _example(names: dict[str, nn.Module], parts: Parts) -> str:
+    return next((name for name in names if name.endswith("q_proj") and name.startswith(f"{parts.layers}.")), parts.body)

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from minicpmv.training.distributed.engine import load_deepspeed
 from minicpmv.training.distributed.processes import add_up, num_processes
-from minicpmv.training.learning.parts import PART_FLAGS, part_of
+from minicpmv.training.learning.parts import PART_FLAGS, part_of, parts_of
 
 __all__ = ["before_each_step", "part_norms"]
 
@@ -34,6 +34,7 @@ def part_norms(model: nn.Module, *, device: torch.device, scale: float = 1.0) ->
     Returns:
         Norms by the names of the log, ``grad_norm/vision_tower``, ...; their squares add up to that of the whole norm.
     """
+    places = parts_of(model)
     squares = {part: torch.zeros((), device=device) for part in PART_FLAGS}
     pieces: defaultdict[tuple[str, int, torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
     learning: set[str] = set()
@@ -41,7 +42,7 @@ def part_norms(model: nn.Module, *, device: torch.device, scale: float = 1.0) ->
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part, piece = part_of(name), _find_piece(parameter)
+        part, piece = part_of(name, places), _find_piece(parameter)
         learning.add(part)
         is_sharded |= piece.num_copies < num_processes()
         if piece.gradient is not None:

@@ -32,7 +32,7 @@ def _theirs(processor: MiniCPMVProcessor, messages: list[dict[str, Any]], **sett
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as llama.cpp renders
     template = chat_template(processor)
     assert template is not None
-    thinking = {"enable_thinking": False} if processor.version.thinking else {}
+    thinking = {"enable_thinking": False} if processor.version.reading.thinking else {}
     return environment.from_string(template).render(
         messages=messages, add_generation_prompt=True, bos_token=processor.tokenizer.bos_token, **thinking, **settings
     )

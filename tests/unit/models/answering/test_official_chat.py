@@ -19,6 +19,7 @@ from minicpmv.errors import UsageError
 from minicpmv.models.answering.answers import end_token_ids
 from minicpmv.models.answering.finite_logits import FiniteLogits
 from minicpmv.processing import tokenization
+from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.releases.table import VERSIONS as RELEASES
 from tests.tiny import FIXTURES, conversation, picture
 
@@ -230,8 +231,8 @@ def test_the_tokenizer_given_is_used_and_prepared_once(model: Any, monkeypatch: 
 
 def test_the_processor_is_found_once_and_is_no_part_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     model, found = load("v2_6"), []
-    from_pretrained = AutoProcessor.from_pretrained
-    monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda path: found.append(path) or from_pretrained(path))
+    from_pretrained = MiniCPMVProcessor.from_pretrained
+    monkeypatch.setattr(MiniCPMVProcessor, "from_pretrained", lambda path: found.append(path) or from_pretrained(path))
     keys = list(model.state_dict())
     for _ in range(2):
         model.chat(None, conversation("Hi"), AutoTokenizer.from_pretrained(FIXTURES / "v2_6"), **GREEDY)
@@ -359,6 +360,6 @@ def test_an_adapted_and_a_halved_model_chat_as_well(model: Any) -> None:
 def test_an_answer_ends_at_tokens_that_the_tokenizer_has() -> None:
     """4.0's list holds more than one vocabulary's; what a tokenizer does not have must not end answers at <unk>."""
     tokenizer = AutoTokenizer.from_pretrained(FIXTURES / "v4")
-    assert "</s>" in RELEASES["4.0"].terminators
+    assert "</s>" in RELEASES["4.0"].reading.terminators
     ends = end_token_ids(tokenizer, RELEASES["4.0"])
     assert tokenizer.convert_ids_to_tokens(ends) == ["<|im_end|>", "<|endoftext|>"]

@@ -28,7 +28,10 @@ def _ends(folder: str) -> list[int]:
 
 
 ENDS = [
-    (folder, token) for folder in FOLDERS for token in _version(folder).terminators if token != "</s>" or folder == "v2"
+    (folder, token)
+    for folder in FOLDERS
+    for token in _version(folder).reading.terminators
+    if token != "</s>" or folder == "v2"
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from transformers import TrainerState
 
 from minicpmv.errors import NotFiniteError
+from minicpmv.releases.table import VERSIONS
 from minicpmv.training.checkpoints.trained_weights import ChangeWatch, name_few, refuse_not_finite
 
 
@@ -23,6 +25,7 @@ def _model() -> nn.Module:
     model.llm.lora_A.default = nn.Linear(7, 3, bias=False)
     model.llm.lora_B = nn.Module()
     model.llm.lora_B.default = nn.Linear(3, 7, bias=False)
+    model.config = SimpleNamespace(minicpmv_version=VERSIONS["2.6"])
     return model
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from minicpmv.releases.row import Parts
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.resolution import build_training_arguments, resolve_settings
 from minicpmv.training.learning.effect import describe_little_effect, refuse_no_effect
@@ -19,7 +20,7 @@ PART = "llm.model.layers.0.self_attn.q_proj.lora_B.default.weight"
 def describe(given: str, num_steps: int, folder: Path) -> list[str]:
     request = parse_arguments([*NEEDED, "--output_dir", str(folder), *given.split()])
     args = build_training_arguments(resolve_settings(request, CPU).training)
-    rates = Rates.of_run(request.run, learning_rate=args.learning_rate, weight_decay=args.weight_decay)
+    rates = Rates.of_run(request.run, Parts(), learning_rate=args.learning_rate, weight_decay=args.weight_decay)
     refuse_no_effect(args, rates, [PART], num_steps=num_steps)
     return describe_little_effect(args, rates, [PART], num_steps=num_steps)
 

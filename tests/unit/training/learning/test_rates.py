@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, Trainer
 import minicpmv  # noqa: F401  registers the models
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.learning.lora import add_lora
-from minicpmv.training.learning.parts import choose_trained_parts
+from minicpmv.training.learning.parts import choose_trained_parts, parts_of
 from minicpmv.training.learning.rates import Rates, split_groups
 from minicpmv.training.learning.switches import resolve_learning
 from tests.parity.cases import VERSIONS
@@ -36,7 +36,7 @@ def prepare(release: str = "v4_5", /, **fields: Any) -> tuple[Any, Any, Rates]:
         for decays in (True, False)
     ]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, weight_decay=0.1)
-    rates = Rates.of_run(run, learning_rate=1e-3, weight_decay=0.1)
+    rates = Rates.of_run(run, parts_of(model), learning_rate=1e-3, weight_decay=0.1)
     split_groups(optimizer, model, rates, decaying=decaying)
     return model, optimizer, rates
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from minicpmv.errors import UsageError
 from minicpmv.models.skeleton import build_skeleton
+from minicpmv.releases.row import Parts
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.learning.lora import modules_to_save, wanted_targets
@@ -53,13 +54,16 @@ def test_switches_left_open_are_settled(flags: str, trained: str, model: nn.Modu
 
 
 def test_switches_and_names_say_the_same_to_peft(model: nn.Module) -> None:
-    assert modules_to_save(settle("--use_lora --tune_output_head", model)) == [
+    assert modules_to_save(settle("--use_lora --tune_output_head", model), Parts()) == [
         "embed_tokens",
         "resampler",
         "vpm",
         "lm_head",
     ]
-    assert modules_to_save(settle("--use_lora --lora_modules_to_save lm_head,norm", model)) == ["lm_head", "norm"]
+    assert modules_to_save(settle("--use_lora --lora_modules_to_save lm_head,norm", model), Parts()) == [
+        "lm_head",
+        "norm",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -149,9 +153,10 @@ class Tied(nn.Module):
 
     all_tied_weights_keys = {"llm.lm_head.weight": "llm.model.embed_tokens.weight"}
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.llm, self.vpm, self.resampler = model.llm, model.vpm, model.resampler
+        self.config = model.config
 
 
 @pytest.mark.parametrize(

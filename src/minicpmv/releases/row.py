@@ -1,0 +1,220 @@
+"""The shape of a row of the table: how a release is read, what computes it, and which engines run it.
+
+A row names code by dotted name, ``package.module:Name``, so that the table needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Literal
+
+__all__ = [
+    "Answering",
+    "Engines",
+    "Gguf",
+    "Markup",
+    "Network",
+    "Parts",
+    "PositionScheme",
+    "Reading",
+    "Tags",
+    "Version",
+    "find_code",
+]
+
+PositionScheme = Literal["interpolated", "row", "grid"]
+Tags = tuple[str, str]
+"""The tokens around something, the opening one first."""
+
+
+def find_code(name: str) -> Any:
+    """Import what a row names.
+
+    >>> find_code("minicpmv.releases.row:find_code").__name__
+    'find_code'
+    """
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Markup:
+    """The tokens that stand for a picture in the text, and around it."""
+
+    slot: str = "<unk>"
+    """Holds the place of one image token."""
+    image: Tags = ("<image>", "</image>")
+    """Around the overview."""
+    tile: Tags
+    """Around each tile. 2.0 and 2.5 use those of the overview again."""
+    grid: Tags | None = None
+    """Around all tiles of a picture together (2.0, 2.5)."""
+    number: Tags | None = None
+    """Around a picture's number, which stands before it unless the checkpoint says otherwise (2.6 and later)."""
+    between_rows: str = "\n"
+    """Text between two rows of tiles."""
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Every token that may be written; the tokenizer must know them."""
+        pairs = (self.image, self.tile, self.grid or (), self.number or ())
+        return tuple(dict.fromkeys((self.slot, *(token for pair in pairs for token in pair))))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How a conversation becomes tokens. Nothing here needs torch."""
+
+    dialect: str
+    """Dotted name of the ``Dialect`` in which a conversation becomes text; see ``minicpmv.processing.text.chat``."""
+    processor: str = "minicpmv.processing.processor:MiniCPMVProcessor"
+    """Dotted name of the class that joins tokenizer and pictures. ``model.chat()`` makes its prompts by it."""
+    tokenizer: str
+    """Dotted name of the tokenizer's class."""
+    terminators: tuple[str, ...]
+    """Tokens at which generation stops, those of them that the tokenizer has. Released generation configs miss some,
+    such as 2.5's ``<|eot_id|>``."""
+    markup: Markup
+    token_side: int | None = None
+    """Patches along each side of the square that one image token stands for. Slices then have sides of whole multiples
+    of it, and a number of tokens each. None: every slice, or group of frames, has the config's ``query_num`` tokens."""
+    temporal: bool = False
+    """Whether frames of a video can share a block of image tokens (4.5)."""
+    thinking: bool = False
+    """Whether the dialect has a switch for thinking (4.5)."""
+
+    def tokens_of(self, size: tuple[int, int], query_num: int) -> int:
+        """Count the image tokens of one slice.
+
+        Args:
+            size: Its rows and columns, in patches.
+            query_num: Tokens of a slice where they do not depend on its size.
+        """
+        return query_num if self.token_side is None else size[0] * size[1] // self.token_side**2
+
+    def patches_of(self, slice_side: float, query_num: int) -> float:
+        """Patches for each image token, of a square slice of so many patches along a side."""
+        return slice_side**2 / query_num if self.token_side is None else float(self.token_side**2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answering:
+    """What the released ``chat()`` does unless it is told otherwise."""
+
+    max_input_tokens: int
+    """Tokens of the longest prompt: its ``max_inp_length``."""
+    max_new_tokens: int
+    """Tokens of the longest answer."""
+    repetition_penalty: float = 1.05
+    """When tokens are drawn at random, without thinking."""
+    returns_history: bool = False
+    """Whether the conversation and the settings come back with the answer (2.0)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """Where each part of the network is, by its name among the network's modules: the beginning of its keys."""
+
+    tower: str = "vpm"
+    connector: str = "resampler"
+    language_model: str = "llm"
+    body: str = "llm.model"
+    """The language model without its head."""
+    embeddings: str = "llm.model.embed_tokens"
+    head: str = "llm.lm_head"
+    layers: str = "llm.model.layers"
+    """The list of the language model's layers."""
+    tower_layers: str = "vpm.encoder.layers"
+    """The list of the tower's layers."""
+
+
+_LORA_ON: Mapping[str, str] = {
+    # The language model's attention, as in the official recipe.
+    "attention": r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)",
+    "all-linear": r"llm\.model\.layers\.\d+\..*_proj",
+    "vision-attention": r"vpm\.encoder\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)",
+    "vision-all-linear": r"vpm\.encoder\.layers\.\d+\..*(_proj|fc1|fc2)",
+    # The rest of it are bare weights, or read by the released code past any module that LoRA could wrap.
+    "resampler": r"resampler\.kv_proj",
+}
+_LORA_NOTICES: Mapping[str, str] = {
+    "resampler.attn.out_proj": "LoRA on resampler.attn.out_proj works here and once it is merged; the released code "
+    "reads that weight directly and would leave it out"
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Network:
+    """What computes a release, and how its parts are called."""
+
+    model_type: str = "minicpmv"
+    """As ``config.json`` has it; transformers finds the classes below by it."""
+    config: str = "minicpmv.models.configuration:MiniCPMVConfig"
+    """Dotted name of the config's class."""
+    model: str = "minicpmv.models.modeling:MiniCPMVForConditionalGeneration"
+    """Dotted name of the model's class."""
+    language_model: str
+    """Dotted name of transformers' class that computes exactly what the released language model does."""
+    tower: str = "minicpmv.models.networks.siglip:VisionTower"
+    """Dotted name of the vision tower's class."""
+    connector: str = "minicpmv.models.networks.resampler:Resampler"
+    """Dotted name of the class that makes image tokens of the tower's features; it has ``of_config`` and ``flops``."""
+    vision_positions: PositionScheme
+    """``interpolated``: a learned table resized to each slice (2.0). ``row``: bucketed along the first row of the table
+    by the sample's longest slice, padding attended (2.5). ``grid``: bucketed rows and columns (2.6 and later)."""
+    vision_activation: Literal["gelu", "gelu_pytorch_tanh"] = "gelu_pytorch_tanh"
+    """2.0's timm tower uses the exact error function, later towers the tanh approximation."""
+    query_positions: bool = False
+    """Whether the resampler stores positions for its queries (``resampler.pos_embed``, 2.0 only)."""
+    parts: Parts = field(default_factory=Parts)
+    lora_on: Mapping[str, str] = field(default_factory=lambda: _LORA_ON)
+    """Word of ``--lora_target_modules`` -> regular expression over full names of modules."""
+    lora_notices: Mapping[str, str] = field(default_factory=lambda: _LORA_NOTICES)
+    """Full name of a module -> what whoever puts LoRA on it should know."""
+    needed_fields: tuple[str, ...] = ("vision_config",)
+    """What its ``config.json`` must state, beside the language model's sizes."""
+    unstated_vision: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Sizes of a vision tower that ``config.json`` only names, before its last layer is dropped (2.0)."""
+    overflows_in_float16: bool = False
+    """Whether numbers that its language model computes are known to exceed float16, as those of Qwen2-7B do
+    (https://github.com/QwenLM/Qwen3/issues/868)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gguf:
+    """How llama.cpp knows a release."""
+
+    version: int
+    """Its ``clip.minicpmv_version``, which decides the tokens around slices: 2.5's own, or those of all others."""
+    architecture: Literal["LLAMA", "QWEN2", "QWEN3"]
+    """Which of its language models computes this one, by gguf's name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Engines:
+    """Which other engines run a release, or why one does not."""
+
+    gguf: Gguf | str
+    """For llama.cpp; a text says why there is no file for it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Version:
+    """What one released version implies beyond its config."""
+
+    name: str
+    """As people write it: ``2.6``."""
+    model: str
+    """The released model that defines the version."""
+    llm_types: tuple[str, ...]
+    """Values of the official scripts' ``--llm_type`` that mean this version; the first is the one we write."""
+    reading: Reading
+    network: Network
+    answering: Answering
+    engines: Engines
+    also_written: tuple[str, ...] = ()
+    """Other spellings of the name in ``config.json``: JSON writers drop the fraction of 2.0 and 4.0."""
+    own_fields: tuple[str, ...] = ()
+    """Fields of a ``config.json`` that only this release has; it is known by them where the file states no version."""
