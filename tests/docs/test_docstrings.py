@@ -1,10 +1,15 @@
-"""Docstrings name arguments that exist. They need not name all: they say what the types cannot."""
+"""Everything public has a docstring: it names arguments that exist, shapes of tensors, and what is raised.
+
+It need not name every argument: it says what the types cannot.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,3 +45,158 @@ def test_documented_arguments_exist(module: Path) -> None:
         names = {parameter.arg for parameter in known if parameter is not None}
         unknown += [f"{function.name}: {name}" for name in _documented(docstring) if name not in names]
     assert unknown == []
+
+
+_TENSOR = re.compile(r"(torch\.)?(Tensor|ndarray|(npt\.)?NDArray\[.*\])( \| None)?")
+_SUFFIX = re.compile(r"\w+_[A-Z][A-Z0-9]*|\w+_(?=\d*[A-Z])[A-Z0-9]+")
+"""A name that ends in shape letters: ``patches_P588``."""
+_SHAPE = re.compile(r"\([\w ]+,[\w *+,.]*\)|\[[\w *]+,[\w *,]*\]|\b(shape|[Ss]calar|each)\b")
+"""Dimensions in brackets, or in words: of the same shape, a scalar, one for each record."""
+
+
+@dataclass(frozen=True)
+class _Definition:
+    where: str
+    node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    owner: ast.ClassDef | None
+
+    @property
+    def docstring(self) -> str:
+        """Its own, and for ``__init__`` that of the class."""
+        of_class = ast.get_docstring(self.owner) if self.owner is not None and self.node.name == "__init__" else None
+        return f"{ast.get_docstring(self.node) or ''}{of_class or ''}"
+
+
+def _public(module: Path) -> list[_Definition]:
+    """Return the public classes, functions and methods of a module; a setter is described by its property."""
+    found: list[_Definition] = []
+
+    def collect(body: Sequence[ast.stmt], prefix: str, owner: ast.ClassDef | None) -> None:
+        for node in body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                is_setter = any(ast.unparse(each).endswith(".setter") for each in node.decorator_list)
+                if (not node.name.startswith("_") and not is_setter) or node.name == "__init__":
+                    found.append(_Definition(f"{prefix}{node.name} (line {node.lineno})", node, owner))
+                    if isinstance(node, ast.ClassDef):
+                        collect(node.body, f"{prefix}{node.name}.", node)
+
+    collect(_tree(module).body, "", None)
+    return found
+
+
+@cache
+def _tree(module: Path) -> ast.Module:
+    return ast.parse(module.read_text(encoding="utf-8"))
+
+
+@cache
+def _classes() -> dict[str, ast.ClassDef]:
+    return {
+        node.name: node for module in _MODULES for node in ast.walk(_tree(module)) if isinstance(node, ast.ClassDef)
+    }
+
+
+def _bases(owner: ast.ClassDef) -> Iterator[ast.ClassDef]:
+    """Yield the classes of ours that ``owner`` derives from, however far above."""
+    for base in owner.bases:
+        above = _classes().get(ast.unparse(base).partition("[")[0].rpartition(".")[2])
+        if above is not None:
+            yield above
+            yield from _bases(above)
+
+
+def _is_described_above(method: str, owner: ast.ClassDef, module: Path) -> bool:
+    """Whether a class of ours that ``owner`` derives from describes the method, or a protocol of its module."""
+    protocols = [each for each in _tree(module).body if isinstance(each, ast.ClassDef) and _is_protocol(each)]
+    members = [each for base in [*_bases(owner), *protocols] if base is not owner for each in base.body]
+    return any(ast.get_docstring(each) for each in members if isinstance(each, ast.FunctionDef) and each.name == method)
+
+
+def _is_protocol(owner: ast.ClassDef) -> bool:
+    return any(ast.unparse(base).startswith("Protocol") for base in owner.bases)
+
+
+def _raised(function: ast.AST, caught: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Name the errors that leave a function from its own body, not from functions inside it."""
+    for node in ast.iter_child_nodes(function):
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            name = ast.unparse(node.exc.func).rpartition(".")[2]
+            if name[0].isupper() and name not in caught:  # others are functions that make an error
+                yield name
+        elif isinstance(node, ast.Try):
+            kinds = [each.type for each in node.handlers if each.type is not None]
+            names = [name for kind in kinds for name in re.findall(r"\w+", ast.unparse(kind))]
+            body = ast.Module(node.body, [])
+            rest = ast.Module([*node.handlers, *node.orelse, *node.finalbody], [])  # pyright: ignore[reportArgumentType]
+            yield from _raised(body, caught | {*names})
+            yield from _raised(rest, caught)
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            yield from _raised(node, caught)
+
+
+def _are_named(error: str, section: str) -> bool:
+    """Whether an error stands in a section, or a class that it derives from."""
+    names = {error, *(base.name for base in (_bases(_classes()[error]) if error in _classes() else ()))}
+    return any(f"{name}:" in section for name in names)
+
+
+_by_module = pytest.mark.parametrize("module", _MODULES, ids=lambda path: str(path.relative_to(ROOT / "src")))
+
+
+@_by_module
+def test_everything_public_has_a_docstring(module: Path) -> None:
+    lacking = [
+        each.where
+        for each in _public(module)
+        if each.node.name != "__init__"
+        and not each.docstring
+        and not (each.owner is not None and _is_described_above(each.node.name, each.owner, module))
+    ]
+    assert ast.get_docstring(_tree(module))
+    assert lacking == []
+
+
+@_by_module
+def test_tensors_and_arrays_have_their_shape_in_the_name_or_the_docstring(module: Path) -> None:
+    lacking = []
+    for each in _public(module):
+        if isinstance(each.node, ast.ClassDef) or _SHAPE.search(each.docstring):
+            continue
+        parameters = [*each.node.args.posonlyargs, *each.node.args.args, *each.node.args.kwonlyargs]
+        typed = {item.arg: ast.unparse(item.annotation) for item in parameters if item.annotation is not None}
+        names = [name for name, kind in typed.items() if _TENSOR.fullmatch(kind) and not _SUFFIX.fullmatch(name)]
+        returns = ast.unparse(each.node.returns) if each.node.returns is not None else ""
+        # What comes back has the shape that the suffix of the only tensor going in states, or it is described.
+        names += ["what it returns"] if _TENSOR.fullmatch(returns) else []
+        lacking += [f"{each.where}: {', '.join(names)}"] if names else []
+    assert lacking == []
+
+
+@_by_module
+def test_what_a_function_raises_itself_is_named_under_raises(module: Path) -> None:
+    lacking = []
+    for each in _public(module):
+        if isinstance(each.node, ast.ClassDef):
+            continue
+        _, _, section = each.docstring.partition("Raises:\n")
+        raised = {name for name in _raised(each.node) if not name.startswith("_")}
+        lacking += [f"{each.where}: {name}" for name in sorted(raised) if not _are_named(name, section)]
+    assert lacking == []
+
+
+@pytest.mark.parametrize(
+    ("source", "is_seen"),
+    [
+        ("def f(a_BT: Tensor) -> None:\n    '''Add.'''", False),
+        ("def f(a: Tensor) -> None:\n    '''Add.'''", True),
+        ("def f(a: NDArray[np.int64] | None) -> None:\n    '''Add (N,) numbers.'''", False),
+        ("def f() -> Tensor:\n    '''Add.'''", True),
+    ],
+)
+def test_a_tensor_without_shape_is_seen(source: str, is_seen: bool, tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(source)
+    if not is_seen:
+        test_tensors_and_arrays_have_their_shape_in_the_name_or_the_docstring(tmp_path / "m.py")
+    else:
+        with pytest.raises(AssertionError):
+            test_tensors_and_arrays_have_their_shape_in_the_name_or_the_docstring(tmp_path / "m.py")

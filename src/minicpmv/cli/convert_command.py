@@ -54,7 +54,12 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Read, check and write; say what was written."""
+    """Read, check and write; say what was written.
+
+    Raises:
+        UsageError: The output is one of the data files.
+        MiniCPMVError: The data cannot be read or written.
+    """
     options = _build_parser().parse_intermixed_args(arguments)
     from minicpmv.data.records.folders import find_files
     from minicpmv.data.sources.conversion import convert

@@ -69,7 +69,11 @@ def _share(text: str) -> float:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Estimate, print, and tell by the exit code whether it fits."""
+    """Estimate, print, and tell by the exit code whether it fits.
+
+    Raises:
+        UsageError: A flag says again what MODEL and DATA say, or cannot work.
+    """
     options, flags = _build_parser().parse_known_args(arguments)
     for name in ("model_name_or_path", "data_path"):
         if any(flag.partition("=")[0] == f"--{name}" for flag in flags):

@@ -21,7 +21,11 @@ _EXAMPLES = """examples:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print one code's page, or the list of all codes."""
+    """Print one code's page, or the list of all codes.
+
+    Raises:
+        UsageError: There is no such code.
+    """
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Print what a code in a message about data means, with an example; without a code, list all codes.",

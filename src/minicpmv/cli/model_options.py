@@ -43,7 +43,11 @@ def model_name(text: str) -> str:
 
 
 def positive_int(text: str) -> int:
-    """Read an option that counts something, at least 1."""
+    """Read an option that counts something, at least 1.
+
+    Raises:
+        ArgumentTypeError: It is no such number.
+    """
     try:
         value = int(text)
     except ValueError:

@@ -23,6 +23,7 @@ class CommandParser(argparse.ArgumentParser):
             (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
+        """Override argparse: name the option that was probably meant, hide secrets, and exit with 2."""
         if message.startswith(_UNKNOWN):
             text = self._describe_unknown(message.removeprefix(_UNKNOWN).split(" ")[0])
         else:

@@ -59,7 +59,11 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Read the runs, write the page, say where it is."""
+    """Read the runs, write the page, say where it is.
+
+    Raises:
+        UsageError: One file of answers was given without the other, or with several runs.
+    """
     options = _build_parser().parse_args(arguments)
     given = [name for name in ("before", "after") if getattr(options, name)]
     if len(given) == 1:

@@ -70,7 +70,12 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Load the models and answer until the process is told to end."""
+    """Load the models and answer until the process is told to end.
+
+    Raises:
+        UsageError: The packages for serving are not installed.
+        MiniCPMVError: A model cannot be loaded.
+    """
     options = _build_parser().parse_args(arguments)
     missing = [name for name in _MODULES if importlib.util.find_spec(name) is None]
     if missing:

@@ -76,7 +76,11 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Read and check the data, write the page of records without a problem, say where it is."""
+    """Read and check the data, write the page of records without a problem, say where it is.
+
+    Raises:
+        DataError: No record can be shown.
+    """
     options = _build_parser().parse_args(arguments)
     check_output(options.output, options.data)
     from minicpmv.data.samples.dataset import ConversationDataset

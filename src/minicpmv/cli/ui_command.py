@@ -70,7 +70,11 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Load the models and show the page until the process is told to end."""
+    """Load the models and show the page until the process is told to end.
+
+    Raises:
+        UsageError: Gradio is not installed, or the options cannot work together.
+    """
     options = _build_parser().parse_args(arguments)
     if importlib.util.find_spec("gradio") is None:
         raise UsageError(

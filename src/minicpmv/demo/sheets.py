@@ -27,6 +27,9 @@ def write_sheet(path: Path, tiles: NDArray[np.uint8], labels: str, *, num_levels
         tiles: Grey levels, (count, height, width), 0 (black) to ``num_levels - 1`` (white).
         labels: One character per tile.
         num_levels: How many grey levels there are, at most 256; few levels make a small file.
+
+    Raises:
+        ValueError: There are not as many labels as tiles.
     """
     count, height, width = tiles.shape
     if len(labels) != count:

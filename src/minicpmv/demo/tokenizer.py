@@ -67,7 +67,11 @@ def _texts() -> Iterator[str]:
 
 
 def train_tokenizer(texts: Iterable[str] | None = None) -> Tokenizer:
-    """Train the vocabulary on ``texts``, by default the demo's own; the same texts give the same tokenizer."""
+    """Train the vocabulary on ``texts``, by default the demo's own; the same texts give the same tokenizer.
+
+    Raises:
+        ValueError: The texts are too few for a vocabulary of this size.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

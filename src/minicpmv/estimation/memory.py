@@ -54,6 +54,7 @@ class Memory:
 
     @property
     def total(self) -> int:
+        """Bytes of all kinds together."""
         return sum(getattr(self, item.name) for item in fields(self) if item.name != "moment")
 
 

@@ -25,6 +25,7 @@ class Trained(NamedTuple):
 
     @property
     def size(self) -> int:
+        """Number of values."""
         number = 1
         for side in self.shape:
             number *= side

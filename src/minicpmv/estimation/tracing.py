@@ -31,6 +31,7 @@ class Blank(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
+        """Bytes that a tensor of this shape and type takes."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 

@@ -74,6 +74,7 @@ class Opened(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
+        """Bytes of the patches in memory."""
         return sum(rows.nbytes for rows in self.patches)
 
 

@@ -11,7 +11,7 @@ __all__ = ["find_not_finite", "is_finite"]
 
 
 def is_finite(tensor: Tensor) -> Tensor:
-    """Return whether all values are finite: a bool of no dimensions, on the tensor's device.
+    """Return whether all values of a tensor of any shape are finite: a scalar bool on the tensor's device.
 
     The smallest and the largest value are NaN if any is. Taking both costs a tenth of ``isfinite`` on every value.
     """

@@ -131,13 +131,16 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             init.zeros_(module.in_proj_bias)
 
     def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
+        """Override transformers: after the choice, keep the kernel that knows packed rows where there is one."""
         super().set_attn_implementation(*args, **kwargs)
         prefer_packed_attention(self.config.text_config)
 
     def get_input_embeddings(self) -> nn.Module:
+        """Override transformers: the token embeddings are those of the language model."""
         return _module_at(self, self.parts.language_model).get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Override transformers: set the token embeddings of the language model."""
         _module_at(self, self.parts.language_model).set_input_embeddings(value)
 
     def enable_input_require_grads(self) -> None:
@@ -157,9 +160,11 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         self._require_grads_hooks = [module.register_forward_hook(hook) for module, hook in hooked]
 
     def get_output_embeddings(self) -> nn.Module:
+        """Override transformers: the head is that of the language model."""
         return _module_at(self, self.parts.language_model).get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Override transformers: set the head of the language model."""
         _module_at(self, self.parts.language_model).set_output_embeddings(new_embeddings)
 
     # The shapes of its slices are data.
@@ -456,7 +461,12 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         return self.head(hidden / self._logits_scaling if self._logits_scaling != 1.0 else hidden)
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Give the images to the first step only; afterwards they are in the cache, if there is one."""
+        """Give the images to the first step only; afterwards they are in the cache, if there is one.
+
+        Args:
+            input_ids: (B, T) int64, the prompt and the answer so far.
+            **kwargs: As ``forward`` describes them.
+        """
         inputs: dict[str, Any] = cast("Any", super()).prepare_inputs_for_generation(input_ids, **kwargs)
         if not kwargs.get("is_first_iteration", False) and kwargs.get("use_cache", True):
             for key in (*_PICTURES, "image_mask", "image_features", "layout"):

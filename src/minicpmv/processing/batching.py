@@ -68,7 +68,11 @@ def _times(sample: EncodedConversation) -> list[tuple[int, int]]:
 
 
 def as_batch(conversation: Sequence[Any]) -> tuple[Sequence[Any], bool]:
-    """Tell one conversation from a batch of them."""
+    """Return conversations as a batch, and whether they were one.
+
+    Raises:
+        UsageError: It is neither a conversation nor a batch of them.
+    """
     if not isinstance(conversation, (list, tuple)) or not conversation:
         raise UsageError(
             f"conversation: found {conversation!r:.60}, expected a list of messages, or a list of such lists\n"
@@ -84,7 +88,11 @@ def as_batch(conversation: Sequence[Any]) -> tuple[Sequence[Any], bool]:
 
 
 def times_of_each(temporal_ids: Any, num_conversations: int) -> Sequence[Any]:
-    """Return the ``temporal_ids`` of each conversation of a batch."""
+    """Return the ``temporal_ids`` of each conversation of a batch.
+
+    Raises:
+        UsageError: There are not as many as conversations.
+    """
     if temporal_ids is None:
         return [None] * num_conversations
     if not isinstance(temporal_ids, (list, tuple)) or len(temporal_ids) != num_conversations:

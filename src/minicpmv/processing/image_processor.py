@@ -152,7 +152,11 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
     def get_image_processor_dict(
         cls, pretrained_model_name_or_path: Any, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Read ``preprocessor_config.json`` or, where a release has none, the same fields from ``config.json``."""
+        """Read ``preprocessor_config.json`` or, where a release has none, the same fields from ``config.json``.
+
+        Raises:
+            CheckpointError: There is neither, or ``config.json`` is of another model or holds a value that cannot work.
+        """
         given = dict(kwargs)
         try:
             return super().get_image_processor_dict(pretrained_model_name_or_path, **kwargs)

@@ -131,6 +131,9 @@ class LlamaTokenizerWrapper(_ReleasedLayout, LlamaTokenizer):
 
     Only that file is read. A ``tokenizer.json`` beside it is what an old converter made of it, with a space before
     every text, which neither the released code nor this class has.
+
+    Raises:
+        CheckpointError: There is no ``tokenizer.model``.
     """
 
     vocab_files_names: ClassVar[dict[str, str]] = {"vocab_file": "tokenizer.model"}
@@ -153,6 +156,7 @@ class LlamaTokenizerWrapper(_ReleasedLayout, LlamaTokenizer):
 
     @classmethod
     def convert_to_native_format(cls, trust_remote_code: bool = False, **kwargs: Any) -> dict[str, Any]:
+        """Override transformers: never read a ``tokenizer.json`` that lies beside ``tokenizer.model``."""
         # transformers looks for tokenizer.json whether vocab_files_names lists it or not.
         kwargs.pop("tokenizer_file", None)
         return super().convert_to_native_format(trust_remote_code, **kwargs)

@@ -54,6 +54,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """Name of the run's directory, without those above it."""
         return self.directory.name
 
     @property

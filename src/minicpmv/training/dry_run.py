@@ -116,7 +116,7 @@ def take_dry_run(
         checks: Numbers the results.
         build_trainer: Makes the trainer of a run with a plan and transformers' arguments.
         plan: Of the run.
-        costs: Of the records, in tokens; None if lengths are not known.
+        costs: Of each record, in tokens; None if lengths are not known.
         inputs: Of the run.
         run: The flags.
         args: transformers' arguments.

@@ -167,6 +167,7 @@ class MiniCPMVTrainer(Trainer):
     # ------------------------------------------------------------------------------------------------------- batches
 
     def get_train_dataloader(self) -> DataLoader[Any]:
+        """Override transformers: batches follow our plan, and carry the numbers of their records."""
         dataset: Any = NumberedDataset(self.train_dataset)
         collate = NumberedCollator(self._train_collator)
         loader = make_loader(dataset, self._batches, self.args, collate, num_workers=self._workers.training)
@@ -179,6 +180,7 @@ class MiniCPMVTrainer(Trainer):
         return list(sets) if isinstance(sets, dict) else [""]
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Override transformers: every process gets equally many batches, in the order of the records."""
         sets: Any = self.eval_dataset
         dataset: Any = sets if eval_dataset is None else eval_dataset
         if isinstance(eval_dataset, str):
@@ -195,6 +197,7 @@ class MiniCPMVTrainer(Trainer):
         return dataset.records[number].where()
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
+        """Override transformers: a packed row holds several records, so this is an average."""
         dataset: Any = self.train_dataset  # Trainer makes samples per second of this: on average, then
         return max(1, round(len(dataset) * args.gradient_accumulation_steps * args.world_size / len(self._batches)))
 
@@ -203,6 +206,7 @@ class MiniCPMVTrainer(Trainer):
     # Trainer has the model sharded between these two, and reads a checkpoint after them.
 
     def create_optimizer(self, model: Any = None) -> Any:
+        """Override transformers: each part has its own rate and decay. FSDP2 shards here, so weights are kept."""
         if self.args.fsdp and not isinstance(self._live_model, FSDPModule):
             self._to_hand_out = keep_whole(self._live_model)
         made = self.optimizer is None
@@ -213,6 +217,7 @@ class MiniCPMVTrainer(Trainer):
         return optimizer
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """Override transformers: this is the first call after sharding, when the kept weights are handed out."""
         if self._to_hand_out is not None:
             hand_out(self._live_model, self._to_hand_out.__getitem__)
             self._to_hand_out = None
@@ -221,6 +226,11 @@ class MiniCPMVTrainer(Trainer):
     # ------------------------------------------------------------------------------------------------------- numbers
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        """Override transformers: count the work, keep features, and name the records of what fails.
+
+        Returns:
+            The micro-batch's share of the loss of the step, a scalar on the device.
+        """
         if not self._throughput.is_running:  # not before: setting up an engine takes longer than many steps
             self._throughput.start()
             if self.is_deepspeed_enabled:
@@ -298,12 +308,14 @@ class MiniCPMVTrainer(Trainer):
         self._part_norms = part_norms(self._live_model, device=args.device, scale=scale)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Override transformers: add norms of parts, throughput and memory to a line with a training loss."""
         if "loss" in logs:
             logs |= self._part_norms | self._throughput.read(self.args.device) | {"memory_gib": memory_gib()}
             self._part_norms = {}
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Override transformers: leave training's random numbers and throughput alone, and measure metrics."""
         if self._is_evaluating:  # one of several sets
             return super().evaluate(*args, **kwargs)
         started = time.perf_counter()
@@ -402,6 +414,7 @@ class MiniCPMVTrainer(Trainer):
             )
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Override transformers: weight losses by their labels, so that the batch size does not change the mean."""
         inputs = self._prepare_inputs(inputs)
         if self.features is not None:
             self.features.expect(inputs)

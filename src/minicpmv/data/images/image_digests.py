@@ -91,7 +91,7 @@ class PictureDigests:
         return {"states": self.states, "digests": self.digests}
 
     def recall(self, digests: NDArray[np.uint8], *, without: Sequence[Change] = ()) -> None:
-        """Take over what an earlier part of the run has read, but for pictures that have changed since."""
+        """Take over what an earlier part of the run has read, (N, 16), but for pictures that have changed since."""
         known = digests.copy()
         known[[change.place for change in without]] = 0
         self.digests[:] = known

@@ -43,12 +43,12 @@ class ImageSizes(LazySequence["tuple[Size, ...]"]):
         self._ends.append(len(self._pixels) // 2)
 
     def as_arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Return all that there is, for :meth:`from_arrays`."""
+        """Return what :meth:`from_arrays` takes: where each record's pictures end, (N,), and all sizes, (2 * M,)."""
         return np.array(self._ends, np.int64), np.array(self._pixels, np.int32)
 
     @classmethod
     def from_arrays(cls, ends: NDArray[np.int64], pixels: NDArray[np.int32]) -> ImageSizes:
-        """Make the sizes that :meth:`as_arrays` was asked of."""
+        """Make the sizes again that :meth:`as_arrays` returned as (N,) and (2 * M,) numbers."""
         sizes = cls()
         sizes._ends.frombytes(ends.tobytes())
         sizes._pixels.frombytes(pixels.tobytes())

@@ -69,7 +69,7 @@ class FileStates:
 
     @classmethod
     def from_arrays(cls, paths: NDArray[np.uint8], numbers: NDArray[np.int64]) -> FileStates:
-        """Make the states that :meth:`as_arrays` was asked of."""
+        """Make the states again that :meth:`as_arrays` returned as (bytes,) and (N, 2) numbers."""
         states = cls()
         states._paths += paths.tobytes()
         states._numbers.frombytes(numbers.tobytes())
@@ -81,7 +81,12 @@ class FileStates:
 
 
 def are_unchanged(paths: NDArray[np.uint8], states: NDArray[np.int64]) -> bool:
-    """Whether every file still has the size and the time of change that it had."""
+    """Whether every file still has the size and the time of change that it had.
+
+    Args:
+        paths: (bytes,), each path with a zero byte behind it.
+        states: (N, 2), size and time of change of each.
+    """
     names = paths.tobytes().split(b"\0")[:-1]
 
     def check(start: int) -> bool:

@@ -58,7 +58,7 @@ class Selected(LazySequence[T]):
 
     Args:
         items: The sequence.
-        positions: Which of them, in order; any may come more than once.
+        positions: (N,), which of them, in order; any may come more than once.
     """
 
     def __init__(self, items: Sequence[T], positions: NDArray[np.integer]) -> None:

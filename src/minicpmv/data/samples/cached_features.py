@@ -55,7 +55,11 @@ class KnownFeatures:
         return keys
 
     def find(self, keys: Sequence[str], plans: Sequence[SlicePlan]) -> Tensor | None:
-        """Read the features of a record's images, end to end; None unless all are there."""
+        """Read the features of a record's images, end to end; None unless all are there.
+
+        Returns:
+            (P, E), one row for each patch, or (S, Q, D), the tokens of each slice, as ``kind`` says.
+        """
         found = []
         for key, plan in zip(keys, plans, strict=True):
             features = self.store.read(key, plan.num_slices if self.kind == "image_features" else plan.num_patches)
@@ -65,7 +69,7 @@ class KnownFeatures:
         return torch.cat(found)
 
     def describe_known(self, features: Tensor, sizes: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
-        """Say what an item holds in place of pixels."""
+        """Say what an item holds in place of pixels: the features, of the shape that :meth:`find` returns."""
         return {
             self.kind: features,
             "tgt_sizes": torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2),

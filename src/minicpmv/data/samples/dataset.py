@@ -122,7 +122,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
     @property
     def num_image_tokens(self) -> NDArray[np.int32]:
-        """Those of images among them; of a record that nobody has measured, all."""
+        """Tokens of images of each record; of one that nobody has measured, all its tokens."""
         return self._known_or_most("num_image_tokens")
 
     def _known_or_most(self, name: str) -> NDArray[np.int32]:

@@ -54,6 +54,9 @@ class FeatureStore:
         Args:
             key: From ``known_features``.
             num_rows: Length of the first axis.
+
+        Returns:
+            The features, in the shape in which they were written.
         """
         path = self._path(key)
         try:
@@ -71,7 +74,7 @@ class FeatureStore:
         return None if features is None or len(features) != num_rows else features
 
     def write(self, key: str, features: Tensor) -> bool:
-        """Store one image's features, which lie on the CPU, unless somebody has done so.
+        """Store one image's features, of any shape and on the CPU, unless another process has done so.
 
         Returns:
             Whether there was room.

@@ -97,6 +97,9 @@ class MergedTensors:
     def read(self, name: str) -> Tensor:
         """Compute one tensor: in float32, rounded once. What the adapter does not touch is the base's, bit for bit.
 
+        Returns:
+            The tensor, in the shape that it has in the base's files.
+
         Raises:
             CheckpointError: The result is not finite.
         """

@@ -179,6 +179,7 @@ class AnswerStreamer(TextIteratorStreamer):
         self._unwritten = torch.tensor(unwritten_ids(tokenizer, end_ids))
 
     def put(self, value: Tensor) -> None:
+        """Override transformers: leave out end tokens before their text is made. ``value`` is (T,) or (1, T) int64."""
         if not self.next_tokens_are_prompt:
             value = value[~torch.isin(value, self._unwritten)]
         super().put(value)

@@ -61,7 +61,7 @@ def _packed_attention(
 
 
 def nothing_masked(device: torch.device) -> Tensor:
-    """Return a mask for rows without padding, which transformers passes on because it has four axes."""
+    """Return a mask for rows without padding, (1, 1, 1, 1), which transformers passes on because it has four axes."""
     return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 

@@ -35,7 +35,7 @@ class OwnTensors:
         """The model's name -> that of the tensor in the files that holds it."""
 
     def read(self, own: str) -> Tensor:
-        """Read one of the model's tensors: in float32, and the caller's to change."""
+        """Read one of the model's tensors: in float32 and the model's shape, and the caller's to change."""
         home = self.homes[own]
         if self.pieces[home] == (own,):
             return self.files.read(home).reshape(self._shapes[own]).to(torch.float32, copy=True)

@@ -83,7 +83,10 @@ class WeightReader:
             self._files |= dict.fromkeys(outlines, file)
 
     def read(self, name: str) -> Tensor:
-        """Read one tensor, on the CPU. The file is opened anew, so that memory is the tensor's and not the file's."""
+        """Read one tensor onto the CPU, in its stored shape.
+
+        The file is opened for each, so that what stays in memory is the tensor and not the file.
+        """
         file = self._files[name]
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:

@@ -38,7 +38,8 @@ def axis_buckets(num_patches: int, table_side: int) -> Tensor:
     """Spread patches along one axis over the cells of a learned table's side.
 
     The result is not ``floor(i * table_side / num_patches)``: float32 steps land just under a boundary for 25, 49, 50
-    and more patches, and the released weights were trained so. Source: facts of the released towers, 2.5 and later.
+    and more patches, and the released weights were trained so. Source:
+    modeling_navit_siglip.py of openbmb/MiniCPM-V-2_6, ``SiglipVisionEmbeddings.forward``.
 
     Args:
         num_patches: Patches along the axis; may exceed ``table_side``.

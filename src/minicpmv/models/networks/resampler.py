@@ -39,7 +39,14 @@ class CrossAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, query_QD: Tensor, key_PD: Tensor, value_PD: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Let the same queries look at every sequence of keys; (G * Q, D)."""
+        """Let the same queries attend every sequence of keys; (G * Q, D).
+
+        Args:
+            query_QD: Queries of one block, the same for all.
+            key_PD: Keys of all blocks, end to end.
+            value_PD: What each key gives.
+            lengths: Keys of each block; they sum to P.
+        """
         weights = self.in_proj_weight.chunk(3)
         biases = self.in_proj_bias.chunk(3)
         query_QHK, key_PHK, value_PHK = (

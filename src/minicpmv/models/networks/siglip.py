@@ -34,10 +34,16 @@ class PatchEmbedding(nn.Conv2d):
     """
 
     def forward(self, patches_P588: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Multiply each flattened patch with the kernel; (P, E) in the dtype of the weight."""
         return linear(patches_P588, self.weight.flatten(1), self.bias)
 
 
 class VisionEmbeddings(nn.Module):
+    """Hold the patch kernel and the learned table of positions, (N, E).
+
+    It has no ``forward``: how a patch's position is looked up differs by release, so ``VisionTower`` does it.
+    """
+
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
         # transformers types both as int or a pair; every release has squares.
@@ -60,6 +66,12 @@ class VisionAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, hidden_PE: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Let the patches of each slice attend each other; (P, E).
+
+        Args:
+            hidden_PE: Patches of all slices, end to end.
+            lengths: Patches of each slice; they sum to P.
+        """
         query_PHK, key_PHK, value_PHK = (
             project(hidden_PE).unflatten(-1, (-1, self.head_width))
             for project in (self.q_proj, self.k_proj, self.v_proj)
@@ -69,6 +81,8 @@ class VisionAttention(nn.Module):
 
 
 class VisionMLP(nn.Module):
+    """Apply two linear layers with an activation between them, to each patch alone."""
+
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
         self.activation = ACT2FN[config.hidden_act]
@@ -76,10 +90,13 @@ class VisionMLP(nn.Module):
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_PE: Tensor) -> Tensor:
+        """Widen, activate and narrow again; (P, E)."""
         return self.fc2(self.activation(self.fc1(hidden_PE)))
 
 
 class VisionEncoderLayer(GradientCheckpointingLayer):
+    """Apply attention and an MLP, each to normalised patches, and add what they give to the patches."""
+
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -88,17 +105,31 @@ class VisionEncoderLayer(GradientCheckpointingLayer):
         self.mlp = VisionMLP(config)
 
     def forward(self, hidden_PE: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Return the patches after one layer; (P, E).
+
+        Args:
+            hidden_PE: Patches of all slices, end to end.
+            lengths: Patches of each slice; they sum to P.
+        """
         hidden_PE = hidden_PE + self.self_attn(self.layer_norm1(hidden_PE), lengths)
         return hidden_PE + self.mlp(self.layer_norm2(hidden_PE))
 
 
 class VisionEncoder(nn.Module):
+    """Apply the layers one after another; transformers asks ``gradient_checkpointing`` of it."""
+
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(VisionEncoderLayer(config) for _ in range(config.num_hidden_layers))
         self.gradient_checkpointing = False
 
     def forward(self, hidden_PE: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Return the patches after the last layer; (P, E).
+
+        Args:
+            hidden_PE: Patches of all slices, end to end.
+            lengths: Patches of each slice; they sum to P. Prepared once for the attention of all layers.
+        """
         lengths = Lengths(lengths)
         for layer in self.layers:
             hidden_PE = layer(hidden_PE, lengths)
@@ -106,7 +137,9 @@ class VisionEncoder(nn.Module):
 
 
 class VisionTower(PreTrainedModel):
-    """SigLIP over slices of any shape.
+    """Compute the features of slices of any shape with SigLIP.
+
+    Source: the layers are those of transformers' models/siglip/modeling_siglip.py, without padding between slices.
 
     Args:
         config: Sizes, activation and position table of the checkpoint.
@@ -134,6 +167,7 @@ class VisionTower(PreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
+        """Override transformers, which cannot guess the name: PEFT and gradient checkpointing ask for it."""
         return self.embeddings.patch_embedding
 
     def forward(

@@ -79,7 +79,11 @@ def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 
 
 def find_other_base(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, bool] | None:
-    """Name both bases if they are not one, and say whether one's weights have their places in the other."""
+    """Name both bases if they are not one, and say whether one's weights have their places in the other.
+
+    Raises:
+        CheckpointError: The manifest names its base model in a way that no run does.
+    """
     try:
         then, here = BaseIdentity(**before[_BASE]), BaseIdentity(**now[_BASE])
     except (KeyError, TypeError) as error:

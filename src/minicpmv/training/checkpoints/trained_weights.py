@@ -73,6 +73,7 @@ class ChangeWatch(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Remember what the weights are before the first step; a resumed run has trained already."""
         self._before = None if state.global_step else checksums(kwargs["model"])
 
     def unchanged_parts(self, model: nn.Module) -> tuple[list[str], int]:

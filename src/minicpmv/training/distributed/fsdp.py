@@ -189,5 +189,5 @@ def _saved_and_computed(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Gather a tensor from its shards. Every process must call it."""
+    """Gather a tensor of any shape from its shards. Every process must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -111,14 +111,14 @@ def num_processes() -> int:
 
 
 def add_up(values: Tensor) -> Tensor:
-    """Add up the values of all processes, element by element and in place."""
+    """Add up the values of all processes in place, element by element: of any shape, the same on each process."""
     if _are_several():
         dist.all_reduce(values)
     return values
 
 
 def take_maximum(values: Tensor) -> Tensor:
-    """Take the largest value of all processes, element by element and in place."""
+    """Take the largest value of all processes in place, element by element: of any shape, the same on each process."""
     if _are_several():
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return values

@@ -51,9 +51,13 @@ class BatchPlan(Protocol):
     """A plan of every epoch: as many batches in each, a multiple of the processes; batch n goes to process n % R."""
 
     @property
-    def num_rows(self) -> int: ...
+    def num_rows(self) -> int:
+        """Batches of one epoch, of all processes."""
+        ...
 
-    def rows(self, epoch: int) -> Rows: ...
+    def rows(self, epoch: int) -> Rows:
+        """Return the batches of an epoch, in the order in which they are trained."""
+        ...
 
 
 class PlannedBatches(Sampler[list[int]]):
@@ -64,6 +68,7 @@ class PlannedBatches(Sampler[list[int]]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches are given next; accelerate calls this by its name."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -86,6 +91,7 @@ class EpochTeller(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Set the epoch of the batches: a resumed run begins in the middle of the run, not at epoch 0."""
         self.sampler.set_epoch(int(state.epoch or 0))
 
 
@@ -105,7 +111,7 @@ def plan_batches(
             a batch of that many rows of ``pack_length``.
         num_records: Of the data.
         lengths: Of the records; None only where batches do not depend on them.
-        costs: Of the records, see :func:`estimate_costs`.
+        costs: Of each record, see :func:`estimate_costs`.
 
     Raises:
         ConfigError: ``dataloader_drop_last`` leaves nothing to train on.

@@ -276,11 +276,13 @@ class FeatureWriter(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Wait until the features of the last epoch are on the disk, where this one reads them."""
         self.wait()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Wait until all features are on the disk."""
         self.wait()
 
     def finish(self, device: torch.device) -> str:

@@ -37,6 +37,7 @@ class CompiledLayers(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Compile the forward pass of each layer, once the engine has wrapped the model."""
         model: nn.Module = kwargs["model"]
         if self.options is None:
             return

@@ -68,6 +68,9 @@ def part_of(name: str, parts: Parts) -> str:
 
     >>> part_of("base_model.model.llm.model.embed_tokens.modules_to_save.default.weight", Parts())
     'token embeddings'
+
+    Raises:
+        ValueError: No part has such a name.
     """
     bare = name.removeprefix("base_model.model.")
     # Embeddings and head lie inside the language model, and are asked for before it.

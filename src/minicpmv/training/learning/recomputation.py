@@ -35,6 +35,7 @@ class RecomputedLayers(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Switch recomputation off in the layers that keep their activations; transformers switches all on."""
         model: nn.Module = kwargs["model"]
         parts = parts_of(model)
         learning = {part_of(name, parts) for name, parameter in model.named_parameters() if parameter.requires_grad}

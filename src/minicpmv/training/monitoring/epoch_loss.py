@@ -35,7 +35,7 @@ class EpochLoss(TrainerCallback, ExportableState):
         """Count a micro-batch.
 
         Args:
-            loss: Its share of the loss of the whole step, as the backward pass had it.
+            loss: Scalar, its share of the loss of the whole step, as the backward pass had it.
             num_items: Trained tokens of the whole step, which the loss is divided by.
         """
         items = torch.as_tensor(0 if num_items is None else num_items, device=loss.device, dtype=torch.float32)
@@ -76,6 +76,7 @@ class EpochLoss(TrainerCallback, ExportableState):
             state.log_history = [entry for entry in state.log_history if entry not in part]
 
     def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, in the form that transformers restores callbacks from."""
         return {"args": {}, "attributes": {"nats": self.nats, "tokens": self.tokens}}
 
 
@@ -86,4 +87,5 @@ class AtEndOfStep(TrainerCallback):
     act: Callable[[], None]
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Act when the step is complete."""
         self.act()

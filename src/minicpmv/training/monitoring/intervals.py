@@ -126,6 +126,11 @@ class Stopper(EarlyStoppingCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """End a resumed run that had stopped early already; transformers would train on.
+
+        Raises:
+            AlreadyTrained: Patience was used up before.
+        """
         super().on_train_begin(args, state, control, **kwargs)
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             raise AlreadyTrained

@@ -41,6 +41,7 @@ class LogFile(TrainerCallback):
         self.on_train_begin(args, state, control)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Append the newest entry of the log, on the first process only."""
         if state.is_world_process_zero:
             number = open_in_place(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, is_own=False)
             with open(number, "a", encoding="utf-8") as file:

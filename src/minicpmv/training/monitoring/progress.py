@@ -55,10 +55,12 @@ class RunProgress(ProgressCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Show the bar, unless bars are off."""
         if self._bar:
             super().on_train_begin(args, state, control, **kwargs)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Move the bar, unless bars are off."""
         if self._bar:
             super().on_step_end(args, state, control, **kwargs)
 
@@ -70,12 +72,14 @@ class RunProgress(ProgressCallback):
         eval_dataloader: Any = None,
         **kwargs: Any,
     ) -> None:
+        """Move the evaluation's bar, unless bars are off."""
         if self._bar:
             super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Close the bar, unless bars are off."""
         if self._bar:
             super().on_train_end(args, state, control, **kwargs)
 
@@ -87,6 +91,7 @@ class RunProgress(ProgressCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        """Print the line of a step, above the bar if there is one; transformers would print a dictionary."""
         line = format_log(logs or {}, step=state.global_step, max_steps=state.max_steps)
         if line is None or not state.is_world_process_zero:
             return

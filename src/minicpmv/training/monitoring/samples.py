@@ -113,6 +113,7 @@ class AskAtStart(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Ask before the first step; a resumed run has asked."""
         if state.global_step == 0:
             self.ask()
 

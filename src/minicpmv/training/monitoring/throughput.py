@@ -34,6 +34,7 @@ class Throughput:
 
     @property
     def is_running(self) -> bool:
+        """Whether the clock was started."""
         return self._since is not None
 
     def start(self) -> None:

@@ -93,7 +93,7 @@ class StepBoundary(TrainerCallback):
         return bool(self._stopping)
 
     def note_loss(self, loss: Tensor, numbers: list[int]) -> None:
-        """Remember a batch of the step: its loss, and the numbers of its records."""
+        """Remember a batch of the step: its loss, of any shape, and the numbers of its records."""
         self._batches.append(_Batch(loss.detach(), numbers))
 
     def note_gradient(self, norm: Any) -> None:
@@ -105,6 +105,11 @@ class StepBoundary(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Make up for an evaluation that was due when the run ended.
+
+        Raises:
+            AlreadyTrained: Every step was trained before.
+        """
         if misses_evaluation(args, state, self._measured):
             self._make_up()
         if state.global_step >= state.max_steps:
@@ -114,10 +119,16 @@ class StepBoundary(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Let a signal wait for the end of the step."""
         if self._interruption is not None:
             self._interruption.defer("finishing this step, then saving a checkpoint")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Agree with all processes on a stop, and check loss and gradient.
+
+        Raises:
+            NotFiniteError: The loss or the gradient is NaN or infinite.
+        """
         batches, self._batches = self._batches, []
         gradient, self._gradient = self._gradient, None
         losses = torch.stack([batch.loss.float().mean() for batch in batches])
@@ -138,6 +149,11 @@ class StepBoundary(TrainerCallback):
             control.should_evaluate = False  # the time may be short; the resumed run makes up for it
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop once the checkpoint is written, if that was asked for.
+
+        Raises:
+            Stopped: It was.
+        """
         # A signal that came while saving stops here as well, unless only weights were saved: they cannot be resumed.
         asked = self._stopping or (0 if args.save_only_model else self._agree(args))
         if asked:
@@ -146,6 +162,11 @@ class StepBoundary(TrainerCallback):
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Stop between two batches of an evaluation, if that was asked for.
+
+        Raises:
+            EvaluationStopped: It was.
+        """
         if not self._is_training:
             return
         asked = self._agree(args)
@@ -155,6 +176,7 @@ class StepBoundary(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Remember that evaluations from now on are not within a step."""
         self._is_training = False
 
     # -------------------------------------------------------------------------------------------------------- inside
