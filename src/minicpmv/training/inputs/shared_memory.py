@@ -22,10 +22,10 @@ from minicpmv.machine.workers import bytes_in_flight, workers_that_fit
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.training.inputs.planned_batches import BatchPlan
 
-__all__ = ["Workers", "bytes_of_records", "heaviest_batch", "heaviest_row", "resolve_workers"]
+__all__ = ["Workers", "bytes_of_pictures", "heaviest_batch", "heaviest_row", "resolve_workers"]
 
-_BYTES_PER_TOKEN = 40
-"""At most: ids, labels, weights, masks or places."""
+_BYTES_PER_TOKEN = 36
+"""At most, padding or not: 8 each for id, label, mask and the place of a label or image token, 4 for a weight."""
 _BYTES_PER_BATCH = 2**16
 """Each tensor has whole pages, and a batch a dozen tensors."""
 _CHANNELS = 3
@@ -68,10 +68,17 @@ def resolve_workers(
     meant, prefetched = args.dataloader_num_workers, args.dataloader_prefetch_factor or _PREFETCHED
     if not meant:
         return Workers(0, 0), []
-    of_sets = [bytes_of_records(each, config, has_features=has_features) for each in validation.values()]
+    of_sets = [
+        heaviest_batch(
+            bytes_of_pictures(each, config, has_features=has_features),
+            each.lengths,
+            size=args.per_device_eval_batch_size,
+        )
+        for each in validation.values()
+    ]
     batches = {
         "training": _heaviest_of_training(train, plan, args, config, has_features=has_features),
-        "evaluation": max((heaviest_batch(each, args.per_device_eval_batch_size) for each in of_sets), default=0),
+        "evaluation": max(of_sets, default=0),
     }
     found: dict[str, int] = {}
     fewer: list[str] = []
@@ -95,16 +102,16 @@ def resolve_workers(
 def _heaviest_of_training(
     train: ConversationDataset, plan: BatchPlan, args: TrainingArguments, config: MiniCPMVConfig, *, has_features: bool
 ) -> int:
-    of_records = bytes_of_records(train, config, has_features=has_features)
+    pictures = bytes_of_pictures(train, config, has_features=has_features)
     if isinstance(plan, RowPlanner):
-        return heaviest_row(of_records, train.lengths, capacity=plan.capacity)
-    return heaviest_batch(of_records, args.per_device_train_batch_size)
+        return heaviest_row(pictures, train.lengths, capacity=plan.capacity)
+    return heaviest_batch(pictures, train.lengths, size=args.per_device_train_batch_size)
 
 
-def bytes_of_records(
+def bytes_of_pictures(
     dataset: ConversationDataset, config: MiniCPMVConfig, *, has_features: bool
 ) -> npt.NDArray[np.float64]:
-    """Bound what each record takes in a batch.
+    """Bound what the pictures of each record take in a batch.
 
     Args:
         dataset: Has the records' lengths.
@@ -117,28 +124,32 @@ def bytes_of_records(
         of_patch = max(of_patch, config.vision_config.hidden_size * np.dtype(np.float32).itemsize)
     side = slicing.scale_resolution / slicing.patch_size
     patches_per_token = _ROUNDED_UP * config.minicpmv_version.reading.patches_of(side, config.query_num)
-    return dataset.lengths * _BYTES_PER_TOKEN + dataset.num_image_tokens * (patches_per_token * of_patch)
+    return dataset.num_image_tokens * (patches_per_token * of_patch)
 
 
-def heaviest_batch(of_records: npt.NDArray[np.float64], size: int) -> int:
-    """Bound the bytes of a padded batch in any epoch.
+def heaviest_batch(pictures: npt.NDArray[np.float64], lengths: npt.NDArray[np.int32], *, size: int) -> int:
+    """Bound the bytes of a padded batch in any epoch: the heaviest pictures, in rows as long as the longest record.
 
     Args:
-        of_records: Bytes of each record.
+        pictures: Bytes of each record's pictures.
+        lengths: Tokens of each record.
         size: Records of a batch.
     """
-    return math.ceil(np.sort(of_records)[-size:].sum()) + _BYTES_PER_BATCH
+    heaviest = np.sort(pictures)[-size:]
+    padded = len(heaviest) * int(lengths.max(initial=0))
+    return math.ceil(heaviest.sum()) + padded * _BYTES_PER_TOKEN + _BYTES_PER_BATCH
 
 
-def heaviest_row(of_records: npt.NDArray[np.float64], lengths: npt.NDArray[np.int32], *, capacity: int) -> int:
+def heaviest_row(pictures: npt.NDArray[np.float64], lengths: npt.NDArray[np.int32], *, capacity: int) -> int:
     """Bound the bytes of a packed row in any epoch: of one filled with what has most bytes a token, the last in part.
 
     Args:
-        of_records: Bytes of each record.
+        pictures: Bytes of each record's pictures.
         lengths: Tokens of each record.
         capacity: Tokens of a row.
     """
-    order = np.argsort(-of_records / lengths)
+    order = np.argsort(-pictures / lengths)
     ends = np.cumsum(lengths[order], dtype=np.int64)
     taken = np.clip(capacity - (ends - lengths[order]), 0, lengths[order])
-    return math.ceil((of_records[order] * taken / lengths[order]).sum()) + _BYTES_PER_BATCH
+    heaviest = math.ceil((pictures[order] * taken / lengths[order]).sum())
+    return heaviest + int(taken.sum()) * _BYTES_PER_TOKEN + _BYTES_PER_BATCH

@@ -22,14 +22,14 @@ from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.releases.table import VERSIONS
 from minicpmv.training.inputs.shared_memory import (
     Workers,
-    bytes_of_records,
+    bytes_of_pictures,
     heaviest_batch,
     heaviest_row,
     resolve_workers,
 )
 from tests.machines import CPU
 from tests.run.training import make_data
-from tests.tiny import FIXTURES
+from tests.tiny import FIXTURES, conversation, write_data
 
 MIB = 2**20
 
@@ -55,12 +55,12 @@ def num_bytes(value: Any) -> int:
 
 
 def test_no_batch_of_any_epoch_is_heavier_than_the_bound(dataset: ConversationDataset) -> None:
-    of_records = bytes_of_records(dataset, CONFIG, has_features=False)
+    pictures = bytes_of_pictures(dataset, CONFIG, has_features=False)
     rows = RowPlanner(dataset.lengths.tolist(), capacity=400)
     batches = BatchPlanner(len(dataset), batch_size=3)
     for plan, bound, collate in (
-        (rows, heaviest_row(of_records, dataset.lengths, capacity=400), PackedCollator(0)),
-        (batches, heaviest_batch(of_records, 3), Collator(0)),
+        (rows, heaviest_row(pictures, dataset.lengths, capacity=400), PackedCollator(0)),
+        (batches, heaviest_batch(pictures, dataset.lengths, size=3), Collator(0)),
     ):
         found = [
             num_bytes(collate([dataset[index] for index in row])) for epoch in range(3) for row in plan.rows(epoch)
@@ -69,13 +69,29 @@ def test_no_batch_of_any_epoch_is_heavier_than_the_bound(dataset: ConversationDa
         assert max(found) <= bound < 4 * max(found)
 
 
+@pytest.mark.parametrize("weight", [None, 0.5])
+def test_short_records_beside_a_long_one_count_with_their_padding(tmp_path: Path, weight: float | None) -> None:
+    """8 records of text, one of them of more than 8,000 tokens; with weights there is one more tensor."""
+    records = [{"id": str(index), "conversations": conversation("Say.", "word")} for index in range(8)]
+    records[0]["conversations"] = conversation("Say.", "word " * 2000)
+    if weight is not None:
+        records[1]["conversations"][1]["weight"] = weight
+    data = load_records(write_data(tmp_path / "train.json", records), version=VERSIONS["2.6"])
+    texts = ConversationDataset(data, MiniCPMVProcessor.from_pretrained(FIXTURES / "v2_6"), max_length=8192)
+    texts.check_lengths()
+    pictures = bytes_of_pictures(texts, CONFIG, has_features=False)
+    assert 8000 < texts.lengths.max() <= 8192
+    found = num_bytes(Collator(0)([texts[index] for index in range(8)]))
+    assert found <= heaviest_batch(pictures, texts.lengths, size=8) < 1.5 * found
+
+
 def test_row_is_filled_with_what_is_heaviest_for_its_length() -> None:
     """30 tokens: both records of 10 tokens and 50 bytes each, and half of one of 20 tokens and 40 bytes."""
-    of_records, lengths = np.array([40.0, 50.0, 1.0, 50.0]), np.array([20, 10, 30, 10], np.int32)
-    assert heaviest_row(of_records, lengths, capacity=30) == 120 + 2**16
-    assert heaviest_row(of_records, lengths, capacity=10**9) == 141 + 2**16
-    assert heaviest_batch(of_records, 3) == 140 + 2**16
-    assert heaviest_batch(of_records, 9) == 141 + 2**16
+    pictures, lengths = np.array([40.0, 50.0, 1.0, 50.0]), np.array([20, 10, 30, 10], np.int32)
+    assert heaviest_row(pictures, lengths, capacity=30) == 120 + 30 * 36 + 2**16
+    assert heaviest_row(pictures, lengths, capacity=10**9) == 141 + 70 * 36 + 2**16
+    assert heaviest_batch(pictures, lengths, size=3) == 140 + 3 * 30 * 36 + 2**16
+    assert heaviest_batch(pictures, lengths, size=9) == 141 + 4 * 30 * 36 + 2**16
 
 
 def test_record_that_nobody_has_measured_counts_as_one_long_picture(dataset: ConversationDataset) -> None:
@@ -85,7 +101,7 @@ def test_record_that_nobody_has_measured_counts_as_one_long_picture(dataset: Con
 
 
 def test_features_of_a_frozen_tower_are_counted_where_they_come_instead_of_pixels(dataset: ConversationDataset) -> None:
-    pixels, features = (bytes_of_records(dataset, CONFIG, has_features=has).max() for has in (False, True))
+    pixels, features = (bytes_of_pictures(dataset, CONFIG, has_features=has).max() for has in (False, True))
     assert features >= pixels
 
 
@@ -99,7 +115,7 @@ def test_features_of_a_frozen_tower_are_counted_where_they_come_instead_of_pixel
             0,
             2,
             Workers(0, 0),
-            "0 for training and 0 for evaluation instead of 2, because /dev/shm has 0 KiB free of",
+            "0 for training and 0 for evaluation instead of 2, because /dev/shm has 0 KiB free, and",
         ),
     ],
 )
