@@ -112,13 +112,25 @@ def add_lora(model: PreTrainedModel, run: LearningArguments, *, keep_dtype: bool
     if base and Path(base).is_dir():  # an adapter finds its base by this entry, from wherever it is loaded
         wrapped.peft_config["default"].base_model_name_or_path = str(Path(base).resolve())
     if not keep_dtype:
-        for parameter in wrapped.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        _make_trained_float32(wrapped)
     if run.changes_base:
         matrices = {name: parameter for name, parameter in wrapped.named_parameters() if _is_matrix(name)}
         setattr(wrapped, _START, {name: matrix.detach().cpu().clone() for name, matrix in matrices.items()})
     return wrapped
+
+
+def _make_trained_float32(model: nn.Module) -> None:
+    """Cast what is trained to float32, and a norm whole where a part of it is trained.
+
+    Autocast brings weight and bias of a linear layer to one precision; on a CPU it leaves those of a norm alone, which
+    refuses two. ``--lora_bias all`` trains a norm's bias beside its frozen weight.
+    """
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        is_whole = isinstance(module, nn.LayerNorm) and any(parameter.requires_grad for parameter in own)
+        for parameter in own:
+            if parameter.requires_grad or is_whole:
+                parameter.data = parameter.data.float()
 
 
 def _new_adapter(model: PreTrainedModel, run: LearningArguments, *, autocast: bool) -> PeftModel:

@@ -3,6 +3,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 import minicpmv  # noqa: F401  registers the models
@@ -52,6 +54,17 @@ def test_lora_recipe(model) -> None:
     }
     # 2 layers, 8 heads of 16 and 2 key-value heads: q and o are 128 x 128, k and v 32 x 128; rank 8.
     assert {row.part: row.trainable for row in summarise_parts(wrapped)}["language model"] == 2 * 8 * (4 * 128 + 320)
+
+
+def test_no_norm_has_two_precisions_where_biases_are_trained_of_a_bfloat16_model() -> None:
+    base = AutoModelForCausalLM.from_pretrained(FIXTURES / "v2_6", dtype=torch.bfloat16)
+    run = settled(base, use_lora=True, lora_bias="all", lora_modules_to_save="none")
+    wrapped = add_lora(base, run, keep_dtype=False)
+    norms = [module for module in wrapped.modules() if isinstance(module, nn.LayerNorm)]
+    assert {(norm.weight.dtype, norm.bias.dtype) for norm in norms} == {(torch.float32, torch.float32)}
+    assert not any(norm.weight.requires_grad for norm in norms)
+    kept = {name for name, tensor in wrapped.named_parameters() if tensor.dtype == torch.bfloat16}
+    assert "base_model.model.vpm.encoder.layers.0.self_attn.k_proj.weight" in kept, "linear layers stay as they were"
 
 
 @pytest.mark.parametrize(
