@@ -6,22 +6,24 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.lines import read_lines
+from tests.processes import started
 
 ROOT = Path(__file__).parents[2]
 
 
-def start(output: Path, *words: str, root: Path = ROOT, small: bool = True) -> subprocess.Popen[str]:
+def start(
+    output: Path, *words: str, root: Path = ROOT, small: bool = True
+) -> AbstractContextManager[subprocess.Popen[str]]:
     """Start it from a checkout, in a time that a loaded machine keeps as well."""
     command = [sys.executable, "-m", "benchmarks.gpu", "--minutes", "60", "--output", str(output), *words]
     command += ["--small"] if small else []
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return started(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def run(output: Path, *words: str, root: Path = ROOT, small: bool = True) -> tuple[int, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import array
 import atexit
-import functools
 import json
 import multiprocessing
 import os
@@ -35,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.docs.repository import ROOT
+from tests.processes import started
 
 # What runs here is small: more threads only wait for each other. Read when torch is imported, in what all fork from.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -54,15 +54,23 @@ def fork(target: Callable[..., None], *arguments: Any) -> BaseProcess:
     return process
 
 
-@functools.cache
+_servers: list[tuple[BaseProcess, str]] = []
+
+
 def prepared_python() -> str:
     """Return the path of the command, with ``minicpmv`` beside it; their server ends with this process."""
+    if _servers:
+        server, command = _servers[-1]
+        if server.is_alive():
+            return command
+        print(f"the server of prepared processes ended with {server.exitcode}; another is started", file=sys.stderr)
     folder = Path(tempfile.mkdtemp(prefix="prepared-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     command, listener = _open_shop(folder)
     server = fork(_serve_the_tests, listener, command)
     listener.close()
     util.Finalize(None, server.terminate, exitpriority=100)  # before multiprocessing waits for it
+    _servers.append((server, command))
     return command
 
 
@@ -76,15 +84,14 @@ def prepared_python_within(place: Callable[..., list[str]]) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="prepared-") as folder:
         words = place(sys.executable, "-m", "tests.run.prepared", folder)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(["src", *sys.path])}
-        with subprocess.Popen(
-            words, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as server:
+        with started(words, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
             assert server.stdin is not None
             assert server.stdout is not None
             command = server.stdout.readline().decode().strip()
             assert command, "the server did not start"
             yield command
             server.stdin.close()
+            server.wait(timeout=60)
 
 
 def _open_shop(folder: Path) -> tuple[str, socket.socket]:
@@ -112,23 +119,32 @@ def _serve_the_tests(listener: socket.socket, command: str) -> None:
 
 
 def _serve(listener: socket.socket, command: str, *, until: int) -> None:
-    """Fork a process for each client until something can be read, such as the end of whoever needs them."""
+    """Fork a process for each client until something can be read, such as the end of whoever needs them.
+
+    What still runs then ends, too. What is meant for the tests, such as Ctrl-C, is no matter of the server.
+    """
+    with suppress(PermissionError):  # it leads its group already
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: os.killpg(0, signal.SIGKILL))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that attend
     sys.executable = command
     while until not in wait([listener, until]):
         client, _ = listener.accept()
-        if os.fork() == 0:
-            listener.close()
-            try:
-                _attend(client)
-            finally:
-                os._exit(0)
-        client.close()
+        with client, suppress(OSError):  # where no process can be had, the client is told so by the end of its line
+            if os.fork() == 0:
+                listener.close()
+                try:
+                    _attend(client)
+                finally:
+                    os._exit(0)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _attend(client: socket.socket) -> None:
     """Run what a client asks for in a process, and tell it how that ended."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     length, ancillary, _, _ = client.recvmsg(4, socket.CMSG_SPACE(3 * array.array("i").itemsize))
     streams = array.array("i")
     streams.frombytes(ancillary[0][2])
@@ -150,7 +166,8 @@ def _attend(client: socket.socket) -> None:
     telling = threading.Thread(target=tell_the_end)
     telling.start()
     while signals := client.recv(1):
-        os.kill(process, signals[0])
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.kill(process, signals[0])
     if telling.is_alive():  # the client was killed
         os.kill(process, signal.SIGKILL)
     telling.join()
@@ -161,6 +178,7 @@ def _run(request: dict[str, Any], streams: Sequence[int]) -> None:
     os.environ.update(request["environment"])
     os.environ.pop(_LAUNCHER, None)
     os.chdir(request["folder"])
+    os.umask(request["umask"])
     for place, number in enumerate(streams):
         os.dup2(number, place)
         os.close(number)
@@ -168,6 +186,7 @@ def _run(request: dict[str, Any], streams: Sequence[int]) -> None:
     sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.__stderr__ = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
     multiprocessing.set_start_method(None, force=True)  # its workers start as everyone's do, not as this process did
+    tempfile.tempdir = None  # TMPDIR may be another
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in request["ignored"]:

@@ -20,8 +20,10 @@ _PREPARED = ("-m", "-c", "-", "-u")
 
 def main(address: str, words: list[str]) -> int:
     """Return the exit code; a process that a signal has ended ends this one by the same."""
+    os.umask(mask := os.umask(0))
     request = {
         "words": words,
+        "umask": mask,
         "folder": os.getcwd(),
         "environment": dict(os.environ),
         "ignored": [number for number in _HANDED_ON if signal.getsignal(number) is signal.SIG_IGN],

@@ -24,6 +24,7 @@ from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.terminal.escapes import escape
 from tests.docs.repository import ROOT, code_blocks
 from tests.parity.cases import FIXTURES
+from tests.processes import started
 from tests.run.forked import minicpmv
 from tests.tiny import save_picture
 
@@ -97,22 +98,20 @@ def _take_terminal() -> None:
 @contextmanager
 def typing(*arguments: str | Path, **environment: str) -> Iterator[Typist]:
     terminal, inner = os.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "minicpmv", "chat", *map(str, arguments)],
-        stdin=inner,
-        stdout=inner,
-        stderr=inner,
-        start_new_session=True,
-        preexec_fn=_take_terminal,
-        env=os.environ | {"TERM": "xterm"} | environment,
-    )
-    os.close(inner)
-    try:
+    with (
+        open(terminal, "rb", buffering=0),
+        started(
+            [sys.executable, "-m", "minicpmv", "chat", *arguments],
+            stdin=inner,
+            stdout=inner,
+            stderr=inner,
+            start_new_session=True,
+            preexec_fn=_take_terminal,
+            env=os.environ | {"TERM": "xterm"} | environment,
+        ) as process,
+    ):
+        os.close(inner)
         yield Typist(terminal, process)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(terminal)
 
 
 def test_a_dialogue_at_a_terminal(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.processes import started
 from tests.run.training import environment, flags, make_data
 
 
@@ -20,7 +21,7 @@ def test_killed_worker_is_named(tmp_path: Path) -> None:
     data, output = make_data(tmp_path, num_records=4), tmp_path / "output"
     arguments = flags(data, output, "--dataloader_num_workers", "1", "--save_steps", "1", steps=100_000)
     command = [sys.executable, "-m", "minicpmv.training", *arguments]
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    with started(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         deadline = time.monotonic() + 200
         while not list(output.glob("checkpoint-*")) and run.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)

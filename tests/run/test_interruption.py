@@ -18,6 +18,8 @@ import pytest
 from minicpmv.training.checkpoints.staging import list_checkpoints
 from minicpmv.training.monitoring.progress import RunProgress
 from minicpmv.training.run import main
+from tests.processes import started, wait_for
+from tests.run.prepared import prepared_python
 from tests.run.training import environment, flags, losses, make_data, read_run, run_here, same_bytes
 
 _ADAPTER = "adapter_model.safetensors"
@@ -148,16 +150,12 @@ def test_signal_is_handed_on_and_all_processes_stop_at_the_same_step(start: str,
     output = tmp_path / "output"
     words = flags(data, output, "--packing", "true", "--deepspeed", "zero2", "--dataloader_num_workers", "1", steps=999)
     log = tmp_path / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *start.split(), *words], env=environment(), stdout=file, stderr=file
-        )
-        deadline = time.monotonic() + 90
-        while "step 2/999" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+    python = sys.executable if "launcher" in start else prepared_python()
+    command = [python, "-m", *start.split(), *words]
+    with log.open("w") as file, started(command, env=environment(), stdout=file, stderr=file) as process:
+        wait_for("step 2/999", log, process)
         trainings = psutil.Process(process.pid).children()
+        assert len(trainings) == (2 if "launcher" in start else 0), "a prepared process is the child of another"
         process.terminate()
         for training in trainings:  # as Slurm does: to data workers as well
             os.killpg(training.pid, signal.SIGTERM)
@@ -173,15 +171,15 @@ def test_process_that_waits_for_a_missing_one_ends_at_a_signal(data: str, tmp_pa
     """It waits inside torch, where no handler of Python's would run for half an hour."""
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     variables = environment() | alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "20917"}
-    words = [sys.executable, "-m", "minicpmv.training", *arguments(data, tmp_path)]
-    run = subprocess.Popen(words, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    listening = time.monotonic() + 60
-    while not any(connection.laddr.port == 20917 for connection in psutil.Process(run.pid).net_connections()):
-        assert run.poll() is None, run.communicate()[0]
-        assert time.monotonic() < listening
-        time.sleep(0.1)
-    time.sleep(1)  # from listening to waiting
-    run.terminate()
-    told, _ = run.communicate(timeout=40)
+    words = [prepared_python(), "-m", "minicpmv.training", *arguments(data, tmp_path)]
+    with started(words, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        listening = time.monotonic() + 60
+        while not any(connection.laddr.port == 20917 for connection in psutil.net_connections("tcp")):
+            assert run.poll() is None, run.communicate()[0]
+            assert time.monotonic() < listening
+            time.sleep(0.1)
+        time.sleep(1)  # from listening to waiting
+        run.terminate()
+        told, _ = run.communicate(timeout=40)
     assert run.returncode == 128 + signal.SIGTERM
     assert "stopped by SIGTERM: nothing was trained yet" in told

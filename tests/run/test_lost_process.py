@@ -12,17 +12,17 @@ from pathlib import Path
 
 import psutil
 
+from tests.processes import descendants, started
+from tests.run.prepared import prepared_python
 from tests.run.training import environment, flags, make_data
 
 
 @contextmanager
-def running(data: str, output: Path) -> Iterator[subprocess.Popen[str]]:
+def running(python: str, data: str, output: Path) -> Iterator[subprocess.Popen[str]]:
     """Start a long run of two processes; it has a checkpoint."""
     arguments = flags(data, output, "--save_steps", "1", "--num_processes", "2", steps=100_000)
-    command = [sys.executable, "-m", "minicpmv", "train", *arguments]
-    with subprocess.Popen(
-        command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as run:
+    command = [python, "-m", "minicpmv", "train", *arguments]
+    with started(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         deadline = time.monotonic() + 200
         while not list(output.glob("checkpoint-*")) and run.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -31,10 +31,9 @@ def running(data: str, output: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_killed_process_is_named_by_the_launcher_alone(tmp_path: Path) -> None:
     data, output = make_data(tmp_path, num_records=4), tmp_path / "output"
-    with running(data, output) as run:
-        second = [child for child in psutil.Process(run.pid).children() if child.environ().get("RANK") == "1"]
-        for process in second:
-            process.send_signal(signal.SIGKILL)
+    with running(prepared_python(), data, output) as run:
+        (second,) = [each for each in descendants(run) if each.environ().get("RANK") == "1"]
+        second.kill()
         told, _ = run.communicate(timeout=120)
     assert run.returncode == 128 + signal.SIGKILL, told
     assert "training process 1 was ended by SIGKILL; that often means: out of memory" in told
@@ -43,12 +42,13 @@ def test_killed_process_is_named_by_the_launcher_alone(tmp_path: Path) -> None:
 
 
 def test_processes_stop_saved_when_their_launcher_is_killed(tmp_path: Path) -> None:
+    """With the real interpreter: the system tells a process of its parent's end, and a prepared one has another."""
     data, output = make_data(tmp_path, num_records=4), tmp_path / "output"
-    with running(data, output) as run:
+    with running(sys.executable, data, output) as run:
         trainings = psutil.Process(run.pid).children()
         run.kill()
         told, _ = run.communicate(timeout=120)  # until the processes have closed it
-    _, alive = psutil.wait_procs(trainings, timeout=60)
+        _, alive = psutil.wait_procs(trainings, timeout=60)
     assert len(trainings) == 2
     assert alive == []
     assert "stopped by SIGTERM after step " in told

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +14,9 @@ from transformers import AutoTokenizer
 from minicpmv.errors import NotFiniteError
 from minicpmv.inference.loading import load_model
 from tests.broken_models import EMBEDDINGS, HEAD, make_broken
+from tests.processes import started, wait_for
 from tests.run.forked import minicpmv
+from tests.run.prepared import prepared_python
 from tests.tiny import FIXTURES, conversation, write_data
 
 _WORD = "zebra"
@@ -95,18 +93,11 @@ def test_eval_does_not_measure_it(metrics: str, nan_model: Path, tmp_path: Path)
 @pytest.fixture(scope="module")
 def client(half_broken: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     log = tmp_path_factory.mktemp("serve") / "log"
-    command = [sys.executable, "-m", "minicpmv", "serve", str(half_broken), "--served-model-name", "m", "--port", "0"]
-    with log.open("w") as written:
-        process = subprocess.Popen(command, stdout=written, stderr=written, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    end = time.monotonic() + 120
-    while not (ready := re.search(r"^Serving m at (\S+)$", log.read_text(), re.MULTILINE)):
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    with openai.OpenAI(base_url=ready[1], api_key="none", max_retries=0, timeout=60) as client:
-        yield client
-    process.kill()
-    process.wait()
+    command = [prepared_python(), "-m", "minicpmv", "serve", half_broken, "--served-model-name", "m", "--port", "0"]
+    with log.open("w") as written, started(command, stdout=written, stderr=written) as process:
+        address = wait_for(r"^Serving m at (\S+)$", log, process)[1]
+        with openai.OpenAI(base_url=address, api_key="none", max_retries=0, timeout=60) as client:
+            yield client
     assert f"its weights are not finite: {EMBEDDINGS}" in log.read_text(), "the log says which"
 
 

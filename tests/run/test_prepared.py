@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.run import prepared_client
+from tests.processes import started
+from tests.run import prepared, prepared_client
 from tests.run.prepared import prepared_python
 
 
@@ -64,12 +66,50 @@ except KeyboardInterrupt:
 )
 def test_signals_reach_it(number: int, ends: int) -> None:
     """Also SIGKILL, which ends the caller's process and with it the one that works."""
-    with subprocess.Popen([prepared_python(), "-c", _WAIT], stdout=subprocess.PIPE, text=True) as process:
+    with started([prepared_python(), "-c", _WAIT], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(number)
         assert process.stdout.read() == "", "what works held it open, and is gone"
         assert process.wait(60) == ends
+
+
+def test_what_runs_ends_with_the_server_and_another_takes_over(capsys: pytest.CaptureFixture[str]) -> None:
+    first = prepared_python()
+    server, _ = prepared._servers[-1]
+    with started([first, "-c", _WAIT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        server.terminate()
+        _, told = process.communicate(timeout=60)
+        assert "the server of prepared processes is gone" in told
+    server.join(60)
+    assert run("-c", "print(5)").stdout == "5\n"
+    assert prepared_python() != first
+    assert "ended with -9; another is started" in capsys.readouterr().err
+
+
+def test_ctrl_c_of_the_tests_is_no_matter_of_the_server() -> None:
+    prepared_python()
+    server, _ = prepared._servers[-1]
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGINT)
+    assert os.getpgid(server.pid) == server.pid, "a terminal signals the tests' group"
+    assert run("-c", "print(5)").stdout == "5\n"
+    assert server.is_alive()
+
+
+def test_new_files_have_the_permissions_that_the_caller_gives() -> None:
+    before = os.umask(0o027)
+    try:
+        assert run("-c", "import os; print(oct(os.umask(0)))").stdout == "0o27\n"
+    finally:
+        os.umask(before)
+
+
+def test_temporary_files_lie_where_the_caller_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert run("-c", "import tempfile; print(tempfile.gettempdir())").stdout == f"{tmp_path}\n"
 
 
 def test_what_it_starts_with_its_own_interpreter_is_prepared_too() -> None:

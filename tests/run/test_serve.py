@@ -6,11 +6,9 @@ import base64
 import http.client
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -26,6 +24,8 @@ import torch
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import load_model
 from tests.docs.repository import ROOT, code_blocks
+from tests.processes import started, wait_for
+from tests.run.prepared import prepared_python
 from tests.tiny import FIXTURES, save_picture
 from tests.unit.models.adapters.test_attaching import make_adapter
 
@@ -99,24 +99,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     flags += ["--max-queue", str(QUEUE), "--max-body-bytes", "300000", "--max-image-pixels", "40000"]
     flags += ["--allowed-image-root", str(folder / "images"), "--request-timeout", "30"]
     log = folder / "log"
-    with log.open("w") as written:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "minicpmv", "serve", str(MODEL), *flags],
-            stdout=written,
-            stderr=written,
-            env=os.environ | {"MINICPMV_API_KEY": KEY, "OMP_NUM_THREADS": "1"},
-        )
-    start = time.monotonic()
-    while not (
-        ready := re.search(r"^Serving tiny, tuned.v1 at (http://127.0.0.1:\d+/v1)$", log.read_text(), re.MULTILINE)
-    ):
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() - start < 120
-        time.sleep(0.05)
-    with openai.OpenAI(base_url=ready[1], api_key=KEY, max_retries=0, timeout=60) as client:
-        yield Server(process, ready[1], client, folder, adapter)
-    process.kill()
-    process.wait()
+    command = [prepared_python(), "-m", "minicpmv", "serve", MODEL, *flags]
+    environment = os.environ | {"MINICPMV_API_KEY": KEY}
+    with log.open("w") as written, started(command, stdout=written, stderr=written, env=environment) as process:
+        address = wait_for(r"^Serving tiny, tuned.v1 at (http://127.0.0.1:\d+/v1)$", log, process)[1]
+        with openai.OpenAI(base_url=address, api_key=KEY, max_retries=0, timeout=60) as client:
+            yield Server(process, address, client, folder, adapter)
 
 
 def data_url(file: Path) -> str:

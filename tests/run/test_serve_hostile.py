@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import os
 import re
 import resource
 import signal
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import started, wait_for
 from tests.run.hostile import Load, ask, attack
 from tests.tiny import FIXTURES
 
@@ -56,27 +56,12 @@ def serving(folder: Path, *flags: str) -> Iterator[Running]:
 
     log = folder / "log"
     command = [sys.executable, "-m", "minicpmv", "serve", str(FIXTURES / "v2_6"), "--served-model-name", "tiny"]
-    with log.open("w") as written:
-        process = subprocess.Popen(
-            [*command, "--port", "0", *flags],
-            stdout=written,
-            stderr=written,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            preexec_fn=limit_files,
-        )
-    try:
-        start = time.monotonic()
-        while not (ready := re.search(r"^Serving tiny at http://127.0.0.1:(\d+)/v1$", log.read_text(), re.MULTILINE)):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() - start < 120
-            time.sleep(0.05)
-        yield Running(process, log, int(ready[1]))
+    command += ["--port", "0", *flags]
+    with log.open("w") as written, started(command, stdout=written, stderr=written, preexec_fn=limit_files) as process:
+        yield Running(process, log, int(wait_for(r"^Serving tiny at http://127.0.0.1:(\d+)/v1$", log, process)[1]))
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0
         assert "Traceback" not in log.read_text()
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.docs.repository import ROOT
+from tests.processes import started
 from tests.run.hosts import can_make_hosts, two_hosts
 from tests.run.training import flags, losses, make_data, read_run, run_here
 from tests.tiny import FIXTURES
@@ -25,7 +27,7 @@ def test_two_hosts_train_as_one_process_does(tmp_path: Path) -> None:
     same = ["--use_lora", "--per_device_train_batch_size", "8", "--weight_decay", "0.1", "--adam_beta2", "0.95"]
     expected = run_here(flags(data, alone, *same, "--warmup_steps", "0.01", *_EXTRA, steps=3))
 
-    with two_hosts() as hosts:
+    with two_hosts() as hosts, ExitStack() as stack:
         variables = {
             "MODEL": str(FIXTURES / "v2_6"),
             "DATA": data,
@@ -38,12 +40,14 @@ def test_two_hosts_train_as_one_process_does(tmp_path: Path) -> None:
         }
         script = ["sh", str(ROOT / "finetune_lora.sh"), "--data_cache", "false", *_EXTRA]
         runs = [
-            subprocess.Popen(
-                host.command(*script),
-                env=os.environ | variables | {"NODE_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
+            stack.enter_context(
+                started(
+                    host.command(*script),
+                    env=os.environ | variables | {"NODE_RANK": str(rank)},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
             )
             for rank, host in enumerate(hosts)
         ]

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 from minicpmv.cli.main import main
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import load_model
+from tests.processes import started, wait_for
 from tests.tiny import FIXTURES
 from tests.unit.models.adapters.test_attaching import make_adapter
 
@@ -73,22 +73,14 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     (temporary := folder / "temporary").mkdir()
     log = folder / "log"
     flags = ["--compare", "--port", "0", "--max-new-tokens", "40", "--max-image-bytes", "100000"]
-    with log.open("w") as written:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "minicpmv", "ui", str(adapter), *flags],
-            stdout=written,
-            stderr=written,
-            env=os.environ | {"TMPDIR": str(temporary), "MINICPMV_UI_PASSWORD": PASSWORD},
-            preexec_fn=_hear_ctrl_c,
-        )
-    start = time.monotonic()
-    while not (ready := re.search(r"^Open (http://127.0.0.1:\d+) in a browser", log.read_text(), re.MULTILINE)):
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() - start < 120
-        time.sleep(0.05)
-    yield Shown(process, ready[1], log, adapter, temporary)
-    process.kill()
-    process.wait()
+    environment = os.environ | {"TMPDIR": str(temporary), "MINICPMV_UI_PASSWORD": PASSWORD}
+    command = [sys.executable, "-m", "minicpmv", "ui", adapter, *flags]
+    with (
+        log.open("w") as written,
+        started(command, stdout=written, stderr=written, env=environment, preexec_fn=_hear_ctrl_c) as process,
+    ):
+        address = wait_for(r"^Open (http://127.0.0.1:\d+) in a browser", log, process)[1]
+        yield Shown(process, address, log, adapter, temporary)
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,15 @@ import contextlib
 import http.client
 import json
 import os
-import re
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.processes import started, wait_for
+from tests.run.prepared import prepared_python
 from tests.tiny import FIXTURES, save_picture
 
 pytest.importorskip("gradio", reason="the page's library is not installed")
@@ -66,18 +64,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]
     """Serve a page without a password; yield its port and the folder of uploads."""
     temporary = tmp_path_factory.mktemp("temporary")
     log = tmp_path_factory.mktemp("log") / "log"
-    command = [sys.executable, "-m", "minicpmv", "ui", str(FIXTURES / "v2_6"), "--port", "0", "--max-new-tokens", "4"]
-    with log.open("w") as written:
-        environment = os.environ | {"TMPDIR": str(temporary)}
-        process = subprocess.Popen(command, stdout=written, stderr=written, env=environment)
-    start = time.monotonic()
-    while not (ready := re.search(r"^Open http://127.0.0.1:(\d+) in a browser", log.read_text(), re.MULTILINE)):
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() - start < 120
-        time.sleep(0.05)
-    yield int(ready[1]), temporary
-    process.terminate()
-    assert process.wait(timeout=30) == 0, "also after everything that was tried"
+    command = [prepared_python(), "-m", "minicpmv", "ui", FIXTURES / "v2_6", "--port", "0", "--max-new-tokens", "4"]
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with log.open("w") as written, started(command, stdout=written, stderr=written, env=environment) as process:
+        yield int(wait_for(r"^Open http://127.0.0.1:(\d+) in a browser", log, process)[1]), temporary
+        process.terminate()
+        assert process.wait(timeout=30) == 0, "also after everything that was tried"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from minicpmv import __version__
 from minicpmv.cli.main import main
+from tests.processes import started
 
 
 @pytest.mark.parametrize("command", ["check", "chat", "predict", "eval", "show", "convert", "demo", "ui"])
@@ -35,9 +36,8 @@ def test_wrong_use_exits_with_2(given: list[str], capsys: pytest.CaptureFixture[
 
 def test_a_reader_who_has_seen_enough_causes_no_traceback() -> None:
     """As `minicpmv explain | head -1`, with a pipe that is closed before the first line."""
-    with subprocess.Popen(
-        [sys.executable, "-u", "-m", "minicpmv", "explain"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    command = [sys.executable, "-u", "-m", "minicpmv", "explain"]
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()

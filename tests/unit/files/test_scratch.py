@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from minicpmv.files.scratch import scratch_folder
+from tests.processes import started
 
 _HOLD = """
 import sys
@@ -33,9 +34,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_folder_of_a_killed_process_goes_and_that_of_a_live_one_stays(temporary: Path) -> None:
     other = temporary / "minicpmv-other-1"
     other.mkdir()
-    with subprocess.Popen(
-        [sys.executable, "-c", _HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with started([sys.executable, "-c", _HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         theirs = Path(process.stdout.readline().strip())
         with scratch_folder("thing") as mine:

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from tests.docs.repository import ROOT
+from tests.processes import started, wait_for
 
 SHORT = {"header_seconds": 1.0, "body_seconds": 4.0, "stall_seconds": 1.0, "request_seconds": 6.0}
 LONG = {"header_seconds": 60.0, "body_seconds": 60.0, "stall_seconds": 60.0}
@@ -57,22 +58,11 @@ class Server:
 
 
 @contextmanager
-def started(folder: Path, limits: dict[str, Any], most_files: int = FILES) -> Iterator[Server]:
+def serving(folder: Path, limits: dict[str, Any], most_files: int = FILES) -> Iterator[Server]:
     log = folder / "log"
-    with log.open("w") as written:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.unit.serving.small_server", json.dumps(limits), str(most_files)],
-            stdout=written,
-            stderr=written,
-            cwd=ROOT,
-        )
-    try:
-        start = time.monotonic()
-        while not (ready := re.search(r"^port (\d+)$", log.read_text(), re.MULTILINE)):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() - start < 60
-            time.sleep(0.02)
-        server = Server(process, log, int(ready[1]))
+    command = [sys.executable, "-m", "tests.unit.serving.small_server", json.dumps(limits), str(most_files)]
+    with log.open("w") as written, started(command, stdout=written, stderr=written, cwd=ROOT) as process:
+        server = Server(process, log, int(wait_for(r"^port (\d+)$", log, process)[1]))
         try:
             yield server
         finally:
@@ -80,14 +70,11 @@ def started(folder: Path, limits: dict[str, Any], most_files: int = FILES) -> It
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=15) == 0
         assert "Traceback" not in log.read_text()
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with started(tmp_path_factory.mktemp("short"), SHORT) as running:
+    with serving(tmp_path_factory.mktemp("short"), SHORT) as running:
         yield running
 
 
@@ -200,7 +187,7 @@ def test_the_pieces_of_an_answer_do_not_wait_for_each_other(server: Server) -> N
 
 
 def test_many_unfinished_connections_shut_nobody_out(tmp_path: Path) -> None:
-    with started(tmp_path, LONG) as server:
+    with serving(tmp_path, LONG) as server:
         assert re.search(r"at most \d+ connections at once: the limit of open files is 200", server.log.read_text())
         held = [server.connect(HALF_HEADERS) for _ in range(3 * FILES)]
         for path in ("/", "/", "/late"):
@@ -211,7 +198,7 @@ def test_many_unfinished_connections_shut_nobody_out(tmp_path: Path) -> None:
 
 
 def test_many_connections_of_one_address_cost_another_none(tmp_path: Path) -> None:
-    with started(tmp_path, LONG) as server:
+    with serving(tmp_path, LONG) as server:
         others = [server.connect(HALF_HEADERS) for _ in range(20)]
         bodies = [server.connect(POST % b"/") for _ in range(5)]
         for _ in range(3 * FILES):
@@ -221,7 +208,7 @@ def test_many_connections_of_one_address_cost_another_none(tmp_path: Path) -> No
 
 
 def test_where_all_connections_are_being_answered_a_new_one_is_told_to_come_again(tmp_path: Path) -> None:
-    with started(tmp_path, LONG) as server:
+    with serving(tmp_path, LONG) as server:
         held = [server.connect(b"GET /late HTTP/1.1\r\nhost: a\r\n\r\n") for _ in range(FILES)]
         answers = [_first_line(connection) for connection in held]
         assert set(answers) <= {b"HTTP/1.1 200 OK", b"HTTP/1.1 503 Service Unavailable", b""}
@@ -237,7 +224,7 @@ def _first_line(connection: socket.socket) -> bytes:
 
 
 def test_no_file_left_is_no_flood_of_lines(tmp_path: Path) -> None:
-    with started(tmp_path, LONG) as server:
+    with serving(tmp_path, LONG) as server:
         kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
         kept.request("GET", "/eat")
         assert kept.getresponse().read() == b"eaten"

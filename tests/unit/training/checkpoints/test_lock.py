@@ -20,6 +20,7 @@ import pytest
 from minicpmv.errors import UsageError
 from minicpmv.training.checkpoints import lock
 from minicpmv.training.checkpoints.lock import LOCK, hold_directory, look_for_holder
+from tests.processes import started
 
 _HOLD = """
 import sys, time
@@ -36,13 +37,10 @@ with lock.hold_directory(sys.argv[1]):
 def _holder(folder: Path, before: str = "") -> Iterator[subprocess.Popen[str]]:
     """Let another process hold a directory."""
     code = _HOLD.format(before=before)
-    with subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, text=True) as process:
+    with started([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
-        try:
-            yield process
-        finally:
-            process.kill()
+        yield process
 
 
 def _leave(folder: Path, host: str) -> None:
@@ -172,19 +170,13 @@ def test_place_that_takes_no_file_is_named(tmp_path: Path) -> None:
 
 def test_dry_run_that_looks_for_an_instant_refuses_nobody(tmp_path: Path) -> None:
     (tmp_path / LOCK).touch()
-    looking = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import fcntl, sys, time\nfile = open(sys.argv[1])\nfcntl.lockf(file, fcntl.LOCK_SH)\n"
-            "print('looking', flush=True)\ntime.sleep(0.2)",
-            str(tmp_path / LOCK),
-        ],
-        stdout=subprocess.PIPE,
+    code = (
+        "import fcntl, sys, time\nfile = open(sys.argv[1])\nfcntl.lockf(file, fcntl.LOCK_SH)\n"
+        "print('looking', flush=True)\ntime.sleep(0.2)"
     )
-    assert looking.stdout is not None
-    looking.stdout.readline()
-    started = time.monotonic()
-    with hold_directory(str(tmp_path)):
-        assert time.monotonic() > started
-    looking.communicate()
+    with started([sys.executable, "-c", code, tmp_path / LOCK], stdout=subprocess.PIPE) as looking:
+        assert looking.stdout is not None
+        looking.stdout.readline()
+        begin = time.monotonic()
+        with hold_directory(str(tmp_path)):
+            assert time.monotonic() > begin
