@@ -108,10 +108,10 @@ def test_wrong_use_is_refused(arguments: list[str], message: str, capsys: pytest
     ("arguments", "message"),
     [
         (["eval", "m"], "expected MODEL and DATA, or --predictions FILE"),
-        (["eval", "m", "--predictions", "p"], "the answers are there already, so MODEL can do nothing"),
+        (["eval", "m", "--predictions", "p"], "--predictions: found MODEL as well"),
         (
             ["eval", "--predictions", "p", "--batch-size", "2", "--thinking"],
-            "so --batch-size, --thinking can do nothing",
+            "--predictions: found --batch-size, --thinking as well",
         ),
     ],
 )

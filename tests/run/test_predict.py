@@ -173,8 +173,8 @@ def test_a_batch_without_room_is_answered_in_halves(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--top-k", "5"], "--top-k needs --sample"),
-        (["--seed", "5"], "--seed needs --sample"),
+        (["--top-k", "5"], "--top-k: found without --sample"),
+        (["--seed", "5"], "--seed: found without --sample"),
         (["--sample", "--temperature", "0"], "found '0', expected a number above 0"),
         (["--sample", "--top-p", "1.5"], "found '1.5', expected a number above 0 and at most 1"),
         (["--repetition-penalty", "much"], "found 'much', expected a number above 0"),

@@ -33,7 +33,6 @@ def _build_parser() -> argparse.ArgumentParser:
         "Answers are streamed. The likeliest tokens are taken unless --sample is given. In a dialogue, /help lists "
         "what else there is: pictures, undoing, starting anew, saving it as a training record.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_options(parser, max_new_tokens=1024, with_thoughts=2048)
     parser.add_argument("question", nargs="?", metavar="QUESTION", help="left out: a dialogue begins")

@@ -40,7 +40,6 @@ def _build_parser() -> argparse.ArgumentParser:
         description="Read data files once, with every image, and report all problems by kind, with examples and fixes; "
         "then what the files hold. With a model also tokens, slices, packed rows and steps. Nothing is changed.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", metavar="DATA", nargs="+", help="file of records, as for training")
     parser.add_argument(
@@ -85,15 +84,22 @@ def run(arguments: Sequence[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     for name in ("model_max_length", "pack_length", "max_slice_nums", "batch_size"):
         if getattr(options, name) and not options.model:
-            parser.error(f"--{name.replace('_', '-')} needs --model, which counts the tokens")
+            flag = f"--{name.replace('_', '-')}"
+            parser.error(
+                f"{flag}: found without --model, expected both: the model counts the tokens\n"
+                f"  fix: add --model, or remove {flag}"
+            )
     max_length = options.model_max_length = options.model_max_length or _MAX_LENGTH
     if options.pack_length and options.pack_length < max_length:
         parser.error(
             f"--pack-length: found {options.pack_length}, expected at least the {max_length} tokens that one record "
-            "may have (--model-max-length)"
+            "may have (--model-max-length)\n  fix: raise it, or lower --model-max-length as well"
         )
     if options.model and options.no_images:
-        parser.error("--model and --no-images exclude each other: image tokens are counted by image sizes")
+        parser.error(
+            "--model --no-images: found both, expected one: image tokens are counted by image sizes\n"
+            "  fix: remove one of them"
+        )
     return _check(options)
 
 

@@ -35,7 +35,6 @@ def _build_parser() -> argparse.ArgumentParser:
         "the difference of each metric with its 95 % interval, how likely it is by chance, and the records whose score "
         "changed. Records are matched by id, or by position where they have none.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("first", metavar="A", help="file of answers")
     parser.add_argument("second", metavar="B", help="file of answers to the same records")

@@ -27,7 +27,6 @@ def _build_parser() -> argparse.ArgumentParser:
         description="Check data as training does and write all records, in order, into one JSON Lines file. With a "
         "problem in the data nothing is written, and every problem is named.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", metavar="DATA", nargs="+", help="file, folder of files or dataset directory")
     parser.add_argument("--output", metavar="FILE", required=True, help="the JSON Lines file to write")

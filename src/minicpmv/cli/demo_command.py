@@ -24,7 +24,6 @@ def _build_parser() -> argparse.ArgumentParser:
         description="Write a small MiniCPM-V of the 2.6 kind and handwritten digits to train it on: model/, "
         "train.json, validation.json, heldout.json and images/. It is for trying the tool, not a useful assistant.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--output", default="output/demo", help="directory to write (default: %(default)s)")
     return parser

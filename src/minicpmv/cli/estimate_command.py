@@ -33,8 +33,6 @@ def _build_parser() -> argparse.ArgumentParser:
         "flags of `minicpmv train` are understood and refused alike (`minicpmv train --help`). With DATA, its rows are "
         "planned as a run plans them; without, the worst rows count that the flags allow. Needs no weights and no GPU.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "model", type=model_name, metavar="MODEL", help="directory of the model, or its config.json; or a hub name"

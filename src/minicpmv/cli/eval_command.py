@@ -55,7 +55,6 @@ def _build_parser() -> argparse.ArgumentParser:
         description="Ask a model for the last answer of every record, or for all, or read its answers from a file, and "
         "measure them. Thoughts before an answer do not count.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_options(parser, max_new_tokens=64, with_thoughts=2048, is_optional=True, many=True)
     parser.add_argument("data", metavar="DATA", nargs="?", help="file of records, as for training")
@@ -136,9 +135,13 @@ def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         given = [flag for name, flag in _OF_THE_MODEL if getattr(options, name) != parser.get_default(name)]
         given += [name for name, value in (("MODEL", options.model), ("DATA", options.data)) if value]
         if given:
-            parser.error(f"--predictions: the answers are there already, so {', '.join(given)} can do nothing")
+            parser.error(
+                f"--predictions: found {', '.join(given)} as well, expected neither a model nor its options: the "
+                "answers are there already\n  fix: remove --predictions, or the others"
+            )
     elif not options.data:
-        parser.error("expected MODEL and DATA, or --predictions FILE")
+        found = "no DATA" if options.model else "nothing to measure"
+        parser.error(f"found {found}, expected MODEL and DATA, or --predictions FILE\n  fix: add what is missing")
 
 
 def _compare_base(options: argparse.Namespace) -> str | None:

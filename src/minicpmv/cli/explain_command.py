@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 from collections.abc import Sequence
 
@@ -30,7 +29,6 @@ def run(arguments: Sequence[str]) -> int:
         prog=f"minicpmv {NAME}",
         description="Print what a code in a message about data means, with an example; without a code, list all codes.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("code", metavar="CODE", nargs="?", help="as messages have it in brackets")
     given = parser.parse_args(arguments).code

@@ -29,7 +29,6 @@ def _build_parser() -> argparse.ArgumentParser:
         "vision tower with resampler (mmproj). Both are then read again: every tensor is compared with the model's, "
         "and so are the logits of a question about a picture.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "model",

@@ -82,9 +82,10 @@ def _build_parser() -> argparse.ArgumentParser:
         prog="minicpmv",
         usage="minicpmv [-h] [--version] COMMAND ...",
         description="Fine-tune MiniCPM-V vision-language models on your own images and conversations.\n\n"
-        f"commands:\n{listing}\n\n`minicpmv COMMAND --help` explains one.",
+        f"commands:\n{listing}\n\n`minicpmv COMMAND --help` explains one. "
+        "MODEL, DATA and OUT may also be named (--model, --data, --output), and hyphens and underscores of options are "
+        "the same.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"minicpmv-finetune {__version__}")
     parser.add_argument("command", metavar="COMMAND", type=_command, help=argparse.SUPPRESS)
@@ -95,8 +96,8 @@ def _command(word: str) -> str:
     if word in _COMMANDS:
         return word
     near = difflib.get_close_matches(word, _COMMANDS, n=1)
-    advice = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(_COMMANDS)}"
-    raise argparse.ArgumentTypeError(f"found {word!r}, which is no command; {advice}")
+    advice = f"did you mean {near[0]}?" if near else "choose one of them (`minicpmv --help`)"
+    raise argparse.ArgumentTypeError(f"found {word!r}, expected one of {', '.join(_COMMANDS)}\n  fix: {advice}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

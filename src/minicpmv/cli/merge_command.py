@@ -31,7 +31,6 @@ def _build_parser() -> argparse.ArgumentParser:
         "model directory in the released layout. The result is compared with base and adapter before it is put into "
         "place, and refused if it is not the same but for rounding.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("adapter", metavar="ADAPTER", help="directory of an adapter")
     parser.add_argument("output", metavar="OUT", help="directory to make")

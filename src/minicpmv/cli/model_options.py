@@ -153,7 +153,11 @@ def check_sampling(parser: argparse.ArgumentParser, options: argparse.Namespace)
     """End the command where an option needs ``--sample`` and stands alone."""
     for name in _NEEDS_SAMPLE:
         if getattr(options, name) is not None and not options.sample:
-            parser.error(f"--{name.replace('_', '-')} needs --sample: without it the likeliest token is always taken")
+            flag = f"--{name.replace('_', '-')}"
+            parser.error(
+                f"{flag}: found without --sample, expected both: the likeliest token is always taken otherwise\n"
+                f"  fix: add --sample, or remove {flag}"
+            )
 
 
 def _positive(text: str) -> float:

@@ -1,10 +1,16 @@
-"""Parser of every command's options: one that is mistyped is named, with the one that was meant."""
+"""Parser of every command's options: one dialect, and errors with the four parts of all others.
+
+Hyphens and underscores are the same, as in ``minicpmv train``. MODEL, DATA and the output may be named, too. What is
+mistyped is answered with what was meant.
+"""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
+import textwrap
 from typing import Any, NoReturn
 
 from minicpmv.terminal.redaction import secrets_in
@@ -12,31 +18,140 @@ from minicpmv.terminal.streams import complain
 
 __all__ = ["CommandParser"]
 
-_UNKNOWN = "unrecognized arguments: "
+_NAMED = ("adapter", "data", "model", "output")
+"""What may be given in its place or as an option of the same name."""
+_OF_ONE = re.compile(r"argument (?P<name>\S+): (?P<fault>.*)", re.DOTALL)
+_NOT_A_CHOICE = re.compile(r"invalid choice: (?P<found>'.*?'|\S+) \(choose from (?P<choices>.*)\)", re.DOTALL)
+_NOT_A_KIND = re.compile(r"invalid (?P<kind>\w+) value: (?P<found>.*)", re.DOTALL)
+_KINDS = {"int": "a whole number", "float": "a number"}
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Wraps paragraphs to the terminal, and leaves indented lines as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = text.splitlines()
+        return "\n".join(
+            line if line.startswith(" ") else textwrap.fill(line, width, break_on_hyphens=False) for line in lines
+        )
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse's parser, whose errors have the four parts of all others, and show no secret."""
+    """argparse's parser for one command; no error shows a secret."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"formatter_class": _Formatter, "allow_abbrev": False} | settings)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, in our dialect."""
+        return super().parse_args(*self._translate(args, namespace))
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, in our dialect."""
+        return super().parse_known_args(*self._translate(args, namespace))
+
+    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse as argparse does, in our dialect."""
+        return super().parse_intermixed_args(*self._translate(args, namespace))
+
+    def error(self, message: str) -> NoReturn:
+        """Override argparse: end with 2 and a message of our form instead of the usage, without secrets."""
+        text = self._describe(message)
+        listed = f"`{self.prog} --help` lists all"
+        complain(f"error: {text}" if "\n  fix: " in text else f"error: {text}\n  fix: {listed}", known=self._secrets())
+        sys.exit(2)
 
     def _print_message(self, message: str, file: Any = None) -> None:
         if message:  # argparse would swallow that the output is full
             (file or sys.stderr).write(message)
 
-    def error(self, message: str) -> NoReturn:
-        """Override argparse: name the option that was probably meant, hide secrets, and exit with 2."""
-        if message.startswith(_UNKNOWN):
-            text = self._describe_unknown(message.removeprefix(_UNKNOWN).split(" ")[0])
-        else:
-            text = f"{self.format_usage()}{self.prog}: error: {message}"
-        complain(text, known=secrets_in(sys.argv[1:]))
-        sys.exit(2)
+    def _secrets(self) -> set[str]:
+        return set(secrets_in(sys.argv[1:]))
+
+    # ------------------------------------------------------------------------------------------------------- dialect
+
+    def _translate(self, args: Any, namespace: Any) -> tuple[list[str], argparse.Namespace]:
+        """Spell options as they are declared, and take what is named instead of standing in its place."""
+        words = list(sys.argv[1:] if args is None else args)
+        namespace = namespace or argparse.Namespace()
+        spelled = {option.replace("_", "-"): option for option in self._option_string_actions}
+        kept: list[str] = []
+        while words:
+            word = words.pop(0)
+            if word == "--":
+                return [*kept, word, *words], namespace
+            name, equals, value = word.partition("=")
+            plain = name.replace("_", "-")
+            place = self._find_place(plain) if plain not in spelled else None
+            if place is None:
+                kept.append(f"{spelled.get(plain, name)}{equals}{value}" if word.startswith("--") else word)
+                continue
+            takes_several = place.nargs in ("+", "*")
+            values = [value] if equals else []
+            while not equals and words and not words[0].startswith("-") and (takes_several or not values):
+                values.append(words.pop(0))
+            if not values:
+                self.error(f"argument {name}: expected {'at least one' if takes_several else 'one'} argument")
+            self._actions.remove(place)
+            read = [self._read(place, each) for each in values]
+            setattr(namespace, place.dest, read if takes_several else read[0])
+        return kept, namespace
+
+    def _find_place(self, option: str) -> argparse.Action | None:
+        """Return what stands in its place if an option names it."""
+        for action in self._actions:
+            if not action.option_strings and action.dest in _NAMED and option == f"--{action.dest}":
+                return action
+        return None
+
+    def _read(self, place: argparse.Action, value: str) -> Any:
+        try:
+            return self._get_value(place, value)
+        except argparse.ArgumentError as error:
+            self.error(str(error))
+
+    # -------------------------------------------------------------------------------------------------------- errors
+
+    def _describe(self, message: str) -> str:
+        """Word argparse's message as what was found, what was expected, and a fix."""
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            return self._describe_unknown(unknown.split(" ")[0])
+        missing = message.removeprefix("the following arguments are required: ")
+        if missing != message:
+            expected = "each of them" if "," in missing else "it"
+            return f"command line: found no {missing}, expected {expected}\n  fix: add {missing.replace(',', '')}"
+        about = _OF_ONE.fullmatch(message)
+        return message if about is None else self._describe_value(about["name"], about["fault"])
+
+    def _describe_value(self, name: str, fault: str) -> str:
+        other = fault.removeprefix("not allowed with argument ")
+        if other != fault:
+            return f"{name} {other}: found both, expected one\n  fix: remove one of them"
+        if fault.startswith("expected "):
+            return f"{name}: found no value, {fault.replace('argument', 'value')}\n  fix: add it"
+        spare = fault.removeprefix("ignored explicit argument ")
+        if spare != fault:
+            return f"{name}: found the value {spare}, expected none\n  fix: remove it"
+        choice = _NOT_A_CHOICE.fullmatch(fault)
+        if choice:
+            choices = choice["choices"].replace("'", "").split(", ")
+            near = difflib.get_close_matches(choice["found"].strip("'"), choices, n=1)
+            advice = f"did you mean {near[0]}?" if near else "choose one of them"
+            return f"{name}: found {choice['found']}, expected one of {', '.join(choices)}\n  fix: {advice}"
+        kind = _NOT_A_KIND.fullmatch(fault)
+        if kind:
+            expected = _KINDS.get(kind["kind"], f"a {kind['kind']}")
+            return f"{name}: found {kind['found']}, expected {expected}\n  fix: correct it"
+        return f"{name}: {fault}" if "\n  fix: " in fault else f"{name}: {fault}\n  fix: correct it"
 
     def _describe_unknown(self, word: str) -> str:
         name = word.partition("=")[0]
         listed = f"`{self.prog} --help` lists all"
         if not name.startswith("-"):
-            return f"error: found {name!r}, which is one word too many\n  fix: quote a text of several words; {listed}"
+            return f"command line: found {name!r}, expected no further word\n  fix: quote a text of several words; {listed}"
         known = [option for action in self._actions for option in action.option_strings]
+        known += [f"--{action.dest}" for action in self._actions if action.dest in _NAMED]
         near = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.6)
         advice = f"did you mean {near[0]}? ({listed})" if near else f"remove it ({listed})"
-        return f"error: {name}: no such option of `{self.prog}`\n  fix: {advice}"
+        return f"{name}: no such option of `{self.prog}`, expected one that exists\n  fix: {advice}"

@@ -44,7 +44,6 @@ def _build_parser() -> argparse.ArgumentParser:
         "order of DATA: index, id, question, answer, where the record ends with an answer that as the reference, and "
         "its references if it lists any. The same command goes on where it was interrupted or killed.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_options(parser, max_new_tokens=1024, with_thoughts=2048, many=True)
     parser.add_argument("data", metavar="DATA", help="records as for training; they may end with a question")

@@ -29,7 +29,6 @@ def _build_parser() -> argparse.ArgumentParser:
         "trained, its settings and how to do it again; with several runs, their curves over one another and what is "
         "different between them. A run need not be finished. The page needs nothing beside it and no network.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="directory of a run: its --output_dir")
     parser.add_argument(

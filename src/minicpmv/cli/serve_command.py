@@ -38,7 +38,6 @@ def _build_parser() -> argparse.ArgumentParser:
         description="Answer POST /v1/chat/completions with text and images, for OpenAI's clients. A request's `model` "
         "chooses the base or an adapter; requests that wait are answered together. SIGTERM finishes what runs.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_options(parser, max_new_tokens=1024, with_thoughts=2048)
     add = parser.add_argument

@@ -31,7 +31,6 @@ def _build_parser() -> argparse.ArgumentParser:
         "the images with the lines along which they are cut, every token with its id and whether it is trained, and "
         "the lengths. The page needs nothing beside it and no network.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("data", metavar="DATA", help="file of records, as for training")
     parser.add_argument(

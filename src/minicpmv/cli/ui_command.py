@@ -39,7 +39,6 @@ def _build_parser() -> argparse.ArgumentParser:
         description="Show a page in the browser: a conversation with pictures, answers as they are written, controls "
         "of sampling, and the conversation as a training record. It needs no internet. Ctrl-C ends it.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_model_options(parser, max_new_tokens=1024, with_thoughts=2048)
     add = parser.add_argument

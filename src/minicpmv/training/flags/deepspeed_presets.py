@@ -16,20 +16,20 @@ from minicpmv.machine.value import Machine
 __all__ = ["PRESETS", "DeepSpeedChoice", "check_compiled", "offloads_optimizer", "resolve_deepspeed"]
 
 _COMPILED = ("adam", "adamw", "lamb", "lion")
-"""What an ``optimizer`` block can name that is DeepSpeed's own code; of Adam it also has torch's."""
+"""Optimizers that DeepSpeed implements in C++; for Adam it can use torch's as well."""
 
 PRESETS = ("zero1", "zero2", "zero3", "zero2-offload", "zero3-offload")
 """Shipped configurations: ``zero1`` shards the optimizer, ``zero2`` gradients and ``zero3`` the weights as well.
 
-With ``-offload`` the optimizer, and of ZeRO-3 the weights too, lie in the machine's memory. These alone leave
-``zero_force_ds_cpu_optimizer`` open: beside a GPU accelerate then takes DeepSpeed's Adam for CPUs, which reads and
+With ``-offload`` the optimizer, and with ZeRO-3 the weights too, are kept in the machine's memory. Only these leave
+``zero_force_ds_cpu_optimizer`` open: on a machine with a GPU accelerate then uses DeepSpeed's CPU Adam, which reads and
 writes half precision itself and is compiled once. Without a GPU it is switched off, as in the other presets, and
 torch's own optimizer runs: nothing is compiled.
 """
 
 
 class DeepSpeedChoice(NamedTuple):
-    """A configuration, and what the user should know about how it was found."""
+    """A configuration, and notices on how it was found."""
 
     config: dict[str, Any]
     notices: tuple[str, ...]
@@ -38,12 +38,12 @@ class DeepSpeedChoice(NamedTuple):
 def resolve_deepspeed(name: str, *, on_cpu: bool) -> DeepSpeedChoice:
     """Read the configuration that ``--deepspeed`` names.
 
-    A file wins. The official scripts' ``ds_config_zero2.json`` and ``ds_config_zero3.json``, absent here, mean the
-    presets of the same stage, and ``ds_config_zero3_offload.json`` that one with offload.
+    An existing file has precedence. The official scripts' ``ds_config_zero2.json`` and ``ds_config_zero3.json``, which
+    do not exist here, mean the presets of the same stage, and ``ds_config_zero3_offload.json`` the one with offload.
 
     Args:
         name: The flag's value: ``zero2``, a path, or a JSON object.
-        on_cpu: No accelerator: settings that would compile kernels at start are replaced by their equals.
+        on_cpu: No accelerator: settings that would compile kernels at start are replaced by equivalent ones.
 
     Raises:
         ConfigError: There is no such file or preset, or the file is not a JSON object.
@@ -76,7 +76,7 @@ def offloads_optimizer(config: Mapping[str, Any]) -> bool:
 
 
 def check_compiled(config: Mapping[str, Any], machine: Machine) -> None:
-    """Make sure that DeepSpeed can compile the optimizer that a configuration makes it run beside a GPU.
+    """Refuse a configuration whose optimizer DeepSpeed would have to compile and cannot.
 
     Raises:
         MachineError: A tool is missing.
@@ -121,7 +121,7 @@ def _parse(text: str, *, where: str) -> dict[str, Any]:
 
 
 def _avoid_compiling(config: dict[str, Any]) -> list[str]:
-    """DeepSpeed's own optimizers are C++ that it compiles at start, for minutes and only where a compiler is."""
+    """Remove DeepSpeed's own optimizers: it compiles them at start, which takes minutes and needs a compiler."""
     notices = []
     for block, instead in (("optimizer", "--optim"), ("scheduler", "--lr_scheduler_type")):
         if config.pop(block, None) is not None:

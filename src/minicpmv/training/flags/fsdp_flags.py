@@ -1,4 +1,4 @@
-"""Reads what ``--fsdp`` and ``--fsdp_config`` ask for. The sharding itself is ``training/distributed/fsdp.py``."""
+"""Resolves ``--fsdp`` and ``--fsdp_config``. The sharding itself is ``training/distributed/fsdp.py``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from minicpmv.training.flags.fields import FALSE, TRUE
 
 __all__ = ["resolve_fsdp"]
 
-# What a configuration may say beside what is settled here, and why everything else is refused.
+# What a configuration may choose.
 _FREE = ("cpu_offload", "reshard_after_forward")
 
 
-_SETTLED: dict[str, tuple[Any, str]] = {
-    "version": (2, "FSDP1 is on its way out of transformers"),
+_FIXED: dict[str, tuple[Any, str]] = {
+    "version": (2, "FSDP1 is deprecated in transformers"),
     "state_dict_type": ("FULL_STATE_DICT", "a checkpoint holds whole weights, which load anywhere"),
     "cpu_ram_efficient_loading": (False, "the run hands the weights of the first process out itself"),
     "activation_checkpointing": (False, "--activation_checkpointing does it, with FSDP or without"),
@@ -24,7 +24,7 @@ _SETTLED: dict[str, tuple[Any, str]] = {
 
 
 def resolve_fsdp(settings: dict[str, Any], *, on_cpu: bool, has_accelerator: bool, num_processes: int) -> None:
-    """Read ``fsdp`` and ``fsdp_config``, and put what they mean in their place.
+    """Resolve ``fsdp`` and ``fsdp_config``.
 
     Args:
         settings: Keyword arguments for ``TrainingArguments``, changed here.
@@ -34,7 +34,7 @@ def resolve_fsdp(settings: dict[str, Any], *, on_cpu: bool, has_accelerator: boo
 
     Raises:
         UsageError: Something asked for cannot be done, here or at all.
-        ConfigError: ``--fsdp_config`` is no file and no JSON object.
+        ConfigError: ``--fsdp_config`` is neither a file nor a JSON object.
     """
     asked, written = settings.pop("fsdp", None), settings.pop("fsdp_config", None)
     word = str(asked or "").strip().lower()
@@ -42,34 +42,31 @@ def resolve_fsdp(settings: dict[str, Any], *, on_cpu: bool, has_accelerator: boo
         raise UsageError(f"--fsdp: found {asked!r}, expected true or false\n  fix: --fsdp true")
     if word in (*FALSE, ""):
         if written:
-            raise UsageError(
-                "--fsdp_config: found without --fsdp, expected both or neither\n  fix: add --fsdp true, or remove it"
-            )
+            raise UsageError("--fsdp_config: found without --fsdp, expected both\n  fix: add --fsdp true, or remove it")
         return
     if settings.get("deepspeed"):
-        raise UsageError("--fsdp --deepspeed: found both, expected at most one: each shards\n  fix: remove one of them")
+        raise UsageError(
+            "--fsdp --deepspeed: found both, expected one: both shard the model\n  fix: remove one of them"
+        )
     if num_processes == 1:
         raise UsageError(
-            "--fsdp true: found one process, expected several to shard among\n"
+            "--fsdp true: found one process, expected several to shard the model over\n"
             "  fix: start several (--num_processes, GPUS_PER_NODE of the scripts), or remove --fsdp"
         )
     if on_cpu and has_accelerator:
         raise UsageError(
-            "--fsdp true --use_cpu true: found an accelerator, on which torch would shard all the same, expected "
-            "none\n"
+            "--fsdp true --use_cpu true: found an accelerator, expected none: torch would shard on it nevertheless\n"
             "  fix: hide it (CUDA_VISIBLE_DEVICES=), or remove one of the flags"
         )
     config = _read_config(written) if written else {}
     if on_cpu and config.get("cpu_offload"):
-        raise UsageError(
-            "--fsdp_config: found cpu_offload on a CPU, where everything is already, expected a GPU\n  fix: remove it"
-        )
-    # Whole weights are also what adapters and released layouts are saved from.
+        raise UsageError("--fsdp_config: found cpu_offload on a CPU, expected an accelerator\n  fix: remove it")
+    # Adapters and released layouts are saved from whole weights.
     settings |= {"fsdp": True, "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT", **config}}
 
 
 def _read_config(written: Any) -> dict[str, Any]:
-    """Read a file or an object, in today's words: some configurations have ``fsdp_`` before each of them."""
+    """Read a file or an object; some configurations have ``fsdp_`` before each name."""
     where = "--fsdp_config"
     content: Any = written
     if isinstance(written, str):
@@ -97,13 +94,13 @@ def _read_config(written: Any) -> dict[str, Any]:
             if not isinstance(value, bool):
                 raise UsageError(f"{where}: found {name} {value!r}, expected true or false\n  fix: correct it")
             config[bare] = value
-        elif bare not in _SETTLED:
+        elif bare not in _FIXED:
             raise UsageError(
-                f"{where}: found {name!r}, expected {' or '.join(_FREE)}: it belongs to FSDP1, or is settled by the "
+                f"{where}: found {name!r}, expected {' or '.join(_FREE)}: it belongs to FSDP1, or follows from the "
                 f"model\n  fix: remove {name!r}"
             )
-        elif value != _SETTLED[bare][0]:
-            expected, reason = _SETTLED[bare]
+        elif value != _FIXED[bare][0]:
+            expected, reason = _FIXED[bare]
             raise UsageError(
                 f"{where}: found {name} {value!r}, expected {json.dumps(expected)}: {reason}\n  fix: remove {name!r}"
             )

@@ -133,15 +133,13 @@ def _read(name: str, value: str) -> Mapping[str, Any]:
         except (OSError, UnicodeDecodeError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(
-                f"{where}: found no file that can be read ({reason}), expected a JSON file or object\n"
-                "  fix: correct the path"
+                f"{where}: found no readable file ({reason}), expected a JSON file or object\n  fix: correct the path"
             ) from error
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"{where}: found what is no JSON ({error}), expected an object, such as '{{\"name\": 1}}'\n"
-            "  fix: correct it"
+            f"{where}: found invalid JSON ({error}), expected an object, such as '{{\"name\": 1}}'\n  fix: correct it"
         ) from error
     if not isinstance(found, dict):
         raise UsageError(
@@ -156,6 +154,6 @@ def _refused(where: str, value: Any) -> Iterator[None]:
         yield
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise UsageError(
-            f"{where}: found {value!r}, expected what it takes: {error}\n"
+            f"{where}: found {value!r}, expected arguments that it accepts: {error}\n"
             "  fix: correct a name or value, or remove the flag"
         ) from error

@@ -39,11 +39,11 @@ _REFUSED = {
 }
 _REFUSED |= dict.fromkeys(("schedule_free_radam", "schedule_free_sgd"), _REFUSED["schedule_free_adamw"])
 
-# They read a matrix's rows and columns; ZeRO hands them a flat piece of all weights.
+# They need the rows and columns of each matrix; ZeRO gives an optimizer flat slices of all weights.
 _SHAPED = ("adafactor", "apollo", "galore")
-# FSDP hands an optimizer pieces as well, of a type that torch's own know.
+# FSDP gives an optimizer sharded tensors, which only torch's own support.
 _OF_TORCH = ("adagrad", "adamw_torch", "adamw_torch_fused", "rmsprop", "sgd")
-# What DeepSpeed has a version of for CPUs; of any other it would make its Adam.
+# DeepSpeed has CPU versions of these; any other it would replace by its Adam.
 _FOR_OFFLOAD = ("adagrad", "adamw_torch", "adamw_torch_fused")
 # The others read --optim_args nowhere.
 _WITH_ARGUMENTS = ("adagrad", "adamw_torch_4", "adamw_torch_8", "ademamix", "apollo", "galore", "grokadamw")
@@ -60,7 +60,7 @@ _WITHOUT_PACKAGE = {"kubeflow"}  # transformers writes to an address that its op
 
 
 def check_optimizer(settings: Mapping[str, Any], *, given: Set[str]) -> None:
-    """Refuse an optimizer that could not work, or a flag of it that could have no effect.
+    """Refuse an optimizer that cannot work, or a flag of it that has no effect.
 
     Args:
         settings: Keyword arguments for ``TrainingArguments``; ``deepspeed`` is a configuration.
@@ -104,8 +104,8 @@ def check_optimizer(settings: Mapping[str, Any], *, given: Set[str]) -> None:
         _check_under_deepspeed(name, settings["deepspeed"], given)
     if settings.get("fsdp") and name not in _OF_TORCH:
         raise UsageError(
-            f"--optim {name} --fsdp: found both, expected {' or '.join(_OF_TORCH)}: FSDP hands an optimizer pieces of "
-            "tensors, of a type that others do not know\n  fix: change --optim, or use --deepspeed zero2"
+            f"--optim {name} --fsdp: found both, expected {' or '.join(_OF_TORCH)}: other optimizers cannot work "
+            "on FSDP's sharded tensors\n  fix: change --optim, or use --deepspeed zero2"
         )
 
 
@@ -120,8 +120,8 @@ def _check_under_deepspeed(name: str, config: Mapping[str, Any], given: Set[str]
             )
     elif name.startswith(_SHAPED):
         raise UsageError(
-            f"--optim {name} --deepspeed: found both, expected one: it works on the rows and columns of each matrix, "
-            "and ZeRO hands it flat pieces of them\n  fix: use adamw_torch_fused or adamw_bnb_8bit, or no --deepspeed"
+            f"--optim {name} --deepspeed: found both, expected one: it needs the rows and columns of each matrix, "
+            "and ZeRO gives it flat slices of them\n  fix: use adamw_torch_fused or adamw_bnb_8bit, or no --deepspeed"
         )
     elif offloads_optimizer(config) and config.get("zero_force_ds_cpu_optimizer", True) and name not in _FOR_OFFLOAD:
         raise UsageError(

@@ -1,0 +1,111 @@
+"""One dialect over all commands, and errors that say what was found, what was expected and how to mend it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from minicpmv.cli.main import _COMMANDS, main
+from minicpmv.cli.parser import CommandParser
+from tests.tiny import FIXTURES, conversation, write_data
+
+_WITH_PARSER = {name: module for name, module in _COMMANDS.items() if hasattr(module, "_build_parser")}
+_THINGS = {"adapter", "data", "model", "output"}
+
+
+def build(command: str) -> CommandParser:
+    module: Any = _COMMANDS[command]
+    return module._build_parser()
+
+
+@pytest.mark.parametrize("command", _WITH_PARSER)
+def test_hyphen_and_underscore_are_the_same(command: str) -> None:
+    parser = build(command)
+    options = [option for option in parser._option_string_actions if "-" in option.lstrip("-")]
+    for option in options:
+        spelled = f"--{option[2:].replace('-', '_')}"
+        assert parser._translate([spelled, f"{spelled}=3"], None)[0] == [option, f"{option}=3"]
+
+
+@pytest.mark.parametrize("command", _WITH_PARSER)
+def test_what_stands_in_its_place_may_be_named(command: str) -> None:
+    parser = build(command)
+    places = [action for action in parser._actions if not action.option_strings and action.dest in _THINGS]
+    for place in places:
+        words, namespace = parser._translate([f"--{place.dest}", "here"], None)
+        assert words == []
+        assert getattr(namespace, place.dest) in ("here", ["here"])
+
+
+@pytest.mark.parametrize(
+    ("command", "given", "expected"),
+    [
+        ("predict", "--data d m --output o", {"model": "m", "data": "d"}),
+        ("predict", "m --output o --data=d", {"model": "m", "data": "d"}),
+        ("check", "--data a b --batch_size 3", {"data": ["a", "b"], "batch_size": 3}),
+        ("chat", "--model m hello", {"model": "m", "question": "hello"}),
+        ("merge", "--output o --adapter a", {"adapter": "a", "output": "o"}),
+        ("eval", "--model m --data d --max_new_tokens 5", {"model": "m", "data": "d", "max_new_tokens": 5}),
+    ],
+)
+def test_named_and_unnamed_words_go_to_their_places(command: str, given: str, expected: dict[str, Any]) -> None:
+    options = vars(build(command).parse_intermixed_args(given.split()))
+    assert {name: options[name] for name in expected} == expected
+
+
+def test_flags_of_training_pass_estimate_as_they_are() -> None:
+    options, flags = build("estimate").parse_known_args(
+        ["--model", "m", "--data", "a", "b", "--use_lora", "true", "--lora-r", "8"]
+    )
+    assert (options.model, options.data) == ("m", ["a", "b"])
+    assert flags == ["--use_lora", "true", "--lora-r", "8"]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            "trian",
+            r"error: COMMAND: found 'trian', expected one of .*\n  fix: did you mean train\?",
+        ),
+        ("chat --images x", r"error: --images: no such option of `minicpmv chat`, .*\n  fix: did you mean --image.*"),
+        ("check --dota x", r"error: --dota: no such option of `minicpmv check`, .*\n  fix: did you mean --data\?.*"),
+        ("chat", r"error: command line: found no MODEL, expected it\n  fix: add MODEL"),
+        ("check a --examples", r"error: --examples: found no value, expected one value\n  fix: add it"),
+        ("check --data", r"error: --data: found no value, expected at least one value\n  fix: add it"),
+        ("check a --json=3", r"error: --json: found the value '3', expected none\n  fix: remove it"),
+        (
+            "eval m d --turns lats",
+            r"error: --turns: found 'lats', expected one of last, all\n  fix: did you mean last\?",
+        ),
+        ("serve m --port x", r"error: --port: found 'x', expected a whole number\n  fix: correct it"),
+        (
+            "show d --model m --record 1 --sample 2",
+            r"error: --sample --record: found both, .*\n  fix: remove one of them",
+        ),
+        ("eval m d --max_new", r"error: --max_new: no such option .*\n  fix: .*"),
+    ],
+)
+def test_fault_is_told_in_two_lines(given: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(given.split())
+    assert re.fullmatch(f"{told}\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("width", [50, 200])
+def test_help_is_as_wide_as_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    page = build("check").format_help().partition("examples:")[0]
+    assert max(map(len, page.splitlines())) in range(width - 20, width + 1)
+
+
+def test_fixes_that_check_prints_name_its_own_flags(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_data(tmp_path / "long.json", [{"conversations": conversation("Why? " * 40, "So. " * 40)}])
+    assert main(["check", data, "--model", str(FIXTURES / "v2_6"), "--model_max_length", "20"]) == 1
+    named = set(re.findall(r"--\w[\w-]*", "".join(re.findall(r"fix: .*", capsys.readouterr().out))))
+    assert named
+    parser = build("check")
+    for flag in named:
+        assert parser._translate([flag], None)[0][0] in parser._option_string_actions
