@@ -42,15 +42,21 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"formatter_class": _Formatter, "allow_abbrev": False} | settings)
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_args(  # pyright: ignore[reportIncompatibleMethodOverride] # declared with overloads
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
         """Parse as argparse does, in our dialect."""
         return super().parse_args(*self._translate(args, namespace))
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] # declared with overloads
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
         """Parse as argparse does, in our dialect."""
         return super().parse_known_args(*self._translate(args, namespace))
 
-    def parse_intermixed_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_intermixed_args(  # pyright: ignore[reportIncompatibleMethodOverride] # declared with overloads
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
         """Parse as argparse does, in our dialect."""
         return super().parse_intermixed_args(*self._translate(args, namespace))
 

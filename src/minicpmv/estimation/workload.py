@@ -104,7 +104,7 @@ def _of_data(subject: Subject, config: Any, inputs: RunInputs) -> Workload:
     side = slicing.scale_resolution // slicing.patch_size
     lengths = inputs.lengths
     assert lengths is not None, "they are unknown with --check_first false only"
-    args: Any = SimpleNamespace(**_PLANNED | subject.settings, world_size=subject.num_devices)
+    args: Any = SimpleNamespace(**{**_PLANNED, **subject.settings}, world_size=subject.num_devices)
     costs = estimate_costs(lengths, config, scale_resolution=slicing.scale_resolution)
     plan = plan_batches(subject.run, args, len(inputs.train), lengths=lengths, costs=costs)
     rows = plan.rows(0)

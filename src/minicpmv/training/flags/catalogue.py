@@ -237,7 +237,9 @@ def _read_transformers() -> dict[str, Setting]:
         ast.parse((folder / name).read_text(encoding="utf-8")) for name in ("trainer_utils.py", "training_args.py")
     ]
     classes = {node.name: node for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
-    choices = {name: _values(node) for name, node in classes.items() if "Enum" in ast.unparse(node.bases)}
+    choices = {
+        name: _values(node) for name, node in classes.items() if any("Enum" in ast.unparse(base) for base in node.bases)
+    }
     settings: dict[str, Setting] = {}
     for name, annotation, default, stated in _declared(classes["TrainingArguments"]):
         row = _TRANSFORMERS.get(name, _UNKNOWN)

@@ -9,7 +9,7 @@ another program.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ class CompiledLayers(TrainerCallback):
         options: For ``torch.compile``; None: nothing is compiled.
     """
 
-    options: dict[str, Any] | None
+    options: Mapping[str, Any] | None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -46,7 +46,7 @@ class CompiledLayers(TrainerCallback):
                 module.forward = _compiled_in_training(module, self.options)
 
 
-def _compiled_in_training(module: GradientCheckpointingLayer, options: dict[str, Any]) -> Callable[..., Any]:
+def _compiled_in_training(module: GradientCheckpointingLayer, options: Mapping[str, Any]) -> Callable[..., Any]:
     # The forward pass alone, so that what engines hook onto the module stays around it. Recomputation must, too: torch
     # compiles nothing beneath it otherwise. transformers 5.23 has it around `forward`, earlier ones around the module.
     eager: Any = module.forward
