@@ -155,7 +155,8 @@ class CommandParser(argparse.ArgumentParser):
         name = word.partition("=")[0]
         listed = f"`{self.prog} --help` lists all"
         if not name.startswith("-"):
-            return f"command line: found {name!r}, expected no further word\n  fix: quote a text of several words; {listed}"
+            found = f"command line: found {name!r}, expected no further word"
+            return f"{found}\n  fix: quote a text of several words; {listed}"
         known = [option for action in self._actions for option in action.option_strings]
         known += [f"--{action.dest}" for action in self._actions if action.dest in _NAMED]
         near = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.6)

@@ -200,11 +200,11 @@ def test_fsdp_configuration_is_a_file_or_an_object(spelled: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("extra", "machine", "message"),
     [
-        ("--deepspeed zero2", SHARED, "each shards"),
+        ("--deepspeed zero2", SHARED, "^--fsdp --deepspeed: found both"),
         ("--q_lora", SHARED, "^--q_lora --fsdp: found both"),
-        ("--use_cpu true", SHARED_GPUS, "on which torch would shard all the same"),
-        ("--optim adafactor", SHARED, "pieces of tensors"),
-        ('--fsdp_config {"cpu_offload":true}', SHARED, "where everything is already"),
+        ("--use_cpu true", SHARED_GPUS, "^--fsdp true --use_cpu true: found an accelerator"),
+        ("--optim adafactor", SHARED, "^--optim adafactor --fsdp: found both, expected adagrad"),
+        ('--fsdp_config {"cpu_offload":true}', SHARED, "^--fsdp_config: found cpu_offload on a CPU"),
         ('--fsdp_config {"version":1}', SHARED, "found version 1, expected 2"),
         ('--fsdp_config {"state_dict_type":"SHARDED_STATE_DICT"}', SHARED, "whole weights"),
         ('--fsdp_config {"fsdp_activation_checkpointing":true}', SHARED, "--activation_checkpointing does it"),
