@@ -37,7 +37,7 @@ __all__ = ["MiniCPMVForConditionalGeneration"]
 #   B rows    T tokens    P patches of all slices    S slices    G blocks of image tokens    Q tokens of a block
 #   D language width    E vision width
 
-_PICTURES = ("pixel_values", "pixel_table", "tgt_sizes", "temporal_ids", "tower_features", "known_slices")
+_PICTURES = ("pixel_values", "pixel_table", "tgt_sizes", "temporal_ids")
 
 
 def _module_at(model: nn.Module, place: str) -> Any:
@@ -175,21 +175,15 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         tgt_sizes: Tensor,
         slices_per_sample: list[int] | None = None,
         temporal_ids: Tensor | None = None,
-        tower_features: Tensor | None = None,
-        known_slices: Tensor | None = None,
         pixel_table: Tensor | None = None,
     ) -> Tensor:
-        """Run tower and resampler, the tower on what it has not seen before.
+        """Run tower and resampler.
 
         Args:
-            pixel_values: (P, 588), flattened patches of all slices but the known ones, end to end. Float, or uint8 with
-                ``pixel_table``. None if all are known.
+            pixel_values: (P, 588), flattened patches of all slices, end to end. Float, or uint8 with ``pixel_table``.
             tgt_sizes: (S, 2), rows and columns of each slice in patches. Int.
             slices_per_sample: Slices of each sample; one sample if not given. Matters for 2.5 only.
             temporal_ids: (S, 2) int, see :meth:`forward`.
-            tower_features: (patches of the known slices, E), what the tower returned for them, end to end. For 2.5 all
-                slices of a sample are known, or none.
-            known_slices: (S,) bool, which slices these are; all of them if not given.
             pixel_table: (3, 256) float, see :meth:`forward`.
 
         Returns:
@@ -200,23 +194,22 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             ValueError: The sizes do not add up to the number of patches, ``temporal_ids`` do not fit, or
                 ``pixel_values`` are bytes without their table.
         """
-        layout = Layout.read(tgt_sizes=tgt_sizes, temporal_ids=temporal_ids, known_slices=known_slices)
+        layout = Layout.read(tgt_sizes=tgt_sizes, temporal_ids=temporal_ids)
         counts = slices_per_sample or [len(layout.sizes)]
-        return self._run_vision(pixel_values, layout, counts, tower_features, pixel_table)
+        return self._run_vision(pixel_values, layout, counts, pixel_table)
 
     def _run_vision(
         self,
         pixel_values: Tensor | None,
         layout: Layout,
         slices_per_sample: Sequence[int],
-        tower_features: Tensor | None = None,
         pixel_table: Tensor | None = None,
     ) -> Tensor:
-        """As :meth:`get_image_features`, of which the layout tells the sizes, times and known slices."""
+        """Run tower and resampler as :meth:`get_image_features` does, the tower on slices that are not known alone."""
         sizes, times = layout.sizes, layout.times
         if times is not None and not self.config.minicpmv_version.reading.temporal:
             raise ValueError(f"temporal_ids came to {self.config.minicpmv_version.model}, which has no time")
-        known = layout.known or [tower_features is not None] * len(sizes)
+        tower_features, known = layout.tower_features, layout.known or [False] * len(sizes)
         unseen, counts = left_to_see(known, sizes, slices_per_sample)
         num_patches = sum(rows * columns for rows, columns in unseen)
         num_given = 0 if pixel_values is None else len(pixel_values)
@@ -224,7 +217,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             raise ValueError(f"tgt_sizes describe {num_patches} patches, pixel_values hold {num_given}")
         if tower_features is None:
             if any(known):
-                raise ValueError("known_slices came without tower_features or image_features")
+                raise ValueError("the layout has known slices without tower_features or known_tokens")
             return self.connector(self.tower(pixel_values, sizes, counts, pixel_table), sizes, times)
         seen_PE = None
         if unseen:
@@ -246,8 +239,6 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         image_mask: Tensor | None = None,
         temporal_ids: Tensor | None = None,
         image_features: Tensor | None = None,
-        tower_features: Tensor | None = None,
-        known_slices: Tensor | None = None,
         pixel_table: Tensor | None = None,
         labels: Tensor | None = None,
         label_weights: Tensor | None = None,
@@ -275,9 +266,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             temporal_ids: (S, 2) int64, for video frames (4.5): 1 where a slice opens a block of image tokens and 0
                 where it joins the slice before it, then its time index or -1. Without it every slice has a block.
             image_features: (G, Q, D), or its tokens end to end: what :meth:`get_image_features` returned, instead of
-                the three before. With ``known_slices`` it is of those alone, each a block, and the others are seen.
-            tower_features: (patches of the known slices, E), see :meth:`get_image_features`.
-            known_slices: (S,) bool, the slices whose features come along; their pixels do not.
+                the pictures.
             pixel_table: (3, 256) float, the value of each byte in each channel, where ``pixel_values`` are bytes.
             labels: (B, T) int64, unshifted, -100 where nothing is trained.
             label_weights: (B, T) float, how much each label counts in the loss, from 0 on; 1 if not given. Not read
@@ -289,8 +278,9 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             cu_seq_lens_q: (samples + 1,) int32, transformers' name for the offsets of the samples of one packed row;
                 spares looking for them in ``position_ids``.
             layout: What ``layout.lay_out`` made of a batch, in place of the tensors that only say where things are:
-                ``position_ids``, ``cu_seq_lens_q``, ``image_mask``, ``tgt_sizes``, ``temporal_ids`` and
-                ``known_slices``. It spares the host all questions to the device, each of which is a wait.
+                ``position_ids``, ``cu_seq_lens_q``, ``image_mask``, ``tgt_sizes`` and ``temporal_ids``. It also holds
+                the features of slices that were seen before, whose pixels do not come along. It spares the host all
+                questions to the device, each of which is a wait.
             kwargs: Passed on to the language model.
 
         Returns:
@@ -312,7 +302,6 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
                 image_mask=image_mask,
                 tgt_sizes=tgt_sizes,
                 temporal_ids=temporal_ids,
-                known_slices=known_slices,
                 labels=labels,
                 label_weights=label_weights,
             )
@@ -327,10 +316,8 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("expected input_ids or inputs_embeds, got neither")
-            if layout.known is not None or (
-                image_features is None and (pixel_values is not None or tower_features is not None)
-            ):
-                image_features = self._see(layout, pixel_values, tower_features, image_features, pixel_table)
+            if image_features is None and (pixel_values is not None or layout.known is not None):
+                image_features = self._see(layout, pixel_values, pixel_table)
             # Before the text's embeddings, as with a picture: engines count on gradients in one order on all ranks.
             blank = self._see_nothing(input_ids.device) if training_step and image_features is None else None
             inputs_embeds = self._embed(input_ids, image_features, layout.image_places)
@@ -387,22 +374,15 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         return None
 
     @never_compiled
-    def _see(
-        self,
-        layout: Layout,
-        pixel_values: Tensor | None,
-        tower_features: Tensor | None = None,
-        known_GQD: Tensor | None = None,
-        pixel_table: Tensor | None = None,
-    ) -> Tensor:
+    def _see(self, layout: Layout, pixel_values: Tensor | None, pixel_table: Tensor | None = None) -> Tensor:
         """Image tokens of a batch, (G, Q, D)."""
         if not layout.sizes or layout.image_places is None:
             raise ValueError("pixel_values came without tgt_sizes or image_mask; pass all that the processor returned")
-        counts = self._count_slices(layout)
+        counts, known_GQD = self._count_slices(layout), layout.known_tokens
         if known_GQD is None:
-            return self._run_vision(pixel_values, layout, counts, tower_features, pixel_table)
+            return self._run_vision(pixel_values, layout, counts, pixel_table)
         if layout.known is None or layout.times is not None:
-            raise ValueError("image_features of some slices came without known_slices, or with temporal_ids")
+            raise ValueError("the layout has known_tokens without known slices, or with times")
         unseen, counts = left_to_see(layout.known, layout.sizes, counts)
         seen_GQD = None
         if unseen:
@@ -484,14 +464,14 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         features, image_mask = kwargs.pop("image_features", None), kwargs.get("image_mask")
         if (
             expand_size > 1
-            and any(given is not None for given in (features, pictures["pixel_values"], pictures["tower_features"]))
+            and any(given is not None for given in (features, pictures["pixel_values"]))
             and image_mask is not None
         ):
-            names = ("tgt_sizes", "temporal_ids", "known_slices")
+            names = ("tgt_sizes", "temporal_ids")
             layout = Layout.read(image_mask=image_mask, **{name: pictures[name] for name in names})
             if features is None:
                 pixels, table = pictures["pixel_values"], pictures["pixel_table"]
-                features = self._see(layout, pixels, pictures["tower_features"], pixel_table=table)
+                features = self._see(layout, pixels, table)
             tokens_by_row = features.flatten(0, -2).split(list(layout.slots_of_each))
             features = torch.cat([tokens for tokens in tokens_by_row for _ in range(expand_size)])
             pictures = {}

@@ -25,6 +25,9 @@ __all__ = ["Layout", "lay_out"]
 
 _READ_FROM = ("position_ids", "cu_seq_lens_q", "image_mask", "tgt_sizes", "temporal_ids", "known_slices")
 """What says nothing beyond the layout that is made of it."""
+_CACHED = {"tower_features": "tower_features", "image_features": "known_tokens"}
+"""What a batch has of known slices -> its name in the layout."""
+_TENSORS = ("tower_features", "known_tokens", "image_places", "label_places")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,11 @@ class Layout:
     or -1 (4.5). None where every slice has a block of its own and no time."""
     known: tuple[bool, ...] | None = None
     """For each slice, whether its features come along instead of its pixels; None where nothing is said of them."""
+    tower_features: Tensor | None = None
+    """(patches of the known slices, E), what the tower made of them, end to end. For 2.5 all slices of a sample are
+    known, or none. None where nothing is known, or more than that:"""
+    known_tokens: Tensor | None = None
+    """(known slices, Q, D), or end to end where slices have unequal numbers: the image tokens of the known slices."""
     image_places: Tensor | None = None
     """(G * Q,) int64, the places of image tokens, in order; None without images."""
     label_places: Tensor | None = None
@@ -116,16 +124,16 @@ class Layout:
         )
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Layout:
-        """Return the same layout with its places on a device."""
-        return self._with_tensors(lambda places: places.to(device, non_blocking=non_blocking))
+        """Return the same layout with its tensors on a device."""
+        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Layout:
-        """Return the same layout with its places in memory from which they are copied without a wait."""
-        return self._with_tensors(lambda places: places.pin_memory())
+        """Return the same layout with its tensors in memory from which they are copied without a wait."""
+        return self._with_tensors(lambda tensor: tensor.pin_memory())
 
     def _with_tensors(self, change: Any) -> Layout:
-        places = {"image_places": self.image_places, "label_places": self.label_places}
-        return replace(self, **{name: None if each is None else change(each) for name, each in places.items()})
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        return replace(self, **{name: None if each is None else change(each) for name, each in tensors.items()})
 
     @never_compiled
     def position_ids(self, shape: Sequence[int], device: torch.device) -> Tensor:
@@ -138,10 +146,14 @@ class Layout:
 
 
 def lay_out(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Put a layout under ``layout``, in place of the tensors of a batch that say nothing beyond it."""
+    """Put a layout under ``layout``, in place of the tensors of a batch that it holds or that say nothing beyond it."""
     names = (*_READ_FROM, "attention_mask", "labels", "label_weights")
     layout = Layout.read(**{name: batch[name] for name in names if name in batch})
-    return {name: value for name, value in batch.items() if name not in _READ_FROM} | {"layout": layout}
+    taken = set(_READ_FROM)
+    if layout.known is not None:
+        layout = replace(layout, **{_CACHED[name]: batch[name] for name in _CACHED.keys() & batch.keys()})
+        taken |= _CACHED.keys()
+    return {name: value for name, value in batch.items() if name not in taken} | {"layout": layout}
 
 
 def _find_samples(position_ids: Tensor | None, offsets: Tensor | None) -> Lengths | None:

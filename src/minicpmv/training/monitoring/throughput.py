@@ -45,7 +45,7 @@ class Throughput:
         """Add a batch. One of no records, which a process computes to keep others company, is no work."""
         if num_records:
             self._records += num_records
-            work = count_work(batch["layout"], has_image_features="image_features" in batch)
+            work = count_work(batch["layout"])
             self._work = Work(*map(add, self._work, work))
 
     def leave_out(self, started: float) -> None:
@@ -82,18 +82,16 @@ def _add_up(numbers: Sequence[int], device: torch.device) -> list[int]:
     return list(numbers) if num_processes() == 1 else add_up(torch.tensor(numbers, device=device)).tolist()
 
 
-def count_work(layout: Layout, *, has_image_features: bool = False) -> Work:
+def count_work(layout: Layout) -> Work:
     """Count what a batch holds.
 
     Args:
         layout: As collators make it.
-        has_image_features: Whether what comes along of known slices is what the resampler made of them. A tower's
-            features are still read.
     """
     patches = [rows * columns for rows, columns in layout.sizes]
     known = layout.known or [False] * len(patches)
     unseen = [count for count, is_known in zip(patches, known, strict=True) if not is_known]
-    resampled = unseen if has_image_features else patches
+    resampled = patches if layout.known_tokens is None else unseen  # a tower's features are still read
     return Work(
         tokens=sum(layout.tokens_of_each),
         token_pairs=sum(length**2 for length in layout.tokens_of_each),

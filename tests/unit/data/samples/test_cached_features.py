@@ -117,7 +117,7 @@ def test_batches_hold_pixels_of_the_unknown_alone(collate: Collator, tmp_path: P
     items = [dataset[index] for index in (2, 1, 0)]
     batch = collate(items)
     assert batch["layout"].known == (True, *[False] * 6)
-    assert len(batch["tower_features"]) == 16
+    assert len(batch["layout"].tower_features) == 16
     assert len(batch["pixel_values"]) == sum(rows * columns for rows, columns in batch["layout"].sizes[1:])
     assert batch["slices_per_picture"] == [5, 1]
     assert torch.equal(batch["pixel_table"], items[2]["pixel_table"])

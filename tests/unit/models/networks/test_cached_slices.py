@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from minicpmv.models.networks.cached_slices import join_in_order, left_to_see
+from minicpmv.models.networks.layout import Layout, lay_out
 from tests.invariants.samples import Sample, packed, padded, samples_of, with_known
 from tests.tiny import FIXTURES
 
@@ -38,19 +40,10 @@ def test_loss_and_gradient_are_those_of_pixels(version: str, kind: str, together
 
     loss, gradients = step(batch)
     for known in ({0, 4}, {1, 3}, set(range(6)), set()):
-        theirs, their_gradients = step(with_known(model, batch, samples, known, kind))
+        theirs, their_gradients = step(lay_out(with_known(model, batch, samples, known, kind)))
         torch.testing.assert_close(theirs, loss, rtol=1e-5, atol=1e-5)
         # Weights differ by rounding alone; one slice in the wrong place is off by more than a tenth.
         torch.testing.assert_close(their_gradients, gradients, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", _KINDS)
-def test_answers_begin_from_known_features_too(kind: str) -> None:
-    model, sample = load("v2_6", kind).eval(), samples_of("v2_6")[0]
-    batch = {name: value for name, value in padded([sample], "left").items() if name != "labels"}
-    known = with_known(model, batch, [sample], {0}, kind)
-    options: dict[str, Any] = {"max_new_tokens": 4, "do_sample": False, "num_beams": 2}
-    assert model.generate(**known, **options).tolist() == model.generate(**batch, **options).tolist()
 
 
 def test_video_frames_may_be_known() -> None:
@@ -59,7 +52,10 @@ def test_video_frames_may_be_known() -> None:
     times = torch.tensor([[int(place % 2 == 0), place] for place in range(len(sizes))])
     features = model.vpm(sample["pixel_values"], sizes, [len(sizes)])
     expected = model.get_image_features(sample["pixel_values"], sample["tgt_sizes"], temporal_ids=times)
-    found = model.get_image_features(None, sample["tgt_sizes"], temporal_ids=times, tower_features=features)
+    layout = Layout.read(
+        tgt_sizes=sample["tgt_sizes"], temporal_ids=times, known_slices=torch.ones(len(sizes), dtype=torch.bool)
+    )
+    found = model._run_vision(None, replace(layout, tower_features=features), [len(sizes)])
     torch.testing.assert_close(found, expected)
 
 
@@ -73,7 +69,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ("tower_features", None, "without tower_features"),
     ):
         with pytest.raises(ValueError, match=message):
-            model(**(batch | {name: value}))
+            model(**lay_out({key: given for key, given in (batch | {name: value}).items() if given is not None}))
 
 
 def test_known_rows_take_the_precision_of_the_others() -> None:

@@ -55,12 +55,13 @@ def prepared(model: Any, flags: str) -> Any:
 
 def counted(model: Any, batch: Sample) -> tuple[int, int]:
     """Operations of one step: as we count them, and as torch does."""
-    work = count_work(lay_out(batch)["layout"], has_image_features="image_features" in batch)
+    laid_out = lay_out(batch)
+    work = count_work(laid_out["layout"])
     ours = total_flops(flops_of_each(model.config, model.named_parameters(remove_duplicate=False)), work)
     model.train()
     # torch counts attention where it is written out, but not inside its kernel for the CPU.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(**batch).loss.backward()
+        model(**laid_out).loss.backward()
     return ours, counter.get_total_flops() - _rotary_angles(batch, model.config.text_config)
 
 

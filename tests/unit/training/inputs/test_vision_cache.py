@@ -86,6 +86,6 @@ def test_features_are_rounded_where_the_next_layer_does_so(
     assert features is not None
     assert features.dtype == stored
     with torch.autocast("cpu", torch.bfloat16):
-        again = model.get_image_features(None, torch.tensor([[2, 3]]), tower_features=features)
+        again = model._run_vision(None, Layout(sizes=((2, 3),), known=(True,), tower_features=features), [1])
     assert torch.equal(again, tokens)
     assert writer.finish(torch.device("cpu")) == f"vision cache {tmp_path}: 0 slices read, 1 computed"
