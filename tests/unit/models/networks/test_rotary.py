@@ -1,0 +1,30 @@
+"""Rotary frequencies stay float32 under any cast; all else is cast."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from minicpmv.models.networks.rotary import ExactRotary
+
+
+class _Angles(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("inv_freq", torch.tensor([1.0, 0.001953]), persistent=False)
+        self.register_buffer("other", torch.ones(2))
+
+
+class _Model(ExactRotary, nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.angles, self.head = _Angles(), nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("cast", [lambda model: model.to(torch.bfloat16), lambda model: model.half()])
+def test_a_cast_leaves_the_frequencies_exact(cast: object) -> None:
+    model = cast(_Model())  # pyright: ignore[reportCallIssue]
+    assert model.angles.inv_freq.tolist() == torch.tensor([1.0, 0.001953]).tolist()
+    assert model.angles.inv_freq.dtype == torch.float32
+    assert model.angles.other.dtype == model.head.weight.dtype != torch.float32
