@@ -1,0 +1,32 @@
+"""Images of a report are embedded, a few of each record; one that cannot be shown says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from minicpmv.report.answer_images import Pictures
+
+
+def test_an_image_is_embedded_and_a_tiny_one_known(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "tiny.png")
+    Image.new("RGB", (900, 600), "red").save(tmp_path / "large.png")
+    tiny, large = Pictures(tmp_path).of(["tiny.png", "large.png"])
+    assert tiny.url.startswith("data:image/")
+    assert (tiny.name, tiny.is_tiny, tiny.fault) == ("tiny.png", True, "")
+    assert (large.name, large.is_tiny, large.fault) == ("large.png", False, "")
+
+
+def test_an_image_that_cannot_be_shown_says_why(tmp_path: Path) -> None:
+    missing, inside, impossible = Pictures(tmp_path).of(["a/none.png", "an embedded image of 3 bytes", "a\0b"])
+    assert (missing.name, missing.url, missing.fault) == ("none.png", "", "no such file")
+    assert inside.fault == "it lies inside the data"
+    assert impossible.url == ""
+    assert impossible.fault != ""
+
+
+def test_images_beyond_the_first_are_counted(tmp_path: Path) -> None:
+    pictures, names = Pictures(tmp_path), [f"{number}.png" for number in range(30)]
+    assert len(pictures.of(names)) + pictures.num_hidden(names) == 30
+    assert pictures.num_hidden(names[:1]) == 0
