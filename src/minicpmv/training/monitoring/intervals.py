@@ -62,8 +62,11 @@ def resolve_rhythm(
 
 def describe_rhythm(args: TrainingArguments) -> str:
     """Say in one line how often a run is measured, if it is."""
-    how_often = {IntervalStrategy.STEPS: f"every {args.eval_steps:g} step(s)", IntervalStrategy.EPOCH: "in each epoch"}
-    when = how_often.get(IntervalStrategy(args.eval_strategy), "once, at the end")
+    strategy = IntervalStrategy(args.eval_strategy)
+    if strategy == IntervalStrategy.STEPS:
+        when = f"every {args.eval_steps:g} step(s)"  # None with any other strategy
+    else:
+        when = "in each epoch" if strategy == IntervalStrategy.EPOCH else "once, at the end"
     best = (
         f", and the checkpoint with the best {args.metric_for_best_model} is kept"
         if args.load_best_model_at_end
