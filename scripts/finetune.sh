@@ -43,6 +43,16 @@ check_variables() {
     fi
 }
 
+# Sets PRECISION where a flag among the arguments of the script says bf16 or fp16: flags win, and both at once are refused.
+prefer_precision_of_flags() {
+    for _kind in bf16 fp16; do
+        case " $* " in
+        *" --$_kind"[\ =][FfNn0]*) ;;
+        *" --$_kind"[\ =]*) PRECISION=$_kind ;;
+        esac
+    done
+}
+
 # Fills in what was left empty: processes, port, precision. Arguments: those of the script.
 choose_hardware() {
     _hardware=$("$PYTHON" -m minicpmv.training.launching.hardware "$@") || exit $?
@@ -58,9 +68,16 @@ HARDWARE
     if [ -z "$MASTER_PORT" ]; then # all nodes must name the same one; a single node can take any
         if [ "$NNODES" = 1 ]; then MASTER_PORT=$_port; else MASTER_PORT=6001; fi
     fi
+    prefer_precision_of_flags "$@"
     case ${PRECISION:=$_precision} in
     bf16) BF16=true FP16=false ;;
-    fp16) BF16=false FP16=true ;;
+    fp16)
+        if [ "$_gpus" -eq 0 ]; then
+            _wrong_use "found PRECISION=fp16 or --fp16 true without a GPU, expected bf16 or fp32: float16 does not train on a CPU" \
+                "PRECISION=bf16, or neither of the two"
+        fi
+        BF16=false FP16=true
+        ;;
     fp32) BF16=false FP16=false ;;
     *) _wrong_use "found PRECISION=$PRECISION, expected bf16, fp16 or fp32" "choose one, or leave it empty" ;;
     esac

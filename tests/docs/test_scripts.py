@@ -164,16 +164,16 @@ def test_launcher_ends_with_the_exit_code_of_the_training(tmp_path: Path) -> Non
 
 
 def _choose_hardware(
-    folder: Path, python: str, *, demo: str = "no", flags: str = ""
+    folder: Path, python: str, *, demo: str = "no", flags: str = "", precision: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Let the scripts ask a Python that answers as some other machine would."""
     stub = folder / "python"
     stub.write_text(f"#!/bin/sh\n{python}\n")
     stub.chmod(0o755)
-    variables = f"DEMO={demo} NNODES=1 GPUS_PER_NODE= MASTER_PORT= PYTHON={stub}"
+    variables = f"DEMO={demo} NNODES=1 GPUS_PER_NODE= MASTER_PORT= PRECISION={precision} PYTHON={stub}"
     told = 'echo "$GPUS_PER_NODE $BF16 $FP16 ${OMP_NUM_THREADS:-free}"'
     code = f". {ROOT}/scripts/finetune.sh; {variables}; choose_hardware {flags}; {told}"
-    kept = {name: value for name, value in os.environ.items() if name not in {"PRECISION", "OMP_NUM_THREADS"}}
+    kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return subprocess.run([_POSIX_SHELL, "-euc", code], env=kept, capture_output=True, text=True, check=False)
 
 
@@ -191,6 +191,28 @@ def _choose_hardware(
 def test_processes_and_precision_are_what_the_machine_has(tmp_path: Path, answer: str, demo: str, chosen: str) -> None:
     ended = _choose_hardware(tmp_path, f"echo {answer}", demo=demo)
     assert (ended.returncode, ended.stdout.strip(), ended.stderr) == (0, chosen, "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "chosen"),
+    [
+        ("--fp16 true", "false true"),
+        ("--fp16 --max_steps 3", "false true"),
+        ("--max_steps 3 --fp16=True", "false true"),
+        ("--fp16 false", "true false"),
+        ("--fp16_full_eval false", "true false"),
+        ("--bf16 true", "true false"),
+    ],
+)
+def test_precision_of_a_flag_wins_over_what_the_script_chooses(tmp_path: Path, flags: str, chosen: str) -> None:
+    ended = _choose_hardware(tmp_path, "echo 1 bf16 50000", flags=flags)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"1 {chosen} free\n", "")
+
+
+def test_float16_without_a_gpu_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    ended = _choose_hardware(tmp_path, "echo 0 fp32 50000", precision="fp16")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("found PRECISION=fp16 or --fp16 true without a GPU, expected bf16 or fp32")
 
 
 def test_machine_that_cannot_be_used_ends_the_script_with_its_message(tmp_path: Path) -> None:

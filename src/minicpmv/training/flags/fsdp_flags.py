@@ -46,7 +46,8 @@ def resolve_fsdp(settings: dict[str, Any], *, on_cpu: bool, has_accelerator: boo
         return
     if settings.get("deepspeed"):
         raise UsageError(
-            "--fsdp --deepspeed: found both, expected one: both shard the model\n  fix: remove one of them"
+            "--fsdp --deepspeed: found both, expected one: both shard the model\n"
+            '  fix: remove --fsdp, or add --deepspeed "" (the scripts set zero2 or zero3)'
         )
     if num_processes == 1:
         raise UsageError(
