@@ -175,7 +175,7 @@ def _resolve_precision(settings: dict[str, Any], notices: list[str], machine: Ma
         refuse_unusable(machine, on_processor="--use_cpu true")
         refuse_crowding(machine)
         notices += describe_untested(machine)
-    settings.setdefault("use_cpu", not machine.accelerators)
+    settings["use_cpu"] = bool(settings.get("use_cpu") or not machine.accelerators)  # `--use_cpu false` finds no GPU
     on_cpu = settings["use_cpu"]
     if settings.get("fp16") and on_cpu:
         raise UsageError(
@@ -312,7 +312,7 @@ def build_training_arguments(settings: Mapping[str, Any]) -> TrainingArguments:
     except _REFUSALS as error:
         raise UsageError(
             f"training arguments: found flags that transformers refuses ({error}), expected what it accepts\n"
-            "  fix: correct the flag it names"
+            "  fix: correct the flag, or the variable of the environment, that it names"
         ) from error
     for name in ("dispatch_batches", "split_batches"):
         if getattr(args.accelerator_config, name):

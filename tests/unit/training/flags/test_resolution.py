@@ -70,6 +70,8 @@ def test_learning_rate_follows_what_is_trained(extra: str, rate: float) -> None:
         ("--bf16 false", GPU, (False, None, False)),
         ("--bf16 true", CPU, (True, None, True)),
         ("--no_cuda true", GPU, (None, None, True)),
+        ("--use_cpu false", CPU, (None, None, True)),
+        ("--use_cpu false", GPU, (True, None, False)),
     ],
 )
 def test_precision_is_what_the_machine_does_best(
@@ -77,6 +79,12 @@ def test_precision_is_what_the_machine_does_best(
 ) -> None:
     settings, _ = complete(extra, machine)
     assert (settings.get("bf16"), settings.get("fp16"), settings["use_cpu"]) == precision
+
+
+@pytest.mark.parametrize("extra", ["--fp16 true", "--fp16 true --use_cpu false"])
+def test_float16_is_refused_without_a_gpu(extra: str) -> None:
+    with pytest.raises(UsageError, match=r"--fp16 true: found no accelerator"):
+        complete(extra, CPU)
 
 
 def test_what_an_old_card_makes_of_precision_is_said() -> None:
