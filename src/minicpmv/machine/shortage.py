@@ -15,6 +15,9 @@ __all__ = ["MemoryShortageError", "find_shortage", "naming_shortage"]
 # cuBLAS, cuDNN and NCCL word it differently.
 _WORDS = re.compile(r"(?i)out of memory|(?:can't|cannot) allocate memory|not enough memory|_ALLOC_FAILED|bad_alloc")
 
+_NO_ROOM_TO_LOAD = "failed to map segment from shared object"
+"""The loader's words. It adds a reason where the disk is one from which nothing may be run."""
+
 _ACCOUNT = re.compile(r"\s(?:Process \d+ has|Including non-PyTorch memory|Of the allocated memory|If reserved but)")
 """Rest of torch's message, after the numbers that a reader needs."""
 _PLACE = re.compile(r"^\[enforce fail at [^]]*\] .*?: ")
@@ -41,7 +44,7 @@ def naming_shortage(where: str | Callable[[], str], what: str | Callable[[], str
     """
     try:
         yield
-    except (MemoryError, OSError, RuntimeError) as error:
+    except (ImportError, MemoryError, OSError, RuntimeError) as error:
         said = find_shortage(error)
         if said is None:
             raise
@@ -58,6 +61,8 @@ def find_shortage(error: BaseException) -> str | None:
         return error.strerror if error.errno == errno.ENOMEM else None
     if isinstance(error, MemoryError):
         return text.splitlines()[0] if text else "the machine's memory is used up"
+    if isinstance(error, ImportError):  # of torch's libraries, where a process may have only so much (ulimit -v)
+        return text if text.endswith(_NO_ROOM_TO_LOAD) else None
     if isinstance(error, RuntimeError):
         line = next((line for line in text.splitlines() if _WORDS.search(line)), None)
         return None if line is None else _ACCOUNT.split(_PLACE.sub("", line.strip()))[0]

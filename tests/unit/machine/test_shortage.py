@@ -62,8 +62,20 @@ def test_the_processor_s_own_allocators_are_known() -> None:
     assert str(find_shortage(of_numpy.value)).startswith("Unable to allocate 256. PiB")
 
 
+def test_library_that_has_no_room_is_too_little_memory() -> None:
+    """As under ``ulimit -v 300000``."""
+    said = "libtorch_cpu.so: failed to map segment from shared object"
+    assert find_shortage(ImportError(said)) == said
+
+
 @pytest.mark.parametrize(
-    "error", [RuntimeError("mat1 and mat2 must have the same dtype"), OSError(errno.ENOENT, "x"), ValueError("memory")]
+    "error",
+    [
+        RuntimeError("mat1 and mat2 must have the same dtype"),
+        OSError(errno.ENOENT, "x"),
+        ValueError("memory"),
+        ImportError("a.so: failed to map segment from shared object: Operation not permitted"),  # of the disk
+    ],
 )
 def test_other_errors_are_left_as_they_are(error: Exception) -> None:
     assert find_shortage(error) is None
