@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from minicpmv.files.atomic_files import STAGING
+from minicpmv.training import dry_run
 from minicpmv.training.checkpoints.manifest import find_fault
 from minicpmv.training.checkpoints.staging import list_checkpoints
+from minicpmv.training.run import main
 from tests.run import chaos, forked
 from tests.run.training import environment, flags, make_data
 
@@ -73,3 +76,21 @@ def test_small_disk_is_told_with_its_numbers_before_anything_is_written(data: st
         "output/run.json",
     ]
     assert "Traceback" not in done.stderr
+
+
+def test_disk_that_cannot_take_the_result_is_said_before_the_first_step(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dry_run, "free_bytes", lambda directory: 1000)
+    assert main(flags(data, tmp_path / "output", "--use_lora", "--lora_r", "4")) == 2
+    told = capsys.readouterr()
+    assert re.search(r"output: found 1,000 bytes free there, expected [\d,]+ for what is saved at the end\n", told.err)
+    assert "step 1/" not in told.out
+
+
+def test_disk_without_room_for_a_checkpoint_is_noticed(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dry_run, "free_bytes", lambda directory: 2_500_000)
+    assert main(flags(data, tmp_path / "output", "--use_lora", "--lora_r", "4", steps=1)) == 0
+    assert re.search(r"notice: --output_dir .*: found 2,500,000 bytes free there, expected ", capsys.readouterr().out)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from minicpmv.machine.value import Tool
 
-__all__ = ["driver_version", "find_tools", "num_cores", "shared_bytes", "shown_devices"]
+__all__ = ["driver_version", "find_tools", "num_cores", "num_launched", "shared_bytes", "shown_devices"]
 
 _HIDDEN = re.compile(r"\s*|-.*|NoDevFiles")  # values that hide all devices; torch and CUDA read them alike
 _DRIVER = re.compile(r"\s(\d{3,}\.\d+(?:\.\d+)?)\s")
@@ -65,6 +65,16 @@ def num_cores(root: Path = Path("/")) -> int:
         return max(1, min(allowed, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError):  # ValueError: "max", no limit
         return allowed
+
+
+def num_launched(variable: str) -> int:
+    """Return how many processes a launcher has started, by one of its variables; 1 where that says no such number.
+
+    Args:
+        variable: ``WORLD_SIZE``, on all machines, or ``LOCAL_WORLD_SIZE``, on this one.
+    """
+    text = os.environ.get(variable, "")
+    return max(1, int(text)) if text.isdecimal() else 1
 
 
 def shared_bytes(place: Path = Path("/dev/shm")) -> int | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,10 +28,11 @@ from minicpmv.data.batches.plan import Rows
 from minicpmv.devices.memory import total_memory
 from minicpmv.files.disk_space import DiskError, free_bytes
 from minicpmv.files.scratch import scratch_folder
+from minicpmv.machine.system import num_launched
 from minicpmv.training.checkpoints.checkpoint_size import estimate_bytes, num_elements
 from minicpmv.training.checkpoints.resume import ResumePoint
 from minicpmv.training.checkpoints.staging import list_checkpoints
-from minicpmv.training.distributed.console import say
+from minicpmv.training.distributed.console import is_first_process, notice, say
 from minicpmv.training.distributed.processes import gather, raise_together
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.inputs.base_checkpoint import dtype_to_save
@@ -42,7 +42,7 @@ from minicpmv.training.learning.parts import is_lora_tensor
 from minicpmv.training.monitoring.progress import RunProgress, memory_gib
 from minicpmv.training.trainer import MiniCPMVTrainer
 
-__all__ = ["DryRunChecks", "take_dry_run"]
+__all__ = ["DryRunChecks", "require_room", "take_dry_run"]
 
 _CHECKS = ("flags", "data", "lengths", "directory", "weights", "batches", "what learns", "one step", "memory", "disk")
 
@@ -230,7 +230,7 @@ def _check_memory(checks: DryRunChecks, args: TrainingArguments) -> float:
             f"beside (CUDA, NCCL, other programs), on each of {len(peaks)} GPU(s) that has {total:.1f} GiB"
         )
     else:
-        local = peaks[: int(os.environ.get("LOCAL_WORLD_SIZE", "1"))]
+        local = peaks[: num_launched("LOCAL_WORLD_SIZE")]
         told = f"peak {sum(local):.2f} GiB in {len(local)} process(es) of the machine's {total:.1f} GiB"
     checks.passed("memory", f"{told}, optimizer state included")
     return max(peaks)
@@ -271,22 +271,45 @@ def _check_disk(
     final = _num_bytes_saved(model, run, inputs)
     needed = room.num_checkpoints * one + final
     free = free_bytes(Path(room.output_dir))
+    number = f"{room.num_checkpoints} checkpoint{'' if room.num_checkpoints == 1 else 's'}"
 
     def check() -> None:
         if free < needed:
             raise DiskError(
                 f"--output_dir {room.output_dir}: found {free:,} bytes free there, expected {needed:,}: "
-                f"{room.num_checkpoints} checkpoints of {one:,} and {final:,} for what is saved at the end\n"
+                f"{number} of {one:,} and {final:,} for what is saved at the end\n"
                 "  fix: make room, choose another disk, or lower --save_total_limit"
             )
 
     raise_together(check)
     checks.passed(
         "disk",
-        f"{_size(needed)} of {_size(free)} free: {room.num_checkpoints} checkpoints of {_size(one)}, "
-        f"{_size(final)} saved at the end",
+        f"{_size(needed)} of {_size(free)} free: {number} of {_size(one)}, {_size(final)} saved at the end",
     )
     return needed
+
+
+def require_room(trainer: MiniCPMVTrainer, inputs: RunInputs, run: RunArguments) -> None:
+    """Make sure, before the first step, that what the run saves at its end has room. Every process must call it.
+
+    Checkpoints are looked at when they are written, and a notice says if not even one has room.
+
+    Raises:
+        DiskError: It has none, and the training would be lost.
+    """
+    place = trainer.args.output_dir or ""
+    final = _num_bytes_saved(trainer.model, run, inputs)
+    free = free_bytes(Path(place))
+    found = f"--output_dir {place}: found {free:,} bytes free there, expected"
+
+    def check() -> None:
+        if is_first_process() and free < final:
+            raise DiskError(f"{found} {final:,} for what is saved at the end\n  fix: make room, or choose another disk")
+
+    raise_together(check)
+    one = estimate_bytes(trainer.model, None)
+    if free < final + one and not trainer.args.save_only_model:
+        notice(f"{found} {final + one:,}: about {one:,} for a checkpoint and {final:,} for what is saved at the end")
 
 
 def _num_bytes_saved(model: Any, run: RunArguments, inputs: RunInputs) -> int:

@@ -33,7 +33,7 @@ from minicpmv.training.distributed.console import complain, is_first_process, no
 from minicpmv.training.distributed.engine import start_engine
 from minicpmv.training.distributed.fsdp import choose_units
 from minicpmv.training.distributed.processes import naming_lost_processes, raise_together, wait_for_all
-from minicpmv.training.dry_run import DryRunChecks, take_dry_run
+from minicpmv.training.dry_run import DryRunChecks, require_room, take_dry_run
 from minicpmv.training.finish.completion import complete
 from minicpmv.training.finish.obstacles import refuse_obstacles
 from minicpmv.training.flags.arguments import Request, parse_arguments
@@ -240,6 +240,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
         is_writing=args.should_save,
     )
     trainer = build(plan, args, interruption)
+    require_room(trainer, inputs, request.run)
     trainer.add_callback(LogFile(Path(args.output_dir or "")))
     trainer.keep_features(use_vision_cache(request.run, model, (inputs.train, *inputs.validation.values()), args))
     record.write(eval_metrics_answers=_tell_measured(trainer.eval_metrics))
