@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.run.forked import minicpmv, run_command
-from tests.run.training import flags, losses, make_data, read_run
+from tests.run.training import environment, flags, losses, make_data, read_run
 
 _START = ["--use_lora", "--lora_r", "4"]
 
@@ -60,6 +62,20 @@ def test_what_is_wrong_with_flags_is_said_by_the_command_itself(
     told = " ".join((done.stdout + done.stderr).split())
     assert told.count(said) == 1
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(("variable", "value"), [("WORLD_SIZE", "2"), ("OMP_NUM_THREADS", "many")])
+def test_half_a_launcher_in_the_environment_is_named(variable: str, value: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "minicpmv", "train", *flags("data.json", tmp_path)],
+        env=environment() | {variable: value},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"error: environment: found {variable}=" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_other_number_than_the_launcher_s_is_refused(data: str, tmp_path: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 
 import torch
 
 from minicpmv.devices.memory import total_memory
-from minicpmv.machine.system import driver_version, find_tools, num_cores, shared_bytes, shown_devices
+from minicpmv.machine.system import driver_version, find_tools, num_cores, num_launched, shared_bytes, shown_devices
 from minicpmv.machine.value import Accelerator, Machine, TorchBuild
 
 __all__ = ["inspect_machine", "look_at"]
@@ -29,8 +28,8 @@ def inspect_machine() -> Machine:
         ram_bytes=total_memory(torch.device("cpu")),
         shared_bytes=shared_bytes(),
         tools=find_tools(),
-        num_processes=int(os.environ.get("WORLD_SIZE", "1")),
-        num_local_processes=int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+        num_processes=num_launched("WORLD_SIZE"),
+        num_local_processes=num_launched("LOCAL_WORLD_SIZE"),
     )
 
 

@@ -14,10 +14,12 @@ from minicpmv.errors import UsageError
 from minicpmv.terminal.escapes import guard_output
 from minicpmv.terminal.redaction import clean_command, secrets_in
 from minicpmv.terminal.streams import complain, finish_output, refuse_closed_output
+from minicpmv.training.distributed.console import is_first_process
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.help_page import help_page
 from minicpmv.training.launching.cpu_process import prepare_for_cpu
 from minicpmv.training.launching.following import follow_launcher, is_launched
+from minicpmv.training.launching.launched import refuse_wrong_variables
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,6 +41,7 @@ def _run(arguments: Sequence[str]) -> int:
         if {"-h", "--help"} & set(arguments):
             print(help_page(), end="")
             return finish_output(0)
+        refuse_wrong_variables(os.environ)
         if not is_launched(os.environ):  # otherwise the first process alone says what is wrong
             parse_arguments(arguments)  # before torch is imported; the run reads them again in each of its processes
     except UsageError as error:
@@ -52,7 +55,8 @@ def _run(arguments: Sequence[str]) -> int:
                 import_module("minicpmv.training.distributed.processes").leave()
         return finish_output(code)
     except KeyboardInterrupt:  # while that is imported; a run says itself where it stopped
-        complain("stopped by SIGINT before the run began")
+        if is_first_process():
+            complain("stopped by SIGINT before the run began")
         return 128 + signal.SIGINT
 
 

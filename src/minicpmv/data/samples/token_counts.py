@@ -14,6 +14,7 @@ from minicpmv.data.samples.length_policy import Fit
 from minicpmv.data.samples.workers import naming_dead_workers
 from minicpmv.data.sources.cache import Entry
 from minicpmv.errors import DataError, Problem
+from minicpmv.machine.system import num_launched
 
 __all__ = ["FIT", "Share", "measure"]
 
@@ -64,7 +65,7 @@ def measure(fit: Callable[[int], Fit], total: int, *, kept: Entry | None = None)
         yield _fill(Share(0, found["fits"], {}), fit)  # those that do not fit say so once more
         return
     # Without it, the processes of a run on one machine do this at the same time.
-    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if kept is None else 1
+    sharing = num_launched("LOCAL_WORLD_SIZE") if kept is None else 1
     processors = len(os.sched_getaffinity(0)) // sharing
     workers = min(processors, 16) if total >= _WORTH_PROCESSES and processors > 1 else 0
     fits: list[NDArray[np.void]] = []

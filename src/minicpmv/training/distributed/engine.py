@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import socket
 import warnings
 from collections.abc import Mapping
 from datetime import timedelta
@@ -16,8 +15,9 @@ from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from minicpmv.errors import ConfigError
+from minicpmv.machine.system import num_launched
 from minicpmv.training.distributed.fsdp import prepare_fsdp, start_fsdp
-from minicpmv.training.distributed.network import choose_interface
+from minicpmv.training.distributed.network import choose_interface, complete_group_of_one
 from minicpmv.training.distributed.processes import meet
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.flags.deepspeed_presets import offloads_optimizer
@@ -88,12 +88,9 @@ def prepare_rendezvous(*, use_deepspeed: bool) -> None:
     """
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # what it finds out anyway, without a warning each time
-    if "RANK" in os.environ or not (use_deepspeed or torch.accelerator.device_count() > 1):
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    is_said = any(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
+    if is_said or use_deepspeed or torch.accelerator.device_count() > 1:
+        os.environ.update(complete_group_of_one(os.environ))
 
 
 def _join_on_cpu(settings: Mapping[str, Any]) -> None:
@@ -101,7 +98,7 @@ def _join_on_cpu(settings: Mapping[str, Any]) -> None:
 
     transformers 5.23 hands that on for accelerators only. This may go when it does so for CPUs.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if num_launched("WORLD_SIZE") > 1:
         seconds = settings.get("ddp_timeout", TrainingArguments.ddp_timeout)
         backend = settings.get("ddp_backend") or "gloo"
         torch.distributed.init_process_group(backend, timeout=timedelta(seconds=seconds))

@@ -9,10 +9,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+from collections.abc import Mapping
 
 import psutil
 
-__all__ = ["choose_interface", "find_interface"]
+__all__ = ["choose_interface", "complete_group_of_one", "find_interface"]
 
 _ELSEWHERE = "192.0.2.1"
 """Reserved for documentation, so it lies behind the default route wherever there is one. Nothing is sent to it."""
@@ -26,6 +27,19 @@ def choose_interface() -> None:
     found = find_interface(os.environ.get("MASTER_ADDR", "")) or find_interface(_ELSEWHERE)
     if found is not None:
         os.environ["GLOO_SOCKET_IFNAME"] = found
+
+
+def complete_group_of_one(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return what the environment lacks to describe one process that has no others.
+
+    Args:
+        variables: The environment, in which some of it may stand.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    whole = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return {name: value for name, value in whole.items() if name not in variables}
 
 
 def find_interface(host: str) -> str | None:

@@ -18,11 +18,16 @@ from collections.abc import Sequence
 from types import FrameType
 
 import psutil
+from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.run import main, parse_args
 
+from minicpmv.errors import UsageError
 from minicpmv.machine.system import num_cores
+from minicpmv.terminal.streams import complain
 from minicpmv.training.launching.following import lead
+from minicpmv.training.launching.launched import refuse_wrong_launch
 
 __all__ = ["launch"]
 
@@ -32,12 +37,16 @@ WRONG_USE = 2
 HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _ONE_EVENT = 1.0
 """Seconds. Ctrl-C arrives twice, from the terminal and from the script; later than that it is meant."""
+_GLANCE = 0.2
+"""Seconds between two looks whether processes train yet. They take longer than that to import what they need."""
 
 
 class _Messenger:
     """Hands signals to the training processes: the first two as they come, after that SIGKILL."""
 
     def __init__(self) -> None:
+        self.has_begun = False
+        """Whether there have been training processes."""
         self._num_events = 0
         self._when = -_ONE_EVENT
         for number in HANDED_ON:
@@ -48,7 +57,8 @@ class _Messenger:
     def _hand_on(self, number: int, frame: FrameType | None) -> None:
         processes = psutil.Process().children()
         if not processes:
-            print(f"stopped by {signal.Signals(number).name} before the training began", file=sys.stderr, flush=True)
+            when = "after the training processes had ended" if self.has_begun else "before the training began"
+            print(f"stopped by {signal.Signals(number).name} {when}", file=sys.stderr, flush=True)
             os._exit(128 + number)  # torch's rendezvous waits in another thread
         if time.monotonic() - self._when > _ONE_EVENT:
             self._num_events += 1
@@ -66,6 +76,11 @@ def launch(arguments: Sequence[str]) -> int:
     Args:
         arguments: torchrun's.
     """
+    try:
+        refuse_wrong_launch(arguments)
+    except UsageError as error:
+        complain(f"error: {error}")
+        return WRONG_USE
     _share_cores(arguments)
     lead()
     # Its errors are the processes' exit codes, which are told below.
@@ -73,8 +88,11 @@ def launch(arguments: Sequence[str]) -> int:
     ended: list[int] = []
     # In a thread torch sets no signal handlers. They would kill the processes while they save.
     torch_thread = threading.Thread(target=lambda: ended.append(_run(arguments)), daemon=True)
-    _Messenger()
+    messenger = _Messenger()
     torch_thread.start()
+    while torch_thread.is_alive() and not messenger.has_begun:
+        messenger.has_begun = bool(psutil.Process().children())
+        torch_thread.join(_GLANCE)
     torch_thread.join()
     return ended[0] if ended else 1
 
@@ -99,6 +117,14 @@ def _run(arguments: Sequence[str]) -> int:
         if failure.exitcode not in (WRONG_USE, *(128 + number for number in HANDED_ON)):
             print(f"training process {rank} ended with {failure.exitcode}; its message is above", file=sys.stderr)
         return failure.exitcode
+    except (DistError, RendezvousError) as error:
+        said = str(error).strip().partition("\n")[0]
+        complain(
+            f"error: machines: found that they cannot meet ({said}), expected NNODES of them that reach "
+            "MASTER_ADDR:MASTER_PORT\n  fix: start all of them; free MASTER_PORT on the first one or choose another "
+            "(unset, a single machine takes a free one)"
+        )
+        return WRONG_USE
     except SystemExit as wrong_use:  # of torchrun itself, which has said what
         return wrong_use.code if isinstance(wrong_use.code, int) else 1
     return 0

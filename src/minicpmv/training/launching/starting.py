@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from minicpmv.errors import UsageError
+from minicpmv.machine.system import num_launched
 from minicpmv.training.distributed.console import notice
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.declarations import RunArguments
@@ -67,7 +68,7 @@ def refuse_other_number(run: RunArguments) -> None:
     Raises:
         UsageError: It is not.
     """
-    started = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
+    started = num_launched("LOCAL_WORLD_SIZE" if "LOCAL_WORLD_SIZE" in os.environ else "WORLD_SIZE")
     if run.num_processes not in (None, started):
         raise UsageError(
             f"--num_processes: found {run.num_processes} in a run of which a launcher has started {started} process(es)"
