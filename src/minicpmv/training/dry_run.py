@@ -298,7 +298,8 @@ def require_room(trainer: MiniCPMVTrainer, inputs: RunInputs, run: RunArguments)
         DiskError: It has none, and the training would be lost.
     """
     place = trainer.args.output_dir or ""
-    final = _num_bytes_saved(trainer.model, run, inputs)
+    model: Any = trainer.model
+    final = _num_bytes_saved(model, run, inputs)
     free = free_bytes(Path(place))
     found = f"--output_dir {place}: found {free:,} bytes free there, expected"
 
@@ -307,7 +308,7 @@ def require_room(trainer: MiniCPMVTrainer, inputs: RunInputs, run: RunArguments)
             raise DiskError(f"{found} {final:,} for what is saved at the end\n  fix: make room, or choose another disk")
 
     raise_together(check)
-    one = estimate_bytes(trainer.model, None)
+    one = estimate_bytes(model, None)
     if free < final + one and not trainer.args.save_only_model:
         notice(f"{found} {final + one:,}: about {one:,} for a checkpoint and {final:,} for what is saved at the end")
 
