@@ -301,16 +301,21 @@ def require_room(trainer: MiniCPMVTrainer, inputs: RunInputs, run: RunArguments)
     model: Any = trainer.model
     final = _num_bytes_saved(model, run, inputs)
     free = free_bytes(Path(place))
-    found = f"--output_dir {place}: found {free:,} bytes free there, expected"
 
     def check() -> None:
         if is_first_process() and free < final:
-            raise DiskError(f"{found} {final:,} for what is saved at the end\n  fix: make room, or choose another disk")
+            raise DiskError(
+                f"--output_dir {place}: found {free:,} bytes free there, expected {final:,} for what is saved at the "
+                "end\n  fix: make room, or choose another disk"
+            )
 
     raise_together(check)
     one = estimate_bytes(model, None)
     if free < final + one and not trainer.args.save_only_model:
-        notice(f"{found} {final + one:,}: about {one:,} for a checkpoint and {final:,} for what is saved at the end")
+        notice(
+            f"--output_dir {place}: found {free:,} bytes free there, expected {final + one:,}: about {one:,} for a "
+            f"checkpoint and {final:,} for what is saved at the end"
+        )
 
 
 def _num_bytes_saved(model: Any, run: RunArguments, inputs: RunInputs) -> int:
