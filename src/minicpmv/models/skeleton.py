@@ -38,4 +38,5 @@ def load_weights(place: str | Path, **options: Any) -> MiniCPMVForConditionalGen
         CheckpointError: As ``StrictLoading.from_pretrained``.
     """
     where = {name: options[name] for name in ("cache_dir", "revision", "subfolder", "token") if name in options}
-    return model_class(AutoConfig.from_pretrained(place, **where)).from_pretrained(place, **options)
+    config: Any = AutoConfig.from_pretrained(place, **where)
+    return model_class(config).from_pretrained(place, **options)

@@ -160,8 +160,8 @@ def _load(directory: Path, reference: Reference, device: torch.device, dtype: st
     # As above, but with the weights that the adapter was trained on: packing changes the loss by far more than a
     # tensor of the adapter that is lost.
     place = base_of_adapter(directory)
-    parts = AutoConfig.from_pretrained(place).minicpmv_version.network.parts
-    packing = quantisation(getattr(torch, reference.autocast or dtype), parts)
+    config: Any = AutoConfig.from_pretrained(place)
+    packing = quantisation(getattr(torch, reference.autocast or dtype), config.minicpmv_version.network.parts)
     base = load_weights(place, dtype=precision, quantization_config=packing, device_map={"": device})
     keep_packing(base)
     return attach_adapter(base, directory)
