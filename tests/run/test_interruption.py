@@ -174,7 +174,7 @@ def test_process_that_waits_for_a_missing_one_ends_at_a_signal(data: str, tmp_pa
     words = [prepared_python(), "-m", "minicpmv.training", *arguments(data, tmp_path)]
     with started(words, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
         listening = time.monotonic() + 60
-        while not any(connection.laddr.port == 20917 for connection in psutil.net_connections("tcp")):
+        while not any(each.laddr and each.laddr.port == 20917 for each in psutil.net_connections("tcp")):
             assert run.poll() is None, run.communicate()[0]
             assert time.monotonic() < listening
             time.sleep(0.1)

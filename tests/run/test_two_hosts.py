@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from tests.docs.repository import ROOT
 from tests.processes import started
 from tests.run.hosts import can_make_hosts, two_hosts
+from tests.run.prepared import prepared_python_within
 from tests.run.training import flags, losses, make_data, read_run, run_here
 from tests.tiny import FIXTURES
 
@@ -28,6 +28,7 @@ def test_two_hosts_train_as_one_process_does(tmp_path: Path) -> None:
     expected = run_here(flags(data, alone, *same, "--warmup_steps", "0.01", *_EXTRA, steps=3))
 
     with two_hosts() as hosts, ExitStack() as stack:
+        pythons = [stack.enter_context(prepared_python_within(host.command)) for host in hosts]
         variables = {
             "MODEL": str(FIXTURES / "v2_6"),
             "DATA": data,
@@ -35,7 +36,6 @@ def test_two_hosts_train_as_one_process_does(tmp_path: Path) -> None:
             "NNODES": "2",
             "MASTER_ADDR": hosts[0].address,
             "MASTER_PORT": "6001",
-            "PYTHON": sys.executable,
             "OMP_NUM_THREADS": "1",
         }
         script = ["sh", str(ROOT / "finetune_lora.sh"), "--data_cache", "false", *_EXTRA]
@@ -43,7 +43,7 @@ def test_two_hosts_train_as_one_process_does(tmp_path: Path) -> None:
             stack.enter_context(
                 started(
                     host.command(*script),
-                    env=os.environ | variables | {"NODE_RANK": str(rank)},
+                    env=os.environ | variables | {"NODE_RANK": str(rank), "PYTHON": pythons[rank]},
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,
