@@ -141,7 +141,7 @@ def test_earlier_checkpoints_stay_and_are_told(data: str, tmp_path: Path, capsys
     assert main([*dry, "--overwrite_output_dir", "true"]) == 0
     assert "--overwrite_output_dir would delete 1 earlier checkpoint(s) ... ok" in capsys.readouterr().out
     assert main([*dry, "--resume_from_checkpoint", "true"]) == 0
-    assert "the run would go on from checkpoint-1 ... ok" in capsys.readouterr().out
+    assert "the run would resume from checkpoint-1 ... ok" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert find_fault(tmp_path / "checkpoint-1", check_content=True) is None
 

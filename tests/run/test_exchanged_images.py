@@ -41,7 +41,7 @@ def test_exchanged_image_is_named(
     capsys.readouterr()
     assert main(_resumed(arguments)) == 2
     told = capsys.readouterr().err
-    assert "checkpoint-4: found 1 image(s) that are not those of the run that wrote it" in told
+    assert "checkpoint-4: found 1 image(s) that differ" in told
     assert f"\n  {tmp_path / '0.png'}: " in told
     assert "add --allow_changed_images true" in told
 
@@ -55,7 +55,7 @@ def test_images_that_change_packed_rows_are_refused(tmp_path: Path, capsys: pyte
     save_picture(tmp_path / "7.png", 400, 300, seed=1)
     assert main(_resumed(arguments)) == 2
     told = capsys.readouterr().err
-    assert "1 image(s) that are not those of the run that wrote it and records have other numbers of tokens" in told
+    assert "1 image(s) that differ from those of the run that wrote it and records have other numbers of tokens" in told
     assert f"{tmp_path}/7.png" in told
 
 
@@ -87,7 +87,7 @@ def test_images_that_nobody_looked_at_are_said_not_to_be_compared(
 ) -> None:
     arguments = flags(make_data(tmp_path), tmp_path / "output", *_LORA, "--check_first", "false", steps=2)
     assert main(arguments) == 0
-    said = "notice: images are not compared with those of then: --check_first false"
+    said = "notice: images are not compared with those of the earlier run: --check_first false"
     assert said not in capsys.readouterr().out
     assert main([*arguments, "--resume_from_checkpoint", "true", "--max_steps", "3"]) == 0
     assert said in capsys.readouterr().out

@@ -27,7 +27,7 @@ _ENGINES = {
     "fsdp2": switch("fsdp2"),
 }
 _SHOWN = ("plain", "zero2")
-_NAMED = "posix.mkdir, which is no tensor and no number"
+_NAMED = "posix.mkdir, which is neither a tensor nor a number"
 
 
 class _Touch:

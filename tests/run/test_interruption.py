@@ -85,7 +85,7 @@ def test_stopped_run_goes_on_identically_with_other_data_workers(
         assert main(arguments(data, tmp_path, *extra)) == 128 + number
     told = capsys.readouterr().out
     assert f"stopped by {signal.Signals(number).name} after step 3 of 6, saved in {tmp_path}/checkpoint-3\n" in told
-    assert "go on: the same command with --resume_from_checkpoint true" in told
+    assert "resume: the same command with --resume_from_checkpoint true" in told
     assert read_run(tmp_path)["status"] == "stopped"
     assert main(arguments(data, tmp_path, "--resume_from_checkpoint", "true", "--dataloader_num_workers", "2")) == 0
     assert same_bytes(tmp_path / _ADAPTER, uninterrupted / _ADAPTER)

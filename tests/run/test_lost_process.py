@@ -36,7 +36,7 @@ def test_killed_process_is_named_by_the_launcher_alone(tmp_path: Path) -> None:
         second.kill()
         told, _ = run.communicate(timeout=120)
     assert run.returncode == 128 + signal.SIGKILL, told
-    assert "training process 1 was ended by SIGKILL; that often means: out of memory" in told
+    assert "training process 1 was killed by SIGKILL, which often means out of memory" in told
     assert "Traceback" not in told
     assert list(output.glob("checkpoint-*"))
 

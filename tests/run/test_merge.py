@@ -208,7 +208,7 @@ def test_the_records_that_the_run_has_stored_are_compared(
     write_reference(stored, reference, {**inputs, "labels": labels})
     assert main(["merge", str(stored), str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "Compared with base and adapter on 1 record that the run has stored:" in said
+    assert "Compared with base and adapter on 1 record stored by the run:" in said
     record = json.loads((tmp_path / "out" / "merge.json").read_text())
     in_float32, in_bfloat16 = record["agreements"]
     assert (in_float32["positions"], in_float32["dtype"], in_bfloat16["dtype"]) == (3, "float32", "bfloat16")
@@ -231,7 +231,7 @@ def test_what_is_not_base_with_adapter_is_not_saved(
     shutil.copy(FIXTURES / "v2_6" / "config.json", tmp_path / "out")  # or nothing would be replaced
     assert main(["merge", str(adapter), str(tmp_path / "out"), "--dtype", dtype, "--overwrite"]) == 2
     said = capsys.readouterr().err
-    assert "found logits of the merged model up to " in said
+    assert "found that logits differ by up to " in said
     assert "nothing is saved\n  fix: " in said
     assert [names(tmp_path), names(tmp_path / "out")] == [{"out"}, {"config.json"}]
 
@@ -242,7 +242,7 @@ def test_an_adapter_that_rounding_takes_away_is_refused_and_float32_keeps_it(
     """Steps far below bfloat16's at the base's weights."""
     adapter = make_adapter(tmp_path / "adapter", base, strength=1e-4)
     assert main(["merge", str(adapter), str(tmp_path / "out")]) == 2
-    assert "half of what the adapter changes" in (said := capsys.readouterr().err)
+    assert "half of the adapter's effect" in (said := capsys.readouterr().err)
     assert "fix: --dtype float32 rounds nothing off; --no-verify" in said
     assert names(tmp_path) == {"adapter"}
     assert main(["merge", str(adapter), str(tmp_path / "out"), "--dtype", "float32"]) == 0
@@ -275,7 +275,7 @@ def test_nothing_is_merged_over_what_is_merged(
 ) -> None:
     for out in (base, adapter, base.parent):
         assert main(["merge", str(adapter), str(out), "--overwrite"]) == 2
-        assert "lies there, which is merged, expected a place of its own" in capsys.readouterr().err
+        assert "there, expected a separate directory" in capsys.readouterr().err
 
 
 def spoil(adapter: Path) -> None:
@@ -288,7 +288,7 @@ def spoil(adapter: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (spoil, "with numbers that are not finite when merged, expected finite ones"),
+        (spoil, "that are not finite when merged, expected finite ones"),
         (lambda adapter: (adapter / "adapter_config.json").unlink(), "found no adapter_config.json, expected"),
         (lambda adapter: (adapter / "adapter_model.safetensors").unlink(), "found no adapter_model.safetensors"),
     ],
@@ -303,7 +303,9 @@ def test_a_broken_adapter_is_named_and_nothing_is_left(
     assert names(tmp_path) == {"broken"}
 
 
-@pytest.mark.parametrize(("value", "message"), [(torch.nan, "not finite"), (1e30, "too large for torch.float16")])
+@pytest.mark.parametrize(
+    ("value", "message"), [(torch.nan, "that are not finite"), (1e30, "beyond the range of torch.float16")]
+)
 def test_a_base_that_is_not_finite_is_named_where_nothing_is_merged_as_well(
     value: float, message: str, adapter: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -315,7 +317,7 @@ def test_a_base_that_is_not_finite_is_named_where_nothing_is_merged_as_well(
     command = ["merge", str(adapter), str(tmp_path / "out"), "--no-verify", "--base", str(broken), "--dtype", "float16"]
     assert main(command) == 2
     told = capsys.readouterr().err
-    assert f"error: {broken}: found llm.lm_head.weight with numbers that are {message}" in told
+    assert f"error: {broken}: found values in llm.lm_head.weight {message}" in told
     assert names(tmp_path) == {"broken"}
 
 
@@ -326,7 +328,7 @@ def test_a_packed_base_and_one_that_is_not_there_are_refused(
     config = json.loads((packed / "config.json").read_text())
     (packed / "config.json").write_text(json.dumps(config | {"quantization_config": {"load_in_4bit": True}}))
     assert main(["merge", str(adapter), str(tmp_path / "out"), "--base", str(packed)]) == 2
-    assert "found weights packed in fewer bits, expected whole ones to merge into" in capsys.readouterr().err
+    assert "found quantized weights, expected unquantized ones to merge into" in capsys.readouterr().err
     assert main(["merge", str(adapter), str(tmp_path / "out"), "--base", "nobody/nothing"]) == 2
     assert "found neither a directory 'nobody/nothing' nor a copy of such a hub" in capsys.readouterr().err
 
@@ -340,7 +342,10 @@ def test_one_of_two_tied_weights_is_not_merged_into_both(tmp_path: Path, capsys:
     save_file(weights, tied / "model.safetensors", metadata={"format": "pt"})
     both = make_adapter(tmp_path / "both", tied, modules_to_save=["embed_tokens"])
     assert main(["merge", str(both), str(tmp_path / "out"), "--no-verify"]) == 2
-    assert "found llm.model.embed_tokens.weight trained apart from the weight that the" in capsys.readouterr().err
+    assert (
+        "found llm.model.embed_tokens.weight trained apart from the weight that it is tied to"
+        in capsys.readouterr().err
+    )
     alone = make_adapter(tmp_path / "alone", tied)
     assert main(["merge", str(alone), str(tmp_path / "out"), "--dtype", "float32"]) == 0
 
@@ -353,9 +358,9 @@ def test_too_little_disk_or_memory_is_said_before_anything_is_merged(
         patch.setattr(disk.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
         assert main(["merge", str(adapter), str(tmp_path / "out")]) == 2
         assert "found too little room, 1,000 bytes free there, expected " in (said := capsys.readouterr().err)
-        assert "nothing was changed\n  fix: make room there, or name another place" in said
+        assert "nothing was changed\n  fix: free space there, or name another place" in said
     monkeypatch.setattr(merging, "free_memory", lambda device: 1000)
     assert main(["merge", str(adapter), str(tmp_path / "out")]) == 2
     assert "found 1,000 bytes of memory free, expected " in (said := capsys.readouterr().err)
-    assert "--no-verify, which merges in that of one layer" in said
+    assert "--no-verify, which needs only the memory of one layer" in said
     assert names(tmp_path) == set()

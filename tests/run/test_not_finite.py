@@ -114,7 +114,7 @@ def test_advice_names_a_good_checkpoint_and_no_other(
     assert f"error: step {fails_at} of 8: found a loss of nan" in told
     newest = f"checkpoint-{fails_at - 1}"
     assert [path.name for path in list_checkpoints(output)][-1] == newest
-    assert f"repeats the steps behind {newest}, whose weights may be too large already, and ends here again" in told
+    assert f"repeats the steps after {newest}, whose weights may already be too large, and fails here again" in told
     assert main([*arguments, "--resume_from_checkpoint", "true"]) == 2, "as it says"
     if good is None:
         assert "no checkpoint of this run is known to be a good start" in told
@@ -142,7 +142,7 @@ def test_what_is_too_large_for_the_precision_of_saving_is_not_lost(
     assert main([*arguments, "--save_dtype", "float16"]) == 2
     told = capsys.readouterr().err
     assert "error: float16: found " in told
-    assert "too large for it (more than 65504)" in told
+    assert "(more than 65504)" in told
     assert not (tmp_path / "model.safetensors").exists()
     assert main([*arguments, "--save_dtype", "float32", "--resume_from_checkpoint", "true"]) == 0
     assert load_file(tmp_path / "model.safetensors")["llm.lm_head.weight"].abs().max() > 65504
@@ -183,7 +183,7 @@ def test_measured_loss_that_is_no_number_is_named(
     monkeypatch.setattr(ConversationDataset, "__getitem__", poisoned._poisoned)
     arguments = flags(data, tmp_path, *_LORA, "--eval_data_path", data, "--eval_strategy", "steps", "--eval_steps", "4")
     assert main(arguments) == 0
-    assert "notice: step 4: eval_loss is nan: the loss of some record is no finite number" in capsys.readouterr().out
+    assert "notice: step 4: eval_loss is nan: the loss of some record is not finite" in capsys.readouterr().out
 
 
 def test_proof_of_finite_weights_that_give_no_finite_loss_says_so(

@@ -85,7 +85,7 @@ def test_a_page_that_cannot_be_written_costs_a_notice(
     assert run["status"] == "finished"
     told = capsys.readouterr().out
     assert "notice: the report was not written (" in told
-    assert f"`minicpmv report {tmp_path}` does it again" in told
+    assert f"`minicpmv report {tmp_path}` tries again" in told
     assert "Talk to it:" in told
 
 

@@ -93,7 +93,7 @@ def test_nobody_stays_behind_and_the_same_command_goes_on(whom: str, tmp_path: P
     if whom == "one of them":
         workers[0].kill()
         assert exit_code(process) == 2
-        assert "--processes: found that the process on cpu has ended with -9" in log.read_text()
+        assert "--processes: found that the process on cpu has exited with -9" in log.read_text()
     elif whom == "the command itself":
         process.kill()
         assert exit_code(process) == -9

@@ -59,7 +59,7 @@ def test_a_part_of_the_data_is_held_out_said_and_written_down(
 ) -> None:
     run = run_here(flags(many, tmp_path, *_LORA, "--save_steps", "1", steps=2))
     told = capsys.readouterr().out
-    assert "notice: validation: 10 of 100 records (10.0%) are not trained on but measured" in told
+    assert "notice: validation: 10 of 100 records (10.0%) are used for validation" in told
     assert "--validation_split 0 trains on all" in told
     assert (run["data_statistics"]["records"], run["data_statistics"]["validation_records"]) == (90, 10)
     assert run["plan"]["records"] == 90

@@ -22,7 +22,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_two_gpus_are_two_processes_as_any_launcher_starts_them(data: str, tmp_path: Path) -> None:
     done = run_command(flags(data, tmp_path / "own", *_START), module="tests.run.two_gpus")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("notice: 2 processes train, one on each GPU; --num_processes 1") == 1
+    assert done.stdout.count("notice: starting 2 processes, one per GPU; --num_processes 1") == 1
     other = run_command(flags(data, tmp_path / "other", *_START), processes=2)
     assert other.returncode == 0, other.stderr
     own = read_run(tmp_path / "own")
@@ -81,4 +81,4 @@ def test_half_a_launcher_in_the_environment_is_named(variable: str, value: str, 
 def test_other_number_than_the_launcher_s_is_refused(data: str, tmp_path: Path) -> None:
     done = run_command(flags(data, tmp_path / "output", "--num_processes", "3"), processes=2)
     assert done.returncode == 2
-    assert "--num_processes: found 3 in a run of which a launcher has started 2 process(es)" in done.stderr
+    assert "--num_processes: found 3, but a launcher has started 2 process(es)" in done.stderr

@@ -289,7 +289,10 @@ def test_signal_during_the_proof_ends_the_run_saved(
     monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=interrupted))
     assert main(_proving(data, tmp_path, *_LORA)) == 128 + signal.SIGTERM
     command = f"python -m minicpmv.training.finish.verify {tmp_path}"
-    assert f"stopped by SIGTERM: all is saved in {tmp_path}, but not verified yet: {command}" in capsys.readouterr().out
+    assert (
+        f"stopped by SIGTERM: everything is saved in {tmp_path}, but not verified yet: {command}"
+        in capsys.readouterr().out
+    )
     assert read_run(tmp_path)["status"] == "saved"
     assert reload_proof.main(command.split()[3:]) == 0
 
@@ -317,7 +320,7 @@ def test_process_that_dies_without_an_answer_fails_the_run(
 
     monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=killed))
     assert main(_proving(data, tmp_path, *_LORA)) == 2
-    assert "ended with -9 (no message), expected an answer; it is saved, not verified" in capsys.readouterr().err
+    assert "ended with -9 (no message), expected a result" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("quick")

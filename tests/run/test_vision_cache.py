@@ -182,7 +182,7 @@ def test_full_disk_is_told_once_and_the_run_goes_on(
     monkeypatch.setattr(Path, "open", open_full)
     train(data, tmp_path / "output", "--vision_cache", str(tmp_path / "cache"))
     out = capsys.readouterr().out
-    assert out.count("no more is stored, the run goes on: No space left on device") == 1
+    assert out.count("nothing more is stored, the run goes on: No space left on device") == 1
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
@@ -193,7 +193,7 @@ def test_bound_is_kept_and_told(data: str, tmp_path: Path, capsys: pytest.Captur
         data, tmp_path / "output", "--vision_cache", str(cache), "--vision_cache_gb", "4e-6", "--bf16", "false", steps=8
     )
     out = capsys.readouterr().out
-    assert out.count("no more is stored, the run goes on: its 4e-06 GB are full of what this run uses") == 1
+    assert out.count("nothing more is stored, the run goes on: its 4e-06 GB are full") == 1
     assert 3000 < sum(path.stat().st_size for path in cache.rglob("*.safetensors")) <= 4000
 
 
@@ -234,7 +234,7 @@ def test_dry_run_leaves_no_cache(data: str, tmp_path: Path) -> None:
         ("--use_lora --lora_modules_to_save fc1 --vision_cache true", "found a vision tower that learns"),
         ("--tune_vision false --vision_cache_gb 5", "found without --vision_cache"),
         ("--tune_vision false --vision_cache x --vision_cache_gb 0", "expected more than 0"),
-        ("--tune_vision false --vision_cache /dev/null/x", "cannot be made a folder"),
+        ("--tune_vision false --vision_cache /dev/null/x", "cannot be created"),
     ],
 )
 def test_cache_that_cannot_work_is_refused(extra: str, message: str, data: str, tmp_path: Path) -> None:

@@ -24,26 +24,26 @@ __all__ = ["Answer", "Question", "answer", "as_json", "as_text"]
 SCHEMA = 1
 _GIB = 2**30
 _USABLE = 0.98
-"""Of a card's memory: the rest is the driver's."""
+"""Usable share of a card's memory; the driver takes the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What was typed."""
+    """The command line of an estimate."""
 
     arguments: tuple[str, ...]
     """Flags of a training run."""
     has_data: bool
     devices: tuple[Card, ...]
-    """Kinds that it could run on; none: only the figures are wanted."""
+    """Devices that it could run on; if empty, only the figures are printed."""
     num_devices: int
     share: float
-    """Of a device's peak that is reached."""
+    """Share of a device's peak that is reached."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """All that is said."""
+    """The result of an estimate."""
 
     subject: Subject
     question: Question
@@ -51,9 +51,9 @@ class Answer:
     workload: Workload
     memory: Memory
     durations: dict[str, Duration]
-    """By device, of those whose peak is known."""
+    """Durations by device, for those whose peak is known."""
     changes: list[tuple[tuple[str, ...], Memory]]
-    """Flags to add, and what the run needs then; sought where it does not fit as asked."""
+    """Flags to add, and the memory that the run then needs; searched where it does not fit as asked."""
 
     @property
     def fits_everywhere(self) -> bool:
@@ -66,7 +66,7 @@ def _fits(memory: Memory, device: Card) -> bool:
 
 
 def answer(question: Question) -> Answer:
-    """Estimate.
+    """Estimate memory and time of a run.
 
     Raises:
         MiniCPMVError: Training would refuse the flags, the model or the data.
@@ -75,7 +75,7 @@ def answer(question: Question) -> Answer:
     here = inspect_machine()
     machine = replace(
         here,
-        torch=replace(here.torch, architectures=()),  # whatever this torch is compiled for
+        torch=replace(here.torch, architectures=()),  # independent of how this torch was built
         accelerators=tuple(card.as_accelerator() for card in cards),
     )
     subject = read_subject(question.arguments, machine=machine, num_devices=question.num_devices)
@@ -94,7 +94,7 @@ def answer(question: Question) -> Answer:
         if "--model_max_length" in change.flags:
             rows = plan_workload(change.subject, config, has_data=False).heaviest
         needed = estimate_memory(change.subject, rows, patches=workload.patches, seen=seen)
-        # The first recomputes, as all others do: those that need no less than it are no help.
+        # The first one recomputes, as do all others; those that need no less than it are no help.
         if needed.total < (changes[0][1] if changes else memory).total:
             changes.append((change.flags, needed))
     engine = find_engine(subject.settings, num_devices=question.num_devices, hidden_size=config.text_config.hidden_size)
@@ -129,7 +129,7 @@ _COLUMNS = ("weights", "gradients", "optimizer", "activations", "logits", "other
 
 
 def as_text(given: Answer) -> str:
-    """Write it for a terminal of 100 columns."""
+    """Format the answer for a terminal of 100 columns."""
     return "\n".join([*_head(given), "", *_components(given), "", *_times(given), *_verdict(given)])
 
 
@@ -224,7 +224,7 @@ def _advice(given: Answer, device: Card) -> str:
 
 
 def as_json(given: Answer) -> dict[str, Any]:
-    """Say the same for a machine; sizes in bytes, times in seconds."""
+    """Format the answer as JSON, with sizes in bytes and times in seconds."""
 
     def of_run(memory: Memory) -> dict[str, Any]:
         fits = {device.name: _fits(memory, device) for device in given.question.devices}

@@ -1,4 +1,4 @@
-"""Other flags that need less memory, from those that cost least to those that change what is learnt."""
+"""Lists flags that reduce memory, from those that cost least to those that change what is trained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EIGHT_BIT = "adamw_bnb_8bit"
 
 
 class Change(NamedTuple):
-    """A run that differs from the one asked about."""
+    """A change of flags, with the resulting run."""
 
     flags: tuple[str, ...]
     subject: Subject
@@ -28,13 +28,13 @@ class Change(NamedTuple):
 def possible_changes(
     asked: Subject, arguments: Sequence[str], *, machine: Machine, can_shorten: bool
 ) -> Iterator[Change]:
-    """Yield each change that training would accept and that makes a difference; all but the first recompute.
+    """Yield each change that training would accept and that has an effect; all but the first recompute.
 
     Args:
-        asked: The run as asked about.
+        asked: The run as asked.
         arguments: Its flags.
-        machine: What it would run on.
-        can_shorten: Whether rows may be shortened; not where data have decided how long they are.
+        machine: The machine that it would run on.
+        can_shorten: Whether rows may be shortened; False where the data decide how long they are.
     """
     recomputes = asked.run.llm_activation_checkpointing
     base = () if recomputes else _RECOMPUTE
@@ -82,5 +82,5 @@ def _try(flags: tuple[str, ...], arguments: Sequence[str], asked: Subject, machi
             optimizer=chosen or "adamw_torch_fused",
         )
     except MiniCPMVError:
-        return  # the flags as asked exclude it
+        return  # excluded by the flags as asked
     yield Change(flags, subject)

@@ -1,4 +1,4 @@
-"""Finds devices by name: a card of ``machine.cards``, a size alone, such as 24GB, or the processor at hand."""
+"""Finds devices by name: a card of ``machine.cards``, a size alone, such as 24GB, or this machine's processor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["find_device", "measure_cpu"]
 
 
 def find_device(written: str) -> Card:
-    """Read ``--gpu``: a name, or a number of gigabytes, which for a card are GiB.
+    """Parse ``--gpu``: a name, or a number of gigabytes, which for a card are GiB.
 
     >>> find_device("24GB").memory_gib
     24.0
@@ -29,7 +29,7 @@ def find_device(written: str) -> Card:
     if size is None or float(size[1]) == 0:
         raise UsageError(
             f"--gpu: found {written!r}, expected a size such as 24GB, or one of {', '.join(CARDS)}\n"
-            "  fix: give the card's memory"
+            "  fix: write the card's memory, such as 24GB"
         )
     return Card(name, float(size[1]))
 
@@ -38,7 +38,7 @@ def measure_cpu(dtype: torch.dtype) -> Card:
     """Time matrix products on this machine, for a fraction of a second."""
     side = 1024
     left, right = torch.ones(side, side, dtype=dtype), torch.ones(side, side, dtype=dtype)
-    torch.mm(left, right)  # the first one sets the library up
+    torch.mm(left, right)  # the first product initialises the library
     started, number = time.perf_counter(), 0
     while time.perf_counter() - started < 0.2:
         torch.mm(left, right)

@@ -1,4 +1,4 @@
-"""Predicts how long a step takes: its operations, by the share of a device's peak that training reaches."""
+"""Predicts how long a step takes: its operations, divided by the share of a device's peak that training reaches."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from minicpmv.models.networks.flops import Work, flops_of_each, total_flops
 __all__ = ["DEFAULT_SHARE", "Duration", "estimate_duration"]
 
 DEFAULT_SHARE = 0.35
-"""Of the peak of one's device: published for packed multimodal training is 35 to 40 % (README of lmms-engine), for LoRA
-of an 8 B language model on an H100 40.6 % (NVIDIA NeMo AutoModel, performance summary)."""
+"""Share of a device's peak. Published values: 35 to 40 % for packed multimodal training (README of lmms-engine), 40.6 %
+for LoRA of an 8 B language model on an H100 (NVIDIA NeMo AutoModel, performance summary)."""
 
 
 class Duration(NamedTuple):
@@ -23,7 +23,7 @@ class Duration(NamedTuple):
 
     step: float
     epoch: float | None
-    """None without data."""
+    """Seconds of an epoch; None without data."""
 
 
 def estimate_duration(
@@ -33,10 +33,10 @@ def estimate_duration(
 
     Args:
         subject: The run.
-        model: As it would be trained, without weights.
-        workload: Of all devices.
+        model: The model as it would be trained, without weights.
+        workload: The work of all devices.
         tflops: Peak of one device.
-        share: Of the peak that is reached, what is computed again included.
+        share: Share of the peak that is reached, recomputation included.
     """
     config: Any = model.config
     of_each = flops_of_each(config, model.named_parameters(remove_duplicate=False))
@@ -47,7 +47,7 @@ def estimate_duration(
 
 
 def _recomputed(subject: Subject, config: Any) -> Work:
-    """Operations of the layers that the backward pass computes again."""
+    """Count the operations of the layers that the backward pass recomputes."""
     without_layers = copy.copy(config)
     for part in ("text_config", "vision_config"):
         bare = copy.copy(getattr(config, part))

@@ -1,4 +1,4 @@
-"""What shards and what holds weights, gradients and optimizer state: one row for each engine."""
+"""Tabulates how each engine shards and offloads weights, gradients and optimizer state."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Any, NamedTuple
 
 __all__ = ["Engine", "find_engine"]
 
-# What DeepSpeed assumes where a configuration is silent. Source: its documentation, "ZeRO Optimizations for FP16".
+# DeepSpeed's defaults. Source: its documentation, "ZeRO Optimizations for FP16".
 _LIVE_PARAMETERS = 1_000_000_000
 _BUCKET = 500_000_000
 
 
 class Engine(NamedTuple):
-    """Each ``shards_...`` divides by the number of devices, each ``offloads_...`` leaves nothing on them."""
+    """An engine: each ``shards_...`` divides by the number of devices, each ``offloads_...`` leaves nothing on them."""
 
     name: str
     shards_optimizer: bool = False
     shards_gradients: bool = False
     shards_weights: bool = False
     gathers_in_half: bool = False
-    """Weights come in the precision of computing and go after use, so autocast makes no copies of them."""
+    """Weights are gathered in the computation's precision and released after use, so autocast makes no copies."""
     has_masters: bool = False
     """Weights are trained in the run's own precision, and the optimizer has a float32 copy."""
     copies_gradients: bool = False
-    """All gradients once more, in the buckets that processes exchange."""
+    """A second copy of all gradients, in the buckets that processes exchange."""
     offloads_optimizer: bool = False
-    """With masters and gradients."""
+    """Offloads the optimizer, with masters and gradients."""
     offloads_weights: bool = False
     bucket_elements: int = 0
-    """Of what is exchanged at once."""
+    """Size of the communication buffers."""
     live_elements: int = 0
     """Most parameters that are gathered at once."""
 
@@ -55,12 +55,12 @@ def find_engine(
     layer_elements: int = 0,
     head_elements: int = 0,
 ) -> Engine:
-    """Tell what a run computes with.
+    """Find the engine of a run.
 
     Args:
         settings: Keyword arguments for ``TrainingArguments``; ``deepspeed`` is a configuration.
-        num_devices: One process each.
-        hidden_size: Of the language model; transformers makes DeepSpeed's ``auto`` of it.
+        num_devices: Number of devices, with one process each.
+        hidden_size: Width of the language model, from which transformers fills in DeepSpeed's ``auto``.
         layer_elements: Parameters of the largest layer.
         head_elements: Parameters of the output head, which FSDP2 holds until the backward pass is over.
     """
@@ -68,7 +68,7 @@ def find_engine(
     if config:
         return _read_deepspeed(config, hidden_size)
     if settings.get("fsdp"):
-        live = 2 * layer_elements + head_elements  # one layer is computed, one is on its way
+        live = 2 * layer_elements + head_elements  # one layer computes, one is prefetched
         return _ENGINES["fsdp"]._replace(live_elements=live)
     return _ENGINES["ddp" if num_devices > 1 else "single"]
 
@@ -86,7 +86,7 @@ def _read_deepspeed(config: Mapping[str, Any], hidden_size: int) -> Engine:
     marks = [f" with {part} offload" for part, is_on in offloads.items() if is_on]
     return engine._replace(
         name=engine.name + " and".join(marks),
-        bucket_elements=bucket * 2 if stage else 0,  # one is filled while the other is exchanged
+        bucket_elements=bucket * 2 if stage else 0,  # one is filled while the other is reduced
         live_elements=int(float(live)) if stage == 3 and live != "auto" else _LIVE_PARAMETERS if stage == 3 else 0,
         offloads_optimizer=offloads["optimizer"],
         offloads_weights=offloads["param"],

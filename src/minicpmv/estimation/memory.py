@@ -22,35 +22,35 @@ from minicpmv.training.learning.parts import parts_of
 __all__ = ["Memory", "estimate_memory", "make_tracer"]
 
 _FLOAT32 = 4
-# NF4 with double quantisation: 4 bits, a scale of 8 bits for 64 weights, one of 32 bits for 256 of those.
+# NF4 with double quantization: 4 bits, an 8-bit scale for 64 weights, a 32-bit one for 256 of those.
 # Source: arXiv:2305.14314, section 3.
 _PACKED = 0.5 + 1 / 64 + 4 / (64 * 256)
 _CONTEXT = int(0.75 * 2**30)
-"""Of CUDA, its libraries and their workspaces. Assumed, not measured."""
+"""Bytes for CUDA, its libraries and their workspaces. Assumed, not measured."""
 _FRAGMENTS = 0.05
-"""Of what is allocated and freed during a step: what the allocator cannot use again. Assumed, not measured."""
+"""Share of a step's allocations that the allocator cannot reuse. Assumed, not measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """Bytes on one device when most are needed."""
+    """Bytes on one device at its peak, by component."""
 
     weights: int
-    """As they are loaded, with the full copies that PEFT trains."""
+    """Weights as loaded, with the full copies that PEFT trains."""
     copies: int
-    """Of weights in half precision, made by autocast."""
+    """Half-precision copies of weights, made by autocast."""
     gradients: int
     optimizer: int
-    """State, DeepSpeed's float32 masters included, and what a step needs beside it."""
+    """Optimizer state, with DeepSpeed's float32 masters, and a step's temporary memory."""
     activations: int
-    """With the batches that the loader has brought."""
+    """Activations, with the loaded batches."""
     logits: int
     communication: int
-    """Buckets, and what a sharding engine gathers."""
+    """Communication buckets, and the tensors that a sharding engine gathers."""
     system: int
     """CUDA itself and fragmentation: an allowance."""
     moment: str
-    """At which it is."""
+    """The moment of the peak."""
 
     @property
     def total(self) -> int:
@@ -59,23 +59,23 @@ class Memory:
 
 
 class _Held(NamedTuple):
-    """What a device holds all the time."""
+    """Memory that a device holds all the time."""
 
     weights: int
     optimizer: int
     gradients: int
-    """As far as the engine takes them over; 0 if they come and go with the backward pass."""
+    """Gradients that the engine takes over; 0 if they only live during the backward pass."""
     communication: int
 
 
 def estimate_memory(subject: Subject, rows: Iterable[Row], *, patches: tuple[int, int], seen: dict[Any, Any]) -> Memory:
-    """Play the step of each row through, and take the one that needs most.
+    """Simulate a step on each row, and return the largest memory.
 
     Args:
         subject: The run.
-        rows: The heaviest that a process may be given.
+        rows: The heaviest rows of a process.
         patches: Rows and columns of a slice.
-        seen: Stages that were traced before; filled.
+        seen: Cache of traced stages; filled here.
 
     Raises:
         UsageError: The optimizer's state is not known.
@@ -99,9 +99,9 @@ def estimate_memory(subject: Subject, rows: Iterable[Row], *, patches: tuple[int
     num_micro = int(subject.settings.get("gradient_accumulation_steps") or 1)
     moments = [_step_moment(trained, on_step, takes_over=takes_over)]
     for row in rows:
-        # accelerate brings the batches of a whole step, and one of the next.
+        # accelerate loads the batches of a whole step, and one of the next.
         batches = (num_micro + 1) * row.slices * patches[0] * patches[1] * _patch_bytes(config)
-        # What is estimated for a GPU is traced on this processor, whose own attention needs other memory.
+        # A GPU's step is traced on this CPU, whose own attention kernel would need different memory.
         with nullcontext() if subject.settings["use_cpu"] else without_products():
             stages = tracer.stages(row)
         played = play(
@@ -123,7 +123,7 @@ def estimate_memory(subject: Subject, rows: Iterable[Row], *, patches: tuple[int
 def make_tracer(
     subject: Subject, model: Any, *, patches: tuple[int, int], autocast: torch.dtype | None, seen: dict[Any, Any]
 ) -> Tracer:
-    """Let a model be traced with the run's settings."""
+    """Make a tracer of a model with the run's settings."""
     return Tracer(
         model=model.get_base_model() if subject.run.use_lora else model,
         patches=patches,
@@ -136,7 +136,7 @@ def make_tracer(
 
 
 def _patch_bytes(config: Any) -> int:
-    return 3 * config.vision_config.patch_size**2  # a byte for each value
+    return 3 * config.vision_config.patch_size**2  # one byte per value
 
 
 def _step_moment(trained: Sequence[Trained], on_step: int, *, takes_over: bool) -> Moment:
@@ -179,11 +179,11 @@ def _hold(subject: Subject, model: Any, engine: Engine, trained: Sequence[Traine
 
 
 def _at_step(subject: Subject, engine: Engine, trained: Sequence[Trained]) -> int:
-    """Bytes of the optimizer's step, beside its state."""
+    """Count the bytes of the optimizer's step, without its state."""
     if engine.offloads_optimizer:
         return 0
     size = sum(each.size for each in trained)
-    # DeepSpeed makes float32 gradients of its half ones, for its masters.
+    # DeepSpeed converts half-precision gradients to float32 for its masters.
     needed = step_bytes(_optimizer(subject), trained) + engine.has_masters * _FLOAT32 * size
     return needed // (subject.num_devices if engine.shards_optimizer else 1)
 
@@ -210,7 +210,7 @@ def _is_packed(name: str, weight: torch.Tensor, parts: Parts) -> bool:
 
 
 def _unpacked_bytes(model: nn.Module) -> int:
-    """The largest packed matrix in half precision: they are unpacked one by one where they are used."""
+    """Return the size of the largest quantized matrix in half precision: they are dequantized one by one when used."""
     parts = parts_of(model)
     packed = (each for name, each in model.named_parameters() if _is_packed(name, each, parts))
     return max((2 * each.numel() for each in packed), default=0)

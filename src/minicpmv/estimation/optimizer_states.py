@@ -1,4 +1,4 @@
-"""Bytes of state that an optimizer keeps for each trained parameter."""
+"""Computes the bytes of state that an optimizer keeps for each trained parameter."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["Trained", "state_bytes", "step_bytes"]
 
 _FLOAT32 = 4
 _BLOCK = 256
-"""Parameters that share a scale of 4 bytes, in bitsandbytes and torchao."""
+"""Number of parameters that share a 4-byte scale, in bitsandbytes and torchao."""
 _SMALLEST_8BIT = 4096
-"""Parameters of a tensor; smaller ones keep whole states. bitsandbytes' and torchao's default."""
+"""Smallest tensor, in parameters, whose state is quantized. Default of bitsandbytes and torchao."""
 
 
 class Trained(NamedTuple):
-    """One tensor that learns."""
+    """A trained tensor."""
 
     shape: tuple[int, ...]
     is_embedding: bool
-    """transformers has bitsandbytes keep its state in float32."""
+    """Whether it is an embedding, whose state transformers makes bitsandbytes keep in float32."""
 
     @property
     def size(self) -> int:
@@ -32,7 +32,7 @@ class Trained(NamedTuple):
         return number
 
 
-# First words of a name -> numbers of the weights' size, and bits of each. The first that fits counts.
+# Prefix of a name -> state values per weight, and bits of each. The first match counts.
 _STATES: tuple[tuple[str, int, int], ...] = (
     ("adamw_torch_8bit", 2, 8),
     ("adamw_torch_4bit", 2, 4),
@@ -63,7 +63,7 @@ def state_bytes(name: str, trained: Sequence[Trained]) -> int:
     Raises:
         UsageError: The state of this optimizer is not known here.
     """
-    if name == "adafactor":  # one number for each row and each column
+    if name == "adafactor":  # one value for each row and each column
         return sum(
             _FLOAT32 * (each.size if len(each.shape) < 2 else each.size // each.shape[-1] + each.size // each.shape[-2])
             for each in trained
@@ -90,9 +90,9 @@ def _stays_whole(name: str, tensor: Trained) -> bool:
 
 
 def step_bytes(name: str, trained: Sequence[Trained]) -> int:
-    """Bytes that an optimizer needs beside its state while it steps."""
+    """Count the bytes that an optimizer needs in addition to its state during a step."""
     if name.endswith("_fused") or name.startswith((*_BITSANDBYTES, "adamw_torch_8bit", "adamw_torch_4bit")):
         return 0
     if name == "adafactor":  # the squared gradient of one matrix at a time
         return _FLOAT32 * max((each.size for each in trained), default=0)
-    return _FLOAT32 * sum(each.size for each in trained)  # torch's others work on all tensors at once
+    return _FLOAT32 * sum(each.size for each in trained)  # torch's other optimizers process all tensors at once

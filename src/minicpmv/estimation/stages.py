@@ -1,4 +1,4 @@
-"""The model as a row of stages, each traced: tower layer by layer, resampler, embeddings, language model, loss."""
+"""Traces the model as a sequence of stages: tower layer by layer, resampler, embeddings, language model, loss."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ __all__ = ["Row", "Stage", "Tracer"]
 
 
 class Row(NamedTuple):
-    """What one forward pass of a process is given."""
+    """Input of one forward pass of a process."""
 
     tokens: int
     """Padding included."""
     labelled_tokens: int
     slices: int
-    """Of all images, overviews included."""
+    """Slices of all images, overviews included."""
 
 
 class Stage(NamedTuple):
-    """A piece of the network on its way from patches and tokens to the loss."""
+    """A part of the network between patches and tokens and the loss."""
 
     name: str
     given: int
-    """Bytes that the stage before hands over."""
+    """Bytes of the previous stage's output."""
     footprint: Footprint
     has_backward: bool
     is_recomputed: bool
     num_trained: int
-    """Its parameters that learn."""
+    """Number of its trained parameters."""
 
 
 _NOTHING_SEEN = (1, 2)
@@ -47,20 +47,20 @@ _NOTHING_SEEN = (1, 2)
 class Tracer:
     """Traces a model's stages.
 
-    Stages are alike where shapes, types and what learns are; of each kind one is traced, and ``seen`` remembers it.
+    Stages with the same shapes, types and trained parameters are alike; each kind is traced once, cached in ``seen``.
     """
 
     model: Any
-    """Without weights and with its adapter inside, as PEFT's ``get_base_model`` returns it. Of no use afterwards."""
+    """The model without weights, with its adapter, from PEFT's ``get_base_model``. Unusable afterwards."""
     patches: tuple[int, int]
     """Rows and columns of a slice."""
     autocast: torch.dtype | None
     recomputes_llm: bool
     recomputes_vision: bool
     has_adapter: bool
-    """PEFT makes the embeddings' output need a gradient, that of patches only where the tower learns."""
+    """Whether PEFT makes the embeddings' output require a gradient; that of patches does if the tower is trained."""
     seen: dict[Any, Footprint] = field(default_factory=dict)
-    """May be shared between models of the same sizes."""
+    """Cache of traced stages, which models of the same sizes may share."""
 
     def stages(self, row: Row) -> list[Stage]:
         """Trace a forward and backward pass of a row."""
@@ -86,7 +86,7 @@ class Tracer:
 
         patches = Blank((sum(lengths), 3 * side**2), torch.uint8)
         table, places = Blank((3, 256), torch.float32), Blank((sum(lengths),), torch.int64)
-        # What it is given is the batch itself, which is there all the time.
+        # Its input is the batch itself, which exists all the time.
         yield self._stage("vision tower", [embeddings], embed, patches, table, places)._replace(given=0)
         dtype = _sum_type(embeddings.position_embedding.weight.dtype, self.autocast)
         hidden = Blank((sum(lengths), width), dtype, _learns(embeddings) or (self.has_adapter and _learns(tower)))
@@ -98,7 +98,7 @@ class Tracer:
             hidden = hidden._replace(needs_gradient=hidden.needs_gradient or _learns(layer))
         yield self._stage("vision tower", [tower.post_layernorm], tower.post_layernorm, hidden)
         hidden = hidden._replace(needs_gradient=hidden.needs_gradient or _learns(tower.post_layernorm))
-        # Before the tracing, which would count its table of positions as kept by each batch.
+        # Before tracing, which would count its table of positions as kept by each batch.
         if (positions := getattr(resampler, "positions", None)) is not None:
             for dtype in (torch.float32, next(resampler.parameters()).dtype):
                 positions.of_grid(sizes, torch.device("cpu"), dtype)
@@ -168,7 +168,7 @@ class Tracer:
 
 
 def _active(module: Any) -> Any:
-    """The copy that PEFT trains, where there is one."""
+    """Return the copy that PEFT trains, if there is one, else the module."""
     copies = getattr(module, "modules_to_save", None)
     return module if copies is None else copies["default"]
 
@@ -183,5 +183,5 @@ def _describe(module: nn.Module) -> Any:
 
 
 def _sum_type(dtype: torch.dtype, autocast: torch.dtype | None) -> torch.dtype:
-    """Of a matrix product and a weight of that type."""
+    """Return the type of a matrix product's sum for a weight of that type."""
     return dtype if autocast is None else torch.promote_types(dtype, autocast)

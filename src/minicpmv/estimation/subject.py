@@ -1,4 +1,4 @@
-"""Reads what is asked about: a run's settings, resolved as a run resolves them, and its model without weights."""
+"""Reads the run to estimate: its settings, resolved as by the run itself, and its model without weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Subject", "build_model", "read_subject"]
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A run that has not begun."""
+    """A run to estimate."""
 
     base: Base
     run: RunArguments
@@ -44,7 +44,7 @@ class Subject:
 
     @property
     def packs_weights(self) -> bool:
-        """Whether the language model's layers are kept in 4 bits."""
+        """Whether the language model's layers are quantized to 4 bits."""
         return self.run.q_lora or bool(self.base.config.get("quantization_config"))
 
 
@@ -55,9 +55,9 @@ def read_subject(
 
     Args:
         arguments: Flags of a training run.
-        machine: What it would run on.
-        num_devices: One process each.
-        optimizer: Takes the place of ``--optim``, whether or not its package is installed here.
+        machine: The machine that it would run on.
+        num_devices: Number of devices, with one process each.
+        optimizer: Replaces ``--optim``, whether or not its package is installed here.
 
     Raises:
         MiniCPMVError: Training would refuse the flags or the model.
@@ -77,7 +77,7 @@ def read_subject(
 
 
 def _without_file_name(run: RunArguments) -> RunArguments:
-    """Take the path of a ``config.json`` for that of its directory."""
+    """Accept ``config.json`` as the name of its directory."""
     path = Path(run.model_name_or_path)
     if path.name == "config.json" and path.is_file():
         return replace(run, model_name_or_path=str(path.parent))
@@ -91,7 +91,7 @@ def build_model(subject: Subject) -> Any:
     if not subject.run.use_lora:
         choose_trained_parts(model, subject.run)
         return model
-    # Matrices as large as a new adapter's; how they start needs weights, and changes no size.
+    # Matrices of a new adapter's size; their initialisation would need weights, and changes no size.
     new = replace(subject.run, lora_weight_path=None, init_lora_weights="true")
     with torch.device("meta"):
         return add_lora(model, new, keep_dtype=bool(subject.settings.get("deepspeed")))

@@ -1,4 +1,4 @@
-"""Plays a training step through, stage by stage, and tells what is allocated at each moment beside weights."""
+"""Simulates a training step stage by stage, and yields the allocated memory at each moment, without weights."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ class Moment(NamedTuple):
     """``forward pass of the vision tower``."""
     activations: int
     logits: int
-    """And all else that the loss is made of."""
+    """Logits, and the other tensors of the loss."""
     copies: int
-    """Weights in half precision, made by autocast."""
+    """Half-precision copies of weights, made by autocast."""
     gradients: int
     """Of weights."""
 
 
 def play(stages: Sequence[Stage], *, gradient_bytes: int, gradients_stay: bool) -> Iterator[Moment]:
-    """Tell the moments of a forward and backward pass, in order.
+    """Yield the moments of a forward and backward pass, in order.
 
     Args:
-        stages: In the order of the forward pass.
-        gradient_bytes: Of each trained parameter; 0 if gradients are counted by the engine that takes them over.
-        gradients_stay: Whether those of an earlier micro-batch are there already.
+        stages: The stages in the order of the forward pass.
+        gradient_bytes: Bytes per trained parameter; 0 if gradients are counted with the engine that takes them over.
+        gradients_stay: Whether gradients of an earlier micro-batch already exist.
     """
     all_gradients = gradient_bytes * sum(stage.num_trained for stage in stages)
     kept = copies = kept_copies = 0
@@ -52,7 +52,7 @@ def play(stages: Sequence[Stage], *, gradient_bytes: int, gradients_stay: bool) 
         peak, own_copies = seen.backward_peak, seen.backward_copies
         if not new:
             peak = seen.backward_peak_without
-        if stage.is_recomputed and seen.forward_peak > peak:  # computed again beside its output's gradient
+        if stage.is_recomputed and seen.forward_peak > peak:  # recomputed while its output's gradient exists
             peak, own_copies, new = seen.forward_peak, seen.forward_copies, 0
         there = all_gradients if gradients_stay else gradients
         yield _moment("backward", stage, kept, stage.given + peak - own_copies - new, copies + own_copies, there + new)
@@ -60,7 +60,7 @@ def play(stages: Sequence[Stage], *, gradient_bytes: int, gradients_stay: bool) 
 
 
 def _kept(stage: Stage) -> int:
-    """What stays from a stage's forward pass until its backward pass."""
+    """Count the bytes kept from a stage's forward pass until its backward pass."""
     if not stage.has_backward:
         return 0
     if stage.is_recomputed:
@@ -79,5 +79,5 @@ def _moment(way: str, stage: Stage, kept: int, working: int, copies: int, gradie
 
 
 def kept_after_forward(stages: Sequence[Stage]) -> int:
-    """What autograd holds at the end of the forward pass, copies of weights included."""
+    """Count the bytes that autograd holds at the end of the forward pass, copies of weights included."""
     return sum(_kept(stage) + _kept_copies(stage) for stage in stages)

@@ -1,8 +1,8 @@
-"""Runs a module forward and backward without memory, and counts what would be allocated.
+"""Runs a module forward and backward without memory, and counts the bytes that it would allocate.
 
-Tensors have shapes and types but no contents (torch's fake tensors), so a layer of any size takes milliseconds. What is
-counted is what autograd really keeps for this module with these settings, adapters, dropout and autocast included: no
-formula has to follow the model's code. Scratch space inside a kernel is not seen.
+Tensors have shapes and types but no contents (torch's fake tensors), so a layer of any size takes milliseconds. The
+count includes everything that autograd keeps for this module with these settings, adapters, dropout and autocast
+included, so no formula has to follow the model's code. Scratch space inside a kernel is not counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Blank", "Footprint", "trace"]
 
 
 class Blank(NamedTuple):
-    """A tensor to be made: what a module is given."""
+    """Shape and type of a module's input tensor."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -36,40 +36,40 @@ class Blank(NamedTuple):
 
 
 class Footprint(NamedTuple):
-    """Bytes of one forward and backward pass, without parameters and what was given."""
+    """Bytes of one forward and backward pass, without parameters and inputs."""
 
     keeps_given: bool
-    """Whether the first tensor that was given is needed until the backward pass."""
+    """Whether the first input is kept until the backward pass."""
     kept: int
-    """From the forward until the backward pass, without copies of weights and the output."""
+    """Bytes kept from the forward until the backward pass, without copies of weights and the output."""
     kept_copies: int
-    """Copies of weights in half precision that are kept likewise."""
+    """Half-precision copies of weights that are also kept."""
     cached_copies: int
     """Copies of trained weights that autocast holds until the whole forward pass is over, kept or not."""
     output: int
     forward_peak: int
-    """Most that is allocated at once, kept and output included."""
+    """Peak of the forward pass, with kept tensors and output."""
     forward_copies: int
-    """Copies of weights among it."""
+    """Copies of weights in that peak."""
     backward_peak: int
-    """The same in the backward pass, with the gradient of the output and not the output; 0 if there is none."""
+    """Peak of the backward pass, with the output's gradient instead of the output; 0 without a backward pass."""
     backward_copies: int
     backward_gradients: int
-    """Gradients of parameters among it."""
+    """Gradients of parameters in that peak."""
     backward_peak_without: int
-    """The peak where gradients are there already, from the micro-batch before, and the new ones are added to them."""
+    """Peak of the backward pass if gradients of an earlier micro-batch exist, to which the new ones are added."""
 
 
 class _Ledger(TorchDispatchMode):
-    """Adds up the storages that are alive."""
+    """Adds up the live storages."""
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         super().__init__()
         self.live = self.live_copies = self.cached_copies = 0
         self.live_gradients = 0
         self.reset()
-        self._known: Any = WeakIdKeyDictionary()  # storage -> takes it off the account when it goes
-        self._is_trained: Any = WeakIdKeyDictionary()  # a weight's storage -> whether it learns
+        self._known: Any = WeakIdKeyDictionary()  # storage -> removes it from the sums when it is freed
+        self._is_trained: Any = WeakIdKeyDictionary()  # a weight's storage -> whether it is trained
         for weight in weights:
             self._is_trained[weight.untyped_storage()] = weight.requires_grad
 
@@ -98,7 +98,7 @@ class _Ledger(TorchDispatchMode):
         self.live_copies -= size * is_copy
 
     def reset(self) -> None:
-        """Forget the peaks."""
+        """Reset the peaks."""
         self.peak = (0, 0, 0)
         self.peak_without = 0
 
@@ -118,10 +118,10 @@ def trace(
     """Count what a computation allocates.
 
     Args:
-        modules: All that have parameters in it. They may be on the ``meta`` device, and are of no use afterwards.
+        modules: All modules with parameters. They may be on the ``meta`` device, and are unusable afterwards.
         compute: Takes a tensor for each of ``inputs``; calls the modules.
-        inputs: What it is given.
-        autocast: The type that matrix products are computed in; None without autocast.
+        inputs: Shapes and types of its arguments.
+        autocast: Type of matrix products; None without autocast.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in modules:
@@ -142,7 +142,7 @@ def trace(
             given.clear()
             output = result.untyped_storage().nbytes()
             copies, (forward_peak, forward_copies, _) = ledger.live_copies, ledger.peak
-            kept = max(ledger.live - output - copies, 0)  # a result that is a view of what was given has no bytes
+            kept = max(ledger.live - output - copies, 0)  # a result that is a view of an input has no bytes
             keeps_given = first() is not None
             ledger.reset()
             if result.requires_grad:
@@ -164,7 +164,7 @@ def trace(
 
 
 def _materialise(module: nn.Module) -> None:
-    """Give a module fake weights on the CPU, which autocast knows, unlike the meta device."""
+    """Give a module fake weights on the CPU, which autocast supports, unlike the meta device."""
     for part in module.modules():
         for name, weight in part._parameters.items():
             if weight is not None:

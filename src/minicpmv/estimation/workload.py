@@ -1,4 +1,4 @@
-"""What a run's rows hold: of its data, as it plans them, or the worst that its flags allow."""
+"""Determines the rows of a run: those planned from its data, or the worst that its flags allow."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from minicpmv.training.inputs.run_inputs import RunInputs, open_inputs
 __all__ = ["Workload", "plan_workload"]
 
 _MARKS = 2
-"""Tokens around each slice's image tokens."""
+"""Number of tokens around each slice's image tokens."""
 _TILES = 9
-"""What every release cuts an image into at most, beside the overview."""
+"""Most slices of an image in every release, without the overview."""
 _SCALE = 448
-"""Pixels: the side of a square with as many pixels as a slice has, in every release."""
+"""Pixels. Side of a square with as many pixels as a slice, in every release."""
 
 
 class Workload(NamedTuple):
-    """What a process computes."""
+    """The work of a run."""
 
     heaviest: list[Row]
-    """Those that may need most memory."""
+    """The rows that may need most memory."""
     patches: tuple[int, int]
     """Rows and columns of a slice."""
     epoch: Work | None
-    """All of it on all processes; None without data."""
+    """Work of an epoch on all processes; None without data."""
     steps: int | None
     """Optimizer steps of an epoch; None without data."""
     records: int | None
     step: Work
-    """Of one optimizer step on all processes: on average, or without data the heavier of the worst two."""
+    """Work of one optimizer step on all processes: on average, or without data of the heavier worst row."""
 
 
 def plan_workload(subject: Subject, config: Any, *, has_data: bool) -> Workload:
-    """Plan an epoch, or without data the worst row.
+    """Plan an epoch, or without data the worst rows.
 
     Raises:
-        MiniCPMVError: The data cannot be trained on, or their lengths shall not be looked at.
+        MiniCPMVError: The data cannot be trained on, or ``--check_first false`` leaves their lengths unknown.
     """
     side = _SCALE // config.vision_config.patch_size
     if not has_data:
@@ -70,7 +70,7 @@ def _micro_batches(subject: Subject) -> int:
 
 
 def _worst(subject: Subject, config: Any, patches: tuple[int, int]) -> Workload:
-    """A row of text that is all trained, and one of as many slices as fit, whose other tokens are trained."""
+    """Make a row of trained text, and one of as many slices as fit, whose other tokens are trained."""
     run, size = subject.run, int(subject.settings["per_device_train_batch_size"])
     longest = run.pack_length or run.model_max_length if run.packing else run.model_max_length
     tiles = run.max_slice_nums or _TILES
@@ -128,11 +128,11 @@ _PLANNED: dict[str, Any] = {
     "dataloader_drop_last": False,
     "gradient_accumulation_steps": 1,
 }
-"""transformers' defaults of what decides a plan."""
+"""transformers' defaults of the arguments that determine a plan."""
 
 
 def _heaviest(rows: Rows, tokens: Any, trained: Any, slices: Any, *, is_packed: bool) -> list[Row]:
-    """The rows with most tokens, most trained ones and most slices: often the same one."""
+    """Find the rows with most tokens, most trained tokens and most slices: often the same one."""
     found = []
     for row in rows:
         if len(row):

@@ -1,4 +1,4 @@
-"""A complete checkpoint, read tensor by tensor: an export never holds the whole model in memory."""
+"""Reads a complete checkpoint tensor by tensor, so that an export never holds the whole model in memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Checkpoint:
 
     @property
     def shapes(self) -> Mapping[str, Shape]:
-        """Of every tensor, by its name in the files."""
+        """The shape of every tensor, by its name in the files."""
         return {name: tuple(outline.shape) for name, outline in self.weights.outlines.items()}
 
 
@@ -37,7 +37,7 @@ def open_checkpoint(name: str) -> Checkpoint:
     """Open a model directory, or a name on the hub, whose files are fetched.
 
     Raises:
-        CheckpointError: There is none, its weights are quantised already or do not fit its config.
+        CheckpointError: There is none, or its weights are already quantized or do not fit its config.
     """
     path = find_directory(name, asked_by="model", allow_patterns=list(_NEEDED))
     if not (path / "config.json").is_file():
@@ -48,8 +48,7 @@ def open_checkpoint(name: str) -> Checkpoint:
     config = read_model_config(path)
     if getattr(config, "quantization_config", None):
         raise CheckpointError(
-            f"{name}: found weights packed in fewer bits, expected whole ones\n"
-            "  fix: export the model that they were made of"
+            f"{name}: found quantized weights, expected unquantized ones\n  fix: export the model that was quantized"
         )
     checkpoint = Checkpoint(path, config, WeightReader(find_weight_files(path)))
     refuse_misfits(dict(checkpoint.shapes), build_skeleton(path), path)

@@ -1,7 +1,7 @@
-"""Lets vLLM load MiniCPM-V directories without the code that released ones carry; vLLM calls ``register`` itself.
+"""Lets vLLM load MiniCPM-V directories without the code that released ones contain; vLLM calls ``register`` itself.
 
-vLLM has the networks, and takes from a checkpoint's own code the config, the tokenizer and how pictures are cut. Where
-this package is installed beside vLLM, they are this package's. Nothing of vLLM is loaded before vLLM is.
+vLLM has the networks, and takes the config, the tokenizer and the slicing of pictures from a checkpoint's own code.
+Where this package is installed with vLLM, it provides them. This module loads nothing of vLLM before vLLM does.
 """
 
 # pyright: reportMissingImports=false
@@ -26,7 +26,7 @@ __all__ = ["ReleasedImageProcessor", "register"]
 
 
 class ReleasedImageProcessor(MiniCPMVImageProcessor):
-    """Cuts pictures as its base does, and hands them over in the released form and under the released names."""
+    """Cuts pictures as its base class does, and returns them in the released form under the released names."""
 
     im_start_token, im_end_token = "<image>", "</image>"
     im_id_start, im_id_end = "<image_id>", "</image_id>"
@@ -44,7 +44,7 @@ class ReleasedImageProcessor(MiniCPMVImageProcessor):
         Args:
             images: A list of pictures for each sample.
             do_pad: Ignored: slices are not padded to each other here.
-            max_slice_nums: Another limit of tiles per picture than the checkpoint's.
+            max_slice_nums: Most tiles per picture; by default the checkpoint's number.
             return_tensors: Ignored: samples differ in what they hold, so they are lists of tensors.
 
         Returns:
@@ -66,12 +66,12 @@ class ReleasedImageProcessor(MiniCPMVImageProcessor):
         return BatchFeature(found)
 
     def _strip(self, patches: torch.Tensor) -> torch.Tensor:
-        """The patches of one slice, (L, 3 * p * p), side by side."""
+        """Put the patches of one slice, (L, 3 * p * p), side by side."""
         side = self.patch_size
         return patches.unflatten(1, (3, side, side)).permute(1, 2, 0, 3).flatten(2).contiguous()
 
     def get_sliced_grid(self, image_size: tuple[int, int], max_slice_nums: int | None = None) -> tuple[int, int] | None:
-        """Columns and rows of tiles that a picture of (width, height) is cut into, or None."""
+        """Return the columns and rows of tiles that a picture of (width, height) is cut into, or None."""
         return self.plan(image_size, max_slice_nums).grid
 
     def get_slice_image_placeholder(
@@ -81,7 +81,7 @@ class ReleasedImageProcessor(MiniCPMVImageProcessor):
         max_slice_nums: int | None = None,
         use_image_id: bool | None = None,
     ) -> str:
-        """What stands in the text for a picture of (width, height)."""
+        """Return the placeholder in the text for a picture of (width, height)."""
         version = self._version()
         has_numbers = version.reading.markup.number is not None
         stated = has_numbers if self.use_image_id is None else self.use_image_id
@@ -93,18 +93,18 @@ class ReleasedImageProcessor(MiniCPMVImageProcessor):
         )
 
     def _version(self) -> Version:
-        # 4.5's released file says 2.6; in what concerns pictures the two are alike.
+        # 4.5's released file says 2.6; both treat pictures alike.
         return self.released_version() or UNSTATED
 
 
 def register() -> None:
     """Have vLLM use this package's config, tokenizer and pictures. Called in every process of vLLM's."""
-    from vllm.model_executor.models import minicpmv  # noqa: PLC0415  it is being loaded: at the top would be too early
+    from vllm.model_executor.models import minicpmv  # noqa: PLC0415  vLLM is loading: the top would be too early
 
     from minicpmv.registration import register as register_with_transformers  # noqa: PLC0415  needs all of torch
 
     register_with_transformers()
     minicpmv.MiniCPMVProcessingInfo._image_processor_cls = ReleasedImageProcessor
     if not torch.cuda.is_available():
-        # vLLM's resampler asks, and a build of torch without CUDA raises. May go when vLLM asks its platform instead.
+        # vLLM's resampler calls it, and torch built without CUDA raises. May go when vLLM asks its platform instead.
         torch.cuda.is_current_stream_capturing = lambda: False

@@ -1,1 +1,1 @@
-"""Opens a model or adapter and lets it answer one question or a file of them. It knows no training and no metric."""
+"""Opens a model or adapter and has it answer one question or a file of them. It knows no training and no metric."""

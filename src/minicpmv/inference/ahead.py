@@ -1,4 +1,4 @@
-"""Prepares what comes next while its predecessor is worked on, in a thread: a device need not wait for pictures."""
+"""Prepares the next item in a thread while the current one is processed, so that the device never waits for images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _Ready = TypeVar("_Ready")
 
 
 def ahead(items: Iterable[_Item], prepare: Callable[[_Item], _Ready]) -> Generator[_Ready]:
-    """Yield what ``prepare`` makes of each item, in order; of the next one it is made while the caller has this one.
+    """Yield ``prepare(item)`` for each item in order, and prepare the next one while the caller has this one.
 
-    Items are asked for by the caller's own thread, one early. Whatever goes wrong with an item is raised in its turn,
-    after all that came before it. When the generator ends or is closed, no thread is left.
+    The caller's own thread requests items, one ahead. An item's error is raised in its turn, after all earlier items.
+    When the generator ends or is closed, no thread is left.
 
     Args:
-        items: Gone through once.
+        items: Iterated over once.
         prepare: Called in a thread, for one item at a time and in order.
     """
     source = iter(items)
@@ -36,7 +36,7 @@ def ahead(items: Iterable[_Item], prepare: Callable[[_Item], _Ready]) -> Generat
 def _start(
     source: Iterator[_Item], prepare: Callable[[_Item], _Ready], thread: ThreadPoolExecutor
 ) -> Future[_Ready] | None:
-    """Have the next item prepared; None if there is none."""
+    """Start preparing the next item; return None if there is none."""
     try:
         item = next(source)
     except StopIteration:

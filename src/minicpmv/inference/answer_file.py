@@ -1,10 +1,10 @@
-"""The file that answers are written to, whole or not at all, and beside it what is there before it is whole.
+"""Writes the file of answers, complete or not at all, and next to it a partial file to resume from.
 
-``OUTPUT.partial`` begins with a line that says which run its answers are of. Behind it stand the answers of the batches
-that are done, each as it will stand in the end, behind a digest of the state of its image files. Whatever kills the
-process, the same run goes on behind the last batch that is whole and whose images are what they were. So its batches,
-and therefore its answers, are those of a run that nothing has disturbed, and an image may be mended on the way.
-``OUTPUT.run.json`` says which run made the file.
+``OUTPUT.partial`` begins with a line that identifies the run. After it come the answers of the finished batches in
+their final form, each preceded by a digest of the state of its image files. Whatever kills the process, the same run
+resumes after the last batch that is complete and whose images are unchanged. So its batches, and therefore its
+answers, equal those of an uninterrupted run, and an image may be repaired in between. ``OUTPUT.run.json`` says which
+run made the file.
 """
 
 from __future__ import annotations
@@ -40,37 +40,37 @@ _STATE_DIGITS = 16
 
 
 def check_place(output: Path) -> None:
-    """Make sure that a file can be there.
+    """Verify that a file can be created there.
 
     Raises:
-        UsageError: It cannot.
+        UsageError: It cannot be created.
     """
     check_file(output, asked_by="--output")
 
 
 def check_output(output: Path, run: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Tell whether there is nothing left to do, before the model is loaded.
+    """Return whether nothing is left to do, before the model is loaded.
 
     Args:
         output: The file.
-        run: What its answers shall be of, from ``describe_identity``.
+        run: Identity of the run, from ``describe_identity``.
         overwrite: Whether a finished file, or answers of another run, may be replaced.
 
     Raises:
-        UsageError: They are there and may not.
+        UsageError: Such a file exists and may not be replaced.
     """
     if overwrite:
         return False
     if output.exists():
         made = _read_json(_proof(output))
         if made is None:
-            found = "a file, and nothing that says what made it"
+            found = "a file without a record of the run that made it"
         elif made["run"] != run:
             found = f"a file of another run: {describe_differences(made['run'], run)}"
         elif made["sha256"] != _digest(output):
-            found = "a file that was changed since it was made"
+            found = "a file that was changed after it was written"
         else:
-            _partial(output).unlink(missing_ok=True)  # of a process that was killed as the last thing it did
+            _partial(output).unlink(missing_ok=True)  # left by a process killed just before cleanup
             return True
         raise UsageError(f"--output {output}: found {found}, expected none\n  fix: name another file, or --overwrite")
     _check_partial(output, run)
@@ -84,31 +84,31 @@ def _check_partial(output: Path, run: Mapping[str, Any]) -> None:
             line, has_answers = file.readline(), bool(file.read(1))
     except FileNotFoundError:
         return
-    if not line.endswith(b"\n"):  # killed as the first thing it did
+    if not line.endswith(b"\n"):  # left by a process killed at its start
         return
     header = _parse(line)
     if header is not None and not has_answers:  # nothing is lost
         return
     if header is None or not isinstance(header.get("run"), dict):
-        found = "no line that says which run its answers are of"
+        found = "no line that identifies its run"
     elif header["run"] != _of_all_batches(run):
         found = f"answers of another run: {describe_differences(header['run'], _of_all_batches(run))}"
     else:
         return
     raise UsageError(
         f"{path}: found {found}; expected this run's\n"
-        "  fix: give the options of before to go on with it, name another --output, or start anew with --overwrite"
+        "  fix: use the earlier options to resume it, name another --output, or start over with --overwrite"
     )
 
 
 class PartialAnswers:
-    """Answers of the batches that are done. To be used in a ``with`` statement, by one process at a time.
+    """Stores the answers of finished batches. Use it in a ``with`` statement, in one process at a time.
 
     Args:
-        output: The file to be made.
-        run: As for ``check_output``, which has looked at what is there.
-        asked: What is asked for, and in which order the file has it.
-        batches: Positions of what is asked for together, in the order in which they are answered.
+        output: The file to write.
+        run: As for ``check_output``, which has checked the existing files.
+        asked: The questions, in the order of the file.
+        batches: Positions of the questions of each batch, in the order in which they are answered.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class PartialAnswers:
         self._asked = asked
         self._batches = batches
         self._starts = np.zeros(len(asked), dtype=np.int64)
-        """Where each answer begins in the partial file, in bytes."""
+        """Offset of each answer in the partial file, in bytes."""
         self.num_done = 0
         """Batches."""
         self._open = ExitStack()
@@ -137,7 +137,7 @@ class PartialAnswers:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise UsageError(
-                    f"{_partial(self._output)}: found another process that writes it, expected none\n"
+                    f"{_partial(self._output)}: found another process writing it, expected none\n"
                     "  fix: wait for that process, or name another --output"
                 ) from error
             self._recall()
@@ -148,7 +148,7 @@ class PartialAnswers:
         self._open.close()
 
     def add(self, predictions: Sequence[Prediction]) -> None:
-        """Write down the next batch; when this returns, killing the process does not lose it.
+        """Store the next batch; when this returns, killing the process does not lose it.
 
         Raises:
             UsageError: The disk is full, or fails.
@@ -168,7 +168,7 @@ class PartialAnswers:
         self.num_done += 1
 
     def finish(self) -> None:
-        """Write the whole file in the order of the records, in one step, and remove the partial one.
+        """Write the complete file in the order of the records, in one step, and remove the partial one.
 
         Raises:
             UsageError: The disk is full, or fails.
@@ -176,13 +176,13 @@ class PartialAnswers:
         assert self.num_done == len(self._batches), "answers are missing"
         with _refused(self._output), replacing(self._output, refused=lambda error: error) as file:
             digest = self._write_in_order(file)
-            # Before the file, so that a finished file is never without it. Killed in between, the run goes on here.
+            # Before the file, so that no finished file is without it. A run killed in between resumes here.
             made = {"run": self._run, "answers": len(self._asked), "sha256": digest}
             write_json(_proof(self._output), made)
         _partial(self._output).unlink()
 
     def _recall(self) -> None:
-        """Find the batches that are whole, and cut off what stands behind them."""
+        """Find the complete batches, and truncate the file after them."""
         with _read_partial(self._output) as file:
             line = file.readline()
             header = _parse(line)
@@ -200,7 +200,7 @@ class PartialAnswers:
         self._file.truncate(end)
 
     def _find_batch(self, file: BinaryIO, batch: NDArray[np.int64]) -> list[int] | None:
-        """Return where each answer of a batch begins; None unless all are there, whole, and of the images of today."""
+        """Return the offsets of a batch's answers; None unless all are complete and their images unchanged."""
         starts: list[int] = []
         for index in batch.tolist():
             state = file.read(_STATE_DIGITS + 1)
@@ -232,18 +232,18 @@ class PartialAnswers:
 
 @contextmanager
 def _refused(output: Path) -> Iterator[None]:
-    """Word what a disk says."""
+    """Translate a disk's errors into a message."""
     try:
         yield
     except OSError as error:
         raise UsageError(
-            f"--output {output}: found a disk that does not take the answers ({error.strerror}), expected room for them"
-            f"\n  fix: {advise(error)}; the same command goes on where this one ended"
+            f"--output {output}: found that the answers cannot be written ({error.strerror}), expected space for them"
+            f"\n  fix: {advise(error)}; the same command resumes where this one ended"
         ) from error
 
 
 def _state(record: Record) -> bytes:
-    """Digest the sizes and times of change of a record's image files."""
+    """Digest the sizes and modification times of a record's image files."""
     states = [_look(image) for image in record.images if isinstance(image, str) and not is_embedded(image)]
     return hashlib.sha256(repr(states).encode()).hexdigest()[:_STATE_DIGITS].encode()
 
@@ -251,12 +251,12 @@ def _state(record: Record) -> bytes:
 def _look(path: str) -> FileState | None:
     try:
         return FileState.of(path)
-    except OSError:  # opening it says what is wrong
+    except OSError:  # opening it reports the fault
         return None
 
 
 def _of_all_batches(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what is looked at batch by batch."""
+    """Leave out the entries that are compared batch by batch."""
     return {name: value for name, value in run.items() if name != "images"}
 
 
@@ -265,7 +265,7 @@ def _partial(output: Path) -> Path:
 
 
 def _open_partial(output: Path) -> FileIO:
-    # Unbuffered: what a full disk refuses is not tried again.
+    # Unbuffered, so that a write refused by a full disk is not tried again.
     number = open_in_place(_partial(output), os.O_RDWR | os.O_APPEND | os.O_CREAT)
     return open(number, "a+b", buffering=0)
 
@@ -279,12 +279,12 @@ def _proof(output: Path) -> Path:
 
 
 def _line(content: Mapping[str, Any]) -> bytes:
-    # Half of a surrogate pair, which UTF-8 cannot write, becomes the escape that JSON has for it.
+    # A lone surrogate, which UTF-8 cannot encode, becomes its JSON escape.
     return json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """Read a line; None if it is torn."""
+    """Parse a line; None if it is truncated."""
     try:
         content = json.loads(line) if line.endswith(b"\n") else None
     except ValueError:

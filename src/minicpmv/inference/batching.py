@@ -1,6 +1,6 @@
-"""Which records are answered together, and in which order: the longest first, beside those that show the same pictures.
+"""Plans which records are answered together: the longest first, next to those that show the same pictures.
 
-Decided from lengths alone, so that the same records and limits always give the same batches.
+Only lengths decide, so that the same records and limits always give the same batches.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 __all__ = ["BATCH_SIZE", "plan_batches"]
 
 BATCH_SIZE = 16
-"""Questions that are answered at once where nobody says otherwise. On a CPU 360 questions take 10.8 s of processor time
-one by one, 7.6 s with 8 at once, 7.1 s with 16, 6.7 s with 64 (the demo's model, one thread, loading included)."""
+"""Default number of questions answered at once. On a CPU 360 questions take 10.8 s of processor time one by one, 7.6 s
+with 8 at once, 7.1 s with 16, 6.7 s with 64 (the demo's model, one thread, loading included)."""
 
 
 def plan_batches(
@@ -25,8 +25,8 @@ def plan_batches(
 ) -> list[NDArray[np.int64]]:
     """Divide records into batches.
 
-    Groups stand in the order of their longest member, and so do the members of each, so the first batch needs the most
-    memory, and a group's pictures are still at hand when its next member is asked.
+    Groups are ordered by their longest member, and members by length, so the first batch needs the most memory, and a
+    group's pictures are still cached when its next member is asked.
 
     >>> plan_batches(np.array([5, 9, 7, 2]), np.array([0, 1, 2, 1]), max_new_tokens=1, batch_size=2)
     [array([1, 3]), array([2, 0])]

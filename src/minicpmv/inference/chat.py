@@ -1,4 +1,4 @@
-"""A conversation with one model: questions and pictures in, answers out as they are written."""
+"""Holds a conversation with one model: questions and pictures in, answers out as they are written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minicpmv.machine.shortage import naming_shortage
 __all__ = ["Conversation", "Exchange"]
 
 _SMALLER = (
-    "start anew (/reset in a dialogue), show fewer pictures, or have them cut into fewer tiles (--max-slice-nums 1 is "
+    "start over (/reset in a dialogue), show fewer pictures, or have them cut into fewer tiles (--max-slice-nums 1 is "
     "the least)"
 )
 
@@ -25,20 +25,20 @@ class Exchange:
 
     question: str
     images: tuple[str, ...]
-    """Files that were shown before the question."""
+    """Image files shown before the question."""
     answer: str
-    """Thoughts included, with ``<think>`` at the start."""
+    """The answer, with its thoughts, which begin with ``<think>``."""
     was_stopped: bool = False
-    """Whether somebody ended the answer before the model did."""
+    """Whether the caller ended the answer before the model did."""
 
 
 class Conversation:
-    """One dialogue with a model, which remembers what was said and shown.
+    """A dialogue with a model, which remembers its questions, answers and pictures.
 
     Args:
-        loaded: Who answers.
+        loaded: The model that answers.
         settings: How tokens are chosen.
-        system: An instruction that stands before the first question (2.5 and later).
+        system: An instruction before the first question (2.5 and later).
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class Conversation:
     ) -> None:
         self.loaded = loaded
         self.settings = settings or GenerationSettings()
-        """May be changed between two questions."""
+        """Settings, which may be changed between two questions."""
         self.system = system
-        """May be changed, too; the model then reads the whole dialogue under the new one."""
+        """The instruction, which may be changed, too; the model then reads the whole dialogue under the new one."""
         self._exchanges: list[Exchange] = []
 
     @property
     def exchanges(self) -> tuple[Exchange, ...]:
-        """What was asked and answered so far."""
+        """The questions and answers so far."""
         return tuple(self._exchanges)
 
     def clear(self) -> None:
@@ -61,7 +61,7 @@ class Conversation:
         self._exchanges = []
 
     def undo(self) -> Exchange | None:
-        """Forget the last question and its answer, and return them; None where nothing was asked."""
+        """Forget the last question and its answer, and return them; None if there is none."""
         return self._exchanges.pop() if self._exchanges else None
 
     def ask(
@@ -73,14 +73,14 @@ class Conversation:
         is_over: Callable[[], bool] | None = None,
         seed: int | None = None,
     ) -> str:
-        """Ask the next question; images stand before its text. A question that fails is not remembered.
+        """Ask the next question; images come before its text. A question that fails is not remembered.
 
-        Thoughts are part of what is returned; the model's format shows it none of them when the next question is asked.
+        The returned answer includes its thoughts; the model's format leaves them out when the next question is asked.
         An answer that ``is_over`` ends is remembered as far as it was written.
 
         Args:
-            question: Its text.
-            images: Files.
+            question: Text of the question.
+            images: Image files.
             on_text: As for ``generation.answer``.
             is_over: As for ``generation.answer``.
             seed: As for ``generation.answer``.
@@ -88,7 +88,7 @@ class Conversation:
         Raises:
             UsageError: The model's format does not allow it, or the conversation has become too long.
             ImageError: A picture cannot be read.
-            MemoryShortageError: There is no room for it.
+            MemoryShortageError: Memory ran out.
         """
         was_stopped = False
 

@@ -1,6 +1,6 @@
-"""A conversation as one record of training data, its pictures in it, so that the file can go anywhere.
+"""Saves a conversation as one record of training data, with its pictures embedded, so that the file can be moved.
 
-The record is judged as any other before it is written: what is saved can be trained on, and reads as it was said.
+The record is checked like any other before it is written, so it can be trained on, and reads like the conversation.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def save_record(conversation: Conversation, path: str | Path) -> None:
     """Write a conversation as a data file of one record, or add it as a line where the file ends in ``.jsonl``.
 
     Raises:
-        UsageError: Nothing was said yet, or the file cannot be written or is there already.
-        DataError: What was said cannot be trained on, such as an empty answer.
-        ImageError: A picture that was shown is not there any more.
+        UsageError: The conversation is empty, or the file cannot be written or already exists.
+        DataError: The conversation cannot be trained on, for example because of an empty answer.
+        ImageError: A picture that was shown no longer exists.
     """
     file = Path(path)
     record = _make(conversation)
@@ -61,7 +61,7 @@ def _make(conversation: Conversation) -> dict[str, Any]:
         raise UsageError("record: found no question yet, expected at least one with its answer\n  fix: ask first")
     messages = [] if conversation.system is None else [{"role": "system", "content": conversation.system}]
     for exchange in exchanges:
-        # Thoughts of earlier answers are not part of what the model reads when it goes on.
+        # The model does not read the thoughts of earlier answers when the dialogue continues.
         said = exchange.answer if exchange is exchanges[-1] else without_thinking(exchange.answer)
         messages.append({"role": "user", "content": "<image>\n" * len(exchange.images) + exchange.question})
         messages.append({"role": "assistant", "content": said})

@@ -1,6 +1,6 @@
-"""From messages to answers: one at a time as it is written, or many in a batch.
+"""Generates answers from messages: one at a time as it is written, or many in a batch.
 
-Prompts come from the processor, so they are the ones that were trained. Greedy unless sampling is asked for.
+Prompts come from the processor, so they are those of training. Decoding is greedy unless sampling is asked for.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ Messages = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationSettings:
-    """How answers are chosen."""
+    """Settings of decoding."""
 
     max_new_tokens: int = 1024
     """Longest answer, thoughts included."""
     sample: bool = False
-    """Draw tokens at random instead of taking the likeliest; the next three settings then apply, and None means what
-    the released ``chat()`` takes for the version."""
+    """Draw tokens at random instead of taking the likeliest; the next three settings then apply, and None means the
+    default of the released ``chat()`` for the version."""
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
     repetition_penalty: float | None = None
-    """Above 1 makes a token that was answered already less likely. None: as the released ``chat()`` when sampling, else
-    1."""
+    """A value above 1 makes tokens that the answer already has less likely. None: as the released ``chat()`` when
+    sampling, else 1."""
     max_slice_nums: int | None = None
-    """Most tiles cut from one picture; the checkpoint's own number if not given."""
+    """Most tiles cut from one picture; by default the checkpoint's number."""
     enable_thinking: bool = False
     """Let the model think before it answers; 4.5 only."""
 
     def options(self, version: Version) -> dict[str, Any]:
-        """The same, in the words of transformers' ``generate``."""
+        """Return the settings as arguments of transformers' ``generate``."""
         chosen: dict[str, Any] = {"max_new_tokens": self.max_new_tokens}
         names = ["repetition_penalty"]
         if self.sample:
@@ -64,7 +64,7 @@ _GREEDY = GenerationSettings()
 
 
 class _CallingStreamer(AnswerStreamer):
-    """Hands each piece to a function instead of a queue."""
+    """Passes each piece to a function instead of a queue."""
 
     def __init__(self, loaded: LoadedModel, on_text: Callable[[str], None]) -> None:
         super().__init__(loaded.processor.tokenizer, loaded.end_token_ids())
@@ -87,20 +87,20 @@ def answer(
     """Answer one conversation.
 
     Args:
-        loaded: Who answers.
+        loaded: The model that answers.
         messages: The conversation so far.
-        settings: How tokens are chosen. The answer ends in any case where the model's positions do.
+        settings: How tokens are chosen. The answer always ends with the model's positions.
         on_text: Called with each piece of the answer as soon as it is written.
         is_over: Called after each token; the answer ends where it returns True.
-        seed: Where tokens are drawn at random, of this answer alone; torch's own random numbers if not given.
+        seed: Seed for sampling this answer; by default torch's own random state is used.
 
     Returns:
         The whole answer, without white space around it. With thinking it begins with ``<think>``, as the released
-        ``chat()``'s does; ``processing.thinking.split_thinking`` tells thoughts from what was said.
+        ``chat()``'s does; ``processing.thinking.split_thinking`` separates the thoughts.
 
     Raises:
-        UsageError: A message is not understood, thinking is asked of a version that cannot, or the conversation is
-            longer than the model was made for.
+        UsageError: A message is malformed, the version cannot think, or the conversation is longer than the model
+            allows.
         ImageError: A picture cannot be read.
         NotFiniteError: The model's logits are not finite.
     """
@@ -109,8 +109,8 @@ def answer(
     positions = cast("int", loaded.model.config.text_config.max_position_embeddings)  # pyright: ignore[reportAttributeAccessIssue]
     if length >= positions:
         raise UsageError(
-            f"conversation: found {length} tokens with its pictures, expected fewer than {positions}, for which the "
-            "model was made\n  fix: start anew, or show fewer or smaller pictures"
+            f"conversation: found {length} tokens with its pictures, expected fewer than {positions}, the model's "
+            "limit\n  fix: start over, or show fewer or smaller pictures"
         )
     settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, positions - length))
     seeds = None if seed is None else [seed]
@@ -120,7 +120,7 @@ def answer(
 def answer_batch(
     loaded: LoadedModel, conversations: Sequence[Messages], *, settings: GenerationSettings = _GREEDY
 ) -> list[str]:
-    """Answer several conversations in one batch; as :func:`answer` otherwise, but whatever their length."""
+    """Answer several conversations in one batch; otherwise as :func:`answer`, but without its limit on the length."""
     return draw_answers(loaded, _encode(loaded, conversations, settings), settings=settings)
 
 
@@ -142,11 +142,11 @@ def draw_answers(
     is_over: Callable[[], bool] | None = None,
     seeds: Sequence[int] | None = None,
 ) -> list[str]:
-    """Answer prompts that are encoded already; as :func:`answer` otherwise.
+    """Answer prompts that are already encoded; otherwise as :func:`answer`.
 
     Args:
-        loaded: Who answers.
-        inputs: The model's, padded on the left, on its device.
+        loaded: The model that answers.
+        inputs: The model's inputs, padded on the left, on its device.
         settings: How tokens are chosen; slices and thinking are in the prompts.
         on_text: As for :func:`answer`; with one prompt only.
         is_over: As for :func:`answer`; it ends all of them.

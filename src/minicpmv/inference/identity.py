@@ -1,4 +1,4 @@
-"""What answers depend on, in words that can be compared: whether two runs are one and the same, and if not, why."""
+"""Describes everything that answers depend on, so that two runs can be compared and their differences named."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from minicpmv.releases.directories import SMALL_FILES, find_directory
 __all__ = ["describe_differences", "describe_identity"]
 
 _LOADED = (".safetensors", ".bin", ".json", ".model", ".txt")
-"""Endings of what is read from a model's directory: weights, configs and the tokenizer's files."""
+"""Suffixes of the files read from a model's directory: weights, configs and the tokenizer's files."""
 _SHOWN = 12
 """Digits of a digest."""
 
@@ -42,24 +42,24 @@ def describe_identity(
     dtype: str | None,
     other_base: str | None,
 ) -> dict[str, Any]:
-    """Name everything that answers follow from.
+    """Describe everything that determines the answers.
 
-    Weights and images count by name, size and time of change, because reading them all takes long; data by what they
-    hold. Batches count because what is answered together rounds differently.
+    Weights and images count by name, size and modification time, because reading them all takes long; data by content.
+    Batch limits count because rounding depends on which records are answered together.
 
     Args:
         model: The directory, or the name on the hub.
         data: The file or folder.
-        content: What it holds.
+        content: Digest of the data.
         images: The image files, as they were when the data were checked.
         settings: How tokens are chosen.
         turns: Which answers of a record are asked for.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
         batch_size: Most records answered together.
         max_batch_tokens: Most tokens answered together.
-        device: Where it is computed.
+        device: Device of the computation.
         dtype: Precision that was asked for, if any.
-        other_base: What ``compare_own_base`` has allowed, if anything.
+        other_base: Difference that ``compare_own_base`` has allowed, if any.
     """
     base = base_of_adapter(model)
     paths, states = images.as_arrays()
@@ -83,7 +83,7 @@ def describe_identity(
 
 
 def describe_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say what two runs do not have in common.
+    """Describe the differences between two runs.
 
     >>> describe_differences({"seed": 1, "top_k": 5}, {"seed": 2, "top_k": 5})
     'seed 1 and now 2'
@@ -104,7 +104,7 @@ def _show(value: object) -> str:
 def _describe_model(path: str) -> str:
     if Path(path).is_dir():
         name, folder = str(Path(path).resolve()), Path(path)
-    else:  # a name on the hub, whose files lie in a folder of the cache for each of its versions
+    else:  # a name on the hub, whose files are in one cache folder per version
         name, folder = path, find_directory(path, asked_by="model", **SMALL_FILES)
     files = sorted(file for file in folder.iterdir() if file.suffix in _LOADED and file.is_file())
     described = "".join(f"{file.name} {FileState.of(str(file))}\n" for file in files)

@@ -1,4 +1,4 @@
-"""Opens whatever a run left, or a run started from: a base model, a fully tuned directory or an adapter.
+"""Opens a model to answer with: a base model, a fully tuned directory or an adapter.
 
 An adapter's directory names its base; both are loaded and joined. Nothing here generates.
 """
@@ -49,23 +49,23 @@ _ADAPTER_CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model ready to answer, with what it reads and writes text and pictures by."""
+    """A model ready to answer, with its processor."""
 
     path: str
-    """What was asked for."""
+    """The path as given."""
     base: str
-    """The directory, or name on the hub, of the model's weights; the same as ``path`` unless that is an adapter."""
+    """Directory, or name on the hub, of the model's weights; the same as ``path`` unless that is an adapter."""
     model: MiniCPMVForConditionalGeneration
-    """In eval mode; for an adapter PEFT's model around it, which answers to the same calls."""
+    """The model in eval mode; for an adapter PEFT's wrapper, which has the same methods."""
     processor: MiniCPMVProcessor
 
     @property
     def device(self) -> torch.device:
-        """Where inputs must lie."""
+        """The device for inputs."""
         return next(self.model.parameters()).device
 
     def end_token_ids(self) -> list[int]:
-        """Ids at which an answer ends."""
+        """Ids of the tokens that end an answer."""
         return end_token_ids(self.processor.tokenizer, self.processor.version)
 
 
@@ -73,7 +73,7 @@ def base_of_adapter(path: str | Path) -> str | None:
     """Return the base model that an adapter directory names, or None if it is not an adapter's.
 
     Raises:
-        CheckpointError: The adapter names no base, or a directory that is not there.
+        CheckpointError: The adapter names no base, or a directory that does not exist.
     """
     config_file = Path(path) / _ADAPTER_CONFIG
     if not config_file.is_file():
@@ -89,30 +89,28 @@ def base_of_adapter(path: str | Path) -> str | None:
     if not _is_hub_name(base):
         raise CheckpointError(
             f"{config_file}: base_model_name_or_path names {base!r}, found no such directory, expected the base model\n"
-            "  fix: put the base model back, or write its new place into that file"
+            "  fix: restore the base model, or write its new path into that file"
         )
     return _cached(base, config_file)
 
 
 def _cached(name: str, named_by: Path) -> str:
-    """Return the directory of a model that was fetched before: a file from anywhere has nothing fetched by naming
-    it.
-    """
+    """Return the cached directory of a model; a name in a file of unknown origin must not cause a download."""
     try:
         return snapshot_download(name, local_files_only=True)
     except (OSError, ValueError) as error:  # huggingface_hub's own errors are of these kinds
         raise CheckpointError(
             f"{named_by}: base_model_name_or_path names {name!r} on the hub, found no copy of it in the cache, "
-            "expected one: what an adapter names is not fetched unasked\n"
+            "expected one: the base that an adapter names is not downloaded unasked\n"
             f"  fix: if you trust that name, `hf download {name}`; or write the base model's directory into that file"
         ) from error
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:
-    """Return the device that was asked for; if none was, the first GPU if there is one, else the CPU.
+    """Return the device that was asked for; by default the first GPU if there is one, else the CPU.
 
     Raises:
-        MachineError: None was asked for, and there is something that cannot be used or was never tested.
+        MachineError: None was asked for, and the machine has an unusable or untested device.
     """
     if device is not None:
         return torch.device(device)
@@ -122,19 +120,19 @@ def default_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def find_base(path: str | Path) -> str:
-    """Return the base model's directory, or its name on the hub if that answers, of whatever can be loaded.
+    """Return the directory of a model's base, or its name on the hub; ``path`` is anything that can be loaded.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: There is no such model.
     """
     return _locate(path)[0]
 
 
 def find_version(path: str | Path) -> Version:
-    """Tell which release a model directory, a name on the hub or an adapter is of, without loading weights.
+    """Return the release of a model directory, a name on the hub or an adapter, without loading weights.
 
     Raises:
-        CheckpointError: There is no model at ``path``, or none of MiniCPM-V.
+        CheckpointError: There is no model at ``path``, or it is no MiniCPM-V.
     """
     base, _ = _locate(path)
     with _naming(base):
@@ -145,13 +143,13 @@ def find_version(path: str | Path) -> Version:
 
 
 def compare_own_base(path: str | Path, *, allow_other: bool) -> str | None:
-    """Make sure that the base that an adapter directory names has the weights that the adapter was trained on.
+    """Verify that the base that an adapter directory names has the weights that the adapter was trained on.
 
     Returns:
-        What was allowed, in words; None if there is nothing to allow.
+        A description of the difference that was allowed; None if there is none.
 
     Raises:
-        CheckpointError: It is another base, or not there.
+        CheckpointError: It is another base, or it is missing.
     """
     base = base_of_adapter(path)
     return None if base is None else warn_of_base(path, base, allow_other=allow_other)
@@ -168,10 +166,10 @@ def load_model(
 
     Args:
         path: The directory or name.
-        device: Where to put it; the first GPU if there is one, else the CPU.
-        dtype: Of the weights; float32 on a CPU, elsewhere the one that the checkpoint was saved in, but float16 for
-            bfloat16 on a card that has none.
-        allow_other_base: Whether an adapter may be put on other weights than those that it was trained on.
+        device: Device for the model; by default the first GPU if there is one, else the CPU.
+        dtype: Precision of the weights; by default float32 on a CPU, elsewhere the checkpoint's, but float16 instead of
+            bfloat16 on a card without bfloat16.
+        allow_other_base: Whether an adapter may be loaded on other weights than those that it was trained on.
 
     Raises:
         CheckpointError: There is no model at ``path``, or the adapter's base is missing or another model.
@@ -197,7 +195,7 @@ def load_model(
 
 
 def _choose_dtype(base: str, device: torch.device) -> torch.dtype | None:
-    """Return the precision of a model's weights on a device; None: its own."""
+    """Return the precision of a model's weights on a device; None keeps the checkpoint's."""
     if device.type == "cpu":
         return torch.float32
     best = precision_of(look_at(device))
@@ -210,8 +208,8 @@ def _choose_dtype(base: str, device: torch.device) -> torch.dtype | None:
         return None
     if isinstance(config, MiniCPMVConfig) and config.minicpmv_version.network.overflows_in_float16:
         _logger.warning(
-            "notice: weights are float16, because %s; %s is known to exceed its numbers there. "
-            "If an answer ends with an error about that, --dtype float32 goes on, with twice the memory",
+            "notice: weights are float16, because %s; %s is known to exceed the range of float16. "
+            "If an answer ends with an error about that, use --dtype float32, which takes twice the memory",
             best.reason,
             config.minicpmv_version.model,
         )
@@ -219,7 +217,7 @@ def _choose_dtype(base: str, device: torch.device) -> torch.dtype | None:
 
 
 def _locate(path: str | Path) -> tuple[str, str | None]:
-    """Return where the weights of the whole model are, and the adapter's directory if ``path`` is one."""
+    """Return the location of the model's weights, and the adapter's directory if ``path`` is one."""
     text = str(path)
     if "\0" in text or (_looks_like_a_path(text) and not Path(text).exists()):
         raise CheckpointError(
@@ -242,18 +240,18 @@ def _locate(path: str | Path) -> tuple[str, str | None]:
 
 @contextmanager
 def _naming(base: str) -> Iterator[None]:
-    """Say which model cannot be read; transformers' words for that are an ``OSError``'s."""
+    """Translate transformers' ``OSError`` into a message that names the model."""
     try:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"{base}: found what cannot be loaded ({str(error).splitlines()[0]}), expected a whole model\n"
+            f"{base}: found files that cannot be loaded ({str(error).splitlines()[0]}), expected a complete model\n"
             "  fix: download the model again, or restore the file"
         ) from error
 
 
 def _refuse_unknown_type(base: Path) -> None:
-    """Name a kind of model that transformers knows as little as we do: it would ask for an upgrade."""
+    """Refuse a model type that transformers does not know either; it would suggest an upgrade."""
     file = base / "config.json"
     kind = read_object(file, expected="a model's", fix="download the model again, or restore the file").get(
         "model_type"
@@ -276,5 +274,5 @@ def _is_hub_name(name: str) -> bool:
 
 
 def _looks_like_a_path(name: str) -> bool:
-    """Whether a name cannot be one on the hub, which is ``name`` or ``owner/name``."""
+    """Return whether a name cannot be one on the hub, which is ``name`` or ``owner/name``."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()

@@ -1,7 +1,7 @@
-"""One model in several processes, each with a whole copy of it on a device of its own, or in this process alone.
+"""Runs one model in several processes, each with a full copy on its own device, or in this process alone.
 
-Whoever has work for a model hands it over as a function from tasks to results, and gets the results in the order of the
-tasks. So answers do not depend on how many processes there are, as long as a task's result does not depend on others.
+Callers pass a function from tasks to results, and get the results in the order of the tasks. So answers do not depend
+on the number of processes, as long as a task's result does not depend on other tasks.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _Task = TypeVar("_Task")
 _Result = TypeVar("_Result")
 
 Work = Callable[[LoadedModel, Iterator[_Task]], Iterator[_Result]]
-"""Yields a result for each task, in order. For other processes it, tasks and results must be picklable."""
+"""Function that yields a result for each task, in order. For other processes all three must be picklable."""
 
 _AT_HAND = 2
-"""Tasks that a process has at most: one that it works on, and the next, whose pictures it may read meanwhile."""
+"""Most tasks of a process: the current one, and the next, whose pictures it may read meanwhile."""
 _PATIENCE = 10.0
-"""Seconds that a process has to end."""
+"""Seconds that a process may take to exit."""
 
 
 class Models(Protocol):
-    """Whoever can put a model to work."""
+    """Applies a model to tasks."""
 
     processor: MiniCPMVProcessor
 
@@ -47,7 +47,7 @@ class Models(Protocol):
         """Yield the result of each task, in order.
 
         Raises:
-            MiniCPMVError: What was wrong with a task, in its turn; or a process has ended.
+            MiniCPMVError: A task failed, raised in its turn; or a process has exited.
         """
         ...
 
@@ -68,7 +68,7 @@ class ThisProcess:
 
 
 def choose_devices(device: str, num_processes: int | None, *, num_gpus: int) -> list[str]:
-    """Say which device each process computes on.
+    """Choose the device of each process.
 
     >>> choose_devices("cuda", None, num_gpus=2)
     ['cuda:0', 'cuda:1']
@@ -77,8 +77,8 @@ def choose_devices(device: str, num_processes: int | None, *, num_gpus: int) -> 
 
     Args:
         device: As for ``load_model``; without a number all GPUs.
-        num_processes: What was asked for; if nothing was, one for each GPU, or one.
-        num_gpus: Of the machine.
+        num_processes: Number of processes; by default one for each GPU, or one.
+        num_gpus: Number of the machine's GPUs.
 
     Raises:
         UsageError: There are fewer devices than processes.
@@ -101,10 +101,10 @@ def choose_devices(device: str, num_processes: int | None, *, num_gpus: int) -> 
 def open_models(
     name: str, load: Callable[[str], LoadedModel], devices: Sequence[str]
 ) -> AbstractContextManager[Models]:
-    """Load a model on each device, until the ``with`` statement ends; on a single device in this process.
+    """Load a model on each device, until the ``with`` statement ends; a single device is used in this process.
 
     Args:
-        name: Of the model, as for ``load_model``.
+        name: Name of the model, as for ``load_model``.
         load: Called with a device; for several it must be picklable.
         devices: At least one.
     """
@@ -113,7 +113,7 @@ def open_models(
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """What a process sends in place of a result; it ends then."""
+    """A message that a process sends instead of a result before it exits."""
 
     error: MiniCPMVError
 
@@ -126,11 +126,11 @@ class _Child:
     at_hand: deque[int] = field(default_factory=deque)
     """Numbers of the tasks that it has, in order."""
     knows_the_end: bool = False
-    """Whether it was told that there are no more."""
+    """Whether the end of tasks was sent to it."""
 
 
 class _Processes:
-    """Starts processes when it is entered, and ends them, whatever happens."""
+    """Starts processes on entry, and always ends them on exit."""
 
     def __init__(self, name: str, load: Callable[[str], LoadedModel], devices: Sequence[str]) -> None:
         self.processor = MiniCPMVProcessor.from_pretrained(find_base(name))
@@ -140,7 +140,7 @@ class _Processes:
     def __enter__(self) -> Models:
         context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         num_threads = max(1, torch.get_num_threads() // len(self._devices))
-        # Ctrl-C reaches all processes of a terminal. Only this one shall hear it; the others inherit that they do not.
+        # Ctrl-C reaches all processes of a terminal. Only this one handles it; the others inherit that it is ignored.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for device in self._devices:
@@ -148,7 +148,7 @@ class _Processes:
                 process = context.Process(target=_serve, args=(theirs, self._load, device, num_threads), daemon=True)
                 self._children.append(_Child(device, process, ours))
                 process.start()
-                theirs.close()  # so that its end is seen
+                theirs.close()  # so that its exit is noticed
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return self
@@ -183,14 +183,14 @@ class _Processes:
             for connection in wait(list(busy)):
                 child = busy[connection]  # pyright: ignore[reportArgumentType]
                 done[child.at_hand.popleft()] = result = self._receive(child)
-                if isinstance(result, _Fault):  # in its turn, when all before it are done; nobody begins another
+                if isinstance(result, _Fault):  # raised after all earlier ones; no process begins another
                     source = iter(())
                     child.at_hand.clear()
                 else:
                     self._give(child, source, done)
 
     def _give(self, child: _Child, source: Iterator[tuple[int, Any]], done: dict[int, Any]) -> None:
-        """Give a process its next task, or say once that there is none."""
+        """Send a process its next task, or once the end of tasks."""
         number, task = next(source, (0, None))
         if isinstance(task, _Fault):
             done[number], task = task, None
@@ -214,7 +214,7 @@ class _Processes:
             raise self._ended(child) from error
 
     def _ended(self, child: _Child) -> MiniCPMVError:
-        """Say why a process is there no more: by its own last words, or from outside."""
+        """Describe why a process has exited: by its own last message, or by its exit code."""
         with suppress(EOFError, ConnectionResetError):
             while child.connection.poll():
                 said = child.connection.recv()
@@ -222,7 +222,7 @@ class _Processes:
                     return said.error
         child.process.join(_PATIENCE)
         return UsageError(
-            f"--processes: found that the process on {child.device} has ended with {child.process.exitcode}, expected "
+            f"--processes: found that the process on {child.device} has exited with {child.process.exitcode}, expected "
             "its answers\n"
             "  fix: see what it printed above (nothing and -9: out of memory); fewer --processes need less memory"
         )
@@ -236,7 +236,7 @@ def _until_a_fault(tasks: Iterable[Any]) -> Iterator[Any]:
 
 
 def _serve(connection: Connection[Any, Any], load: Callable[[str], LoadedModel], device: str, num_threads: int) -> None:
-    """Do what the parent says, in a process of its own, for as long as the parent listens."""
+    """Work on the parent's tasks in a separate process, for as long as the parent lives."""
     messages: SimpleQueue[Any] = SimpleQueue()
     threading.Thread(target=_listen, args=(connection, messages), daemon=True).start()
     if device == "cpu":
@@ -256,9 +256,9 @@ def _serve(connection: Connection[Any, Any], load: Callable[[str], LoadedModel],
 
 
 def _listen(connection: Connection[Any, Any], messages: SimpleQueue[Any]) -> None:
-    """Take messages off the pipe at once, so that the parent never waits to be heard while it is told something."""
+    """Read messages from the pipe immediately, so that parent and child never block each other by sending."""
     try:
         while True:
             messages.put(connection.recv())
-    except (EOFError, ConnectionResetError):  # the parent has ended, or wants no more
+    except (EOFError, ConnectionResetError):  # the parent has exited, or has no more tasks
         os._exit(0)

@@ -1,6 +1,6 @@
-"""What the vision side makes of pictures: once for each picture, however many records show it.
+"""Computes the vision features of pictures, once for each picture, however many records show it.
 
-Each is seen by itself, so its features do not depend on which pictures, or records, came before it.
+Each picture is computed separately, so its features do not depend on the pictures or records before it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from minicpmv.processing.pictures.patches import ImageError, load_image
 __all__ = ["Opened", "SeenPictures", "count_pictures", "name_picture", "open_picture"]
 
 _MOST_BYTES = 256 * 2**20
-"""Of features that are kept: of 4.5 in bfloat16 those of 512 slices. And of pixels that are opened early."""
+"""Most bytes of cached features (for 4.5 in bfloat16 those of 512 slices), and of pixels opened ahead."""
 _GREY = (128, 128, 128)
 
 
 def count_pictures(record: Record) -> int:
-    """Count the pictures that a record's turns show, which are the first of its images."""
+    """Count the pictures that a record's turns show; they are the first of its images."""
     return sum(not isinstance(part, str) for turn in record.turns for part in turn.content)
 
 
 def name_picture(record: Record, position: int) -> bytes:
-    """Tell a picture from others: by the digest of its path, or of its bytes if it is embedded."""
+    """Return an identifier of a picture: a digest of its path, or of its bytes if it is embedded."""
     image = record.images[position]
     return hashlib.sha256(image if isinstance(image, bytes) else b"path " + os.fsencode(image)).digest()
 
@@ -44,7 +44,7 @@ def open_picture(record: Record, position: int, *, blank: bool = False) -> Image
     """Open one of a record's pictures, or make a grey one of the same size.
 
     Raises:
-        ImageError: It cannot be read, or has another size than when it was looked at.
+        ImageError: It cannot be read, or its size has changed since the data were checked.
     """
     size = None if record.image_sizes is None else record.image_sizes[position]
     if blank and size is not None:
@@ -65,7 +65,7 @@ _Key = tuple[object, ...]
 
 
 class Opened(NamedTuple):
-    """Pictures that are seen together, as patches."""
+    """Pictures that are computed together, as patches."""
 
     patches: list[NDArray[np.uint8]]
     """(patches of all its slices, 588) of each picture."""
@@ -79,12 +79,12 @@ class Opened(NamedTuple):
 
 
 class SeenPictures:
-    """Features of the pictures that were shown last.
+    """Caches the features of the most recent pictures.
 
     Args:
-        loaded: Who looks at them. Its vision side must not be sharded.
-        blank: Show a grey picture of the same size instead of each.
-        max_bytes: Most that is kept; the last is always.
+        loaded: The model. Its vision side must not be sharded.
+        blank: Use a grey picture of the same size instead of each.
+        max_bytes: Most bytes to cache; the last picture is always kept.
     """
 
     def __init__(self, loaded: LoadedModel, *, blank: bool = False, max_bytes: int = _MOST_BYTES) -> None:
@@ -94,13 +94,13 @@ class SeenPictures:
         self._kept: OrderedDict[_Key, Tensor] = OrderedDict()
         self._num_bytes = 0
         self._opened_last: Container[_Key] = ()
-        # 2.5 attends its padding, up to the longest slice of a record: its pictures are seen together.
+        # 2.5 attends its padding, up to the longest slice of a record, so a record's pictures are computed together.
         self._together = loaded.processor.version.network.vision_positions == "row"
 
     def open(self, asked: Iterable[tuple[Record, int | None]]) -> dict[_Key, Opened]:
-        """Open what :meth:`features` will need for these records, as far as memory is set aside for it.
+        """Open the pictures that :meth:`features` will need for these records, within the memory limit.
 
-        A thread may do so while another looks at the records before them. What it leaves out is opened when needed.
+        A thread may do so while another computes earlier records. Pictures beyond the limit are opened when needed.
 
         Args:
             asked: Records, and the most tiles of their pictures.
@@ -126,9 +126,9 @@ class SeenPictures:
         """Return the tokens of a record's pictures, (slices, Q, D); None if it has none.
 
         Args:
-            record: Shows them.
-            max_slice_nums: Most tiles of each; the checkpoint's own number if not given.
-            opened: What :meth:`open` has opened; what is used is taken out.
+            record: The record with the pictures.
+            max_slice_nums: Most tiles of each; by default the checkpoint's number.
+            opened: Pictures from :meth:`open`; those used are removed.
 
         Raises:
             ImageError: A picture cannot be read.
@@ -138,7 +138,7 @@ class SeenPictures:
         return torch.cat(found) if found else None
 
     def _groups(self, record: Record) -> list[tuple[int, ...]]:
-        """Positions of the pictures that are seen together."""
+        """Return the positions of the pictures that are computed together."""
         positions = tuple(range(count_pictures(record)))
         if self._together:
             return [positions] if positions else []
@@ -156,7 +156,7 @@ class SeenPictures:
         if features is None:
             features = self._see(opened.pop(key, None) or self._open(record, positions, max_slice_nums))
             self._num_bytes += features.nbytes
-        self._kept[key] = features  # behind all others: what was not asked for longest is dropped first
+        self._kept[key] = features  # to the end: the least recently used is dropped first
         while self._num_bytes > self._max_bytes and len(self._kept) > 1:
             _, dropped = self._kept.popitem(last=False)
             self._num_bytes -= dropped.nbytes

@@ -1,7 +1,7 @@
-"""Lets a model answer records: many at once, each as it would be answered alone.
+"""Has a model answer records in batches, each as it would be answered alone.
 
-What is asked is rendered by the same processor as in training: a record's last question, given all before it. Answers
-come batch by batch, not in the order of the records; whoever wants them so sorts them by ``index``.
+The processor of training renders a record's last question, given all before it. Answers come batch by batch, not in the
+order of the records; sort them by ``index`` for that.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["Answering", "Prediction", "predict"]
 
 _log = logging.getLogger(__name__)
 
-_FEWER = "answer fewer records at once: lower --answer_batch_size"  # where processes share the weights
+_FEWER = "answer fewer records at once: lower --answer_batch_size"  # where the weights are sharded
 _SMALLER = (
     "allow shorter answers (--max-new-tokens, in a run --eval_max_new_tokens or --eval_sample_tokens), or cut images "
     "into fewer tiles (--max-slice-nums)"
@@ -43,49 +43,49 @@ _SMALLER = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """One record's answer, beside the known one if there is one."""
+    """One record's answer, with the reference if there is one."""
 
     index: int
     """Position among the records, from 0."""
     id: str | int | None
-    """The record's own, if it has one."""
+    """The record's own id, if it has one."""
     question: str
     """Text of the last question, without its images."""
     answer: str
-    """What the model said, its thoughts included."""
+    """The model's answer, with its thoughts."""
     reference: str | None
-    """What the record says; None where it ends with the question."""
+    """The record's reference answer; None where it ends with the question."""
     references: tuple[str, ...] = ()
-    """Answers that count as right beside or instead of it, where the record lists any."""
+    """Answers that count as correct in addition to or instead of it, where the record lists any."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answering:
-    """Work for ``model_processes``: answers batches of questions."""
+    """Answers batches of questions, as work for ``model_processes``."""
 
     settings: GenerationSettings
     """How tokens are chosen."""
     seed: int = 0
-    """With ``sample``, what the random numbers of each record follow from, together with its position."""
+    """With ``sample``, seed of each record's random numbers, together with its position."""
     blank_images: bool = False
-    """Show a grey picture of the same size instead of each image: what the model answers unseeing."""
+    """Show a grey picture of the same size instead of each image, to test what the model answers without seeing."""
 
     def __call__(self, loaded: LoadedModel, batches: Iterable[Sequence[Question]]) -> Generator[list[Prediction]]:
-        """Answer batch by batch; the texts and pictures of the next one are read while the device has one.
+        """Answer batch by batch; the texts and pictures of the next one are read while the device computes.
 
-        A batch that has no room in the device's memory is answered in halves, with a notice, unless processes share the
-        model's weights: then one that answers in halves alone would have the others wait for ever.
+        A batch that exceeds the device's memory is answered in halves, with a notice, unless the model's weights are
+        sharded: a process that answers in halves alone would make the others wait forever.
 
         Args:
-            loaded: Who answers.
-            batches: Asked for one early.
+            loaded: The model that answers.
+            batches: Batches, requested one ahead.
 
         Raises:
-            DataError: A record cannot be read any more.
+            DataError: A record is no longer readable.
             ImageError: A picture cannot be read.
             NotFiniteError: The logits for a record are not finite. None of its batch is answered then.
             UsageError: A conversation does not fit the model's version.
-            MemoryShortageError: One record alone has no room in memory.
+            MemoryShortageError: A single record exceeds the memory.
         """
         return _Predictor(loaded, self).answer_all(batches)
 
@@ -93,33 +93,33 @@ class Answering:
 class _Encoded(NamedTuple):
     question: Question
     text: EncodedConversation
-    """With pixels only where the vision side is sharded."""
+    """The encoded prompt, with pixels only where the vision side is sharded."""
 
 
 class _Batch(NamedTuple):
     rows: list[_Encoded]
     opened: MutableMapping[Any, Any]
-    """What :class:`SeenPictures` has opened early."""
+    """Pictures that :class:`SeenPictures` has opened ahead."""
 
 
 class _Predictor:
     """Answers batches of questions.
 
     Args:
-        loaded: Who answers.
-        work: How.
+        loaded: The model that answers.
+        work: Its settings.
     """
 
     def __init__(self, loaded: LoadedModel, work: Answering) -> None:
         self._loaded = loaded
         self._work = work
         self._settings = work.settings
-        thinking_setting(loaded.processor.version, work.settings.enable_thinking)  # refused now, not in a thread
+        thinking_setting(loaded.processor.version, work.settings.enable_thinking)  # refused here, not in a thread
         self._pictures: SeenPictures | None = None
-        if not is_sharded(loaded.model):  # otherwise only the whole model's forward brings the weights together
+        if not is_sharded(loaded.model):  # otherwise only the whole model's forward gathers the weights
             self._pictures = SeenPictures(loaded, blank=work.blank_images)
         self._room: float = float("inf")
-        """Most tokens that are answered at once, longest answers included: of half a batch, once one had no room."""
+        """Most tokens per batch, longest answers included: half of the smallest batch that exceeded the memory."""
 
     def answer_all(self, batches: Iterable[Sequence[Question]]) -> Generator[list[Prediction]]:
         with closing(ahead(batches, self._encode)) as encoded:
@@ -157,7 +157,7 @@ class _Predictor:
         return [_prediction(row.question, answer) for row, answer in zip(batch.rows, said, strict=True)]
 
     def _draw(self, rows: Sequence[_Encoded], opened: MutableMapping[Any, Any]) -> list[str] | None:
-        """Answer rows together; None where memory does not allow that."""
+        """Answer rows together; None if they exceed the memory."""
         length = max(len(row.text.input_ids) for row in rows) + self._settings.max_new_tokens
         if len(rows) > 1 and len(rows) * length > self._room:
             return None
@@ -168,7 +168,7 @@ class _Predictor:
             if len(rows) == 1 or self._pictures is None:
                 raise
             found = str(error).splitlines()[0]
-        # Here, and not where the error is at hand, whose frames hold what was allocated.
+        # Here, and not in the except clause, where the error's frames still hold the allocated memory.
         if self._loaded.device.type == "cuda":
             torch.cuda.empty_cache()
         self._room = (len(rows) - len(rows) // 2) * length
@@ -215,24 +215,24 @@ def predict(
     """Answer every record, the longest first.
 
     Args:
-        loaded: Who answers.
-        records: Read when they are needed. An assistant turn at the end of one is not shown to the model: it is the
+        loaded: The model that answers.
+        records: The records, read when needed. An assistant turn at the end is not shown to the model: it is the
             reference.
         settings: How tokens are chosen.
         batch_size: Most records answered at once; None for any number.
         max_batch_tokens: Most tokens answered at once, see ``plan_batches``.
         seed: As for ``Answering``.
-        blank_images: As there.
+        blank_images: As for ``Answering``.
 
     Yields:
         Answers as they come.
 
     Raises:
-        DataError: A record cannot be read any more.
+        DataError: A record is no longer readable.
         ImageError: A picture cannot be read.
         NotFiniteError: The logits for a record are not finite.
-        UsageError: Thinking is asked of a version that cannot, or a conversation does not fit the version.
-        MemoryShortageError: One record alone has no room in memory.
+        UsageError: The version cannot think, or a conversation does not fit it.
+        MemoryShortageError: A single record exceeds the memory.
     """
     answering = Answering(settings=settings, seed=seed, blank_images=blank_images)
     plan = plan_questions(
@@ -255,5 +255,5 @@ def _prediction(question: Question, answer: str) -> Prediction:
 
 
 def _own_seed(seed: int, index: int) -> int:
-    """Make one seed of two, such that neighbours have nothing in common."""
+    """Combine two numbers into one seed, such that neighbouring seeds are unrelated."""
     return int.from_bytes(hashlib.sha256(f"{seed} {index}".encode()).digest()[:8], "big", signed=True)

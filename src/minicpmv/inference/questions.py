@@ -1,6 +1,6 @@
-"""What a model is asked: a record's last question, given all before it, rendered by the processor of training.
+"""Turns records into questions: the last one of a record, given all before it, rendered by the processor of training.
 
-Measures questions without opening pictures, and divides them into batches.
+It also measures questions without opening pictures, and divides them into batches.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _NO_PIXELS = np.zeros((0, 0), dtype=np.uint8)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One record that is asked; it can be sent to another process."""
+    """A record to be asked; it can be sent to another process."""
 
     index: int
     """Position among the records, from 0."""
     record: Record
-    """An assistant turn at its end is not shown to the model: it is the reference."""
+    """The record; an assistant turn at its end is not shown to the model: it is the reference."""
     max_slice_nums: int | None
-    """Most tiles of each picture; the checkpoint's own number if not given."""
+    """Most tiles of each picture; by default the checkpoint's number."""
 
     @property
     def shown(self) -> Record:
-        """What the model is shown."""
+        """The part of the record that the model is shown."""
         record = self.record
         return replace(record, turns=record.turns[:-1]) if record.turns[-1].role == "assistant" else record
 
@@ -51,9 +51,9 @@ def choose(
     """Read some records as questions.
 
     Args:
-        records: All.
-        positions: Which of them.
-        max_slice_nums: Of all pictures, or of those of each of all records.
+        records: All records.
+        positions: Positions of the records to read.
+        max_slice_nums: Most tiles of every picture, or of the pictures of each of all records.
     """
     limits = max_slice_nums if isinstance(max_slice_nums, Sequence) else None
     return [
@@ -75,15 +75,15 @@ def plan_questions(
 
     Args:
         processor: The checkpoint's.
-        records: What is asked.
+        records: The records to ask.
         settings: How tokens are chosen.
         batch_size: Most records of a batch.
-        max_batch_tokens: Most tokens of one.
-        max_slice_nums: Of each record's pictures; those of the settings if not given.
+        max_batch_tokens: Most tokens of a batch.
+        max_slice_nums: Most tiles of each record's pictures; by default the settings'.
 
     Raises:
-        DataError: A record cannot be read any more.
-        UsageError: A conversation does not fit the model's version, or cannot think.
+        DataError: A record is no longer readable.
+        UsageError: A conversation does not fit the model's version, or the version cannot think.
     """
     lengths = np.zeros(len(records), dtype=np.int64)
     groups = np.zeros(len(records), dtype=np.int64)
@@ -134,7 +134,7 @@ def encode_question(
 
 
 def _group(question: Question) -> int:
-    """Number a question by what it shows; one without pictures stands alone."""
+    """Return a group number for the pictures of a question; one without pictures has its own group."""
     described = b"".join(_names(question)) or f"text {question.index}".encode()
     return int.from_bytes(hashlib.sha256(described).digest()[:8], "big", signed=True)
 

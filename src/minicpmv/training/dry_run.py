@@ -1,8 +1,8 @@
-"""``--dry_run``: what a run would meet, found out before its first expensive second.
+"""Checks a run before it starts (``--dry_run``): everything up to the first step, then two steps on the costliest row.
 
-Everything up to the first step is what a run does, by the same code. Then two real steps are taken on the costliest
-row, in a folder that disappears: the first allocates the optimizer's state, the second has it beside the activations,
-so the peak is the real one. Evaluation, saving and the verification at the end are not rehearsed.
+The run's own code does it. The two steps run in a temporary folder: the first allocates the optimizer's state, the
+second has it together with the activations, so the memory peak is the real one. Evaluation, saving and the final
+verification are not covered.
 """
 
 from __future__ import annotations
@@ -48,28 +48,28 @@ _CHECKS = ("flags", "data", "lengths", "directory", "weights", "batches", "what 
 
 
 class DryRunChecks:
-    """Numbers what has been checked. A run that is no rehearsal says of it what every run says, and no more."""
+    """Prints numbered check results in a dry run, and in a real run only those that every run prints."""
 
     def __init__(self, *, is_dry: bool) -> None:
         self._is_dry = is_dry
         self._left = list(_CHECKS)
 
     def passed(self, name: str, text: str) -> None:
-        """Say a check's result in a dry run."""
+        """Print a check's result in a dry run."""
         if self._is_dry:
             assert self._left.pop(0) == name, f"{name} is out of order"
             number = f"{len(_CHECKS) - len(self._left)}/{len(_CHECKS)} {name}"
             say(f"{number} ... ok\n{text}" if "\n" in text else f"{number}: {text} ... ok")
 
     def report(self, name: str, text: str) -> None:
-        """Say a check's result in every run."""
+        """Print a check's result in every run."""
         if self._is_dry:
             self.passed(name, text)
         else:
             say(text)
 
     def data(self, inputs: RunInputs) -> None:
-        """Say how many records there are, how long, and what is done to those that are too long."""
+        """Report the number of records, their lengths, and what happens to overlong ones."""
         held_out = f", {inputs.num_validation:,} to evaluate" if inputs.validation else ""
         skipped = f", {len(inputs.skipped):,} skipped" if inputs.skipped else ""
         found = ", no problem" if inputs.lengths is not None else ", checked when they are read"
@@ -86,17 +86,17 @@ class DryRunChecks:
         )
 
     def directory(self, output_dir: str, start: ResumePoint) -> None:
-        """Say what the run finds where it saves; one that would not be allowed there has been refused before."""
+        """Report what the output directory holds; a run that may not use it was refused before."""
         found = "" if Path(output_dir).exists() else ", new"
         checkpoints = list_checkpoints(output_dir)
         if start.path is not None:
-            found = f", the run would go on from {Path(start.path).name}"
+            found = f", the run would resume from {Path(start.path).name}"
         elif checkpoints:
             found = f", --overwrite_output_dir would delete {len(checkpoints)} earlier checkpoint(s)"
         self.passed("directory", f"{output_dir}{found}")
 
     def weights(self, model: Any, base: Path) -> None:
-        """Say that weights have been loaded, which refuses whatever is missing or too much."""
+        """Report that the weights were loaded, which refuses missing and unexpected tensors."""
         self.passed("weights", f"every tensor of {base} in its place, {str(model.dtype).removeprefix('torch.')}")
 
 
@@ -110,22 +110,22 @@ def take_dry_run(
     run: RunArguments,
     args: TrainingArguments,
 ) -> dict[str, Any]:
-    """Take two steps on the costliest row, and say what a run will need. Every process must call it.
+    """Take two steps on the costliest row, and report what a run will need. Every process must call it.
 
     Args:
-        checks: Numbers the results.
+        checks: Prints the results.
         build_trainer: Makes the trainer of a run with a plan and transformers' arguments.
-        plan: Of the run.
-        costs: Of each record, in tokens; None if lengths are not known.
-        inputs: Of the run.
+        plan: The run's plan of batches.
+        costs: Cost of each record, in tokens; None if lengths are not known.
+        inputs: The run's inputs.
         run: The flags.
         args: transformers' arguments.
 
     Returns:
-        The figures.
+        The figures of the report.
 
     Raises:
-        MiniCPMVError: A step fails, or there is too little memory or room on the disk.
+        MiniCPMVError: A step fails, or memory or disk space is too small.
     """
     row, share = _find_costliest(plan, costs, inputs)
     num_steps = count_steps(plan, args)
@@ -140,17 +140,17 @@ def take_dry_run(
         f"{trainer.args.gradient_accumulation_steps * args.world_size} x the costliest row, of {len(row)} "
         f"record(s){tokens}: "
         f"loss {first['loss']:.4f}{gradient}, {seconds:.2f} s; the run's {num_steps:,} steps take roughly "
-        f"{_time(seconds * share * num_steps)}, evaluation and saving apart",
+        f"{_time(seconds * share * num_steps)}, without evaluation and saving",
     )
     peak = _check_memory(checks, args)
     needed = _check_disk(checks, trainer, room, inputs, run)
-    say("Dry run: all checks passed, and --output_dir is as it was; the same command without --dry_run trains.")
+    say("Dry run: all checks passed, and --output_dir is unchanged; the same command without --dry_run trains.")
     return {"steps": num_steps, "loss": first["loss"], "seconds": seconds, "memory_gib": peak, "disk_bytes": needed}
 
 
 @dataclass(frozen=True, slots=True)
 class _SameRow:
-    """A plan of one row again and again."""
+    """A plan that repeats one row."""
 
     row: list[int]
     num_rows: int
@@ -161,7 +161,7 @@ class _SameRow:
 
 
 class _Stopwatch(TrainerCallback):
-    """Remembers how long the last step took; the end-of-step exchange before it has waited for the device."""
+    """Measures how long the last step took; the end-of-step collective has already waited for the device."""
 
     seconds = math.nan
     _started = math.nan
@@ -178,14 +178,14 @@ class _Stopwatch(TrainerCallback):
 def _find_costliest(
     plan: BatchPlan, costs: npt.NDArray[np.float64] | None, inputs: RunInputs
 ) -> tuple[list[int], float]:
-    """Return the costliest row of the first epoch, and how costly an average one is beside it."""
+    """Return the costliest row of the first epoch, and the ratio of an average row's cost to it."""
     rows = plan.rows(0)
     if costs is None or inputs.lengths is None:
         return rows[0], 1.0
     filled = np.flatnonzero(rows.sizes)
     starts = rows.bounds[:-1][filled]
     of_rows = np.add.reduceat(costs[rows.records], starts)
-    if not isinstance(plan, RowPlanner):  # padding costs what tokens cost
+    if not isinstance(plan, RowPlanner):  # padding costs as much as tokens
         lengths = inputs.lengths.lengths[rows.records]
         of_rows += rows.sizes[filled] * np.maximum.reduceat(lengths, starts) - np.add.reduceat(lengths, starts)
     costliest = int(of_rows.argmax())
@@ -203,7 +203,7 @@ def _take_two_steps(
     args = copy.copy(args)  # building it again would set up devices and DeepSpeed again
     args.output_dir = folder
     args.max_steps, args.logging_steps = 2, 1
-    # A step has no more rows than the run's own, however many were asked for.
+    # A step has no more rows than a step of the run itself, however many were asked for.
     args.gradient_accumulation_steps = min(args.gradient_accumulation_steps, -(-num_rows // args.world_size))
     args.logging_strategy, args.eval_strategy = IntervalStrategy.STEPS, IntervalStrategy.NO
     args.save_strategy, args.load_best_model_at_end, args.eval_on_start = SaveStrategy.NO, False, False
@@ -220,14 +220,14 @@ def _take_two_steps(
 
 
 def _check_memory(checks: DryRunChecks, args: TrainingArguments) -> float:
-    """Say the peak of the two steps beside what there is; that they fitted, they have shown."""
+    """Report the memory peak of the two steps, which evidently fitted, and the total memory."""
     peaks = gather(memory_gib())
     total = total_memory(args.device) / 2**30
     if args.device.type == "cuda":
         reserved, beside = (max(each) for each in zip(*gather(_measure_around(args.device)), strict=True))
         told = (
-            f"peak {max(peaks):.2f} GiB of tensors and {reserved:.2f} GiB reserved for them, with {beside:.2f} GiB "
-            f"beside (CUDA, NCCL, other programs), on each of {len(peaks)} GPU(s) that has {total:.1f} GiB"
+            f"peak {max(peaks):.2f} GiB of tensors and {reserved:.2f} GiB reserved for them, plus {beside:.2f} GiB "
+            f"for others (CUDA, NCCL, other programs), on each of {len(peaks)} GPU(s) with {total:.1f} GiB"
         )
     else:
         local = peaks[: num_launched("LOCAL_WORLD_SIZE")]
@@ -237,7 +237,7 @@ def _check_memory(checks: DryRunChecks, args: TrainingArguments) -> float:
 
 
 def _measure_around(device: torch.device) -> tuple[float, float]:
-    """Return what a GPU held at most for tensors and in gaps between them, and what it holds beside, in GiB."""
+    """Return a GPU's peak memory reserved for tensors, and the memory used otherwise, in GiB."""
     free, total = torch.cuda.mem_get_info(device)
     beside = total - free - torch.cuda.memory_reserved(device)
     return torch.cuda.max_memory_reserved(device) / 2**30, beside / 2**30
@@ -245,14 +245,14 @@ def _measure_around(device: torch.device) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class _Room:
-    """Where a run saves, and how many checkpoints are there at most at one time."""
+    """The directory of a run, and the largest number of checkpoints in it at one time."""
 
     output_dir: str
     num_checkpoints: int
 
 
 def _count_kept(args: TrainingArguments, num_steps: int, plan: BatchPlan) -> int:
-    """Count the checkpoints that exist at most, with the one that is written before the oldest goes."""
+    """Return the largest number of checkpoints at one time, including the one written before the oldest is deleted."""
     strategy = SaveStrategy(args.save_strategy)
     if strategy == SaveStrategy.NO:
         return 0
@@ -276,9 +276,9 @@ def _check_disk(
     def check() -> None:
         if free < needed:
             raise DiskError(
-                f"--output_dir {room.output_dir}: found {free:,} bytes free there, expected {needed:,}: "
+                f"--output_dir {room.output_dir}: found {free:,} bytes free, expected {needed:,}: "
                 f"{number} of {one:,} and {final:,} for what is saved at the end\n"
-                "  fix: make room, choose another disk, or lower --save_total_limit"
+                "  fix: free space, choose another disk, or lower --save_total_limit"
             )
 
     raise_together(check)
@@ -324,7 +324,7 @@ def _num_bytes_saved(model: Any, run: RunArguments, inputs: RunInputs) -> int:
         return sum(num_elements(parameter) for _, parameter in named) * dtype_to_save(run, inputs.config).itemsize
     trained = {name: parameter for name, parameter in named if parameter.requires_grad}
     size = sum(num_elements(parameter) * parameter.element_size() for parameter in trained.values())
-    # What is trained beside LoRA is saved twice: in the adapter, and for the official loading snippet.
+    # Weights trained outside LoRA are saved twice: in the adapter, and for the official loading snippet.
     beside = [parameter for name, parameter in trained.items() if not is_lora_tensor(name)]
     return size + sum(num_elements(parameter) * parameter.element_size() for parameter in beside)
 

@@ -1,4 +1,4 @@
-"""One run from flags to a saved and usable model: the one place that wires everything."""
+"""Trains one run from flags to a saved and usable model; this module wires all the parts."""
 
 from __future__ import annotations
 
@@ -81,20 +81,20 @@ __all__ = ["main", "train"]
 
 
 _AFTER_A_WORKER = (
-    "lower --dataloader_num_workers (0 reads in the run's own process), free memory, or enlarge /dev/shm; then go on "
+    "lower --dataloader_num_workers (0 reads in the run's own process), free memory, or enlarge /dev/shm; then resume "
     "from the newest checkpoint with --resume_from_checkpoint true"
 )
 _FEWER_WEIGHTS = (
-    "end other programs that use the memory; --deepspeed zero3 or --fsdp true shares the weights among processes, and "
-    "--use_lora true keeps frozen ones in half precision; `minicpmv estimate` with the same flags says what a run "
-    "needs"
+    "end other programs that use the memory; --deepspeed zero3 or --fsdp true shards the weights over processes, and "
+    "--use_lora true keeps frozen weights in half precision; `minicpmv estimate` with the same flags says what a "
+    "run needs"
 )
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return the exit code.
 
-    0: done. 2: something that its reader can mend. 128 and a signal's number: stopped by it, and resumable.
+    0: done. 2: an error that the user can fix. 128 plus a signal's number: stopped by the signal, and resumable.
     """
     try:
         train(arguments)
@@ -117,7 +117,7 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
     """Fine-tune as the flags say, and return the run's metrics.
 
     Raises:
-        MiniCPMVError: Something that the reader of the message can mend: a flag, the data, a checkpoint.
+        MiniCPMVError: The user can fix the fault: a flag, the data, a checkpoint.
         Interrupted: A signal stopped the run.
     """
     dead_workers = naming_dead_workers(_AFTER_A_WORKER)
@@ -145,8 +145,8 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     request = replace(request, run=run)
     if settings.get("fp16") and base.version.network.overflows_in_float16:
         notice(
-            f"--fp16 true: {base.version.model} is known to exceed the numbers of float16; a run that meets that says "
-            "so, and --fp16 false goes on in float32"
+            f"--fp16 true: {base.version.model} is known to exceed the range of float16; such a run stops with an "
+            "error, and --fp16 false trains in float32"
         )
     if is_first_process():
         refuse_obstacles(settings["output_dir"], base.path, use_lora=request.run.use_lora)
@@ -177,7 +177,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     if args.should_save and not request.run.dry_run:
         inputs.skip_log.begin(inputs.skipped, afresh=start.path is None)
 
-    set_seed(args.seed)  # before the model: LoRA matrices start at random
+    set_seed(args.seed)  # before the model: LoRA matrices are initialised randomly
     model = _build_model(inputs, request.run, args)
     rates = Rates.of_run(request.run, parts_of(model), learning_rate=args.learning_rate, weight_decay=args.weight_decay)
     parts = summarise_parts(model, rates_of=rates.of)
@@ -249,7 +249,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
 
 
 def _occupy(output_dir: str, until_the_end: ExitStack, *, is_dry: bool) -> None:
-    """Lock the run's directory before anything is loaded; a rehearsal only looks whether it could."""
+    """Lock the run's directory before anything is loaded; a dry run only checks that it is free."""
 
     def occupy() -> None:
         if is_dry:
@@ -263,7 +263,7 @@ def _occupy(output_dir: str, until_the_end: ExitStack, *, is_dry: bool) -> None:
 def _run_to_the_end(
     trainer: MiniCPMVTrainer, start: ResumePoint, record: RunFile, interruption: Interruption
 ) -> dict[str, float]:
-    """Train; a signal that comes while nothing would be lost ends the run at once."""
+    """Train; a signal ends the run immediately while nothing would be lost."""
     interruption.act_at_once(_how_to_go_on(trainer.args))
     try:
         metrics = dict(trainer.train(resume_from_checkpoint=start.path).metrics)
@@ -278,12 +278,12 @@ def _run_to_the_end(
     if trainer.last_saved == trainer.state.global_step:
         interruption.act_at_once(_how_to_go_on(trainer.args))
     else:
-        interruption.defer("training is over, and no checkpoint has its result: saving that first")
+        interruption.defer("training is over, but its result is not in a checkpoint yet: saving first")
     return metrics
 
 
 def _check_places(request: Request) -> None:
-    """Make sure that the run can write where it will, before anything is loaded: one process for all of them."""
+    """Verify on rank 0, before anything is loaded, that the run can write its directories."""
     if is_first_process():
         places = {"--output_dir": request.training["output_dir"], "--logging_dir": request.run.logging_dir}
         for flag, place in places.items():
@@ -317,21 +317,21 @@ def _how_to_go_on(args: TrainingArguments) -> str:
         return "nothing was trained yet; the same command starts again"
     return (
         f"nothing was lost, the newest checkpoint is {checkpoints[-1]}\n"
-        "go on: the same command with --resume_from_checkpoint true"
+        "resume: the same command with --resume_from_checkpoint true"
     )
 
 
 def _interrupted(stop: Stopped, trainer: MiniCPMVTrainer, record: RunFile) -> Interrupted:
-    """Write down where a run stopped and say how it goes on."""
+    """Record where a run stopped, and return the error that says how to resume it."""
     state, args = trainer.state, trainer.args
     name = signal.Signals(stop.signal_number).name
     record.write(status="stopped", stopped_by=name, step=state.global_step, log=state.log_history)
-    wait_for_all()  # a launcher that sees one process end ends the others
+    wait_for_all()  # once one process exits, the launcher ends the others
     return Interrupted(
         stop.signal_number,
         f"stopped by {name} after step {state.global_step} of {state.max_steps}, saved in "
         f"{Path(args.output_dir or '') / f'checkpoint-{state.global_step}'}\n"
-        "go on: the same command with --resume_from_checkpoint true",
+        "resume: the same command with --resume_from_checkpoint true",
     )
 
 
@@ -404,7 +404,7 @@ def _eval_metrics(inputs: RunInputs, run: RunArguments) -> dict[str, EvalMetrics
 
 
 def _tell_measured(eval_metrics: Mapping[str, EvalMetrics]) -> dict[str, dict[str, int]]:
-    """Say where fewer than all answers are measured, and return how many are, by the names of the sets."""
+    """Report the sets in which not all answers are measured, and return the counts by set."""
     for name, each in eval_metrics.items():
         if said := str(each.share):
             say(f"--eval_metrics{f' on {name}' if name else ''}: {said}")
@@ -436,19 +436,19 @@ def _measurement(inputs: RunInputs, run: RunArguments, args: TrainingArguments) 
 
 
 def _tell_split(inputs: RunInputs, request: Request) -> None:
-    """Say which records are not trained on because nobody named others to measure, and how to have it otherwise."""
+    """Report the validation split that is made without ``--eval_data_path``, and the flags that change it."""
     split = inputs.split
     if split is None or request.run.dry_run:
         return
     held_out, of = len(split.records), split.num_records
     if held_out:
         notice(
-            f"validation: {held_out:,} of {of:,} records ({held_out / of:.1%}) are not trained on but measured, as "
-            "there is no --eval_data_path; records that share a picture stay together. --validation_split 0 trains on "
-            "all"
+            f"validation: {held_out:,} of {of:,} records ({held_out / of:.1%}) are used for validation instead of "
+            "training, as there is no --eval_data_path; records that share a picture stay together. "
+            "--validation_split 0 trains on all"
         )
     else:
         say(
-            f"validation: none; all {of:,} records are trained on. --validation_split 0.1 would hold some out to be "
-            "measured, --eval_data_path FILE names others"
+            f"validation: none; all {of:,} records are trained on. --validation_split 0.1 would use a tenth for "
+            "validation, --eval_data_path FILE other records"
         )

@@ -1,7 +1,7 @@
-"""transformers' Trainer with whole checkpoints and numbers per token; everything else is left as it is.
+"""Extends transformers' Trainer with atomic checkpoints and per-token numbers; everything else is inherited.
 
-The loss is normalised by the model, which divides by what the labels of the whole optimizer step weigh over all
-micro-batches and processes (``num_items_in_batch``); Trainer makes up for the averaging between processes.
+The model normalises the loss: it divides by the total label weight of the whole optimizer step over all micro-batches
+and processes (``num_items_in_batch``); Trainer compensates for the averaging between processes.
 """
 
 from __future__ import annotations
@@ -78,16 +78,16 @@ class MiniCPMVTrainer(Trainer):
     """Trains a MiniCPM-V model, bare or wrapped by PEFT.
 
     Args:
-        plan: Which records make up each batch of training.
+        plan: The records of each training batch.
         write_companions: Called on the writing process with each new checkpoint's directory, to add the small files
             that make a full checkpoint usable by itself.
-        train_collator: Joins the records of a planned batch; evaluation has ``data_collator``.
-        interruption: Signals that it heeds end training at a step boundary, with a checkpoint.
-        samples: What is asked of the model before the first step and at each evaluation.
-        eval_metrics: What is measured of its answers at each evaluation, beside the loss, by the names of the sets.
-        measurement: What is asked of it before the first step, and by :meth:`measure_after` again.
-        workers: How many data workers there are; as many as the flags say if not given.
-        kwargs: As for ``Trainer``.
+        train_collator: Joins the records of a planned batch; evaluation uses ``data_collator``.
+        interruption: Its signals end training at a step boundary, with a checkpoint.
+        samples: Questions to the model before the first step and at each evaluation.
+        eval_metrics: Metrics of its answers at each evaluation, in addition to the loss, by set.
+        measurement: Questions before the first step, and again in :meth:`measure_after`.
+        workers: Numbers of data workers; by default as the flags say.
+        kwargs: Arguments of ``Trainer``.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class MiniCPMVTrainer(Trainer):
         self._write_companions = write_companions
         self._staging: str | None = None
         self.last_saved = -1
-        """Step of the newest checkpoint of this process's own; -1: none."""
+        """Step of the newest checkpoint that this process wrote; -1 for none."""
         self._bytes_needed: int | None = None
         self._boundary = StepBoundary(
             interruption,
@@ -126,9 +126,9 @@ class MiniCPMVTrainer(Trainer):
         )
         self._part_norms: dict[str, float] = {}
         self._held: FSDPModule | None = None
-        """What stays whole until the end of a backward pass, under FSDP."""
+        """Under FSDP, the module that stays gathered until the end of a backward pass."""
         self._to_hand_out: dict[str, Tensor] | None = None
-        """What the other processes get of the first one as soon as the model is sharded, under FSDP."""
+        """Under FSDP, the tensors that rank 0 distributes as soon as the model is sharded."""
         self._steps_per_epoch = count_steps(plan, self.args, epochs=1)
         self.add_callback(EpochLoss())
         self.add_callback(AtEndOfStep(self._log_epoch))
@@ -138,28 +138,28 @@ class MiniCPMVTrainer(Trainer):
         self.add_callback(AskAtStart(self._ask_before))
         self._is_evaluating = False
         self._measured: tuple[float, float] = (0.0, 0.0)
-        """Of this evaluation and process, until now: summed loss, and what the labels that it is of weigh together."""
+        """Running sums of the loss and of the label weights for this evaluation on this process."""
         self.ways_to_need_less = "lower --per_device_train_batch_size"
-        """What is to be changed where memory runs out."""
+        """Advice for when memory runs out."""
         self.rates: Rates | None = None
-        """What each part is trained with; without it transformers' two groups, with and without decay."""
+        """Learning rates of each part; None uses transformers' two groups, with and without decay."""
         self.course: Mapping[str, Any] = {}
-        """What decides the course of the run; each checkpoint states it."""
+        """Settings that determine the run's numbers, stored in each checkpoint."""
         self.base: BaseIdentity | None = None
-        """What the run starts from; whatever holds an adapter states it."""
+        """Identity of the base weights, stored with each adapter."""
         self.pictures: PictureDigests | None = None
-        """What the images hold that were trained on; each checkpoint states it."""
+        """Digests of the training images, stored in each checkpoint."""
         self.features: FeatureWriter | None = None
-        """Stores what frozen modules make of images; see :meth:`keep_features`."""
+        """Stores image features of frozen modules; see :meth:`keep_features`."""
         self.changes = ChangeWatch()
-        """Knows at the end what has changed."""
+        """Detects unchanged parts at the end."""
         self.add_callback(self.changes)
         for shown in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown)
         self.add_callback(RunProgress(bar=not self.args.disable_tqdm))
 
     def keep_features(self, writer: FeatureWriter | None) -> None:
-        """Have features stored that the data sets could not find; None: there is nothing to store."""
+        """Store features that are not in the cache yet; None if there is nothing to store."""
         self.features = writer
         if writer is not None:
             self.add_callback(writer)
@@ -175,7 +175,7 @@ class MiniCPMVTrainer(Trainer):
 
     @property
     def _set_names(self) -> list[str]:
-        """Names of the evaluation sets; the only one has an empty name."""
+        """The names of the validation sets; a single set has an empty name."""
         sets: Any = self.eval_dataset
         return list(sets) if isinstance(sets, dict) else [""]
 
@@ -198,7 +198,7 @@ class MiniCPMVTrainer(Trainer):
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
         """Override transformers: a packed row holds several records, so this is an average."""
-        dataset: Any = self.train_dataset  # Trainer makes samples per second of this: on average, then
+        dataset: Any = self.train_dataset  # Trainer makes samples per second of this
         return max(1, round(len(dataset) * args.gradient_accumulation_steps * args.world_size / len(self._batches)))
 
     # ----------------------------------------------------------------------------------------------------- optimizer
@@ -210,7 +210,9 @@ class MiniCPMVTrainer(Trainer):
         if self.args.fsdp and not isinstance(self._live_model, FSDPModule):
             self._to_hand_out = keep_whole(self._live_model)
         made = self.optimizer is None
-        optimizer = super().create_optimizer(*(() if model is None else (model,)))  # transformers 5.20 takes none
+        optimizer = super().create_optimizer(
+            *(() if model is None else (model,))
+        )  # transformers 5.20 takes no argument
         if made and self.rates is not None:
             owner: Any = self.model if model is None else model
             split_groups(optimizer, owner, self.rates, decaying=self.get_decay_parameter_names(owner))
@@ -231,7 +233,7 @@ class MiniCPMVTrainer(Trainer):
         Returns:
             The micro-batch's share of the loss of the step, a scalar on the device.
         """
-        if not self._throughput.is_running:  # not before: setting up an engine takes longer than many steps
+        if not self._throughput.is_running:  # not earlier: setting up an engine takes longer than many steps
             self._throughput.start()
             if self.is_deepspeed_enabled:
                 before_each_step(model, self._measure_parts)
@@ -252,9 +254,9 @@ class MiniCPMVTrainer(Trainer):
         return loss
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
-        """Sum up what the labels of a step weigh, over processes as well; Trainer counts them, which is the same at 1.
+        """Sum the label weights of a step over all processes; Trainer counts labels, which is the same for weight 1.
 
-        Every process sums floats, whether its own batches have weights or not: they could not be added otherwise.
+        Every process sums floats, whether its own batches have weights or not, so that the sums can be added.
         """
         if not batch_samples:
             return None
@@ -266,7 +268,7 @@ class MiniCPMVTrainer(Trainer):
 
     @property
     def _epoch_loss(self) -> EpochLoss:
-        """The sums of this epoch; transformers replaces the object when it goes on from a checkpoint."""
+        """The sums of this epoch; transformers replaces the object when it resumes from a checkpoint."""
         return next(each for each in self.callback_handler.callbacks if isinstance(each, EpochLoss))
 
     def _log_epoch(self) -> None:
@@ -275,15 +277,15 @@ class MiniCPMVTrainer(Trainer):
         is_over = step % self._steps_per_epoch == 0
         if is_over or step >= self.state.max_steps:
             mean = sums.mean()
-            if is_over:  # the part of one in which a run ends is kept for a longer run that goes on from it
+            if is_over:  # a partial epoch at the end of a run is kept for a longer run that resumes from it
                 sums.end_epoch()
             if mean is not None:
                 is_due = self.control.should_log
                 self.log({EPOCH_LOSS: mean})
-                self.control.should_log = is_due  # logging has switched it off, and the step's own numbers come after
+                self.control.should_log = is_due  # logging has switched it off, but the step's own numbers come later
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        if not self.is_deepspeed_enabled:  # whose step is done by now, and its gradients gone
+        if not self.is_deepspeed_enabled:  # its step is done by now, and the gradients are gone
             self._measure_parts()
         return super()._clip_grad_norm(model)
 
@@ -296,7 +298,7 @@ class MiniCPMVTrainer(Trainer):
         return norm
 
     def _measure_parts(self) -> None:
-        """Measure the gradient of each part, if the step at hand will be logged."""
+        """Compute the gradient norm of each part, if the current step will be logged."""
         args, step = self.args, self.state.global_step + 1
         is_due = args.logging_strategy == "steps" and step % self.state.logging_steps == 0
         if not (is_due or args.logging_strategy == "epoch" or (step == 1 and args.logging_first_step)):
@@ -328,7 +330,7 @@ class MiniCPMVTrainer(Trainer):
         finally:
             self._is_evaluating = False
         self._throughput.leave_out(started)
-        if self.is_in_train or not self.args.load_best_model_at_end:  # the best one was asked at its own step
+        if self.is_in_train or not self.args.load_best_model_at_end:  # the best one was sampled at its own step
             self._ask_samples()
         return metrics
 
@@ -338,7 +340,7 @@ class MiniCPMVTrainer(Trainer):
         self._ask_samples()
 
     def measure_after(self) -> None:
-        """Have the validation records answered once more, and say how both went. Every process must call it."""
+        """Answer the validation records again, and report the change. Every process must call it."""
         if self._measurement is None:
             return
         self._measure_answers(self._measurement.after)
@@ -362,10 +364,10 @@ class MiniCPMVTrainer(Trainer):
 
     @contextmanager
     def _asking(self) -> Iterator[nn.Module]:
-        """Hand out the model to be asked outside a step: in evaluation mode, computing as a training step does.
+        """Yield the model for questions outside a step: in evaluation mode, computing as in a training step.
 
-        Whoever asks it does so in here. accelerate puts autocast around the forward of the outermost module alone, and
-        generating, or what looks at pictures, goes by other ways to modules whose weights have several precisions.
+        accelerate puts autocast around the outermost module's forward only, while generation and the vision side
+        call inner modules, whose weights have several precisions. So all questions are asked in this context.
         """
         model = self._live_model
         modes = [(module, module.training) for module in model.modules()]
@@ -378,14 +380,14 @@ class MiniCPMVTrainer(Trainer):
                 module.training = is_training
 
     def _random_numbers_kept(self) -> Any:
-        """Measuring draws random numbers, for its data loader. Training goes on as if it had not.
+        """Return a context that keeps the random state: an evaluation draws random numbers for its data loader.
 
-        So a run that was stopped before an evaluation and measures after it was resumed is the same run.
+        So a run that was stopped before an evaluation and evaluates after resuming gives the same numbers.
         """
         return torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else [])
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Measure the loss by token over all processes; transformers' mean is of batches, however little they hold."""
+        """Compute the loss per token over all processes; transformers averages batches, however small they are."""
         self._measured = (0.0, 0.0)
         output = super().evaluation_loop(*args, **kwargs)
         both: Any = self.accelerator.reduce(torch.tensor(self._measured, device=self.args.device))
@@ -395,7 +397,7 @@ class MiniCPMVTrainer(Trainer):
         mean = total / weight if weight else float("nan")
         metrics[f"{prefix}_loss"] = mean
         if not math.isfinite(mean):
-            why = "the loss of some record is no finite number" if weight else "no record has a token to measure"
+            why = "the loss of some record is not finite" if weight else "no record has a trained token"
             notice(f"step {self.state.global_step}: {prefix}_loss is {mean}: {why}; no checkpoint is the best by it")
         eval_metrics = self.eval_metrics.get(prefix.removeprefix("eval").removeprefix("_"))
         if eval_metrics is not None:
@@ -404,7 +406,7 @@ class MiniCPMVTrainer(Trainer):
         return output
 
     def _measure_answers(self, measure: Callable[..., _T]) -> _T:
-        """Call what lets the model answer, alike on all processes; training draws the same random numbers after it."""
+        """Have the model answer, on all processes alike, without changing training's random numbers."""
         with self._asking() as model:
             return measure(
                 model,
@@ -420,7 +422,7 @@ class MiniCPMVTrainer(Trainer):
             self.features.expect(inputs)
         weight = inputs["layout"].label_weight
         with torch.no_grad(), self.accelerator.autocast(), self._naming_shortage(lambda: describe_batch(inputs)):
-            loss: Any = self.compute_loss(model, inputs)  # the mean of this batch, on this process
+            loss: Any = self.compute_loss(model, inputs)  # this batch's mean on this process
         measured, of_weight = self._measured
         self._measured = (measured + float(loss) * weight, of_weight + weight)
         return loss.detach(), None, None
@@ -432,7 +434,7 @@ class MiniCPMVTrainer(Trainer):
             return float(loss)
 
     def _make_up_evaluation(self) -> None:
-        self.state.log_history = [  # of an evaluation that was stopped between two sets
+        self.state.log_history = [  # left by an evaluation that was stopped between two sets
             entry
             for entry in self.state.log_history
             if entry["step"] != self.state.global_step or not any(key.startswith("eval_") for key in entry)
@@ -443,26 +445,26 @@ class MiniCPMVTrainer(Trainer):
             self.state.best_model_checkpoint = str(checkpoint)
 
     # --------------------------------------------------------------------------------------------------- checkpoints
-    # What follows overrides private methods. Trainer writes a checkpoint's files straight under its final name and has
+    # The following overrides private methods. Trainer writes a checkpoint's files directly under its final name and has
     # no public hook around that: `_get_output_dir` and `_save_checkpoint` may go when transformers writes checkpoints
-    # in one step. Between two exchanges of tensors, for which nobody waits long, it lets the first process write all
-    # weights alone: `_save` and `_save_optimizer_and_scheduler` may go when the others wait for as long as that takes.
-    # It loads weights key by key past those it does not know: `_load_from_checkpoint` and `_load_best_model` may go
-    # when it loads through `from_pretrained`, which converts MiniCPM-V-2's keys.
+    # atomically. It lets rank 0 write all weights alone between two collectives, whose timeout is short: `_save` and
+    # `_save_optimizer_and_scheduler` may go when the others wait for as long as that takes. It loads weights key by key
+    # and ignores unknown ones: `_load_from_checkpoint` and `_load_best_model` may go when it loads through
+    # `from_pretrained`, which converts MiniCPM-V-2's keys.
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As Trainer does.
+        """Train as ``Trainer`` does, with this package's errors.
 
         Raises:
             Stopped: A signal asked for it; the newest checkpoint holds everything.
-            NotFiniteError: A loss or gradient, or a weight that was to be saved, is NaN or infinite.
+            NotFiniteError: A loss, a gradient, or a weight to be saved is NaN or infinite.
             DiskError: A checkpoint could not be written.
             MemoryShortageError: Memory ran out.
         """
         try:
-            with self._naming_shortage("weights, gradients and optimizer, beside what a batch needs"):
+            with self._naming_shortage("weights, gradients and optimizer, besides what a batch needs"):
                 return super().train(*args, **kwargs)
-        except EvaluationStopped:  # weights, optimizer and schedule are those of the end of a step
+        except EvaluationStopped:  # weights, optimizer and schedule are at the end of a step
             self.save_now()
             self.callback_handler.on_train_end(self.args, self.state, self.control)
             raise
@@ -478,7 +480,7 @@ class MiniCPMVTrainer(Trainer):
             return TrainOutput(self.state.global_step, 0.0, {})
 
     def _naming_shortage(self, what: str | Callable[[], str]) -> AbstractContextManager[None]:
-        """Say in words that memory ran out, and at which step."""
+        """Translate out-of-memory errors into a message with the step."""
 
         def where() -> str:
             if torch.is_grad_enabled():
@@ -499,7 +501,7 @@ class MiniCPMVTrainer(Trainer):
         return Path(self.args.output_dir or "") / f"checkpoint-{self.state.global_step}"
 
     def refuse_not_finite(self, *, with_optimizer: bool = False) -> None:
-        """Make sure before something is saved that it is worth it. Every process must call it.
+        """Verify before saving that all trained weights are finite. Every process must call it.
 
         Args:
             with_optimizer: Whether the optimizer's state is saved as well.
@@ -515,7 +517,7 @@ class MiniCPMVTrainer(Trainer):
         )
 
     def refuse_no_number(self, batch: dict[str, Tensor]) -> None:
-        """Make sure that the weights of the last update, which no step has tried, compute a number.
+        """Verify that the weights of the last update, which no step has used yet, compute a finite loss.
 
         Every process must call it, with the same batch.
 
@@ -561,12 +563,12 @@ class MiniCPMVTrainer(Trainer):
         raise_together(lambda: check_space(final.parent, self._bytes_needed or 0))
         self._join_pictures()
         if self._writes_in_turns:
-            write()  # one with a fault must leave, not wait here
+            write()  # a process with a fault must leave, not wait here
             wait_for_all()
         else:
             raise_together(write)
         raise_together(finish)
-        if self.args.local_process_index == 0 and staged.exists():  # another machine with a disk of its own
+        if self.args.local_process_index == 0 and staged.exists():  # on another machine with its own disk
             publish(staged, final)
         if self.args.should_save:
             keep = (str(final), self.state.best_model_checkpoint)
@@ -579,11 +581,11 @@ class MiniCPMVTrainer(Trainer):
 
     @property
     def _writes_in_turns(self) -> bool:
-        """Whether the processes wait for each other while they write a checkpoint."""
+        """Return whether the processes wait for each other while they write a checkpoint."""
         return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled or self.state.best_global_step)
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
-        super()._save(*args, **kwargs)  # the first process writes all weights
+        super()._save(*args, **kwargs)  # rank 0 writes all weights
         if self._writes_in_turns:
             wait_for_all()
 
@@ -591,7 +593,7 @@ class MiniCPMVTrainer(Trainer):
         if not self.is_fsdp_enabled or is_peft(self.model):
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        # transformers would write all weights once more before, which nothing reads.
+        # transformers would first write all weights once more, which nothing reads.
         plugin: Any = self.accelerator.state.fsdp_plugin
         save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self._live_model, output_dir)
         schedule: Any = self.lr_scheduler
@@ -599,7 +601,7 @@ class MiniCPMVTrainer(Trainer):
             torch.save(schedule.state_dict(), Path(output_dir, SCHEDULER_NAME))
 
     def _join_pictures(self) -> None:
-        """Let every process know what the data workers of all have read."""
+        """Merge the image digests of all processes' data workers on every process."""
         if self.pictures is not None and len(self.pictures) and num_processes() > 1:
             known = torch.from_numpy(self.pictures.digests.copy()).to(self.args.device)
             self.pictures.digests[:] = take_maximum(known).cpu().numpy()
@@ -614,8 +616,10 @@ class MiniCPMVTrainer(Trainer):
             self.state.best_model_checkpoint = str(self._checkpoint_path())
 
     def _finish(self, staged: Path) -> None:
-        self.state.save_to_json(str(staged / TRAINER_STATE_NAME))  # again: it now names the best checkpoint's own place
-        (staged / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads; run.json has the settings
+        self.state.save_to_json(
+            str(staged / TRAINER_STATE_NAME)
+        )  # again, since it now names the best checkpoint's final path
+        (staged / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # an unused pickle; run.json has the settings
         if self._write_companions is not None:
             self._write_companions(staged)
         if is_peft(self.model) and self.base is not None:
@@ -639,7 +643,7 @@ class MiniCPMVTrainer(Trainer):
         restore_weights(live, Path(resume_from_checkpoint))
 
     def _own_checkpoint(self, named: Path) -> Path:
-        """Return this run's checkpoint of that name, once it is known to be whole and to hold nothing foreign."""
+        """Return this run's checkpoint of that name, once verified as complete and free of foreign objects."""
         own = Path(self.args.output_dir or "") / named.name
         found = "no checkpoint of this run" if own not in list_checkpoints(own.parent) else find_fault(own)
         found = found or find_foreign_object(own)
@@ -652,19 +656,19 @@ class MiniCPMVTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         best = Path(self.state.best_model_checkpoint or "")
-        # A resumed run has this name from a file of the checkpoint, which anybody may have written.
+        # A resumed run has this name from a file of the checkpoint, which may be forged.
         self.state.best_model_checkpoint = str(self._own_checkpoint(best))
         if is_peft(self.model) or self.is_deepspeed_enabled:
             super()._load_best_model()
             return
-        assert self.state.best_model_checkpoint is not None, "Trainer asks only if there is one"
-        notice(f"going back to the best checkpoint, {self.state.best_model_checkpoint}")
+        assert self.state.best_model_checkpoint is not None, "Trainer calls it only if there is one"
+        notice(f"loading the best checkpoint, {self.state.best_model_checkpoint}")
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
 def _sheltered(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """Let a loader's workers leave signals to the run."""
-    # accelerate's loaders hold the one that starts the workers; of the outer one they make those that skip batches.
+    """Make a loader's workers leave signals to the run."""
+    # accelerate's loaders wrap the one that starts the workers, and copy the outer one to skip batches.
     for each in (loader, getattr(loader, "base_dataloader", loader)):
         if each.num_workers and not isinstance(each.worker_init_fn, WorkerStart):
             each.worker_init_fn = WorkerStart(each.worker_init_fn)
@@ -674,5 +678,5 @@ def _sheltered(loader: DataLoader[Any]) -> DataLoader[Any]:
 
 
 def is_peft(model: Any) -> bool:
-    """Whether PEFT has wrapped a model."""
+    """Return whether PEFT has wrapped a model."""
     return hasattr(model, "peft_config")

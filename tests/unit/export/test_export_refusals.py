@@ -166,6 +166,6 @@ def test_files_are_replaced_where_that_is_asked_for_and_gguf_alone(
         make()
         capsys.readouterr()
         assert main([*words, "--overwrite"]) == 2
-        assert f"{language}: found something that is no GGUF file and would be lost" in capsys.readouterr().err
+        assert f"{language}: found something other than a GGUF file" in capsys.readouterr().err
         assert vision.read_bytes() == written, "neither file is replaced without the other"
         language.rmdir() if language.is_dir() else language.unlink()

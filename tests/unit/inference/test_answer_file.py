@@ -143,7 +143,7 @@ def test_a_finished_file_of_another_run_is_refused(tmp_path: Path, records: list
         check_output(output, RUN | {"images": "3 files"}, overwrite=False)
     assert not check_output(output, RUN, overwrite=True)
     output.write_bytes(output.read_bytes() + b"\n")
-    with pytest.raises(UsageError, match="found a file that was changed since it was made"):
+    with pytest.raises(UsageError, match="found a file that was changed after it was written"):
         check_output(output, RUN, overwrite=False)
 
 
@@ -155,7 +155,7 @@ def test_what_cannot_be_the_output_is_said_at_once(tmp_path: Path, name: str, fo
 
 def test_a_file_of_unknown_origin_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match="nothing that says what made it"):
+    with pytest.raises(UsageError, match="a file without a record of the run"):
         check_output(tmp_path / "mine.txt", RUN, overwrite=False)
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
@@ -168,7 +168,7 @@ def test_a_run_that_has_answered_nothing_is_in_nobody_s_way(tmp_path: Path, reco
 
 def test_a_partial_file_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out.jsonl.partial").write_text('{"index": 0}\n{"index": 1}\n')
-    with pytest.raises(UsageError, match="found no line that says which run its answers are of"):
+    with pytest.raises(UsageError, match="found no line that identifies its run"):
         check_output(tmp_path / "out.jsonl", RUN, overwrite=False)
 
 
@@ -208,7 +208,7 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path, records: list[Recor
     output = tmp_path / "out.jsonl"
     with (
         PartialAnswers(output, RUN, asked=Answers(records), batches=BATCHES),
-        pytest.raises(UsageError, match="found another process that writes it"),
+        pytest.raises(UsageError, match="found another process writing it"),
         PartialAnswers(output, RUN, asked=Answers(records), batches=BATCHES),
     ):
         pass
@@ -223,7 +223,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, records: list[Record]) -> Non
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
             go_on(output, records)
         except UsageError as error:
-            assert "found a disk that does not take the answers (File too large)" in str(error)  # noqa: PT017
+            assert "found that the answers cannot be written (File too large)" in str(error)  # noqa: PT017
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         if output.exists():

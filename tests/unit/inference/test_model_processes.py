@@ -88,7 +88,7 @@ def test_a_fault_of_one_process_ends_all_in_its_turn() -> None:
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_all() -> None:
     with (
-        pytest.raises(UsageError, match=r"--processes: found that the process on cpu has ended with -9"),
+        pytest.raises(UsageError, match=r"--processes: found that the process on cpu has exited with -9"),
         open_two() as opened,
     ):
         list(opened.map(die, range(1000)))

@@ -77,8 +77,8 @@ def test_memory_of_a_gpu_is_said_with_what_its_tensors_do_not_show(
     checks._left[:] = ["memory"]
     _check_memory(checks, SimpleNamespace(device=torch.device("cuda", 0)))  # pyright: ignore[reportArgumentType]
     assert (
-        "peak 60.00 GiB of tensors and 66.00 GiB reserved for them, with 2.00 GiB beside (CUDA, NCCL, other programs), "
-        "on each of 1 GPU(s) that has 80.0 GiB" in capsys.readouterr().out
+        "peak 60.00 GiB of tensors and 66.00 GiB reserved for them, plus 2.00 GiB for others (CUDA, NCCL, other "
+        "programs), on each of 1 GPU(s) with 80.0 GiB" in capsys.readouterr().out
     )
 
 

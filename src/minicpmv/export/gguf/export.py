@@ -1,4 +1,4 @@
-"""A complete checkpoint as two GGUF files for llama.cpp: the language model, and tower with resampler (mmproj)."""
+"""Exports a complete checkpoint as two GGUF files for llama.cpp: language model, and tower with resampler (mmproj)."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ _TABLE_SIDE = 70
 
 @dataclass(frozen=True, slots=True)
 class GGUFExport:
-    """What was written and what was found when it was read again."""
+    """The written files, and the results of reading them back."""
 
     model: Path
     vision: Path
     errors: dict[GGMLQuantizationType, float]
     """Largest error of a tensor, for each number format."""
     agreement: Agreement | None
-    """None if the files were not run."""
+    """Comparison of logits; None if the files were not run."""
     differences: tuple[str, ...]
-    """What llama.cpp computes otherwise than the released code."""
+    """Computations in which llama.cpp differs from the released code."""
     merged: Merged | None
-    """What an adapter was merged into first."""
+    """The base that an adapter was first merged into."""
 
 
 def export_gguf(
@@ -62,23 +62,24 @@ def export_gguf(
     allow_other_base: bool = False,
     overwrite: bool = False,
 ) -> GGUFExport:
-    """Write both files, read them again and compare.
+    """Write both files, read them back and compare.
 
     Args:
-        model: A directory in the released layout, a hub name, or an adapter's directory, which is merged first, into a
-            folder that goes again.
-        output: Folder for the files; made if it is not there.
+        model: A directory in the released layout, a hub name, or an adapter's directory, which is first merged into a
+            temporary folder.
+        output: Folder for the files, created if needed.
         kind: Number format of the language model; ``auto`` keeps the checkpoint's.
-        vision_kind: That of tower and resampler; ``auto`` is float16, or float32 beside a float32 language model.
+        vision_kind: Number format of tower and resampler; ``auto`` is float16, or float32 with a float32 language
+            model.
         llama_quantize: llama.cpp's tool, for the formats that only it writes.
         run: Whether to compare logits as well, for which the whole model is loaded.
-        device: Where to run it.
+        device: Device to run it on.
         allow_other_base: Whether an adapter may have been trained on other weights than its base's.
         overwrite: Whether GGUF files of the same names may be replaced; other files never are.
 
     Raises:
-        CheckpointError: The model cannot be merged or exported, or what was written is not what it should be.
-        UsageError: A tool is missing, a folder cannot be written, or files are there that would be replaced.
+        CheckpointError: The model cannot be merged or exported, or the written files are not correct.
+        UsageError: A tool is missing, a folder cannot be written, or existing files would be replaced.
     """
     check_directory(output, asked_by="--output")
     base = base_of_adapter(model)
@@ -105,7 +106,7 @@ def export_gguf(
             agreement = compare_logits(whole, processor, files, device) if run else None
             placed = [file.replace(output / file.name) for file, _ in files]
     except OSError as error:
-        fix = "name a folder on a disk with twice the model's size left that you may write to"
+        fix = "name a writable folder on a disk with twice the model's size free"
         raise UsageError(
             f"--output {str(output)!r}: found {error.strerror}, expected to write {error.filename or names[0]!r}\n"
             f"  fix: {advise(error, otherwise=fix)}"
@@ -115,7 +116,7 @@ def export_gguf(
 
 
 def _names(checkpoint: Checkpoint, name: str, kind: str, vision_kind: str) -> tuple[str, str]:
-    """Name the files: the language model's, and that of tower and resampler."""
+    """Return the names of the files: the language model's, and that of tower and resampler."""
     kind = _own_type(checkpoint) if kind == "auto" else kind
     return f"{name}-{kind}.gguf", f"mmproj-{name}-{_vision_type(kind, vision_kind)}.gguf"
 
@@ -136,7 +137,7 @@ def _write(
     vision_kind: str,
     tool: Path | None,
 ) -> list[File]:
-    """Write both files; return them with what is in them. The tool writes the formats that are not our own."""
+    """Write both files; return them with their tensors. llama.cpp's tool writes the formats that only it has."""
     config, shapes, own = checkpoint.config, checkpoint.shapes, _own_type(checkpoint)
     kind = own if kind == "auto" else kind
     vision_kind = _vision_type(kind, vision_kind)

@@ -29,21 +29,21 @@ _MAGIC = b"GGUF"
 
 
 def refuse_replacing(files: Iterable[Path], *, overwrite: bool) -> None:
-    """Make sure that nothing is lost where files will be written.
+    """Verify that writing files destroys nothing.
 
     Args:
-        files: That will be written.
-        overwrite: Whether those may be replaced that are GGUF files.
+        files: The files that will be written.
+        overwrite: Whether existing GGUF files may be replaced.
 
     Raises:
-        UsageError: One is there, and may not be replaced, or is something else.
+        UsageError: A file exists and may not be replaced, or is not a GGUF file.
     """
     for file in files:
         if not os.path.lexists(file):
             continue
         if not _is_gguf(file):
             raise UsageError(
-                f"{file}: found something that is no GGUF file and would be lost, expected none of this name\n"
+                f"{file}: found something other than a GGUF file, which would be lost, expected none of this name\n"
                 "  fix: name another folder, or move it away"
             )
         if not overwrite:
@@ -67,14 +67,14 @@ def write_tensors(
     wanted: GGMLQuantizationType,
     computed: Mapping[str, Array] | None = None,
 ) -> None:
-    """Write the file: what was added to the writer, then one tensor after the other.
+    """Write the file: the writer's metadata, then one tensor after the other.
 
     Args:
-        writer: With all metadata.
-        checkpoint: Where the tensors come from.
-        tensors: In their order in the file.
-        wanted: The file's number format; each tensor has its own.
-        computed: Tensors that no checkpoint holds, written first, as they are.
+        writer: The writer, with all metadata.
+        checkpoint: Source of the tensors.
+        tensors: The tensors in the order of the file.
+        wanted: The file's number format, from which each tensor's follows.
+        computed: Tensors that no checkpoint holds, written first and unconverted.
 
     Raises:
         CheckpointError: A tensor of the checkpoint is not finite.
@@ -109,10 +109,10 @@ def _read_finite(checkpoint: Checkpoint, name: str) -> Array:
 
 
 def read_back(file: Path, tensors: Sequence[EngineTensor]) -> Iterator[tuple[str, Tensor, GGMLQuantizationType]]:
-    """Yield the checkpoint's tensors as a file has them: name, float32 values, and the format they went through.
+    """Yield the checkpoint's tensors as read from a file: name, float32 values, and their format in the file.
 
     Raises:
-        CheckpointError: A tensor is not in the file, or has another shape.
+        CheckpointError: A tensor is missing in the file, or has another shape.
     """
     in_file = {tensor.name: tensor for tensor in GGUFReader(file).tensors}
     for source, made_of_it in groupby(tensors, key=lambda tensor: tensor.source):
@@ -130,4 +130,4 @@ def _values(file: Path, found: ReaderTensor | None, expected: EngineTensor) -> A
             f"expected the shape {list(expected.shape)}\n  fix: export again"
         )
     values = dequantize(found.data, found.tensor_type)
-    return np.array(values, dtype=np.float32).reshape(expected.shape)  # a copy: the file is only mapped into memory
+    return np.array(values, dtype=np.float32).reshape(expected.shape)  # a copy: the file is only mapped to memory

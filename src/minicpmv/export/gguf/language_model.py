@@ -1,7 +1,7 @@
-"""The language model as llama.cpp knows it: sizes under its keys, tensors under its names.
+"""Translates the language model for llama.cpp: sizes to its keys, tensors to its names.
 
-2.5 and 4 are its Llama, 2.6 its Qwen2, 4.5 its Qwen3. It has no words for what 2.0's language model does to its
-embeddings beside images, and no vision part for 2.0 at all; ``gguf_limits`` refuses that release.
+2.5 and 4 are llama.cpp's Llama, 2.6 its Qwen2, 4.5 its Qwen3. It cannot express how 2.0's language model scales its
+embeddings next to images, and has no vision part for 2.0; ``limits`` refuses that release.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from minicpmv.releases.row import Gguf
 __all__ = ["PREFIX", "architecture", "gguf_of", "language_tensors", "write_language_sizes"]
 
 PREFIX = "llm."
-"""Of the language model's tensors in a checkpoint."""
+"""Prefix of the language model's tensors in a checkpoint."""
 
 _SUFFIXES = (".weight", ".bias")
 
 
 def gguf_of(config: MiniCPMVConfig) -> Gguf:
-    """Return how llama.cpp knows the release; ``limits`` has refused what it does not know."""
+    """Return llama.cpp's names for the release; ``limits`` has refused the releases that it does not know."""
     known = config.minicpmv_version.engines.gguf
     assert not isinstance(known, str), known
     return known
 
 
 def architecture(config: MiniCPMVConfig) -> str:
-    """The engine's name for the language model."""
+    """Return the engine's name for the language model."""
     return MODEL_ARCH_NAMES[MODEL_ARCH[gguf_of(config).architecture]]
 
 
 def write_language_sizes(writer: GGUFWriter, config: MiniCPMVConfig) -> None:
-    """Write the sizes that the engine builds the network by."""
+    """Write the sizes from which the engine builds the network."""
     text: Any = config.text_config  # a different class per release
     head_width = head_width_of(config)
     writer.add_block_count(text.num_hidden_layers)
@@ -55,13 +55,13 @@ def write_language_sizes(writer: GGUFWriter, config: MiniCPMVConfig) -> None:
 
 
 def head_width_of(config: MiniCPMVConfig) -> int:
-    """Channels of one attention head of the language model."""
+    """Return the number of channels of one attention head of the language model."""
     text: Any = config.text_config
     return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
 
 def language_tensors(config: MiniCPMVConfig, shapes: Mapping[str, Shape]) -> list[EngineTensor]:
-    """Every tensor of the language model, in the order of the checkpoint."""
+    """List every tensor of the language model, in the order of the checkpoint."""
     text: Any = config.text_config
     arch = MODEL_ARCH[gguf_of(config).architecture]
     names = get_tensor_name_map(arch, text.num_hidden_layers)
@@ -80,7 +80,7 @@ def language_tensors(config: MiniCPMVConfig, shapes: Mapping[str, Shape]) -> lis
 
 
 def engine_name(names: TensorNameMap, source: str) -> str:
-    """Translate a name whose parts the library knows; ours all are."""
+    """Translate a tensor's name; the library knows all of these models' names."""
     name = names.get_name(source, try_suffixes=_SUFFIXES)
     assert name is not None, source
     return name

@@ -1,4 +1,4 @@
-"""What llama.cpp cannot run, said before anything is written; and what it runs differently, said when it is."""
+"""Refuses models that llama.cpp cannot run, before anything is written, and describes what it computes differently."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def check_engine_can_run(config: MiniCPMVConfig, where: object) -> None:
     scaling = text.rope_parameters.get("rope_type", "default")
     if scaling != "default":
         raise CheckpointError(
-            f"{where}/config.json: found rope_scaling of type {scaling!r}, expected none: it is not written\n"
+            f"{where}/config.json: found rope_scaling of type {scaling!r}, expected none: an export cannot write it\n"
             "  fix: serve it with `minicpmv serve`"
         )
 
 
 def differences(config: MiniCPMVConfig, images: MiniCPMVImageProcessor) -> Iterator[str]:
-    """Yield what this model's pictures go through in llama.cpp that they did not in training; docs/deploy explains."""
+    """Yield the differences in how llama.cpp processes this model's pictures; docs/deploy explains them."""
     if config.minicpmv_version.network.vision_positions == "row":
         yield (
             "llama.cpp numbers the patches of 2.5 by row and column and sees each slice alone; the released code "
@@ -62,7 +62,7 @@ def differences(config: MiniCPMVConfig, images: MiniCPMVImageProcessor) -> Itera
         )
     side = images.scale_resolution
     yield (
-        f"llama.cpp sees a square picture of up to {side} x {side} pixels as it was seen in training, and others "
+        f"llama.cpp shows the model a square picture of up to {side} x {side} pixels as in training, and others "
         "stretched or with a dark edge"
     )
     limit = images.max_slice_nums if images.slice_mode else 1

@@ -1,7 +1,7 @@
-"""The chat template of a GGUF file: the checkpoint's own, and before it the marks that stand around pictures.
+"""Writes the chat template of a GGUF file: the checkpoint's own, preceded by code that adds the marks around pictures.
 
-llama.cpp puts the tokens of slices where a picture is, and nothing else. Where training numbered pictures and set a
-line break between picture and text, a prompt without them is one that the model has not seen.
+llama.cpp inserts only the tokens of slices in the place of a picture. Where training numbered pictures and put a line
+break between picture and text, the model has never seen a prompt without them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from minicpmv.processing.processor import MiniCPMVProcessor
 __all__ = ["PICTURE_MARK", "chat_template"]
 
 PICTURE_MARK = "<__media_"
-"""How llama.cpp's stand-in for a picture begins; its tools end it in different ways, all with ``>``."""
+"""Beginning of llama.cpp's placeholder for a picture; its tools end it in different ways, all with ``>``."""
 
-# A content is a text, pictures marked in it, or a list of parts. Line breaks are set as between parts of a message in
-# training, unless whoever asks has written them. Only messages with a picture are made anew.
+# A content is a text with marks for pictures, or a list of parts. Line breaks are added as between the parts of a
+# message in training, unless the text already has them. Only messages with a picture are rewritten.
 _PICTURES = """\
 {%- set given = namespace(messages=[], pictures=0) -%}
 {%- for message in messages -%}
@@ -53,7 +53,7 @@ _NUMBER = "'<image_id>' ~ given.pictures ~ '</image_id>' ~ "
 
 
 def chat_template(processor: MiniCPMVProcessor) -> str | None:
-    """The template to write into the file, or None where the checkpoint has none."""
+    """Return the template to write into the file; None where the checkpoint has none."""
     own = getattr(processor.tokenizer, "chat_template", None)
     if not isinstance(own, str):
         return None

@@ -1,7 +1,7 @@
-"""One tensor of a GGUF file: what it is made of, and how what it is made of comes back.
+"""Converts a checkpoint's tensor to one of a GGUF file, and back.
 
-The way back is what lets an export be checked: a file is read again, turned into the checkpoint's own tensors, compared
-with them and run.
+The way back makes an export verifiable: a file is read back, converted into the checkpoint's own tensors, compared with
+them and run.
 """
 
 from __future__ import annotations
@@ -30,41 +30,41 @@ class EngineTensor:
 
     name: str
     source: str
-    """The checkpoint's tensor that it is made of."""
+    """Name of the checkpoint's tensor that it is computed from."""
     shape: Shape
-    """In the file, slowest axis first."""
+    """Shape in the file, slowest axis first."""
     rows: tuple[int, int] | None = None
-    """First row of the source and the one behind the last, or all. One source's tensors, in order, are all of it."""
+    """First row of the source and the one after the last, or None for all. A source's tensors, in order, cover it."""
     change: _Change = _same
     undo: _Change = _same
 
     def of(self, source: Array) -> Array:
-        """Make the tensor of its source."""
+        """Compute the tensor from its source."""
         part = source if self.rows is None else source[slice(*self.rows)]
         return np.ascontiguousarray(self.change(part))
 
 
 def as_it_is(name: str, source: str, shape: Shape) -> EngineTensor:
-    """The source under another name."""
+    """Keep the source under another name."""
     return EngineTensor(name=name, source=source, shape=shape)
 
 
 def transposed(name: str, source: str, shape: Shape) -> EngineTensor:
-    """A matrix that multiplies from the right, as one that multiplies from the left."""
+    """Transpose a matrix that multiplies from the right into one that multiplies from the left."""
     return EngineTensor(name=name, source=source, shape=shape[::-1], change=np.transpose, undo=np.transpose)
 
 
 def third(name: str, source: str, shape: Shape, place: int) -> EngineTensor:
-    """Query, key or value (0, 1, 2) of a matrix or bias that holds all three."""
+    """Take the query, key or value (0, 1, 2) from a matrix or bias that holds all three."""
     length = shape[0] // 3
     rows = (place * length, (place + 1) * length)
     return EngineTensor(name=name, source=source, shape=(length, *shape[1:]), rows=rows)
 
 
 def interleaved(name: str, source: str, shape: Shape, num_heads: int) -> EngineTensor:
-    """Rows of a query or key projection in the order of rotary positions that turn neighbours.
+    """Reorder the rows of a query or key projection for rotary positions that rotate neighbouring channels.
 
-    transformers turns channel k of a head together with channel k + half; llama.cpp's Llama turns 2 k with 2 k + 1.
+    transformers rotates channel k of a head with channel k + half; llama.cpp's Llama rotates 2 k with 2 k + 1.
     """
 
     def reorder(values: Array, inner: tuple[int, int]) -> Array:

@@ -1,7 +1,7 @@
-"""Number formats of a GGUF file: which there are, and which of them a tensor gets.
+"""Defines the number formats of a GGUF file, and chooses the format of each tensor.
 
-``float`` formats and those that the gguf library packs are written here. The k-quants and what follows them exist in
-llama.cpp's own ``llama-quantize`` alone, which is called for them.
+``float`` formats and those that the gguf library supports are written here. The k-quants and later formats exist only
+in llama.cpp's own ``llama-quantize``, which is called for them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 Type = GGMLQuantizationType
 
 NUMBER_FORMATS: Mapping[str, Type] = MappingProxyType({name: Type[name.upper()] for name in OWN_TYPES})
-"""The format of most tensors in a file of each type that is written here."""
+"""Format of most tensors, for each type of file that is written here."""
 
 FILE_TYPES: Mapping[str, LlamaFileType] = MappingProxyType(
     {name: getattr(LlamaFileType, f"MOSTLY_{name.upper()}") for name in OWN_TYPES if name != "f32"}
@@ -58,26 +58,26 @@ ERROR_BOUNDS: Mapping[Type, float] = MappingProxyType(
         Type.Q2_K: 0.6,
     }
 )
-"""Largest root-mean-square error of a tensor, relative to its values', that is still rounding.
+"""Largest root-mean-square error of a tensor, relative to its values', that counts as rounding.
 
-Two to three times what each format does to normally distributed weights. A tensor at a wrong place has 1.4.
+That is two to three times the error of each format for normally distributed weights. A misplaced tensor has 1.4.
 """
 
 _LEAST_FOR_EDGES = 8
-"""Bits. Embeddings and output head get no fewer: an error there is an error of every token."""
+"""Fewest bits of embeddings and output head, because an error there affects every token."""
 _EDGES = ("token_embd.weight", "output.weight")
 
 
 def type_of(dtype: torch.dtype) -> str:
-    """The type that keeps weights of this precision as they are."""
+    """Return the type that keeps weights of this precision unchanged."""
     return {torch.float16: "f16", torch.bfloat16: "bf16"}.get(dtype, "f32")
 
 
 def tensor_type(name: str, shape: Shape, wanted: Type) -> Type:
-    """The format that a tensor gets in a file of the type ``wanted``.
+    """Return the format of a tensor in a file of the type ``wanted``.
 
-    Vectors, norms and whatever is added, not multiplied, stay float32. Rows that do not fill whole blocks cannot be
-    packed and become float16.
+    Vectors, norms and other tensors that are added, not multiplied, stay float32. Rows that do not fill whole blocks
+    cannot be quantized and become float16.
     """
     if len(shape) == 1 or name in ("v.position_embd.weight", "resampler.query"):
         return Type.F32
@@ -94,10 +94,10 @@ def _bits(wanted: Type) -> float:
 
 
 def find_llama_quantize(given: str | None, wanted: str) -> Path:
-    """Find llama.cpp's own tool: what was named, or what ``PATH`` has.
+    """Find llama.cpp's own tool: the given one, or the one on ``PATH``.
 
     Raises:
-        UsageError: There is none.
+        UsageError: It was not found.
     """
     found = shutil.which(given or "llama-quantize")
     if found is None:
@@ -110,10 +110,10 @@ def find_llama_quantize(given: str | None, wanted: str) -> Path:
 
 
 def quantize_file(tool: Path, source: Path, target: Path, wanted: str) -> None:
-    """Let llama-quantize make a file of another type.
+    """Convert a file to another type with llama-quantize.
 
     Raises:
-        UsageError: It does not.
+        UsageError: The tool failed.
     """
     done = subprocess.run(
         [tool, source, target, wanted.upper()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
@@ -122,5 +122,5 @@ def quantize_file(tool: Path, source: Path, target: Path, wanted: str) -> None:
         last = "\n  ".join(done.stdout.strip().splitlines()[-5:])
         raise UsageError(
             f"{tool}: found exit code {done.returncode}, expected {target.name}\n  {last}\n"
-            "  fix: use a llama-quantize that runs here, and of this year"
+            "  fix: use a recent llama-quantize that runs on this machine"
         )

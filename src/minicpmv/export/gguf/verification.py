@@ -1,7 +1,7 @@
-"""Checks a finished export: its files are read again, compared with the checkpoint and run.
+"""Verifies a finished export: reads its files back, compares them with the checkpoint and runs them.
 
-What is run is our own model with the weights that the files hold. It shows what their precision costs, and that no
-tensor is at a wrong place or turned; that llama.cpp computes the same from them is for tests/engines to show.
+It runs this package's model with the files' weights. That shows the cost of their precision, and that no tensor is
+misplaced or transposed; tests/engines verifies that llama.cpp computes the same from them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ File = tuple[Path, Sequence[EngineTensor]]
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far the logits of the exported weights are from those of the checkpoint, for one question about a picture."""
+    """Difference between the logits of the exported weights and the checkpoint's, for one question about a picture."""
 
     difference: float
     """Largest difference of two logits, relative to the largest logit."""
@@ -53,7 +53,7 @@ def check_tensors(checkpoint: Checkpoint, files: Iterable[File]) -> dict[GGMLQua
         The largest error for each number format: root mean square, relative to the tensor's own.
 
     Raises:
-        CheckpointError: A tensor is further off than its format's rounding.
+        CheckpointError: A tensor differs by more than its format's rounding.
     """
     largest: dict[GGMLQuantizationType, float] = {}
     for file, tensors in files:
@@ -61,7 +61,7 @@ def check_tensors(checkpoint: Checkpoint, files: Iterable[File]) -> dict[GGMLQua
             expected = checkpoint.weights.read(name).float()
             error = _relative(found - expected, expected)
             bound = ERROR_BOUNDS[kind]
-            if not error <= bound:  # also where it is not a number
+            if not error <= bound:  # also where it is NaN
                 raise CheckpointError(
                     f"{file} {name}: found values that differ by {error:.2g} of their size in {kind.name}, expected at "
                     f"most {bound:g}\n  fix: choose a type with more bits; if that has the same error, report it"
@@ -76,7 +76,7 @@ def compare_logits(
     """Run the checkpoint, then the same model with the weights of the files, on one question about a picture.
 
     Raises:
-        CheckpointError: The files hold floats, and the logits differ by more than their rounding explains.
+        CheckpointError: The files hold floats, and the logits differ by more than their rounding can explain.
     """
     target = default_device(device)
     dtype: Any = torch.float32 if target.type == "cpu" else "auto"
@@ -100,7 +100,7 @@ def compare_logits(
     if kinds <= _FLOATS and not found.difference <= _FLOAT_BOUND:
         raise CheckpointError(
             f"{files[0][0].parent}: found logits that differ by {found.difference:.2g} of the largest, expected at "
-            f"most {_FLOAT_BOUND:g} of files that hold floats\n  fix: choose --type f32; if that fails, report it"
+            f"most {_FLOAT_BOUND:g} for float formats\n  fix: choose --type f32; if that fails, report it"
         )
     return found
 
@@ -111,7 +111,7 @@ def _logits(model: Any, inputs: Any) -> Tensor:
 
 
 def _picture(processor: MiniCPMVProcessor) -> Image.Image:
-    """Stripes and noise, one slice large: a plain picture would hide what is wrong with positions."""
+    """Draw stripes and noise, one slice large: a plain picture would hide faults in positions."""
     side = processor.image_processor.scale_resolution
     noise = np.random.default_rng(0).integers(0, 64, (side, side, 3))
     stripes = np.arange(side)[:, None, None] * 8 % 192

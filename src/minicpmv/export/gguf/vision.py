@@ -1,4 +1,4 @@
-"""Vision tower and resampler as llama.cpp knows them: the file that it calls mmproj."""
+"""Translates vision tower and resampler for llama.cpp: the file that it calls mmproj."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 __all__ = ["ARCHITECTURE", "POSITIONS", "vision_tensors", "write_vision_sizes"]
 
 ARCHITECTURE = "clip"
-"""What llama.cpp calls every vision tower."""
+"""llama.cpp's name for every vision tower."""
 
 POSITIONS = "resampler.pos_embed_k"
-"""A table of sine positions that older engines read and newer ones only want to find: both compute the same."""
+"""Table of sine positions, which older engines read and newer ones only require to exist: both compute the same."""
 
 _RESAMPLER: Mapping[str, str] = {
     "query": "resampler.query",
@@ -36,14 +36,14 @@ _RESAMPLER: Mapping[str, str] = {
 
 
 def write_vision_sizes(writer: GGUFWriter, config: MiniCPMVConfig, images: MiniCPMVImageProcessor) -> None:
-    """Write the sizes that the engine builds the network and cuts pictures by."""
+    """Write the sizes with which the engine builds the network and cuts pictures."""
     vision = config.vision_config
     writer.add_clip_has_vision_encoder(True)
     writer.add_bool("clip.has_minicpmv_projector", True)
     writer.add_clip_projector_type("resampler")
     writer.add_int32("clip.minicpmv_version", gguf_of(config).version)
     writer.add_uint32("clip.minicpmv_query_num", config.query_num)
-    # Not the size of a picture: the engine cuts slices of about this many pixels squared.
+    # Not a picture's size: the engine cuts slices of about this many pixels squared.
     writer.add_vision_image_size(images.scale_resolution)
     writer.add_vision_patch_size(cast("int", vision.patch_size))
     writer.add_vision_embedding_length(vision.hidden_size)
@@ -54,15 +54,15 @@ def write_vision_sizes(writer: GGUFWriter, config: MiniCPMVConfig, images: MiniC
     writer.add_vision_block_count(vision.num_hidden_layers)
     writer.add_vision_image_mean(images.norm_mean)
     writer.add_vision_image_std(images.norm_std)
-    writer.add_vision_use_gelu(True)  # the tanh approximation, which all but 2.0 have
+    writer.add_vision_use_gelu(True)  # the tanh approximation, which all releases but 2.0 use
 
 
 def vision_tensors(config: MiniCPMVConfig, shapes: Mapping[str, Shape]) -> list[EngineTensor]:
-    """Every tensor of tower and resampler, in the order of the checkpoint."""
+    """List every tensor of tower and resampler, in the order of the checkpoint."""
     names = get_tensor_name_map(MODEL_ARCH.MMPROJ, config.vision_config.num_hidden_layers)
     tensors: list[EngineTensor] = []
     for source, shape in shapes.items():
-        if source.startswith("vpm.post_layernorm."):  # which the library knows of other towers only
+        if source.startswith("vpm.post_layernorm."):  # which the library has for other towers only
             tensors.append(as_it_is(f"v.post_ln.{source.rpartition('.')[2]}", source, shape))
         elif source.startswith("vpm."):
             tensors.append(as_it_is(engine_name(names, source), source, shape))

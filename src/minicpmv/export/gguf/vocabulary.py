@@ -1,7 +1,7 @@
-"""The tokenizer as llama.cpp knows it: tokens with their kinds, merges, the way of splitting text, and the ends.
+"""Translates the tokenizer for llama.cpp: tokens with their kinds, merges, the pre-tokenizer, and the end tokens.
 
-Only byte-level BPE, which the tokenizers of 2.5, 2.6 and 4.5 are. llama.cpp names the ways of splitting text into words
-and knows them by heart; ours must be one of them.
+It supports only byte-level BPE, the kind of 2.5, 2.6 and 4.5. llama.cpp identifies its built-in pre-tokenizers by name;
+the checkpoint's must be one of them.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _SPLITTERS: Mapping[str, str] = {
 
 
 def write_vocabulary(writer: GGUFWriter, processor: MiniCPMVProcessor, *, size: int) -> None:
-    """Write everything by which text becomes ids and back, but the chat template.
+    """Write everything that converts text to ids and back, except the chat template.
 
     Args:
-        writer: Of the language model's file.
+        writer: Writer of the language model's file.
         processor: The checkpoint's.
         size: Rows of the embeddings; a tokenizer may have fewer tokens.
 
     Raises:
-        CheckpointError: llama.cpp has no such tokenizer.
+        CheckpointError: llama.cpp does not support such a tokenizer.
     """
     tokenizer: Any = processor.tokenizer  # transformers leaves the kinds of its ids open
     content = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -51,7 +51,7 @@ def write_vocabulary(writer: GGUFWriter, processor: MiniCPMVProcessor, *, size: 
     writer.add_token_types(kinds)
     merges = content["model"]["merges"]
     writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in merges])
-    # The template writes the token that a text begins with, where there is one; nothing shall be added before it.
+    # The template writes the begin token, where there is one; the engine must not add another.
     writer.add_add_bos_token(False)
     ends = end_token_ids(tokenizer, processor.version)
     writer.add_eos_token_id(ends[0])
@@ -63,7 +63,7 @@ def write_vocabulary(writer: GGUFWriter, processor: MiniCPMVProcessor, *, size: 
 
 
 def token_kinds(tokenizer: PreTrainedTokenizerFast, size: int) -> tuple[list[str], list[int]]:
-    """Every token's text and kind, by id.
+    """List every token's text and kind, by id.
 
     llama.cpp does not print control tokens. Markup such as ``<box>``, which released files declare special, is part of
     answers, and so is the "!" that 2.5 declares as padding.
@@ -92,7 +92,7 @@ def _kind(token: str, added: Any) -> TokenType:
 
 
 def _splitter(content: dict[str, Any]) -> str:
-    """Name the way of splitting text, or refuse a tokenizer that llama.cpp would read otherwise."""
+    """Return llama.cpp's name of the pre-tokenizer, or refuse a tokenizer that llama.cpp would read differently."""
     model = content["model"]
     steps = content.get("pre_tokenizer") or {}
     steps = steps.get("pretokenizers", [steps])
@@ -105,6 +105,6 @@ def _splitter(content: dict[str, Any]) -> str:
     kind = f"{model['type']} with {'byte fallback' if model.get('byte_fallback') else f'the pattern {patterns}'}"
     raise CheckpointError(
         f"tokenizer.json: found {kind}, expected byte-level BPE that splits text as 2.5, 2.6 or 4.5 does: "
-        "llama.cpp knows the ways of splitting by name, and this one has none here\n"
+        "llama.cpp has its pre-tokenizers built in, and this is none of them\n"
         "  fix: use the tokenizer that belongs to the checkpoint"
     )

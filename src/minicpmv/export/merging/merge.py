@@ -1,7 +1,7 @@
-"""Merges an adapter into its base: one directory in the released layout, which needs nothing else.
+"""Merges an adapter into its base: one self-contained directory in the released layout.
 
-What can be refused is refused first. Then tensors are merged and written beside the place of the result, compared with
-base and adapter, and put into place in one step.
+All checks come first. Then the tensors are merged and written next to the target, compared with base and adapter, and
+moved into place in one step.
 """
 
 from __future__ import annotations
@@ -44,42 +44,42 @@ from minicpmv.terminal.streams import advise
 __all__ = ["RECORD", "MergeSettings", "Merged", "merge_adapter"]
 
 RECORD = "merge.json"
-"""Name of the file in a merged directory that says what it was made of, and how near it is to that."""
+"""Name of the file in a merged directory that records its sources, and how closely it matches them."""
 
-_AFTERWARDS = "nothing was changed\n  fix: make room there, or name another place"
+_AFTERWARDS = "nothing was changed\n  fix: free space there, or name another place"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MergeSettings:
-    """How to merge."""
+    """Settings of a merge."""
 
     base: str | None = None
-    """Directory or hub name; the one that the adapter names if not given."""
+    """Directory or hub name of the base; by default the one that the adapter names."""
     dtype: torch.dtype | None = None
-    """Of all weights; as the base stores each if not given."""
+    """Precision of all weights; by default as the base stores each."""
     max_shard_size: str = "5GB"
     overwrite: bool = False
-    """Whether a directory with something in it may be replaced."""
+    """Whether a non-empty directory may be replaced."""
     is_verified: bool = True
     """Whether the merged model is compared with base and adapter."""
     device: str | None = None
-    """Where they are compared; the first GPU if there is one and they have room there, else the CPU."""
+    """Device of the comparison; by default the first GPU if there is one with enough memory, else the CPU."""
     allow_other_base: bool = False
     """Whether the adapter may have been trained on other weights than the base's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Merged:
-    """What was made."""
+    """The result of a merge."""
 
     directory: Path
     base: Path
     other_base: str | None
-    """What was allowed: both bases in words; None if the adapter belongs to this one, or does not say."""
+    """A description of both bases where another one was allowed; None if it is the adapter's, or none is recorded."""
     num_lora_modules: int
     num_replaced: int
     num_untouched: int
-    """Tensors that are the base's, but perhaps in another precision."""
+    """Number of tensors taken from the base, possibly in another precision."""
     bytes: int
     files: list[str]
     compared_on: str | None
@@ -97,14 +97,14 @@ def merge_adapter(
 
     Args:
         adapter: The adapter's directory.
-        directory: Where to; it appears when everything is in it.
-        settings: How.
-        on_tensor: Called with the bytes that are written, and those of all tensors.
+        directory: Target; it appears when it is complete.
+        settings: Settings of the merge.
+        on_tensor: Called with the number of bytes written, and that of all tensors.
 
     Raises:
-        CheckpointError: Adapter or base is broken, they do not belong together, or the result is not what they are.
-        UsageError: The settings cannot be followed.
-        DiskError: There is no room.
+        CheckpointError: Adapter or base is broken, they do not belong together, or the result does not match them.
+        UsageError: The settings cannot be applied.
+        DiskError: The disk is full.
     """
     settings = settings or MergeSettings()
     adapter, directory = Path(adapter), Path(directory).expanduser()
@@ -158,8 +158,8 @@ def _find_base(adapter: Path, named: str | None) -> Path:
 def _refuse_packed(base: Path, config: dict[str, Any]) -> None:
     if config.get("quantization_config"):
         raise CheckpointError(
-            f"{base}: found weights packed in fewer bits, expected whole ones to merge into\n"
-            "  fix: --base with the release that is not quantised, and --allow-other-base; the comparison says what "
+            f"{base}: found quantized weights, expected unquantized ones to merge into\n"
+            "  fix: --base with the unquantized release, and --allow-other-base; the comparison says what "
             "that changes"
         )
 
@@ -169,26 +169,26 @@ def _refuse_directory(directory: Path, sources: tuple[Path, ...], *, overwrite: 
     for source in sources:
         if place == source.resolve() or place in source.resolve().parents:
             raise UsageError(
-                f"{directory}: found that {source} lies there, which is merged, expected a place of its own\n"
+                f"{directory}: found the source {source} there, expected a separate directory\n"
                 "  fix: name another directory"
             )
     if directory.is_file():
-        raise UsageError(f"{directory}: found a file, expected a directory to make\n  fix: name another")
+        raise UsageError(f"{directory}: found a file, expected a directory or nothing\n  fix: name another")
     check_directory(directory, asked_by="OUT")
     if directory.is_dir() and overwrite:
         refuse_losses(directory, sources)
     elif directory.is_dir() and any(directory.iterdir()):
         raise UsageError(
             f"{directory}: found files in it, expected a new or empty directory\n"
-            "  fix: name another, or --overwrite to replace a model that is there"
+            "  fix: name another, or --overwrite to replace an existing model"
         )
 
 
 def _place_to_compare(tensors: MergedTensors, settings: MergeSettings) -> torch.device:
-    """Say where the models are compared, before anything is merged.
+    """Choose the device of the comparison, before anything is merged.
 
     Raises:
-        UsageError: There is too little memory.
+        UsageError: Memory is too small.
     """
     needed = bytes_to_compare(sum(outline.numel() for outline in tensors.outlines.values()))
     device, cpu = default_device(settings.device), torch.device("cpu")
@@ -199,7 +199,7 @@ def _place_to_compare(tensors: MergedTensors, settings: MergeSettings) -> torch.
         if free < needed:
             raise UsageError(
                 f"{place}: found {free:,} bytes of memory free, expected {needed:,} to compare the merged model with "
-                "base and adapter\n  fix: free memory, or --no-verify, which merges in that of one layer"
+                "base and adapter\n  fix: free memory, or --no-verify, which needs only the memory of one layer"
             )
     return device
 
@@ -230,14 +230,14 @@ def _verify(
     written = {outline.dtype for name, outline in tensors.outlines.items() if tensors.is_touched(name)}
     refuse_disagreement(precise, adapter, is_exact=written <= {torch.float32} and dtype in (None, torch.float32))
     agreements = [precise]
-    if len(written) == 1 and written != {torch.float32}:  # as it will be used
+    if len(written) == 1 and written != {torch.float32}:  # as it will be used later
         agreements.append(compare_merged(base, adapter, merged, samples, dtype=written.pop(), device=device))
     return samples.described, agreements
 
 
 def _describe(merged: Merged, adapter: Path) -> dict[str, Any]:
     stated = dataclasses.asdict(merged)
-    del stated["directory"]  # which may be moved
+    del stated["directory"]  # its directory may be moved
     return {
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "adapter": str(adapter.resolve()),
@@ -249,19 +249,19 @@ def _describe(merged: Merged, adapter: Path) -> dict[str, Any]:
 
 @contextmanager
 def _staging(folder: Path) -> Iterator[None]:
-    """Hold the folder in which a model becomes whole; what a process that was killed left there goes."""
+    """Lock the folder in which a model is assembled; remove what a killed process left there."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with staging(folder):
             yield
     except BlockingIOError as error:
         raise UsageError(
-            f"{folder}: found {error.strerror}, expected to merge there alone\n  fix: {advise(error)}"
+            f"{folder}: found {error.strerror}, expected no other merge there\n  fix: {advise(error)}"
         ) from error
 
 
 def _put_in_place(staged: Path, directory: Path) -> None:
-    """Rename, and only then delete what was there."""
+    """Rename the model into place, and only then delete the old one."""
     before = staged.parent / "before"
     with suppress(FileNotFoundError):
         os.replace(directory, before)

@@ -1,7 +1,7 @@
-"""What each tensor of a base model becomes when an adapter is merged into it, computed one at a time in float32.
+"""Computes the tensors of a base model with an adapter merged into them, one at a time, in float32.
 
-No formula of LoRA stands here. PEFT puts the adapter on a module that is alone in an otherwise empty model, and merges
-it: so every variant that PEFT merges is merged as PEFT does it, in the memory of one module.
+It contains no formula of LoRA. PEFT attaches the adapter to a module that is alone in an otherwise empty model, and
+merges it, so every variant that PEFT supports is merged as PEFT does it, in the memory of one module.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _PREFIX = "base_model.model."
 
 @contextmanager
 def open_merged(base: Path, adapter: Path, *, dtype: torch.dtype | None) -> Iterator[MergedTensors]:
-    """Open a base and an adapter, to read what they are together.
+    """Open a base and an adapter, to read the merged tensors.
 
     Args:
         base: The base model's directory.
-        adapter: The adapter's.
-        dtype: Precision of what is read; as the base stores each tensor if not given.
+        adapter: The adapter's directory.
+        dtype: Precision of the tensors; by default as the base stores each.
 
     Raises:
         CheckpointError: One of them is broken, or they do not belong together.
@@ -52,8 +52,8 @@ class MergedTensors:
 
     Args:
         base: The base model's directory.
-        adapter: A directory that holds a fitting adapter in the model's own names.
-        shown: The adapter's directory as a message names it.
+        adapter: A directory with a fitting adapter under the model's own names.
+        shown: The adapter's directory as messages name it.
         dtype: As for :func:`open_merged`.
     """
 
@@ -70,7 +70,7 @@ class MergedTensors:
             bare = name.removeprefix(_PREFIX)
             if ".lora_" in bare:
                 self._lora.setdefault(bare.partition(".lora_")[0], []).append(name)
-            # PEFT saves biases of replaced modules by two more names: unused ones of the base, and themselves again.
+            # PEFT saves biases of replaced modules under two more names: those of the unused base, and a duplicate.
             elif ".original_module." not in bare and ".modules_to_save." not in bare:
                 self._full[bare.replace(".base_layer.", ".")] = name
         self._refuse_tied({name for pair in cast("Any", skeleton).all_tied_weights_keys.items() for name in pair})
@@ -81,21 +81,21 @@ class MergedTensors:
 
     @property
     def num_lora_modules(self) -> int:
-        """Modules into which LoRA is merged."""
+        """Number of modules into which LoRA is merged."""
         return len(self._lora)
 
     @property
     def num_replaced(self) -> int:
-        """Tensors that the adapter has whole."""
+        """Number of tensors that the adapter replaces."""
         return len(self._full)
 
     def is_touched(self, name: str) -> bool:
-        """Whether the adapter has anything to say about a tensor."""
+        """Return whether the adapter changes a tensor."""
         return any(self._is_touched(own) for own in self._base.pieces[name])
 
     @torch.no_grad()
     def read(self, name: str) -> Tensor:
-        """Compute one tensor: in float32, rounded once. What the adapter does not touch is the base's, bit for bit.
+        """Compute one tensor in float32, rounded once. Tensors without a change are the base's, bit for bit.
 
         Returns:
             The tensor, in the shape that it has in the base's files.
@@ -113,14 +113,13 @@ class MergedTensors:
     def _rounded(self, name: str, tensor: Tensor, source: Path, fix: str) -> Tensor:
         if not is_finite(tensor):
             raise CheckpointError(
-                f"{source}: found {name} with numbers that are not finite when merged, expected finite ones\n"
-                f"  fix: {fix}"
+                f"{source}: found values in {name} that are not finite when merged, expected finite ones\n  fix: {fix}"
             )
         dtype = self.outlines[name].dtype
         rounded = tensor.to(dtype)
         if not is_finite(rounded):
             raise CheckpointError(
-                f"{source}: found {name} with numbers that are too large for {dtype} when merged, expected a precision "
+                f"{source}: found values in {name} beyond the range of {dtype} when merged, expected a precision "
                 "that holds them\n  fix: --dtype bfloat16 or float32"
             )
         return rounded
@@ -130,14 +129,14 @@ class MergedTensors:
         return own in self._full or (module in self._lora and (attribute == "weight" or self._config.lora_bias))
 
     def _merged(self, own: str) -> Tensor:
-        """One of the model's own tensors as it shall be, in float32."""
+        """Compute one of the model's own tensors after the merge, in float32."""
         module, _, attribute = own.rpartition(".")
         if module in self._lora and self._is_touched(own):
             return self._merge_lora(module)[attribute]
         return self._without_lora(own)
 
     def _without_lora(self, own: str) -> Tensor:
-        """One of the model's own tensors, the adapter's whole ones in their places, in float32."""
+        """Read one of the model's own tensors before LoRA, in float32; the adapter's replace the base's."""
         if own in self._full:
             return self._adapter.read(self._full[own]).to(torch.float32, copy=True)  # PEFT merges in place
         return self._base.read(own)
@@ -145,11 +144,11 @@ class MergedTensors:
     def _merge_lora(self, name: str) -> dict[str, Tensor]:
         """Let PEFT merge one module, and return its tensors."""
         module = copy.copy(self._modules[name])
-        module._parameters = dict(module._parameters)  # the skeleton's own stay as they are
+        module._parameters = dict(module._parameters)  # the skeleton's own modules are left unchanged
         tensors = {attribute: self._without_lora(f"{name}.{attribute}") for attribute in module.state_dict()}
         module.load_state_dict(tensors, assign=True)
         with warnings.catch_warnings():
-            # Ranks of the adapter's other modules have none to match here; the whole model had them all.
+            # The rank patterns of other modules match nothing here; they all match in the whole model.
             warnings.filterwarnings("ignore", message=r"The following \w+_pattern keys did not match")
             wrapped = get_peft_model(cast("Any", _put_alone(name, module)), self._config)
         found = set_peft_model_state_dict(wrapped, {key: self._adapter.read(key) for key in self._lora[name]})
@@ -161,19 +160,19 @@ class MergedTensors:
         return outline.to(dtype) if dtype is not None and outline.is_floating_point() else outline
 
     def _refuse_tied(self, tied: set[str]) -> None:
-        """Make sure that nothing changes with what the adapter changes: PEFT trains one of two tied weights alone."""
+        """Refuse an adapter that changes one of two tied weights, since PEFT trains only one of them."""
         changed = {*self._full, *(f"{module}.weight" for module in self._lora)}
         apart = sorted(changed & tied | changed - self._base.homes.keys())
         if apart:
             raise CheckpointError(
-                f"{self._adapter_path}: found {apart[0]} trained apart from the weight that the base ties it to, "
-                "expected one of its own: a model in the base's layout stores one for both\n"
+                f"{self._adapter_path}: found {apart[0]} trained apart from the weight that it is tied to in the base, "
+                "expected an untied one: a model in the base's layout stores one tensor for both\n"
                 "  fix: use the adapter unmerged"
             )
 
 
 def _alone(config: PeftConfig) -> LoraConfig:
-    """The adapter's config for a model of one module, whose matrices are about to be read."""
+    """Return the adapter's config for a model of one module, whose matrices are about to be read."""
     assert isinstance(config, LoraConfig)
     return dataclasses.replace(
         config,
@@ -187,7 +186,7 @@ def _alone(config: PeftConfig) -> LoraConfig:
 
 
 def _put_alone(name: str, module: nn.Module) -> nn.Module:
-    """Make a model that has one module, under its full name: the patterns of the adapter's config see that name."""
+    """Make a model of one module under its full name, which the patterns of the adapter's config match."""
     model = nn.Module()
     inner = model
     *path, last = name.split(".")

@@ -1,4 +1,4 @@
-"""What ``--overwrite`` may delete: a model's directory and nothing else."""
+"""Limits what ``--overwrite`` may delete to a model's directory."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _SHOWN = 5
 
 
 def refuse_losses(directory: Path, sources: Iterable[Path]) -> None:
-    """Make sure that a directory is a model's: all that is in it can be made again.
+    """Verify that a directory is a model's, so that everything in it can be created again.
 
     Args:
-        directory: What is to be replaced.
-        sources: Directories that the model is made of; files of their names are copies of theirs.
+        directory: The directory to replace.
+        sources: Source directories of the model; files with the same names are copies of theirs.
 
     Raises:
-        UsageError: Something else lies there.
+        UsageError: It contains something else.
     """
     files = sorted(path.relative_to(directory) for path in directory.rglob("*") if not path.is_dir())
     places = list(sources)

@@ -1,7 +1,7 @@
-"""Writes safetensors files one tensor at a time, so that memory is one tensor's and not one file's.
+"""Writes safetensors files one tensor at a time, so that it needs the memory of one tensor and not of one file.
 
-The safetensors package writes a file from tensors that are all there. Its format is small: the length of a header in 8
-bytes, the header in JSON, and the values end to end. Source: the package's own description of it.
+The safetensors package needs all tensors of a file in memory. Its format is simple: the length of a header in 8 bytes,
+the header in JSON, and the values end to end. Source: the package's own description of it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def write_shards(
     """Write tensors as ``model.safetensors``, or as numbered files and their index, and return the files' names.
 
     Args:
-        directory: An empty one.
-        outlines: Name -> a tensor of that shape and precision; values are not looked at.
-        compute: Makes each, once.
-        max_shard_size: Of a file, such as ``5GB``; a tensor that is larger has one of its own.
+        directory: An empty directory.
+        outlines: Name -> a tensor of that shape and precision; its values are ignored.
+        compute: Computes a tensor by its name; called once for each.
+        max_shard_size: Largest file, such as ``5GB``; a larger tensor has a file of its own.
 
     Raises:
-        UsageError: ``max_shard_size`` is no size.
+        UsageError: ``max_shard_size`` is not a size.
     """
     try:
         split = split_torch_state_dict_into_shards(dict(outlines), max_shard_size=max_shard_size)
@@ -57,12 +57,12 @@ def write_shards(
 
 
 def num_bytes(outlines: Sequence[Tensor]) -> int:
-    """Count what tensors take."""
+    """Count the bytes of tensors."""
     return sum(outline.numel() * outline.element_size() for outline in outlines)
 
 
 def _write_file(path: Path, outlines: Mapping[str, Tensor], compute: Callable[[str], Tensor]) -> None:
-    # Wide numbers first: each value then lies at a multiple of its own size.
+    # Wide types first, so that each value is aligned to its own size.
     names = sorted(outlines, key=lambda name: -outlines[name].element_size())
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0

@@ -1,7 +1,7 @@
 """Compares the logits of a merged model with those of its base and adapter, on the same samples.
 
-The two models are loaded one after the other. Samples are those that the adapter's run has
-stored for its own verification, at the tokens of their answers; for an adapter without, a made-up picture and question.
+The two models are loaded one after the other. Samples are those that the adapter's run has stored for its own
+verification, at the tokens of their answers; without them, a synthetic picture and question.
 """
 
 from __future__ import annotations
@@ -27,48 +27,49 @@ from minicpmv.processing.processor import MiniCPMVProcessor
 __all__ = ["Agreement", "Samples", "bytes_to_compare", "compare_merged", "find_samples", "refuse_disagreement"]
 
 _ROOM = 1.25
-"""Memory that loading takes, in sizes of the weights, as for verifying a run; the samples are small in comparison."""
+"""Memory that loading takes, as a multiple of the weights' size, as for verifying a run; the samples are small."""
 _MOST_POSITIONS = 256
-"""Compared at most; of a vocabulary of 150,000 these are 150 MB in float32."""
+"""Most positions compared; with a vocabulary of 150,000 their logits take 150 MB in float32."""
 _QUESTION = "What is in this picture?"
 
 _EXACT = 1e-4
-"""Share of the largest logit, or of 1, by which sums in another order may differ in float32. Measured on random models
-of every release, with three kinds of adapter: up to 2.1e-6, which leaves room for more layers and another device."""
+"""Largest difference in float32 from another order of sums, relative to the largest logit or to 1. Measured on random
+models of every release, with three kinds of adapter: up to 2.1e-6, which leaves room for more layers and other devices.
+"""
 _KEPT = 0.5
-"""Share of the adapter's own effect that rounding may take. At that much the merged model is as near to the base as to
-the adapter; one into which nothing was merged is all of it away."""
+"""Largest share of the adapter's own effect that rounding may remove. At 0.5 the merged model is as close to the base
+as to the adapter; a model into which nothing was merged has 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Samples:
-    """What both models are asked."""
+    """The inputs of both models."""
 
     described: str
     inputs: dict[str, Tensor]
     chosen_BT: Tensor
-    """Bool: positions whose logits are compared."""
+    """Positions whose logits are compared, bool."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Agreement:
-    """How near two models are in one precision."""
+    """The difference between two models in one precision."""
 
     dtype: str
-    """In which both computed."""
+    """Precision of both computations."""
     difference: float
-    """The largest of any two logits."""
+    """The largest difference of two logits."""
     largest_logit: float
-    """Of the base with its adapter, without sign."""
+    """Largest absolute logit of the base with its adapter."""
     effect: float
-    """The largest difference that the adapter itself makes to the base."""
+    """The largest difference between adapter and base."""
     same_tokens: int
-    """Positions at which both find the same token likeliest."""
+    """Number of positions at which both have the same likeliest token."""
     positions: int
 
     @property
     def allowed(self) -> float:
-        """The difference that sums in another order may make, whatever was rounded."""
+        """The difference that another order of sums may cause, without any rounding."""
         return _EXACT * max(1.0, self.largest_logit)
 
     def __str__(self) -> str:
@@ -79,41 +80,41 @@ class Agreement:
 
 
 def bytes_to_compare(num_weights: int) -> int:
-    """Say how much memory the comparison takes: one of the models in float32."""
+    """Return the memory that the comparison takes: that of one of the models in float32."""
     return int(_ROOM * num_weights * torch.float32.itemsize)
 
 
 def find_samples(adapter: Path, base: Path) -> Samples:
-    """Take what the adapter's run has stored, or make something up."""
+    """Load the samples that the adapter's run has stored, or make synthetic ones."""
     if (adapter / REFERENCE).is_file():
         reference, batch = read_reference(adapter)
         labels = batch.pop("labels")
-        batch.pop("label_weights", None)  # of the loss alone
-        # The logits at a position are about the next token.
+        batch.pop("label_weights", None)  # used by the loss only
+        # The logits at a position predict the next token.
         trained_BT = torch.cat([labels[:, 1:] != -100, torch.zeros_like(labels[:, :1], dtype=torch.bool)], dim=1)
         number = len(reference.records)
-        described = f"{number} record{'' if number == 1 else 's'} that the run has stored"
+        described = f"{number} record{'' if number == 1 else 's'} stored by the run"
         return Samples(described=described, inputs=batch, chosen_BT=_at_most(trained_BT))
     picture = resize(Image.linear_gradient("L"), (200, 120)).convert("RGB")
     content = [{"type": "image", "image": picture}, {"type": "text", "text": _QUESTION}]
     made = MiniCPMVProcessor.from_pretrained(base).apply_chat_template([{"role": "user", "content": content}])
     inputs = {name: tensor for name, tensor in dict(made).items() if isinstance(tensor, Tensor)}
     every_BT = torch.ones_like(inputs["input_ids"], dtype=torch.bool)
-    return Samples(described="a made-up picture and question", inputs=inputs, chosen_BT=_at_most(every_BT))
+    return Samples(described="a synthetic picture and question", inputs=inputs, chosen_BT=_at_most(every_BT))
 
 
 def compare_merged(
     base: Path, adapter: Path, merged: Path, samples: Samples, *, dtype: torch.dtype, device: torch.device
 ) -> Agreement:
-    """Load a base with its adapter and then what was merged of them, and compare what they say.
+    """Load a base with its adapter and then the merged model, and compare their logits.
 
     Args:
         base: The base model's directory.
-        adapter: The adapter's.
-        merged: The merged model's.
-        samples: What they are asked.
+        adapter: The adapter's directory.
+        merged: The merged model's directory.
+        samples: The inputs.
         dtype: Precision in which both compute.
-        device: Where.
+        device: Device on which both compute.
 
     Raises:
         CheckpointError: One of them cannot be loaded.
@@ -136,31 +137,31 @@ def compare_merged(
 
 
 def refuse_disagreement(agreement: Agreement, adapter: Path, *, is_exact: bool) -> None:
-    """Make sure that the merged model is what it is meant to be.
+    """Verify that the merged model matches base and adapter.
 
     Args:
-        agreement: In float32.
+        agreement: The comparison in float32.
         adapter: The adapter's directory.
-        is_exact: Whether nothing that was merged has been rounded.
+        is_exact: Whether no merged tensor was rounded.
 
     Raises:
-        CheckpointError: It is too far from it.
+        CheckpointError: The difference is too large.
     """
     allowed = agreement.allowed if is_exact else max(agreement.allowed, _KEPT * agreement.effect)
-    if agreement.difference <= allowed:  # not the other way round, which a NaN would pass
+    if agreement.difference <= allowed:  # not `>`, which a NaN would pass
         return
-    why = "" if is_exact else f", half of what the adapter changes ({agreement.effect:.3g})"
+    why = "" if is_exact else f", half of the adapter's effect ({agreement.effect:.3g})"
     fix = "report it with the adapter's adapter_config.json" if is_exact else "--dtype float32 rounds nothing off"
     raise CheckpointError(
-        f"{adapter}: found logits of the merged model up to {agreement.difference:.3g} from those of base and adapter, "
+        f"{adapter}: found that logits differ by up to {agreement.difference:.3g} from those of base and adapter, "
         f"expected at most {allowed:.3g}{why}; nothing is saved\n"
-        f"  fix: {fix}; --no-verify saves it all the same"
+        f"  fix: {fix}; --no-verify saves it anyway"
     )
 
 
 @contextmanager
 def _loaded(load: Callable[[], Any], device: torch.device) -> Iterator[Any]:
-    """Give a model, and its memory back afterwards."""
+    """Yield a model on a device, and free its memory afterwards."""
     model = load().to(device).eval()
     try:
         yield model
@@ -177,7 +178,7 @@ def _load(directory: Path, dtype: torch.dtype) -> Any:
 
 @torch.no_grad()
 def _logits(model: Any, samples: Samples, device: torch.device) -> Tensor:
-    """Logits at the chosen positions, (N, vocabulary), float32 on the CPU; at no others are they computed."""
+    """Return the logits at the chosen positions only, (N, vocabulary), float32 on the CPU."""
     columns = samples.chosen_BT.any(dim=0).nonzero().squeeze(-1)
     inputs = {name: tensor.to(device) for name, tensor in samples.inputs.items()}
     logits_BKV = model(**inputs, logits_to_keep=columns.to(device), use_cache=False).logits
@@ -185,7 +186,7 @@ def _logits(model: Any, samples: Samples, device: torch.device) -> Tensor:
 
 
 def _at_most(chosen_BT: Tensor) -> Tensor:
-    """Keep evenly spread ones of the chosen positions."""
+    """Keep an evenly spread selection of the chosen positions."""
     rows, columns = chosen_BT.nonzero(as_tuple=True)
     step = -(-len(rows) // _MOST_POSITIONS)
     kept_BT = torch.zeros_like(chosen_BT)

@@ -1,1 +1,1 @@
-"""Writes checkpoints that are whole or absent, and resumes from them. It knows no Trainer."""
+"""Writes checkpoints that are complete or absent, and resumes from them. It knows no Trainer."""

@@ -10,12 +10,12 @@ __all__ = ["estimate_bytes", "num_elements"]
 
 
 def estimate_bytes(model: nn.Module, optimizer: Any) -> int:
-    """Say about how large a checkpoint will be: its weights, and an optimizer as it is, or like Adam's.
+    """Estimate the size of a checkpoint: its weights, and the optimizer's state as it is, or that of Adam.
 
     Args:
-        model: With PEFT, only what is trained is saved.
-        optimizer: torch's own, whose state is counted; of another kind, in shards, it is taken for float32 weights
-            and two moments for each trained one.
+        model: With PEFT, only trained weights are saved.
+        optimizer: The state of torch's own is counted; for another kind, which is sharded, a float32 copy and two
+            moments are assumed for each trained weight.
     """
     parameters = list(model.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -29,5 +29,5 @@ def estimate_bytes(model: nn.Module, optimizer: Any) -> int:
 
 
 def num_elements(parameter: Any) -> int:
-    """Count what a parameter has as a whole."""
-    return getattr(parameter, "ds_numel", None) or parameter.numel()  # ZeRO-3 leaves an empty tensor of each
+    """Count the elements of a parameter, unsharded."""
+    return getattr(parameter, "ds_numel", None) or parameter.numel()  # ZeRO-3 leaves empty tensors

@@ -1,8 +1,8 @@
-"""Keeps a directory to one run: its first process locks it, and a second run is told who is there.
+"""Reserves a directory for one run: its first process locks it, and a second run is refused with the holder's name.
 
-The kernel's lock decides. It ends with the process, whatever ended that, and a network's disk passes it on to its
-server. Where a disk knows no locks, or keeps them to each machine, the file's time of change decides: the holder renews
-it, and a run on another machine watches whether it moves, so no two clocks are compared.
+The kernel's lock decides. It ends with its process, however that ends, and a network file system forwards it to its
+server. Where a file system has no locks, or only per machine, the file's modification time decides: the holder renews
+it, and a run on another machine watches whether it changes, so no two clocks are compared.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from minicpmv.training.distributed.console import notice
 __all__ = ["LOCK", "Holder", "hold_directory", "look_for_holder"]
 
 LOCK = ".lock"
-"""Name of the file, which is there while a run is. Hidden, so that nothing takes it for a part of a model."""
+"""Name of the lock file, which exists while a run does. Hidden, so that nothing takes it for a part of a model."""
 
 _BEAT = 15.0
-"""Seconds after which a run renews the file's time of change."""
+"""Seconds after which a run renews the file's modification time."""
 _PATIENCE = 50.0
-"""Seconds without a beat after which a run on another machine counts as gone."""
+"""Seconds without a renewal after which a run on another machine counts as dead."""
 _LOOK = 1.0
-"""Seconds between two looks at it."""
+"""Seconds between two checks of it."""
 _AGAIN = (0.1, 0.3, 0.6)
 """Seconds to wait before a lock is tried again: a dry run holds it for an instant, and a run that has just started has
 not yet written who it is."""
@@ -42,7 +42,7 @@ _REFUSED = (errno.EACCES, errno.EAGAIN)
 
 
 class Holder(NamedTuple):
-    """The process that a directory belongs to."""
+    """The process that holds a directory."""
 
     host: str
     process: int
@@ -55,10 +55,10 @@ class Holder(NamedTuple):
 
 @contextmanager
 def hold_directory(output_dir: str) -> Iterator[None]:
-    """Lock a directory, which is made if there is none, and release it at the end.
+    """Lock a directory, creating it if needed, and release it at the end.
 
     Raises:
-        UsageError: Another run has it, or nothing can be written there.
+        UsageError: Another run holds it, or it cannot be written.
     """
     folder = Path(output_dir)
     made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
@@ -68,7 +68,7 @@ def hold_directory(output_dir: str) -> Iterator[None]:
     except OSError as error:
         raise UsageError(
             f"--output_dir: found that {str(folder / LOCK)!r} cannot be written ({error.strerror}), expected a "
-            "directory that takes files\n  fix: choose another directory, or mend its permissions"
+            "writable directory\n  fix: choose another directory, or correct its permissions"
         ) from error
     over = threading.Event()
     beating = threading.Thread(target=_beat, args=(descriptor, over), daemon=True)
@@ -79,24 +79,24 @@ def hold_directory(output_dir: str) -> Iterator[None]:
         over.set()
         beating.join()
         with suppress(OSError):
-            os.unlink(folder / LOCK)  # before the lock goes: whoever waits for it finds that the file is another's
+            os.unlink(folder / LOCK)  # before the lock goes: a process that waits for it then finds another file
         os.close(descriptor)
-        for path in made:  # a run that was refused leaves nothing
+        for path in made:  # a refused run leaves nothing behind
             with suppress(OSError):
                 path.rmdir()
 
 
 def look_for_holder(output_dir: str) -> None:
-    """Make sure that no run has a directory, and change nothing.
+    """Verify that no run holds a directory, without changing anything.
 
     Raises:
-        UsageError: One has.
+        UsageError: A run holds it.
     """
     path, holder = Path(output_dir) / LOCK, None
     for pause in (*_AGAIN, 0):
         try:
             descriptor = open_in_place(path, os.O_RDONLY, is_own=False)
-        except OSError:  # nobody is there, or what is there shows when the run starts
+        except OSError:  # no run is there, or the fault will show when the run starts
             return
         try:
             if _lock(descriptor, fcntl.LOCK_SH) is not False:
@@ -109,7 +109,7 @@ def look_for_holder(output_dir: str) -> None:
 
 
 def _take(path: Path) -> int:
-    """Return a descriptor of the file, locked and with this process's name in it."""
+    """Lock the file, write this process's name into it, and return its descriptor."""
     pauses, was_watched = list(_AGAIN), False
     while True:
         descriptor, is_new = _open(path)
@@ -121,20 +121,20 @@ def _take(path: Path) -> int:
                 raise _taken(path, holder)
             time.sleep(pauses.pop(0))
             continue
-        if not _is_at(descriptor, path):  # another run has ended since it was opened
+        if not _is_at(descriptor, path):  # another run has ended and removed it since
             os.close(descriptor)
             continue
         is_free = is_new or (bool(is_locked) and (holder is None or holder.host == socket.gethostname()))
         if not is_free and not was_watched:
-            os.close(descriptor)  # a lock of this process would go with any other descriptor of the file
-            who = holder or "a run that has not said what it is"
-            notice(f"{path}: found {who}; this disk may not pass on locks, so it is watched for {_PATIENCE:.0f} s")
+            os.close(descriptor)  # closing any descriptor of the file drops this process's lock
+            who = holder or "a run that has not written its name"
+            notice(f"{path}: found {who}; this disk may not share locks, so it is watched for {_PATIENCE:.0f} s")
             if _is_alive(path):
                 raise _taken(path, holder)
             was_watched = True
             continue
         if holder is not None:
-            notice(f"{path}: {holder} is gone without having ended; this run takes its place")
+            notice(f"{path}: {holder} died without cleaning up; this run takes its place")
         me = Holder(socket.gethostname(), os.getpid(), datetime.now(timezone.utc).isoformat(timespec="seconds"))
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(me._asdict()).encode() + b"\n", 0)
@@ -143,7 +143,7 @@ def _take(path: Path) -> int:
 
 
 def _open(path: Path) -> tuple[int, bool]:
-    """Open the file, and say whether it is new."""
+    """Open the file, and return whether it is new."""
     flags = os.O_RDWR | os.O_CREAT
     try:
         return os.open(path, flags | os.O_EXCL | os.O_CLOEXEC, 0o666), True
@@ -152,7 +152,7 @@ def _open(path: Path) -> tuple[int, bool]:
 
 
 def _lock(descriptor: int, kind: int) -> bool | None:
-    """Lock a file for this process alone, not for those it forks; return None where the disk knows no locks."""
+    """Lock a file for this process alone, not for its forks; return None where the file system has no locks."""
     try:
         fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
     except OSError as error:
@@ -164,7 +164,7 @@ def _read(descriptor: int) -> Holder | None:
     try:
         content = json.loads(os.pread(descriptor, 4096, 0))
         return Holder(str(content["host"]), int(content["process"]), str(content["started"]))
-    except (ValueError, TypeError, KeyError):  # nobody has written it yet, or a disk was full
+    except (ValueError, TypeError, KeyError):  # not written yet, or a disk was full
         return None
 
 
@@ -177,12 +177,12 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 def _beat(descriptor: int, over: threading.Event) -> None:
     while not over.wait(_BEAT):
-        with suppress(OSError):  # a disk that is away for a moment
+        with suppress(OSError):  # a disk that is briefly unavailable
             os.utime(descriptor)
 
 
 def _is_alive(path: Path) -> bool:
-    """Watch whether anybody renews the file's time of change."""
+    """Watch whether the file's modification time changes."""
     before = _time_of_change(path)
     end = time.monotonic() + _PATIENCE
     while before is not None and time.monotonic() < end:
@@ -198,7 +198,7 @@ def _time_of_change(path: Path) -> int | None:
     try:
         descriptor = os.open(
             path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        )  # a network's disk looks again only for whoever opens
+        )  # a network file system refreshes only on open
     except OSError:
         return None
     try:

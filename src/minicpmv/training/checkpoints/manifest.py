@@ -1,6 +1,6 @@
-"""A checkpoint's list of files, sizes and digests: written last, and compared before anything is read.
+"""Writes and verifies a checkpoint's manifest of files, sizes and digests: written last, verified before reading.
 
-A size tells a torn file, a digest one that was altered. sha256 takes less time than writing (``docs/training.md`` has
+A size reveals a truncated file, a digest an altered one. sha256 takes less time than writing (``docs/training.md`` has
 the numbers), and ``sha256sum`` can repeat it.
 """
 
@@ -21,7 +21,7 @@ MANIFEST = "checkpoint.json"
 """Lists a checkpoint's files with sizes and sha256; written last."""
 
 _OWN_DIGEST = "sha256_of_this"
-"""Key of the digest of everything else in the list: a changed word in it is as bad as one in a file."""
+"""Key of the manifest's own digest: a changed word in the manifest is as bad as one in a file."""
 _CHUNK = 4 * 2**20
 _THREADS = min(8, os.cpu_count() or 1)
 _T = TypeVar("_T")
@@ -30,14 +30,14 @@ _T = TypeVar("_T")
 def seal(
     directory: Path, *, step: int, world_size: int, engine: str = "", course: Mapping[str, Any] | None = None
 ) -> None:
-    """List the files of a finished checkpoint with their digests, and force everything to disk.
+    """Write the manifest of a finished checkpoint, and sync everything to disk.
 
     Args:
-        directory: All of its files are there.
-        step: Optimizer steps that it has behind it.
+        directory: The checkpoint, with all of its files.
+        step: Optimizer steps done.
         world_size: Number of processes that wrote it.
-        engine: What shards weights and optimizer, as ``distributed.engine.name_engine`` says it.
-        course: What decides the course of the run, as ``fingerprint.describe_course`` says it.
+        engine: Engine that shards weights and optimizer, from ``distributed.engine.name_engine``.
+        course: Settings that determine the run's numbers, from ``fingerprint.describe_course``.
 
     Raises:
         OSError: The disk is full, or fails.
@@ -61,18 +61,18 @@ def seal(
 
 
 def find_fault(checkpoint: Path, *, check_content: bool = False) -> str | None:
-    """Say what is wrong with a checkpoint, or None if every listed file is there in its full size.
+    """Describe what is wrong with a checkpoint; None if every listed file exists in its full size.
 
     Args:
         checkpoint: A directory.
-        check_content: Whether the files are read and compared with their digests, too.
+        check_content: Whether the files are also read and compared with their digests.
     """
     odd, there = _look_through(checkpoint)
     if odd is not None:
         return odd
     manifest = read_manifest(checkpoint)
     if manifest is None:
-        return f"has no whole {MANIFEST}"
+        return f"{MANIFEST} is missing or incomplete"
     for name, size in manifest["files"].items():
         path = checkpoint / name
         if name not in there:
@@ -86,15 +86,15 @@ def find_fault(checkpoint: Path, *, check_content: bool = False) -> str | None:
         return f"{Path(error.filename or '').name} cannot be read: {error.strerror}"
     for name, digest in zip(digests, found, strict=True):
         if digest != digests[name]:
-            return f"{name} is not what was written: its sha256 is {digest[:12]}… instead of {digests[name][:12]}…"
+            return f"{name} was changed after writing: its sha256 is {digest[:12]}… instead of {digests[name][:12]}…"
     return None
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
-    """Read a checkpoint's list; None if there is none, or one that is not what :func:`seal` wrote."""
+    """Read a checkpoint's manifest; None if there is none, or one that :func:`seal` did not write."""
     path = checkpoint / MANIFEST
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):  # a pipe would wait
+        if not stat.S_ISREG(path.lstat().st_mode):  # reading a pipe would block
             return None
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -105,7 +105,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def _is_a_list(manifest: Mapping[str, Any]) -> bool:
-    """Whether everything is of the type that :func:`seal` writes, and each file has its digest."""
+    """Return whether everything has the type that :func:`seal` writes, and each file a digest."""
     types = {"step": int, "world_size": int, "engine": str, "course": dict, "files": dict, "sha256": dict}
     if manifest.keys() != types.keys() or not all(isinstance(manifest[name], types[name]) for name in types):
         return False
@@ -115,7 +115,7 @@ def _is_a_list(manifest: Mapping[str, Any]) -> bool:
 
 
 def _look_through(checkpoint: Path) -> tuple[str | None, set[str]]:
-    """Find an entry that a run does not write, such as a link or a pipe, and list the files by their names."""
+    """Find an entry that a run does not write, such as a link or a pipe, and list the names of the files."""
     names: set[str] = set()
     for folder, folders, files in os.walk(checkpoint):
         for entry in sorted([*folders, *files]):
@@ -135,7 +135,7 @@ def num_bytes(directory: Path) -> int:
 
 
 def sync(path: Path) -> None:
-    """Force a file, or a directory's list of names, to disk."""
+    """Sync a file, or a directory's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -148,13 +148,13 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _each(function: Callable[[Path], _T], paths: Iterable[Path]) -> list[_T]:
-    # Threads: hashing and syncing both let go of the interpreter, and one file is hashed while another is synced.
+    # Threads: hashing and syncing both release the GIL, so one file is hashed while another is synced.
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(function, paths))
 
 
 def _digest_of(content: Mapping[str, Any]) -> str:
-    """Digest what a list says, however it is written."""
+    """Digest the content of a manifest, independent of its formatting."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Lists the tensors of an optimizer's state that lie on this process, whatever engine divides them."""
+"""Lists the tensors of an optimizer's state that this process holds, whatever engine shards them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ __all__ = ["own_state"]
 
 
 def own_state(optimizer: Any, model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Name each tensor of the state by its key and its weight; ZeRO keeps flat pieces of many weights together.
+    """Yield each tensor of the state with a name: its key and its weight; ZeRO keeps flat pieces of many weights.
 
-    States of other types than torch's own, such as those packed in 8 bits, are left out.
+    States of other types than torch's own, such as 8-bit ones, are left out.
 
     Args:
-        optimizer: As Trainer has it: accelerate and DeepSpeed wrap the one that keeps the state.
-        model: Knows the weights' names.
+        optimizer: Trainer's: accelerate and DeepSpeed wrap the one that keeps the state.
+        model: Provides the weights' names.
     """
     while hasattr(optimizer, "optimizer"):
         optimizer = optimizer.optimizer

@@ -1,10 +1,10 @@
-"""Reads the pickles of a checkpoint without running what is in them.
+"""Reads the pickles of a checkpoint without running code from them.
 
-Someone who writes a checkpoint also writes its manifest, so digests protect against accidents and not against people.
-Two guards do. Within a run, every ``torch.load`` of every library uses torch's restricted unpickler, also where the
-call asks for ``weights_only=False``, as DeepSpeed's does: it builds tensors, containers and the few classes listed
-here, and calls nothing else. And before an engine sees a checkpoint, each pickle in it is read by the same unpickler,
-so that a foreign object is named together with its file.
+The writer of a checkpoint also writes its manifest, so digests protect against accidents and not against attacks. Two
+guards do. Within a run, every ``torch.load`` of every library uses torch's restricted unpickler, even where the call
+asks for ``weights_only=False``, as DeepSpeed's does: it builds tensors, containers and the few classes listed here, and
+calls nothing else. And before an engine sees a checkpoint, each pickle in it is read by the same unpickler, so that a
+foreign object is reported together with its file.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ import torch
 __all__ = ["find_foreign_object", "restrict_unpickling"]
 
 _SUFFIXES = (".bin", ".pt", ".pth")
-"""Endings of the files that torch, transformers, accelerate and DeepSpeed unpickle."""
+"""Suffixes of the files that torch, transformers, accelerate and DeepSpeed unpickle."""
 _TAGS = ("latest", "latest_universal")
-"""Files in which DeepSpeed keeps the name of the folder that it reads."""
+"""Files in which DeepSpeed stores the name of the folder to read."""
 _ZIP = b"PK\x03\x04"
 
 # The state of numpy's random numbers, in rng_state*.pth.
 _OF_NUMPY: tuple[Any, ...] = (
-    np.empty(0).__reduce__()[0],  # the private function that numpy's pickles name
+    np.empty(0).__reduce__()[0],  # the private function that numpy's pickles refer to
     np.ndarray,
     np.dtype,
     np.dtypes.UInt32DType,
 )
-# Records of numbers beside DeepSpeed's shards of the optimizer; none does anything when it is made.
+# Plain records of numbers in DeepSpeed's optimizer shards; constructing one has no side effect.
 _OF_DEEPSPEED = (
     ("deepspeed.runtime.fp16.loss_scaler", "LossScaler"),
     ("deepspeed.runtime.fp16.loss_scaler", "DynamicLossScaler"),
     ("deepspeed.runtime.zero.config", "ZeroStageEnum"),
     ("deepspeed.utils.tensor_fragment", "fragment_address"),
 )
-# What a damaged or hostile pickle makes the unpickler raise: whatever the objects raise that it puts together.
+# Errors that a damaged or hostile pickle makes the unpickler raise, from any object that it assembles.
 _REFUSED = (
     pickle.PickleError,
     struct.error,
@@ -59,7 +59,7 @@ _REFUSED = (
     ValueError,
 )
 _NAMED = re.compile(r"GLOBAL ([\w.]+)")
-"""Where torch's message names what the pickle asked for."""
+"""Pattern of the foreign object's name in torch's message."""
 
 
 def restrict_unpickling(*, deepspeed: bool) -> None:
@@ -68,8 +68,8 @@ def restrict_unpickling(*, deepspeed: bool) -> None:
     Args:
         deepspeed: Whether DeepSpeed will read its own checkpoints; importing it takes seconds.
     """
-    # torch looks at the variable in every call and lets it win over the argument. It changes no result: a file is read
-    # as it would have been, or refused.
+    # torch reads the variable in every call, and it overrides the argument. It changes no result: a file is read as
+    # usual, or refused.
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)  # torch accepts one of the two
     allowed = [*_OF_NUMPY]
@@ -79,12 +79,12 @@ def restrict_unpickling(*, deepspeed: bool) -> None:
 
 
 def find_foreign_object(checkpoint: Path) -> str | None:
-    """Say what in a checkpoint a run has not written and must not read, or None.
+    """Describe an object in a checkpoint that no run writes and that must not be read; None if there is none.
 
-    Call :func:`restrict_unpickling` first. Files are mapped, not read: this takes as long as unpickling their names.
+    Call :func:`restrict_unpickling` first. Files are mapped, not read, so this takes only as long as unpickling names.
 
     Args:
-        checkpoint: A directory in which ``manifest.find_fault`` has found regular files and folders alone.
+        checkpoint: A directory in which ``manifest.find_fault`` has found only regular files and folders.
     """
     for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
         name = path.relative_to(checkpoint).as_posix()
@@ -104,13 +104,13 @@ def _why_refused(path: Path) -> str | None:
     with path.open("rb") as file:
         is_mappable = file.read(len(_ZIP)) == _ZIP
     try:
-        # Allowed again here: where transformers has read random states, it has taken them off torch's list behind it.
+        # Allowed again here: after reading random states, transformers removes these classes from torch's list.
         with warnings.catch_warnings(), torch.serialization.safe_globals([*_OF_NUMPY]):
-            warnings.simplefilter("ignore")  # torch's remarks on a damaged file; it is refused or it is not
+            warnings.simplefilter("ignore")  # torch's warnings about a damaged file, which is refused anyway or not
             torch.load(path, map_location="cpu", weights_only=True, mmap=is_mappable)
     except _REFUSED as error:
         named = _NAMED.search(str(error))
         if named is not None:
-            return f"holds {named[1]}, which is no tensor and no number"
+            return f"holds {named[1]}, which is neither a tensor nor a number"
         return f"cannot be read as tensors and numbers ({type(error).__name__})"
     return None

@@ -1,6 +1,6 @@
-"""Puts the weights of a checkpoint into the model that is trained, wherever its tensors lie and whoever holds a piece.
+"""Loads the weights of a checkpoint into the model in training, on any device and sharded or not.
 
-Only whole models come here: adapters are PEFT's, and DeepSpeed reads its own files.
+It handles full models only: PEFT loads adapters, and DeepSpeed reads its own files.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["restore_weights"]
 def restore_weights(model: nn.Module, checkpoint: Path) -> None:
     """Replace a model's weights by a checkpoint's, in the model's precision. Every process must call it.
 
-    One tensor at a time is read, on the CPU, so neither the machine nor a GPU holds a second model meanwhile. Under
-    FSDP2 the first process reads and hands out.
+    It reads one tensor at a time, on the CPU, so neither host nor GPU memory holds a second model. Under FSDP2 rank 0
+    reads and distributes the tensors.
 
     Raises:
         CheckpointError: The checkpoint does not fit the model, or a file of it is missing or broken.
@@ -36,5 +36,5 @@ def restore_weights(model: nn.Module, checkpoint: Path) -> None:
         return
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            if name in tensors.homes:  # else it is one with a tensor that is
+            if name in tensors.homes:  # else it is tied to a tensor that is
                 tensor.copy_(tensors.read(name))

@@ -1,6 +1,6 @@
-"""Decides where a run starts: at the beginning, or at the newest checkpoint that is whole and that it can continue.
+"""Decides where a run starts: at the beginning, or at the newest complete checkpoint that it can resume from.
 
-Every process starts at the same place: one on each machine looks, and all compare what was found.
+All processes start at the same place: one on each machine looks for checkpoints, and all compare the result.
 """
 
 from __future__ import annotations
@@ -34,58 +34,58 @@ _CONTINUED_OTHERWISE = (
 
 
 PICTURES = "pictures.npz"
-"""File of a checkpoint: sizes, times of change and digests of the images that were trained on."""
+"""File of a checkpoint: sizes, modification times and digests of the images that were trained on."""
 _MOST_SHOWN = 5
 
 
 class ResumePoint(NamedTuple):
-    """Where a run starts."""
+    """The place where a run starts."""
 
     path: str | None
-    """None: from the beginning."""
+    """The checkpoint; None starts from the beginning."""
     notices: tuple[str, ...]
     overridden: tuple[str, ...] = ()
-    """What is not as it was, and was allowed."""
+    """Differences from the run that wrote the checkpoint, allowed by a flag."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What must be as it was when a checkpoint was written."""
+    """The settings that must equal those under which a checkpoint was written."""
 
     world_size: int
     engine: str
-    """As :func:`minicpmv.training.distributed.engine.name_engine` says it."""
+    """The engine, from :func:`minicpmv.training.distributed.engine.name_engine`."""
     course: Mapping[str, Any] = field(default_factory=dict)
-    """As :func:`minicpmv.training.checkpoints.fingerprint.describe_course` says it. Its length may be another."""
+    """Settings from :func:`minicpmv.training.checkpoints.fingerprint.describe_course`. The run's length may differ."""
     pictures: PictureDigests | None = None
-    """Told what the checkpoint knows of them. None: nobody has looked at them."""
+    """Digests of the images, completed from the checkpoint. None if images are not checked first."""
     allow_other_base: bool = False
     """Whether the base may have other weights of the same shapes."""
     allow_changed_images: bool = False
-    """Whether images may be others than those that were trained on."""
+    """Whether images may differ from those that were trained on."""
 
 
 def prepare_directory(
     run: RunArguments, args: TrainingArguments, course: dict[str, Any], pictures: PictureDigests | None
 ) -> ResumePoint:
-    """Decide where a run starts, and clear its directory of what is in the way. Every process must call it.
+    """Decide where a run starts, and remove stale files from its directory. Every process must call it.
 
     Args:
         run: The flags.
-        args: As training has them.
-        course: What decides the course of the run.
+        args: transformers' arguments.
+        course: Settings that determine the run's numbers.
         pictures: Image files of the data.
 
     Raises:
-        UsageError: Its directory holds something that it would mix with.
-        CheckpointError: A checkpoint is damaged, or cannot be continued by such a run.
+        UsageError: The directory holds another run's files, which would be mixed up with this one's.
+        CheckpointError: A checkpoint is damaged, or this run cannot resume from it.
     """
     other = "config.json" if run.use_lora else "adapter_config.json"
-    if (Path(args.output_dir or "") / other).exists():  # PEFT and transformers would each read the other's files
+    if (Path(args.output_dir or "") / other).exists():  # PEFT and transformers would read each other's files
         kinds = ("a full model", "an adapter")
         raise UsageError(
-            f"--output_dir: found {kinds[not run.use_lora]} in {args.output_dir!r}, expected {kinds[run.use_lora]} "
-            "or none: that is what this run saves\n  fix: choose another directory"
+            f"--output_dir: found {kinds[not run.use_lora]} in {args.output_dir!r}, expected a directory to save "
+            f"{kinds[run.use_lora]} in\n  fix: choose another directory"
         )
 
     def choose() -> ResumePoint:
@@ -107,11 +107,11 @@ def prepare_directory(
     for text in start.notices:
         notice(text)
     if start.path is not None and pictures is None:
-        notice("images are not compared with those of then: --check_first false knows no file before it is read")
+        notice("images are not compared with those of the earlier run: --check_first false checks no file in advance")
     if args.local_process_index == 0 and args.output_dir and not run.dry_run:
         stale = remove_stale(args.output_dir)
         if stale:
-            notice(f"removed what a killed run was writing: {', '.join(stale)}")
+            notice(f"removed the unfinished files of a killed run: {', '.join(stale)}")
         if start.path is None and run.overwrite_output_dir:
             removed = remove_checkpoints(args.output_dir)
             if removed:
@@ -123,14 +123,15 @@ def choose_resume_point(flag: str | None, *, output_dir: str, setting: Setting, 
     """Decide where a run starts.
 
     Args:
-        flag: ``--resume_from_checkpoint``: true for the newest whole checkpoint, a path for that one, else a new run.
+        flag: ``--resume_from_checkpoint``: true for the newest complete checkpoint, a path for that one, else a new
+            run.
         output_dir: The run's directory.
-        setting: Of this run.
+        setting: This run's settings.
         overwrite: ``--overwrite_output_dir``.
 
     Raises:
-        UsageError: A new run would mix with the checkpoints of an earlier one, or the path is no checkpoint.
-        CheckpointError: The checkpoint is damaged or cannot be continued by such a run.
+        UsageError: A new run would be mixed up with the checkpoints of an earlier one, or the path is no checkpoint.
+        CheckpointError: The checkpoint is damaged, or this run cannot resume from it.
     """
     word = (flag or "false").strip()
     if word.lower() in ("false", "no", "none", "0"):
@@ -138,7 +139,7 @@ def choose_resume_point(flag: str | None, *, output_dir: str, setting: Setting, 
         if existing and not overwrite:
             raise UsageError(
                 f"--output_dir: found {existing[-1].name} of an earlier run in {output_dir!r}, expected no "
-                "checkpoint\n  fix: continue it with --resume_from_checkpoint true, discard it with "
+                "checkpoint\n  fix: resume it with --resume_from_checkpoint true, discard it with "
                 "--overwrite_output_dir true, or choose another directory"
             )
         return ResumePoint(None, ())
@@ -153,21 +154,21 @@ def choose_resume_point(flag: str | None, *, output_dir: str, setting: Setting, 
             extended, overridden = _check_resumable(checkpoint, setting)
             notices += [*extended, *overridden, f"resuming from {checkpoint}"]
             return ResumePoint(str(checkpoint), tuple(notices), overridden)
-        notices.append(f"{checkpoint} is not whole ({fault}); passed over")
-    notices.append(f"--resume_from_checkpoint: no whole checkpoint in {output_dir}; starting from the beginning")
+        notices.append(f"{checkpoint} is incomplete or damaged ({fault}); skipped")
+    notices.append(f"--resume_from_checkpoint: no complete checkpoint in {output_dir}; starting from the beginning")
     return ResumePoint(None, tuple(notices))
 
 
 def choose_together(choose: Callable[[], ResumePoint], *, is_leader: bool) -> ResumePoint:
-    """Let one process of each machine choose, and all start at the same place. Every process must call it.
+    """Have one process of each machine choose, and all start at the same place. Every process must call it.
 
     Args:
-        choose: Looks at this machine's disk; called by leaders alone, because it reads whole checkpoints.
+        choose: Reads this machine's disk; called by leaders only, because it reads whole checkpoints.
         is_leader: Whether this is the first process of its machine.
 
     Raises:
-        MiniCPMVError: What ``choose`` raised on the first machine.
-        CheckpointError: Another machine sees something else.
+        MiniCPMVError: ``choose`` raised it on the first machine.
+        CheckpointError: Another machine sees another checkpoint.
     """
     mine: ResumePoint | MiniCPMVError | None = None
     if is_leader:
@@ -200,18 +201,18 @@ def _named(path: str) -> Path:
     fault = find_fault(checkpoint, check_content=True)
     if fault is not None:
         raise CheckpointError(
-            f"{checkpoint}: found that {fault}, expected a whole checkpoint\n  fix: resume from another one"
+            f"{checkpoint}: found that {fault}, expected a complete checkpoint\n  fix: resume from another one"
         )
     return checkpoint
 
 
 def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Make sure that a whole checkpoint can be continued by such a run; say how it is longer, and what was allowed."""
+    """Verify that this run can resume from a complete checkpoint; return what extends it, and what a flag allows."""
     foreign = find_foreign_object(checkpoint)
     if foreign is not None:
         raise CheckpointError(
-            f"{checkpoint}: found that {foreign}; expected what a run writes. Nothing of it was executed\n"
-            "  fix: resume from a checkpoint of your own, and ask whoever gave you this one"
+            f"{checkpoint}: found that {foreign}, expected only what a run writes; nothing in it was executed\n"
+            "  fix: resume from a checkpoint of your own, and ask the sender of this one"
         )
     manifest = read_manifest(checkpoint)
     assert manifest is not None, "find_fault has read it"
@@ -219,21 +220,19 @@ def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[tuple[str, ...
     if manifest["world_size"] != setting.world_size:
         before = _processes(manifest["world_size"])
         raise CheckpointError(
-            f"{checkpoint}: found a checkpoint written by {before}, this run has {setting.world_size}, expected as "
-            "many: batches and the optimizer's shards depend on it\n"
-            f"  fix: start with {before} (--num_processes, or GPUS_PER_NODE x NNODES of the scripts), {otherwise}"
+            f"{checkpoint}: found it written by {before}, expected {setting.world_size} as in this run: batches and "
+            f"optimizer shards would differ\n  fix: start with {before} (--num_processes, or GPUS_PER_NODE x NNODES "
+            f"of the scripts), {otherwise}"
         )
     engine = manifest["engine"]
     if engine != setting.engine:
         raise CheckpointError(
-            f"{checkpoint}: found a checkpoint written with {engine}, this run uses {setting.engine}, "
-            "expected the same: it cannot read the other's optimizer\n"
-            f"  fix: use {engine} (--deepspeed, --fsdp), {otherwise}"
+            f"{checkpoint}: found it written with {engine}, expected {setting.engine} as in this run, which cannot "
+            f"read its optimizer\n  fix: use {engine} (--deepspeed, --fsdp), {otherwise}"
         )
     if not any(name.startswith("rng_state") for name in manifest["files"]):
         raise CheckpointError(
-            f"{checkpoint}: found a checkpoint that holds weights only (--save_only_model), expected "
-            "optimizer and random state as well\n"
+            f"{checkpoint}: found weights only (--save_only_model), expected optimizer and random state as well\n"
             "  fix: use it as --model_name_or_path (full) or --lora_weight_path (LoRA) of a new run"
         )
     course = manifest["course"]
@@ -241,16 +240,15 @@ def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[tuple[str, ...
     changes = "\n  ".join(find_changes(course, setting.course))
     if changes:
         raise CheckpointError(
-            f"{checkpoint}: found settings that are not those of the run that wrote it, expected the same ones: "
-            f"resuming with different settings would mix two runs\n  {changes}\n"
-            f"  fix: use the original settings, {otherwise}"
+            f"{checkpoint}: found other settings than the run that wrote it, expected the same: resuming with "
+            f"different settings would mix two runs\n  {changes}\n  fix: use the original settings, {otherwise}"
         )
     overridden += _check_pictures(checkpoint, course, setting)
     return tuple(find_extension(course, setting.course)), overridden
 
 
 def _check_pictures(checkpoint: Path, course: Mapping[str, Any], setting: Setting) -> tuple[str, ...]:
-    """Make sure that images are those that were trained on, or that others are allowed; say which."""
+    """Verify that the images are those that were trained on, or that a flag allows others; return the differences."""
     changes: list[Change] = []
     if setting.pictures is not None and (checkpoint / PICTURES).is_file():
         try:
@@ -259,14 +257,14 @@ def _check_pictures(checkpoint: Path, course: Mapping[str, Any], setting: Settin
             changes = setting.pictures.compare(states, digests)
         except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
             raise CheckpointError(
-                f"{checkpoint}: found {PICTURES} unreadable ({error}), expected what a run writes\n"
+                f"{checkpoint}: found an unreadable {PICTURES} ({error}), expected the file that a run writes\n"
                 "  fix: resume from another checkpoint"
             ) from error
         setting.pictures.recall(digests, without=changes)
     others = f"\n  ... and {len(changes) - _MOST_SHOWN} more" if changes[_MOST_SHOWN:] else ""
     told = "\n  ".join(map(str, changes[:_MOST_SHOWN])) + others
     replanned = find_other_lengths(course, setting.course)
-    found = [f"{len(changes)} image(s) that are not those of the run that wrote it"] if changes else []
+    found = [f"{len(changes)} image(s) that differ from those of the run that wrote it"] if changes else []
     found += [replanned] if replanned else []
     if not found:
         return ()
@@ -274,14 +272,14 @@ def _check_pictures(checkpoint: Path, course: Mapping[str, Any], setting: Settin
     if setting.allow_changed_images:
         return (described,)
     raise CheckpointError(
-        f"{checkpoint}: found {described}\n  expected the same images, or its end would belong to another run than its "
-        f"beginning\n  fix: put them back as they were; to go on all the same, add --allow_changed_images true; "
+        f"{checkpoint}: found {described}\n  expected the same images: resuming with different ones would mix two "
+        f"runs\n  fix: restore the images; to resume anyway, add --allow_changed_images true; "
         f"{_CONTINUED_OTHERWISE.format(path=checkpoint)}"
     )
 
 
 def _check_base(checkpoint: Path, course: Mapping[str, Any], setting: Setting) -> tuple[str, ...]:
-    """Make sure that a checkpoint's base is this run's, or one that it fits and that is allowed; say which."""
+    """Verify that a checkpoint's base is this run's, or a fitting one that a flag allows; return the difference."""
     other = find_other_base(course, setting.course)
     if other is None:
         return ()
@@ -289,10 +287,10 @@ def _check_base(checkpoint: Path, course: Mapping[str, Any], setting: Setting) -
     if fits and setting.allow_other_base:
         return (described,)
     found = "another base model" if fits else "a base model of another shape"
-    allow = " or, to go on with the other one, add --allow_other_base true;" if fits else ""
+    allow = " or, to resume with the other one, add --allow_other_base true;" if fits else ""
     raise CheckpointError(
         f"{checkpoint}: found {found}, expected the one that it was trained from\n  {described}\n"
-        f"  fix: name the base of then;{allow} {_CONTINUED_OTHERWISE.format(path=checkpoint)}"
+        f"  fix: name the original base;{allow} {_CONTINUED_OTHERWISE.format(path=checkpoint)}"
     )
 
 

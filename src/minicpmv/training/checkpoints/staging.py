@@ -1,7 +1,7 @@
-"""Training checkpoints that are whole or absent: written aside, synced, then renamed into place.
+"""Makes checkpoints complete or absent: they are written aside, synced, then renamed into place.
 
-A directory ``checkpoint-N`` appears in one step, with its manifest, so a run killed at any moment leaves nothing to
-mistake for a checkpoint. What the files hold is the trainer's business.
+A directory ``checkpoint-N`` appears in one step, with its manifest, so a run killed at any moment leaves nothing that
+could be mistaken for a checkpoint. The trainer decides what the files hold.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ def list_checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
 
 
 def remove_stale(output_dir: str | os.PathLike[str]) -> list[str]:
-    """Delete what a killed run was writing or deleting; return its names."""
+    """Delete the directories that a killed run was writing or deleting; return their names."""
     staging = Path(output_dir) / STAGING
     if not staging.is_dir():
         return []
     names = sorted(path.name for path in staging.iterdir())
-    shutil.rmtree(staging, ignore_errors=True)  # on a shared disk another machine does the same
+    shutil.rmtree(staging, ignore_errors=True)  # on a shared disk another machine may do the same
     return names
 
 
 def publish(staged: Path, final: Path) -> None:
-    """Rename a sealed checkpoint into place. One of the same step, from before a resume, makes way."""
+    """Rename a sealed checkpoint into place. It replaces one of the same step from before a resume."""
     if final.exists():
         _set_aside(final)
     os.replace(staged, final)
@@ -57,12 +57,12 @@ def publish(staged: Path, final: Path) -> None:
 
 
 def rotate(output_dir: str | os.PathLike[str], *, limit: int | None, keep: Iterable[str | None]) -> list[str]:
-    """Delete the oldest checkpoints beyond ``limit``; never one in ``keep``, and never the last whole one.
+    """Delete the oldest checkpoints beyond ``limit``; never one in ``keep``, and never the last complete one.
 
     Args:
         output_dir: The run's directory.
         limit: How many to keep; None or 0 keeps all.
-        keep: Paths that stay: the one just written and the best.
+        keep: Paths to keep: the checkpoint just written and the best one.
     """
     if not limit or limit < 0:
         return []
@@ -86,11 +86,11 @@ def remove_checkpoints(output_dir: str | os.PathLike[str]) -> list[str]:
 
 
 def _set_aside(checkpoint: Path) -> None:
-    """Delete a checkpoint so that a kill in between leaves no half of it under its name."""
+    """Delete a checkpoint so that a kill in between leaves no partial one under its name."""
     staging = checkpoint.parent / STAGING
     staging.mkdir(exist_ok=True)
     aside = staging / f"old-{checkpoint.name}"
     shutil.rmtree(aside, ignore_errors=True)
-    with suppress(FileNotFoundError):  # on a shared disk another machine may have been quicker
+    with suppress(FileNotFoundError):  # on a shared disk another machine may have been faster
         os.replace(checkpoint, aside)
     shutil.rmtree(aside, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""What of the trained weights lies on this process, and two questions about it: is it finite, and has it changed.
+"""Checks the trained weights that this process holds: whether they are finite, and whether they have changed.
 
-An engine may leave a process a piece of each tensor, or an empty shell. Nothing is gathered here but answers, so both
-questions cost one pass over the process's own piece.
+An engine may give a process a shard of each tensor, or an empty placeholder. Only the answers are gathered, so both
+checks cost one pass over the process's own shards.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ __all__ = ["ChangeWatch", "checksums", "name_few", "refuse_not_finite"]
 _SHOWN = 3
 _FIRST = (".lora_A.", ".lora_embedding_A.")
 _AT_ONCE = 2**24
-"""Values of which a copy is made at a time."""
+"""Number of values that are copied at a time."""
 
 
 def refuse_not_finite(model: nn.Module, *, where: str, fix: str, optimizer: Any = None) -> None:
-    """Make sure that all trained weights are finite. Every process must call it, and all raise the same.
+    """Verify that all trained weights are finite. Every process must call it, and all raise the same error.
 
     Args:
-        model: Whose trained weights are looked at.
-        optimizer: Whose state is looked at as well; None: it is not to be saved.
-        where: Begins the message.
-        fix: Ends it.
+        model: The model whose trained weights are checked.
+        optimizer: Its state is checked as well; None if it is not saved.
+        where: Beginning of the message.
+        fix: End of the message.
 
     Raises:
-        NotFiniteError: A weight, or a value of the optimizer's, is NaN or infinite on some process.
+        NotFiniteError: A weight, or a value of the optimizer's state, is NaN or infinite on some process.
     """
     state = () if optimizer is None else own_state(optimizer, model)
     everywhere = gather((find_not_finite(_own_pieces(model)), find_not_finite(state)))
@@ -57,14 +57,14 @@ def refuse_not_finite(model: nn.Module, *, where: str, fix: str, optimizer: Any 
 
 
 def name_few(names: list[str]) -> str:
-    """Write the first few of some names, and how many more there are."""
+    """Join the first few names, and say how many more there are."""
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
 
 
 class ChangeWatch(TrainerCallback):
-    """Remembers the trained weights' checksums when training begins, to say at the end what has changed.
+    """Remembers the trained weights' checksums when training begins, to report at the end what has changed.
 
-    A resumed run has changed what it began with before, and is not asked.
+    It does nothing in a resumed run, whose weights changed before.
     """
 
     def __init__(self) -> None:
@@ -77,11 +77,11 @@ class ChangeWatch(TrainerCallback):
         self._before = None if state.global_step else checksums(kwargs["model"])
 
     def unchanged_parts(self, model: nn.Module) -> tuple[list[str], int]:
-        """Name the parts that were to learn and of which nothing has changed. Every process must call it.
+        """Name the trained parts in which nothing has changed. Every process must call it.
 
         Returns:
-            Such parts in the order of the model, as ``vision tower`` or ``language model (LoRA)``; and how many parts
-            were to learn.
+            Such parts in the order of the model, as ``vision tower`` or ``language model (LoRA)``; and the number of
+            trained parts.
         """
         now = checksums(model)
         part_of_each = {name: _learning_part(name, parts_of(model)) for name in now}
@@ -94,10 +94,10 @@ class ChangeWatch(TrainerCallback):
 
 
 def checksums(model: nn.Module) -> dict[str, int]:
-    """Add up the bits of this process's piece of each trained weight. What has changed has another sum.
+    """Sum the bits of this process's shard of each trained weight. A changed weight has another sum.
 
-    LoRA's first matrix is left out. Its gradient is 0 until the second one has changed, so alone it changes by weight
-    decay, which the model does not see.
+    LoRA's first matrix is left out. Its gradient is 0 until the second one has changed, so on its own it changes only
+    by weight decay, which has no effect on the model.
     """
     reshard(model)
     return {name: _checksum(piece) for name, piece in _own_pieces(model) if not any(each in name for each in _FIRST)}
@@ -119,7 +119,7 @@ def _own_piece(parameter: Any) -> Tensor:
             return parameter.to_local()
         if not hasattr(parameter, "ds_id"):
             return parameter.detach()
-        piece = parameter.ds_tensor  # ZeRO-3 cuts equal pieces; what is behind the tensor's end was never written
+        piece = parameter.ds_tensor  # ZeRO-3 cuts equal shards; the padding behind the tensor's end was never written
         begin = torch.distributed.get_rank(parameter.ds_process_group) * piece.numel()
         return piece.narrow(0, 0, max(0, min(piece.numel(), parameter.ds_numel - begin)))
 
@@ -129,7 +129,7 @@ def _checksum(tensor: Tensor) -> int:
 
 
 def _checksum_of_few(values: Tensor) -> int:
-    data = (values + 0).view(torch.uint8)  # -0 becomes 0: an update of nothing does that as well
+    data = (values + 0).view(torch.uint8)  # -0 becomes 0, as an update by zero would make it
     end = data.numel() // 8 * 8
-    # Eight bytes at a time: adding up each value's own takes ten times as long.
+    # Eight bytes at a time: summing value by value takes ten times as long.
     return int(data[:end].view(torch.int64).sum()) + int(data[end:].sum(dtype=torch.int64))

@@ -1,1 +1,1 @@
-"""Brings up what a run computes on and lets its processes talk. It knows nothing of what is learned."""
+"""Sets up the devices and processes of a run and their communication. It knows nothing of what is learned."""

@@ -1,4 +1,4 @@
-"""What a run says on the terminal: once, by the first process, whatever the number of processes."""
+"""Prints a run's messages on the terminal: once, from rank 0, whatever the number of processes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from minicpmv.terminal.redaction import clean_text
 __all__ = ["complain", "is_first_process", "notice", "say"]
 
 _TIME_TO_SPEAK = 20.0
-"""Seconds. Much longer than processes that find the same fault are apart."""
+"""Seconds. Far more than the time between two processes finding the same fault."""
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for all of them."""
+    """Return whether this process prints for all of them."""
     # torchrun states the rank before any library knows it; without a launcher there is one process.
     return os.environ.get("RANK", "0") == "0"
 
@@ -28,19 +28,19 @@ def say(message: str = "") -> None:
 
 
 def notice(message: str) -> None:
-    """Tell about a choice that was overruled or made for the user."""
+    """Print a notice of a choice that was overruled or made for the user."""
     say(f"notice: {clean_text(message)}")
 
 
 def complain(message: str, *, everywhere: bool = False, known: Iterable[str] = ()) -> None:
-    """Print an error that stops the run; a process that leaves this to the first one waits until that has spoken.
+    """Print an error that stops the run; a process that leaves this to rank 0 waits until rank 0 has printed it.
 
-    A launcher ends all processes as soon as one of them has failed. So the wait is over when the first process ends.
+    A launcher ends all processes as soon as one of them has failed, so the wait is over when rank 0 exits.
 
     Args:
         message: Complete in itself.
-        everywhere: Whether each process says its own, because the others may know nothing of it.
-        known: Secrets of the command line.
+        everywhere: Whether each process prints its own error, because the others may not have seen it.
+        known: Secrets of the command line, which are redacted.
     """
     first = is_first_process()
     if first or everywhere:

@@ -1,4 +1,4 @@
-"""Brings up what a run computes on: one process or many, with or without DeepSpeed. FSDP2 has a module of its own."""
+"""Sets up the engine of a run: one process or many, with or without DeepSpeed. FSDP2 has a module of its own."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from minicpmv.training.flags.resolution import build_training_arguments
 
 __all__ = ["load_deepspeed", "name_engine", "prepare_rendezvous", "quieten", "start_deepspeed", "start_engine"]
 
-# What the libraries below us tell each other, not us; each may go with the release named.
+# Warnings that dependencies raise about each other; not actionable here. Each may go with the release named.
 _NOISE = (
-    r"`is_gradient_checkpointing` is deprecated",  # PEFT 0.21 asks transformers by the old name
+    r"`is_gradient_checkpointing` is deprecated",  # PEFT 0.21 calls transformers by the old name
     r"`torch\.distributed\.\w+` is deprecated",  # DeepSpeed 0.19 calls torch's collectives by their old names
-    # torch 2.13 tells of what would go wrong if image features were changed in place; they are copied into their slots.
+    # torch 2.13 warns about changing image features in place; here they are copied into their slots.
     r"FSDP2-wrapped module \(FSDPResampler\) returned a view",
 )
-# The same of what goes to their logs: logger, and words of the remark.
+# The same for log messages: logger, and part of the message.
 _REMARKS = {
-    "accelerate.accelerator": "Gradient accumulation steps mismatch",  # 1.15 compares DeepSpeed's with its own default
-    # transformers 5.23 recommends a setting of FSDP's that would rename what an adapter is saved by.
+    "accelerate.accelerator": "Gradient accumulation steps mismatch",  # 1.15 compares it with its own default
+    # transformers 5.23 recommends an FSDP setting that would rename the keys that an adapter is saved under.
     "transformers.training_args": "When using FSDP, prefer `fsdp_config['activation_checkpointing']`",
 }
 
@@ -73,7 +73,7 @@ def start_engine(run: RunArguments, settings: Mapping[str, Any]) -> TrainingArgu
 
 
 def quieten() -> None:
-    """Keep other libraries' remarks about each other out of the report; everything else they say stays."""
+    """Silence the warnings that libraries raise about each other; all their other messages stay."""
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     for name, words in _REMARKS.items():
@@ -81,22 +81,22 @@ def quieten() -> None:
 
 
 def prepare_rendezvous(*, use_deepspeed: bool) -> None:
-    """Let a run that no launcher started be a group of one process.
+    """Make a run that no launcher started a process group of one.
 
-    DeepSpeed asks for a group always. With several GPUs a plain ``python`` would make transformers fall back to
+    DeepSpeed always needs a group. With several GPUs a plain ``python`` would make transformers fall back to
     ``nn.DataParallel``, which cannot train these models; as a group of one it uses the first GPU.
     """
     if not torch.accelerator.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # what it finds out anyway, without a warning each time
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # what it would detect anyway, without a warning each time
     is_said = any(name in os.environ for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
     if is_said or use_deepspeed or torch.accelerator.device_count() > 1:
         os.environ.update(complete_group_of_one(os.environ))
 
 
 def _join_on_cpu(settings: Mapping[str, Any]) -> None:
-    """Join the processes of a run on CPUs, with the patience of ``--ddp_timeout``.
+    """Join the processes of a run on CPUs, with ``--ddp_timeout`` as the timeout.
 
-    transformers 5.23 hands that on for accelerators only. This may go when it does so for CPUs.
+    transformers 5.23 passes that flag on for accelerators only. This may go when it does so for CPUs.
     """
     if num_launched("WORLD_SIZE") > 1:
         seconds = settings.get("ddp_timeout", TrainingArguments.ddp_timeout)
@@ -105,19 +105,19 @@ def _join_on_cpu(settings: Mapping[str, Any]) -> None:
 
 
 def name_engine(args: TrainingArguments) -> str:
-    """Say what shards weights and optimizer, for whoever continues a checkpoint: each engine reads its own alone."""
+    """Name the engine that shards weights and optimizer; only the engine that wrote a checkpoint can resume it."""
     if args.fsdp:
         return "FSDP2"
     if not args.deepspeed:
         return "no DeepSpeed"
     config: Any = args.deepspeed
-    assert isinstance(config, dict), "settings have read it"
+    assert isinstance(config, dict), "it was parsed with the settings"
     name = f"DeepSpeed ZeRO-{config.get('zero_optimization', {}).get('stage', 0)}"
     return f"{name} with offload" if offloads_optimizer(config) else name
 
 
 def load_deepspeed() -> Any:
-    """Import DeepSpeed: a heavy package, so only runs that use it pay for it.
+    """Import DeepSpeed. It is a heavy package, so only runs that use it import it.
 
     Raises:
         ConfigError: It is not installed.
@@ -126,7 +126,7 @@ def load_deepspeed() -> Any:
         return importlib.import_module("deepspeed")
     except ImportError as error:
         raise ConfigError(
-            "--deepspeed: found no DeepSpeed, expected the package (it is installed on Linux)\n"
+            "--deepspeed: found no DeepSpeed, expected the package (installed by default on Linux)\n"
             "  fix: pip install 'deepspeed>=0.19.8,<0.20', or remove --deepspeed"
         ) from error
 
@@ -134,13 +134,13 @@ def load_deepspeed() -> Any:
 def start_deepspeed(args: TrainingArguments) -> None:
     """Join the processes. ZeRO-3 needs it before the model is loaded; a no-op where accelerate has done it.
 
-    On a CPU DeepSpeed would compile a shared-memory collective at every first start, minutes that also need a
+    On a CPU DeepSpeed would compile a shared-memory collective at the first start, which takes minutes and a
     compiler; gloo does the same work.
     """
     deepspeed = load_deepspeed()
     if args.use_cpu:
-        # Private: there is no public switch to keep DeepSpeed from building ops. It may go when a DeepSpeed release
-        # falls back to gloo by itself where no compiler is found.
+        # Private: DeepSpeed has no public switch against building ops. It may go when a DeepSpeed release falls back to
+        # gloo by itself where no compiler is found.
         ops = importlib.import_module("deepspeed.ops")
         ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = args.distributed_state.backend if args.distributed_state is not None else None

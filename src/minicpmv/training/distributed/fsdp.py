@@ -1,4 +1,4 @@
-"""FSDP2, torch's own sharding: reads what ``--fsdp`` asks for, sets it up for these models, makes sure that it acts.
+"""Sets up FSDP2, torch's own sharding, for these models as ``--fsdp`` asks, and verifies that it acts.
 
 The sharding itself is torch's ``fully_shard``, called by accelerate. FSDP1, which wraps a model instead of changing its
 parameters, is not supported.
@@ -35,55 +35,55 @@ __all__ = [
 
 
 def prepare_fsdp() -> None:
-    """Say what accelerate wants to know before the processes join; without it they could not gather on the CPU."""
+    """Set what accelerate reads before the processes join; without it they could not gather on the CPU."""
     os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
 
 
 def start_fsdp(args: TrainingArguments) -> None:
-    """Let processes on a CPU shard as on GPUs, and compute in the run's precision without rounding the loss to it."""
+    """Make processes on a CPU shard as on GPUs, and compute in the run's precision without rounding the loss to it."""
     if args.use_cpu:
-        # Private: accelerate offers FSDP to every kind of device but the CPU, where it falls back to DDP in silence;
-        # torch's gloo does all that is needed. It looks at nothing else of the kind named here. It may go when
+        # Private: accelerate offers FSDP to every kind of device but the CPU, where it silently falls back to DDP;
+        # torch's gloo does all that is needed. accelerate uses this device kind for nothing else. It may go when
         # accelerate's state takes FSDP on MULTI_CPU.
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_NPU
     half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     if half is not None:
-        # accelerate's own choice casts the output as well, so the loss, and adds gradients up in half precision.
+        # accelerate's own policy also casts the output, and so the loss, and sums gradients in half precision.
         _plugin_settings(args)["mixed_precision_policy"] = MixedPrecisionPolicy(half, torch.float32)
 
 
 def choose_units(args: TrainingArguments, model: nn.Module) -> None:
-    """Say which modules are gathered one at a time: what the model never splits, where it has it.
+    """Choose the modules that are gathered one at a time: the classes that the model never splits.
 
-    The rest belongs to the whole model, whose forward gathers it. A module that only names others and has no forward of
-    its own is never called, so nothing would gather it.
+    Everything else belongs to the whole model, whose forward gathers it. A container module without a forward of its
+    own is never called, so nothing would gather it.
 
     Raises:
-        UsageError: The model's weights are packed in fewer bits.
+        UsageError: The model's weights are quantized.
     """
     if getattr(model, "is_quantized", False):
         raise UsageError(
-            "--fsdp true: found weights packed in fewer bits, expected whole ones: it cannot shard them\n"
+            "--fsdp true: found quantized weights, expected unquantized ones: FSDP2 cannot shard quantized weights\n"
             "  fix: use --deepspeed zero2"
         )
-    named: Any = model  # PEFT passes the question on
+    named: Any = model  # PEFT forwards the attribute
     classes = {type(module) for module in model.modules() if type(module).__name__ in named._no_split_modules}
     called = sorted(each.__name__ for each in classes if each.forward is not nn.Module.forward)
     _plugin_settings(args)["transformer_cls_names_to_wrap"] = ",".join(called)
 
 
 def _plugin_settings(args: TrainingArguments) -> dict[str, Any]:
-    """What Trainer will make accelerate's plugin of; some of it has no flag."""
+    """Return the settings from which Trainer makes accelerate's plugin; some of them have no flag."""
     settings: Any = args.fsdp_plugin_args
     assert settings is not None, "transformers makes it of --fsdp"
     return settings
 
 
 def check_sharded(model: nn.Module, args: TrainingArguments) -> None:
-    """Make sure before the first step that FSDP was not left out on the way.
+    """Verify before the first step that the model was really sharded.
 
     Raises:
-        ConfigError: It was.
+        ConfigError: It was not.
     """
     devices = {parameter.device_mesh.device_type for parameter in model.parameters() if isinstance(parameter, DTensor)}
     if not isinstance(model, FSDPModule) or devices != {args.device.type}:
@@ -96,10 +96,10 @@ def check_sharded(model: nn.Module, args: TrainingArguments) -> None:
 
 
 def gather_idle(model: nn.Module) -> None:
-    """Gather once what is never called: the originals that PEFT keeps beside the modules it trains fully.
+    """Gather once the modules that are never called: the originals that PEFT keeps of the modules it trains fully.
 
-    torch 2.13 ends a backward pass by asking every module for the tensor that its first gathering makes, if gradients
-    are added up in another precision than that of computing. It may go when torch skips modules that were not used.
+    Where gradients are summed in another precision than the computation's, torch 2.13 ends a backward pass by reading
+    from every module a tensor that only its first gathering creates. This may go when torch skips unused modules.
     Every process must call it.
     """
     for name, module in model.named_modules():
@@ -109,34 +109,34 @@ def gather_idle(model: nn.Module) -> None:
 
 
 def hold_head(model: nn.Module) -> FSDPModule:
-    """Let the output head stay whole from its first use in a step on, instead of being gathered for each chunk.
+    """Keep the output head gathered from its first use in a step on, instead of gathering it for each chunk.
 
-    The loss calls it chunk by chunk, and torch would give it up after each chunk's backward pass: ten gatherings of a
+    The loss calls it chunk by chunk, and torch would reshard it after each chunk's backward pass: ten gathers of a
     gigabyte for a vocabulary of 150,000.
 
     Returns:
-        What holds it. It must be resharded after each backward pass, since the optimizer trains the shards.
+        The module that holds it. Reshard it after each backward pass, since the optimizer trains the shards.
     """
-    named: Any = model  # PEFT passes the question on
+    named: Any = model  # PEFT forwards the attribute
     head = named.get_output_embeddings()
-    assert isinstance(head, FSDPModule), "accelerate shards the head by itself, or with what it shares weights with"
+    assert isinstance(head, FSDPModule), "accelerate shards the head as a unit, alone or with the module it is tied to"
     head.set_reshard_after_forward(False)
     head.set_reshard_after_backward(False)
     return head
 
 
 def reshard(model: nn.Module) -> None:
-    """Go back to the shards: after an evaluation some parameters are whole still, in the precision of computing."""
+    """Reshard a model: after an evaluation some parameters are still gathered, in the computation's precision."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
 def keep_whole(model: nn.Module) -> dict[str, Tensor]:
-    """Keep what is to be handed out after sharding: on the first process all tensors of the model, on others none.
+    """Return the tensors to distribute after sharding: on rank 0 all tensors of the model, on other ranks none.
 
-    There, tensors without values get an address, which costs no memory as long as nobody writes to it. By the addresses
-    of parameters accelerate finds them in the optimizer after it has sharded the model.
+    On the other ranks, tensors without values are given an address, which costs no memory until it is written to.
+    accelerate finds parameters in the optimizer by their addresses after it has sharded the model.
     """
     if torch.distributed.get_rank() == 0:
         return dict(_saved_and_computed(model))
@@ -156,15 +156,15 @@ def keep_whole(model: nn.Module) -> dict[str, Tensor]:
 
 
 def hand_out(model: nn.Module, read: Callable[[str], Tensor], *, names: Container[str] | None = None) -> None:
-    """Give each process its shards of what the first one reads, one tensor at a time. Every process must call it.
+    """Distribute the tensors that rank 0 reads as shards, one tensor at a time. Every process must call it.
 
-    The libraries' own ways do not fit these models. accelerate's knows no buffers that are saved, such as the positions
-    of a resampler; torch's wants the tensors of the whole model at once.
+    The libraries' own functions do not fit these models. accelerate's ignores buffers that are saved, such as the
+    positions of a resampler; torch's needs the tensors of the whole model at once.
 
     Args:
-        model: Sharded, with values of any kind.
-        read: Called on the first process alone, with a tensor's name.
-        names: What is handed out; everything if not given.
+        model: The sharded model; its values are overwritten.
+        read: Called on rank 0 only, with a tensor's name.
+        names: Tensors to distribute; all by default.
     """
     reshard(model)
     is_first = torch.distributed.get_rank() == 0
@@ -183,7 +183,7 @@ def hand_out(model: nn.Module, read: Callable[[str], Tensor], *, names: Containe
 
 
 def _saved_and_computed(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """List what a checkpoint holds, and then the buffers that are computed instead."""
+    """List the tensors of a checkpoint, and then the buffers that are computed instead of saved."""
     saved = model.state_dict()
     return [*saved.items(), *((name, buffer) for name, buffer in model.named_buffers() if name not in saved)]
 

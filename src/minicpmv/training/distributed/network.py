@@ -1,7 +1,7 @@
-"""Which network interface the processes of several machines talk through, where gloo would take the wrong one.
+"""Chooses the network interface through which several machines communicate, where gloo would take the wrong one.
 
 gloo binds to the address that the machine's own name resolves to. Debian, Ubuntu and most containers resolve it to
-127.0.0.1 or 127.0.1.1, at which every machine finds only itself, and the run waits for half an hour.
+127.0.0.1 or 127.0.1.1, where every machine finds only itself, and the run hangs for half an hour.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import psutil
 __all__ = ["choose_interface", "complete_group_of_one", "find_interface"]
 
 _ELSEWHERE = "192.0.2.1"
-"""Reserved for documentation, so it lies behind the default route wherever there is one. Nothing is sent to it."""
+"""Address reserved for documentation, so it is routed by the default route if there is one. Nothing is sent to it."""
 
 
 def choose_interface() -> None:
-    """Tell gloo the interface that leads to the first machine, unless the user has chosen or there is one machine."""
+    """Set gloo's interface to the one that leads to the first machine, unless the user chose one or runs on one."""
     is_alone = os.environ.get("WORLD_SIZE") == os.environ.get("LOCAL_WORLD_SIZE")
     if is_alone or "GLOO_SOCKET_IFNAME" in os.environ:
         return
@@ -43,7 +43,7 @@ def complete_group_of_one(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def find_interface(host: str) -> str | None:
-    """Name the interface through which a host is reached; None if there is no way, or only the loopback.
+    """Name the interface through which a host is reached; None if there is none, or only the loopback.
 
     Args:
         host: A name or an address.
@@ -51,7 +51,7 @@ def find_interface(host: str) -> str | None:
     try:
         family, kind, _, _, target = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
         with socket.socket(family, kind) as probe:
-            probe.connect(target)  # of a datagram socket: looks up the route and sends nothing
+            probe.connect(target)  # a datagram socket looks up the route and sends nothing
             address = probe.getsockname()[0]
     except OSError:
         return None

@@ -1,9 +1,9 @@
-"""Lets the processes of a run exchange values, tensors and faults. In a run of one process nothing is sent.
+"""Provides the collectives of a run other than gradient reduction: values, tensors, faults. No-ops with one process.
 
 Tensors are exchanged by the run's own group, which on GPUs is NCCL's and ends a run in which one process keeps the
 others waiting for longer than ``--ddp_timeout``. That is right for a step and wrong for work that one process does for
-all: checking a million images, writing a checkpoint, proving it. So everything that is no tensor goes through a second
-group, of gloo, which waits as long as such work takes and keeps no GPU busy meanwhile.
+all: checking a million images, writing a checkpoint, verifying it. So everything else goes through a second group, of
+gloo, which waits as long as such work takes and keeps no GPU busy meanwhile.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ __all__ = [
 _T = TypeVar("_T")
 
 _LONGEST_WAIT = timedelta(hours=12)
-"""How long one process may work while the others wait for what it says."""
+"""Time that one process may work while the others wait for its result."""
 
 _LOST = re.compile(r"(?i)connection (?:was likely )?(?:closed|reset|refused)|broken pipe|socket closed|remote process")
 _LATE = re.compile(r"Timed out waiting \d+ ?ms|wait timeout after \d+ ?ms|collective operation timeout")
 _TIME_TO_BE_ENDED = 20.0
-"""Seconds. A launcher ends all processes much sooner once it has seen one fail."""
+"""Seconds. Once a launcher has seen one process fail, it ends all of them much sooner."""
 
 
 class LostProcessError(MiniCPMVError):
-    """Another process of the run has ended, or has not come for too long, so that this one cannot go on."""
+    """Another process of the run has ended or timed out, so that this one cannot go on."""
 
     is_of_one_process = True
 
 
 @contextmanager
 def naming_lost_processes() -> Iterator[None]:
-    """Say in words that another process is gone; what ended it is said by that process.
+    """Translate the errors of a lost process into a message; what ended that process is in its own message.
 
-    A launcher reports the process that failed first. So this one leaves it the time to end the run, and speaks only
-    where there is no launcher that would.
+    A launcher reports the process that failed first. So this one gives the launcher time to end the run, and raises
+    only where none does.
 
     Raises:
-        LostProcessError: One is gone; gloo and NCCL say so wherever this process happens to be.
+        LostProcessError: A process is lost; gloo and NCCL raise wherever this process happens to be.
     """
     try:
         yield
@@ -70,10 +70,10 @@ def naming_lost_processes() -> Iterator[None]:
         if not _are_several():
             raise
         if _LOST.search(str(error)):
-            found, fix = "that another process of the run has ended", "its own message says why"
+            found, fix = "that another process of the run has ended", "see the message of that process"
         elif _LATE.search(str(error)):
-            found = "that another process of the run has kept this one waiting for too long"
-            fix = "look what that process did meanwhile; --ddp_timeout SECONDS lets a step wait for longer"
+            found = "that another process of the run has not answered in time"
+            fix = "find out what that process was doing; --ddp_timeout SECONDS allows a step to wait for longer"
         else:
             raise
         if threading.current_thread() is threading.main_thread():
@@ -86,7 +86,7 @@ def naming_lost_processes() -> Iterator[None]:
 
 
 def meet() -> None:
-    """Open the way by which everything but tensors is exchanged. Every process must call it, at about the same time."""
+    """Create the group that exchanges everything but tensors. All processes must call it at about the same time."""
     if _are_several():
         _patient_group()
 
@@ -97,7 +97,7 @@ def _patient_group() -> Any:
 
 
 def gather(value: _T) -> list[_T]:
-    """Collect one picklable value of each process, on all of them."""
+    """Gather one picklable value of each process on all of them."""
     if not _are_several():
         return [value]
     found: list[Any] = [None] * dist.get_world_size()
@@ -125,7 +125,7 @@ def take_maximum(values: Tensor) -> Tensor:
 
 
 def raise_together(action: Callable[[], None]) -> None:
-    """Do something that may fail on one process alone; if it did, no process goes on, and none waits for ever.
+    """Run an action that may fail on one process alone; if it did, no process goes on, and none waits forever.
 
     Raises:
         MiniCPMVError: What the first process with a fault raised, on every process.
@@ -143,7 +143,7 @@ def raise_together(action: Callable[[], None]) -> None:
 
 
 def leaders_first(action: Callable[[], _T], *, is_leader: bool) -> _T:
-    """Do something that leaves its result on the disk: the first process of each machine, and then the others.
+    """Run an action whose result is stored on disk: first on the first process of each machine, then on the others.
 
     Raises:
         MiniCPMVError: What ``action`` raised on any process, on every process.
@@ -155,13 +155,13 @@ def leaders_first(action: Callable[[], _T], *, is_leader: bool) -> _T:
 
 
 def wait_for_all() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has reached this point."""
     if _are_several():
         dist.barrier(group=_patient_group())
 
 
 def leave() -> None:
-    """Leave both groups at the end of the process, as NCCL wants its own to be left."""
+    """Leave both groups at the end of the process, as NCCL requires of its own."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
         _patient_group.cache_clear()

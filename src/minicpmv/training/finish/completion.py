@@ -1,4 +1,4 @@
-"""What becomes of a model once it is trained: it is measured, saved, verified, and its user told how to talk to it."""
+"""Finishes a run after training: evaluates, saves, verifies, and prints the next steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from minicpmv.training.trainer import MiniCPMVTrainer
 __all__ = ["complete"]
 
 _EXAMPLES = 100
-"""Records among which the last line looks for a question to ask the model."""
+"""Number of records among which the printed chat command looks for a question."""
 
 
 def complete(
@@ -44,15 +44,15 @@ def complete(
     """Finish a run. Every process must call it.
 
     Args:
-        trainer: Has trained.
-        metrics: Of training.
-        inputs: Of the run.
+        trainer: The trainer, after training.
+        metrics: Metrics of training.
+        inputs: The run's inputs.
         run: The flags.
-        record: Told what came of it. Its status is ``finished`` only if nothing failed.
-        interruption: Ends the run at once as soon as everything is saved.
+        record: Gets the results. Its status is ``finished`` only if nothing failed.
+        interruption: Stops the run immediately once everything is saved.
 
     Returns:
-        The metrics, with those of the held-out records.
+        The metrics, with those of validation.
 
     Raises:
         MiniCPMVError: Nothing was trained, weights are not finite, there is no room to save, or what was saved is not
@@ -63,7 +63,7 @@ def complete(
     metrics = metrics | _tell_losses(trainer)
     trainer.measure_after()
     if trainer.features is not None:
-        say(trainer.features.finish(trainer.args.device))  # whoever proves what was saved looks at the images
+        say(trainer.features.finish(trainer.args.device))  # verification computes without cached features
     record.note(metrics=metrics, log=trainer.state.log_history)
     _refuse_unchanged(trainer, record)
     dataset = inputs.train if inputs.held_out is None else inputs.held_out
@@ -95,7 +95,7 @@ def complete(
 
 
 def _evaluate(trainer: MiniCPMVTrainer) -> dict[str, float]:
-    """Measure the model that will be saved, unless it has been at its own step: the last one, or the best."""
+    """Evaluate the model that will be saved, unless it was evaluated at its own step: the last one, or the best."""
     state = trainer.state
     best = state.best_global_step if trainer.args.load_best_model_at_end else None
     entries = [entry for entry in state.log_history if entry["step"] == (best or state.global_step)]
@@ -104,7 +104,7 @@ def _evaluate(trainer: MiniCPMVTrainer) -> dict[str, float]:
 
 
 def _tell_losses(trainer: MiniCPMVTrainer) -> dict[str, float]:
-    """Say how far training came, and which step the saved weights are of where it is not the last."""
+    """Report the final losses, and the step of the saved weights if it is not the last."""
     state, args = trainer.state, trainer.args
     epochs = [entry[EPOCH_LOSS] for entry in state.log_history if EPOCH_LOSS in entry]
     if state.global_step < state.max_steps:
@@ -124,44 +124,43 @@ def _tell_losses(trainer: MiniCPMVTrainer) -> dict[str, float]:
 
 
 def _refuse_unchanged(trainer: MiniCPMVTrainer, record: RunFile) -> None:
-    """Save nothing that is the base as it was; name single parts that have learnt nothing."""
+    """Refuse to save a model that equals its base; warn of single parts that have not changed."""
     assert trainer.model is not None, "it was built with one"
     parts, number = trainer.changes.unchanged_parts(trainer.model)
     steps = f"{trainer.state.global_step:,} steps"
     if parts and len(parts) == number:
         record.write(status="unchanged", step=trainer.state.global_step)
         raise UsageError(
-            f"Nothing was trained: after {steps} found every weight that was to learn ({', '.join(parts)}) as it was "
-            "before the first one, expected some to have changed; nothing is saved\n"
+            f"Nothing was trained: after {steps} found all trained weights ({', '.join(parts)}) unchanged, expected "
+            "some to have changed; nothing is saved\n"
             "  fix: raise --learning_rate (in bfloat16 or float16 small updates vanish), and make sure that "
             "--lora_alpha is not 0"
         )
     for part in parts:
         notice(
-            f"{part}: nothing of it has changed in {steps}, though it was to learn: no record has anything for it, or "
-            "its updates are too small"
+            f"{part}: unchanged after {steps}, although it is trained: no record uses it, or its updates are too small"
         )
 
 
 def _try_once(trainer: MiniCPMVTrainer, inputs: RunInputs, dataset: ConversationDataset, run: RunArguments) -> None:
-    """Compute one loss with what is to be saved; the verification does so where it is on.
+    """Compute one loss with the model to be saved, where no verification will do so.
 
     Raises:
-        NotFiniteError: It is no finite number.
+        NotFiniteError: The loss is not finite.
     """
     batch = None
     try:
         batch, _ = choose_batch(dataset, inputs.collator, most_tokens=run.model_max_length)
-    except DataError as fault:  # what was trained is saved all the same
-        notice(f"the trained model was not tried on a record before it is saved: {fault}")
+    except DataError as fault:  # the model is saved anyway
+        notice(f"the trained model could not be tried on a record before saving: {fault}")
     if all(gather(batch is not None)) and batch is not None:
         trainer.refuse_no_number(batch)
 
 
 def _tell_kept(kept: dict[str, Kept], record: RunFile, run: RunArguments, dtype: torch.dtype) -> None:
-    """Say what rounding has kept, which the trained model's own numbers do not show."""
+    """Report how much of the training rounding has kept, which the unrounded model's numbers do not show."""
     say(describe_kept(kept, dtype))
-    text = warn_of_loss(kept, dtype) if run.save_rounding == "nearest" else None  # else it scatters about 1
+    text = warn_of_loss(kept, dtype) if run.save_rounding == "nearest" else None  # stochastic: it varies around 1
     if text is not None:
         notice(text)
     parts = {part: dataclasses.asdict(each) for part, each in kept.items()}
@@ -171,7 +170,7 @@ def _tell_kept(kept: dict[str, Kept], record: RunFile, run: RunArguments, dtype:
 def _save(
     trainer: MiniCPMVTrainer, inputs: RunInputs, run: RunArguments
 ) -> tuple[dict[str, torch.Tensor], dict[str, Kept]]:
-    """Save what was trained; return it, by the names in the model that will be loaded, and what rounding has kept."""
+    """Save the result; return its tensors, by their names in the loaded model, and what rounding has kept."""
     directory = Path(trainer.args.output_dir or "")
     if trainer.args.should_save:
         discard(directory)
@@ -185,20 +184,20 @@ def _save(
             base=inputs.base,
             dtype=dtype,
             rounding=run.save_rounding,
-            may_lose_all=run.save_dtype != "auto" or run.save_rounding == "stochastic",  # which scatters about 1
+            may_lose_all=run.save_dtype != "auto" or run.save_rounding == "stochastic",  # varies around 1
         )
     except (TooLargeError, AllLostError):
-        trainer.save_now()  # what was trained is not lost
+        trainer.save_now()  # so that the training is not lost
         raise
 
 
 def _write_report(output_dir: str) -> None:
-    """Write the page of the run. The run has what it was for, so that a page that fails only costs a notice."""
+    """Write the run's report. A failure costs only a notice, since the model is already saved."""
     try:
         written = write_report([output_dir])
     except (MiniCPMVError, OSError) as error:
         command = shlex.join([minicpmv_command(), "report", output_dir])
-        notice(f"the report was not written ({error}); `{command}` does it again")
+        notice(f"the report was not written ({error}); `{command}` tries again")
     else:
         say(f"Report: {written.page}")
 

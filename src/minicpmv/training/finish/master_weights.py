@@ -1,7 +1,7 @@
-"""Collects what was trained, whole and in the precision in which it was trained, on the process that saves it.
+"""Collects the trained weights, unsharded and in the precision of training, on the process that saves them.
 
-DeepSpeed trains float32 masters and rounds the model's weights from them in every step, so what is saved comes from the
-masters. Its checkpoints hold both, and a resumed run reads the masters there.
+DeepSpeed trains float32 masters and rounds the model's weights from them in every step, so the masters are saved. Its
+checkpoints hold both, and a resumed run reads the masters.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def collect_model(trainer: MiniCPMVTrainer) -> dict[str, Tensor]:
 
 
 def collect_adapter(model: nn.Module, *, is_writing: bool) -> dict[str, Tensor]:
-    """Collect on the CPU what an adapter consists of, by full name. Every process must call it.
+    """Collect an adapter's tensors on the CPU, by full name. Every process must call it.
 
     Args:
-        model: PEFT's.
-        is_writing: Whether this process saves it; another one helps to gather, copies nothing and gets nothing.
+        model: PEFT's model.
+        is_writing: Whether this process saves it; the others help to gather, copy nothing and get nothing.
     """
     reshard(model)
     tensors: dict[str, Tensor] = {}
@@ -56,7 +56,7 @@ def collect_adapter(model: nn.Module, *, is_writing: bool) -> dict[str, Tensor]:
 
 @contextmanager
 def _gathered(parameter: Any) -> Iterator[Tensor]:
-    """Put a tensor together where it lies; ZeRO-3 and FSDP keep a slice of it on each process, ZeRO-3 again after."""
+    """Gather a tensor on its device, from the shards of ZeRO-3 or FSDP; ZeRO-3 shards it again at the end."""
     master = _master(parameter)
     if master is not None:
         yield master
@@ -68,7 +68,7 @@ def _gathered(parameter: Any) -> Iterator[Tensor]:
 
 
 def _master(parameter: Any) -> Tensor | None:
-    """Put together the float32 master of a trained weight, on every process; None if there is no other than itself."""
+    """Assemble the float32 master of a trained weight on every process; None if the weight has no separate master."""
     if not parameter.requires_grad or not (hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")):
         return None
     return load_deepspeed().utils.safe_get_full_fp32_param(parameter)

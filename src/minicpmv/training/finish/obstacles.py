@@ -1,6 +1,6 @@
-"""Looks for what lies in the way of a run's files: a folder under a file's name, a file under a folder's, or a link.
+"""Finds obstacles to a run's files: a folder with a file's name, a file with a folder's, or a link.
 
-A run would meet it when it saves, after all its training. Through a link it would write into a folder of somebody else.
+Otherwise a run would fail on them when it saves, after training, or write through a link into another folder.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _FOLDERS = (STAGING, "checkpoint-*[0-9]")
 
 
 def refuse_obstacles(output_dir: str | Path, base: Path, *, use_lora: bool) -> None:
-    """Make sure that every file and folder of a run has its place.
+    """Verify that every file and folder of a run can be written.
 
     Args:
         output_dir: The run's directory, which need not exist.
-        base: What is trained; a full model is saved with copies of its small files.
+        base: The base model; a full model is saved with copies of its small files.
         use_lora: Whether an adapter is saved.
 
     Raises:
-        UsageError: Something of the other kind, or a link, has the name.
+        UsageError: Something of the other kind, or a link, has its name.
     """
     directory = Path(output_dir)
     names = [*_OF_EVERY_RUN, *(_OF_AN_ADAPTER if use_lora else [*_OF_A_MODEL, *map(str, list_companions(base))])]
@@ -49,8 +49,8 @@ def refuse_obstacles(output_dir: str | Path, base: Path, *, use_lora: bool) -> N
         if obstacle.is_symlink():
             found, needed = "a link", "file or folder"
         raise UsageError(
-            f"--output_dir {str(output_dir)!r}: found {found} {str(obstacle)!r}, expected room for the {needed} of "
-            "that name that a run writes\n  fix: rename or remove it, or choose another directory"
+            f"--output_dir {str(output_dir)!r}: found {found} {str(obstacle)!r}, expected a free name for the "
+            f"{needed} that a run writes there\n  fix: rename or remove it, or choose another directory"
         )
 
 

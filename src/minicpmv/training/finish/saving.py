@@ -1,7 +1,7 @@
-"""What a finished run leaves: an adapter with its fully trained parts, or a complete checkpoint in the released layout.
+"""Saves a finished run: an adapter with its fully trained parts, or a complete checkpoint in the released layout.
 
-Every file is JSON, safetensors, or a ``torch.save`` of plain tensors that loads with ``weights_only``. Whatever the
-engine, what is written has its full size.
+Every file is JSON, safetensors, or a ``torch.save`` of plain tensors that loads with ``weights_only``. Tensors are
+written unsharded, whatever the engine.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ __all__ = [
 ]
 
 FULLY_TRAINED = "vpm_resampler_embedtokens.pt"
-"""The official recipe's name for the tensors that an adapter's run has trained fully, outside LoRA."""
+"""The official recipe's file name for the tensors that a LoRA run trained fully."""
 
 
 class TooLargeError(NotFiniteError):
-    """Trained weights are finite, but not in the precision in which they are to be saved."""
+    """Trained weights are finite, but overflow the precision in which they are to be saved."""
 
 
 class AllLostError(UsageError):
-    """Weights have changed, and nothing of it is left in the precision in which they are to be saved."""
+    """Weights have changed, but nothing of the change is left in the precision in which they are to be saved."""
 
 
 def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> dict[str, Tensor]:
@@ -82,16 +82,16 @@ def save_adapter(trainer: MiniCPMVTrainer, directory: Path) -> dict[str, Tensor]
 def _write_adapter(
     trainer: MiniCPMVTrainer, model: PeftModel, tensors: dict[str, Tensor], directory: Path
 ) -> dict[str, Tensor]:
-    """Write what was collected of an adapter; return it as it is written."""
+    """Write the collected tensors of an adapter; return them as written."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     tensors, changes = as_plain_lora(model, tensors)
     with _staged(directory) as staged:
-        # Embeddings that carry LoRA stay as they were in the base; PEFT would save them as well.
+        # Embeddings with LoRA are unchanged from the base; PEFT would save them as well.
         model.save_pretrained(str(staged), state_dict=tensors, save_embedding_layers=False)
         if changes:
             config = json.loads((staged / "adapter_config.json").read_text(encoding="utf-8"))
             write_json(staged / "adapter_config.json", config | changes)
-        (staged / "README.md").unlink(missing_ok=True)  # PEFT's model card: a form with nothing filled in
+        (staged / "README.md").unlink(missing_ok=True)  # PEFT's model card: an empty form
         full = {name: tensor for name, tensor in tensors.items() if name in trained and not is_lora_tensor(name)}
         torch.save(full, staged / FULLY_TRAINED)
         if trainer.base is not None:
@@ -111,20 +111,20 @@ def save_full(
     """Write a complete checkpoint in the released layout. Every process must call it.
 
     Args:
-        trainer: Has trained.
-        directory: Where to.
+        trainer: The trainer, after training.
+        directory: Target directory.
         base: The checkpoint that training started from.
-        dtype: Precision of what is written.
-        rounding: ``nearest`` or ``stochastic``, which follows from the run's seed.
-        may_lose_all: Whether a model is saved of which rounding makes the base again.
+        dtype: Precision of the written tensors.
+        rounding: ``nearest`` or ``stochastic``, seeded by the run's seed.
+        may_lose_all: Whether to save a model that rounding turns back into its base.
 
     Returns:
-        The tensors as they were written, by the model's own names, and what rounding has kept of each part's change
-        where anything was rounded here; nothing on a process that writes nothing.
+        The tensors as written, by the model's own names, and what rounding has kept of each part's change, if anything
+        was rounded; both empty on a process that writes nothing.
 
     Raises:
         NotFiniteError: A tensor is not finite, in training or as it would be saved; nothing is written.
-        AllLostError: Rounding makes the base of it again; nothing is written.
+        AllLostError: Rounding turns the model back into its base; nothing is written.
     """
     trainer.refuse_not_finite()
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
@@ -173,8 +173,8 @@ def _refuse_too_large(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None
     if broken:
         name = str(dtype).removeprefix("torch.")
         raise TooLargeError(
-            f"{name}: found {len(broken)} tensor{'s' * (len(broken) > 1)} with values that are too large for it (more "
-            f"than {torch.finfo(dtype).max:g}): {name_few(broken)}, expected a precision that holds what was trained; "
+            f"{name}: found {len(broken)} tensor{'s' * (len(broken) > 1)} with values beyond its range (more than "
+            f"{torch.finfo(dtype).max:g}): {name_few(broken)}, expected a precision that holds the trained weights; "
             "the model is not saved\n  fix: the same command with --resume_from_checkpoint true --save_dtype float32 "
             "or bfloat16 saves it from the checkpoint of the last step"
         )
@@ -185,17 +185,18 @@ def _refuse_lost(kept: Mapping[str, Kept], dtype: torch.dtype) -> None:
         name = str(dtype).removeprefix("torch.")
         shares = ", ".join(f"{part} {found.kept:.1%}" for part, found in kept.items())
         raise AllLostError(
-            f"Nothing of what was trained survives in {name}: found shares of {shares}, because updates are smaller "
-            f"than the distance of neighbouring numbers, expected {NOTHING:.0%} of some part; the model is not saved\n"
+            f"Nothing of the training survives rounding to {name}: found shares of {shares}, because updates are "
+            f"smaller than the spacing of neighbouring numbers, expected at least {NOTHING:.0%} of some part; the "
+            "model is not saved\n"
             "  fix: the same command with --resume_from_checkpoint true and --save_dtype float32 or --save_rounding "
             "stochastic saves it from the checkpoint of the last step; "
-            f"--save_dtype {name} saves it in {name} all the same"
+            f"--save_dtype {name} saves it in {name} anyway"
         )
 
 
 @contextmanager
 def _staged(directory: Path) -> Iterator[Path]:
-    """Collect files aside, then move each into place whole."""
+    """Collect files in a separate folder, then move each complete file into place."""
     staged = directory / STAGING / "final"
     shutil.rmtree(staged, ignore_errors=True)
     with writing(staged, needed=None):

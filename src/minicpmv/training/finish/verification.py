@@ -1,7 +1,7 @@
-"""Saved means verified: what a run saved is loaded in a fresh process and compared with the model that it trained.
+"""Verifies a saved model: it is loaded in a fresh process and compared with the model that was trained.
 
-Here is the run's side: what the live model is and says, and the process that looks for it. The comparison itself is
-``reload_proof``. A signal finds everything saved, so it ends the run at once.
+This is the run's side: it describes the live model and starts the fresh process. The comparison itself is in
+``verify``. Everything is saved by now, so a signal ends the run immediately.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ __all__ = ["choose_batch", "verify_saved"]
 
 _MOST_RECORDS = 4
 _LOOKED = 100
-"""Records among which the batch looks for one with an image."""
+"""Number of records among which the batch looks for one with an image."""
 
-# Of the loss, or of 1 where that is less. Measured on all releases: float32 differs by 1e-7 where LoRA was converted
-# and by nothing elsewhere, which leaves room for another device's order of sums; rounding differs by up to 6e-3.
+# Relative to the loss, or to 1 where it is less. Measured on all releases: float32 differs by 1e-7 where LoRA was
+# converted and by 0 elsewhere, which leaves room for another device's order of sums; rounding differs by up to 6e-3.
 _EXACT = (1e-4, "float32 throughout: the same numbers in another order")
-_ROUNDED = (3e-2, "half precision, in training or in what is saved: weights and activations are rounded otherwise")
+_ROUNDED = (3e-2, "half precision, in training or as saved: weights and activations are rounded differently")
 
-# A launcher's, and those that accelerate reads: the fresh process belongs to no group.
+# Variables of a launcher and of accelerate, removed because the fresh process belongs to no group.
 _OF_THE_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -57,33 +57,33 @@ def verify_saved(
     collator: Collator,
     interruption: Interruption,
 ) -> None:
-    """Load what was saved in a fresh process, and say whether it is what was trained. Every process must call it.
+    """Load the saved model in a fresh process, and verify that it is the trained one. Every process must call it.
 
-    The live model is taken apart before, because the other one needs its room.
+    The live model is released before, because the reloaded one needs its memory.
 
     Args:
-        trainer: With the trained model, which was saved in its output directory.
+        trainer: The trainer, whose model was saved in its output directory.
         run: The flags.
-        saved: The tensors that were saved, by their names in the model that will be loaded; emptied.
-        kept: What rounding has kept of each part's change, to be told beside the result.
-        dataset: Has the records on which the losses are compared.
+        saved: The saved tensors, by their names in the loaded model; emptied here.
+        kept: What rounding has kept of each part's change, to be reported with the result.
+        dataset: The records on which the losses are compared.
         collator: Pads them to a batch.
-        interruption: Ends the run at once from here on.
+        interruption: Stops the run immediately from here on.
 
     Raises:
-        CheckpointError: It is not, or the process could not tell.
-        DataError: A record is not what it was when it was checked.
-        DiskError: There is no room for what it is compared with.
+        CheckpointError: The models differ, or the process could not compare them.
+        DataError: A record has changed since it was checked.
+        DiskError: There is no space for the reference.
     """
     directory, is_writing = Path(trainer.args.output_dir or ""), trainer.args.should_save
     again = f"python -m minicpmv.training.finish.verify {directory}"
-    interruption.act_at_once(f"all is saved in {directory}, but not verified")
+    interruption.act_at_once(f"everything is saved in {directory}, but not verified")
     dtypes = {name: _name(tensor.dtype) for name, tensor in saved.items()}
     tensors = {name: (dtypes[name], digest) for name, digest in digest_tensors(saved, dtypes).items()}
     precisions = {tensor.dtype for tensor in saved.values() if tensor.is_floating_point()}
-    saved.clear()  # perhaps a second copy of the model
+    saved.clear()  # may be a second copy of the model
     batch, records = choose_batch(dataset, collator, most_tokens=run.model_max_length)
-    wait_for_all()  # for the process that has digested all weights
+    wait_for_all()  # for the process that digested all weights
     loss = trainer.measure(batch)
 
     def write() -> None:
@@ -97,16 +97,16 @@ def verify_saved(
             _ask_fresh_process(directory, cache_dir=run.cache_dir)
 
     raise_together(write)
-    interruption.act_at_once(f"all is saved in {directory}, but not verified yet: {again}")
+    interruption.act_at_once(f"everything is saved in {directory}, but not verified yet: {again}")
     _release(trainer)
     raise_together(ask)
-    interruption.act_at_once(f"all is saved in {directory}")
+    interruption.act_at_once(f"everything is saved in {directory}")
 
 
 def choose_batch(
     dataset: ConversationDataset, collator: Collator, *, most_tokens: int
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Join the first few records, one with an image among them; the first may have more tokens than asked for."""
+    """Collate the first few records, one with an image among them; the first may exceed ``most_tokens``."""
     chosen: dict[str, dict[str, Tensor]] = {}
     longest = 0
     for number in _in_order(dataset)[: 2 * _MOST_RECORDS]:
@@ -121,7 +121,7 @@ def choose_batch(
 
 
 def _in_order(dataset: ConversationDataset) -> list[int]:
-    """Numbers of the first records, one with an image in front."""
+    """Return the numbers of the first records, one with an image in front."""
     looked = list(range(min(len(dataset), _LOOKED)))
     pictured = next((number for number in looked if _has_image(dataset, number)), 0)
     return sorted(looked, key=lambda number: number != pictured)
@@ -130,7 +130,7 @@ def _in_order(dataset: ConversationDataset) -> list[int]:
 def _has_image(dataset: ConversationDataset, number: int) -> bool:
     try:
         return bool(dataset.records[number].images)
-    except DataError:  # of a record that is checked only when it is read, and skipped
+    except DataError:  # with --check_first false a record may be faulty, and is skipped
         return False
 
 
@@ -159,13 +159,13 @@ def _describe(
         in_four_bits=run.q_lora,
         num_weights=sum(num_elements(parameter) for parameter in model.parameters()),
         tensors=tensors,
-        # lora_bias all lets biases learn in the originals of what is trained fully, which nothing reads.
+        # lora_bias all also trains biases in the unused originals of fully trained modules.
         not_saved=[name for name in trained if name not in tensors and ".original_module." not in name],
     )
 
 
 def _exact_precisions(saved: set[torch.dtype], *, trained_in: torch.dtype) -> list[str]:
-    """Name the precisions that hold all that was saved exactly, that of the live model first if it is one of them."""
+    """Name the precisions that hold all saved tensors exactly, the live model's first if it is one of them."""
     exact = [torch.float32, *(saved if len(saved) == 1 else ())]
     return list(dict.fromkeys(map(_name, sorted(exact, key=lambda dtype: dtype != trained_in))))
 
@@ -183,7 +183,7 @@ def _ask_fresh_process(directory: Path, *, cache_dir: str | None) -> None:
     if cache_dir:
         environment["HF_HUB_CACHE"] = cache_dir
     command = [sys.executable, "-m", "minicpmv.training.finish.verify", str(directory)]
-    # An exception here, such as a signal's, ends that process as well.
+    # An exception here, such as a signal's, also ends that process.
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if not (directory / VERIFICATION).is_file():
         raise CheckpointError(_unanswered(directory, ended))
@@ -197,19 +197,19 @@ def _ask_fresh_process(directory: Path, *, cache_dir: str | None) -> None:
 def _unanswered(directory: Path, ended: subprocess.CompletedProcess[str]) -> str:
     last = ended.stderr.strip().splitlines()[-1:] or ["no message"]
     return (
-        f"{directory}: found that the process which loads it anew ended with {ended.returncode} ({last[0]}), expected "
-        "an answer; it is saved, not verified\n"
+        f"{directory}: found that the process that reloads it ended with {ended.returncode} ({last[0]}), expected "
+        "a result; the model is saved, but not verified\n"
         f"  fix: python -m minicpmv.training.finish.verify {directory} tries again (-9: out of memory)"
     )
 
 
 def _release(trainer: MiniCPMVTrainer) -> None:
-    """Give back the memory of model, gradients and optimizer, whoever else refers to them."""
+    """Free the memory of model, gradients and optimizer, whatever still refers to them."""
     model: Any = trainer.model
     for parameter in model.parameters():
         parameter.grad = None
         parameter.data = parameter.data.new_empty(0)
-        if hasattr(parameter, "ds_tensor"):  # this process's piece under ZeRO-3
+        if hasattr(parameter, "ds_tensor"):  # this process's shard under ZeRO-3
             parameter.ds_tensor.data = parameter.ds_tensor.data.new_empty(0)
     state: Any = getattr(trainer.optimizer, "state", None)
     if state:

@@ -1,7 +1,7 @@
-"""``python -m minicpmv.training.finish.verify DIRECTORY``: is what a run saved the model that it trained?
+"""Verifies that the model a run saved is the one it trained: ``python -m minicpmv.training.finish.verify DIRECTORY``.
 
-The run asks in a process of its own, which knows the directory and nothing else; anybody can ask again later. The
-answer is printed and written to ``verification.json``. Whatever is loaded, it is loaded as ``minicpmv chat`` does.
+The run calls it in a process of its own, which knows only the directory; users can call it again later. The result is
+printed and written to ``verification.json``. The model is loaded as ``minicpmv chat`` loads it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from minicpmv.training.learning.lora import keep_packing, quantisation
 __all__ = ["describe_verification", "main", "verify"]
 
 _ROOM = 1.25
-"""Memory that loading takes, in sizes of the weights; the batch is small beside them."""
+"""Memory that loading takes, as a multiple of the weights' size; the batch is small in comparison."""
 _MOST_SHOWN = 5
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prove a directory; return 0 if what it holds is what was trained, else 2."""
+    """Verify a directory; return 0 if it holds the trained model, else 2."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
         print("usage: python -m minicpmv.training.finish.verify DIRECTORY", file=sys.stderr)
         return 2
@@ -57,7 +57,7 @@ def verify(directory: Path) -> dict[str, Any]:
     """Load a run's directory, compare it with the reference in it, and write ``verification.json``.
 
     Returns:
-        What that file holds. ``verdict`` is ``verified``, ``differs``, or ``no room`` if there is no memory to load it.
+        The content of that file. ``verdict`` is ``verified``, ``differs``, or ``no room`` if memory is too small.
 
     Raises:
         CheckpointError: The directory has no reference.
@@ -89,20 +89,20 @@ def verify(directory: Path) -> dict[str, Any]:
 
 
 def describe_verification(result: dict[str, Any], directory: Path) -> str:
-    """Say in one line that a model is verified, or as an error what was found instead."""
+    """Describe the result: one line for a verified model, otherwise an error message."""
     if result["verdict"] == "no room":
         return (
             f"{directory}: found {result['bytes_free']:,} bytes of memory free, expected {result['bytes_needed']:,} to "
-            "load it next to the run; it is saved, not verified\n"
-            f"  fix: when there is more, python -m minicpmv.training.finish.verify {directory}"
+            "load the model next to the run; it is saved, but not verified\n"
+            f"  fix: with more memory, run python -m minicpmv.training.finish.verify {directory}"
         )
     again = (
-        "--resume_from_checkpoint true saves it once more; if that does not help, report it with "
+        "--resume_from_checkpoint true saves it again; if that does not help, report the problem with "
         f"{VERIFICATION}, and until then use the newest checkpoint"
     )
     if "refused" in result:
         found, _, fix = result["refused"].partition("\n  fix: ")
-        return f"{found}; so it is not what was trained\n  fix: {fix}, or {again}"
+        return f"{found}; so this is not the trained model\n  fix: {fix}, or {again}"
     tensors, loss = result["tensors"], result["loss"]
     if tensors["identical"] != tensors["saved"] or tensors["not_saved"]:
         wrong = [f"{name}: other values" for name in tensors["different"]]
@@ -111,25 +111,25 @@ def describe_verification(result: dict[str, Any], directory: Path) -> str:
         shown = wrong[:_MOST_SHOWN] + ([f"... and {len(wrong) - _MOST_SHOWN} more"] if wrong[_MOST_SHOWN:] else [])
         lines = "".join(f"\n    {line}" for line in shown)
         return (
-            f"{directory}: found {len(wrong)} of {tensors['saved']} tensors other than they were trained, expected all "
-            f"identical after reloading{lines}\n  fix: {again}"
+            f"{directory}: found {len(wrong)} of {tensors['saved']} tensors that differ from the trained ones, "
+            f"expected all identical after reloading{lines}\n  fix: {again}"
         )
     if result["not_finite"]:
         return (
             f"{directory}: found weights that are not finite (NaN or infinite): {name_few(result['not_finite'])}, "
-            "expected finite ones; all saved tensors are as they were trained\n  fix: use an earlier checkpoint, or "
-            "train again with a lower --learning_rate; if the base's are among them, download it again"
+            "expected finite ones; all saved tensors equal the trained ones\n  fix: use an earlier checkpoint, or "
+            "train again with a lower --learning_rate; if weights of the base are among them, download it again"
         )
     if isinstance(loss["difference"], str):
         return (
             f"{directory}: found finite weights, but a loss of {loss['loaded']} on the stored records (live "
-            f"{loss['live']}), expected a finite one: numbers computed from them are too large for {result['dtype']}\n"
+            f"{loss['live']}), expected a finite one: activations exceed the range of {result['dtype']}\n"
             "  fix: use an earlier checkpoint, or train again with a lower --learning_rate"
         )
     if result["verdict"] == "differs":
         return (
-            f"{directory}: found a loss of {loss['loaded']:.6g} after reloading, expected {loss['live']:.6g} as the "
-            f"trained model has on the same records, within {loss['tolerance']:.2g}: all {tensors['saved']} saved "
+            f"{directory}: found a loss of {loss['loaded']:.6g} after reloading, expected {loss['live']:.6g}, the "
+            f"trained model's on the same records, within {loss['tolerance']:.2g}, as all {tensors['saved']} saved "
             f"tensors are identical\n  fix: make sure that nothing changes the base model's directory; {again}"
         )
     return (
@@ -139,7 +139,7 @@ def describe_verification(result: dict[str, Any], directory: Path) -> str:
 
 
 def _choose_place(reference: Reference) -> tuple[torch.device, str] | None:
-    """Return where the model has room, and in which precision; weights pass through the CPU in any case."""
+    """Return a device with memory for the model, and the precision; weights pass through the CPU in any case."""
     cpu = torch.device("cpu")
     fitting = [name for name in reference.dtypes if _num_bytes(reference, name) <= free_memory(cpu)]
     if not fitting:
@@ -157,8 +157,8 @@ def _load(directory: Path, reference: Reference, device: torch.device, dtype: st
     precision = getattr(torch, dtype)
     if not reference.in_four_bits:
         return load_model(directory, device=device, dtype=precision).model
-    # As above, but with the weights that the adapter was trained on: packing changes the loss by far more than a
-    # tensor of the adapter that is lost.
+    # As above, but with the weights that the adapter was trained on: quantization changes the loss by far more than
+    # a lost tensor of the adapter.
     place = base_of_adapter(directory)
     config: Any = AutoConfig.from_pretrained(place)
     packing = quantisation(getattr(torch, reference.autocast or dtype), config.minicpmv_version.network.parts)
@@ -201,7 +201,7 @@ def _compare(model: Any, reference: Reference, batch: dict[str, Any], device: to
 
 
 def _as_json(value: float) -> float | str:
-    return value if math.isfinite(value) else str(value)  # JSON has no word for it
+    return value if math.isfinite(value) else str(value)  # JSON has no NaN or infinity
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Opens what a run starts from: base checkpoint, data, planned batches. It knows no Trainer."""
+"""Opens the inputs of a run: base checkpoint, data, planned batches. It knows no Trainer."""

@@ -1,4 +1,4 @@
-"""Loads what a run starts from: the checkpoint's version, its processor and its weights in the right precision."""
+"""Opens the base checkpoint: its version, its processor and its weights in the right precision."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _ASKED_BY = "--model_name_or_path"
 
 
 class Base(NamedTuple):
-    """A checkpoint to start from, without its weights."""
+    """A base checkpoint without its weights."""
 
     path: Path
     config: dict[str, Any]
-    """As its ``config.json`` has it."""
+    """Its parsed ``config.json``."""
     version: Version
 
 
 def open_base(run: RunArguments) -> Base:
-    """Find a checkpoint, and read what it is.
+    """Find the base checkpoint and read its config and version.
 
     Raises:
         CheckpointError: There is none, or it is broken or of no known version.
@@ -62,10 +62,10 @@ def find_base(run: RunArguments) -> Path:
 
 
 def check_llm_type(stated: str | None, config: dict[str, Any]) -> Version:
-    """Return the checkpoint's version, and make sure that ``--llm_type`` means the same.
+    """Return the checkpoint's version, and verify that ``--llm_type`` agrees with it.
 
     Raises:
-        UsageError: It means another version, or nothing.
+        UsageError: The flag means another version, or none.
         CheckpointError: The checkpoint's version is unknown.
     """
     version = detect_version(config)
@@ -79,28 +79,28 @@ def check_llm_type(stated: str | None, config: dict[str, Any]) -> Version:
 
 
 def check_weights(config: dict[str, Any], run: RunArguments) -> None:
-    """Make sure that the checkpoint's weights can learn in the way asked for.
+    """Verify that the checkpoint's weights can be trained as the flags ask.
 
     Raises:
-        UsageError: They are packed, and are to be trained themselves.
-        ConfigError: They are packed, or shall be, and bitsandbytes is not installed.
+        UsageError: They are quantized, and full fine-tuning is asked for.
+        ConfigError: They are quantized, or are to be, and bitsandbytes is not installed.
     """
     packed = config.get("quantization_config")
     if packed and not run.use_lora:
         raise UsageError(
-            f"--model_name_or_path: {run.model_name_or_path!r}: found weights packed in fewer bits, expected whole "
-            "ones to train themselves\n  fix: use --use_lora true, or start from the release that is not quantised"
+            f"--model_name_or_path: {run.model_name_or_path!r}: found quantized weights, expected unquantized ones: "
+            "full fine-tuning needs them\n  fix: use --use_lora true, or start from the unquantized release"
         )
     if (packed or run.q_lora) and importlib.util.find_spec("bitsandbytes") is None:
         what = f"--model_name_or_path {run.model_name_or_path}" if packed else "--q_lora true"
         raise ConfigError(
             f"{what}: found no bitsandbytes, expected the package that reads 4-bit weights\n"
-            "  fix: pip install bitsandbytes, or use --use_lora true with a release that is not quantised"
+            "  fix: pip install bitsandbytes, or use --use_lora true with an unquantized release"
         )
 
 
 def stated_dtype(config: dict[str, Any]) -> torch.dtype | None:
-    """Return the precision that a checkpoint states for its weights."""
+    """Return the dtype that a checkpoint's config states for its weights."""
     name = config.get("torch_dtype") or config.get("dtype")
     return getattr(torch, name, None) if isinstance(name, str) else None
 
@@ -140,11 +140,11 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
 
 
 def _device_of_weights(run: RunArguments, args: TrainingArguments) -> torch.device | None:
-    """Return the device that each weight is read to; None: the machine's memory, from where an engine takes it.
+    """Return the device that weights are read to; None reads them to host memory, from where an engine takes them.
 
-    Otherwise the machine's memory would hold one model for each of its processes. MiniCPM-V-2 is no exception: its
-    tower is converted on the device, by views and copies. Nor is ZeRO with an optimizer in the machine's memory: the
-    weights that compute lie on the device there as well.
+    Otherwise host memory would hold one model for each process of the machine. MiniCPM-V-2 is no exception: its tower
+    is converted on the device, by views and copies. Nor is ZeRO with an offloaded optimizer: the weights that compute
+    are on the device there as well.
     """
     if run.q_lora:
         return args.device

@@ -1,4 +1,4 @@
-"""Says which weights a run starts from, read while its data are checked, and compares them with those of an adapter."""
+"""Identifies the base weights of a run while its data are checked, and compares them with an adapter's base."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BaseReading:
 
     Args:
         run: The flags.
-        base: What the run starts from. A hub name's weights may not be there yet; they are fetched for :meth:`result`.
+        base: The base checkpoint. The weights of a hub name may still be missing; :meth:`result` waits for them.
         args: As training has them.
     """
 
@@ -31,7 +31,7 @@ class BaseReading:
         self._run = run
         self._is_leader = args.local_process_index == 0
         self._found: BaseIdentity | MiniCPMVError | None = None
-        self._thread = threading.Thread(target=self._read, daemon=True)  # a fault in the data ends the run at once
+        self._thread = threading.Thread(target=self._read, daemon=True)  # data faults end the run at once
         self._is_local = Path(run.model_name_or_path).expanduser().is_dir()
         self._base = str(base.path) if self._is_local else run.model_name_or_path
         if self._is_leader and self._is_local:
@@ -73,13 +73,13 @@ class BaseReading:
 
 
 def compare_adapter(run: RunArguments, base: BaseIdentity, args: TrainingArguments) -> list[str]:
-    """Make sure that the adapter to start from was trained on this base. Every process must call it.
+    """Verify that the adapter to start from was trained on this base. Every process must call it.
 
     Returns:
-        What was allowed.
+        The differences that a flag allows.
 
     Raises:
-        CheckpointError: It was trained on another one.
+        CheckpointError: It was trained on another base.
     """
     allowed: list[str] = []
 

@@ -1,7 +1,7 @@
-"""Planned batches on their way through transformers' and accelerate's loading: which records, in which epoch, where.
+"""Carries planned batches through transformers' and accelerate's loading: which records, in which epoch, on which rank.
 
-``data.packing`` and ``data.grouping`` decide, in every run; here their plan becomes a batch sampler that accelerate
-deals out to processes and that a resumed run continues. transformers' own sampler is never used, because accelerate
+``data.packing`` and ``data.grouping`` make the plan of every run; here it becomes a batch sampler, which accelerate
+deals out to processes and which a resumed run continues. transformers' own sampler is never used, because accelerate
 then repeats records to fill up the last step.
 """
 
@@ -41,18 +41,18 @@ __all__ = [
 ]
 
 _STUCK = 900.0
-"""Seconds without a batch after which data workers are taken to be stuck: half of what torch's processes wait for each
-other, so that the one that waits for its workers can say so."""
+"""Seconds without a batch after which data workers count as stuck: half of torch's timeout between processes, so that
+the process whose workers are stuck can report it."""
 
 Collate = Callable[[Sequence[dict[str, Tensor]]], dict[str, Tensor]]
 
 
 class BatchPlan(Protocol):
-    """A plan of every epoch: as many batches in each, a multiple of the processes; batch n goes to process n % R."""
+    """A plan of every epoch: each has the same number of batches, a multiple of R processes; batch n goes to n % R."""
 
     @property
     def num_rows(self) -> int:
-        """Batches of one epoch, of all processes."""
+        """Number of batches of an epoch, over all processes."""
         ...
 
     def rows(self, epoch: int) -> Rows:
@@ -80,10 +80,10 @@ class PlannedBatches(Sampler[list[int]]):
 
 @dataclass
 class EpochTeller(TrainerCallback):
-    """Tells a batch sampler the epoch.
+    """Sets a batch sampler's epoch.
 
-    Trainer does so itself, but not through the two wrappers that the sampler has in a run of several processes that
-    goes on in the middle of an epoch. This may go when it does.
+    Trainer does so itself, but not through the two wrappers around the sampler when a run of several processes resumes
+    in the middle of an epoch. This may go when it does.
     """
 
     sampler: PlannedBatches
@@ -106,12 +106,12 @@ def plan_batches(
     """Plan the batches of a run.
 
     Args:
-        run: Says whether rows are packed.
-        args: Says how many processes there are, and how large a batch is. With packing, a row holds as many tokens as
-            a batch of that many rows of ``pack_length``.
-        num_records: Of the data.
-        lengths: Of the records; None only where batches do not depend on them.
-        costs: Of each record, see :func:`estimate_costs`.
+        run: Whether rows are packed.
+        args: Number of processes and batch size. With packing, a row holds as many tokens as a batch of that many rows
+            of ``pack_length``.
+        num_records: Size of the data.
+        lengths: Token counts of the records; None only where batches do not depend on them.
+        costs: Cost of each record, see :func:`estimate_costs`.
 
     Raises:
         ConfigError: ``dataloader_drop_last`` leaves nothing to train on.
@@ -141,18 +141,18 @@ def plan_batches(
 
 
 class StepPlan(NamedTuple):
-    """Averages of an epoch."""
+    """The average content of an optimizer step over an epoch."""
 
     records: int
-    """In each epoch."""
+    """Optimizer steps of an epoch."""
     steps_per_epoch: int
     records_per_step: float
     tokens_per_step: float | None
-    """None if records are checked, and counted, only when they are read."""
+    """Tokens of a step; None with ``--check_first false``, where they are unknown."""
 
 
 def describe_plan(plan: RowPlanner | BatchPlanner, args: TrainingArguments, lengths: LengthReport | None) -> StepPlan:
-    """Say in numbers what an optimizer step holds, on all processes together, and how many an epoch has."""
+    """Count what an optimizer step holds on all processes together, and the steps of an epoch."""
     batches = args.gradient_accumulation_steps * args.world_size
     num_steps = -(-plan.num_rows // batches)
     tokens = None if lengths is None else float(np.mean(lengths.lengths)) * plan.num_records / num_steps
@@ -160,7 +160,7 @@ def describe_plan(plan: RowPlanner | BatchPlanner, args: TrainingArguments, leng
 
 
 def describe_step(plan: RowPlanner | BatchPlanner, args: TrainingArguments, lengths: LengthReport | None) -> str:
-    """Say the same in one line."""
+    """Describe an optimizer step and the epoch's number of steps in one line."""
     size, num_batches = args.per_device_train_batch_size, args.gradient_accumulation_steps * args.world_size
     step = describe_plan(plan, args, lengths)
     tokens = "" if step.tokens_per_step is None else f"{step.tokens_per_step:,.0f} tokens"
@@ -174,7 +174,7 @@ def describe_step(plan: RowPlanner | BatchPlanner, args: TrainingArguments, leng
 
 
 def count_steps(plan: BatchPlan, args: TrainingArguments, *, epochs: float | None = None) -> int:
-    """Count the optimizer steps of a run, as Trainer does, or of so many epochs."""
+    """Count the optimizer steps of a run, or of ``epochs`` epochs, as Trainer does."""
     steps_per_epoch = -(-plan.num_rows // (args.gradient_accumulation_steps * args.world_size))
     if epochs is None and args.max_steps > 0:
         return args.max_steps
@@ -186,10 +186,10 @@ def _count(number: int, thing: str) -> str:
 
 
 def estimate_costs(lengths: LengthReport, config: MiniCPMVConfig, *, scale_resolution: int) -> npt.NDArray[np.float64]:
-    """Work of each record, in tokens of the language model: its own tokens, and what the tower does for its images.
+    """Estimate the work of each record in language-model tokens: its own, and the tower's work on its images.
 
-    Weights stand for work, because a layer multiplies each token or patch with each of its weights; what attention adds
-    with length is left out. Every slice has about ``scale_resolution`` squared pixels.
+    Work is proportional to weights, because a layer multiplies each token or patch by each of its weights; the part of
+    attention that grows with length is left out. Every slice has about ``scale_resolution`` squared pixels.
     """
     vision, text = config.vision_config, config.text_config
     side = scale_resolution // cast("int", vision.patch_size)
@@ -210,14 +210,14 @@ def make_loader(
     *,
     num_workers: int | None = None,
 ) -> DataLoader[Any]:
-    """Make the loader of planned batches.
+    """Make the data loader of planned batches.
 
     Args:
-        dataset: Has the records.
-        sampler: Says which of them make a batch.
-        args: Say how they are loaded.
-        collate: Joins them.
-        num_workers: Data workers, but none that would have no batch; as many as the flags say if not given.
+        dataset: The records.
+        sampler: Chooses the records of each batch.
+        args: Settings of the loader.
+        collate: Joins the records of a batch.
+        num_workers: Most data workers, without those that would get no batch; by default as the flags say.
     """
     meant = args.dataloader_num_workers if num_workers is None else num_workers
     num_workers = min(meant, max(1, len(sampler)))

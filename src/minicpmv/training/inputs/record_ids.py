@@ -1,6 +1,6 @@
-"""Lets a batch of training know which records it is made of, so that a fault in it can name them.
+"""Attaches record numbers to training batches, so that a fault in a batch can name its records.
 
-The numbers travel beside the tensors from the data set through any collator, and are taken off before the model.
+The numbers travel with the tensors from the data set through any collator, and are removed before the model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _KEY = "record_numbers"
 
 
 class NumberedDataset(Dataset[dict[str, Tensor]]):
-    """A map-style data set whose items carry their number."""
+    """A map-style data set whose items carry their record number."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
@@ -31,9 +31,9 @@ class NumberedDataset(Dataset[dict[str, Tensor]]):
 
 
 class NumberedCollator:
-    """Joins numbered items: the numbers into a list, which no device has to be asked for, the rest as another does.
+    """Joins numbered items: the numbers into a list on the host, the rest with another collator.
 
-    A skipped record, which has no tokens, has no number either.
+    A skipped record has no tokens, and so no number.
     """
 
     def __init__(self, collate: Any) -> None:
@@ -46,5 +46,5 @@ class NumberedCollator:
 
 
 def take_numbers(batch: dict[str, Any]) -> list[int]:
-    """Take a batch's numbers off it; none where it was made in another way."""
+    """Remove the record numbers from a batch and return them; empty for a batch of another collator."""
     return batch.pop(_KEY, [])

@@ -1,6 +1,6 @@
-"""What a run starts from: base model, data and processor, opened and checked before a weight is loaded.
+"""Opens and checks the inputs of a run before a weight is loaded: base model, data and processor.
 
-A fault in something small must not cost the time of loading something large.
+A fault in a small file must not cost the time of loading a large one.
 """
 
 from __future__ import annotations
@@ -34,51 +34,51 @@ __all__ = ["RunInputs", "find_cache", "open_inputs", "open_inputs_together"]
 _MAX_BAD_SHARE = 0.01
 _FALSE = ("false", "no", "none", "0")
 _PROCESSOR_FILES = (".jinja", ".json", ".model", ".tiktoken", ".txt")
-"""Endings of the files that say how a checkpoint reads text and images."""
+"""Suffixes of the files that determine how a checkpoint reads text and images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunInputs:
-    """Everything but weights."""
+    """The opened and checked inputs of a run, without weights."""
 
     base: Path
     config: dict[str, Any]
     version: Version
     train: ConversationDataset
     lengths: LengthReport | None
-    """Of the records to train on; None if they are checked only when they are read."""
+    """Lengths of the training records; None with ``--check_first false``."""
     validation: Mapping[str, ConversationDataset]
-    """What is measured, by the names of the sets; the only set has an empty name. Empty if nothing is."""
+    """Validation sets by name; a single set has an empty name. Empty without validation."""
     split: ValidationSplit | None
-    """What of it was held out of the training data; None if nothing was to be."""
+    """The part of the training data that was split off for validation; None without a split."""
     collator: Collator
     skip_log: SkipLog
     skipped: Skipped
-    """Records that are left out from the beginning."""
+    """Records that are skipped from the start."""
     contents: Mapping[str, Content]
-    """Of every source of data, by its path."""
+    """Digests of every data source, by its path."""
     pictures: PictureDigests | None
-    """Files of the records to train on; None if they are checked only when they are read."""
+    """Digests of the training images; None with ``--check_first false``."""
 
     @property
     def held_out(self) -> ConversationDataset | None:
-        """The first set that is measured, if any."""
+        """The first validation set, if any."""
         return next(iter(self.validation.values()), None)
 
     @property
     def num_validation(self) -> int:
-        """Records of all sets."""
+        """Number of records of all validation sets."""
         return sum(len(dataset) for dataset in self.validation.values())
 
 
 def open_inputs_together(run: RunArguments, base: Base, args: TrainingArguments) -> RunInputs:
-    """Read and check everything small, on every process. Every process must call it.
+    """Read and check the inputs of a run on every process. Every process must call it.
 
-    Where what is found is kept on the disk, the first process of each machine does it alone, on all processors, and the
-    others read the result. With ``--data_cache false`` all do the same at the same time.
+    With the data cache, the first process of each machine checks alone, on all processors, and the others read its
+    result. With ``--data_cache false`` all of them check at the same time.
 
     Raises:
-        MiniCPMVError: Whatever is wrong with model, data or flags.
+        MiniCPMVError: The model, the data or the flags have a fault.
     """
 
     def gather() -> RunInputs:
@@ -89,16 +89,16 @@ def open_inputs_together(run: RunArguments, base: Base, args: TrainingArguments)
 
 
 def open_inputs(run: RunArguments, base: Base, output_dir: str, *, seed: int) -> RunInputs:
-    """Read and check everything small.
+    """Read and check the inputs of a run.
 
     Args:
         run: The flags.
-        base: What the run starts from.
-        output_dir: Where the run will leave its files.
-        seed: Decides which records of a source with a broken weight are seen.
+        base: The base checkpoint.
+        output_dir: The run's directory.
+        seed: Decides which records of a source with a fractional weight are sampled.
 
     Raises:
-        MiniCPMVError: Whatever is wrong with model, data or flags.
+        MiniCPMVError: The model, the data or the flags have a fault.
     """
     if base.path.resolve() == Path(output_dir).resolve():
         raise UsageError(
@@ -162,7 +162,7 @@ def open_inputs(run: RunArguments, base: Base, output_dir: str, *, seed: int) ->
 
 
 def _validation_mixture(train: Mixture, held_out: ValidationSplit) -> Mixture:
-    """Make a mixture of what was held out of another one; its faults and files are those of that one."""
+    """Make a mixture of the validation split; the training mixture reports the faults and files of both."""
     identity = None if train.identity is None else [*train.identity, "held out"]
     return Mixture(records=held_out.records, left_out={}, contents={}, identity=identity, files=None, num_recalled=0)
 
@@ -172,7 +172,7 @@ def _is_kept(run: RunArguments) -> bool:
 
 
 def find_cache(run: RunArguments) -> Path | None:
-    """Return the folder of ``--data_cache``; None if nothing is to be kept, or this user has no home."""
+    """Return the folder of ``--data_cache``; None if the cache is off, or this user has no home directory."""
     if run.data_cache.lower() in _FALSE:
         return None
     try:
@@ -192,7 +192,7 @@ def _open_cache(run: RunArguments) -> DataCache | None:
 
 
 def _kept_lengths(cache: DataCache | None, base: Base, mixture: Mixture, dataset: ConversationDataset) -> Entry | None:
-    """Find the place of the lengths of these records, read by this processor, within these limits."""
+    """Find the cache entry for the lengths of these records under this processor and these limits."""
     if cache is None or not len(dataset):
         return None
     files = sorted(path for path in base.path.iterdir() if path.suffix in _PROCESSOR_FILES and path.is_file())
@@ -201,11 +201,11 @@ def _kept_lengths(cache: DataCache | None, base: Base, mixture: Mixture, dataset
 
 
 def _tell(cache: DataCache | None, mixtures: list[Mixture], kept: list[Entry | None]) -> None:
-    """Say what was not looked at, because it was found before, and what could not be kept."""
+    """Report which records were not checked again, and a cache that cannot be written."""
     num_recalled = sum(mixture.num_recalled for mixture in mixtures)
     if num_recalled:
         is_counted = all(entry is None or entry.was_found for entry in kept)
-        counted = "" if is_counted else "; their tokens were counted anew"
+        counted = "" if is_counted else "; their tokens were counted again"
         say(f"data: {num_recalled:,} records as checked before (--data_cache false checks again){counted}")
     if cache is not None and cache.fault is not None:
         notice(f"--data_cache: {cache.folder} cannot be written ({cache.fault.strerror}); the next start checks again")
@@ -225,7 +225,7 @@ def _make_dataset(run: RunArguments, mixture: Mixture, processor: MiniCPMVProces
 def _resolve_skips(
     run: RunArguments, output_dir: str, mixtures: list[Mixture], reports: list[LengthReport]
 ) -> tuple[SkipLog, Skipped]:
-    """Collect what is left out, and make sure that it is not too much."""
+    """Collect the skipped records, and verify that they are within the limit."""
     skip_log = SkipLog(
         path=Path(output_dir) / SKIPPED,
         num_records=sum(len(mixture.records) + len(mixture.left_out) for mixture in mixtures),

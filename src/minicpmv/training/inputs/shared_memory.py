@@ -1,7 +1,7 @@
-"""Batches on their way from data workers: how much shared memory the heaviest takes, and how many workers it is for.
+"""Computes how much shared memory the heaviest batch takes, and how many data workers fit.
 
-A worker lays what it has made into ``/dev/shm``, of which Docker gives a container 64 MiB. So the room is counted
-before any worker is started.
+A worker puts its batches into ``/dev/shm``, of which Docker gives a container 64 MiB. So the space is computed before
+any worker starts.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ from minicpmv.training.inputs.planned_batches import BatchPlan
 __all__ = ["Workers", "bytes_of_pictures", "heaviest_batch", "heaviest_row", "resolve_workers"]
 
 _BYTES_PER_TOKEN = 36
-"""At most, padding or not: 8 each for id, label, mask and the place of a label or image token, 4 for a weight."""
+"""Upper bound, padding included: 8 each for id, label, mask and the position of a label or image token, 4 for a weight.
+"""
 _BYTES_PER_BATCH = 2**16
-"""Each tensor has whole pages, and a batch a dozen tensors."""
+"""Overhead: each tensor takes whole pages, and a batch has a dozen tensors."""
 _CHANNELS = 3
 _ROUNDED_UP = 1.35
-"""At most, by which a slice exceeds its nominal number of patches: its sides are rounded to whole ones, and a very flat
+"""Largest ratio of a slice's patches to their nominal number: its sides are rounded to whole patches, and a very flat
 slice has two of them instead of one and a half."""
 _PREFETCHED = 2
-"""Batches that a worker makes ahead, by torch's default."""
+"""Batches that a worker prepares ahead, by torch's default."""
 
 
 class Workers(NamedTuple):
-    """Data workers of each process."""
+    """Numbers of data workers of each process."""
 
     training: int
     evaluation: int
-    """Those of training wait meanwhile, with the batches that they have made."""
+    """The training workers wait meanwhile and keep the batches that they have made."""
 
 
 def resolve_workers(
@@ -54,16 +55,16 @@ def resolve_workers(
     validation: Mapping[str, ConversationDataset],
     has_features: bool,
 ) -> tuple[Workers, list[str]]:
-    """Choose how many data workers have room for their batches; return notices where they are fewer than were meant.
+    """Choose how many data workers have room for their batches; return notices where fewer run than were asked for.
 
     Args:
-        machine: Has the shared memory.
-        args: Say how many are meant, and how large batches are.
-        config: Of the model.
-        train: What is trained on.
-        plan: Of its batches.
-        validation: What is measured, one set after the other.
-        has_features: Whether what the tower makes of pictures may come along instead of pixels.
+        machine: Its shared memory is the limit.
+        args: Number of workers asked for, and batch sizes.
+        config: The model's config.
+        train: The training data.
+        plan: The plan of its batches.
+        validation: The validation sets, measured one after the other.
+        has_features: Whether batches may carry the tower's features instead of pixels.
     """
     meant, prefetched = args.dataloader_num_workers, args.dataloader_prefetch_factor or _PREFETCHED
     if not meant:
@@ -111,15 +112,15 @@ def _heaviest_of_training(
 def bytes_of_pictures(
     dataset: ConversationDataset, config: MiniCPMVConfig, *, has_features: bool
 ) -> npt.NDArray[np.float64]:
-    """Bound what the pictures of each record take in a batch.
+    """Bound the bytes that the pictures of each record take in a batch.
 
     Args:
-        dataset: Has the records' lengths.
-        config: Of the model.
-        has_features: Whether what the tower makes of pictures may come along instead of pixels.
+        dataset: The records and their lengths.
+        config: The model's config.
+        has_features: Whether batches may carry the tower's features instead of pixels.
     """
     slicing = dataset.processor.image_processor
-    of_patch = _CHANNELS * slicing.patch_size**2  # a byte each
+    of_patch = _CHANNELS * slicing.patch_size**2  # one byte per value
     if has_features:
         of_patch = max(of_patch, config.vision_config.hidden_size * np.dtype(np.float32).itemsize)
     side = slicing.scale_resolution / slicing.patch_size
@@ -141,7 +142,7 @@ def heaviest_batch(pictures: npt.NDArray[np.float64], lengths: npt.NDArray[np.in
 
 
 def heaviest_row(pictures: npt.NDArray[np.float64], lengths: npt.NDArray[np.int32], *, capacity: int) -> int:
-    """Bound the bytes of a packed row in any epoch: of one filled with what has most bytes a token, the last in part.
+    """Bound the bytes of a packed row in any epoch: filled with the records of most bytes per token, the last cut off.
 
     Args:
         pictures: Bytes of each record's pictures.

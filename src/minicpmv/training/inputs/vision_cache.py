@@ -1,7 +1,7 @@
-"""``--vision_cache``: what a frozen vision tower makes of an image is computed once and then read from disk.
+"""Caches a frozen vision tower's features on disk (``--vision_cache``): each image is computed once, then read.
 
-Decides whether features can be kept, names what they depend on, and stores what the model computes while it trains.
-Looking them up is the data set's (``data.known_features``), the files are ``data.feature_store``'s.
+Decides whether features can be cached, makes their cache key, and stores what the model computes while it trains.
+The data set looks them up (``data.samples.known_features``); ``data.samples.feature_store`` has the files.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ __all__ = ["FeatureWriter", "advise", "resolve_vision_cache", "use_vision_cache"
 
 _DEFAULT_PLACE = "~/.cache/minicpmv/vision"
 _MEANING = 1
-"""Goes up whenever tower or resampler compute something else from the same weights and images."""
+"""Cache format version; increase it when the computation of tower or resampler changes."""
 _TO_WRITE = 4
-"""Batches whose features may wait in memory for the disk; then training waits, too."""
+"""Length of the write queue, in batches; training waits when it is full."""
 _VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
@@ -48,15 +48,15 @@ _VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transfor
 
 
 def resolve_vision_cache(run: RunArguments, model: nn.Module, *, given: frozenset[str]) -> RunArguments:
-    """Find the folder that ``--vision_cache`` means, and make it; return the settings with its path.
+    """Resolve the folder of ``--vision_cache``, and create it; return the settings with its path.
 
     Args:
-        run: The settings; what learns is resolved.
-        model: The base model; its weights may lie on the ``meta`` device.
+        run: The settings; which parts are trained is already resolved.
+        model: The base model; its weights may be on the ``meta`` device.
         given: Names of all flags that were given.
 
     Raises:
-        UsageError: The tower learns, so that nothing can be kept; or the folder cannot be made.
+        UsageError: The tower is trained, so that nothing can be cached; or the folder cannot be created.
     """
     if (run.vision_cache or "false").lower() == "false":
         if "vision_cache_gb" in given:
@@ -66,7 +66,7 @@ def resolve_vision_cache(run: RunArguments, model: nn.Module, *, given: frozense
         return replace(run, vision_cache=None)
     if tower_learns(run, model):
         raise UsageError(
-            f"--vision_cache {run.vision_cache}: found a vision tower that learns, so that its features change with "
+            f"--vision_cache {run.vision_cache}: found a vision tower that is trained, so its features change with "
             "every step, expected a frozen one\n"
             "  fix: add --tune_vision false (with LoRA also: no vision layers in --lora_target_modules, and no "
             "--lora_bias all), or remove --vision_cache"
@@ -78,15 +78,15 @@ def resolve_vision_cache(run: RunArguments, model: nn.Module, *, given: frozense
             directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"--vision_cache: found {str(directory)!r}, which cannot be made a folder ({error.strerror}), expected one "
-            "that can be written\n"
+            f"--vision_cache: found {str(directory)!r}, which cannot be created ({error.strerror}), expected a "
+            "writable folder\n"
             "  fix: name another folder"
         ) from error
     return replace(run, vision_cache=str(directory))
 
 
 def tower_learns(run: RunArguments, model: nn.Module) -> bool:
-    """Whether the resolved settings train anything in the vision tower."""
+    """Return whether the resolved settings train anything in the vision tower."""
     if run.tune_vision or (run.use_lora and run.lora_bias == "all"):
         return True
     if not run.use_lora:
@@ -97,12 +97,12 @@ def tower_learns(run: RunArguments, model: nn.Module) -> bool:
 
 
 def advise(run: RunArguments, model: nn.Module, *, has_images: bool, num_epochs: float) -> str | None:
-    """Tell of the flag where it would spare work; None elsewhere."""
+    """Recommend the flag where it would save work; return None elsewhere."""
     if run.vision_cache or not has_images or num_epochs <= 1 or _trains(model, "vision tower"):
         return None
     return (
-        "the vision tower is frozen, and computed again in every epoch; with --vision_cache true it sees each image "
-        "once, in all runs"
+        "the frozen vision tower computes every image again in each epoch; with --vision_cache true it computes each "
+        "image once, for all runs"
     )
 
 
@@ -112,13 +112,13 @@ def advise(run: RunArguments, model: nn.Module, *, has_images: bool, num_epochs:
 def find_features(
     run: RunArguments, model: Any, image_processor: MiniCPMVImageProcessor, args: TrainingArguments
 ) -> KnownFeatures:
-    """Say where features of this run's frozen modules are found. All processes do so together.
+    """Find the cache of features for this run's frozen modules. Every process must call it.
 
     Args:
         run: The flags; ``vision_cache`` names a folder.
-        model: Bare or wrapped by PEFT, with all that learns switched on.
+        model: Bare or wrapped by PEFT, with everything that is trained enabled.
         image_processor: The checkpoint's.
-        args: Says in which precision the modules compute.
+        args: Precision in which the modules compute.
     """
     assert not _trains(model, "vision tower"), "resolve_vision_cache has refused it"
     # Where slices have unequal numbers of tokens, only the tower's rows are counted by the plan of a picture.
@@ -155,9 +155,9 @@ def _trains(model: nn.Module, part: str) -> bool:
 
 
 def _digest_weights(module: nn.Module) -> str:
-    """Digest weights as they lie in memory: what computes, in the precision in which it computes.
+    """Digest weights as they are in memory: those that compute, in the precision in which they compute.
 
-    The first process digests, the others help it where weights are sharded.
+    Rank 0 digests; the others help to gather where weights are sharded.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict(keep_vars=True).items()):
@@ -174,14 +174,15 @@ def _digest_weights(module: nn.Module) -> str:
 
 
 class FeatureWriter(TrainerCallback):
-    """Watches the frozen modules of a model, and stores what they make of images that nobody knew.
+    """Watches the frozen modules of a model, and stores the features of images that were not cached.
 
-    Files are written in a thread beside training. Before an epoch all is written, so that its data set finds it.
+    A background thread writes the files. All of them are written before an epoch begins, so that its data set finds
+    them.
 
     Args:
         model: Bare or wrapped by PEFT.
-        known: Where features go.
-        datasets: They look features up there.
+        known: The cache that features are written to.
+        datasets: The data sets that look features up in it.
     """
 
     def __init__(self, model: Any, known: KnownFeatures, datasets: Sequence[ConversationDataset] = ()) -> None:
@@ -194,15 +195,15 @@ class FeatureWriter(TrainerCallback):
         for dataset in datasets:
             dataset.known = known
         self._expected: list[tuple[str, int]] = []
-        """Key and number of rows of each image in the batch at hand that is not known."""
+        """Key and number of rows of each uncached image in the current batch."""
         self._writes = True
         self._thread: ThreadPoolExecutor | None = None
         self._free = Semaphore(_TO_WRITE)
         self._slices = [0, 0]
-        """Those that were known, and those that were computed."""
+        """Number of slices read from the cache, and of slices computed."""
 
     def expect(self, batch: dict[str, Any]) -> None:
-        """Take off a batch what its items say about images to store, which the model does not read."""
+        """Remove the keys of images to store from a batch; the model does not read them."""
         keys, slices = batch.pop("picture_keys", None), batch.pop("slices_per_picture", None)
         self._expected = []
         layout = batch["layout"]
@@ -217,10 +218,10 @@ class FeatureWriter(TrainerCallback):
         self._slices[1] += num_unseen
 
     def _rows(self, layout: Layout, slices: Sequence[int]) -> list[int]:
-        """Rows of each image that is not known, in what the watched module returns."""
+        """Return the number of rows of each uncached image in the output of the watched module."""
         if self._known.kind == "image_features":
             return list(slices)
-        assert layout.known is not None, "asked where images are looked up"
+        assert layout.known is not None, "called only where images are looked up"
         unseen = (
             rows * columns for (rows, columns), known in zip(layout.sizes, layout.known, strict=True) if not known
         )
@@ -231,16 +232,16 @@ class FeatureWriter(TrainerCallback):
         if not expected or not self._writes:
             return
         features = self._as_read(output.detach()).cpu()
-        assert len(features) == sum(rows for _, rows in expected), "the data set has named what is not known"
+        assert len(features) == sum(rows for _, rows in expected), "the data set names exactly the uncached images"
         if self._thread is None:
             self._thread = ThreadPoolExecutor(max_workers=1)
         self._free.acquire()
         self._thread.submit(self._store, expected, features)
 
     def _as_read(self, features: Tensor) -> Tensor:
-        """Round features as the next layer does before it computes; what it then computes is the same, bit for bit.
+        """Round features as the next layer would do before it computes, so that its result is the same, bit for bit.
 
-        Under autocast a linear layer does. A resampler without one, or with LoRA on it, reads features as they are.
+        Under autocast a linear layer rounds. A resampler without one, or with LoRA on it, reads unrounded features.
         """
         device = features.device.type
         projects = self._known.kind == "tower_features" and type(getattr(self._reader, "kv_proj", None)) is nn.Linear
@@ -256,7 +257,7 @@ class FeatureWriter(TrainerCallback):
                 if self._writes and not self._known.store.write(key, part):
                     bound = self._known.store.max_bytes / 1e9
                     self._stop(
-                        f"its {bound:g} GB are full of what this run uses; a larger --vision_cache_gb holds more"
+                        f"its {bound:g} GB are full of this run's own features; a larger --vision_cache_gb holds more"
                     )
         except OSError as error:
             self._stop(f"{error.strerror or error}")
@@ -265,10 +266,10 @@ class FeatureWriter(TrainerCallback):
 
     def _stop(self, reason: str) -> None:
         self._writes = False
-        notice(f"--vision_cache: {self._known.store.directory}: no more is stored, the run goes on: {reason}")
+        notice(f"--vision_cache: {self._known.store.directory}: nothing more is stored, the run goes on: {reason}")
 
     def wait(self) -> None:
-        """Wait until everything is written. No thread is left then, so that workers can be forked safely."""
+        """Wait until everything is written, and end the thread, so that workers can be forked safely."""
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None
@@ -286,13 +287,13 @@ class FeatureWriter(TrainerCallback):
         self.wait()
 
     def finish(self, device: torch.device) -> str:
-        """Let data sets look up and the model store no more; all processes finish together.
+        """Stop looking up and storing features. Every process must call it.
 
         Args:
-            device: Where they exchange numbers.
+            device: Device on which processes exchange numbers.
 
         Returns:
-            What was read and computed, in one line.
+            A line with the numbers of slices read and computed.
         """
         self.wait()
         self._hook.remove()
@@ -305,7 +306,7 @@ class FeatureWriter(TrainerCallback):
 def use_vision_cache(
     run: RunArguments, model: Any, datasets: Sequence[ConversationDataset | None], args: TrainingArguments
 ) -> FeatureWriter | None:
-    """Let data sets look up features, and the model's be stored; None without ``--vision_cache``."""
+    """Have data sets look up features, and the model's stored; return None without ``--vision_cache``."""
     if run.vision_cache is None:
         return None
     present = [dataset for dataset in datasets if dataset is not None]

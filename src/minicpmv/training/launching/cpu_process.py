@@ -1,4 +1,4 @@
-"""What a process that trains on a CPU asks of the C library and of OpenMP, before torch is loaded."""
+"""Configures the C library and OpenMP for training on a CPU, before torch is loaded."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _NEVER = -1
 
 _NO = ("false", "f", "no", "n", "0")
-"""What switches a flag off, as transformers reads it."""
+"""Values that switch a flag off, as transformers reads them."""
 
 
 def prepare_for_cpu(flags: Sequence[str]) -> None:
-    """Let threads wait without spinning, and keep memory that was freed, unless there is a GPU to train on.
+    """Make threads wait without spinning, and keep freed memory, unless there is a GPU to train on.
 
     Args:
-        flags: Of the run.
+        flags: The run's flags.
     """
     if shown_devices() and not asks_for_cpu(flags):
         return
-    # OpenMP threads that wait by spinning slow a run on few cores down tenfold. A user's own value stays.
+    # OpenMP threads that wait by spinning slow a run on few cores down tenfold. A value set by the user is kept.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
 
 
 def asks_for_cpu(flags: Sequence[str]) -> bool:
-    """Whether flags say that the run computes on the processor whatever there is; the last one that speaks of it wins.
+    """Return whether flags force the run onto the CPU, whatever devices there are; the last such flag wins.
 
     >>> asks_for_cpu(["--use_cpu", "true"]), asks_for_cpu(["--no-cuda"]), asks_for_cpu(["--use_cpu=false"])
     (True, True, False)
@@ -48,10 +48,10 @@ def asks_for_cpu(flags: Sequence[str]) -> bool:
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc not to hand large blocks back to the system; return whether it will. Other C libraries cannot.
+    """Configure glibc not to return large blocks to the system; return whether it worked. Other C libraries cannot.
 
-    A training step allocates and frees gigabytes. By default each large block is mapped anew and touched page by page,
-    about a million page faults a step: 4 % of its time on idle cores, more where they are shared.
+    A training step allocates and frees gigabytes. By default each large block is mapped again and touched page by page,
+    about a million page faults per step: 4 % of its time on idle cores, more where they are shared.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

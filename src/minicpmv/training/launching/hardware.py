@@ -1,7 +1,7 @@
-"""``python -m minicpmv.training.launching.hardware FLAGS``: what the scripts have to know before they start processes.
+"""Prints what the scripts need to start processes: ``python -m minicpmv.training.launching.hardware FLAGS``.
 
-Prints how many there should be, their precision and a free port. Ends with 2 and a message where
-the machine has what cannot be computed with.
+That is the number of processes, their precision and a free port. Exits with 2 and a message if the machine has an
+unusable device.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = ["main"]
 
 
 def main(flags: Sequence[str]) -> int:
-    """Look at the machine; return the exit code.
+    """Inspect the machine; return the exit code.
 
     Args:
-        flags: Those that the training will get.
+        flags: The flags of the training.
     """
     machine = inspect_machine()
     on_processor = asks_for_cpu(flags)

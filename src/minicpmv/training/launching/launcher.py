@@ -1,9 +1,9 @@
-"""Runs torchrun so that it ends as the training ended, with its exit code alone: ``python -m`` this module.
+"""Runs torchrun so that it exits with the training's own exit code and no traceback: ``python -m`` this module.
 
-torch's torchrun ends with 1 whatever its processes did, under a traceback about itself. A fault in the data would be
-buried by it: the training has printed file, record and fix, and ends with 2. And torch's kills its processes 30 seconds
-after a signal; a checkpoint may take longer. Here a signal is handed on, and the processes are waited for. Everything
-else is torch's.
+torch's torchrun exits with 1 whatever its processes did, under a traceback about itself. That would bury a fault in the
+data, for which the training has printed file, record and fix and exits with 2. And torchrun kills its processes 30
+seconds after a signal, while a checkpoint may take longer. Here a signal is forwarded, and the processes are awaited.
+Everything else is torch's.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ WRONG_USE = 2
 
 HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _ONE_EVENT = 1.0
-"""Seconds. Ctrl-C arrives twice, from the terminal and from the script; later than that it is meant."""
+"""Seconds. Ctrl-C arrives twice, from the terminal and from the script; a later second one is deliberate."""
 _GLANCE = 0.2
-"""Seconds between two looks whether processes train yet. They take longer than that to import what they need."""
+"""Seconds between two checks whether processes train yet. Their imports take longer than that."""
 
 
 class _Messenger:
-    """Hands signals to the training processes: the first two as they come, after that SIGKILL."""
+    """Forwards signals to the training processes: the first two unchanged, later ones as SIGKILL."""
 
     def __init__(self) -> None:
         self.has_begun = False
@@ -50,7 +50,7 @@ class _Messenger:
         self._num_events = 0
         self._when = -_ONE_EVENT
         for number in HANDED_ON:
-            # nohup ignores SIGHUP, and that must stay so. A script's `&` ignores SIGINT, and that must not.
+            # nohup ignores SIGHUP, which is kept. A script's `&` ignores SIGINT, which is not.
             if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._hand_on)
 
@@ -71,10 +71,10 @@ class _Messenger:
 
 
 def launch(arguments: Sequence[str]) -> int:
-    """Run torchrun and return the exit code of the process that failed first, as a shell counts: 128 + signal.
+    """Run torchrun and return the shell's exit code of the process that failed first: 128 + signal if killed.
 
     Args:
-        arguments: torchrun's.
+        arguments: torchrun's arguments.
     """
     try:
         refuse_wrong_launch(arguments)
@@ -83,10 +83,10 @@ def launch(arguments: Sequence[str]) -> int:
         return WRONG_USE
     _share_cores(arguments)
     lead()
-    # Its errors are the processes' exit codes, which are told below.
+    # Its errors are the processes' exit codes, which are reported below.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     ended: list[int] = []
-    # In a thread torch sets no signal handlers. They would kill the processes while they save.
+    # In a thread torch sets no signal handlers, which would kill the processes while they save.
     torch_thread = threading.Thread(target=lambda: ended.append(_run(arguments)), daemon=True)
     messenger = _Messenger()
     torch_thread.start()
@@ -111,11 +111,11 @@ def _run(arguments: Sequence[str]) -> int:
         rank, failure = failed.get_first_failure()
         if failure.exitcode < 0:
             name = signal.Signals(-failure.exitcode).name
-            hint = "; that often means: out of memory" if name == "SIGKILL" else ""
-            print(f"training process {rank} was ended by {name}{hint}", file=sys.stderr)
+            hint = ", which often means out of memory" if name == "SIGKILL" else ""
+            print(f"training process {rank} was killed by {name}{hint}", file=sys.stderr)
             return 128 - failure.exitcode
         if failure.exitcode not in (WRONG_USE, *(128 + number for number in HANDED_ON)):
-            print(f"training process {rank} ended with {failure.exitcode}; its message is above", file=sys.stderr)
+            print(f"training process {rank} exited with {failure.exitcode}; its message is above", file=sys.stderr)
         return failure.exitcode
     except (DistError, RendezvousError) as error:
         said = str(error).strip().partition("\n")[0]
@@ -125,7 +125,7 @@ def _run(arguments: Sequence[str]) -> int:
             "(unset, a single machine takes a free one)"
         )
         return WRONG_USE
-    except SystemExit as wrong_use:  # of torchrun itself, which has said what
+    except SystemExit as wrong_use:  # from torchrun itself, which has printed its message
         return wrong_use.code if isinstance(wrong_use.code, int) else 1
     return 0
 

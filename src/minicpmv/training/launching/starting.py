@@ -1,7 +1,7 @@
 """Decides whether a command trains in its own process, or starts a process for each GPU of the machine and waits.
 
-So ``minicpmv train`` uses all GPUs, as the scripts do, and by the same launcher. What a launcher has started starts no
-others. Nothing here touches a GPU: a process that only waits takes none of its memory.
+So ``minicpmv train`` uses all GPUs, as the scripts do, with the same launcher. A launched process starts no others.
+Nothing here touches a GPU: a process that only waits uses no GPU memory.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ __all__ = ["count_gpus", "refuse_other_number", "start_processes"]
 
 
 def start_processes(arguments: Sequence[str]) -> int | None:
-    """Train in processes of their own, where there shall be several.
+    """Train in separate processes, where there should be several.
 
     Returns:
-        The exit code of the training. None: this very process is to train, or to say what is wrong with its flags.
+        The exit code of the training. None if this process itself should train, or report what is wrong with its flags.
     """
     if is_launched(os.environ):
         return None
@@ -44,34 +44,34 @@ def start_processes(arguments: Sequence[str]) -> int | None:
         return None
     if asked is None:
         notice(
-            f"{number} processes train, one on each GPU; --num_processes 1, or fewer in CUDA_VISIBLE_DEVICES, leaves "
+            f"starting {number} processes, one per GPU; --num_processes 1, or fewer in CUDA_VISIBLE_DEVICES, leaves "
             "the others alone"
         )
     return launch(["--standalone", "--nproc_per_node", str(number), "-m", "--", "minicpmv.training", *arguments])
 
 
 def count_gpus(flags: Sequence[str]) -> int:
-    """Count the GPUs that a run with these flags would use, one process on each; a slice of a card stands alone.
+    """Count the GPUs that a run with these flags would use, one process on each; a MIG slice is used alone.
 
-    A process of its own looks at them, as for the scripts, because looking takes memory of each.
+    A separate process inspects them, as for the scripts, because inspecting takes memory on each.
     """
     if torch.cuda.device_count() < 2:
         return torch.cuda.device_count()
     command = [sys.executable, "-m", "minicpmv.training.launching.hardware", *flags]
     told = subprocess.run(command, capture_output=True, text=True, check=False)
-    return int(told.stdout.split()[0]) if told.returncode == 0 else 0  # 0: the run itself says what is wrong
+    return int(told.stdout.split()[0]) if told.returncode == 0 else 0  # 0: the run itself reports the fault
 
 
 def refuse_other_number(run: RunArguments) -> None:
-    """Make sure that ``--num_processes`` is what a launcher has started on this machine.
+    """Verify that ``--num_processes`` equals the number that a launcher has started on this machine.
 
     Raises:
-        UsageError: It is not.
+        UsageError: The numbers differ.
     """
     started = num_launched("LOCAL_WORLD_SIZE" if "LOCAL_WORLD_SIZE" in os.environ else "WORLD_SIZE")
     if run.num_processes not in (None, started):
         raise UsageError(
-            f"--num_processes: found {run.num_processes} in a run of which a launcher has started {started} process(es)"
-            " on this machine, expected the same\n  fix: remove the flag; GPUS_PER_NODE of the scripts, or "
-            "torchrun --nproc_per_node, says it"
+            f"--num_processes: found {run.num_processes}, but a launcher has started {started} process(es) on this "
+            "machine, expected the same number\n  fix: remove the flag; GPUS_PER_NODE of the scripts, or torchrun "
+            "--nproc_per_node, sets it"
         )

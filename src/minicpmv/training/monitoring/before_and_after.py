@@ -1,7 +1,7 @@
-"""Measures before and after: the same validation records are answered by the base and by what training made of it.
+"""Scores the same validation records before and after training: answered by the base, then by the trained model.
 
-Files as ``minicpmv eval --output`` writes them, which the report and ``minicpmv compare`` read. How many records is
-bounded, since a large model answers a few in a second. Training goes on as if nobody had asked.
+Writes the files of ``minicpmv eval --output``, which the report and ``minicpmv compare`` read. The number of records is
+bounded, since a large model answers only a few per second. Training is unaffected.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from minicpmv.training.monitoring.validation_answers import ValidationAnswers
 __all__ = ["METRICS", "Measurement"]
 
 METRICS = ("exact_match", "anls")
-"""Word for word, and how near: of long answers the second says more."""
+"""Exact match, and similarity, which says more about long answers."""
 _MAX_NEW_TOKENS = 64
 
 
 class Measurement:
-    """Lets a model that is being trained answer validation records, and writes the answers with their scores.
+    """Has a model in training answer validation records, and writes the answers with their scores.
 
     Args:
         sets: The validation records of each set; at least one.
         num_records: How many of all of them are answered, spread evenly.
         batch_size: Records that a process answers at once.
-        directory: Of the run.
+        directory: The run's directory.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Measurement:
         self._directory = directory
         every = [(dataset, position) for dataset in sets.values() for position in range(len(dataset))]
         self.num_records = len(every)
-        """There are to choose from."""
+        """Number of validation records of all sets."""
         places = np.linspace(0, len(every) - 1, min(num_records, len(every))).round().astype(int).tolist()
         fitting = [each for each in map(_fit, (every[place] for place in places)) if each is not None]
         self._of_sets = [
@@ -70,31 +70,31 @@ class Measurement:
 
     @property
     def num_asked(self) -> int:
-        """Records that are answered."""
+        """Number of records that are answered."""
         return len(self._asked)
 
     def before(self, model: nn.Module, *, rank: int, num_processes: int, between: Callable[[], None]) -> None:
-        """Measure what the run starts from. Every process must call it, as with :meth:`after`.
+        """Measure the model before training. Every process must call it, as with :meth:`after`.
 
         The arguments are those of ``ValidationAnswers.take``.
         """
-        (self._directory / AFTER).unlink(missing_ok=True)  # of an earlier run here
+        (self._directory / AFTER).unlink(missing_ok=True)  # left by an earlier run
         self._measure(model, BEFORE, rank, num_processes, between)
 
     def after(self, model: nn.Module, *, rank: int, num_processes: int, between: Callable[[], None]) -> None:
-        """Measure what the run leaves."""
+        """Measure the trained model."""
         self._measure(model, AFTER, rank, num_processes, between)
 
     def describe(self) -> list[str]:
-        """Say what became of each metric, on the process that writes; nothing where there is no file from before."""
+        """Describe how each metric changed, on the process that writes; without a file from before, only the count."""
         before, after = str(self._directory / BEFORE), str(self._directory / AFTER)
         try:
             same = [each.key for each in read_answers(before)] == [each.key for each in read_answers(after)]
             found = compare(before, after, find_metrics(METRICS), seed=0, max_changes=0) if same else None
-        except UsageError:  # the run goes on from one that did not measure
+        except UsageError:  # resumed from a run that did not measure
             found = None
         if found is None:
-            return [f"{self.num_asked} validation records answered after training; before it nobody asked them"]
+            return [f"{self.num_asked} validation records answered after training; there are no answers from before it"]
         lines = [f"before and after training, {self.num_asked} of {self.num_records:,} validation records:"]
         for metric in find_metrics(METRICS):
             of_metric = found.differences[metric.name]
@@ -117,7 +117,7 @@ class Measurement:
                     write_line(file, {**lines[number], "index": number})
 
     def _describe(self, answered: Sequence[Prediction]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the line of each answer, by its number."""
+        """Yield the number and the line of each answer."""
         places = [answers.fields(number) for answers in self._of_sets for number in range(len(answers))]
         scorer = Scorer(find_metrics(METRICS))
         for said in answered:
@@ -130,5 +130,5 @@ def _fit(place: tuple[ConversationDataset, int]) -> tuple[ConversationDataset, i
     dataset, position = place
     try:
         return dataset, position, dataset.fit(position).max_slice_nums
-    except DataError:  # passed over, or named, where the loss is measured
+    except DataError:  # skipped, or reported, by the loss evaluation
         return None

@@ -1,4 +1,4 @@
-"""Takes the mean training loss of each epoch over all its trained tokens; a run's last few steps say little."""
+"""Computes the mean training loss of each epoch over its trained tokens; a run's last few steps say little."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from minicpmv.training.distributed.processes import add_up
 __all__ = ["EPOCH_LOSS", "AtEndOfStep", "EpochLoss"]
 
 EPOCH_LOSS = "epoch_loss"
-"""Key of the log."""
+"""Key in the log."""
 
 
 class EpochLoss(TrainerCallback, ExportableState):
-    """Adds up an epoch's loss. A checkpoint in the middle of an epoch keeps the sums, so that a resumed run goes on."""
+    """Sums up an epoch's loss. A checkpoint within an epoch keeps the sums, so that a resumed run continues them."""
 
     def __init__(self) -> None:
         self.nats = 0.0
-        """Of the epoch until the last :meth:`settle`, over all processes."""
+        """Summed loss of the epoch up to the last :meth:`settle`, over all processes."""
         self.tokens = 0.0
-        """The trained tokens that they are of, counted as often as the nats are."""
+        """Number of trained tokens in that sum."""
         self._here: Tensor | None = None
         """[2] nats and tokens of this process since then, on the device."""
         self._items: Tensor | float = 0.0
@@ -35,8 +35,8 @@ class EpochLoss(TrainerCallback, ExportableState):
         """Count a micro-batch.
 
         Args:
-            loss: Scalar, its share of the loss of the whole step, as the backward pass had it.
-            num_items: Trained tokens of the whole step, which the loss is divided by.
+            loss: Scalar, its share of the loss of the whole step, as in the backward pass.
+            num_items: Trained tokens of the whole step, by which the loss is divided.
         """
         items = torch.as_tensor(0 if num_items is None else num_items, device=loss.device, dtype=torch.float32)
         added = torch.stack([loss.detach().float() * items, torch.zeros_like(items)])
@@ -50,13 +50,13 @@ class EpochLoss(TrainerCallback, ExportableState):
             self._items = 0.0 * self._here[1]
 
     def settle(self) -> None:
-        """Add up what the processes have. Every process must call it."""
+        """Add up the sums of all processes. Every process must call it."""
         if self._here is not None:
             nats, tokens = add_up(self._here).tolist()
             self.nats, self.tokens, self._here = self.nats + nats, self.tokens + tokens, None
 
     def mean(self) -> float | None:
-        """Return the mean of the epoch until now, in nats per trained token; None if nothing was trained.
+        """Return the epoch's mean so far, in nats per trained token; None if nothing was trained.
 
         Every process must call it.
         """
@@ -64,13 +64,13 @@ class EpochLoss(TrainerCallback, ExportableState):
         return self.nats / self.tokens if self.tokens else None
 
     def end_epoch(self) -> None:
-        """Begin with the next one."""
+        """Reset the sums for the next epoch."""
         self.nats = self.tokens = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Withdraw what was said of the part of an epoch in which a shorter run ended: it is gone on with."""
+        """Remove the logged mean of the partial epoch in which a shorter run ended, since the epoch continues."""
         if self.tokens and state.global_step < state.max_steps:
             part = [entry for entry in state.log_history if EPOCH_LOSS in entry and entry["step"] == state.global_step]
             state.log_history = [entry for entry in state.log_history if entry not in part]
@@ -82,7 +82,7 @@ class EpochLoss(TrainerCallback, ExportableState):
 
 @dataclass
 class AtEndOfStep(TrainerCallback):
-    """Has something done at the end of each step, before its numbers are logged and a checkpoint is written."""
+    """Calls ``act`` at the end of each step, before its numbers are logged and a checkpoint is written."""
 
     act: Callable[[], None]
 

@@ -1,7 +1,6 @@
-"""How good the answers of a model under training are: held-out records are answered at each evaluation, and measured.
+"""Scores the answers of a model in training to validation records, at each evaluation.
 
-The last answer of each record is asked for, greedily, as ``minicpmv eval`` does. Training goes on as if nobody had
-asked.
+The model generates the last answer of each record greedily, as in ``minicpmv eval``. Training is unaffected.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ __all__ = [
 
 
 class EvalMetrics:
-    """Measures a model that is being trained.
+    """Computes metrics of a model in training.
 
     Args:
-        dataset: The held-out records.
-        metrics: What is measured.
+        dataset: The validation records.
+        metrics: The metrics to compute.
         num_records: How many records are answered, the first ones; None: all.
         max_new_tokens: Longest answer.
         batch_size: Records that a process answers at once.
 
     Raises:
-        UsageError: A metric has no meaning for any of the records.
+        UsageError: A metric applies to none of the records.
     """
 
     def __init__(
@@ -64,13 +63,13 @@ class EvalMetrics:
             batch_size=batch_size,
         )
         self.share = self._asked.share
-        """How many answers are measured, of all that the records have."""
+        """The share of the records' answers that are measured."""
         self._look_at_references()
 
     def measure(
         self, model: nn.Module, *, rank: int, num_processes: int, between: Callable[[], None]
     ) -> dict[str, float]:
-        """Answer, and return the values by the metrics' names. Every process must call it.
+        """Answer the records, and return the values by metric name. Every process must call it.
 
         The arguments are those of ``ValidationAnswers.take``.
         """
@@ -87,11 +86,11 @@ class EvalMetrics:
         return {metric.name: metric.value(sums[metric.name]) for metric in self._metrics if metric.name in sums}
 
     def of_loss(self, nats: float, weight: float) -> dict[str, float]:
-        """Return what the loss alone decides."""
+        """Return the metrics that depend on the loss alone."""
         return {metric.name: metric.value((nats, weight)) for metric in self._of_loss if weight}
 
     def _look_at_references(self) -> None:
-        """Show the records to the metrics that want to see all first, and look for one that each can measure."""
+        """Show the records to the metrics that need all of them first, and verify that each metric applies to one."""
         unmet = {metric.name: metric for metric in self._metrics}
         first = [metric for metric in self._metrics if metric.sees_all_first]
         for record in self._asked:
@@ -103,8 +102,8 @@ class EvalMetrics:
             unmet = {name: metric for name, metric in unmet.items() if measure(metric, sample) is None}
         for name, metric in unmet.items():
             raise UsageError(
-                f"--eval_metrics {name}: found none of {len(self._asked)} held-out record(s) that it can measure, "
-                f"expected {metric.expects}\n  fix: add what is missing to the data, or leave the metric out"
+                f"--eval_metrics {name}: found no record that it can measure among {len(self._asked)} validation "
+                f"record(s), expected {metric.expects}\n  fix: add what is missing to the data, or leave the metric out"
             )
 
 
@@ -113,7 +112,7 @@ def _fitting(dataset: ConversationDataset) -> Iterator[tuple[int, int]]:
     for position in range(len(dataset)):
         try:
             yield position, dataset.fit(position).max_slice_nums
-        except DataError:  # passed over, or named, where the loss is measured
+        except DataError:  # skipped, or reported, by the loss evaluation
             continue
 
 

@@ -1,7 +1,7 @@
-"""The norm of each part's gradient, beside the norm of all of it that Trainer logs.
+"""Computes the gradient norm of each part of the model, in addition to the total norm that Trainer logs.
 
-Engines that shard hold a piece of every gradient in each process. There each process adds up what it holds, and one
-exchange of five sums makes the norms: no gradient is gathered, and no tensor is copied.
+With a sharding engine each process holds a shard of every gradient. It sums up its own shards, and one reduction of
+five sums makes the norms: no gradient is gathered, and no tensor is copied.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _norms_of: Any = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage
 
 
 def part_norms(model: nn.Module, *, device: torch.device, scale: float = 1.0) -> dict[str, float]:
-    """Measure the gradient of each part that learns: after it was summed over micro-batches and processes, not clipped.
+    """Compute the gradient norm of each trained part, summed over micro-batches and processes, before clipping.
 
     Args:
-        model: The model, bare or wrapped by PEFT. All processes measure together.
-        device: Where processes exchange numbers.
-        scale: By which float16's loss scaling has multiplied it.
+        model: The model, bare or wrapped by PEFT. Every process must call it.
+        device: Device on which processes exchange numbers.
+        scale: Factor by which float16's loss scaling has multiplied the gradient.
 
     Returns:
-        Norms by the names of the log, ``grad_norm/vision_tower``, ...; their squares add up to that of the whole norm.
+        Norms by log key, ``grad_norm/vision_tower``, ...; their squares add up to that of the total norm.
     """
     places = parts_of(model)
     squares = {part: torch.zeros((), device=device) for part in PART_FLAGS}
@@ -48,11 +48,11 @@ def part_norms(model: nn.Module, *, device: torch.device, scale: float = 1.0) ->
         if piece.gradient is not None:
             pieces[part, piece.num_copies, piece.gradient.device, piece.gradient.dtype].append(piece.gradient)
     for (part, num_copies, _, _), gradients in pieces.items():
-        # As torch's own clipping does: a few kernels for all of them, where each of 700 tensors would have five.
+        # As in torch's own clipping: a few kernels for all tensors, instead of five for each of 700.
         norms = torch.stack(_norms_of(gradients, 2, dtype=torch.float32))
         squares[part] = squares[part] + norms.square().sum().to(device) / num_copies
     sums = torch.stack(list(squares.values()))
-    # Where every process holds all of it, each has the whole sum's share of one process.
+    # Where every process holds the whole gradient, each contributes an equal share of the sum.
     total = add_up(sums) if is_sharded else sums * num_processes()
     norms = dict(zip(squares, (total.sqrt() / scale).tolist(), strict=True))
     return {f"grad_norm/{part.replace(' ', '_')}": norm for part, norm in norms.items() if part in learning}
@@ -60,21 +60,21 @@ def part_norms(model: nn.Module, *, device: torch.device, scale: float = 1.0) ->
 
 class _Piece(NamedTuple):
     gradient: Tensor | None
-    """What this process holds of a parameter's gradient; None if it is nothing."""
+    """This process's shard of a parameter's gradient; None if it has none."""
     num_copies: int
-    """How many processes hold this very piece."""
+    """Number of processes that hold the same shard."""
 
 
 def _find_piece(parameter: Any) -> _Piece:
     if hasattr(parameter, "ds_id"):  # ZeRO-3
         return _Piece(load_deepspeed().utils.safe_get_local_grad(parameter), 1)
-    if hasattr(parameter, "_hp_mapping"):  # ZeRO-1 and 2, which offer whole gradients only, gathered one by one
+    if hasattr(parameter, "_hp_mapping"):  # ZeRO-1 and 2 offer whole gradients only, gathered one by one
         mapping = parameter._hp_mapping
         if mapping is None:
             return _Piece(None, 1)
         gradient = mapping.get_lp_grad_fragment(parameter._index_in_param_group)
         own = mapping.lp_fragment_address
-        if gradient.numel() > own.numel:  # DeepSpeed's bfloat16 optimizer sums up all of it in each process
+        if gradient.numel() > own.numel:  # DeepSpeed's bfloat16 optimizer sums the whole gradient in each process
             gradient = gradient.flatten().narrow(0, own.start, own.numel)
         return _Piece(gradient, 1)
     gradient = parameter.grad
@@ -88,8 +88,8 @@ def _find_piece(parameter: Any) -> _Piece:
 def before_each_step(engine: Any, action: Callable[[], None]) -> None:
     """Call ``action`` before each optimizer step of a DeepSpeed engine, with its gradients complete.
 
-    accelerate runs backward pass and step in one call, and DeepSpeed has no hook in between. This may go when one of
-    them gets one.
+    accelerate runs backward pass and step in one call, and DeepSpeed has no hook in between. This may go when either
+    offers one.
     """
     step = engine.step
 

@@ -1,6 +1,6 @@
-"""Resolves how often a run logs, evaluates and saves where its flags leave it open: by its own number of steps.
+"""Resolves how often a run logs, evaluates and saves, from its number of steps, where no flag says so.
 
-A data set of twelve steps is not evaluated every thousand. What was given on the command line stays as it is.
+A run of twelve steps is not evaluated every thousand steps. Values given on the command line are kept.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from minicpmv.training.stopping.boundary import AlreadyTrained
 __all__ = ["Stopper", "describe_rhythm", "resolve_rhythm"]
 
 _LINES = 20
-"""Of a short run's log, at least."""
+"""Minimum number of log entries of a short run."""
 _STEPS_BETWEEN_LINES = 10
 _STEPS_BETWEEN_EVALUATIONS = 1000
 _EVALUATIONS = 20
-"""Of a run of very many epochs, roughly."""
+"""Approximate number of evaluations of a run with very many epochs."""
 _ASKING_FOR_DATA = ("do_eval", "eval_on_start", "eval_strategy")
 _SAVING = ("save_strategy", "save_steps")
 
@@ -32,20 +32,20 @@ _SAVING = ("save_strategy", "save_steps")
 def resolve_rhythm(
     request: Request, args: TrainingArguments, plan: BatchPlan, *, sets: Sequence[str]
 ) -> tuple[TrainingArguments, list[str]]:
-    """Decide what the command line leaves open.
+    """Choose the intervals that the command line does not set.
 
     Args:
-        request: What was asked for.
+        request: The flags as given.
         args: transformers' arguments.
-        plan: Of the run.
+        plan: The run's plan of batches.
         sets: Names of the validation sets; empty if there is none.
 
     Returns:
-        A changed copy of ``args``, and notices on what was overruled. It is copied and not built again because building
-        it sets up devices and DeepSpeed.
+        A changed copy of ``args``, and notices of overruled flags. It is copied and not built again because building it
+        sets up devices and DeepSpeed.
 
     Raises:
-        UsageError: A flag needs evaluations, and there are none.
+        UsageError: A flag requires evaluations, and there are none.
     """
     args = copy.copy(args)
     given, num_steps = request.given, count_steps(plan, args)
@@ -61,7 +61,7 @@ def resolve_rhythm(
 
 
 def describe_rhythm(args: TrainingArguments) -> str:
-    """Say in one line how often a run is measured, if it is."""
+    """Describe in one line how often a run is evaluated, if it is."""
     strategy = IntervalStrategy(args.eval_strategy)
     if strategy == IntervalStrategy.STEPS:
         when = f"every {args.eval_steps:g} step(s)"  # None with any other strategy
@@ -76,7 +76,7 @@ def describe_rhythm(args: TrainingArguments) -> str:
 
 
 def _choose_interval(num_steps: int, steps_per_epoch: int) -> int:
-    """Return an epoch's steps, or fewer in a long epoch; of very many short epochs, several together."""
+    """Return the steps of an epoch, fewer if epochs are long, or those of several if they are many and short."""
     epochs_together = max(1, round(num_steps / steps_per_epoch / _EVALUATIONS))
     return min(epochs_together * steps_per_epoch, _STEPS_BETWEEN_EVALUATIONS)
 
@@ -124,7 +124,7 @@ def _resolve_best(request: Request, args: TrainingArguments) -> list[str]:
 
 
 class Stopper(EarlyStoppingCallback):
-    """transformers' early stopping; a run that it has ended trains no further when it is started again."""
+    """Stops early as transformers does; a run that it has ended trains no further when it is resumed."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

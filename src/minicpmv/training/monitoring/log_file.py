@@ -1,4 +1,4 @@
-"""``log.jsonl``: the log as it grows, so that a run that is killed leaves what it has logged until then."""
+"""Writes ``log.jsonl`` during the run, so that a killed run leaves what it has logged so far."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["LogFile"]
 
 
 class LogFile(TrainerCallback):
-    """Writes each entry of the log when it is made; the first process alone does.
+    """Writes each entry of the log as it is made, on rank 0 only.
 
     Args:
-        directory: The run's.
+        directory: The run's directory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -29,7 +29,7 @@ class LogFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin with what the checkpoint knows that the run goes on from: later entries are of steps to be repeated."""
+        """Begin with the log of the checkpoint that the run resumes from; later entries are of steps to repeat."""
         if state.is_world_process_zero:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._path, _lines(state.log_history))
@@ -37,7 +37,7 @@ class LogFile(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write it as it is by now: entries may have been withdrawn since, by callbacks that come later."""
+        """Write the log again, since callbacks that run later may have removed entries."""
         self.on_train_begin(args, state, control)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Says of a run that ran out of memory how much it had in hand, and which of its flags make it need less."""
+"""Describes the batch at which a run ran out of memory, and the flags that reduce memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["describe_batch", "ways_to_need_less"]
 
 
 def describe_batch(batch: Mapping[str, Any]) -> str:
-    """Say how large a batch is that the collators made.
+    """Describe the size of a collated batch.
 
     >>> from minicpmv.models.networks.layout import Layout
     >>> describe_batch({"layout": Layout(tokens_of_each=(1200, 700), sizes=((32, 32),) * 12)})
@@ -27,7 +27,7 @@ def describe_batch(batch: Mapping[str, Any]) -> str:
 
 
 def ways_to_need_less(run: RunArguments, args: TrainingArguments) -> str:
-    """List what makes a step need less memory and is not in use yet, what changes nothing about the result first."""
+    """List the unused flags that reduce a step's memory, those that do not change the result first."""
     ways = []
     if not (run.llm_activation_checkpointing and run.vision_activation_checkpointing):
         ways.append("--activation_checkpointing true")
@@ -51,4 +51,4 @@ def ways_to_need_less(run: RunArguments, args: TrainingArguments) -> str:
     variable = "PYTORCH_ALLOC_CONF" if release >= (2, 9) else "PYTORCH_CUDA_ALLOC_CONF"
     if "expandable_segments" in os.environ.get(variable, ""):
         return told
-    return f"{told}. Where little is missing, {variable}=expandable_segments:True in the environment may do"
+    return f"{told}. If little is missing, {variable}=expandable_segments:True in the environment may be enough"

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a progress bar on a terminal, and one line of numbers per logging step."""
+"""Shows a run's progress: a bar on a terminal, and one line of numbers per logging step."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _SHOWN = (
 
 
 def memory_gib() -> float:
-    """Peak memory of this process so far, GiB: on the accelerator if there is one, otherwise in RAM."""
+    """Return this process's peak memory so far, in GiB: of the accelerator if there is one, otherwise of RAM."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
 
 
 def format_log(logs: dict[str, Any], *, step: int, max_steps: int) -> str | None:
-    """Write one logging step as a line, or None if it has no number that is shown.
+    """Format one logging step as a line; None if it has no number to show.
 
     >>> format_log({"loss": 1.5, "learning_rate": 1e-4, "epoch": 0.5}, step=10, max_steps=100)
     'step 10/100  loss 1.5000  lr 1.00e-04'
@@ -46,7 +46,7 @@ def format_log(logs: dict[str, Any], *, step: int, max_steps: int) -> str | None
 
 
 class RunProgress(ProgressCallback):
-    """transformers' progress bar with a readable line; without a terminal, the line alone."""
+    """Shows transformers' progress bar with a readable line; without a terminal, the line alone."""
 
     def __init__(self, *, bar: bool) -> None:
         super().__init__()

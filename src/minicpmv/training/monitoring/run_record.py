@@ -1,4 +1,4 @@
-"""``run.json``: what was run, on what, with which versions, and what came of it."""
+"""Records a run in ``run.json``: its flags, data, machine, versions and results."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ __all__ = [
 ]
 
 _MAX_BINS = 24
-"""Of the histogram of lengths."""
+"""Most bins of the histogram of lengths."""
 
 
 class RunFile:
-    """``run.json`` of a run, in which every secret is hidden.
+    """Writes the ``run.json`` of a run, with every secret redacted.
 
     Args:
-        directory: The run's.
-        content: What is known before the first step.
+        directory: The run's directory.
+        content: Entries known before the first step.
         is_writing: Whether this process writes it.
     """
 
@@ -60,11 +60,11 @@ class RunFile:
         self._is_writing = is_writing
 
     def note(self, **entries: Any) -> None:
-        """Remember more for the next time that it is written."""
+        """Add entries, without writing the file."""
         self._content |= entries
 
     def write(self, **entries: Any) -> None:
-        """Write it with what is new."""
+        """Add entries, and write the file."""
         self.note(**entries)
         if self._is_writing:
             write_json(self._path, clean_settings(self._content))
@@ -81,17 +81,17 @@ def describe_run(
     overridden: Sequence[str],
     machine: Machine,
 ) -> dict[str, Any]:
-    """Collect what a run is made of, as JSON; metrics are added when it is over.
+    """Describe a run as JSON; metrics are added when it is over.
 
     Args:
         request: The flags.
-        args: As training has them.
-        base: What the run starts from.
-        inputs: Its data.
-        parts: What learns.
-        plan: What a step holds.
-        overridden: What the checkpoint or adapter that it starts from has otherwise, and was allowed.
-        machine: What it runs on; of several machines, the first.
+        args: transformers' arguments.
+        base: Identity of the base weights.
+        inputs: The data.
+        parts: The parts of the model and whether they are trained.
+        plan: Figures of an optimizer step.
+        overridden: Differences from the checkpoint or adapter that it starts from, allowed by a flag.
+        machine: The machine; of several, the first.
     """
     return {
         "status": "running",
@@ -136,14 +136,14 @@ def describe_data(sources: Iterable[Source], contents: Mapping[str, Content]) ->
 
 
 def describe_split(split: ValidationSplit | None) -> dict[str, Any] | None:
-    """Say how many records were held out of how many, and by a digest which ones; None if none were to be."""
+    """Describe the validation split: its size, that of the data, and a digest of its records; None without a split."""
     if split is None:
         return None
     return {"held_out": len(split.records), "of": split.num_records, "sha256": split.sha256}
 
 
 def _describe_records(inputs: RunInputs) -> dict[str, Any]:
-    """Tell in numbers what is trained on; less where records are checked, and counted, only when they are read."""
+    """Describe the training data in numbers; in fewer with ``--check_first false``."""
     statistics: dict[str, Any] = {"records": len(inputs.train), "validation_records": inputs.num_validation}
     report = inputs.lengths
     if report is None:
@@ -164,7 +164,7 @@ def _describe_records(inputs: RunInputs) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Name the commit that this package is run from, ``-dirty`` with changes since; None if it is no checkout's."""
+    """Return the commit of the checkout that this package runs from, ``-dirty`` with changes; None without one."""
     here = Path(minicpmv.__file__)
 
     def git(*arguments: str) -> str | None:
@@ -173,13 +173,13 @@ def _commit() -> str | None:
             return done.stdout.strip() if done.returncode == 0 else None
         return None
 
-    if git("ls-files", "--error-unmatch", here.name) is None:  # installed, perhaps inside another repository
+    if git("ls-files", "--error-unmatch", here.name) is None:  # installed, perhaps within another repository
         return None
     return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what JSON cannot hold."""
+    """Return the settings that JSON can hold."""
     return {
         name: value
         for name, value in sorted(settings.items())
@@ -192,14 +192,14 @@ def _embeds(record: Record) -> bool:
 
 
 def minicpmv_command() -> str:
-    """Return how a user reaches the command. The scripts say so: it may lie in an environment that only they have."""
+    """Return the command to call the CLI with. The scripts set it, since they may use an environment of their own."""
     return os.environ.get("MINICPMV", "minicpmv")
 
 
 def chat_command(directory: str, records: Sequence[Record]) -> str:
-    """Write the command that talks to what was trained, with the first question that has an image file if there is one.
+    """Return the command to chat with the trained model, with the first question that has an image file, if any.
 
-    The words can be pasted into a shell as they are.
+    It is quoted for a shell.
     """
     words = [minicpmv_command(), "chat", directory]
     if not records:

@@ -1,7 +1,7 @@
-"""What the model answers to a few held-out questions: before the first step, and again at every evaluation.
+"""Records the model's answers to a few validation questions: before the first step, and at every evaluation.
 
-The first question of each of the first held-out records is asked, unless its answer has weight 0, by the prompt that
-``minicpmv chat`` would use, and answered greedily. Training goes on as if nobody had asked.
+The model answers the first question of each of the first validation records greedily, unless its answer has weight 0,
+from the prompt that ``minicpmv chat`` would use. Training is unaffected.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ __all__ = ["AskAtStart", "Samples"]
 
 class _Question(NamedTuple):
     record: Record
-    """It ends with the answer that is asked for."""
+    """The record, cut after the answer that is asked for."""
     max_slice_nums: int
     of_answers: int
-    """How many the whole record has."""
+    """Number of answers of the whole record."""
 
 
 class Samples:
-    """Asks a model that is being trained, and writes down what it says.
+    """Asks a model in training, and writes its answers to a file.
 
     Args:
         datasets: The validation records of each set; at least one.
-        num_records: How many of each set are asked, the first ones.
+        num_records: How many of the first records of each set are asked.
         max_new_tokens: Longest answer.
         batch_size: Records answered at once.
         path: The file: one line for each step and record, in order.
@@ -70,20 +70,19 @@ class Samples:
         self._step = -1
 
     def take(self, model: nn.Module, *, step: int, is_leader: bool) -> list[str]:
-        """Ask after this step, once for each step.
+        """Ask the model after this step, once per step.
 
         Args:
             model: The model itself, bare or wrapped by PEFT, without an engine around it, in evaluation mode and in
-                the precision of training. Where processes share its weights all of them ask, otherwise the leader
-                alone.
-            step: Optimizer steps that it has learned.
+                the precision of training. With sharded weights every process asks, otherwise only the leader.
+            step: Number of optimizer steps done.
             is_leader: Whether this process writes.
 
         Returns:
-            What the leader has to tell: a line for each record.
+            A line for each record to print, on the leader.
 
         Raises:
-            ImageError: An image cannot be read any more.
+            ImageError: An image is no longer readable.
         """
         if step == self._step or not (is_leader or is_sharded(model)):
             return []
@@ -106,7 +105,7 @@ class Samples:
 
 @dataclass
 class AskAtStart(TrainerCallback):
-    """Has samples taken before the first step; a run that goes on has them from before."""
+    """Takes samples before the first step; a resumed run already has them."""
 
     ask: Callable[[], None]
 
@@ -119,12 +118,12 @@ class AskAtStart(TrainerCallback):
 
 
 def _first_questions(dataset: ConversationDataset) -> Iterator[_Question]:
-    """Yield records that end with their first answer, with as many slices as evaluation gives them."""
+    """Yield records cut after their first answer, with as many slices as in evaluation."""
     for index in range(len(dataset)):
         try:
             record = dataset.records[index]
             fit = dataset.fit(index, record)
-        except DataError:  # passed over, or named, where the loss is measured
+        except DataError:  # skipped, or reported, by the loss evaluation
             continue
         places = find_answers(record)
         yield _Question(cut_before(record, places[0]), fit.max_slice_nums, len(places))
@@ -148,7 +147,7 @@ def _shorten(step: int, question: _Question, said: Prediction) -> str:
 
 
 def _replace_from(path: Path, step: int, lines: Sequence[dict[str, Any]]) -> None:
-    """Put lines behind those of earlier steps. A run that goes on comes by steps again that it has been at before."""
+    """Append lines to those of earlier steps, replacing the rest: a resumed run revisits steps that it has logged."""
     kept: list[str] = []
     with suppress(FileNotFoundError):
         kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] < step]

@@ -1,6 +1,6 @@
-"""How fast a run is: what its batches held, by the clock, over all processes.
+"""Measures a run's throughput over all processes: tokens, samples and operations per second.
 
-Batches are counted by their layouts, which the host knows; processes add up their counts only where they are logged.
+Batches are counted by their layouts, which are on the host; processes sum up their counts only where they are logged.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["Throughput", "count_work"]
 
 
 class Throughput:
-    """A clock beside a count of what was computed since it was last read.
+    """Counts the work done and the time passed since it was last read.
 
     Args:
-        flops_of_each: What the model at hand costs.
+        flops_of_each: Operations per unit of work for this model.
     """
 
     def __init__(self, flops_of_each: Work) -> None:
@@ -38,30 +38,30 @@ class Throughput:
         return self._since is not None
 
     def start(self) -> None:
-        """Let the clock run."""
+        """Start the clock."""
         self._since = time.perf_counter()
 
     def count(self, batch: Mapping[str, Any], *, num_records: int) -> None:
-        """Add a batch. One of no records, which a process computes to keep others company, is no work."""
+        """Add a batch. Padding batches (no records) do not count."""
         if num_records:
             self._records += num_records
             work = count_work(batch["layout"])
             self._work = Work(*map(add, self._work, work))
 
     def leave_out(self, started: float) -> None:
-        """Take what has passed since then, by ``time.perf_counter``, out of the time that counts."""
+        """Exclude the time since ``started``, by ``time.perf_counter``, from the measured time."""
         if self._since is not None:
             self._since += time.perf_counter() - started
 
     def read(self, device: torch.device) -> dict[str, float]:
-        """Tell the rates since the last time, and begin anew. All processes do so together.
+        """Return the rates since the last call, and reset the counts. Every process must call it.
 
         Args:
-            device: Where processes exchange numbers.
+            device: Device on which processes exchange numbers.
 
         Returns:
-            By the names of the log: tokens and samples of all processes together; operations of one on average, to be
-            compared with its device's peak. Nothing if the clock never ran.
+            Rates by log key: tokens and samples of all processes together; operations per process on average, to
+            compare with its device's peak. Empty if the clock never ran.
         """
         if self._since is None:
             return {}

@@ -1,4 +1,4 @@
-"""Answers of a model under training to held-out records, which its processes divide among themselves."""
+"""Generates the answers of a model in training to validation records, divided among its processes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["ValidationAnswers"]
 
 
 class ValidationAnswers:
-    """Has the last answer of each record written, greedily.
+    """Generates the last answer of each record greedily.
 
     Args:
-        records: They end with the answer that is asked for.
+        records: Validation records that end with the answer to generate.
         max_slice_nums: Most tiles of each record's pictures.
         processor: The checkpoint's.
         max_new_tokens: Longest answer.
@@ -49,19 +49,19 @@ class ValidationAnswers:
         self._plan: list[NDArray[np.int64]] = []
 
     def take(self, model: Any, *, rank: int, num_processes: int, between: Callable[[], None]) -> list[Prediction]:
-        """Answer, and return what this process has answered, by the position among the records.
+        """Answer the records, and return this process's answers, with their positions among the records.
 
-        Where processes share the model's weights, each answers all; otherwise each its own. Every process must call it.
+        With sharded weights each process answers all of them, otherwise its own share. Every process must call it.
 
         Args:
             model: The model itself, bare or wrapped by PEFT, without an engine around it, in evaluation mode and in the
                 precision of training.
-            rank: Of this process.
-            num_processes: How many call it.
+            rank: Rank of this process.
+            num_processes: Number of processes that call it.
             between: Called on every process after each batch.
 
         Raises:
-            ImageError: An image cannot be read any more.
+            ImageError: An image is no longer readable.
             MemoryShortageError: There is no room for a record.
         """
         raise_together(self._measure)
@@ -72,13 +72,13 @@ class ValidationAnswers:
         loaded = LoadedModel("", "", model, self._processor)
         found: list[Prediction] = []
         with closing(Answering(settings=self._settings)(loaded, questions)) as answered:
-            for _ in range(num_rounds):  # nothing is left for some in the last
+            for _ in range(num_rounds):  # some have nothing left in the last round
                 raise_together(lambda: found.extend(next(answered, [])))
                 between()
         return sorted(found, key=lambda said: said.index)
 
     def _measure(self) -> None:
-        """Divide the records into batches, once; which takes their lengths."""
+        """Divide the records into batches, once, since that requires their lengths."""
         self._plan = self._plan or plan_questions(
             self._processor,
             self._records,

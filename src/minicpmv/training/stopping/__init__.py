@@ -1,1 +1,1 @@
-"""Decides at each step whether a run goes on, stops or fails. It knows no Trainer."""
+"""Decides at each step whether a run continues, stops or fails. It knows no Trainer."""

@@ -1,7 +1,7 @@
-"""What the processes of a run decide together at the end of each optimizer step: to go on, to stop, or to fail.
+"""Makes the processes of a run agree at the end of each optimizer step: to continue, to stop, or to fail.
 
-One small exchange carries both questions: has a signal asked any process to stop, and is any process's loss or gradient
-no longer a number. All of them act at the same step, so none waits for another that has left.
+One small collective answers both questions: has a signal asked any process to stop, and is any process's loss or
+gradient no longer finite. All of them act at the same step, so none waits for another that has left.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = [
 ]
 
 MOST_SKIPPED = 50
-"""Steps in a row that float16's scaling may skip. It halves its factor each time: after about 20 it has none left."""
+"""Consecutive steps that float16's loss scaling may skip. It halves its factor each time, and after some 20 it is 0."""
 
 _SHOWN = 20
 
 
 class Stopped(BaseException):
-    """Training has ended at a step boundary with a checkpoint, because a signal asked for it."""
+    """Training has stopped at a step boundary with a checkpoint, because a signal asked for it."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
@@ -43,28 +43,28 @@ class Stopped(BaseException):
 
 
 class EvaluationStopped(Stopped):
-    """A signal came while the loss was measured between two steps; nothing of the step behind is saved yet."""
+    """A signal came during an evaluation between two steps; the last step is not saved yet."""
 
 
 class AlreadyTrained(BaseException):
-    """A run goes on from the checkpoint of its last step; Trainer would take one more before it looks."""
+    """A run resumes from the checkpoint of its last step; Trainer would take one more step before it checks."""
 
 
 class _Batch(NamedTuple):
     loss: Tensor
     numbers: list[int]
-    """Which records it is made of, [records] int64."""
+    """Numbers of its records, [records] int64."""
 
 
 class StepBoundary(TrainerCallback):
-    """Ends a run at the end of an optimizer step, on all processes at the same one.
+    """Ends a run at the end of an optimizer step, the same step on all processes.
 
     Args:
-        interruption: Knows of signals; None if nobody listens.
-        describe: Names a record by its number.
-        was_skipped: Says whether float16's scaling has left the last step out.
-        make_up: Called if a resumed run begins where an evaluation was due that its predecessor had no time for.
-        measured: What an evaluation that came to its end has left in the log.
+        interruption: Records signals; None if signals are not handled.
+        describe: Returns the name of a record number.
+        was_skipped: Returns whether float16's loss scaling has skipped the last step.
+        make_up: Called if a resumed run begins at a step whose evaluation was due and did not finish.
+        measured: Log keys that a finished evaluation leaves.
     """
 
     def __init__(
@@ -89,15 +89,15 @@ class StepBoundary(TrainerCallback):
 
     @property
     def is_stopping(self) -> bool:
-        """Whether the run ends after the checkpoint that is written next."""
+        """True if the run ends after the next checkpoint."""
         return bool(self._stopping)
 
     def note_loss(self, loss: Tensor, numbers: list[int]) -> None:
-        """Remember a batch of the step: its loss, of any shape, and the numbers of its records."""
+        """Record a batch of the step: its loss, of any shape, and the numbers of its records."""
         self._batches.append(_Batch(loss.detach(), numbers))
 
     def note_gradient(self, norm: Any) -> None:
-        """Remember the norm of the step's gradient, a number or a tensor of one; None if it has none."""
+        """Record the norm of the step's gradient, a number or a tensor of one; None if there is none."""
         self._gradient = norm
 
     # ---------------------------------------------------------------------------------------- called by the trainer
@@ -135,7 +135,7 @@ class StepBoundary(TrainerCallback):
         norm = _on_device(1.0 if gradient is None else gradient, args)
         checked = [self._asked(), ~losses.isfinite().all(), ~norm.isfinite()]
         found = take_maximum(torch.stack([_on_device(each, args).int() for each in checked]))
-        asked, bad_loss, bad_gradient = found.tolist()  # the only time that a step waits for the device
+        asked, bad_loss, bad_gradient = found.tolist()  # the only point at which a step waits for the device
         if bad_gradient and args.fp16 and self._was_skipped():
             self._num_skipped += 1
             bad_gradient = self._num_skipped > MOST_SKIPPED
@@ -190,26 +190,26 @@ class StepBoundary(TrainerCallback):
     def _fail(
         self, batches: list[_Batch], gradient: Any, args: TrainingArguments, state: TrainerState, *, only_bad: bool
     ) -> NoReturn:
-        """Name the records of the batches whose loss is no number; if the gradient alone is none, of all of them."""
+        """Name the records of the batches whose loss is not finite; if only the gradient is not, of all batches."""
         mine = [(float(batch.loss.float().mean()), batch.numbers) for batch in batches]
         found = [each for process in gather(mine) for each in process]
         bad = [each for each in found if not only_bad or not math.isfinite(each[0])]
         numbers = sorted({number for _, batch in bad for number in batch})
-        what = f"a loss of {bad[0][0]}" if only_bad else f"a gradient of norm {float(gradient)} under finite losses"
+        what = f"a loss of {bad[0][0]}" if only_bad else f"a gradient of norm {float(gradient)} with finite losses"
         names = [f"  {self._describe(number)}" for number in numbers[:_SHOWN]]
         if len(numbers) > _SHOWN:
             names.append(f"  ... and {len(numbers) - _SHOWN} more")
         raise NotFiniteError(
             f"step {state.global_step} of {state.max_steps}: found {what}, expected a finite number; nothing of this "
-            "step was saved. It was computed from\n" + "\n".join(names) + "\n"
-            "  fix: look at these records (minicpmv show). If they are sound, the weights were too large already"
-            f"{', or float16 too narrow (--bf16 is not)' if args.fp16 else ''}: "
+            "step was saved. Its records:\n" + "\n".join(names) + "\n"
+            "  fix: look at these records (minicpmv show). If they are fine, the weights had already grown too large"
+            f"{', or the values exceed the range of float16 (use --bf16)' if args.fp16 else ''}: "
             f"{way_out(args, before=state.global_step - 1)}"
         )
 
 
 def misses_evaluation(args: TrainingArguments, state: TrainerState, measured: Sequence[str] = ("eval_loss",)) -> bool:
-    """Whether a run that goes on has an evaluation to make up for: due at its first step, and not in its log."""
+    """Return whether a resumed run must make up for an evaluation: due at its first step, and not in its log."""
     logged = {key for entry in state.log_history if entry["step"] == state.global_step for key in entry}
     if not state.global_step or logged.issuperset(measured):
         return False
@@ -221,5 +221,5 @@ def misses_evaluation(args: TrainingArguments, state: TrainerState, measured: Se
 
 
 def _on_device(value: Any, args: TrainingArguments) -> Tensor:
-    """Return a number as a tensor; one of the host is written by the device itself, as a copy would wait for it."""
+    """Return a number as a tensor on the device; a host number is filled in there, since a copy would synchronize."""
     return value.to(args.device) if isinstance(value, Tensor) else torch.full((), value, device=args.device)

@@ -1,7 +1,7 @@
-"""Signals that ask a run to stop: the optimizer step is finished, a checkpoint written, and the process ends.
+"""Handles signals that ask a run to stop: it finishes the optimizer step, writes a checkpoint, and ends.
 
 A scheduler's SIGTERM, Ctrl-C, a closed terminal and the SIGUSR1 that Slurm can send before a time limit mean the same.
-This module knows signals and nothing of training; ``boundary`` asks it after each step.
+This module knows signals and nothing of training; ``boundary`` queries it after each step.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ __all__ = ["SIGNALS", "Interrupted", "Interruption", "ShelteringContext", "Worke
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 _ONE_EVENT = 1.0
-"""Seconds. Ctrl-C reaches a process twice, from the terminal and from its launcher; later than that it is meant."""
+"""Seconds. Ctrl-C reaches a process twice, from the terminal and from its launcher; a later one is deliberate."""
 
 _PATIENCE = 10.0
-"""Seconds that a process may take to notice a signal while it has nothing to lose."""
+"""Seconds that a process may take to react to a signal while there is nothing to save."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run stopped because it was asked to. No ``Exception``, so that nothing on its way takes it for a fault.
+    """A run stopped because a signal asked for it. Not an ``Exception``, so that no handler takes it for a fault.
 
     Args:
-        signal_number: What asked.
-        message: For the user: what is saved, and how to go on.
+        signal_number: The signal.
+        message: For the user: what is saved, and how to resume.
     """
 
     def __init__(self, signal_number: int, message: str) -> None:
@@ -45,22 +45,22 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """As a shell counts: 143 for SIGTERM, 130 for SIGINT, 138 for SIGUSR1, 129 for SIGHUP."""
+        """The shell's exit code: 143 for SIGTERM, 130 for SIGINT, 138 for SIGUSR1, 129 for SIGHUP."""
         return 128 + self.signal_number
 
 
 class Interruption:
-    """Remembers that a signal asked the run to stop, while it is entered.
+    """Context manager that remembers a signal to stop.
 
     Until :meth:`defer` is called, and after :meth:`act_at_once`, nothing would be lost: the first signal raises
-    ``Interrupted`` wherever the run is. In between it is remembered for whoever asks. A second one ends the process
-    like the signal itself. Before ``defer`` and after ``act_at_once``, a signal ends the process within
-    ``_PATIENCE`` even if its main thread cannot notice it.
+    ``Interrupted`` wherever the run is. In between it is only remembered, in ``requested``. A second one ends the
+    process as the signal does by default. Before ``defer`` and after ``act_at_once``, a signal ends the process within
+    ``_PATIENCE`` even if its main thread cannot react.
     """
 
     def __init__(self) -> None:
         self.requested: int | None = None
-        """The signal that asked, or None."""
+        """The signal that asked to stop, or None."""
         self._message = "nothing was trained yet"
         self._promise: str | None = None
         self._when = 0.0
@@ -69,11 +69,11 @@ class Interruption:
         self._woken: tuple[int, int] | None = None
 
     def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():  # Python lets no other set handlers
+        if threading.current_thread() is threading.main_thread():  # Python allows no other thread to set handlers
             heeded = [number for number in SIGNALS if number is not signal.SIGHUP or not _is_nohup()]
             self._before = {number: signal.signal(number, self._receive) for number in heeded}
-            # Python runs a handler between two steps of the main thread, and that may be inside a call that does not
-            # return, such as joining processes of which one never comes. This pipe is written to all the same.
+            # Python runs handlers between two bytecodes of the main thread, which may be in a call that does not
+            # return, such as joining processes of which one is missing. Python writes to this pipe in any case.
             reading, writing = os.pipe()
             os.set_blocking(writing, False)
             self._woken = (writing, signal.set_wakeup_fd(writing, warn_on_full_buffer=False))
@@ -90,7 +90,7 @@ class Interruption:
             os.close(writing)
 
     def defer(self, promise: str) -> None:
-        """From here on a signal is remembered.
+        """Only remember signals from here on.
 
         Args:
             promise: What the run does before it ends, for the user.
@@ -98,13 +98,13 @@ class Interruption:
         self._promise = promise
 
     def act_at_once(self, message: str) -> None:
-        """From here on a signal stops the run wherever it is.
+        """Let a signal stop the run immediately from here on.
 
         Args:
             message: What is saved, for the user.
 
         Raises:
-            Interrupted: There has been one already.
+            Interrupted: A signal came before.
         """
         self._message = message
         self._promise = None
@@ -112,7 +112,7 @@ class Interruption:
             raise self._interrupted(self.requested)
 
     def _watch(self, reading: int) -> None:
-        """End the process if the main thread does not notice a signal while nothing would be lost."""
+        """End the process if the main thread does not react to a signal while nothing would be lost."""
         with os.fdopen(reading, "rb", buffering=0) as signals:
             while received := signals.read(1):  # empty once the run is over
                 if received[0] not in SIGNALS:
@@ -126,7 +126,7 @@ class Interruption:
         return Interrupted(number, f"stopped by {signal.Signals(number).name}: {self._message}")
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a data worker that has just been forked; WorkerStart comes next
+        if os.getpid() != self._process:  # a freshly forked data worker, before WorkerStart
             return
         if self.requested is not None:
             if time.monotonic() - self._when > _ONE_EVENT:
@@ -156,24 +156,24 @@ def _is_nohup() -> bool:
 
 
 class WorkerStart:
-    """The first thing that a data worker does, before another function for that: it leaves signals to its parent.
+    """Worker init function that makes a data worker leave signals to its parent.
 
-    A launcher or a scheduler sends its signal to all processes of a group. Workers that died of it would make the step
-    fail that the run wants to finish. The second SIGTERM is the parent's own, which is ending.
+    A launcher or a scheduler signals all processes of a group. If workers died of that, the step that the run wants to
+    finish would fail. The second SIGTERM comes from the parent itself when it ends.
 
     Args:
-        start: Called afterwards with the worker's number, if there is one.
+        start: Another worker init function, called afterwards with the worker's number.
     """
 
     def __init__(self, start: Callable[[int], None] | None = None) -> None:
         self._start = start
 
     def __call__(self, worker: int) -> None:
-        signal.set_wakeup_fd(-1)  # the parent's, if this is a fork of it
+        signal.set_wakeup_fd(-1)  # inherited from the parent by a fork
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, _outlive_one)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a shelter's, see below
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked by _ShelteredProcess
         end_if_nothing_is_delivered()
         if self._start is not None:
             self._start(worker)
@@ -181,7 +181,7 @@ class WorkerStart:
 
 class _ShelteredProcess(ForkProcess):
     def start(self) -> None:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # forked processes inherit it
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited by the fork
         try:
             super().start()
         finally:
@@ -189,7 +189,7 @@ class _ShelteredProcess(ForkProcess):
 
 
 class ShelteringContext(ForkContext):
-    """Forks data workers in which signals wait for ``WorkerStart``: handlers that torch sets first would end them."""
+    """Forks data workers with signals blocked until ``WorkerStart``: handlers that torch sets before would end them."""
 
     Process = _ShelteredProcess
 

@@ -1,7 +1,7 @@
-"""Says how to go on after numbers became NaN or infinite: from which checkpoint, and why not simply from the newest.
+"""Advises how to continue after numbers became NaN or infinite: from which checkpoint, and why not the newest.
 
-A resumed run repeats what comes behind its checkpoint, bit for bit, and may not have another learning rate. So going on
-in the same way ends in the same place, and the way out is a new run.
+A resumed run repeats the steps after its checkpoint, bit for bit, and may not change the learning rate. So resuming
+fails at the same step again, and the way out is a new run.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _ADAPTER = "adapter_config.json"
 
 
 def way_out(args: TrainingArguments, *, before: int) -> str:
-    """Advise, naming a checkpoint only if its weights led to a finite loss.
+    """Recommend a new run, from a checkpoint only if its weights led to a finite loss.
 
     Args:
-        args: Of the run.
-        before: The first step whose weights are to blame, or may be; checkpoints of earlier steps are good.
+        args: The run's arguments.
+        before: The first step whose weights may be at fault; checkpoints of earlier steps are good.
     """
     checkpoints = list_checkpoints(args.output_dir or "")
     good = [path for path in checkpoints if _step(path) < before and find_fault(path) is None]
@@ -40,13 +40,13 @@ def way_out(args: TrainingArguments, *, before: int) -> str:
         advice += ", from the beginning: no checkpoint of this run is known to be a good start"
     if checkpoints:
         newest = checkpoints[-1]
-        doubt = ", whose weights may be too large already," if newest not in good else ""
-        advice += f". --resume_from_checkpoint true repeats the steps behind {newest.name}{doubt} and ends here again"
+        doubt = ", whose weights may already be too large," if newest not in good else ""
+        advice += f". --resume_from_checkpoint true repeats the steps after {newest.name}{doubt} and fails here again"
     return advice
 
 
 def _belongs_to_changed_base(checkpoint: Path) -> bool:
-    """Whether a checkpoint's LoRA started from a part of the base, so that it can be resumed and not loaded."""
+    """Return whether a checkpoint's LoRA was initialised from the base, so that it can be resumed but not loaded."""
     config = checkpoint / _ADAPTER
     return config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("init_lora_weights") is not True
 

@@ -113,7 +113,7 @@ def test_run_on_another_machine_is_gone_if_its_file_does_not_move(
     _leave(tmp_path, "elsewhere")
     with hold_directory(str(tmp_path)):
         pass
-    assert "process 7 on elsewhere) is gone" in capsys.readouterr().out
+    assert "process 7 on elsewhere) died" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("are_locks_known", [True, False])

@@ -71,7 +71,7 @@ def test_object_that_would_run_is_named_and_does_not(name: str, is_zip: bool, tm
     path.parent.mkdir(parents=True)
     torch.save({"x": [torch.ones(1), _Touch(marker)]}, path, _use_new_zipfile_serialization=is_zip)
     found = find_foreign_object(tmp_path / "checkpoint")
-    assert found == f"{name} holds getattr, which is no tensor and no number"
+    assert found == f"{name} holds getattr, which is neither a tensor nor a number"
     assert not marker.exists()
 
 

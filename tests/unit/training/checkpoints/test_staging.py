@@ -63,9 +63,9 @@ def test_published_checkpoint_is_whole(tmp_path: Path) -> None:
     [
         (lambda path: (path / "w").unlink(), "w is missing"),
         (lambda path: (path / "w").write_bytes(b"x"), "w has 1 bytes instead of 10"),
-        (lambda path: (path / MANIFEST).unlink(), f"has no whole {MANIFEST}"),
-        (lambda path: (path / MANIFEST).write_text("{"), f"has no whole {MANIFEST}"),
-        (lambda path: (path / MANIFEST).write_text("[]"), f"has no whole {MANIFEST}"),
+        (lambda path: (path / MANIFEST).unlink(), f"{MANIFEST} is missing or incomplete"),
+        (lambda path: (path / MANIFEST).write_text("{"), f"{MANIFEST} is missing or incomplete"),
+        (lambda path: (path / MANIFEST).write_text("[]"), f"{MANIFEST} is missing or incomplete"),
     ],
 )
 def test_harm_is_named(harm, fault: str, tmp_path: Path) -> None:
@@ -100,14 +100,14 @@ def test_list_names_nothing_outside(name: str, lists: tuple[str, ...], tmp_path:
         checkpoint, lambda content: [content[key].update({name: {"files": 7, "sha256": "0"}[key]}) for key in lists]
     )
     found = find_fault(checkpoint, check_content=True)
-    assert found in (f"{name} is missing", f"has no whole {MANIFEST}")
+    assert found in (f"{name} is missing", f"{MANIFEST} is missing or incomplete")
 
 
 @pytest.mark.parametrize("change", [{"step": "5"}, {"course": []}, {"files": []}, {"sha256": {"w": 1}}, {"more": 1}])
 def test_list_of_other_types_is_none(change: dict[str, Any], tmp_path: Path) -> None:
     checkpoint = write(tmp_path, 5)
     _change_list(checkpoint, lambda content: content.update(change))
-    assert find_fault(checkpoint) == f"has no whole {MANIFEST}"
+    assert find_fault(checkpoint) == f"{MANIFEST} is missing or incomplete"
 
 
 def test_best_checkpoint_is_one_of_this_run(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_altered_byte_is_found_by_content_alone(tmp_path: Path) -> None:
     checkpoint = write(tmp_path, 5)
     (checkpoint / "w").write_bytes(b"xxxxyxxxxx")
     assert find_fault(checkpoint) is None
-    assert find_fault(checkpoint, check_content=True).startswith("w is not what was written: its sha256 is ")
+    assert find_fault(checkpoint, check_content=True).startswith("w was changed after writing: its sha256 is ")
 
 
 def test_digests_are_those_of_sha256sum(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_changed_letter_anywhere_in_the_list_is_found(tmp_path: Path) -> None:
         spoilt = bytearray(whole)
         spoilt[place] ^= 1
         (checkpoint / MANIFEST).write_bytes(spoilt)
-        assert find_fault(checkpoint) == f"has no whole {MANIFEST}", spoilt
+        assert find_fault(checkpoint) == f"{MANIFEST} is missing or incomplete", spoilt
     assert choose(tmp_path) == str(tmp_path / "checkpoint-4"), "it is passed over, not the end of the run"
 
 
@@ -204,7 +204,7 @@ def test_resume_takes_the_newest_whole_one(tmp_path: Path) -> None:
     (torn / "w").unlink()
     point = choose_resume_point("true", output_dir=str(tmp_path), setting=Setting(1, "zero2", _COURSE), overwrite=False)
     assert point.path == str(tmp_path / "checkpoint-9")
-    assert point.notices[0] == f"{torn} is not whole (w is missing); passed over"
+    assert point.notices[0] == f"{torn} is incomplete or damaged (w is missing); skipped"
 
 
 def test_altered_checkpoint_is_passed_over_and_its_file_named(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_altered_checkpoint_is_passed_over_and_its_file_named(tmp_path: Path) ->
     (write(tmp_path, 10) / "w").write_bytes(b"y" * 10)
     point = choose_resume_point("true", output_dir=str(tmp_path), setting=Setting(1, "zero2", _COURSE), overwrite=False)
     assert point.path == str(tmp_path / "checkpoint-9")
-    assert "checkpoint-10 is not whole (w is not what was written" in point.notices[0]
+    assert "checkpoint-10 is incomplete or damaged (w was changed after writing" in point.notices[0]
 
 
 def test_resume_without_any_checkpoint_starts_anew_and_says_so(tmp_path: Path) -> None:
@@ -243,18 +243,18 @@ def test_named_checkpoint_must_exist_and_be_whole(tmp_path: Path) -> None:
 
 def test_another_number_of_processes_is_refused_with_the_way_out(tmp_path: Path) -> None:
     write(tmp_path, 3, world_size=2)
-    with pytest.raises(CheckpointError, match="written by 2 processes, this run has 1") as refused:
+    with pytest.raises(CheckpointError, match="found it written by 2 processes, expected 1") as refused:
         choose(tmp_path)
     assert "fix: start with 2 processes" in str(refused.value)
 
 
 def test_another_engine_is_refused_with_the_way_out(tmp_path: Path) -> None:
     write(tmp_path, 3)
-    with pytest.raises(CheckpointError, match=r"written with zero2, this run uses zero3[\s\S]*fix: use zero2"):
+    with pytest.raises(CheckpointError, match=r"found it written with zero2, expected zero3[\s\S]*fix: use zero2"):
         choose(tmp_path, engine="zero3")
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path: Path) -> None:
     write(tmp_path, 3, files=("model.safetensors",))
-    with pytest.raises(CheckpointError, match="holds weights only"):
+    with pytest.raises(CheckpointError, match="found weights only"):
         choose(tmp_path)

@@ -38,7 +38,7 @@ def test_each_layer_and_the_resampler_are_gathered_by_themselves(model: str) -> 
 def test_packed_weights_are_not_sharded() -> None:
     model: Any = build_skeleton(Path(FIXTURES / "v2_6"))
     model.is_quantized = True
-    with pytest.raises(UsageError, match="found weights packed in fewer bits"):
+    with pytest.raises(UsageError, match="--fsdp true: found quantized weights"):
         choose_units(_args(), model)
 
 

@@ -38,14 +38,14 @@ def test_folder_under_the_name_of_a_file_is_named(name: str, use_lora: bool, tmp
     (tmp_path / name).mkdir(parents=True)
     with pytest.raises(UsageError) as raised:
         refuse_obstacles(tmp_path, BASE, use_lora=use_lora)
-    found = f"found a folder {str(tmp_path / name)!r}, expected room for the file of that name that a run writes"
+    found = f"found a folder {str(tmp_path / name)!r}, expected a free name for the file that a run writes there"
     assert f"--output_dir {str(tmp_path)!r}: {found}\n  fix: " in str(raised.value)
 
 
 @pytest.mark.parametrize("name", [".saving", "checkpoint-4", "verification"])
 def test_file_under_the_name_of_a_folder_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine", encoding="utf-8")
-    with pytest.raises(UsageError, match=rf"found a file '{tmp_path / name}', expected room for the folder"):
+    with pytest.raises(UsageError, match=rf"found a file '{tmp_path / name}', expected a free name for the folder"):
         refuse_obstacles(tmp_path, BASE, use_lora=True)
 
 
@@ -71,7 +71,9 @@ def test_link_is_named_wherever_it_leads(name: str, use_lora: bool, is_there: bo
     (foreign := tmp_path / "foreign").mkdir()
     (output := tmp_path / "output").mkdir()
     (output / name).symlink_to(foreign if is_there else foreign / "none")
-    with pytest.raises(UsageError, match=rf"found a link '{output / name}', expected room for the file or folder"):
+    with pytest.raises(
+        UsageError, match=rf"found a link '{output / name}', expected a free name for the file or folder"
+    ):
         refuse_obstacles(output, BASE, use_lora=use_lora)
 
 

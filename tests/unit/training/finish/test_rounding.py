@@ -64,6 +64,6 @@ def test_warning_names_the_parts_below_nine_tenths() -> None:
     parts = {"resampler": Kept(0.899, 0.3), "vision tower": Kept(0.9, 0.3)}
     told = warn_of_loss(parts, torch.bfloat16)
     assert told is not None
-    assert told.startswith("resampler: less than 90% of what was learnt is left in bfloat16")
+    assert told.startswith("resampler: less than 90% of the training is left in bfloat16")
     assert "--save_dtype float32" in told
     assert warn_of_loss({"resampler": Kept(1.0, 0.0)}, torch.bfloat16) is None

@@ -53,7 +53,7 @@ def test_loss_that_is_no_number_names_the_records_of_its_batch_alone(loss: float
 def test_gradient_that_is_no_number_names_all_records_of_the_step() -> None:
     with pytest.raises(NotFiniteError) as told:
         end_step(make_boundary(), [1.0, 2.0], gradient=math.inf)
-    assert "found a gradient of norm inf under finite losses" in str(told.value)
+    assert "found a gradient of norm inf with finite losses" in str(told.value)
     assert all(f"record {number}\n" in str(told.value) for number in range(4))
 
 
