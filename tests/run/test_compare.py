@@ -70,7 +70,7 @@ def test_references_of_several_people_are_used(capsys: pytest.CaptureFixture[str
     ("text", "message"),
     [
         ("", "p.jsonl: found no line"),
-        ("{", "p.jsonl:1: found a line that is no JSON"),
+        ("{", "p.jsonl:1: found a line that is not JSON"),
         ('{"answer": 5}', "p.jsonl:1: found 5 for the answer, expected text"),
         ("[1]", "p.jsonl:1: found None for the answer"),
         ('\n{"answer": "a", "references": "a"}', "p.jsonl:2: found 'a' for the references"),
@@ -94,7 +94,7 @@ def test_file_that_holds_no_answers_is_named(text: str, message: str, capsys: py
             "--output: found 'p.jsonl', the data file itself",
         ),
         (["eval", "--predictions", "p.jsonl", "--output", "no/s.jsonl"], "--output 'no/s.jsonl': found no folder 'no'"),
-        (["eval", "m", "d", "--metrics", "loss", "--blank-images"], "--blank-images: found beside loss"),
+        (["eval", "m", "d", "--metrics", "loss", "--blank-images"], "--blank-images: found with loss"),
         (["eval", "m", "d", "--model-max-length", "9"], "--model-max-length: found without loss or perplexity"),
         (["compare", "p.jsonl", "nope.jsonl"], "nope.jsonl: found no file of answers"),
     ],

@@ -118,7 +118,7 @@ def test_the_share_that_is_measured_is_said_and_written(tmp_path: Path, capsys: 
     assert json.loads(line)["reference"] == "Yes."
     page = words_of((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     assert page.count(share) == 4, "cer at evaluation, two metrics before and after, their table"
-    assert "held-out loss, 1 of 2" not in page
+    assert "validation loss, 1 of 2" not in page
     assert "1 of 2 answers: the first one of each record" in page
 
 

@@ -113,7 +113,7 @@ def test_killed_twice_it_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
     assert exit_code(process) == 0, log.read_text()
     assert output.read_bytes() == whole.read_bytes()
     (said,) = log.read_text().splitlines()
-    found = re.fullmatch(r"answered (\d+) questions in .* \((\d+) more had been answered before\): .*", said)
+    found = re.fullmatch(r"answered (\d+) questions in .* \((\d+) more were answered earlier\): .*", said)
     assert found
     assert int(found[1]) + int(found[2]) == 12
     assert int(found[2]) >= 8

@@ -44,8 +44,8 @@ def test_a_run_ends_with_its_page_and_its_curve(finished: Path) -> None:
     assert {"learning_rate", "grad_norm", "tokens_per_second", "memory_gib", "grad_norm_parts"} <= charts.keys()
     words = words_of(page)
     assert "finished" in words
-    assert "Asked while it was trained" in words
-    assert "Records 8 to train on, 8 held out With images 6 of 8" in words
+    assert "Answers during training" in words
+    assert "Records 8 for training, 8 for validation With images 6 of 8" in words
     assert page.count('<img src="data:image/') == 2
     pixels = np.asarray(Image.open(finished / "loss.png"))
     assert (pixels != 255).any(axis=2).mean() > 0.01

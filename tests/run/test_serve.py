@@ -204,7 +204,7 @@ def test_models_are_listed_with_the_right_key_only(server: Server) -> None:
     assert [model.id for model in server.client.models.list()] == ["tiny", "tuned.v1"]
     assert server.client.models.retrieve("tuned.v1").id == "tuned.v1"
     stranger = server.client.with_options(api_key="wrong")
-    with pytest.raises(openai.AuthenticationError, match="found another key than the server's"):
+    with pytest.raises(openai.AuthenticationError, match="found a wrong key"):
         stranger.models.list()
     messages: Any = [{"role": "user", "content": picture_and_question(data_url(IMAGE))}]
     with pytest.raises(openai.AuthenticationError):
@@ -332,7 +332,7 @@ def test_sigterm_finishes_what_runs_and_sends_away_who_waits(server: Server, cha
         while not server.metric("minicpmv_requests_waiting"):
             time.sleep(0.01)
         server.process.send_signal(signal.SIGTERM)
-        with pytest.raises(openai.InternalServerError, match="found the server about to end") as caught:
+        with pytest.raises(openai.InternalServerError, match="found the server shutting down") as caught:
             waiting.result(timeout=30)
     assert caught.value.status_code == 503
     assert "retry-after" in caught.value.response.headers

@@ -96,7 +96,10 @@ def test_broken_records_are_counted_and_hide_no_other(tmp_path: Path) -> None:
     done = minicpmv("show", data, "--model", FIXTURES / "v2_6", "--record", "c", "--output", output)
     assert done.returncode == 0, done.stderr
     command = f"minicpmv check {data} --model {FIXTURES / 'v2_6'}"
-    assert done.stdout == f"1 of 4 records: {output}\n2 with problems, none of them there: `{command}` names them\n"
+    first, second = done.stdout.splitlines()
+    assert first == f"1 of 4 records: {output}"
+    assert second.startswith("2 with problems")
+    assert f"`{command}`" in second
     page = read_page(output.read_text(encoding="utf-8"))
     assert len(page.records) == 1
     assert "1 of 4; 2 with problems left out" in page.text

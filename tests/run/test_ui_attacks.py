@@ -124,7 +124,7 @@ def test_a_path_that_is_no_uploaded_file_is_refused_at_once(
     box = {"text": "hi", "files": [{"path": str(path), "meta": _FILE}]}
     status, said = visitor.send(_values(components, box), event, "s1")
     assert status == 400
-    assert said == "found a file that was not uploaded, expected one that was\n"
+    assert said.startswith("found a file that was not uploaded, expected ")
     assert visitor.ask("GET", "/config")[0] == 200
 
 

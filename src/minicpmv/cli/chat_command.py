@@ -1,4 +1,4 @@
-"""``minicpmv chat``: one question, or a dialogue when none is given."""
+"""Runs ``minicpmv chat``: answers one question, or holds a dialogue if none is given."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _EXAMPLES = """examples:
 def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
-        description="Ask one QUESTION about any number of images, or hold a dialogue when no question is given. "
-        "Answers are streamed. The likeliest tokens are taken unless --sample is given. In a dialogue, /help lists "
-        "what else there is: pictures, undoing, starting anew, saving it as a training record.",
+        description="Ask one QUESTION about any number of images, or start a dialogue if no question is given. "
+        "Answers are streamed, with the likeliest token each time unless --sample is given. In a dialogue, /help lists "
+        "the commands: add pictures, undo, start over, save as a training record.",
         epilog=_EXAMPLES,
     )
     add_model_options(parser, max_new_tokens=1024, with_thoughts=2048)
-    parser.add_argument("question", nargs="?", metavar="QUESTION", help="left out: a dialogue begins")
+    parser.add_argument("question", nargs="?", metavar="QUESTION", help="question; without one, a dialogue starts")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="picture to show; may be repeated")
     parser.add_argument("--system", metavar="TEXT", help="instruction before the first question (2.5 and later)")
     add_sampling_options(parser)

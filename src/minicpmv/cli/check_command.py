@@ -1,4 +1,4 @@
-"""``minicpmv check``: all that is wrong or odd about data files, and what they hold, before anything is trained."""
+"""Runs ``minicpmv check``: reports all problems and oddities of data files, and counts what they hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from minicpmv.cli.model_options import model_name, positive_int
 from minicpmv.cli.parser import CommandParser
 from minicpmv.terminal.redaction import clean_settings, clean_text
 
-if TYPE_CHECKING:  # for annotations only: reading data is left to the command's body
+if TYPE_CHECKING:  # for annotations only: data modules are imported in the command's body
     from minicpmv.data.sources.survey import Finding, Survey
     from minicpmv.releases.table import Version
 
@@ -26,7 +26,7 @@ SUMMARY = "find every problem in data files, and count what they hold"
 
 _MAX_LENGTH = 2048
 
-_EXAMPLES = """exit code: 0 without a problem, 1 with problems, 2 for wrong use. Notices do not count.
+_EXAMPLES = """exit code: 0 without a problem, 1 with problems, 2 for wrong usage. Notices do not count.
 
 examples:
   minicpmv check train.json
@@ -38,16 +38,18 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Read data files once, with every image, and report all problems by kind, with examples and fixes; "
-        "then what the files hold. With a model also tokens, slices, packed rows and steps. Nothing is changed.",
+        "then count what the files hold; with a model also tokens, slices, packed rows and steps. Nothing is changed.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("data", metavar="DATA", nargs="+", help="file of records, as for training")
     parser.add_argument(
-        "--model", type=model_name, metavar="PATH", help="directory of the model to be trained: checks lengths, too"
+        "--model", type=model_name, metavar="PATH", help="directory of the model to be trained; also checks lengths"
     )
-    parser.add_argument("--image-root", metavar="DIR", help="folder of relative image paths (default: DATA's own)")
     parser.add_argument(
-        "--model-max-length", type=positive_int, metavar="N", help="tokens of the longest record (default: 2048)"
+        "--image-root", metavar="DIR", help="folder where relative image paths start (default: DATA's own)"
+    )
+    parser.add_argument(
+        "--model-max-length", type=positive_int, metavar="N", help="most tokens of a record (default: 2048)"
     )
     parser.add_argument(
         "--pack-length", type=positive_int, metavar="N", help="tokens of a packed row (default: --model-max-length)"
@@ -59,7 +61,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "--batch-size",
         type=positive_int,
         metavar="N",
-        help="packed rows of one optimizer step, on all GPUs; without packing, records (default: 1)",
+        help="packed rows in one optimizer step, on all GPUs; without packing, records (default: 1)",
     )
     parser.add_argument(
         "--examples", type=_count, metavar="N", help="examples of each kind (default: 3; with --json, all)"
@@ -67,7 +69,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--headers-only",
         action="store_true",
-        help="judge image files by header and end, as a run does before it starts, instead of decoding all of them",
+        help="check only header and end of image files, as a run does at its start, instead of decoding all of them",
     )
     parser.add_argument("--no-images", action="store_true", help="do not open image files")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead (keys: docs/data.md)")
@@ -79,7 +81,7 @@ def _count(text: str) -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Check, print, and tell by the exit code whether there are problems."""
+    """Check, print, and return an exit code that says whether there are problems."""
     parser = _build_parser()
     options = parser.parse_intermixed_args(arguments)
     for name in ("model_max_length", "pack_length", "max_slice_nums", "batch_size"):
@@ -135,7 +137,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _print_new(survey: Survey, shown: int, options: argparse.Namespace) -> int:
-    """Print the problems that the last step found, so that they are seen even if the next is stopped."""
+    """Print the problems that the last step found, so that they are seen even if the next step is interrupted."""
     if not options.json:
         _print_groups(survey.findings[shown:], "problem", options)
         sys.stdout.flush()
@@ -147,7 +149,7 @@ def _print_groups(findings: Sequence[Finding], severity: Any, options: argparse.
 
     groups = group_findings(findings, severity)
     if groups and severity == "notice":
-        print("Notices: trained on as they are\n")
+        print("Notices: these records are trained on as they are\n")
     for line in group_lines(groups, num_examples=3 if options.examples is None else options.examples):
         print(clean_text(line))
 
@@ -159,7 +161,7 @@ def _progress(done: int, total: int, *, things: str) -> None:
 
 
 def _version(model: str | None) -> Version | None:
-    """Tell the model's version, without torch where its own config.json says it."""
+    """Find the model's version, without torch if its own config.json states it."""
     if model is None:
         return None
     from minicpmv.releases.table import detect_version, is_model_type
@@ -169,7 +171,7 @@ def _version(model: str | None) -> Version | None:
         if isinstance(config, dict) and is_model_type(config.get("model_type")):
             return detect_version(config)
     except (OSError, ValueError):
-        pass  # an adapter, a name on the hub, or a fault that the next lines word
+        pass  # an adapter, a name on the hub, or a fault that the next lines report
     from minicpmv.inference.loading import find_version
 
     return find_version(model)

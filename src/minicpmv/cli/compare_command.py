@@ -1,4 +1,4 @@
-"""``minicpmv compare``: two files of answers to the same records, compared record by record."""
+"""Runs ``minicpmv compare``: compares two files of answers to the same records, record by record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from minicpmv.cli.model_options import positive_int
 from minicpmv.cli.parser import CommandParser
 
-if TYPE_CHECKING:  # for annotations only: numpy is left to the command's body
+if TYPE_CHECKING:  # for annotations only: numpy is imported in the command's body
     from minicpmv.evaluation.comparison import Comparison
     from minicpmv.evaluation.metrics.base import Metric
 
@@ -31,9 +31,9 @@ _EXAMPLES = """examples:
 def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
-        description="Compare two files that `minicpmv predict` or `minicpmv eval --output` wrote of the same records: "
-        "the difference of each metric with its 95 % interval, how likely it is by chance, and the records whose score "
-        "changed. Records are matched by id, or by position where they have none.",
+        description="Compare two files that `minicpmv predict` or `minicpmv eval --output` wrote for the same records: "
+        "the difference of each metric with its 95 % interval and p-value, and the records whose score "
+        "changed. Records are matched by id, or by position if they have none.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("first", metavar="A", help="file of answers")
@@ -41,13 +41,13 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metrics",
         metavar="NAME,...",
-        help="what is compared (default: the metrics that both files have scores of, else exact_match)",
+        help="metrics to compare (default: those with scores in both files, else exact_match)",
     )
     parser.add_argument(
         "--examples", type=positive_int, default=10, metavar="N", help="changed records to show (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="of intervals and tests (default: %(default)s)"
+        "--seed", type=int, default=0, metavar="S", help="seed of intervals and tests (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead (keys: docs/evaluation.md)")
     return parser
@@ -81,7 +81,7 @@ def _print(found: Comparison, metrics: Sequence[Metric]) -> None:
         print(f"{metric.name:<20} {values}   {between:<20} {row.p_value:>6.3f}  {row.test:<12} {counts}")
     if said := str(found.share):
         print(f"compared {said}")
-    print(f"\n{found.num_changed:,} of {found.num_records:,} records have another score")
+    print(f"\n{found.num_changed:,} of {found.num_records:,} records have a different score")
     for change in found.changes:
         scores = ", ".join(f"{name} {before:.3g} -> {after:.3g}" for name, (before, after) in change.scores.items())
         print(f"\n{change.key!r}: {scores}")

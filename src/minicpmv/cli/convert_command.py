@@ -1,4 +1,4 @@
-"""``minicpmv convert``: data of any form that is read here, written as JSON Lines in our form."""
+"""Runs ``minicpmv convert``: writes data of any readable form as JSON Lines in our form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from minicpmv.errors import UsageError
 __all__ = ["NAME", "SUMMARY", "run"]
 
 NAME = "convert"
-SUMMARY = "write data of any form as JSON Lines in ours"
+SUMMARY = "convert data of any readable form to JSON Lines in ours"
 
 _EXAMPLES = """examples:
   minicpmv convert llava.json more.parquet --image-dir pictures --output train.jsonl
@@ -24,13 +24,15 @@ _EXAMPLES = """examples:
 def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
-        description="Check data as training does and write all records, in order, into one JSON Lines file. With a "
-        "problem in the data nothing is written, and every problem is named.",
+        description="Check data as training does and write all records, in order, to one JSON Lines file. With a "
+        "problem in the data, nothing is written and every problem is named.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("data", metavar="DATA", nargs="+", help="file, folder of files or dataset directory")
     parser.add_argument("--output", metavar="FILE", required=True, help="the JSON Lines file to write")
-    parser.add_argument("--image-root", metavar="DIR", help="folder of relative image paths (default: each file's own)")
+    parser.add_argument(
+        "--image-root", metavar="DIR", help="folder where relative image paths start (default: each file's own)"
+    )
     parser.add_argument(
         "--image-dir",
         metavar="DIR",
@@ -41,13 +43,13 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="KEY",
         action="append",
         default=[],
-        help="do without this key, wherever it stands, though what it holds may matter; may be given several times",
+        help="leave out this key wherever it occurs, even if its content may matter; may be repeated",
     )
     parser.add_argument(
         "--pixel-boxes",
         action="store_true",
-        help="boxes in <box>...</box>, or in [...] after </ref>, are in pixels: rewrite them to 0..1000 as the models "
-        "write them; do this once only",
+        help="boxes in <box>...</box>, or in [...] after </ref>, are in pixels: rescale them to 0..1000 as the models "
+        "write them; do this only once",
     )
     return parser
 
@@ -83,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
     for notice in done.notices:
         print(notice, file=sys.stderr)
     if done.left_out:
-        why = "because nothing here reads them" + (", or as you said" if options.leave_out else "")
+        why = "because nothing here reads them" + (", or as requested" if options.leave_out else "")
         print(f"left out, {why}: the keys {', '.join(done.left_out)}", file=sys.stderr)
     print(f"Wrote {done.num_records} record{'' if done.num_records == 1 else 's'} to {options.output}")
     return 0

@@ -1,4 +1,4 @@
-"""``minicpmv demo``: unpack the embedded model and data."""
+"""Runs ``minicpmv demo``: unpacks the embedded model and data."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Unpack, and say where things are."""
+    """Unpack, and print where everything is."""
     options = _build_parser().parse_intermixed_args(arguments)
     from minicpmv.demo.build import build_demo
 

@@ -1,4 +1,4 @@
-"""The dialogue of ``minicpmv chat``: lines that are questions, and lines that begin with a slash and are commands."""
+"""Holds the dialogue of ``minicpmv chat``: a line is a question, or a command if it begins with a slash."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _WELCOME = "Type a question, or /help. Ctrl-C stops an answer, Ctrl-D ends."
 
 
 def check_file(file: str) -> None:
-    """Refuse a picture that is not there.
+    """Make sure that a picture's file exists.
 
     Raises:
-        UsageError: It is not.
+        UsageError: It does not.
     """
     if not Path(file).is_file():
         raise UsageError(f"image: found no file {file!r}, expected a picture\n  fix: correct the path")
@@ -33,11 +33,11 @@ def hold_dialogue(conversation: Conversation, images: Sequence[str]) -> None:
     """Answer lines until there are no more, or /quit.
 
     Args:
-        conversation: With whom.
-        images: Shown before the first question.
+        conversation: The conversation with the model.
+        images: Pictures that are shown before the first question.
 
     Raises:
-        MiniCPMVError: A line that was not typed, but piped in, cannot be answered.
+        MiniCPMVError: A line that was piped in, not typed, cannot be answered.
     """
     _Dialogue(conversation, images).run()
 
@@ -56,7 +56,7 @@ class _Dialogue:
         self._is_over = False
         self._commands = {
             "/image": _Command(self._add_image, "show a picture with the next question; may be repeated", "FILE"),
-            "/images": _Command(self._list_images, "list the pictures that wait for the next question"),
+            "/images": _Command(self._list_images, "list the pictures for the next question"),
             "/undo": _Command(self._undo, "forget the last question, its pictures and its answer"),
             "/reset": _Command(self._reset, "start anew"),
             "/save": _Command(self._save, "write the dialogue as a record of training data", "FILE"),
@@ -73,11 +73,11 @@ class _Dialogue:
                 self._take(self._terminal.read())
             except EOFError:
                 return
-            except KeyboardInterrupt:  # at the prompt: as in other shells, what is typed is dropped
+            except KeyboardInterrupt:  # at the prompt: the typed line is dropped, as in other shells
                 if not self._terminal.is_interactive:
                     raise
                 print()
-            except MiniCPMVError as error:  # a wrong line must not end the dialogue
+            except MiniCPMVError as error:  # an invalid line must not end the dialogue
                 if not self._terminal.is_interactive:
                     raise
                 print(error, file=sys.stderr)
@@ -108,7 +108,7 @@ class _Dialogue:
                 self._conversation.ask(question, images, on_text=_show, is_over=is_over)
         print(flush=True)
         if self._conversation.exchanges[-1].was_stopped:
-            self._terminal.note("(stopped; what stands here is remembered, /undo forgets it)")
+            self._terminal.note("(stopped; the text so far is remembered, /undo forgets it)")
         self._waiting = []
 
     def _add_image(self, file: str) -> None:
@@ -144,7 +144,7 @@ class _Dialogue:
     def _help(self, _: str) -> None:
         for name, command in self._commands.items():
             print(f"  {f'{name} {command.argument}':<14}{command.help}")
-        print("A backslash at its end continues a line on the next one. Ctrl-C stops an answer.", flush=True)
+        print("A backslash at the end of a line continues it on the next one. Ctrl-C stops an answer.", flush=True)
 
     def _quit(self, _: str) -> None:
         self._is_over = True

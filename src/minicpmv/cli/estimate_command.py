@@ -1,4 +1,4 @@
-"""``minicpmv estimate``: will it fit, how long will it take, and which flags make it fit."""
+"""Runs ``minicpmv estimate``: predicts whether a run fits, how long it takes, and which flags make it fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ __all__ = ["NAME", "SUMMARY", "run"]
 NAME = "estimate"
 SUMMARY = "predict memory and time of a training run, and which flags make it fit a GPU"
 
-_EXAMPLES = """exit code: 0 if it fits all GPUs named, or none is; 1 if not; 2 for what training would refuse as well.
+_EXAMPLES = """exit code: 0 if it fits all named GPUs, or none is named; 1 if not; 2 if training would refuse it as
+well.
 
 examples:
   minicpmv estimate /models/MiniCPM-V-2_6 --gpu 24GB --use_lora true
@@ -29,9 +30,9 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
         usage=f"minicpmv {NAME} MODEL [DATA ...] [--gpu GPU] [--devices N] [--mfu SHARE] [--json] [flags of training]",
-        description="Predict the peak of memory, by component, and the time of an epoch, before there is a GPU. All "
-        "flags of `minicpmv train` are understood and refused alike (`minicpmv train --help`). With DATA, its rows are "
-        "planned as a run plans them; without, the worst rows count that the flags allow. Needs no weights and no GPU.",
+        description="Predict peak memory by component, and the time of an epoch, without a GPU. All "
+        "flags of `minicpmv train` are accepted and checked alike (`minicpmv train --help`). With DATA, its rows are "
+        "planned as in a run; without it, the worst rows that the flags allow. Needs no weights and no GPU.",
         epilog=_EXAMPLES,
     )
     parser.add_argument(
@@ -43,14 +44,14 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="GPU",
         action="append",
         default=[],
-        help="memory of the GPU (24GB), or its name (4090, a100-80g, h100, ...); several with commas",
+        help="memory of the GPU (24GB), or its name (4090, a100-80g, h100, ...); separate several with commas",
     )
     parser.add_argument("--devices", type=positive_int, default=1, metavar="N", help="GPUs (default: 1)")
     parser.add_argument(
         "--mfu",
         type=_share,
         metavar="SHARE",
-        help="share of the GPU's peak that training reaches, 0 to 1 (default: 0.35; for the time only)",
+        help="share of the GPU's peak that training reaches, 0 to 1 (default: 0.35; affects only the time)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead (keys: docs/estimate.md)")
     return parser
@@ -75,8 +76,12 @@ def run(arguments: Sequence[str]) -> int:
     options, flags = _build_parser().parse_known_args(arguments)
     for name in ("model_name_or_path", "data_path"):
         if any(flag.partition("=")[0] == f"--{name}" for flag in flags):
-            raise UsageError(f"--{name}: found beside MODEL and DATA, expected these alone\n  fix: remove the flag")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: or two threads spin where cores are shared
+            raise UsageError(
+                f"--{name}: found in addition to MODEL and DATA, expected these alone\n  fix: remove the flag"
+            )
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # before torch is loaded: otherwise threads spin where cores are shared
     from transformers.utils import logging
 
     from minicpmv.estimation.answer import Question, answer, as_json, as_text

@@ -1,4 +1,4 @@
-"""``minicpmv eval`` measures a model's answers against the known ones."""
+"""Runs ``minicpmv eval``: measures a model's answers against the known ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minicpmv.cli.output_file import check_output
 from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
 
-if TYPE_CHECKING:  # for annotations only: numpy is left to the command's body
+if TYPE_CHECKING:  # for annotations only: numpy is imported in the command's body
     from minicpmv.data.records.answers import Answers, Share
     from minicpmv.evaluation.metrics.base import Metric, Sample
     from minicpmv.evaluation.scores import Result
@@ -45,14 +45,14 @@ _OF_THE_MODEL = (
     ("max_slice_nums", "--max-slice-nums"),
     ("turns", "--turns"),
 )
-"""What a file of answers cannot be asked."""
+"""Options that have no effect with a file of answers."""
 
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
         usage=f"minicpmv {NAME} [-h] (MODEL DATA | --predictions FILE) [options]",
-        description="Ask a model for the last answer of every record, or for all, or read its answers from a file, and "
+        description="Ask a model for the last answer of every record, or for all, or read answers from a file, and "
         "measure them. Thoughts before an answer do not count.",
         epilog=_EXAMPLES,
     )
@@ -65,10 +65,12 @@ def _build_parser() -> argparse.ArgumentParser:
         "--metrics",
         default=_DEFAULT,
         metavar="NAME,...",
-        help="what is measured, with 95%% intervals (default: %(default)s); `--metrics list` lists all",
+        help="metrics to compute, with 95%% intervals (default: %(default)s); `--metrics list` lists all",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the intervals (default: %(default)s)")
-    parser.add_argument("--image-root", metavar="DIR", help="folder of relative image paths (default: DATA's own)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the intervals (default: %(default)s)")
+    parser.add_argument(
+        "--image-root", metavar="DIR", help="folder where relative image paths start (default: DATA's own)"
+    )
     parser.add_argument(
         "--batch-size", type=positive_int, metavar="N", help=f"records answered at once (default: {_BATCH_SIZE})"
     )
@@ -78,7 +80,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--blank-images",
         action="store_true",
-        help="show grey pictures instead: what the model answers without seeing",
+        help="show grey pictures instead, to find what the model answers without seeing",
     )
     parser.add_argument(
         "--model-max-length",
@@ -90,15 +92,15 @@ def _build_parser() -> argparse.ArgumentParser:
         "--turns",
         choices=("last", "all"),
         default="last",
-        help="which answers of a record are asked for: its last, or every one, each after the recorded ones before it; "
-        "an answer of weight 0 is only read (default: %(default)s)",
+        help="answers to ask for in each record: its last, or every one, each after the recorded ones before it; "
+        "an answer of weight 0 is only context (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as one line of JSON")
     return parser
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Answer or read, measure record by record, print the values."""
+    """Ask for or read the answers, measure record by record, and print the values."""
     parser = _build_parser()
     options = parser.parse_intermixed_args(arguments)
     from minicpmv.evaluation.metrics.registry import find_metrics, split_names
@@ -145,7 +147,7 @@ def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -
 
 
 def _compare_base(options: argparse.Namespace) -> str | None:
-    """Compare an adapter's base before anything is read; return what was allowed."""
+    """Compare an adapter's base before anything is read; return a base that was allowed nevertheless."""
     from minicpmv.inference.loading import compare_own_base
 
     return compare_own_base(options.model, allow_other=options.allow_other_base)
@@ -176,8 +178,8 @@ def _find_answers(options: argparse.Namespace, metrics: Sequence[Metric]) -> Ans
 
     if options.blank_images and not all(metric.needs_answers for metric in metrics):
         raise UsageError(
-            "--blank-images: found beside loss or perplexity, which are measured on the pictures themselves, expected "
-            "metrics of answers only\n  fix: remove the one or the other"
+            "--blank-images: found with loss or perplexity, which are measured on the pictures themselves, expected "
+            "metrics of answers only\n  fix: remove one of the two"
         )
     if options.model_max_length and all(metric.needs_answers for metric in metrics):
         raise UsageError(

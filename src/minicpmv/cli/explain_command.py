@@ -1,4 +1,4 @@
-"""``minicpmv explain``: what a code in a message about data means, with an example."""
+"""Runs ``minicpmv explain``: prints what a code in a message about data means, with an example."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from minicpmv.errors import UsageError
 __all__ = ["NAME", "SUMMARY", "run"]
 
 NAME = "explain"
-SUMMARY = "say what a code such as D141 means"
+SUMMARY = "explain a code such as D141"
 
 _EXAMPLES = """examples:
   minicpmv explain D141
@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
         description="Print what a code in a message about data means, with an example; without a code, list all codes.",
         epilog=_EXAMPLES,
     )
-    parser.add_argument("code", metavar="CODE", nargs="?", help="as messages have it in brackets")
+    parser.add_argument("code", metavar="CODE", nargs="?", help="code, as in the brackets of a message")
     given = parser.parse_args(arguments).code
     from minicpmv.data.checks.code_pages import code_pages
 
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _distance(code: str, known: str) -> float:
-    """Say how far two codes are apart: by number, or by letters where there is none."""
+    """Return the distance of two codes, by number, or by letters if there is none."""
     if code[1:].isdecimal():
         return abs(int(code[1:10]) - int(known[1:]))
     return 1 - difflib.SequenceMatcher(None, code, known).ratio()

@@ -1,4 +1,4 @@
-"""``minicpmv export``: a model in the files of another engine, checked by reading them again."""
+"""Runs ``minicpmv export``: writes a model as files of another engine, and verifies them by reading them back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minicpmv.export.gguf.type_names import LLAMA_QUANTIZE_TYPES, OWN_TYPES, VIS
 __all__ = ["NAME", "SUMMARY", "run"]
 
 NAME = "export"
-SUMMARY = "write a model as GGUF files for llama.cpp and what is built on it"
+SUMMARY = "write a model as GGUF files for llama.cpp and tools built on it"
 
 _EXAMPLES = """examples:
   minicpmv export output/lora --output output/gguf
@@ -26,7 +26,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Write a model of version 2.5, 2.6, 4 or 4.5 as two GGUF files: the language model, and "
-        "vision tower with resampler (mmproj). Both are then read again: every tensor is compared with the model's, "
+        "vision tower with resampler (mmproj). Both are then read back: every tensor is compared with the model's, "
         "and so are the logits of a question about a picture.",
         epilog=_EXAMPLES,
     )
@@ -49,7 +49,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "--vision-type",
         choices=("auto", *VISION_TYPES),
         default="auto",
-        help="number format of tower and resampler (default: auto, f16, or f32 beside an f32 language model)",
+        help="number format of tower and resampler (default: auto, f16, or f32 with an f32 language model)",
     )
     parser.add_argument(
         "--llama-quantize",
@@ -57,7 +57,7 @@ def _build_parser() -> argparse.ArgumentParser:
         help="llama.cpp's tool, for types that need it (default: the one on PATH)",
     )
     parser.add_argument(
-        "--no-logits", action="store_true", help="compare tensors alone; logits need the whole model in memory"
+        "--no-logits", action="store_true", help="compare only tensors; logits need the whole model in memory"
     )
     parser.add_argument("--device", help="where logits are computed: cpu, cuda, ... (default: the first GPU, else CPU)")
     add_base_option(parser)
@@ -66,7 +66,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Export, and say what was written, how far it is from the model, and what the engine does otherwise."""
+    """Export, and print what was written, how far it is from the model, and where the engine differs."""
     options = _build_parser().parse_intermixed_args(arguments)
     from transformers.utils import logging
 
@@ -86,13 +86,13 @@ def run(arguments: Sequence[str]) -> int:
         overwrite=options.overwrite,
     )
     if done.merged is not None:
-        print(f"Merged into {done.merged.base} first")
+        print(f"First merged into {done.merged.base}")
         for agreement in done.merged.agreements:
             print(f"  in {agreement.dtype}, {agreement}")
     for file in (done.model, done.vision):
         print(f"Wrote {file} ({file.stat().st_size / 2**20:,.1f} MiB)")
     errors = ", ".join(f"{kind.name} {error:.2g}" for kind, error in sorted(done.errors.items()))
-    print(f"Read again: largest error of a tensor, relative to its size: {errors}")
+    print(f"Read back: largest error of a tensor, relative to its size: {errors}")
     if done.agreement is not None:
         print(
             f"Run again: logits differ by at most {done.agreement.difference:.2g} of the largest; the likeliest token "

@@ -1,4 +1,4 @@
-"""Entry point of the ``minicpmv`` command: reads the command's name and leaves the rest to that command's module.
+"""Runs the ``minicpmv`` command: reads the subcommand's name and passes the rest to its module.
 
 Nothing heavy is imported before a command runs, so ``--help`` answers at once.
 """
@@ -46,7 +46,7 @@ from minicpmv.terminal.streams import (
 __all__ = ["main"]
 
 EXIT_WRONG_USE, EXIT_INTERRUPTED = 2, 130
-_MORE_MEMORY = "end other programs that use the memory, or take a machine with more"
+_MORE_MEMORY = "end other programs that use the memory, or use a machine with more"
 
 _COMMANDS = {
     module.NAME: module
@@ -101,23 +101,23 @@ def _command(word: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one subcommand.
 
     Args:
-        arguments: As typed after ``minicpmv``; the process's own if not given.
+        arguments: Arguments after ``minicpmv``; by default the process's own.
 
     Returns:
-        0 when done, 2 when the input was wrong or something cannot be written, 130 when interrupted, 141 when nobody
-        reads the output any more, else what the command returned.
+        0 when done, 2 when the input was wrong or something cannot be written, 130 when interrupted, 141 when the
+        reader of the output is gone, otherwise the command's own code.
 
     Raises:
-        SystemExit: Options ask for help, or are not those of the command.
+        SystemExit: Options ask for help, or are invalid.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     with guard_output(given):
         try:
             code = _run(given)
-        except SystemExit as end:  # argparse's, which has printed help, or what is wrong
+        except SystemExit as end:  # from argparse, which has printed help or the error
             written = finish_output(0)
             if written:
                 return written
@@ -138,7 +138,7 @@ def _run(given: Sequence[str]) -> int:
     except KeyboardInterrupt:
         complain("interrupted")
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # whoever reads has seen enough, such as `| head`
+    except BrokenPipeError:  # the reader has seen enough, such as `| head`
         silence_output()
         return EXIT_NOT_READ
     except OSError as error:

@@ -1,4 +1,4 @@
-"""``minicpmv merge``: an adapter and its base become one model directory."""
+"""Runs ``minicpmv merge``: merges an adapter and its base into one model directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # for annotations only: importing it would load torch before 
 __all__ = ["NAME", "SUMMARY", "run"]
 
 NAME = "merge"
-SUMMARY = "merge an adapter into its base: one directory that needs nothing else"
+SUMMARY = "merge an adapter into its base, as one self-contained directory"
 
 _EXAMPLES = """examples:
   minicpmv merge output/lora output/merged
@@ -28,8 +28,8 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Merge an adapter into its base model, layer by layer in float32 and rounded once, and write a "
-        "model directory in the released layout. The result is compared with base and adapter before it is put into "
-        "place, and refused if it is not the same but for rounding.",
+        "model directory in the released layout. The result is compared with base and adapter before it is moved into "
+        "place, and refused if it differs by more than rounding.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("adapter", metavar="ADAPTER", help="directory of an adapter")
@@ -38,16 +38,16 @@ def _build_parser() -> argparse.ArgumentParser:
         "--base",
         type=model_name,
         metavar="MODEL",
-        help="base model's directory or hub name (default: what the adapter names)",
+        help="base model's directory or hub name (default: the one that the adapter names)",
     )
     add_base_option(parser)
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
-        help="number format of all weights (default: each as the base stores it)",
+        help="number format of all weights (default: as stored in the base)",
     )
     parser.add_argument(
-        "--max-shard-size", metavar="SIZE", default="5GB", help="most of one weight file (default: %(default)s)"
+        "--max-shard-size", metavar="SIZE", default="5GB", help="largest size of one weight file (default: %(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace OUT, if it holds a model and nothing else")
     parser.add_argument(
@@ -63,7 +63,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Merge, and say what was done and how near it is."""
+    """Merge, and print what was done and how close the result is."""
     options = _build_parser().parse_intermixed_args(arguments)
     import torch
     from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""Options that every command with a model shares, and how they become settings."""
+"""Defines the options that all commands with a model share, and turns them into settings."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _NEEDS_SAMPLE = ("temperature", "top_p", "top_k", "seed")
 
 
 def model_name(text: str) -> str:
-    """Read a model's directory or hub name; of the latter, one that cannot be had is refused before torch is loaded.
+    """Read a model's directory or hub name; a hub name that is unavailable is refused before torch is loaded.
 
     Raises:
-        CheckpointError: It is such a name.
+        CheckpointError: The hub name is unavailable.
     """
     if text.count("/") == 1 and not text.startswith((".", "/", "~")) and not Path(text).exists():
         from minicpmv.releases.directories import refuse_unreachable
@@ -65,12 +65,12 @@ def add_model_options(
     is_optional: bool = False,
     many: bool = False,
 ) -> None:
-    """Add MODEL and what concerns loading it and its answers.
+    """Add MODEL, and the options for loading it and for its answers.
 
     Args:
-        parser: Of the command.
-        max_new_tokens: Longest answer.
-        with_thoughts: The same where thoughts count.
+        parser: Parser of the command.
+        max_new_tokens: Default of the longest answer.
+        with_thoughts: The same with thinking.
         is_optional: Whether MODEL may be left out.
         many: Whether several processes can answer, each on a device of its own.
     """
@@ -89,7 +89,7 @@ def add_model_options(
             "--processes",
             type=positive_int,
             metavar="N",
-            help="how many answer, each with a whole copy of the model (default: one for each GPU; one on a CPU)",
+            help="processes that answer, each with a whole copy of the model (default: one for each GPU; one on a CPU)",
         )
     parser.add_argument(
         "--dtype",
@@ -108,7 +108,7 @@ def add_model_options(
     parser.add_argument(
         "--thinking",
         action="store_true",
-        help="let the model think before it answers (4.5 only; other versions say so before they are loaded)",
+        help="let the model think before it answers (4.5 only; refused for other versions before they are loaded)",
     )
     parser.add_argument(
         "--max-slice-nums",
@@ -119,16 +119,16 @@ def add_model_options(
 
 
 def add_base_option(parser: argparse.ArgumentParser) -> None:
-    """Add what lets an adapter be put on a base that it does not belong to."""
+    """Add the option that allows an adapter on a base that it does not belong to."""
     parser.add_argument(
         "--allow-other-base",
         action="store_true",
-        help="put an adapter on other weights than those that it was trained on, which is refused otherwise",
+        help="attach an adapter to weights other than those it was trained on, which is refused otherwise",
     )
 
 
 def add_sampling_options(parser: argparse.ArgumentParser, *, seed: int | None = None) -> None:
-    """Add how tokens are chosen, with the random numbers' seed where none is given."""
+    """Add the sampling options, with the default of the seed."""
     parser.add_argument("--sample", action="store_true", help="draw tokens at random, as the released chat() does")
     parser.add_argument("--temperature", type=_positive, metavar="T", help="with --sample (default: 0.7)")
     parser.add_argument("--top-p", type=_share, metavar="P", help="with --sample (default: 0.8; 1 with --thinking)")
@@ -139,18 +139,18 @@ def add_sampling_options(parser: argparse.ArgumentParser, *, seed: int | None = 
         "--repetition-penalty",
         type=_positive,
         metavar="R",
-        help="above 1 makes tokens answered before less likely (default: 1; with --sample the released chat()'s)",
+        help="above 1 makes tokens generated before less likely (default: 1; with --sample the released chat()'s)",
     )
     parser.add_argument(
         "--seed",
         type=int,
         metavar="N",
-        help=f"with --sample: the same N, the same answers (default: {'others each time' if seed is None else seed})",
+        help=f"with --sample: the same N gives the same answers (default: {'random' if seed is None else seed})",
     )
 
 
 def check_sampling(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End the command where an option needs ``--sample`` and stands alone."""
+    """End the command if an option needs ``--sample`` and it is missing."""
     for name in _NEEDS_SAMPLE:
         if getattr(options, name) is not None and not options.sample:
             flag = f"--{name.replace('_', '-')}"
@@ -184,7 +184,7 @@ def answer_length(options: argparse.Namespace) -> int:
 
 
 def generation_settings(options: argparse.Namespace) -> GenerationSettings:
-    """Return how answers are chosen: by the options of every model, and those of sampling where a command has them."""
+    """Return the settings of generation, from the model options and the sampling options that a command has."""
     from minicpmv.inference.generation import GenerationSettings
 
     sampling = ("sample", "temperature", "top_p", "top_k", "repetition_penalty")
@@ -200,12 +200,12 @@ def open_model(options: argparse.Namespace, device: str | None = None) -> Loaded
     """Load the model that the options name.
 
     Args:
-        options: Of the command.
-        device: Instead of the one that they name.
+        options: Options of the command.
+        device: Device, in place of the one in the options.
 
     Raises:
-        CheckpointError: There is none.
-        UsageError: It cannot do what the options ask of it; raised before weights are loaded.
+        CheckpointError: There is no such model.
+        UsageError: The model cannot do what the options ask for; raised before weights are loaded.
     """
     import torch
     from transformers.utils import logging
@@ -227,12 +227,12 @@ def open_many(options: argparse.Namespace, *, num_batches: int) -> AbstractConte
     """Load the model on each device that the options name, for use in a ``with`` statement.
 
     Args:
-        options: Of a command that has them for many.
-        num_batches: No more processes are started than have one to answer.
+        options: Options of a command that can use several devices.
+        num_batches: Batches to answer, which limit the number of processes.
 
     Raises:
         CheckpointError: There is no model.
-        UsageError: It cannot do what the options ask of it, or there are not enough devices.
+        UsageError: The model cannot do what the options ask for, or there are too few devices.
     """
     from minicpmv.devices.inspection import inspect_machine
     from minicpmv.inference.loading import default_device

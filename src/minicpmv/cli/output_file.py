@@ -1,4 +1,4 @@
-"""A file that a command writes: what would fail, or overwrite what is read, is refused before the work."""
+"""Checks a command's output file before the work: refuses one that cannot be written or is an input."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def check_output(output: str, *inputs: str | None) -> None:
     """Make sure that a file can be written.
 
     Args:
-        output: As given for ``--output``.
+        output: Value of ``--output``.
         inputs: Files that the command reads; None for one that was not given.
 
     Raises:
-        UsageError: It is one of the inputs, or cannot be written.
+        UsageError: The file is one of the inputs, or cannot be written.
     """
     check_file(output, asked_by="--output")
     for data in inputs:

@@ -68,7 +68,7 @@ class CommandParser(argparse.ArgumentParser):
         sys.exit(2)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        if message:  # argparse would swallow that the output is full
+        if message:  # argparse would hide that the output is full
             (file or sys.stderr).write(message)
 
     def _secrets(self) -> set[str]:

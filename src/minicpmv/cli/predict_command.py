@@ -1,4 +1,4 @@
-"""``minicpmv predict``: a model's answers to all questions of a data file."""
+"""Runs ``minicpmv predict``: writes a model's answers to all questions of a data file."""
 
 from __future__ import annotations
 
@@ -41,22 +41,24 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Ask a model the last question of every record, or all, and write a line of JSON for each, in the "
-        "order of DATA: index, id, question, answer, where the record ends with an answer that as the reference, and "
-        "its references if it lists any. The same command goes on where it was interrupted or killed.",
+        "order of DATA: index, id, question, answer, the recorded answer (if any) as the reference, and "
+        "the record's references if it lists any. The same command resumes after it was interrupted or killed.",
         epilog=_EXAMPLES,
     )
     add_model_options(parser, max_new_tokens=1024, with_thoughts=2048, many=True)
-    parser.add_argument("data", metavar="DATA", help="records as for training; they may end with a question")
-    parser.add_argument("--output", required=True, metavar="FILE", help="where answers are written, as JSON Lines")
+    parser.add_argument("data", metavar="DATA", help="file of records, as for training; they may end with a question")
+    parser.add_argument("--output", required=True, metavar="FILE", help="file for the answers, as JSON Lines")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished FILE, or answers of another run")
     parser.add_argument(
         "--turns",
         choices=("last", "all"),
         default="last",
-        help="which questions of a record are asked: its last, or every one, each after the recorded answers before "
-        "it; one whose answer has weight 0 is only read (default: %(default)s)",
+        help="questions of a record to ask: its last, or every one, each after the recorded answers before "
+        "it; one whose answer has weight 0 is only context (default: %(default)s)",
     )
-    parser.add_argument("--image-root", metavar="DIR", help="folder of relative image paths (default: DATA's own)")
+    parser.add_argument(
+        "--image-root", metavar="DIR", help="folder where relative image paths start (default: DATA's own)"
+    )
     parser.add_argument(
         "--batch-size",
         type=positive_int,
@@ -67,7 +69,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "--batch-tokens",
         type=positive_int,
         metavar="N",
-        help="most tokens answered at once: records x (longest prompt + longest answer), which is what memory goes by; "
+        help="most tokens answered at once: records x (longest prompt + longest answer), which determines memory; "
         "a longer record is answered alone",
     )
     add_sampling_options(parser, seed=_SEED)
@@ -75,7 +77,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Read the data, answer what is not answered yet, and write the file."""
+    """Read the data, answer the remaining questions, and write the file."""
     parser = _build_parser()
     options = parser.parse_intermixed_args(arguments)
     check_sampling(parser, options)
@@ -95,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[Answers, dict[str, Any]]:
-    """Check the data; return what is asked, and what the answers will depend on."""
+    """Check the data; return the questions, and everything that the answers depend on."""
     from minicpmv.data.records.answers import Answers
     from minicpmv.data.records.file_state import FileStates
     from minicpmv.data.records.reading import log_notice
@@ -163,7 +165,7 @@ def _answer(
             seconds = time.monotonic() - begun
             answers.finish()
     new = len(asked) - before
-    earlier = f" ({before:,} more had been answered before)" if before else ""
+    earlier = f" ({before:,} more were answered earlier)" if before else ""
     rate = f" in {seconds:,.1f} s, {new / max(seconds, 1e-9):,.1f}/s" if new else ""
     print(f"answered {new:,} questions{rate}{earlier}: {options.output}")
     if said := str(asked.share):

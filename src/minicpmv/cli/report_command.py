@@ -1,4 +1,4 @@
-"""``minicpmv report``: a page with what came of a run, or of several laid over one another."""
+"""Runs ``minicpmv report``: writes a page with the results of a run, or of several overlaid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minicpmv.errors import UsageError
 __all__ = ["NAME", "SUMMARY", "run"]
 
 NAME = "report"
-SUMMARY = "write a page with what came of a run, or of several"
+SUMMARY = "write a page with the results of a run, or of several"
 
 _EXAMPLES = """examples:
   minicpmv report output/lora
@@ -26,33 +26,33 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Write one HTML page with the curves of a run, its answers before and after, its data, what was "
-        "trained, its settings and how to do it again; with several runs, their curves over one another and what is "
-        "different between them. A run need not be finished. The page needs nothing beside it and no network.",
+        "trained, its settings and how to reproduce it; with several runs, their curves overlaid and what is "
+        "different between them. A run need not be finished. The page is self-contained and needs no network.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help="directory of a run: its --output_dir")
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="page to write (default: report.html in the first RUN, and for a single one loss.png beside it)",
+        help="page to write (default: report.html in the first RUN, and for a single run also loss.png)",
     )
     parser.add_argument(
         "--before",
         metavar="FILE",
-        help="answers of the model before training, as `minicpmv eval --output` or `minicpmv predict` writes them "
-        "(default: before.jsonl in RUN, if it is there)",
+        help="answers of the model before training, from `minicpmv eval --output` or `minicpmv predict` "
+        "(default: before.jsonl in RUN, if it exists)",
     )
     parser.add_argument(
         "--after",
         metavar="FILE",
-        help="answers of the trained model to the same records (default: after.jsonl in RUN, if it is there)",
+        help="answers of the trained model to the same records (default: after.jsonl in RUN, if it exists)",
     )
     parser.add_argument(
         "--examples",
         type=positive_int,
         default=24,
         metavar="N",
-        help="most answers of each kind that are shown: better, worse, right, wrong (default: %(default)s)",
+        help="most answers to show of each kind: better, worse, right, wrong (default: %(default)s)",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""``minicpmv serve``: answer over HTTP, as OpenAI's chat completions."""
+"""Runs ``minicpmv serve``: answers over HTTP, as OpenAI's chat completions."""
 
 from __future__ import annotations
 
@@ -36,15 +36,19 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Answer POST /v1/chat/completions with text and images, for OpenAI's clients. A request's `model` "
-        "chooses the base or an adapter; requests that wait are answered together. SIGTERM finishes what runs.",
+        "chooses the base or an adapter; waiting requests are batched. SIGTERM finishes running answers.",
         epilog=_EXAMPLES,
     )
     add_model_options(parser, max_new_tokens=1024, with_thoughts=2048)
     add = parser.add_argument
-    add("--adapter", action="append", default=[], metavar="NAME=PATH", help="serve an adapter, too; may be repeated")
-    add("--served-model-name", metavar="NAME", help="name of MODEL in requests (default: MODEL as it is typed)")
+    add("--adapter", action="append", default=[], metavar="NAME=PATH", help="also serve an adapter; may be repeated")
+    add("--served-model-name", metavar="NAME", help="name of MODEL in requests (default: MODEL as typed)")
     add_server_options(parser, port=8000, asked="request")
-    add("--api-key", metavar="KEY", help=f"what clients must send (default: ${_KEY_VARIABLE}; without both, nothing)")
+    add(
+        "--api-key",
+        metavar="KEY",
+        help=f"key that clients must send (default: ${_KEY_VARIABLE}; none if neither is set)",
+    )
     add("--max-batch-size", type=positive_int, default=8, metavar="N", help="requests answered together (default: 8)")
     add("--max-queue", type=positive_int, default=64, metavar="N", help="requests that may wait (default: 64)")
     add(
@@ -52,7 +56,7 @@ def _build_parser() -> argparse.ArgumentParser:
         type=float,
         default=10.0,
         metavar="MS",
-        help="how long a request that finds the model idle waits for others (default: 10)",
+        help="time that a request to the idle model waits for others (default: 10)",
     )
     add("--max-length", type=positive_int, metavar="N", help="tokens of prompt and answer (default: the checkpoint's)")
     add(
@@ -60,11 +64,11 @@ def _build_parser() -> argparse.ArgumentParser:
         type=positive_int,
         default=32 * 2**20,
         metavar="N",
-        help="largest request, and largest sum of the image files that it names (default: 33554432)",
+        help="largest request, and largest total of the image files that it names (default: 33554432)",
     )
     add("--request-timeout", type=float, default=300.0, metavar="S", help="seconds for one request (default: 300)")
     add("--allowed-image-root", metavar="DIR", help="let requests name image files in this folder (default: none)")
-    add("--allow-remote-images", action="store_true", help="fetch images that requests name on the public web")
+    add("--allow-remote-images", action="store_true", help="fetch images from the public web")
     return parser
 
 
@@ -92,7 +96,7 @@ def run(arguments: Sequence[str]) -> int:
     base, paths = name_models(options.model, options.adapter, options.served_model_name)
     compare_bases(base, paths, allow_other=options.allow_other_base)
     if settings.api_key is None and not is_loopback(options.host):
-        print(f"notice: whoever reaches {options.host} may ask: there is no --api-key", file=sys.stderr)
+        print(f"notice: without --api-key, everyone who can reach {options.host} can use the model", file=sys.stderr)
     with listen(options.host, options.port) as listening:
         loaded = open_model(argparse.Namespace(**vars(options) | {"model": base}))
         context_length(loaded, settings)

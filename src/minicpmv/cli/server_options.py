@@ -1,4 +1,4 @@
-"""Options of every command that answers at an address."""
+"""Defines the options that all servers share."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["add_server_options"]
 
 
 def add_server_options(parser: argparse.ArgumentParser, *, port: int, asked: str) -> None:
-    """Add where it listens, and how much of pictures it takes.
+    """Add the options for the address and for the size of pictures.
 
     Args:
-        parser: The command's.
-        port: Where it listens if none is given.
-        asked: What pictures come with: a request, a question.
+        parser: Parser of the command.
+        port: Default port.
+        asked: Word for what carries pictures: request or question.
     """
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen at (default: %(default)s, this machine only)")
-    add("--port", type=int, default=port, metavar="N", help="default: %(default)s; 0 takes any free one")
+    add("--port", type=int, default=port, metavar="N", help="port (default: %(default)s; 0 takes any free one)")
     add(
         "--max-image-pixels",
         type=positive_int,

@@ -1,4 +1,4 @@
-"""``minicpmv show``: a page with what the model sees of some records."""
+"""Runs ``minicpmv show``: writes a page with what the model sees of some records."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Write one HTML page that shows records as the model reads them in training: the conversation, "
-        "the images with the lines along which they are cut, every token with its id and whether it is trained, and "
-        "the lengths. The page needs nothing beside it and no network.",
+        "the images with the lines where they are cut, every token with its id and whether it is trained, and "
+        "the lengths. The page is self-contained and needs no network.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("data", metavar="DATA", help="file of records, as for training")
@@ -53,8 +53,10 @@ def _build_parser() -> argparse.ArgumentParser:
     which.add_argument(
         "--sample", type=positive_int, metavar="N", help=f"show N records drawn at random (default: {_SAMPLED})"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of --sample (default: %(default)s)")
-    parser.add_argument("--image-root", metavar="DIR", help="folder of relative image paths (default: DATA's own)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of --sample (default: %(default)s)")
+    parser.add_argument(
+        "--image-root", metavar="DIR", help="folder where relative image paths start (default: DATA's own)"
+    )
     parser.add_argument(
         "--model-max-length",
         type=positive_int,
@@ -69,7 +71,9 @@ def _build_parser() -> argparse.ArgumentParser:
         help="most tiles cut from one picture (default: the checkpoint's own)",
     )
     parser.add_argument(
-        "--truncate-answers", action="store_true", help="as training's --truncate_answers true: cut answers too long"
+        "--truncate-answers",
+        action="store_true",
+        help="as training's --truncate_answers true: truncate answers that are too long",
     )
     return parser
 
@@ -120,5 +124,5 @@ def run(arguments: Sequence[str]) -> int:
     if num_sound < num_records:
         root = ["--image-root", options.image_root] if options.image_root else []
         command = shlex.join(["minicpmv", "check", options.data, "--model", options.model, *root])
-        print(f"{num_records - num_sound} with problems, none of them there: `{command}` names them")
+        print(f"{num_records - num_sound} with problems, not shown: `{command}` names them")
     return 0

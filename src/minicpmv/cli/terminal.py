@@ -1,4 +1,4 @@
-"""Lines from whoever types or pipes them: with a history, completion and some bold where a terminal has them."""
+"""Reads lines that are typed or piped in, with history, completion and bold where a terminal supports them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 try:
     import readline
-except ImportError:  # a Python that was built without it
+except ImportError:  # a Python that was built without readline
     readline: Any = None
 
 __all__ = ["Terminal", "catch_interrupt"]
@@ -22,11 +22,11 @@ _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
 class Terminal:
-    """The terminal, or the pipe, at which a dialogue is held.
+    """Reads and writes a dialogue, on a terminal or through pipes.
 
     Args:
-        commands: Words that a line may begin with.
-        file_commands: Those of them that the path of a file follows.
+        commands: Commands that a line may begin with.
+        file_commands: Those that take the path of a file.
     """
 
     def __init__(self, commands: Sequence[str], file_commands: Sequence[str]) -> None:
@@ -35,15 +35,15 @@ class Terminal:
         self._commands, self._file_commands = commands, file_commands
         self._matches: list[str] = []
         if self.is_interactive and readline is not None:
-            readline.set_completer_delims("\n")  # a completion replaces the whole line: paths may hold spaces
+            readline.set_completer_delims("\n")  # a completion replaces the whole line: paths may contain spaces
             readline.set_completer(self._complete)
             readline.parse_and_bind("tab: complete")
 
     def read(self) -> str:
-        """Return the next line, or several where each but the last ends with a backslash.
+        """Return the next line, joined with the following ones while it ends with a backslash.
 
         Raises:
-            EOFError: There are no more.
+            EOFError: There are no more lines.
         """
         lines = [self._read_line("\nyou: ")]
         while lines[-1].endswith("\\"):
@@ -52,16 +52,16 @@ class Terminal:
         return "\n".join(lines)
 
     def note(self, text: str) -> None:
-        """Tell who types something that is no answer; nobody, where lines come from a pipe."""
+        """Print a note that is not an answer, only on a terminal."""
         if self.is_interactive:
             start, end = (_DIM, _PLAIN) if self._is_styled else ("", "")
-            print(start, text, end, sep="", flush=True)  # each by itself: within a text, sequences are escaped
+            print(start, text, end, sep="", flush=True)  # separate arguments: sequences inside a text would be escaped
 
     def _read_line(self, prompt: str) -> str:
         if not self.is_interactive:
             return input()
         if self._is_styled and readline is not None:
-            # Between \x01 and \x02 stands what takes no place on the line, or readline counts it.
+            # \x01 and \x02 enclose characters without width, or readline would count them.
             start = "\n" if prompt.startswith("\n") else ""
             prompt = f"{start}\x01{_BOLD}\x02{prompt.strip()}\x01{_PLAIN}\x02 "
         return input(prompt)
@@ -82,7 +82,7 @@ class Terminal:
 
 @contextmanager
 def catch_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let the first Ctrl-C set what is returned; a second one ends the command as usual."""
+    """Yield a function that returns whether Ctrl-C was pressed; a second Ctrl-C ends the command as usual."""
     is_stopped = threading.Event()
 
     def remember(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""``minicpmv train``: the training run of the scripts, which starts its processes itself."""
+"""Runs ``minicpmv train``: the training run of the scripts, which starts its processes itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SUMMARY = "fine-tune a model, on all GPUs of this machine"
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Hand the flags, which are transformers' and ours, over to the training run."""
+    """Pass the flags, which are transformers' and ours, to the training run."""
     from minicpmv.training.__main__ import main
 
     return main(arguments)

@@ -1,4 +1,4 @@
-"""``minicpmv ui``: a page in the browser to talk to a model, or to two side by side."""
+"""Runs ``minicpmv ui``: serves a page in the browser to talk to a model, or to two side by side."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ _EXAMPLES = """examples:
 def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
-        description="Show a page in the browser: a conversation with pictures, answers as they are written, controls "
-        "of sampling, and the conversation as a training record. It needs no internet. Ctrl-C ends it.",
+        description="Serve a page for the browser: a conversation with pictures, streamed answers, controls "
+        "for sampling, and the conversation as a training record. It needs no internet. Ctrl-C ends it.",
         epilog=_EXAMPLES,
     )
     add_model_options(parser, max_new_tokens=1024, with_thoughts=2048)
@@ -48,14 +48,14 @@ def _build_parser() -> argparse.ArgumentParser:
         nargs="?",
         const=_OWN_BASE,
         metavar="OTHER",
-        help="let another model answer beside MODEL; without OTHER, the base of MODEL, which is an adapter then",
+        help="let another model answer side by side with MODEL; without OTHER, the base of MODEL, then an adapter",
     )
     add("--system", metavar="TEXT", help="instruction before the first question (2.5 and later)")
     add_server_options(parser, port=7860, asked="question")
     add(
         "--password",
         metavar="TEXT",
-        help=f"what the page asks for first (default: ${_PASSWORD_VARIABLE}); needed where others reach the address",
+        help=f"password of the page (default: ${_PASSWORD_VARIABLE}); required if others can reach the address",
     )
     add("--open", action="store_true", help="open the page in this machine's browser")
     add(
@@ -86,14 +86,14 @@ def run(arguments: Sequence[str]) -> int:
     password = _password(options)
     if password is None and not is_loopback(options.host):
         raise UsageError(
-            f"--host: found {options.host} without a password, expected one where others reach the page\n"
+            f"--host: found {options.host} without a password, expected one, since others can reach the page\n"
             f"  fix: set {_PASSWORD_VARIABLE}, or listen at 127.0.0.1"
         )
     with (
         listen(options.host, options.port) as listening,
         scratch_folder("ui") as folder,
     ):
-        # Read when gradio is imported. Uploads go with the process, and nobody is asked for a newer version.
+        # Read when gradio is imported: uploads are removed with the process, and gradio does not look for updates.
         os.environ |= {"GRADIO_TEMP_DIR": str(folder), "GRADIO_ANALYTICS_ENABLED": "False"}
 
         from minicpmv.ui.speakers import load_speakers
@@ -103,7 +103,7 @@ def run(arguments: Sequence[str]) -> int:
 
         speakers = load_speakers(options.model, options.compare, load=load, allow_other_base=options.allow_other_base)
 
-        # Imports gradio, which takes seconds: after whatever can be wrong with the models.
+        # Imports gradio, which takes seconds, so this comes after everything that can fail with the models.
         from minicpmv.ui.server import serve
         from minicpmv.ui.session import Room
 

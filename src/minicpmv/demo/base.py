@@ -1,4 +1,4 @@
-"""The base model before it has learned anything: its configuration files and its random weights.
+"""Writes the base model before training: its configuration files and its random weights.
 
 Its shape is one that llama.cpp and other engines can run: a language model whose width is a multiple of 128, a vision
 tower of another width, and a position table of 70 x 70.
@@ -24,14 +24,14 @@ _MAX_SLICES = 9
 _PATCH_PIXELS = 14
 
 _QUERY_STD = 0.5
-"""Queries much alike attend alike: at transformers' usual 0.02 the resampler learns slowly."""
+"""Standard deviation of the queries: at transformers' usual 0.02 they attend alike, and the resampler learns slowly."""
 _POSITION_STD = 1.0
 _INIT_STD = 0.08
-"""Of all other weights; about 1 / sqrt(width) suits so narrow a model better than the usual 0.02."""
+"""Standard deviation of all other weights; about 1 / sqrt(width) suits so narrow a model better than the usual 0.02."""
 
 
 def config_fields() -> dict[str, Any]:
-    """The fields of ``config.json`` in the released layout, with float32 weights."""
+    """Return the fields of ``config.json`` in the released layout, with float32 weights."""
     ids = special_token_ids()
     return {
         "version": 2.6,
@@ -118,7 +118,7 @@ def write_untrained(folder: Path, *, seed: int) -> None:
         model.resampler.query.normal_(0, _QUERY_STD)
         model.vpm.embeddings.position_embedding.weight.normal_(0, _POSITION_STD)
     model.save_pretrained(folder)
-    # Once more, because saving replaces what the released file says by transformers' own view.
+    # Written again, because saving replaces the released file's values by transformers' own.
     (folder / "config.json").write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
     generation = {
         "_from_model_config": True,

@@ -1,6 +1,6 @@
-"""Unpack the demo: the base model's directory and the digits as picture files with their JSON files.
+"""Unpacks the demo: the base model's directory and the digits as picture files with their JSON files.
 
-Copies and draws only: it needs neither torch nor transformers, so that ``minicpmv demo`` takes about a second.
+It only copies and draws, and needs neither torch nor transformers, so that ``minicpmv demo`` takes about a second.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ _SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DemoPaths:
-    """Where the parts of a built demo lie."""
+    """Names the parts of a built demo."""
 
     model: Path
-    """A MiniCPM-V 2.6 directory in the released layout."""
+    """Model directory of a MiniCPM-V 2.6 in the released layout."""
     train: Path
     validation: Path
-    """For choosing settings."""
+    """Records for choosing settings."""
     heldout: Path
-    """For reporting, once."""
+    """Records for reporting, once."""
 
 
 def build_demo(output: str | Path) -> DemoPaths:
-    """Write the demo under ``output`` and return its paths. What is there already is kept, and completed.
+    """Write the demo under ``output`` and return its paths. Existing parts of it are kept and completed.
 
-    Everything is written aside first, so what a killed process leaves is not under the demo's names.
+    Everything is written to a temporary place first, so a killed process leaves nothing under the demo's names.
 
     Raises:
-        UsageError: A file of the demo's names is there and is another, or ``output`` cannot be written to.
+        UsageError: Another file has one of the demo's names, or ``output`` cannot be written to.
     """
     folder = Path(output)
     check_directory(folder, asked_by="--output")
     place = folder.resolve()
     is_new = not place.exists()
-    # Beside a new folder, to be renamed as a whole; inside one that is there, which may be a disk of its own.
+    # Next to a new folder, to be renamed as a whole; inside an existing one, which may be a disk of its own.
     staged = place.with_name(f".{place.name}.partial") if is_new else place / ".demo.partial"
     try:
         staged.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def _write(folder: Path) -> None:
 
 
 def _refuse_others(staged: Path, place: Path) -> None:
-    """Make sure that what has a name of the demo's is the demo's: nothing of a user's is replaced."""
+    """Make sure that files with the demo's names are the demo's: no user's file is replaced."""
     names = [path.relative_to(staged) for path in sorted(staged.rglob("*"))]
     others = [
         str(name) for name in names if os.path.lexists(place / name) and not _is_same(staged / name, place / name)
@@ -103,15 +103,15 @@ def _is_same(made: Path, there: Path) -> bool:
         return True
     if made.suffix != ".png":
         return False
-    try:  # another release of Pillow or zlib packs the same picture otherwise
+    try:  # another release of Pillow or zlib compresses the same picture differently
         with Image.open(made) as one, Image.open(there) as other:
             return one.mode == other.mode and one.size == other.size and one.tobytes() == other.tobytes()
-    except (OSError, SyntaxError, ValueError):  # no picture
+    except (OSError, SyntaxError, ValueError):  # not a picture
         return False
 
 
 def _move_missing(staged: Path, place: Path) -> None:
-    """Move what is not there yet, a whole folder at once where that is missing."""
+    """Move the missing files, and missing folders as a whole."""
     for path in sorted(staged.iterdir()):
         target = place / path.name
         if not target.exists():

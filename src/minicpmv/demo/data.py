@@ -1,4 +1,4 @@
-"""The demo's task: real handwritten digits, their three fixed splits, and how they become files in the seeds' format.
+"""Defines the demo's task: handwritten digits, their three fixed splits, and their files in the upstream data format.
 
 The pictures are the 1,797 of scikit-learn's digits data, a copy of the test set of "Optical Recognition of Handwritten
 Digits" (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0),
@@ -42,9 +42,9 @@ QUESTION = "Which digit is it?"
 PICTURE_PIXELS = 56
 """Side of every demo picture: one slice of the demo model, 4 x 4 patches."""
 DIGIT_PIXELS = 8
-"""Side of a digit as it was collected."""
+"""Side of a digit in the original data."""
 INK_LEVELS = 17
-"""A digit's pixel counts the inked cells of a 4 x 4 block of the original scan: 0 to 16."""
+"""Grey levels: a pixel counts the inked cells of a 4 x 4 block of the original scan, 0 to 16."""
 
 _HELDOUT_PER_DIGIT = 36
 _VALIDATION_PER_DIGIT = 24
@@ -52,13 +52,13 @@ _VALIDATION_PER_DIGIT = 24
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Digit:
-    """One handwritten digit."""
+    """Holds one handwritten digit."""
 
     index: int
     """Position in scikit-learn's data."""
     value: int
     ink: NDArray[np.uint8]
-    """(8, 8), 0 (paper) to 16 (fully inked)."""
+    """Pixels, (8, 8), 0 (paper) to 16 (fully inked)."""
 
 
 @cache
@@ -71,10 +71,11 @@ def _all_digits() -> tuple[Digit, ...]:
 
 
 def digits_of(split: Split) -> tuple[Digit, ...]:
-    """The digits of one split, in the order of the data.
+    """Return the digits of one split, in the order of the data.
 
-    Held-out has 36 and validation 24 of every digit, so that a constant answer scores exactly 10 %; the rest trains.
-    Membership follows a hash of the position, which no library version can change.
+    The held-out split has 36 of every digit and validation 24, so that a constant answer scores exactly 10 %; the rest
+    is for training.
+    A hash of the position decides the split, which no library version can change.
     """
     chosen: list[Digit] = []
     for value in range(10):
@@ -92,14 +93,14 @@ def digits_of(split: Split) -> tuple[Digit, ...]:
 
 
 def digit_picture(digit: Digit) -> Image.Image:
-    """Dark ink on white paper, 56 x 56 grey pixels, enlarged so that a person can see it."""
+    """Draw a digit as dark ink on white paper, enlarged to 56 x 56 grey pixels."""
     grey = 255 - digit.ink.astype(np.uint16) * 255 // (INK_LEVELS - 1)
     small = Image.fromarray(grey.astype(np.uint8))
     return resize(small, (PICTURE_PIXELS, PICTURE_PIXELS))
 
 
 def moved_picture(digit: Digit, copy: int) -> Image.Image:
-    """The digit's picture turned by up to 10 degrees and moved by up to 5 pixels, the same for the same ``copy``."""
+    """Turn the digit's picture by up to 10 degrees and move it by up to 5 pixels, the same for the same ``copy``."""
     rng = Random(f"{digit.index} {copy}")
     shift = (rng.randint(-5, 5), rng.randint(-5, 5))
     return digit_picture(digit).rotate(rng.uniform(-10, 10), Image.Resampling.BICUBIC, translate=shift, fillcolor=255)
@@ -108,8 +109,8 @@ def moved_picture(digit: Digit, copy: int) -> Image.Image:
 def write_split(output: Path, split: Split, digits: Iterable[Digit] | None = None) -> Path:
     """Write ``images/<split>/digit_NNNN.png`` and ``<split>.json`` under ``output`` and return the JSON file.
 
-    A digit to train on is written three times, as collected and moved a little in two ways (``_1``, ``_2``): 1,197
-    pictures alone are soon known by heart. Other splits show every digit once, as collected.
+    A digit of the training split is written three times, as collected and in two variants (``_1``, ``_2``): 1,197
+    pictures alone are soon memorised. Other splits have every digit once, as collected.
     """
     folder = output / "images" / split
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""The base model's training data: questions and answers over generated pictures and clothing, and some text alone.
+"""Makes the base model's training data: questions about generated pictures and clothing, and some text-only ones.
 
-Deterministic for a seed. Every answer word that the demo's own task needs (``zero`` to ``nine``) occurs, as a count;
-the task's question and its pictures do not.
+It is deterministic for a seed. Every answer word that the demo's own task needs (``zero`` to ``nine``) occurs, as a
+count; the task's question and its pictures do not.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _YES_NO: dict[str, tuple[str, tuple[str, ...]]] = {
     "letter": ("Is it the letter {}?", tuple(LETTERS)),
     "clothing": ("Is it a {}?", CLOTHING),
 }
-"""Question about one property, with the values that may be asked for."""
+"""Yes-or-no questions about one property, with the values that may be asked for."""
 
 _TEXTS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("Hello", "Hello!", "Hi", "Good morning"), "Hello! Show me a picture and ask about it."),
@@ -85,7 +85,7 @@ _TEXT_SHARE = 0.02
 
 
 def _ask(rng: Random, picture: Picture) -> list[tuple[str, str]]:
-    """Up to three different questions about a picture, with their answers; mostly its main property first."""
+    """Return up to three different questions about a picture with their answers, mostly its main property first."""
     answers = {"kind": _KIND_WORDS[picture.kind], **picture.facts}
     if picture.kind == "pair":
         answers |= {side: _KIND_WORDS[picture.facts[side]] for side in ("left", "right")}
@@ -105,7 +105,7 @@ def _phrase(rng: Random, name: str, answer: str) -> tuple[str, str]:
 
 
 def conversations(seed: int, count: int) -> Iterator[tuple[Picture | None, list[tuple[str, str]]]]:
-    """Yield ``count`` conversations: a picture, or None for text alone, and questions with answers."""
+    """Yield ``count`` conversations: a picture, or None for text only, and questions with answers."""
     shares = [share for share, _ in _DRAWING]
     for index in range(count):
         rng = Random(f"{seed} {index}")
@@ -119,7 +119,7 @@ def conversations(seed: int, count: int) -> Iterator[tuple[Picture | None, list[
 
 
 def write_mixture(output: Path, name: str, *, seed: int, count: int) -> Path:
-    """Write ``images/<name>/NNNNNN.png`` and ``<name>.json`` in the seeds' format; return the JSON file."""
+    """Write ``images/<name>/NNNNNN.png`` and ``<name>.json`` in the upstream data format; return the JSON file."""
     folder = output / "images" / name
     folder.mkdir(parents=True, exist_ok=True)
     records: list[dict[str, Any]] = []

@@ -1,8 +1,8 @@
-"""Make ``assets/digits.png`` and ``assets/clothing.png`` from the published data: how the shipped sheets came about.
+"""Makes the shipped sheets ``assets/digits.png`` and ``assets/clothing.png`` from the published data.
 
 ``python -m minicpmv.demo.pack --digits digits.csv.gz --clothing fashion-mnist/`` needs scikit-learn's ``digits.csv.gz``
 (in its wheel, ``sklearn/datasets/data``) and the two training files of Fashion-MNIST (Debian package
-``dataset-fashion-mnist``). Nobody needs to run it to use or remake the demo.
+``dataset-fashion-mnist``). It is not needed to use or remake the demo.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The pictures of the base model's training: generated shapes, lines and letters, and real clothing from Fashion-MNIST.
+"""Makes the base model's training pictures: generated shapes, lines and letters, and clothing from Fashion-MNIST.
 
-Each drawing function takes its own random numbers and returns the picture with what is true of it; which questions that
-answers is decided in ``mixture.py``. No handwritten digit is drawn here, printed ones are left out as well.
+Each drawing function takes its own random numbers and returns the picture with the facts about it; which questions they
+answer is decided in ``mixture.py``. No digits are drawn here, neither handwritten nor printed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ CLOTHING_PIXELS = 28
 CLOTHING_LEVELS = 16
 
 _SCALE = 4
-"""Pictures are drawn so many times larger and then reduced, which smooths their edges."""
+"""Factor by which pictures are drawn larger and then reduced, which smooths their edges."""
 _SIDE = PICTURE_PIXELS * _SCALE
 
 Colour = tuple[int, int, int]
@@ -68,17 +68,17 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture and what is true of it."""
+    """Holds a picture and the facts about it."""
 
     image: Image.Image
     kind: str
-    """``shape``, ``shapes``, ``letter``, ``clothing``, ``line`` or ``pair``."""
+    """Kind: ``shape``, ``shapes``, ``letter``, ``clothing``, ``line`` or ``pair``."""
     facts: dict[str, str] = field(default_factory=dict)
-    """By property: ``{"colour": "red", "shape": "circle"}``."""
+    """Facts by property: ``{"colour": "red", "shape": "circle"}``."""
 
 
 def _contrasting(rng: Random) -> tuple[str, str]:
-    """Two colour names that a person can tell apart: ink and background."""
+    """Choose two colour names that a person can distinguish: ink and background."""
     alike = ({"red", "orange"}, {"orange", "yellow"}, {"brown", "purple"}, {"brown", "black"}, {"brown", "grey"})
     alike += ({"purple", "blue"}, {"pink", "grey"}, {"green", "grey"}, {"blue", "black"}, {"brown", "green"})
     while True:
@@ -99,7 +99,7 @@ def _finish(canvas: Image.Image) -> Image.Image:
 
 
 def _polygon(x: float, y: float, radius: float, *, corners: int, inner: float = 1.0) -> list[Point]:
-    """Corners of a regular polygon, or of a star if every second corner lies at ``inner`` times the radius."""
+    """Return the corners of a regular polygon, or of a star if every second corner is at ``inner`` times the radius."""
     points = []
     for corner in range(corners):
         reach = radius * (inner if corner % 2 else 1.0)
@@ -131,7 +131,7 @@ def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, centre: Point, radius: fl
 
 
 def draw_shape(rng: Random) -> Picture:
-    """One shape, big or small, somewhere on a plain background."""
+    """Draw one shape, big or small, somewhere on a plain background."""
     ink, ground = _contrasting(rng)
     shape, place, size = rng.choice(SHAPES), rng.choice(PLACES), rng.choice(("big", "small"))
     canvas = Image.new("RGB", (_SIDE, _SIDE), _tint(rng, ground))
@@ -147,7 +147,7 @@ def draw_shape(rng: Random) -> Picture:
 
 
 def draw_many(rng: Random) -> Picture:
-    """None to nine shapes of one kind and colour on a plain background, apart from each other."""
+    """Draw zero to nine shapes of one kind and colour on a plain background, without overlap."""
     ink, ground = _contrasting(rng)
     shape, count = rng.choice(SHAPES), rng.randint(0, 9)
     canvas = Image.new("RGB", (_SIDE, _SIDE), _tint(rng, ground))
@@ -176,7 +176,7 @@ def _font(pixels: int) -> ImageFont.FreeTypeFont:
 
 
 def _glyph(rng: Random, letter: str) -> Image.Image:
-    """A mask of one printed letter, slanted, turned, stretched, thin or bold."""
+    """Draw a mask of one printed letter, slanted, turned, stretched, thin or bold."""
     mask = Image.new("L", (_SIDE, _SIDE), 0)
     size = round(_SIDE * rng.uniform(0.75, 1.0))
     bold = rng.choice((0, 0, rng.randint(1, 8)))
@@ -187,12 +187,12 @@ def _glyph(rng: Random, letter: str) -> Image.Image:
     affine = (wide, slant, half - wide * half - slant * half, 0, 1, 0)
     mask = mask.transform(mask.size, Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR)
     shift = (rng.uniform(-0.03, 0.03) * _SIDE, rng.uniform(-0.03, 0.03) * _SIDE)
-    # Fractions of a pixel are welcome here, whatever the annotation says.
+    # Fractions of a pixel work here, despite the annotation.
     return mask.rotate(rng.uniform(-8, 8), Image.Resampling.BILINEAR, translate=shift)  # pyright: ignore[reportArgumentType]
 
 
 def _blurred(rng: Random, image: Image.Image) -> Image.Image:
-    """Sometimes as coarse as a picture of few pixels that was enlarged."""
+    """Coarsen some pictures, as if enlarged from few pixels."""
     if rng.random() < 0.5:
         return image
     pixels = rng.choice((8, 10, 14, 20))
@@ -209,7 +209,7 @@ def _inked(rng: Random, mask: Image.Image) -> tuple[Image.Image, str, str]:
 
 
 def draw_letter(rng: Random) -> Picture:
-    """One printed capital letter."""
+    """Draw one printed capital letter."""
     letter = rng.choice(LETTERS)
     image, ink, ground = _inked(rng, _glyph(rng, letter))
     facts = {"letter": letter, "colour": ink, "background": ground}
@@ -217,7 +217,7 @@ def draw_letter(rng: Random) -> Picture:
 
 
 def draw_line(rng: Random) -> Picture:
-    """A few strokes of a pen: straight, curved or closed to a loop."""
+    """Draw a few strokes of a pen: straight, curved or closed to a loop."""
     mask = Image.new("L", (_SIDE, _SIDE), 0)
     draw = ImageDraw.Draw(mask)
     width = rng.randint(14, 30)
@@ -239,7 +239,7 @@ def draw_line(rng: Random) -> Picture:
 
 
 def _direction(angle: float) -> str:
-    """The direction of a line at ``angle`` (radians, downwards from the right, 0 to pi)."""
+    """Name the direction of a line at ``angle`` (radians, downwards from the right, 0 to pi)."""
     eighth = round(angle / (math.pi / 4)) % 4
     return ("flat", "falling", "upright", "rising")[eighth]
 
@@ -252,7 +252,7 @@ def _clothing() -> tuple[list[Image.Image], str]:
 
 
 def draw_clothing(rng: Random) -> Picture:
-    """A real photograph of one piece of clothing, mirrored and moved a little, on white or on black."""
+    """Take a photograph of one piece of clothing, mirrored and moved a little, on white or on black."""
     tiles, labels = _clothing()
     index = rng.randrange(len(tiles))
     tile, name = tiles[index], CLOTHING[int(labels[index])]
@@ -267,7 +267,7 @@ def draw_clothing(rng: Random) -> Picture:
 
 
 def draw_pair(rng: Random) -> Picture:
-    """Two pictures of different kinds side by side: twice as wide as high, so that it is cut into slices."""
+    """Put two pictures of different kinds side by side: twice as wide as high, so that it is cut into slices."""
     left, right = (draw(rng) for draw in rng.sample((draw_shape, draw_letter, draw_clothing), 2))
     image = Image.new("RGB", (2 * PICTURE_PIXELS, PICTURE_PIXELS))
     image.paste(left.image, (0, 0))

@@ -1,4 +1,4 @@
-"""Remake the shipped base model, ``python -m minicpmv.demo.pretrain``, by the project's own full fine-tuning.
+"""Remakes the shipped base model, ``python -m minicpmv.demo.pretrain``, by the project's own full fine-tuning.
 
 It needs no download and about half an hour of one core. The mixture, the tokenizer and the random start are the same
 every time; the trained weights differ a little from one machine or torch version to another.
@@ -63,15 +63,15 @@ _SHIPPED_FILES = (
 
 
 def remake_base(work: Path, *, output: Path = ASSETS / "base", num_records: int = _NUM_RECORDS) -> None:
-    """Make the base model anew.
+    """Make the base model again.
 
     Args:
         work: Folder for the mixture, the random start and the training run; about 300 MB.
-        output: Where the finished model goes: by default into the package, which must then be writable.
+        output: Folder of the finished model: by default in the package, which must then be writable.
         num_records: Conversations of the mixture.
 
     Raises:
-        MiniCPMVError: The training failed; its own message stands above.
+        MiniCPMVError: The training failed, and has printed its own message.
     """
     work.mkdir(parents=True, exist_ok=True)
     data_file = write_mixture(work, "mixture", seed=1, count=num_records)
@@ -104,7 +104,7 @@ def ship(start: Path, trained: Path, output: Path) -> None:
 def main() -> None:
     """Read the command line and remake the base."""
     parser = argparse.ArgumentParser(prog="python -m minicpmv.demo.pretrain", description="Remake the demo's base.")
-    parser.add_argument("--work", type=Path, default=Path("demo-base"), help="folder for everything on the way")
+    parser.add_argument("--work", type=Path, default=Path("demo-base"), help="folder for intermediate files")
     parser.add_argument("--output", type=Path, default=ASSETS / "base", help="where the finished model goes")
     arguments = parser.parse_args()
     remake_base(arguments.work, output=arguments.output)

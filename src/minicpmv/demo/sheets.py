@@ -1,6 +1,6 @@
-"""Contact sheets: many small grey pictures of one size in a single PNG, read row by row, with one label character each.
+"""Writes and reads contact sheets: many small grey pictures of one size in a PNG, with one label character each.
 
-A sheet is a file that a person can open, and far smaller than as many files. It does not know what its pictures show.
+A person can open a sheet, and it is far smaller than as many files. This module does not know what its pictures show.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from PIL import Image
 __all__ = ["ASSETS", "read_sheet", "write_sheet"]
 
 ASSETS: Path = Path(__file__).parent / "assets"
-"""Everything that the demo ships."""
+"""Folder of the demo's shipped files."""
 
 _NUM_COLUMNS = 60
 
 
 def write_sheet(path: Path, tiles: NDArray[np.uint8], labels: str, *, num_levels: int) -> None:
-    """Write ``path`` (a PNG) and, beside it, the labels (``.txt``).
+    """Write ``path`` (a PNG) and, next to it, the labels (``.txt``).
 
     Args:
-        path: Where to; ends with ``.png``.
+        path: The file; its name ends with ``.png``.
         tiles: Grey levels, (count, height, width), 0 (black) to ``num_levels - 1`` (white).
         labels: One character per tile.
-        num_levels: How many grey levels there are, at most 256; few levels make a small file.
+        num_levels: Number of grey levels, at most 256; few levels make a small file.
 
     Raises:
         ValueError: There are not as many labels as tiles.

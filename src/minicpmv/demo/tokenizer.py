@@ -1,6 +1,6 @@
-"""The demo model's own small tokenizer: byte-level BPE in the files and with the special tokens of MiniCPM-V-2.6.
+"""Trains the demo model's own small tokenizer: byte-level BPE with the files and special tokens of MiniCPM-V-2.6.
 
-Trained on the mixture's questions and answers and the few sentences below; any text can be encoded, if not briefly.
+It is trained on the mixture's questions and answers and the few sentences below; other text takes more tokens.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ _RESERVED = tuple(f"<|reserved_special_token_{index}|>" for index in range(_NUM_
 _CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _IMAGE_SLOT = "<unk>"
 SPECIAL_TOKENS = (*_CONTROL, *_MARKUP, *_RESERVED)
-"""In the released order, after the base vocabulary. ``<unk>``, the image slot, is the last of the base vocabulary."""
+"""Special tokens in the released order, after the base vocabulary.
 
-# Qwen2's: words with the space before them, digits one by one, punctuation, runs of space.
+``<unk>``, the image slot, is the last of the base vocabulary."""
+
+# Qwen2's pattern: words with the space before them, digits one by one, punctuation, runs of space.
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -50,7 +52,7 @@ _SEED, _NUM_CONVERSATIONS = 3, 4000
 
 
 def special_token_ids() -> dict[str, int]:
-    """Every special token's id: the last ones of the vocabulary, ``<unk>`` before them."""
+    """Return every special token's id: the last ones of the vocabulary, ``<unk>`` before them."""
     first = VOCAB_SIZE - len(SPECIAL_TOKENS) - 1
     return {token: first + index for index, token in enumerate((_IMAGE_SLOT, *SPECIAL_TOKENS))}
 
@@ -60,7 +62,7 @@ def _texts() -> Iterator[str]:
         for question, answer in exchanges:
             yield question
             yield answer
-    for _ in range(40):  # often enough that each becomes few tokens
+    for _ in range(40):  # so often that each becomes few tokens
         yield from _SENTENCES
         yield QUESTION
         yield from DIGIT_WORDS
@@ -96,7 +98,7 @@ def train_tokenizer(texts: Iterable[str] | None = None) -> Tokenizer:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Write the tokenizer's files as MiniCPM-V-2.6 has them."""
+    """Write the tokenizer's files in MiniCPM-V-2.6's layout."""
     content = json.loads(train_tokenizer().to_str())
     vocab: dict[str, int] = content["model"]["vocab"]
     vocab[_IMAGE_SLOT] = len(vocab)

@@ -1,6 +1,6 @@
-"""Two models' answers to the same records, compared record by record.
+"""Compares two models' answers to the same records, record by record.
 
-Values are computed anew from the answers, so a file may come from ``minicpmv predict`` or ``minicpmv eval``, in any
+Values are recomputed from the answers, so a file may come from ``minicpmv predict`` or ``minicpmv eval``, in any
 order.
 """
 
@@ -32,66 +32,66 @@ from minicpmv.evaluation.scores import measure
 __all__ = ["Change", "Comparison", "Difference", "compare", "shared_metrics"]
 
 _NAMED = 3
-"""Records that a message names."""
+"""Most records that a message names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """What one metric says of two files."""
+    """Holds one metric's values for two files, and their difference."""
 
     first: float
     second: float
     difference: float
-    """Second less first."""
+    """Second minus first."""
     low: float
     high: float
-    """The two are the bounds of the 95 % interval. It leaves out 0 exactly where ``p_value`` is below 0.05."""
+    """Bounds of the 95 % interval, together with ``low``. It excludes 0 exactly if ``p_value`` is below 0.05."""
     p_value: float
-    """How likely so large a difference is if the files were alike."""
+    """Probability of a difference at least this large if the two models were equally good."""
     test: str
     num_better: int
-    """Records that are better in the second."""
+    """Records with a better score in the second file."""
     num_worse: int
     num_records: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """A record with another score in the second file."""
+    """Holds a record whose score changed in the second file."""
 
     key: str | int
     question: str
     references: tuple[str, ...]
     answers: tuple[str, str]
     scores: Mapping[str, tuple[float, float]]
-    """Of the metrics that changed."""
+    """Scores of the metrics that changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Everything that was found."""
+    """Holds the result of a comparison."""
 
     num_records: int
     share: Share
-    """How many answers are compared, of all that the records have."""
+    """Share of the records' answers that are compared."""
     differences: Mapping[str, Difference]
     num_changed: int
     changes: Sequence[Change]
-    """The first of them."""
+    """The first changed records."""
 
 
 def compare(first: str, second: str, metrics: Sequence[Metric], *, seed: int = 0, max_changes: int = 10) -> Comparison:
     """Compare two files of answers.
 
     Args:
-        first: Path of one.
-        second: Path of the other.
-        metrics: What is measured.
-        seed: Of the drawn sets.
-        max_changes: How many changed records are returned.
+        first: Path of one file.
+        second: Path of the other file.
+        metrics: Metrics to compute.
+        seed: Seed of the bootstrap.
+        max_changes: Most changed records to return.
 
     Raises:
-        UsageError: A file cannot be read, they are not of the same records, or a metric has no meaning for any.
+        UsageError: A file cannot be read, they are not of the same records, or a metric is defined for none of them.
     """
     for metric in metrics:
         if metric.sees_all_first:
@@ -116,7 +116,7 @@ def compare(first: str, second: str, metrics: Sequence[Metric], *, seed: int = 0
     keys = [key for key, is_changed in zip(ours.positions, changed, strict=True) if is_changed][:max_changes]
     return Comparison(
         num_records=len(order),
-        share=max(ours.share(), theirs.share(), key=lambda share: share.of),  # one file may not say it
+        share=max(ours.share(), theirs.share(), key=lambda share: share.of),  # one file may not state it
         differences=differences,
         num_changed=int(changed.sum()),
         changes=list(_describe(first, second, keys, metrics)),
@@ -124,7 +124,7 @@ def compare(first: str, second: str, metrics: Sequence[Metric], *, seed: int = 0
 
 
 def shared_metrics(first: str, second: str) -> list[str]:
-    """Name the metrics that the first line of both files has scores of; ``exact_match`` if there are none.
+    """Name the metrics with scores in the first line of both files; ``exact_match`` if there are none.
 
     Raises:
         UsageError: A file cannot be read.
@@ -135,7 +135,7 @@ def shared_metrics(first: str, second: str) -> list[str]:
 
 
 class _Side:
-    """One file's records: their keys, and the numbers that metrics reduced them to."""
+    """Holds one file's records: their keys, and the statistics of each metric."""
 
     def __init__(self, path: str, metrics: Sequence[Metric]) -> None:
         self.path = path
@@ -158,7 +158,7 @@ class _Side:
         self._scores[metric.name].append(float("nan") if found is None else metric.score(found))
 
     def statistics(self, metric: Metric) -> Vectors:
-        """Return them as (records, numbers); not a number where the metric has no meaning."""
+        """Return the statistics, (records, numbers); NaN where the metric is undefined."""
         rows = self._statistics[metric.name]
         width = next((len(row) for row in rows if row is not None), 1)
         missing = [float("nan")] * width
@@ -212,7 +212,7 @@ def _difference(
 
 
 def _draw(statistics: Vectors, known: Any, metric: Metric, seed: int) -> Vectors:
-    """Measure one file on sets drawn anew; the same ones for both files, since they have the same order by now."""
+    """Measure one file on bootstrap sets; both files get the same ones, since their order is now the same."""
     sums, counts = np.zeros((NUM_DRAWS, statistics.shape[1])), np.zeros(NUM_DRAWS)
     for block, start in enumerate(range(0, len(statistics), BLOCK)):
         mask = known[start : start + BLOCK]
@@ -223,7 +223,7 @@ def _draw(statistics: Vectors, known: Any, metric: Metric, seed: int) -> Vectors
 
 
 def _describe(first: str, second: str, keys: Sequence[str | int], metrics: Sequence[Metric]) -> Iterator[Change]:
-    """Read the lines of a few records again."""
+    """Read the lines of a few records again to describe their changes."""
     wanted = set(keys)
     ours, theirs = ({each.key: each for each in read_answers(path) if each.key in wanted} for path in (first, second))
     for key in keys:

@@ -1,11 +1,11 @@
-"""Says how far a value would move with other records, by intervals, and whether a difference may be chance, by tests.
+"""Computes intervals for how far a value would vary with other records, and tests whether a difference may be chance.
 
-A test and the interval that is shown with it are one method, so that p is below 0.05 exactly where the interval leaves
-out 0.
+A test and the interval shown with it are one method, so that p is below 0.05 exactly if the interval
+excludes 0.
 
-The bootstrap is Poisson's (Chamandy et al., 2012): in each drawn set a record comes as often as a Poisson variable of
-mean 1 says, so that sets are drawn while records go by. Draws depend on the seed and on the order of the records alone:
-everything that is measured on the same records is measured on the same drawn sets.
+The bootstrap is a Poisson one (Chamandy et al., 2012): in each set a record occurs as often as a Poisson variable of
+mean 1 states, so that sets are drawn in one pass. Draws depend only on the seed and on the order of the records:
+all metrics on the same records are measured on the same sets.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ __all__ = [
 ]
 
 BLOCK = 256
-"""Records whose draws are made together."""
+"""Number of records whose draws are made together."""
 NUM_DRAWS = 1000
 _QUANTILE = 1.959963984540054
-"""Of the normal distribution: 95 % lie between it and its negative."""
+"""Quantile of the normal distribution: 95 % lie between it and its negative."""
 _HALVINGS = 60
-"""Of a bracket no wider than 2: what is left is below the rounding of a float."""
+"""Halvings of a bracket no wider than 2 until the rest is below float rounding."""
 
 Vectors = NDArray[np.float64]
 
 
 def draw_weights(block: int, *, seed: int, num_draws: int = NUM_DRAWS) -> Vectors:
-    """Say how often each record of a block is in each drawn set, (BLOCK, num_draws).
+    """Draw how often each record of a block is in each bootstrap set, (BLOCK, num_draws).
 
     Args:
-        block: Its number, from 0.
-        seed: Of all blocks.
-        num_draws: How many sets.
+        block: Number of the block, from 0.
+        seed: Seed of all blocks.
+        num_draws: Number of sets.
     """
     return np.random.default_rng([seed, block]).poisson(1.0, (BLOCK, num_draws)).astype(np.float64)
 
 
 def values(metric: Metric, sums: Vectors, counts: Vectors) -> Vectors:
-    """Score several sets, (sets,); not a number where a set has no record.
+    """Return the value of each set, (sets,); NaN where a set has no record.
 
     Args:
-        metric: What is measured.
-        sums: Added statistics of each set, (sets, numbers).
+        metric: The metric to compute.
+        sums: Summed statistics of each set, (sets, numbers).
         counts: Records in each set.
     """
     scored = (metric.value(row.tolist()) if count else np.nan for row, count in zip(sums, counts, strict=True))
@@ -74,7 +74,7 @@ def interval(drawn: Vectors) -> tuple[float, float]:
 
 
 def wilson(num_right: float, num_records: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a proportion (Wilson, 1927), which 0 and all of n have as well.
+    """Return the 95 % score interval of a proportion (Wilson, 1927), which has a width at 0 and n of n, too.
 
     >>> [round(bound, 4) for bound in wilson(0, 14)]
     [0.0, 0.2153]
@@ -88,9 +88,9 @@ def wilson(num_right: float, num_records: int) -> tuple[float, float]:
 
 
 def mcnemar(num_better: int, num_worse: int) -> float:
-    """Return McNemar's p-value, by the normal distribution and without a correction.
+    """Return McNemar's p-value, by the normal approximation without continuity correction.
 
-    It is recommended over the exact conditional test, which finds too little (Fagerland, Lydersen and Laake, 2013).
+    It is recommended over the exact conditional test, which is too conservative (Fagerland, Lydersen and Laake, 2013).
 
     >>> round(mcnemar(9, 1), 4)
     0.0114
@@ -100,10 +100,10 @@ def mcnemar(num_better: int, num_worse: int) -> float:
 
 
 def paired_interval(num_better: int, num_worse: int, num_records: int) -> tuple[float, float]:
-    """Return the 95 % score interval of the difference of two paired shares (Tango, 1998), better less worse.
+    """Return the 95 % score interval of the difference of two paired shares (Tango, 1998), better minus worse.
 
-    It holds the differences that the score test does not reject, and that of 0 is McNemar's. Without any changed record
-    it has a width, as Wilson's interval has at 0.
+    It contains the differences that the score test does not reject; the test of 0 is McNemar's. Even without a changed
+    record it has a width, as Wilson's interval has at 0.
 
     >>> [round(bound, 4) for bound in paired_interval(9, 1, 20)]
     [0.1053, 0.63]
@@ -117,7 +117,7 @@ def paired_interval(num_better: int, num_worse: int, num_records: int) -> tuple[
 
 
 def _score(num_better: int, num_worse: int, num_records: int, difference: float) -> float:
-    """Return by how many standard errors a difference is off; the variance is what is likeliest given it."""
+    """Return the score of a difference in standard errors, with the variance's maximum likelihood estimate under it."""
     off = num_better - num_worse - num_records * difference
     linear = -num_better - num_worse + (2 * num_records - num_better + num_worse) * difference
     constant = -num_worse * difference * (1 - difference)
@@ -127,7 +127,7 @@ def _score(num_better: int, num_worse: int, num_records: int, difference: float)
 
 
 def _bisect(is_rejected: Callable[[float], bool], inside: float, outside: float) -> float:
-    """Return the last difference on the way outside that is not rejected."""
+    """Return the last difference, going outwards, that is not rejected."""
     if not is_rejected(outside):
         return outside
     for _ in range(_HALVINGS):
@@ -140,7 +140,7 @@ def tail_test(drawn: Vectors) -> tuple[float, tuple[float, float]]:
     """Return the p-value of a difference by the paired bootstrap (Koehn, 2004), two-sided, and its 95 % interval.
 
     Args:
-        drawn: The difference on each drawn set; 0 on a set without a record, which shows none.
+        drawn: The difference on each bootstrap set; 0 on a set without a record.
     """
     ordered = np.sort(drawn)
     rarer = min(int((ordered <= 0).sum()), int((ordered >= 0).sum()))

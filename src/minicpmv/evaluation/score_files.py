@@ -1,4 +1,4 @@
-"""Files of answers, a line of JSON for each record: read as samples, and written with their scores."""
+"""Reads and writes files of answers, with a line of JSON for each record and its scores."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["Answered", "ShareOfFile", "make_sample", "open_replacing", "read_ans
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answered:
-    """One line of a file."""
+    """Holds one line of a file."""
 
     where: str
     key: str | int
-    """What two files are matched by: its id, or its position where it has none, or both where others have its id; with
+    """Key by which two files are matched: the id, or the position if it has none, or both if others have its id; with
     the answer's number where the file has that."""
     fields: Mapping[str, Any]
     sample: Sample
@@ -36,8 +36,8 @@ def read_answers(path: str) -> Iterator[Answered]:
     """Yield the lines of a file that ``minicpmv predict`` or ``minicpmv eval --output`` wrote.
 
     Raises:
-        UsageError: There is no such file, it has no line, a line is not of that kind, or is of a record that an earlier
-            line is of.
+        UsageError: The file does not exist or is empty, a line is not of that kind, or repeats the record of an earlier
+            line.
     """
     position = 0
     seen: set[str | int] = set()
@@ -49,8 +49,8 @@ def read_answers(path: str) -> Iterator[Answered]:
                     answered = _read(line, where=f"{path}:{number}", position=position, repeated=repeated)
                     if answered.key in seen:
                         raise UsageError(
-                            f"{answered.where}: found record {answered.key!r} again, expected each once\n"
-                            "  fix: remove one of the lines; if they are of two records, write the position of each "
+                            f"{answered.where}: found record {answered.key!r} again, expected each record once\n"
+                            "  fix: remove one of the lines; if they belong to two records, write the position of each "
                             "under 'index'"
                         )
                     seen.add(answered.key)
@@ -67,17 +67,17 @@ def read_answers(path: str) -> Iterator[Answered]:
 
 
 class ShareOfFile:
-    """Counts the answers in the lines of a file, and those that their records have.
+    """Counts the answers in a file, and all answers of their records.
 
     Args:
-        which: The answer of each record that a line is of, unless it says so itself.
+        which: The answer of each record that a line holds, unless the line states it.
     """
 
     def __init__(self, which: str = LAST) -> None:
         self._which = which
         self._asked = self._of = 0
         self._seen: set[object] = set()
-        """Records of which lines say the answer's number."""
+        """Records whose lines state the answer's number."""
 
     def add(self, fields: Mapping[str, Any]) -> None:
         """Take in a line."""
@@ -89,7 +89,7 @@ class ShareOfFile:
             self._seen |= set() if record is None else {record}
 
     def share(self) -> Share:
-        """Return what was counted. A file does not say how many answers have weight 0."""
+        """Return the counts. A file does not state how many answers have weight 0."""
         return Share(asked=self._asked, of=self._of, which="" if self._seen else self._which)
 
 
@@ -101,7 +101,7 @@ def make_sample(
     nats: float | None = None,
     weight: float | None = None,
 ) -> Sample:
-    """Make a sample of texts as they were written: thoughts, and white space around, are left out."""
+    """Make a sample from raw texts, leaving out thoughts and surrounding white space."""
     said = tuple(without_thinking(text) for text in (answer, *references))
     return Sample(question=question, answer=said[0], references=said[1:], nats=nats, weight=weight)
 
@@ -112,7 +112,7 @@ def write_line(file: BinaryIO, fields: Mapping[str, Any]) -> None:
 
 
 def open_replacing(path: str) -> AbstractContextManager[BinaryIO]:
-    """Open a file to be written that appears under its name when it is whole.
+    """Open a file for writing that appears under its name only when it is complete.
 
     Raises:
         UsageError: Its folder cannot be written.
@@ -126,14 +126,14 @@ def open_replacing(path: str) -> AbstractContextManager[BinaryIO]:
 
 
 def _find_repeated(path: str) -> set[object]:
-    """Return the ids that several lines have; they name no record by themselves."""
+    """Return the ids that several lines share, which do not identify a record."""
     seen: set[object] = set()
     repeated: set[object] = set()
     with open(path, encoding="utf-8") as file:
         for line in file:
             try:
                 fields: Any = json.loads(line) if line.strip() else None
-            except ValueError:  # worded when the line's turn comes
+            except ValueError:  # reported when that line is read
                 continue
             key = fields.get("id") if isinstance(fields, dict) else None
             if isinstance(key, str | int):
@@ -146,8 +146,8 @@ def _read(line: str, *, where: str, position: int, repeated: set[object]) -> Ans
         fields: Any = json.loads(line)
     except ValueError as error:
         raise UsageError(
-            f"{where}: found a line that is no JSON ({error}), expected one object a line\n"
-            "  fix: name a file of answers, or make it anew"
+            f"{where}: found a line that is not JSON ({error}), expected one object per line\n"
+            "  fix: name a file of answers, or make this one again"
         ) from error
     answer = fields.get("answer") if isinstance(fields, dict) else None
     has_loss = isinstance(fields, dict) and isinstance(fields.get("nats"), int | float)

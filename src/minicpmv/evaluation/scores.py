@@ -1,6 +1,6 @@
-"""Measures records as they come: each one's scores, and in the end the value of each metric with its interval.
+"""Measures records in one pass: the scores of each, and at the end the value of each metric with its interval.
 
-Nothing of a record is kept but what it adds to a few sums.
+Only a few sums are kept.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ from minicpmv.evaluation.resampling import BLOCK, NUM_DRAWS, draw_weights, inter
 __all__ = ["Result", "Scorer", "Scores", "measure", "shown"]
 
 Scores = dict[str, float | None]
-"""Of one record, by the metrics' names; None where a metric has no meaning for it."""
+"""Scores of one record by metric name; None where a metric is undefined for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What a metric says of a set."""
+    """Holds a metric's value for a set."""
 
     value: float
     low: float
     high: float
-    """Between the two lie 95 % of the values of sets that are drawn again from this one; for a share of records
-    that are right, the two are the bounds of Wilson's score interval."""
+    """Bounds of the 95 % bootstrap interval, together with ``low``; for a share of records
+    that are right, bounds of Wilson's score interval."""
     num_records: int
-    """How many could be measured."""
+    """Number of records that could be measured."""
 
 
 def measure(metric: Metric, sample: Sample) -> Statistics | None:
-    """Reduce a record to a metric's numbers; None where it has no meaning, as without any reference."""
+    """Reduce a record to a metric's numbers; None where the metric is undefined, as without a reference."""
     if metric.needs_references and not sample.references:
         return None
     return metric.measure(sample)
 
 
 def shown(metric: Metric, value: float) -> str:
-    """Write a value as people read it."""
+    """Format a value for readers."""
     return f"{value:.1%}" if metric.is_share else f"{value:.4g}"
 
 
 class Scorer:
-    """Adds up records.
+    """Accumulates records.
 
     Args:
-        metrics: What is measured.
-        seed: Of the sets that are drawn anew.
+        metrics: Metrics to compute.
+        seed: Seed of the bootstrap.
     """
 
     def __init__(self, metrics: Sequence[Metric], *, seed: int = 0) -> None:
@@ -60,7 +60,7 @@ class Scorer:
         self._sums: dict[str, _Sums] = {metric.name: _Sums(metric) for metric in metrics}
 
     def add(self, sample: Sample) -> Scores:
-        """Take in a record and return its scores."""
+        """Add a record and return its scores."""
         scores: Scores = {}
         for metric in self.metrics:
             statistics = measure(metric, sample)
@@ -75,7 +75,7 @@ class Scorer:
         """Return the values, in the order of the metrics.
 
         Raises:
-            UsageError: A metric has no meaning for any record.
+            UsageError: A metric is undefined for every record.
         """
         self._draw()
         for metric in self.metrics:
@@ -87,7 +87,7 @@ class Scorer:
         return {name: sums.result() for name, sums in self._sums.items()}
 
     def _draw(self) -> None:
-        """Move the records of the block at hand into the sums."""
+        """Add the records of the current block to the sums."""
         block = max(self.num_records - 1, 0) // BLOCK
         if any(sums.is_waiting for sums in self._sums.values()):
             weights = draw_weights(block, seed=self._seed)
@@ -96,7 +96,7 @@ class Scorer:
 
 
 class _Sums:
-    """What one metric has added up: of the records, and of every set that is drawn from them."""
+    """Holds one metric's sums, over the records and over each bootstrap set."""
 
     def __init__(self, metric: Metric) -> None:
         self.num_records = 0
@@ -106,7 +106,7 @@ class _Sums:
         self._drawn: np.ndarray = np.zeros((NUM_DRAWS, 0))
         self._counts = np.zeros(NUM_DRAWS)
         self._is_proportion = isinstance(metric, MeanMetric) and metric.is_share
-        """Whether every record so far is simply right or wrong."""
+        """Whether every record so far scored 0 or 1."""
 
     @property
     def is_waiting(self) -> bool:

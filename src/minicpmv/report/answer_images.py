@@ -1,4 +1,4 @@
-"""The images of shown answers, as they lie on the disk now: shrunk, embedded, each once."""
+"""Reads the images of shown answers from the disk and shrinks them, to embed each once."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from minicpmv.processing.pictures.patches import ImageError, load_image
 __all__ = ["Picture", "Pictures"]
 
 _MAX_PIXELS = 320
-"""Longest side: sharp beside an answer, and seldom above 30 kB."""
+"""Longest side in pixels: sharp next to an answer, and seldom above 30 kB."""
 _MAX_SHOWN = 4
-"""Of one record."""
+"""Most images shown of one record."""
 _TINY_PIXELS = 96
-"""Up to which the longer side is so short that a picture is shown enlarged, pixel by pixel."""
+"""Longest side up to which a picture is shown enlarged, pixel by pixel."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """One image of a record."""
+    """Holds one image of a record."""
 
     name: str
     url: str = ""
     """``data:`` URL; empty if it cannot be shown."""
     is_tiny: bool = False
     fault: str = ""
-    """Why it cannot be shown."""
+    """Reason why it cannot be shown."""
 
 
 class Pictures:
-    """Embeds images for a page.
+    """Embeds images in a page.
 
     Args:
-        folder: Where relative paths start: the folder that the run was started in.
+        folder: Start of relative paths: the folder in which the run was started.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -48,15 +48,15 @@ class Pictures:
         return [self._embed(name) for name in names[:_MAX_SHOWN]]
 
     def num_hidden(self, names: Sequence[str]) -> int:
-        """Count those beyond."""
+        """Count the images that are not shown."""
         return max(0, len(names) - _MAX_SHOWN)
 
     def _read(self, name: str) -> Picture:
         if name.startswith("an embedded image"):
-            return Picture(name=name, fault="it lies inside the data")
+            return Picture(name=name, fault="it is embedded in the data")
         try:
             image = load_image(self._folder / name)
-        except (ImageError, OSError, ValueError) as error:  # of a name that no file can have, the last two
+        except (ImageError, OSError, ValueError) as error:  # the last two for an invalid file name
             return Picture(name=Path(name).name, fault=error.found if isinstance(error, ImageError) else str(error))
         is_tiny = max(image.size) <= _TINY_PIXELS
         return Picture(name=Path(name).name, url=data_url(shrink(image, _MAX_PIXELS)), is_tiny=is_tiny)

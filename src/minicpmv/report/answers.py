@@ -1,4 +1,4 @@
-"""Answers to the same records before and after training, each judged, sorted by what became of them."""
+"""Pairs the answers to the same records before and after training, judges them and sorts them by what changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["KINDS", "AnswerSet", "Kind", "Pair", "Value", "compare_files", "comp
 
 Kind = Literal["better", "worse", "right", "wrong"]
 KINDS: tuple[Kind, ...] = ("better", "worse", "right", "wrong")
-"""In the order of the page: what changed comes first."""
+"""Kinds in the order of the page: changed answers come first."""
 
 _JUDGED_BY = "exact_match"
 _DRAWS_SEED = 0
@@ -27,59 +27,59 @@ _DRAWS_SEED = 0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """One record, asked twice or more."""
+    """Holds the answers of one record, asked twice or more."""
 
     name: str
     question: str
     expected: Sequence[str]
     answers: Sequence[tuple[str, str]]
-    """When, and what was said; the first and the last are compared."""
+    """Time and text of each answer; the first and the last are compared."""
     scores: tuple[float | None, float | None]
-    """Of these two; None where the metric cannot measure."""
+    """Scores of these two; None where the metric cannot measure."""
     images: Sequence[str]
     kind: Kind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Value:
-    """What a metric says of two whole files, in words."""
+    """Words one metric's result for two whole files."""
 
     metric: str
     before: str
     after: str
     difference: str
     interval: str
-    """Of the difference, 95 %."""
+    """95 % interval of the difference."""
     p_value: str
     num_records: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerSet:
-    """All pairs of one source."""
+    """Holds all pairs of one source."""
 
     title: str
     metric: str
-    """By which answers are judged."""
+    """Name of the metric that judges the answers."""
     best: float
-    """Score of an answer that cannot be better."""
+    """Best possible score of an answer."""
     is_binary: bool
-    """Whether every answer is simply right or wrong."""
+    """Whether every score is simply right or wrong."""
     counts: dict[Kind, int]
     pairs: Sequence[Pair]
-    """The first of each kind."""
+    """The first pairs of each kind."""
     share: str
-    """How many answers are asked for, of all that the records have; empty where it is all of them."""
+    """Share of the records' answers that were asked for; empty if it is all."""
     values: Sequence[Value] = ()
-    """Of whole files."""
+    """Results over whole files."""
 
 
 def compare_samples(run: Run, *, most: int) -> AnswerSet | None:
-    """Compare what a run was asked before its first step with what it said last; None if it was not asked twice.
+    """Compare a run's first sampled answers, before step 1, with its last; None if it was not asked twice.
 
     Args:
-        run: Has the samples.
-        most: Pairs of each kind that are kept.
+        run: The run with its samples.
+        most: Number of pairs to keep of each kind.
     """
     (metric,) = find_metrics([_JUDGED_BY])
     by_record: dict[str, list[Entry]] = {}
@@ -89,16 +89,16 @@ def compare_samples(run: Run, *, most: int) -> AnswerSet | None:
     of_file = ShareOfFile(FIRST)
     for asked in by_record.values():
         of_file.add(asked[-1])
-    return _sort("Asked while it was trained", pairs, metric, most, str(of_file.share())) if pairs else None
+    return _sort("Answers during training", pairs, metric, most, str(of_file.share())) if pairs else None
 
 
 def compare_files(before: str, after: str, *, most: int) -> AnswerSet:
-    """Compare two files of answers, by the first metric that both have scores of.
+    """Compare two files of answers by the first metric for which both have scores.
 
     Args:
         before: Written by ``minicpmv predict`` or ``minicpmv eval --output``.
-        after: The same of the trained model.
-        most: Pairs of each kind that are kept.
+        after: The same from the trained model.
+        most: Number of pairs to keep of each kind.
 
     Raises:
         UsageError: A file cannot be read, or they are not of the same records.
@@ -108,7 +108,7 @@ def compare_files(before: str, after: str, *, most: int) -> AnswerSet:
     judge = next((metric for metric in metrics if metric.needs_answers and not metric.sees_all_first), None)
     if judge is None:
         raise UsageError(
-            f"{after}: found scores of {', '.join(metric.name for metric in metrics)} alone, expected a metric that "
+            f"{after}: found scores of {', '.join(metric.name for metric in metrics)} only, expected a metric that "
             "judges each answer by itself\n  fix: let `minicpmv eval` measure exact_match as well"
         )
     values = [_word(metric, found.differences[metric.name]) for metric in metrics]
@@ -196,7 +196,7 @@ def _judge(scores: tuple[float | None, float | None], metric: Metric) -> Kind:
 
 
 def _best(metric: Metric) -> float:
-    """Return the score of an answer that cannot be better; metrics up to 100 have no answer that is simply right."""
+    """Return the best possible score of an answer; metrics up to 100 have no answer that is simply right."""
     return 1.0 if metric.higher_is_better else 0.0
 
 

@@ -1,4 +1,4 @@
-"""Turns the logs of runs into charts: which numbers are drawn together, under which name, in which unit."""
+"""Turns the logs of runs into charts: decides which numbers are drawn together, with which name and unit."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from minicpmv.report.run_directory import Run, is_number
 __all__ = ["Chart", "Series", "make_charts", "thin_out"]
 
 _MAX_POINTS = 2000
-"""Of one curve: more than a screen has columns, and some 40 kB."""
+"""Most points of one curve: more than a screen has columns, and about 40 kB."""
 _OF_A_PART = "grad_norm/"
 
 Point = tuple[int, float | None]
-"""Step and value; None where the log has no finite number."""
+"""Step and value; None where the logged value is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,15 +25,15 @@ class Series:
 
     name: str
     run: int
-    """Which of the runs, from 0."""
+    """Index of the run, from 0."""
     is_measured: bool
-    """Whether it is of evaluations: few points, each of which is marked."""
+    """Whether it comes from evaluations: few points, each of which is marked."""
     points: Sequence[Point]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """Curves over the same axes."""
+    """Holds curves over the same axes."""
 
     name: str
     title: str
@@ -54,7 +54,7 @@ _TITLES = {
 
 
 def make_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Make the charts of one run, or of several laid over one another; those without a number are left out."""
+    """Make the charts of one run, or of several overlaid; charts without a number are left out."""
     charts = [_loss_chart(runs), *_metric_charts(runs)]
     charts += [_chart_of(runs, name, title, unit) for name, (title, unit) in _TITLES.items()]
     charts += _part_charts(runs)
@@ -62,7 +62,7 @@ def make_charts(runs: Sequence[Run]) -> list[Chart]:
 
 
 def thin_out(points: Sequence[Point], most: int = _MAX_POINTS) -> Sequence[Point]:
-    """Return so few points that a page stays small, with every peak still there: of each stretch the extremes."""
+    """Reduce the points so that a page stays small, keeping the extremes of each stretch and so every peak."""
     if len(points) <= most:
         return points
     size = math.ceil(len(points) / (most // 2))
@@ -83,7 +83,7 @@ def _loss_chart(runs: Sequence[Run]) -> Chart:
     series = [
         _series(run, number, key, name)
         for number, run in enumerate(runs)
-        for key, name in (("loss", "training"), *((each.key, each.set_name or "held-out") for each in measured))
+        for key, name in (("loss", "training"), *((each.key, each.set_name or "validation") for each in measured))
     ]
     return _chart("loss", "Loss", "nats per trained token", series, is_noisy=True)
 
@@ -99,7 +99,7 @@ def _metric_charts(runs: Sequence[Run]) -> Iterator[Chart]:
             for each in measured
             if each.metric == metric
         ]
-        yield _chart(f"eval_{metric}".replace("/", "_"), title, "of held-out answers", series, is_noisy=False)
+        yield _chart(f"eval_{metric}".replace("/", "_"), title, "of validation answers", series, is_noisy=False)
 
 
 def _measured(runs: Sequence[Run]) -> list[Measured]:
@@ -107,7 +107,7 @@ def _measured(runs: Sequence[Run]) -> list[Measured]:
 
 
 def _part_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Draw the parts of one run together; those of several runs part by part."""
+    """Draw all parts in one chart for one run, and one chart for each part for several runs."""
     keys, unit = _keys(runs, _OF_A_PART), "before clipping"
     if len(runs) == 1:
         series = [_series(runs[0], 0, key, _part(key)) for key in keys]
@@ -139,5 +139,5 @@ def _series(run: Run, number: int, key: str, name: str) -> Series:
 
 
 def _rounded(value: float) -> float | None:
-    """Keep as many digits as can be seen; JSON has no infinity."""
+    """Round to visible digits; JSON has no infinity."""
     return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Checks what ``run.json`` and its neighbours hold before a page is made: damaged values are left out and named."""
+"""Checks the content of ``run.json`` and related files before a page is made: damaged values are left out and named."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from typing import Any, TypeGuard, cast
 __all__ = ["check_facts", "check_state", "check_verification", "is_number", "is_step"]
 
 _MOST = 2**53
-"""More than any run counts, and what a page's script can still count."""
+"""Larger than any count of a run, and still exact in the page's script."""
 
 Check = Callable[[Any], str | None]
-"""Says what a value should be; None if it is."""
+"""Returns what a value should be, or None if it is fine."""
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether a value of the log can be drawn or printed as a number, be it infinite."""
+    """Return whether a value of the log is a number, infinity included."""
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < _MOST)
 
 
 def is_step(value: object) -> TypeGuard[int]:
-    """Whether it can be a step of a run."""
+    """Return whether a value can be a step of a run."""
     return is_number(value) and isinstance(value, int) and value >= 0
 
 
 def check_facts(facts: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
-    """Return what ``run.json`` holds without what is damaged.
+    """Return the content of ``run.json`` without damaged values.
 
     Args:
-        facts: What it holds.
-        faults: Told of what is left out.
+        facts: Its content.
+        faults: Receives a line for each value that is left out.
     """
     return _without_damaged(facts, _FACTS, "run.json", faults)
 
 
 def check_verification(verification: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
-    """Return what ``verification.json`` holds without what is damaged; as ``check_facts``."""
+    """Return the content of ``verification.json`` without damaged values, like ``check_facts``."""
     return _without_damaged(
         verification, {"verdict": _text, "tensors": _optional(identical=_amount)}, "verification.json", faults
     )
 
 
 def check_state(state: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
-    """Return what ``trainer_state.json`` holds without what is damaged; as ``check_facts``."""
+    """Return the content of ``trainer_state.json`` without damaged values, like ``check_facts``."""
     return _without_damaged(state, {"max_steps": _amount, "log_history": _list(_any)}, "trainer_state.json", faults)
 
 
@@ -94,7 +94,7 @@ def _list(of: Check) -> Check:
         if not isinstance(value, list):
             return "a list"
         wrong = next((expected for each in cast("list[Any]", value) if (expected := of(each)) is not None), None)
-        return None if wrong is None else f"a list, each of it {wrong}"
+        return None if wrong is None else f"a list with each element {wrong}"
 
     return check
 
@@ -122,7 +122,7 @@ _SPREAD = _object(dict.fromkeys(("min", "max", "median", "p95"), _amount), {})
 
 
 def _statistics(value: Any) -> str | None:
-    """Check the statistics of data; those of tokens are there together or not at all."""
+    """Check the statistics of data; those of tokens are present together or not at all."""
     needed: dict[str, Check] = {"records": _whole, "validation_records": _whole}
     if isinstance(value, dict) and "tokens" in value:
         needed |= dict.fromkeys((*_COUNTED, "records_with_fewer_slices", "records_with_cut_answers"), _whole)

@@ -1,7 +1,7 @@
-"""The curve of the loss as a picture, for wherever a page cannot be opened: a chat, a ticket, a terminal.
+"""Draws the loss curve as a picture, for places where a page cannot be opened: a chat, a ticket, a terminal.
 
-Drawn by Pillow, which is here anyway: a plotting library would cost every installation 79 MB, and every start of a run
-a second, for this one picture.
+Pillow draws it, which is installed anyway: a plotting library would cost every installation 79 MB, and every run
+a second at its start, for this one picture.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ __all__ = ["draw_loss", "round_ticks", "smooth"]
 
 _SIZE = (1200, 675)
 _LEFT, _TOP, _RIGHT, _BOTTOM = 90, 70, 1170, 605
-"""Pixels: where the axes are."""
+"""Positions of the axes in pixels."""
 _FINE = 3
-"""Lines are drawn so much larger and then shrunk: Pillow's own have steps."""
+"""Factor by which lines are drawn larger and then shrunk: Pillow does not antialias."""
 _TRAINING, _FAINT = "#0072b2", "#b3d5e8"
 _VALIDATION = ("#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-"""Of the evaluation sets, in their order."""
+"""Colours of the evaluation sets, in order."""
 _INK, _QUIET, _GRID = "#21201d", "#6c6861", "#e3dfd7"
 
 Curve = Sequence[tuple[float, float]]
 
 
 class _Axes(NamedTuple):
-    """What lies at the edges."""
+    """Holds the values at the edges."""
 
     last_step: float
     lowest: float
@@ -47,10 +47,10 @@ class _Axes(NamedTuple):
 
 
 def draw_loss(run: Run) -> bytes | None:
-    """Return a PNG of training and held-out loss by step; None if none was logged."""
+    """Return a PNG of training and validation loss by step; None if none was logged."""
     training = _curve(run, "loss")
     sets = {
-        each.set_name or "held-out": _curve(run, each.key) for each in measured_keys(run.log) if each.metric == "loss"
+        each.set_name or "validation": _curve(run, each.key) for each in measured_keys(run.log) if each.metric == "loss"
     }
     held_out = [point for curve in sets.values() for point in curve]
     if not training and not held_out:
@@ -79,7 +79,7 @@ def draw_loss(run: Run) -> bytes | None:
 
 
 def round_ticks(low: float, high: float, *, most: int) -> list[float]:
-    """Return round numbers at equal distances that begin at or below ``low`` and end at or above ``high``.
+    """Return equally spaced round numbers from at or below ``low`` to at or above ``high``.
 
     >>> round_ticks(0.07, 3.69, most=6)
     [0.0, 1.0, 2.0, 3.0, 4.0]
@@ -97,7 +97,7 @@ def round_ticks(low: float, high: float, *, most: int) -> list[float]:
 
 
 def smooth(values: Sequence[float]) -> list[float]:
-    """Return the mean of each value's surroundings, a twentieth of all; towards the ends of fewer, alike on both sides.
+    """Return the centred moving average over a twentieth of the values; the window shrinks symmetrically at the ends.
 
     >>> smooth([1.0, 5.0, 3.0])
     [1.0, 5.0, 3.0]

@@ -1,6 +1,6 @@
-"""Writes the page: one file that needs nothing beside it, neither network nor other files.
+"""Writes the page: one self-contained file that needs neither network nor other files.
 
-All that comes from a run is escaped by the template engine, or stands as JSON in a form that cannot end its element.
+Text from a run is escaped by the template engine, or written as JSON in a form that cannot end its element.
 The style sheet and the script are ours.
 """
 
@@ -24,16 +24,16 @@ from minicpmv.report.run_views import view_run
 __all__ = ["render_page"]
 
 _MAX_CHARACTERS = 1500
-"""Of one text; the whole one is in its file."""
+"""Most characters of one text; its file has all of it."""
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def render_page(runs: Sequence[Run], answers: Sequence[Sequence[AnswerSet]]) -> str:
-    """Return the page of one run, or of several laid over one another.
+    """Return the page of one run, or of several overlaid.
 
     Args:
         runs: At least one.
-        answers: Of each run.
+        answers: Answer sets of each run.
     """
     names = _names(runs)
     charts = make_charts(runs)
@@ -48,17 +48,17 @@ def render_page(runs: Sequence[Run], answers: Sequence[Sequence[AnswerSet]]) -> 
             kinds=KINDS,
         )
     )
-    return _SURROGATES.sub("\ufffd", page)  # half a character can be written in JSON, and not in UTF-8
+    return _SURROGATES.sub("\ufffd", page)  # JSON can hold half a surrogate pair, UTF-8 cannot
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """Call runs by their directories, with as much of the path as tells them apart."""
+    """Name runs by their directories, with as much of the path as distinguishes them."""
     uses = Counter(run.name for run in runs)
     return [run.name if uses[run.name] == 1 else "/".join(run.directory.parts[-2:]) for run in runs]
 
 
 def _as_json(charts: Sequence[Chart], names: Sequence[str]) -> str:
-    """Write the curves for the script, so that no text in them is taken for a tag."""
+    """Write the curves for the script as JSON in which no text can be read as a tag."""
     data = {"runs": names, "charts": [asdict(chart) for chart in charts]}
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
@@ -70,6 +70,6 @@ def _environment() -> jinja2.Environment:
 
 
 def _excerpt(text: str) -> str:
-    """Return so much of a text as a page can show."""
+    """Return as much of a text as a page can show."""
     hidden = len(text) - _MAX_CHARACTERS
     return text if hidden <= 0 else f"{text[:_MAX_CHARACTERS]} … and {hidden:,} more characters"

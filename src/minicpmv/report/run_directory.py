@@ -1,6 +1,6 @@
-"""Reads what a run has left in its directory so far, finished or not.
+"""Reads the files of a run's directory, whether the run has finished or not.
 
-A run that was killed, or that is still running, lacks some of it: whatever is there is taken. Nothing is judged here.
+A run that was killed or is still running lacks some of them: those that exist are read. Nothing is judged here.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["AFTER", "BEFORE", "LOG", "RUN", "SAMPLES", "Run", "is_number", "read
 
 RUN = "run.json"
 LOG = "log.jsonl"
-"""The log, a line for each entry, as it grows."""
+"""The log, a line for each entry, written while the run goes on."""
 SAMPLES = "samples.jsonl"
 BEFORE, AFTER = "before.jsonl", "after.jsonl"
-"""Answers to the same records before and after training, if somebody had ``minicpmv eval --output`` write them here."""
+"""Answers to the same records before and after training, if ``minicpmv eval --output`` wrote them here."""
 
 _VERIFICATION = "verification.json"
 _STATE = "trainer_state.json"
@@ -36,21 +36,21 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """What is known of a run."""
+    """Holds the recorded facts of a run."""
 
     directory: Path
     facts: Entry
-    """``run.json``; empty if there is none."""
+    """Content of ``run.json``; empty if there is none."""
     log: Sequence[Entry]
     """The entries of the log that have a step, in order."""
     samples: Sequence[Entry]
     skipped: Sequence[Entry]
     verification: Entry
-    """``verification.json``; empty if there is none."""
+    """Content of ``verification.json``; empty if there is none."""
     max_steps: int | None
-    """Of the whole run; None if that is not known."""
+    """Steps of the whole run; None if unknown."""
     faults: tuple[str, ...]
-    """What lies there and could not be read, in words."""
+    """Files that could not be read, in words."""
 
     @property
     def name(self) -> str:
@@ -59,11 +59,11 @@ class Run:
 
     @property
     def last_step(self) -> int:
-        """Up to which the log goes."""
+        """Return the last step in the log."""
         return max((entry["step"] for entry in self.log), default=0)
 
     def last(self, key: str) -> float | None:
-        """Return the newest value of a number of the log; None if it was never logged."""
+        """Return the newest value of a logged number; None if it was never logged."""
         return next((entry[key] for entry in reversed(self.log) if is_number(entry.get(key))), None)
 
 
@@ -71,11 +71,11 @@ def read_run(directory: str | Path) -> Run:
     """Read a run's directory.
 
     Raises:
-        UsageError: It is no such directory.
+        UsageError: It is not the directory of a run.
     """
     root = Path(directory)
     faults: list[str] = []
-    facts = check_facts(clean_settings(_read_json(root / RUN, faults)), faults)  # whoever wrote it
+    facts = check_facts(clean_settings(_read_json(root / RUN, faults)), faults)  # the file may come from anyone
     state = _newest_state(root, faults)
     logs = [list(_read_lines(root / LOG, faults)), facts.get("log"), state.get("log_history")]
     if not facts and not state and not logs[0]:
@@ -96,7 +96,7 @@ def read_run(directory: str | Path) -> Run:
 
 
 def _newest_state(root: Path, faults: list[str]) -> Entry:
-    """Read what the newest checkpoint says of its trainer."""
+    """Read the trainer state of the newest checkpoint."""
     if not root.is_dir():
         return {}
     found = [(int(match[1]), path) for path in root.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
@@ -112,7 +112,7 @@ def _read_json(path: Path, faults: list[str]) -> Entry:
         faults.append(f"{path.name} that cannot be read ({error})")
         return {}
     if not isinstance(content, dict):
-        faults.append(f"{path.name} that is no JSON object")
+        faults.append(f"{path.name} that is not a JSON object")
         return {}
     return cast("Entry", content)
 
@@ -138,7 +138,7 @@ def _read_lines(path: Path, faults: list[str]) -> Iterator[Entry]:
         else:
             num_broken += 1
     if num_broken:
-        faults.append(f"{num_broken:,} line(s) of {path.name} that are no JSON objects")
+        faults.append(f"{num_broken:,} line(s) of {path.name} that are not JSON objects")
 
 
 def _with_steps(entries: object) -> list[Entry]:
@@ -148,7 +148,7 @@ def _with_steps(entries: object) -> list[Entry]:
 
 
 def _find_max_steps(facts: Entry, state: Entry) -> int | None:
-    """Find how long the run is meant to be: as its newest checkpoint knows, or as follows from flags and plan."""
+    """Find the planned number of steps, from the newest checkpoint or from flags and plan."""
     settings, plan = facts.get("training_arguments") or {}, facts.get("plan") or {}
     planned = settings.get("max_steps") or -1
     epochs, steps_per_epoch = settings.get("num_train_epochs"), plan.get("steps_per_epoch")

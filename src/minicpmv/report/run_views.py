@@ -1,4 +1,4 @@
-"""Everything that a page shows of one run beside its curves, in words."""
+"""Words everything that a page shows of one run, except its curves."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ __all__ = ["Answers", "Number", "RunView", "ShownPair", "view_run"]
 _STATUS = {
     "finished": "finished",
     "stopped": "stopped by {stopped_by} after step {step:,}; can be resumed",
-    "running": "not finished: still running, or ended before it could say so",
-    "not finite": "ended at step {step:,}, whose numbers are not finite; nothing of it was saved",
+    "running": "not finished: still running, or killed",
+    "not finite": "ended at step {step:,}, whose numbers are not finite; that step was not saved",
     "unchanged": "nothing was trained: no weight has changed; nothing was saved",
-    "saved": "saved; not verified, the run was stopped",
+    "saved": "saved, but not verified: the run was stopped",
     "not verified": "saved, but verification failed",
 }
 
 
 _OF_EVERY_ANSWER = ("loss", "perplexity")
-"""Metrics that count all answers of a record as they are."""
+"""Metrics that are measured on all answers of a record."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Number:
-    """A number at the head of the page."""
+    """Holds a number at the head of the page."""
 
     name: str
     value: str
     before: str = ""
-    """What it was at first; empty if it has no history."""
+    """Its first value; empty if there is only one."""
     share: str = ""
-    """How many answers it is of, where it is not of all."""
+    """Share of the answers that it covers, if not all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShownPair:
-    """A record's answers, with its images."""
+    """Holds a record's answers with its images."""
 
     pair: Pair
     pictures: Sequence[Picture]
@@ -59,7 +59,7 @@ class ShownPair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answers:
-    """One set of answers."""
+    """Holds one set of answers."""
 
     found: AnswerSet
     shown: Sequence[ShownPair]
@@ -68,7 +68,7 @@ class Answers:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunView:
-    """One run on a page."""
+    """Holds one run of a page."""
 
     run: Run
     name: str
@@ -80,9 +80,9 @@ class RunView:
     sources: Sequence[Mapping[str, str]]
     statistics: Mapping[str, str]
     histogram: Sequence[tuple[str, int, float]]
-    """Of lengths: which, how many records, share of the largest bin."""
+    """Bins of record lengths: range, number of records, share of the largest bin."""
     skipped: Mapping[str, int]
-    """Problems by code."""
+    """Number of skipped records by code."""
     parts: Sequence[Mapping[str, Any]]
     given: Mapping[str, str]
     settings: Mapping[str, str]
@@ -91,7 +91,7 @@ class RunView:
 
 
 def view_run(run: Run, answers: Sequence[AnswerSet], *, name: str) -> RunView:
-    """Word what is known of a run."""
+    """Word the facts of a run."""
     facts, status = run.facts, str(run.facts.get("status") or "unknown")
     words = {"stopped_by": facts.get("stopped_by", "a signal"), "step": run.last_step}
     pictures = Pictures(Path(str(facts.get("working_directory") or ".")))
@@ -160,9 +160,9 @@ def _numbers_of_answers(answers: Sequence[AnswerSet]) -> list[Number]:
 
 
 def _numbers_of_log(run: Run) -> list[Number]:
-    """Take the first and the last of each number that tells how good the model is, metrics before losses.
+    """Return the first and the last value of each number that measures the model, metrics before losses.
 
-    The last is that of the model that was saved, which with ``--keep_best`` is not the last of the log.
+    The last is that of the saved model, which with ``--keep_best`` is not the last in the log.
     """
     saved = run.facts.get("metrics") or {}
     found: list[Number] = []
@@ -177,7 +177,7 @@ def _numbers_of_log(run: Run) -> list[Number]:
 
 
 def _share_of_set(run: Run, set_name: str) -> str:
-    """Say how many answers ``--eval_metrics`` measured."""
+    """Return how many answers ``--eval_metrics`` measured."""
     counted = (run.facts.get("eval_metrics_answers") or {}).get(set_name)
     return str(Share(**counted, which=LAST)) if counted else ""
 
@@ -185,13 +185,13 @@ def _share_of_set(run: Run, set_name: str) -> str:
 def _name_of(measured: Measured) -> str:
     of_set = f" of {measured.set_name}" if measured.set_name else ""
     if measured.metric == "loss":
-        return f"held-out loss{of_set}"
-    # Not of the records that were asked before and after, which may have the same metric.
+        return f"validation loss{of_set}"
+    # "at evaluation" distinguishes it from the records asked before and after, which may have the same metric.
     return f"{measured.metric.replace('_', ' ')}{of_set}, at evaluation"
 
 
 def _training_loss(run: Run) -> list[Number]:
-    """Take means of whole epochs: single steps say more about their records than about the model."""
+    """Return means over whole epochs: single steps depend more on their records than on the model."""
     epochs = [entry["epoch_loss"] for entry in run.log if is_number(entry.get("epoch_loss"))]
     if epochs:
         name = "training loss, mean of first and last epoch" if len(epochs) > 1 else "training loss, mean of the epoch"
@@ -222,7 +222,7 @@ def _sources(facts: Mapping[str, Any]) -> list[dict[str, str]]:
             "weight": f"{source.get('weight', 1):g}",
             "sha256": str(source.get("sha256", "")),
         }
-        for use, key in (("training", "data"), ("held-out", "eval_data"))
+        for use, key in (("training", "data"), ("validation", "eval_data"))
         for source in facts.get(key) or []
     ]
 
@@ -231,7 +231,7 @@ def _statistics(facts: Mapping[str, Any]) -> dict[str, str]:
     counted, plan = facts.get("data_statistics") or {}, facts.get("plan") or {}
     words: dict[str, str] = {}
     if counted:
-        words["Records"] = f"{counted['records']:,} to train on, {counted['validation_records']:,} held out"
+        words["Records"] = f"{counted['records']:,} for training, {counted['validation_records']:,} for validation"
     if "tokens" in counted:
         tokens, spread = counted["tokens"], counted["record_lengths"]
         words |= {
@@ -269,7 +269,7 @@ def _histogram(facts: Mapping[str, Any]) -> list[tuple[str, int, float]]:
 
 
 def _commands(facts: Mapping[str, Any]) -> list[str]:
-    """Write what starts the run again: where it was started, by as many processes."""
+    """Return the commands that start the run again, in the same folder and with as many processes."""
     command, processes = str(facts.get("command") or ""), facts.get("processes") or 1
     if not command:
         return []

@@ -1,4 +1,4 @@
-"""Writes the page of a run, or of several laid over one another, and beside that of one run its curve as a picture."""
+"""Writes the page of a run, or of several overlaid, and for one run also its loss curve as a picture."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _NUM_EXAMPLES = 24
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
-    """What was written."""
+    """Names the written files."""
 
     page: Path
     picture: Path | None
-    """None if there was no loss to draw, or the page lies elsewhere."""
+    """The picture; None if there was no loss to draw, or the page is elsewhere."""
     faults: tuple[str, ...]
-    """What lies in the runs' directories and could not be read, in words."""
+    """Files of the runs' directories that could not be read, in words."""
 
 
 def write_report(
@@ -45,17 +45,17 @@ def write_report(
     """Write the report.
 
     Args:
-        directories: Of the runs, one or more.
-        output: The page; by default ``report.html`` in the first run's directory, with ``loss.png`` beside it.
-        before: Answers before training, of one run; by default ``before.jsonl`` in its directory, if it is there.
-        after: The same after training.
-        num_examples: Answers of each kind that are shown.
+        directories: Directories of one or more runs.
+        output: The page; by default ``report.html`` in the first run's directory, together with ``loss.png``.
+        before: Answers before training, for one run; by default ``before.jsonl`` in its directory, if it exists.
+        after: Answers after training, likewise.
+        num_examples: Most answers of each kind to show.
 
     Raises:
-        UsageError: A directory is none of a run, or a file cannot be read or written.
+        UsageError: A directory is not a run's, or a file cannot be read or written.
     """
     page = Path(directories[0]) / PAGE if output is None else Path(output)
-    if Path(directories[0]).is_dir():  # otherwise it is refused by the one who reads it
+    if Path(directories[0]).is_dir():  # otherwise the reader refuses it
         check_file(page, asked_by="--output")
     runs = [read_run(directory) for directory in directories]
     files = [(before, after)] if before and after else [_answer_files(run) for run in runs]
@@ -68,7 +68,7 @@ def write_report(
 
 
 def _answer_files(run: Run) -> tuple[str, str] | None:
-    """Find the answers in a run's directory; those of an earlier run that was there say nothing of this one."""
+    """Find the answers in a run's directory; those of an earlier run in the same place do not count."""
     before, after = run.directory / BEFORE, run.directory / AFTER
     if not (before.is_file() and after.is_file()):
         return None
@@ -86,7 +86,7 @@ def _answers(run: Run, files: tuple[str, str] | None, most: int) -> list[AnswerS
 def _write_picture(run: Run) -> Path | None:
     drawn, path = draw_loss(run), run.directory / PICTURE
     if drawn is None:
-        path.unlink(missing_ok=True)  # of a run that was here before
+        path.unlink(missing_ok=True)  # from an earlier run
         return None
     _write(path, drawn)
     return path

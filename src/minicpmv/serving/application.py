@@ -1,4 +1,4 @@
-"""The addresses of the server, and what holds while it runs."""
+"""Builds the web application: its addresses, and its start and end."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from minicpmv.serving.settings import ServerSettings
 __all__ = ["make_application", "refuse_page"]
 
 _READERS = 8
-"""Threads that read requests: enough that a slow address on the web holds nobody else up."""
+"""Threads that read requests: enough that a slow web address does not delay other requests."""
 _BODIES_IN_MEMORY = 16
-"""Largest bodies that are held while they are being read, all together."""
+"""Number of largest bodies that may be held while they are being read."""
 
 
 def make_application(served: ServedModels, settings: ServerSettings) -> tuple[Starlette, Callable[[], None]]:
-    """Wire everything; also return what must be called when the server begins to end."""
+    """Build the application; also return the function to call when shutdown begins."""
     metrics, access = Metrics(), Access(settings.api_key)
     dispatcher = Dispatcher(
         partial(answer_together, served),
@@ -96,7 +96,7 @@ def make_application(served: ServedModels, settings: ServerSettings) -> tuple[St
 
 
 def refuse_page(found: str, expected: str, fix: str) -> Response:
-    """Return the answer to a request that another web page made a browser send."""
+    """Return the response to a request that comes from another web page."""
     message = f"host, origin: found {found}, expected {expected}\n  fix: {fix}"
     return error_response(RequestError(403, message, code="foreign_page"))
 
@@ -107,7 +107,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _refuse_address(request: Request, error: Exception) -> Response:
-    """Answer in OpenAI's form where there is nothing at an address, or not for this method."""
+    """Answer in OpenAI's form for an unknown address or method."""
     assert isinstance(error, HTTPException)
     message = f"found {request.method} {request.url.path!a:.200} ({error.detail}), expected an address of this server"
     return error_response(

@@ -1,6 +1,6 @@
-"""POST /v1/chat/completions: one request from the end of its headers to its answer's last byte.
+"""Handles POST /v1/chat/completions, from the end of a request's headers to its answer's last byte.
 
-Whatever happens, its place among those that wait is given free and its answer is not drawn any further.
+In every case, its place in the queue is released and its answer is not generated any further.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ _log = logging.getLogger("uvicorn.error")
 _CLIENT_LEFT = 499
 _STRANGER = (401, 403)
 _LINES_WITHOUT_KEY = 60
-"""In a minute; after that fewer, as ``log_limits`` says."""
+"""Log lines in a minute; further ones are thinned out by ``log_limits``."""
 _Value = TypeVar("_Value")
 
 
 class ChatCompletions:
-    """The endpoint.
+    """Handles the endpoint.
 
     Args:
-        served: Who answers.
-        dispatcher: Lets requests wait.
-        access: Who may ask.
+        served: The models.
+        dispatcher: Queue of the requests.
+        access: Check of the key.
         bodies: Requests that are being read.
         settings: Limits.
-        metrics: Gets numbers.
+        metrics: Counters to update.
         readers: Threads in which requests are read and images fetched.
     """
 
@@ -111,7 +111,7 @@ class ChatCompletions:
         self._dispatcher.submit(question, exchange.place)
         writer = AnswerWriter(chat.model, prompt.num_tokens, include_usage=chat.include_usage)
         headers = {"x-request-id": writer.id}
-        # A stream begins when its first event is there: what fails before that has a status of its own.
+        # A stream begins with its first event: an earlier failure gets its own status.
         first = await exchange.before_deadline(_unless_gone(request, exchange.next_event()))
         self._metrics.first_piece_seconds.observe(exchange.seconds())
         if chat.stream:
@@ -124,7 +124,7 @@ class ChatCompletions:
         return json_response(writer.whole(text, end), headers=headers)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        """Write a line of the log: one for each request with the key, few where anybody may ask."""
+        """Log a request: each one with the key, only a few if there is no key."""
         client = (scope.get("client") or ("",))[0]
         if status in _STRANGER:
             _log.warning("%s: refused with %d", client, status)
@@ -155,7 +155,7 @@ class ChatCompletions:
             while isinstance(event, str):
                 yield writer.piece(event)
                 event = await exchange.before_deadline(exchange.next_event())
-        except RequestError as error:  # too late for a status; clients raise what an event says
+        except RequestError as error:  # too late for a status; clients raise an error event
             yield server_sent(error.body())
             return
         self._count(prompt, event)
@@ -168,7 +168,7 @@ class ChatCompletions:
 
 
 class _Exchange:
-    """One request and what must be given back when it ends."""
+    """Holds one request and the resources to release at its end."""
 
     def __init__(self, timeout_seconds: float) -> None:
         self._start, self._timeout_seconds = time.monotonic(), timeout_seconds
@@ -177,14 +177,14 @@ class _Exchange:
         self.events: asyncio.Queue[Event] = asyncio.Queue()
 
     def seconds(self) -> float:
-        """How long the request has been here."""
+        """Return the age of the request."""
         return time.monotonic() - self._start
 
     async def before_deadline(self, work: Coroutine[Any, Any, _Value]) -> _Value:
-        """Wait for something, but not beyond the time that a request may take."""
+        """Wait for something, but no longer than a request may take."""
         try:
             return await asyncio.wait_for(work, max(0.0, self._timeout_seconds - self.seconds()))
-        except (TimeoutError, asyncio.TimeoutError) as error:  # one and the same from Python 3.11 on
+        except (TimeoutError, asyncio.TimeoutError) as error:  # the same class from Python 3.11 on
             raise RequestError(
                 504,
                 f"found no complete answer after {self._timeout_seconds:g} s, expected one by then\n"
@@ -200,16 +200,16 @@ class _Exchange:
         return event
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release all resources."""
         self.place.leave()
         if self.question is not None:
             self.question.is_abandoned = True
 
 
 def _forget_frames(error: BaseException) -> None:
-    """Let go of what the frames of an error hold: a body, and the futures that hold the error in turn.
+    """Clear the frames of an error, which hold a body and futures that in turn hold the error.
 
-    Such circles stay until the garbage collector's next look at everything: 64 clients that sent too much had the
+    Such cycles stay until the next full garbage collection: 64 clients that sent too much made the
     server hold 4 GB.
     """
     traceback.clear_frames(error.__traceback__)
@@ -231,10 +231,10 @@ async def _collect(event: str | Finished, exchange: _Exchange) -> tuple[str, Fin
 
 
 async def _unless_gone(request: Request, work: Any) -> Any:
-    """Wait for something for as long as the client does.
+    """Wait for something as long as the client is connected.
 
     Raises:
-        ClientDisconnect: The client is gone.
+        ClientDisconnect: The client has left.
     """
 
     async def leave() -> None:

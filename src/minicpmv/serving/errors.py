@@ -1,4 +1,4 @@
-"""Why a request is not answered: an HTTP status and OpenAI's error body."""
+"""Defines the errors of requests, each with an HTTP status and OpenAI's error body."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ __all__ = ["RequestError", "not_finite", "refused", "unknown_model"]
 
 
 class RequestError(Exception):
-    """A request that is not answered.
+    """Says why a request is not answered.
 
     Args:
-        status: Of HTTP.
-        message: For whoever sent the request.
-        code: OpenAI's short name for it, which clients look at.
+        status: HTTP status.
+        message: Message for the client.
+        code: OpenAI's short name for it, which clients evaluate.
         param: The parameter at fault.
-        retry_after: Seconds after which it may work.
+        retry_after: Seconds after which a retry may work.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class RequestError(Exception):
             self.headers["www-authenticate"] = "Bearer"
 
     def body(self) -> dict[str, Any]:
-        """What is sent."""
+        """Return the body of the response."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         if self.status == 429:
             kind = "rate_limit_error"
@@ -43,13 +43,13 @@ class RequestError(Exception):
 
 
 def refused(where: str, found: str, expected: str, fix: str, *, code: str | None = None) -> RequestError:
-    """Return the error of a request that cannot be answered as it stands."""
+    """Return the error for an invalid request."""
     param = where.partition("[")[0].partition(".")[0]
     return RequestError(400, f"{where}: found {found}, expected {expected}\n  fix: {fix}", code=code, param=param)
 
 
 def unknown_model(name: str, known: Iterable[str]) -> RequestError:
-    """Return the error of a request to a model that is not served."""
+    """Return the error for an unknown model."""
     return RequestError(
         404,
         f"model: found {name!a:.200}, expected one of {', '.join(known)}\n  fix: use one that GET /v1/models lists",
@@ -59,12 +59,12 @@ def unknown_model(name: str, known: Iterable[str]) -> RequestError:
 
 
 def not_finite(name: str) -> RequestError:
-    """Return the error of a request whose answer cannot be drawn, because the model's logits are no numbers."""
+    """Return the error for logits that are not finite, so that no token can be chosen."""
     return RequestError(
         500,
         f"model: found logits of {name!a:.200} that are not finite (NaN or infinite), expected numbers to choose a "
         "token by: its weights are not finite, or its numbers too large for its precision\n"
-        "  fix: the server's log says which; serve an earlier checkpoint, or start it with --dtype float32 or bfloat16",
+        "  fix: see the server's log; serve an earlier checkpoint, or restart with --dtype float32 or bfloat16",
         code="not_finite",
         param="model",
     )

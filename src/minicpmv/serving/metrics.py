@@ -1,4 +1,4 @@
-"""What a server counts, in Prometheus' text format."""
+"""Counts requests, times and tokens, in Prometheus' text format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
 class Metrics:
-    """Counters of one server."""
+    """Holds the counters of one server."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
@@ -29,13 +29,13 @@ class Metrics:
         )  # fmt: skip
         self.prompt_tokens = Counter("minicpmv_prompt_tokens", "Tokens of answered prompts", registry=registry)
         self.completion_tokens = Counter("minicpmv_completion_tokens", "Tokens of finished answers", registry=registry)
-        self.waiting = Gauge("minicpmv_requests_waiting", "Requests that are read or wait", registry=registry)
+        self.waiting = Gauge("minicpmv_requests_waiting", "Requests being read or waiting", registry=registry)
         self.running = Gauge("minicpmv_requests_running", "Requests in the running batch", registry=registry)
         self.batch_size = Histogram(
-            "minicpmv_batch_size", "Requests that were answered together", buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            "minicpmv_batch_size", "Requests answered together", buckets=(1, 2, 4, 8, 16, 32, 64, 128),
             registry=registry,
         )  # fmt: skip
 
     def text(self) -> bytes:
-        """All of them."""
+        """Return all counters as text."""
         return generate_latest(self._registry)

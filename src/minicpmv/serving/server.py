@@ -1,4 +1,4 @@
-"""Listens, and ends well: after SIGTERM nobody new is let in, and who is being answered gets the whole answer."""
+"""Runs the server with a graceful shutdown: after SIGTERM no new request is accepted, and running answers finish."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _HEADER_SECONDS = 10.0
 def serve(
     served: ServedModels, settings: ServerSettings, listening: socket.socket, *, on_ready: Callable[[], None]
 ) -> None:
-    """Answer requests until SIGTERM, which ends this with a normal return, or Ctrl-C.
+    """Answer requests until Ctrl-C, or until SIGTERM, after which this returns normally.
 
     Args:
-        served: Who answers.
-        settings: Limits.
-        listening: From ``address.listen``; it is taken over.
-        on_ready: Called when requests are taken.
+        served: The models.
+        settings: Limits of the server.
+        listening: Socket from ``address.listen``, which this takes over.
+        on_ready: Called when requests are accepted.
     """
-    served.loaded.processor.vocabulary  # noqa: B018  made once, here, and not by several readers at the same time
+    served.loaded.processor.vocabulary  # noqa: B018  built once here, not by several readers at the same time
     application, close = make_application(served, settings)
     names = None if settings.api_key is not None else own_names(settings.host)
     seconds = settings.request_timeout_seconds
     limits = ConnectionLimits(
         header_seconds=min(_HEADER_SECONDS, seconds),
         stall_seconds=min(_HEADER_SECONDS, seconds),
-        # By then the application has run into its own limit, and said so.
+        # By then the application's own limit has ended the request with an error.
         body_seconds=seconds + 2,
         request_seconds=seconds + 5,
     )

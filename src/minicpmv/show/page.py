@@ -1,6 +1,6 @@
-"""Writes the page of ``minicpmv show``: one file that needs nothing beside it, neither network nor other files.
+"""Writes the page of ``minicpmv show``: one self-contained file that needs neither network nor other files.
 
-All that comes from the data is escaped by the template engine; the style sheet and the script are ours.
+The template engine escapes everything that comes from the data; the style sheet and the script are ours.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Header", "render_page"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """What a page says about itself."""
+    """Holds what the head of a page says."""
 
     data: str
     """The data file, as the user wrote it."""
@@ -30,9 +30,9 @@ class Header:
     num_records: int
     """Records in the file, shown or not."""
     choice: str
-    """How the records were chosen, in words; empty for all."""
+    """How the records were chosen, in words; empty if all are shown."""
     num_faulty: int = 0
-    """Records in the file that have problems, of which none is shown."""
+    """Records in the file that have problems; none of them is shown."""
 
 
 def render_page(dataset: ConversationDataset, header: Header) -> str:
@@ -40,10 +40,10 @@ def render_page(dataset: ConversationDataset, header: Header) -> str:
 
     Args:
         dataset: Holds the chosen records, with the limits of the training that they are meant for.
-        header: What stands above them.
+        header: The head of the page.
 
     Raises:
-        DataError: An image is no longer what it was when it was checked.
+        DataError: An image has changed since it was checked.
     """
     processor = dataset.processor
     spelling = TokenSpelling(processor.tokenizer)

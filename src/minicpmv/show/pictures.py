@@ -1,4 +1,4 @@
-"""One picture for a page: small enough to embed, with the lines along which its tiles are cut.
+"""Makes a picture small enough to embed in a page, with the lines along which its tiles are cut.
 
 The lines are those of ``processing.slicing``; nothing is planned here.
 """
@@ -21,10 +21,10 @@ MAX_SHOWN_PIXELS = 960
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tile:
-    """Where one tile lies in the picture itself, in pixels of the picture; not always whole ones."""
+    """Places one tile in the picture, in pixels of the picture, which may be fractions."""
 
     number: int
-    """From 1, row by row: the order of the text."""
+    """Number from 1, row by row, as in the text."""
     left: float
     top: float
     right: float
@@ -33,10 +33,10 @@ class Tile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """One image of a record."""
+    """Holds one image of a record."""
 
     number: int
-    """From 1, in the order of the text."""
+    """Number from 1, in the order of the text."""
     name: str
     url: str
     """``data:`` URL of the picture, shrunk to at most 960 pixels a side."""
@@ -49,21 +49,21 @@ class Picture:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all its slices, tags not counted."""
+        """Return the tokens of all its slices, without tags."""
         return sum(self.tokens_of_each)
 
     @property
     def vertical_cuts(self) -> list[float]:
-        """Pixels from the left, without the edges."""
+        """Return the vertical cuts in pixels from the left, without the edges."""
         return sorted({tile.left for tile in self.tiles} - {0})
 
     @property
     def horizontal_cuts(self) -> list[float]:
-        """Pixels from the top, without the edges."""
+        """Return the horizontal cuts in pixels from the top, without the edges."""
         return sorted({tile.top for tile in self.tiles} - {0})
 
     def slice_names(self, *, is_only: bool) -> list[str]:
-        """What each slice is called, in the order of the text; with the image's number unless it is the only one."""
+        """Name the slices in the order of the text, with the image's number unless it is the only one."""
         names = ["overview", *(f"tile {tile.number}" for tile in self.tiles)]
         return names if is_only else [f"image {self.number} {name}" for name in names]
 
@@ -78,7 +78,7 @@ def show_picture(source: ImageSource, plan: SlicePlan, *, number: int, tokens_of
         tokens_of_each: Tokens of each slice.
 
     Raises:
-        ImageError: It cannot be read.
+        ImageError: The picture cannot be read.
     """
     image = load_image(source)
     return Picture(
@@ -93,7 +93,7 @@ def show_picture(source: ImageSource, plan: SlicePlan, *, number: int, tokens_of
 
 
 def tiles_of(plan: SlicePlan) -> tuple[Tile, ...]:
-    """Return the tiles in the coordinates of the picture as it is stored.
+    """Return the tiles in the coordinates of the stored picture.
 
     A tile is cut from the picture resized to ``plan.refine_size``; this undoes that resize.
     """

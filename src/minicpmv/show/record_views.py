@@ -1,4 +1,4 @@
-"""Everything that a page shows of one record, taken from the data set that training reads."""
+"""Collects what a page shows of one record, from the data set that training reads."""
 
 from __future__ import annotations
 
@@ -26,44 +26,44 @@ class Message:
 
     role: str
     remark: str
-    """How much it counts in the loss, in words; empty for an answer that counts as 1 and for what is no answer."""
+    """Weight in the loss, in words; empty for an answer of weight 1 and for other messages."""
     is_trained: bool
     parts: tuple[str | Picture, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lengths:
-    """Tokens of one record, as it is shown."""
+    """Counts the tokens of one record as shown."""
 
     total: int
     trained: int
     """Tokens with a label, whatever it weighs."""
     of_kind: dict[Kind, int]
     wanted: int
-    """With all the slices that the limit of tiles allows."""
+    """Tokens with all the slices that the limit on tiles allows."""
     cut: int
-    """That the last answer has lost at its end."""
+    """Tokens that were truncated from the last answer."""
     limit: int
     """``--model_max_length``."""
     max_slice_nums: int
-    """Most tiles per image with which the record is shown."""
+    """Limit on tiles per image with which the record is shown."""
     wanted_slice_nums: int
-    """Most tiles per image without regard to length."""
+    """Limit on tiles per image without regard to length."""
 
     @property
     def is_reduced(self) -> bool:
-        """Whether it has fewer slices than it would have with more room."""
+        """Return whether the record lost slices to the length limit."""
         return self.wanted - self.cut > self.total
 
     @property
     def scale(self) -> int:
-        """Tokens that the full width of a bar stands for."""
+        """Return the tokens of a full-width bar."""
         return max(self.total, self.limit)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecordView:
-    """One record on a page."""
+    """Holds one record of a page."""
 
     record: Record
     messages: tuple[Message, ...]
@@ -71,7 +71,7 @@ class RecordView:
     sequence: tuple[Word | ImageRun, ...]
     lengths: Lengths
     error: str = ""
-    """What training would say instead of using it; empty if it would be used."""
+    """Error that training would raise for it; empty if it would be used."""
 
 
 def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpelling) -> RecordView:
@@ -80,12 +80,12 @@ def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpellin
     A record that is too long with one slice per image is shown so, with the error that training would raise.
 
     Args:
-        dataset: As training has it, with the same limits.
+        dataset: The data set of training, with the same limits.
         index: Position in it.
         spelling: Of its tokenizer.
 
     Raises:
-        DataError: An image is no longer what it was when it was checked.
+        DataError: An image has changed since it was checked.
     """
     record, processor = dataset.records[index], dataset.processor
     sizes = record.image_sizes or tuple(load_image(source).size for source in record.images)
@@ -104,7 +104,7 @@ def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpellin
         sample = processor.encode_text(record.turns, sizes, max_slice_nums=max_slice_nums)
         input_ids, labels = item["input_ids"].tolist(), item["labels"].tolist()
         label_weights = item["label_weights"].tolist() if "label_weights" in item else None
-        assert input_ids == sample.input_ids[: fit.length], "text and image sizes tell every token"
+        assert input_ids == sample.input_ids[: fit.length], "text and image sizes determine every token"
     plans = [processor.image_processor.plan(size, max_slice_nums) for size in sizes]
     pictures = tuple(
         show_picture(source, plan, number=number, tokens_of_each=processor.tokens_of(plan))
@@ -120,7 +120,7 @@ def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpellin
         slices=[name for picture in pictures for name in picture.slice_names(is_only=len(pictures) == 1)],
         spelling=spelling,
     )
-    masks = zip(labels, sample.image_mask, sample.template_mask, strict=False)  # of a cut answer, what is left
+    masks = zip(labels, sample.image_mask, sample.template_mask, strict=False)  # of a truncated answer, the rest
     kinds = Counter[Kind](classify(label=label, is_image=image, is_template=own) for label, image, own in masks)
     return RecordView(
         record=record,

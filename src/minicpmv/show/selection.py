@@ -21,12 +21,12 @@ def select_records(
     Args:
         survey: Has read texts and images.
         names: Ids, each for all records that have it, or positions from 0 where none has.
-        sample: How many to draw if none is named; all if there are fewer.
-        seed: Makes the sample repeatable; another one draws others.
+        sample: Number to draw if none is named; all if there are fewer.
+        seed: Seed of the sample.
 
     Raises:
-        UsageError: A name fits no record.
-        DataError: A named record has problems; or none is named, and all have.
+        UsageError: A name matches no record.
+        DataError: A named record has problems; or no record is named and all have problems.
     """
     sound = survey.sound_records()
     if not names:
@@ -42,7 +42,7 @@ def select_records(
 
 
 def _find(records: Sequence[RawRecord], names: Sequence[str]) -> list[int]:
-    """Return the positions that each name stands for: those of all records with such an id, or else one."""
+    """Return the positions for each name: those of all records with that id, or else the one that it states."""
     by_id: dict[str, list[int]] = {name: [] for name in names}
     for position, record in enumerate(records):
         record_id = _id(record)
@@ -60,6 +60,6 @@ def _position(num_records: int, name: str) -> int:
     if name.isascii() and name.isdigit() and int(name) < num_records:
         return int(name)
     raise UsageError(
-        f"--record: found {name!r}, which is no record's id, expected an id or a position from 0 to "
+        f"--record: found {name!r}, which is not the id of a record, expected an id or a position from 0 to "
         f"{num_records - 1}\n  fix: correct the name"
     )

@@ -1,6 +1,6 @@
-"""Makes of a sample's ids, labels, weights and masks what a page shows: chips, runs of image slots, broken characters.
+"""Turns a sample's ids, labels, weights and masks into chips, runs of image slots and split characters for a page.
 
-Takes the tokens as they are; nothing is encoded or left out here.
+It takes the tokens as they are: nothing is encoded or left out here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Kind = Literal["trained", "context", "template", "image"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Token:
-    """One token of the sequence."""
+    """Holds one token of the sequence."""
 
     position: int
     """From 0."""
@@ -31,36 +31,36 @@ class Token:
     text: str
     """As ``marks``, in one string."""
     is_added: bool
-    """Whether it is one of the tokenizer's own tokens and no piece of text."""
+    """Whether it is a special or added token, not a piece of text."""
     other_label: int | None = None
-    """The id that is learnt here where that is not the token itself (2.0, between turns); None elsewhere."""
+    """Label of the token where it differs from the token itself (2.0, between turns); None elsewhere."""
     weight: float = 1.0
-    """How much what is learnt here counts in the loss; 0 in an answer that is not trained, 1 outside of answers."""
+    """Weight of the label in the loss; 0 in an answer that is not trained, 1 outside answers."""
     remark: str = ""
-    """What its weight is, in words, where that is not 1 and not the weight of the token before."""
+    """Its weight in words, where it is neither 1 nor that of the previous token."""
     num_breaks: int = 0
-    """Line breaks with which it ends."""
+    """Number of line breaks at its end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Word:
-    """Tokens that belong together: usually one, several where they share a character."""
+    """Groups tokens that share a character; usually one token."""
 
     tokens: tuple[Token, ...]
     whole: str = ""
-    """What several tokens say together; empty for one."""
+    """Text of several tokens together; empty for one token."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageRun:
-    """The slots of one slice."""
+    """Groups the slots of one slice."""
 
     label: str
     tokens: tuple[Token, ...]
 
 
 def classify(*, label: int, is_image: bool, is_template: bool) -> Kind:
-    """Tell what a token is to the model. A trained end token counts as trained, though the format wrote it."""
+    """Classify a token. A trained end token counts as trained, though the format wrote it."""
     if is_image:
         return "image"
     if label != IGNORED:
@@ -69,7 +69,7 @@ def classify(*, label: int, is_image: bool, is_template: bool) -> Kind:
 
 
 def describe_weight(weight: float) -> str:
-    """Say what the weight of an answer does; nothing where it is 1.
+    """Word the weight of an answer; empty if it is 1.
 
     >>> describe_weight(0.5)
     'weight 0.5'
@@ -98,8 +98,8 @@ def arrange_tokens(
         image_mask: True where an image feature goes.
         template_mask: True where the format wrote the token.
         answer_mask: True on answers and their ends, trained or not.
-        label_weights: How much each label counts; None where all count as 1.
-        slices: What each run of image slots shows, in order.
+        label_weights: Weight of each label; None if all are 1.
+        slices: Name of each run of image slots, in order.
         spelling: Of the checkpoint's tokenizer.
     """
     tokens: list[Token] = []

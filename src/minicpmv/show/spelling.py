@@ -1,7 +1,7 @@
-"""What one token stands for, written so that a person can see all of it: white space, half characters, control tokens.
+"""Writes out one token so that a reader sees all of it: white space, partial characters, control tokens.
 
-Knows the two ways in which the released tokenizers spell bytes: byte-level BPE (2.5 and later) and SentencePiece with
-byte fallback (2.0).
+It knows the two ways in which the released tokenizers spell bytes: byte-level BPE (2.5 and later) and SentencePiece
+with byte fallback (2.0).
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _SENTENCEPIECE_SPACE = "▁"
 
 
 class Mark(NamedTuple):
-    """A stretch of a token as it is shown."""
+    """Holds a stretch of a token as shown."""
 
     text: str
     is_sign: bool
-    """Whether the text is a sign for something invisible, or for bytes that are no character by themselves."""
+    """Whether the text is a sign for something invisible, or for bytes that are not a whole character."""
 
 
 class TokenSpelling:
-    """Tells the bytes behind each token id.
+    """Looks up the bytes of each token id.
 
     Args:
-        tokenizer: The checkpoint's own.
+        tokenizer: The checkpoint's tokenizer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -42,11 +42,11 @@ class TokenSpelling:
         self._is_byte_level = isinstance(tokenizer.backend_tokenizer.decoder, decoders.ByteLevel)
 
     def is_added(self, token_id: int) -> bool:
-        """Tell whether the token is one of the tokenizer's own, such as ``<|im_end|>``, and no piece of text."""
+        """Return whether the token is a special or added one, such as ``<|im_end|>``, and not a piece of text."""
         return token_id in self._added
 
     def bytes_of(self, token_id: int) -> bytes:
-        """Return what the token adds to the text, UTF-8, perhaps only a part of a character."""
+        """Return the UTF-8 bytes that the token adds to the text, perhaps only part of a character."""
         if token_id in self._added:
             return self._added[token_id].encode()
         token = str(self._tokenizer.convert_ids_to_tokens(token_id))
@@ -58,7 +58,7 @@ class TokenSpelling:
 
 
 def spell(data: bytes) -> list[Mark]:
-    """Write bytes out, with signs for what cannot be seen.
+    """Write out bytes, with signs for invisible characters.
 
     >>> spell("a b".encode())
     [Mark(text='a', is_sign=False), Mark(text='·', is_sign=True), Mark(text='b', is_sign=False)]
@@ -76,7 +76,7 @@ def spell(data: bytes) -> list[Mark]:
 def _mark(character: str) -> Mark:
     if character in _MARKS:
         return Mark(_MARKS[character], is_sign=True)
-    if "\udc80" <= character <= "\udcff":  # surrogateescape's form of a byte that is no character
+    if "\udc80" <= character <= "\udcff":  # surrogateescape's form of a byte that is not a character
         return Mark(f"{ord(character) - 0xDC00:02X}", is_sign=True)
     if unicodedata.category(character) in {"Cc", "Cf", "Zs", "Zl", "Zp", "Co", "Cn"}:
         return Mark(f"U+{ord(character):04X}", is_sign=True)
@@ -85,7 +85,7 @@ def _mark(character: str) -> Mark:
 
 @cache
 def _byte_of_letter() -> dict[str, int]:
-    """Byte-level BPE writes printable Latin-1 bytes as themselves, and the others as the letters from U+0100 on."""
+    """Return the byte of each letter of byte-level BPE: printable Latin-1 is itself, the rest starts at U+0100."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

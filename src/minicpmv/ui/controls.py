@@ -1,4 +1,4 @@
-"""The controls beside the conversation: how answers are chosen, and the instruction."""
+"""Lays out the controls next to the conversation: settings of answers, and the instruction."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["Chosen", "Controls"]
 
 _MOST_DIGITS = 18
 _UNSET = {"temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
-"""What a released way of sampling has where it names nothing: transformers' own."""
+"""Defaults of transformers, for settings that a release does not state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What the controls say."""
+    """Holds the values of the controls."""
 
     settings: GenerationSettings
     system: str | None
@@ -33,11 +33,11 @@ class Chosen:
 
 
 class Controls:
-    """Lays the controls out where it is made.
+    """Lays out the controls where it is constructed.
 
     Args:
-        models: Who answers. What one of them cannot do has no control.
-        settings: What the page starts with.
+        models: The models that answer. A feature that one of them lacks has no control.
+        settings: Initial values.
     """
 
     def __init__(self, models: Sequence[LoadedModel], settings: PageSettings) -> None:
@@ -59,16 +59,14 @@ class Controls:
         self.max_new_tokens = gradio.Slider(
             1, max(4096, settings.max_new_tokens), settings.max_new_tokens, step=1, label="Longest answer"
         )
-        # Texts, because a number of Gradio's is never empty.
+        # Text boxes, because Gradio's number box is never empty.
         self.max_slice_nums = gradio.Textbox(
             "" if settings.max_slice_nums is None else str(settings.max_slice_nums),
             label="Most tiles of an image",
             placeholder="as the model was made",
             max_lines=1,
         )
-        self.sample = gradio.Checkbox(
-            False, label="Sample", info="Off: the likeliest token, every time.", elem_id="sample"
-        )
+        self.sample = gradio.Checkbox(False, label="Sample", info="Off: always the likeliest token.", elem_id="sample")
         with gradio.Group(visible=False, elem_id="sampling") as drawn:
             self.temperature = gradio.Slider(0.05, 2, released["temperature"], step=0.05, label="Temperature")
             self.top_p = gradio.Slider(0.05, 1, released["top_p"], step=0.05, label="Top p")
@@ -76,7 +74,7 @@ class Controls:
             self.repetition_penalty = gradio.Slider(
                 1, 2, released["repetition_penalty"], step=0.01, label="Repetition penalty"
             )
-            self.seed = gradio.Textbox(label="Seed", placeholder="another each time", max_lines=1)
+            self.seed = gradio.Textbox(label="Seed", placeholder="random", max_lines=1)
         self.sample.change(
             lambda is_drawn: gradio.Group(visible=is_drawn),
             self.sample,
@@ -100,10 +98,10 @@ class Controls:
         ]
 
     def read(self, given: Mapping[Any, Any]) -> Chosen:
-        """Return what the components say, by their values.
+        """Return the chosen settings from the components' values.
 
         Raises:
-            UsageError: One of them says what is no number.
+            UsageError: One of them is not a number.
         """
         is_drawn = bool(given[self.sample])
         drawn: dict[str, Any] = {}
@@ -121,7 +119,7 @@ class Controls:
         return Chosen(settings, system.strip() or None if isinstance(system, str) else None, seed)
 
 
-# Messages here do not repeat what was found: whoever sent it knows it, and it may be what a stranger wants to see.
+# Messages here do not repeat the found value: its sender knows it, and an attacker may want to see it reflected.
 
 
 def _whole_number(given: object, where: object, *, least: int) -> int | None:

@@ -1,8 +1,8 @@
-"""Stands before Gradio and lets through what this page's own script sends, and nothing else.
+"""Guards Gradio, and lets through only the requests that this page's own script sends.
 
-Gradio copies a file into its upload folder, and hands it out from there, when a request holds an object that looks like
-one of its own, in whatever field. It also has addresses for much that this page does not use. So the rule is turned
-round: addresses are those of this page, a request's values are plain, and its files are those that were uploaded.
+Gradio copies a file into its upload folder, and serves it from there, when a request holds an object that looks like
+one of its own, in any field. It also has addresses for much that this page does not use. So this is an
+allow-list: addresses are those of this page, a request's values are plain, and its files are those that were uploaded.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _Message = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[_Message]]
 _Send = Callable[[_Message], Awaitable[None]]
 
-# What the page's script asks for. Everything else of Gradio (other apps' files, its API by name, recordings, code
-# editing, monitoring) is not there.
+# Addresses that the page's script uses. Everything else of Gradio (other apps' files, its API by name, recordings, code
+# editing, monitoring) is closed.
 _READ = re.compile(
     r"/|/(?:config|user|login_check|token|app_id|theme\.css|favicon\.ico|manifest\.json|robots\.txt|logout)/?"
     r"|/(?:assets|static|svelte)/[\w./@+-]+"
@@ -45,8 +45,8 @@ _MAX_NESTING = 6
 _MARKS_OF_FILES = {"path", "url", "meta", "is_stream"}
 _FILE_KEYS = {"path", "url", "size", "orig_name", "mime_type", "is_stream", "meta", "uid", "alt_text"}
 
-# The page has scripts and styles in its text, so these must be allowed; nothing at another address is, and no page
-# of another address may show this one inside it.
+# The page has inline scripts and styles, so these must be allowed; nothing from another address is, and no page
+# of another address may embed this one.
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' data: blob:; worker-src 'self' blob:; "
@@ -65,17 +65,17 @@ _MAX_ADDRESSES = 1000
 
 
 class ForeignValueError(Exception):
-    """A request that this page does not send."""
+    """Rejects a request that this page does not send."""
 
 
 def guarded(application: Any, *, upload_folder: str, host: str, has_password: bool) -> Any:
-    """Put the guards before an application.
+    """Wrap an application in the guards.
 
     Args:
-        application: Gradio's.
-        upload_folder: Where uploads are kept.
+        application: Gradio's application.
+        upload_folder: Folder of the uploads.
         host: The address at which the page listens.
-        has_password: Whether a password guards it; then the page may be opened by any name.
+        has_password: Whether a password protects it; then the page may be opened under any name.
     """
     names = None if has_password else own_names(host)
     return OriginGuard(_Guard(application, upload_folder), names=names, refuse=_refusal)
@@ -105,7 +105,7 @@ class _Guard:
         path, method = scope["path"], scope["method"]
         allowed = _READ if method in ("GET", "HEAD") else _WRITTEN if method == "POST" else None
         if allowed is None or not allowed.fullmatch(path):
-            await PlainTextResponse("nothing is at this address\n", status_code=404)(scope, receive, send_guarded)
+            await PlainTextResponse("there is nothing at this address\n", status_code=404)(scope, receive, send_guarded)
         elif method == "POST" and path.rstrip("/") == "/login":
             await self._guesses.pass_on(self._application, scope, receive, send_guarded)
         elif method == "POST" and _IN_JSON.fullmatch(path):
@@ -119,7 +119,7 @@ class _Guard:
         except ForeignValueError as error:
             await PlainTextResponse(f"{error}\n", status_code=400)(scope, receive, send)
             return
-        body, is_given = json.dumps(event).encode(), False  # what was checked, whatever else was written there
+        body, is_given = json.dumps(event).encode(), False  # only the checked values, whatever else the body held
 
         async def receive_checked() -> _Message:
             nonlocal is_given
@@ -147,21 +147,21 @@ async def _read_all(receive: _Receive) -> bytes:
 
 
 def read_event(body: bytes, *, upload_folder: str) -> dict[str, object]:
-    """Read the body of an event, whose values must be plain, or files that were uploaded. Messages repeat none of them.
+    """Read the body of an event, whose values must be plain or uploaded files. Messages do not repeat any of them.
 
     Args:
         body: JSON, as the page's script sends it.
-        upload_folder: Where uploads are kept.
+        upload_folder: Folder of the uploads.
 
     Raises:
-        ForeignValueError: It holds something else.
+        ForeignValueError: The body holds something else.
     """
     try:
         event = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ForeignValueError("found no JSON, expected what the page sends") from error
+        raise ForeignValueError("found something that is not JSON, expected what the page sends") from error
     if not isinstance(event, dict):
-        raise ForeignValueError("found no object, expected what the page sends")
+        raise ForeignValueError("found something that is not an object, expected what the page sends")
     fields = cast("dict[str, object]", event)
     _check(fields, os.path.realpath(upload_folder), nesting=0)
     return fields
@@ -182,26 +182,26 @@ def _check(value: object, folder: str, *, nesting: int) -> None:
 
 
 def _check_file(fields: dict[str, object], folder: str) -> None:
-    """Make sure that an object with any key of a file's is one that was uploaded, and nothing that is fetched."""
+    """Make sure that an object with any key of a file refers to an upload, and to nothing that would be fetched."""
     path, meta = fields.get("path"), fields.get("meta")
     if not isinstance(path, str) or not _is_uploaded(path, folder):
-        raise ForeignValueError("found a file that was not uploaded, expected one that was")
+        raise ForeignValueError("found a file that was not uploaded, expected an uploaded one")
     url = fields.get("url")
     is_own_url = url is None or (
         isinstance(url, str) and re.fullmatch(r"(https?://[^/?#\\]+)?/gradio_api/file=.+", url)
     )
     if not fields.keys() <= _FILE_KEYS or fields.get("is_stream") or not is_own_url:
-        raise ForeignValueError("found a file with more than the page sends, expected a path")
+        raise ForeignValueError("found a file with more keys than the page sends, expected a path")
     if meta is not None and meta != {"_type": "gradio.FileData"}:
         raise ForeignValueError("found a file of another kind, expected a path")
 
 
 def _is_uploaded(path: str, folder: str) -> bool:
-    """Whether a path leads to a regular file in the upload folder, by no link."""
+    """Return whether a path is a regular file in the upload folder, reached without a link."""
     try:
         is_file = stat.S_ISREG(os.lstat(path).st_mode)
         real = os.path.realpath(path)
-    except (OSError, ValueError):  # a NUL in it
+    except (OSError, ValueError):  # a NUL in the path
         return False
     return is_file and os.path.isabs(path) and real.startswith(folder + os.sep)
 
@@ -214,7 +214,7 @@ class _Guesser:
 
 
 class _Guesses:
-    """Lets each address guess a password once at a time, and later after every wrong one."""
+    """Lets each address try one password at a time, with a longer delay after every wrong one."""
 
     def __init__(self) -> None:
         self._guessers: OrderedDict[str, _Guesser] = OrderedDict()

@@ -1,4 +1,4 @@
-"""The page: what stands on it, and what happens when something on it is used."""
+"""Builds the page: its components, and what happens when they are used."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _DOWNLOAD = """(file) => {
 }"""
 
 _Update = dict[Any, Any]
-"""New values or properties of components."""
+"""Updates of components: new values or properties."""
 
 
 class Page:
-    """The page of one process, with a session for each tab that has it open.
+    """Builds the page of one process, with a session for each open tab.
 
     Args:
-        room: Who answers.
-        settings: Limits, and what the page starts with.
+        room: The models that answer.
+        settings: Limits and initial values.
     """
 
     def __init__(self, room: Room, settings: PageSettings) -> None:
@@ -53,7 +53,7 @@ class Page:
         self.blocks.queue(max_size=settings.max_queue)
 
     def stop(self) -> None:
-        """End all answers that are being written."""
+        """Stop all answers that are being written."""
         for session in self._sessions.values():
             session.stop()
 
@@ -97,7 +97,7 @@ class Page:
                 label=self._room.speakers[number].name,
                 height=None,
                 buttons=["copy"],
-                placeholder="Nothing was said yet.",
+                placeholder="Nothing has been said yet.",
                 elem_id=f"chat-{number}",
                 allow_file_downloads=False,
             )
@@ -105,7 +105,7 @@ class Page:
         return chat, save
 
     def _wire(self) -> None:
-        # One answer at a time, however many tabs ask: more would only share the same processor.
+        # One answer at a time for all tabs: more would only share the same device.
         alone: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "answers", "show_progress": "hidden"}
         at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden"}
         private: dict[str, Any] = {"api_visibility": "private"}
@@ -121,7 +121,7 @@ class Page:
             saved.then(None, self._record, None, js=_DOWNLOAD, **private)
         self.blocks.unload(self._leave)
 
-    # What a tab does. Its session is found by the name that Gradio gives the tab.
+    # Actions of a tab. Its session is found by the name that Gradio gives the tab.
 
     def _ask(self, given: _Update, request: gradio.Request) -> Iterator[_Update]:
         message = given[self._box]
@@ -194,7 +194,7 @@ class Page:
     def _session(self, request: gradio.Request) -> Session:
         return self._sessions.setdefault(str(request.session_hash), Session(self._room))
 
-    # What changes on the page.
+    # Updates of the page.
 
     def _show(self, session: Session) -> _Update:
         return {
@@ -207,7 +207,7 @@ class Page:
         return self._show(session) | {self._box: box} | self._buttons(False) | self._problem_update(None)
 
     def _at_rest(self, box: dict[str, Any]) -> _Update:
-        """Let the next question be sent; ``box`` is what to put into the box, in place of what was typed meanwhile."""
+        """Allow the next question; ``box`` replaces the text that was typed meanwhile."""
         return {self._box: gradio.MultimodalTextbox(submit_btn=True, stop_btn=False, **box)} | self._buttons(True)
 
     def _buttons(self, are_active: bool) -> _Update:

@@ -1,4 +1,4 @@
-"""Serves the page until Ctrl-C. Nothing on it comes from another machine, and nothing goes to one."""
+"""Serves the page until Ctrl-C. It loads nothing from other machines and sends nothing to them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _SECONDS_TO_END = 3
 
 
 def make_application(page: Page, settings: PageSettings) -> FastAPI:
-    """Put the page at the root of a web application. It must stand behind ``guard.guarded``."""
+    """Put the page at the root of a web application. It must be wrapped in ``guard.guarded``."""
 
     def is_let_in(name: str, given: str) -> bool:
-        return hmac.compare_digest(given.encode(), str(settings.password).encode())  # takes as long whatever is wrong
+        return hmac.compare_digest(given.encode(), str(settings.password).encode())  # constant time
 
-    # Gradio looks only then whether a file that a request names was uploaded, and only `launch` sets it.
+    # Without this, which only `launch` sets, Gradio does not check that a file in a request was uploaded.
     page.blocks.has_launched = True
     return gradio.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
@@ -48,7 +48,7 @@ def make_application(page: Page, settings: PageSettings) -> FastAPI:
         theme=Default(
             primary_hue="teal",
             neutral_hue="slate",
-            font=("system-ui", "sans-serif"),  # of the machine that shows the page: nothing is fetched
+            font=("system-ui", "sans-serif"),  # the browser's own fonts: nothing is fetched
             font_mono=("ui-monospace", "monospace"),
         ),
         css=files("minicpmv.ui").joinpath("assets/page.css").read_text(encoding="utf-8"),
@@ -56,12 +56,12 @@ def make_application(page: Page, settings: PageSettings) -> FastAPI:
 
 
 def serve(room: Room, settings: PageSettings, listening: socket.socket, *, on_ready: Callable[[], None]) -> None:
-    """Show the page until SIGTERM, which ends this with a normal return, or Ctrl-C.
+    """Serve the page until Ctrl-C, or until SIGTERM, after which this returns normally.
 
     Args:
-        room: Who answers.
-        settings: Limits, and what the page starts with.
-        listening: From ``serving.address.listen``; it is taken over.
+        room: The models that answer.
+        settings: Limits and initial values.
+        listening: Socket from ``serving.http.address.listen``, which this closes.
         on_ready: Called when the page can be opened.
     """
     page = Page(room, settings)
@@ -77,9 +77,9 @@ def serve(room: Room, settings: PageSettings, listening: socket.socket, *, on_re
         page.stop()
         for route in application.routes:
             if isinstance(route, Mount) and isinstance(route.app, App):
-                route.app.stop_event.set()  # tabs that are open hold a connection, which would be waited for
+                route.app.stop_event.set()  # open tabs hold a connection, which would delay the end
 
-    limits = ConnectionLimits(files_per_connection=2)  # the second is what is uploaded
+    limits = ConnectionLimits(files_per_connection=2)  # the second is the upload
     run(
         guard,
         listening,

@@ -1,4 +1,4 @@
-"""What one visitor of the page says, and what is said to them: a conversation with each speaker, all asked the same."""
+"""Holds one visitor's conversations: one with each speaker, all with the same questions."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ _LOOK_EVERY_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A question that is being answered."""
+    """Holds a question that is being answered."""
 
     question: str
     images: tuple[str, ...]
     written: list[str]
-    """Of each speaker's answer, so far."""
+    """Text of each speaker's answer so far."""
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The speakers, who answer one question at a time."""
+    """Holds the speakers, who answer one question at a time."""
 
     speakers: Sequence[Speaker]
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Session:
-    """The conversations of one visitor."""
+    """Holds the conversations of one visitor."""
 
     def __init__(self, room: Room, *, system: str | None = None) -> None:
         self._room = room
         self._stopped = threading.Event()
         self.conversations = [Conversation(speaker.loaded, system=system) for speaker in room.speakers]
-        """One with each speaker. They hold the same questions."""
+        """Conversations, one with each speaker, with the same questions."""
         self.pending: Pending | None = None
 
     def ask(
@@ -55,19 +55,19 @@ class Session:
         system: str | None = None,
         seed: int | None = None,
     ) -> Iterator[None]:
-        """Ask everybody, and yield again and again until all have answered. A question that fails is not remembered.
+        """Ask all speakers, and yield repeatedly until all have answered. A question that fails is not remembered.
 
         Args:
-            question: Its text.
-            images: Files, shown before it.
-            settings: How tokens are chosen.
-            system: The instruction of the whole conversation.
-            seed: Where tokens are drawn at random.
+            question: Text of the question.
+            images: Image files, shown before it.
+            settings: Settings of generation.
+            system: Instruction for the whole conversation.
+            seed: Seed for sampled tokens.
 
         Raises:
-            UsageError: Nothing is asked, or a format does not allow it.
+            UsageError: The question is empty, or a format does not allow it.
             ImageError: A picture cannot be read.
-            MemoryShortageError: There is no room for it.
+            MemoryShortageError: There is too little memory for it.
         """
         if not (question.strip() or images):
             raise UsageError("question: found none, expected a text or a picture\n  fix: write one")
@@ -76,7 +76,7 @@ class Session:
         self._stopped.clear()
         self.pending = Pending(question, tuple(images), ["" for _ in self.conversations])
         with ThreadPoolExecutor(1, thread_name_prefix="question") as pool:
-            # In a thread of its own: whoever holds the lock is not at the mercy of a page that asks for no more.
+            # In a separate thread: a page that stops reading must not keep the lock.
             answering = pool.submit(self._answer_all, self.pending, seed)
             try:
                 while wait([answering], timeout=_LOOK_EVERY_SECONDS).not_done:
@@ -87,14 +87,14 @@ class Session:
         answering.result()
 
     def stop(self) -> None:
-        """End the answers that are being written, at their next token."""
+        """Stop the answers that are being written, at their next token."""
         self._stopped.set()
 
     def undo(self) -> tuple[str, tuple[str, ...]]:
         """Forget the last question and its answers, and return it with its images.
 
         Raises:
-            UsageError: Nothing was asked.
+            UsageError: There is no question yet.
         """
         forgotten, *_ = [conversation.undo() for conversation in self.conversations]
         if forgotten is None:
@@ -102,7 +102,7 @@ class Session:
         return forgotten.question, forgotten.images
 
     def clear(self) -> None:
-        """Forget what was said."""
+        """Forget the conversations."""
         for conversation in self.conversations:
             conversation.clear()
 
@@ -136,5 +136,5 @@ class Session:
                 )
                 is_answered = True
             finally:
-                if not is_answered:  # then nobody needs the others' answers
+                if not is_answered:  # then the others' answers are not needed
                     self._stopped.set()

@@ -1,4 +1,4 @@
-"""What the page allows."""
+"""Holds the settings of the page."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ __all__ = ["PageSettings"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PageSettings:
-    """Limits of one page, and what it starts with."""
+    """Holds limits and initial values of one page."""
 
     host: str = "127.0.0.1"
     """The address at which the page listens."""
     password: str | None = None
-    """Whoever opens the page must know it; None lets everybody in who reaches the address."""
+    """Password of the page; None lets in everyone who can reach the address."""
     system: str | None = None
-    """The instruction that the page starts with."""
+    """Initial instruction."""
     max_new_tokens: int = 1024
-    """Longest answer that the page starts with."""
+    """Initial limit on the answer, in tokens."""
     max_slice_nums: int | None = None
-    """Most tiles cut from one picture that the page starts with; the checkpoint's own number if not given."""
+    """Initial limit on tiles cut from one picture; by default the checkpoint's own number."""
     enable_thinking: bool = False
-    """Whether the model thinks when the page is opened; 4.5 only."""
+    """Whether thinking is on at first; 4.5 only."""
     max_image_bytes: int = 32 * 2**20
-    """Of one image file."""
+    """Largest image file."""
     max_image_pixels: int = 50_000_000
-    """Width times height, summed over the images of a question."""
+    """Most pixels, width times height, summed over the images of a question."""
     max_queue: int = 20
-    """Questions that may wait for an answer."""
+    """Most questions that may wait for an answer."""

@@ -1,4 +1,4 @@
-"""Who answers on the page: one model, or two, which share the weights that they have in common."""
+"""Loads the models that answer on the page: one, or two that share their common weights."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from minicpmv.serving.answers.served_models import compare_bases, serve_models
 __all__ = ["OWN_BASE", "Speaker", "load_speakers"]
 
 OWN_BASE = ""
-"""What a model is compared with if no other is named: the base that its adapter was trained on."""
+"""Default of the compared model: the base that the adapter was trained on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """A model with a place of its own on the page."""
+    """Holds a model with its own place on the page."""
 
     name: str
     loaded: LoadedModel
     speaking: Callable[[], AbstractContextManager[None]]
-    """While this is entered, ``loaded`` is this speaker and no other."""
+    """Context in which ``loaded`` answers as this speaker."""
 
 
 def load_speakers(
     model: str, compare: str | None, *, load: Callable[[str], LoadedModel], allow_other_base: bool = False
 ) -> list[Speaker]:
-    """Load MODEL, and what it is compared with.
+    """Load MODEL and the model that it is compared with.
 
     Args:
         model: As for ``load_model``.
-        compare: Another one, ``OWN_BASE``, or None for nothing.
+        compare: Another model, ``OWN_BASE``, or None for no comparison.
         load: Opens a model by its directory or name.
-        allow_other_base: As for ``compare_bases``, where both have one base.
+        allow_other_base: As for ``compare_bases``, if both have one base.
 
     Raises:
         UsageError: There are not two different models to compare.
@@ -52,7 +52,7 @@ def load_speakers(
         own = bases[model]
         if own is None:
             raise UsageError(
-                f"--compare: found no model after it, and {model!r}, which is no adapter with a base of its own, "
+                f"--compare: found no model after it, and {model!r}, which is not an adapter with a base, "
                 "expected two models\n  fix: name the other one: --compare DIRECTORY"
             )
         compare, bases[own] = own, None
@@ -67,8 +67,8 @@ def load_speakers(
     adapters = {path: path if bases[path] else None for path in paths}
     compare_bases(model_base, adapters, allow_other=allow_other_base)
     served = serve_models(load(model_base), adapters)
-    # Two answers are written at the same time, which PEFT's own generate(), but not the model inside, forbids: it puts
-    # a method of its own into the model for as long as one of them takes.
+    # Two answers are written at the same time, which PEFT's generate() forbids, but not the model inside: it puts
+    # a method of its own into the model while one of them runs.
     inner = replace(served.loaded, model=cast("Any", served.loaded.model).get_base_model())
     return [Speaker(_shown(path), replace(inner, path=path), partial(served.answering_as, path)) for path in paths]
 
@@ -78,6 +78,6 @@ def _same(one: str, other: str) -> bool:
 
 
 def _shown(path: str) -> str:
-    """Shorten a directory to the way to it from here, if it lies here."""
+    """Shorten a directory to its relative path, if it is below the current one."""
     here, there = Path.cwd(), Path(path).absolute()
     return str(there.relative_to(here)) if there.is_dir() and there.is_relative_to(here) else path

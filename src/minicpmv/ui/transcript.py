@@ -1,4 +1,4 @@
-"""A conversation as the page shows it: messages in Gradio's form, text as it was written."""
+"""Turns a conversation into messages in Gradio's form, with text as it was written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minicpmv.ui.session import Pending
 __all__ = ["show_exchanges"]
 
 _CODE = re.compile(r"(^ {0,3}```[^`\n]*\n.*?(?:^ {0,3}`{3,}[ \t]*$|\Z))", re.DOTALL | re.MULTILINE)
-"""Blocks between lines of their own. What is code within a line, Markdown decides by rules that can be played with."""
+"""Code blocks between lines of their own. Code within a line is left out: Markdown's rules for it can be abused."""
 _TAG = re.compile(r"<(?=[a-zA-Z/!?])")
 _PICTURE = re.compile(r"!\[")
 
@@ -58,7 +58,7 @@ def _answer(text: str, *, is_whole: bool, end: str = "") -> Iterator[dict[str, A
 
 
 def _split(text: str) -> tuple[str, str | None]:
-    """Split an answer into thoughts and what was said, which is None while the thinking goes on."""
+    """Split an answer into thoughts and text, which is None while the model is still thinking."""
     if THOUGHT in text:
         answer = split_thinking(text)
         return answer.thought, answer.text
@@ -66,14 +66,14 @@ def _split(text: str) -> tuple[str, str | None]:
 
 
 def escape_markup(text: str) -> str:
-    r"""Let Markdown show what looks like a tag or a picture, such as the models' ``<box>``, instead of obeying it.
+    r"""Escape text that Markdown would take for a tag or a picture, such as the models' ``<box>``.
 
-    A picture would be fetched from wherever an answer says, with whatever the answer writes into its address.
+    A picture would be fetched from any address that an answer contains, and could leak data in it.
 
     >>> escape_markup("<box>1 2 3 4</box>, a < b, ![x](y)")
     '&lt;box>1 2 3 4&lt;/box>, a < b, &#33;&#91;x](y)'
     """
-    pieces = _CODE.split(text)  # code stands at the odd places
+    pieces = _CODE.split(text)  # code blocks are at odd positions
     return "".join(piece if place % 2 else _escape(piece) for place, piece in enumerate(pieces))
 
 

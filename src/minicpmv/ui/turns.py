@@ -1,4 +1,4 @@
-"""Several answers written at once by models that share weights: each writes a token, then the next one does."""
+"""Lets models that share weights write answers at once: each writes a token, then the next one does."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ __all__ = ["Turns"]
 
 
 class Turns:
-    """Who may write. Every one takes part in a thread of its own, and all must.
+    """Passes the turn among participants, each in its own thread; all of them must take part.
 
     Args:
-        speaking: For each, what must be entered while it writes.
+        speaking: For each participant, the context to enter while it writes.
     """
 
     def __init__(self, speaking: Sequence[Callable[[], AbstractContextManager[None]]]) -> None:
         self._speaking = speaking
         self._order = deque(range(len(speaking)))
-        """Who takes part, the one whose turn it is first."""
+        """Participants, with the one whose turn it is first."""
         self._changed = threading.Condition()
 
     @contextmanager
     def taking_part(self, number: int) -> Iterator[Callable[[], None]]:
-        """Wait for the first turn. What is yielded hands the turn on, and returns when it has come round again."""
+        """Wait for the first turn. The yielded function passes the turn on, and returns when it comes round again."""
         held = ExitStack()
 
         def begin() -> None:

@@ -1,4 +1,4 @@
-"""Pictures that a visitor has sent, looked at before the model gets them."""
+"""Checks pictures that a visitor has sent before the model gets them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["check_uploads"]
 
 
 def check_uploads(files: Sequence[str], *, max_pixels: int) -> None:
-    """Refuse pictures of a question that are none, or too large together.
+    """Refuse a question's files that are not pictures, or too large together.
 
     Raises:
-        ImageError: One of them is.
+        ImageError: A file is not a picture, or they are too large.
     """
     left = max_pixels
     for file in map(Path, files):

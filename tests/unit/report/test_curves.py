@@ -27,9 +27,9 @@ def test_several_runs_share_each_chart(tmp_path: Path) -> None:
     charts = charts_of(*runs)
     assert [(series.run, series.name) for series in charts["loss"].series] == [
         (0, "training"),
-        (0, "held-out"),
+        (0, "validation"),
         (1, "training"),
-        (1, "held-out"),
+        (1, "validation"),
     ]
     assert charts["grad_norm_resampler"].title == "Gradient norm, resampler"
     assert all({series.run for series in chart.series} == {0, 1} for chart in charts.values())

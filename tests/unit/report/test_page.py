@@ -36,7 +36,7 @@ def test_the_page_has_the_numbers_of_the_run(tmp_path: Path) -> None:
     loss = curves_of(page)["charts"][0]
     assert loss["series"][0]["points"] == [[entry["step"], entry["loss"]] for entry in LOG if "loss" in entry]
     text = words_of(page)
-    assert "held-out loss 2.5 → 1.5" in text
+    assert "validation loss 2.5 → 1.5" in text
     assert "training loss, mean of first and last epoch 3 → 1.25" in text
     assert "anls, at evaluation 0.25 → 0.75" in text
     assert "Steps 3 of 6" in text
@@ -48,7 +48,7 @@ def test_the_page_has_the_numbers_of_the_run(tmp_path: Path) -> None:
 def test_the_head_is_about_the_model_that_was_saved(tmp_path: Path) -> None:
     """With ``--keep_best`` that is not what was measured last."""
     text = words_of(page_of(write_run(tmp_path, metrics={"eval_loss": 2.5, "eval_anls": 0.25})))
-    assert "held-out loss 2.5 → 2.5" in text
+    assert "validation loss 2.5 → 2.5" in text
     assert "anls, at evaluation 0.25 → 0.25" in text
 
 
@@ -60,7 +60,7 @@ def test_a_run_in_its_first_epoch_shows_the_mean_until_now(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"status": "running", "log": None}, "not finished: still running, or ended before it could say so"),
+        ({"status": "running", "log": None}, "not finished: still running, or killed"),
         ({"status": "stopped", "stopped_by": "SIGTERM"}, "stopped by SIGTERM after step 3; can be resumed"),
         ({"status": "not verified"}, "saved, but verification failed"),
     ],
@@ -74,13 +74,13 @@ def test_a_run_that_is_not_finished_says_so(changed: dict[str, Any], told: str, 
 def test_a_run_that_has_logged_nothing_has_a_page_and_no_picture(tmp_path: Path) -> None:
     run = write_run(tmp_path, status="running", log=None)
     (run / "loss.png").touch()
-    assert "Nothing was logged yet." in page_of(run)
+    assert "Nothing has been logged yet." in page_of(run)
     assert not (run / "loss.png").exists(), "it was of a run before"
 
 
 def test_a_run_json_that_says_little_is_enough(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"status": "?", "data": null, "trained": null, "plan": null}')
-    assert "Nothing was logged yet." in page_of(tmp_path)
+    assert "Nothing has been logged yet." in page_of(tmp_path)
 
 
 def test_answers_stand_with_their_pictures(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_all_that_comes_from_a_run_is_text(tmp_path: Path) -> None:
     text = read_page(page).text
     assert SCRIPT in text
     assert "and 998,5" in text, "of a text of a million characters"
-    assert "1 line(s) of samples.jsonl that are no JSON objects" in text
+    assert "1 line(s) of samples.jsonl" in text
     assert SCRIPT in [chart["title"] for chart in curves_of(page)["charts"]]
 
 

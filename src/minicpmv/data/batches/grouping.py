@@ -1,5 +1,6 @@
-"""Which records share a padded batch: neighbours in their order, or those of nearly the same length, so that little is
-padded. No torch, no data.
+"""Plans which records share a padded batch: neighbours in order, or records of similar length to reduce padding.
+
+It knows no torch and no data.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from minicpmv.errors import ConfigError
 __all__ = ["BatchPlanner", "LengthGrouper"]
 
 _STEPS_SORTED = 50
-"""Steps of shuffled records that are sorted by length together: enough for neighbours to be alike, and few enough for
+"""Steps of shuffled records that are sorted by length together: enough for neighbours to be similar, and few enough for
 batches to differ from epoch to epoch."""
 
 
 class BatchPlanner:
-    """Plans the padded batches of every epoch, from its number alone.
+    """Plans the padded batches of every epoch, from the epoch's number alone.
 
-    Every record is in one batch of an epoch. In the last step batches may be smaller, or empty where fewer records than
+    Every record is in one batch of an epoch. In the last step, batches may be smaller, or empty if fewer records than
     processes are left.
 
     Args:
-        num_records: Records of the data.
-        batch_size: Records of a batch.
-        num_ranks: Processes; each has one batch of a step.
-        seed: Of the order.
-        shuffle: Whether records come in a new order in every epoch, or always as they are.
-        drop_last: Leave out the last step where its batches are not full.
+        num_records: Number of records.
+        batch_size: Records in a batch.
+        num_ranks: Number of processes; each has one batch of a step.
+        seed: Seed of the order.
+        shuffle: Whether records come in a new order in every epoch, or always in the original one.
+        drop_last: Whether to leave out the last step if its batches are not full.
 
     Raises:
         ConfigError: No record is left to train on.
@@ -60,18 +61,18 @@ class BatchPlanner:
         self._seed = seed
         self._shuffle = shuffle
         self.num_records = num_records // self._step * self._step if drop_last else num_records
-        """Records of every epoch, each in one batch."""
+        """Return the records of every epoch, each in one batch."""
 
     @property
     def num_rows(self) -> int:
-        """Batches of every epoch."""
+        """Return the number of batches of every epoch."""
         return -(-self.num_records // self._step) * self._num_ranks
 
     def rows(self, epoch: int) -> Rows:
         """Plan an epoch; process r of R takes batches r, r + R, r + 2R and so on."""
         order = self._order(epoch)[: self.num_records]
         cut = len(order) // self._step * self._step
-        # Records r, r + R, r + 2R of a step make the batch of process r, so that the last ones are shared out evenly.
+        # Records r, r + R, r + 2R of a step make the batch of process r, so that the last ones are distributed evenly.
         full = order[:cut].reshape(-1, self._batch_size, self._num_ranks).swapaxes(1, 2).ravel()
         last = [order[cut + rank :: self._num_ranks] for rank in range(self._num_ranks)] if cut < len(order) else []
         sizes = np.full(self.num_rows, self._batch_size)
@@ -86,14 +87,14 @@ class BatchPlanner:
 
 
 class LengthGrouper(BatchPlanner):
-    """Plans padded batches of records of like length, in shuffled order; the batches of a step are alike, too.
+    """Plans padded batches of records of similar length, in shuffled order; the batches of a step are similar, too.
 
     Args:
         lengths: Tokens of each record.
-        batch_size: Records of a batch.
-        num_ranks: Processes; each has one batch of a step.
-        seed: Of the order.
-        drop_last: Leave out the last step where its batches are not full.
+        batch_size: Records in a batch.
+        num_ranks: Number of processes; each has one batch of a step.
+        seed: Seed of the order.
+        drop_last: Whether to leave out the last step if its batches are not full.
 
     Raises:
         ConfigError: No record is left to train on.
@@ -108,7 +109,7 @@ class LengthGrouper(BatchPlanner):
     def _order(self, epoch: int) -> Indices:
         shuffled = super()._order(epoch)
         num_steps = len(shuffled) // self._step
-        order = shuffled[: num_steps * self._step]  # what is left makes the last step, as it comes
+        order = shuffled[: num_steps * self._step]  # the rest makes the last step, unsorted
         # By length within each block of records; a stable sort by block then puts the blocks one after the other.
         blocks = np.arange(len(order), dtype=np.int32) // (self._step * _STEPS_SORTED)
         order = order[np.lexsort((self._lengths[order], blocks))].reshape(num_steps, self._step)

@@ -1,7 +1,7 @@
-"""Which records share a row of tokens, and which rows a step. Lengths in, lists of indices out: no torch, no data.
+"""Plans which records share a packed row, and which rows a step, from lengths alone. It knows no torch and no data.
 
-A packed row holds several records end to end, none of which sees another. The planner fills rows closely, leaves no
-short one behind where there is a choice, and lays out every record exactly once; the collator makes the tensors.
+A packed row holds several records end to end, none of which sees another. The planner fills rows tightly, leaves no
+short one behind where avoidable, and places every record exactly once; the collator makes the tensors.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ from minicpmv.errors import ConfigError
 __all__ = ["RowPlanner", "even_rows", "group_rows", "pack_rows", "split_rows"]
 
 Lengths = npt.NDArray[np.integer[Any]]
-"""[records] tokens of each."""
+"""[records] Tokens of each record."""
 
 _RECORDS_AHEAD = 512
 _ROWS_AHEAD = 16
-"""For each process."""
+"""Batches that each process runs ahead."""
 _JITTER = (0.5, 0.2, 0.0)
-"""How much shorter a record may count where leftovers are dealt out, tried in this order: the more, the more one epoch
-differs from another; the less, the more surely everything fits."""
+"""Factors by which a record may count as shorter where leftovers are distributed, tried in this order: the more, the
+more one epoch differs from another; the less, the more surely everything fits."""
 _EPOCHS_TRIED = 4
 _TRIED_ALONE = 250_000
-"""Records from which the first epoch is tried alone: the numbers of rows then differ by about 0.03 %."""
+"""Number of records from which only the first epoch is tried: the numbers of rows then differ by about 0.03 %."""
 _SPARE = 0.001
-"""Share of rows by which a later epoch may then exceed the first."""
+"""Share of rows by which a later epoch may exceed the first in that case."""
 
 
 def pack_rows(lengths: Lengths, order: Indices, *, capacity: int, window: int) -> Rows:
-    """Fill rows with records, each with the longest record ahead that still fits.
+    """Fill rows with records, choosing each time the longest record ahead that still fits.
 
-    A row begins with the oldest record that no row has, at place p of the order, and takes others from the places up to
-    p + window - 1. So no record ends up ``window`` or more places from where it stood.
+    A row begins with the oldest unplaced record, at place p of the order, and takes others from the places up to
+    p + window - 1. So no record moves by ``window`` or more places.
 
     Args:
         lengths: Tokens of each record; the caller guarantees that none exceeds the capacity.
-        order: Each index of ``lengths`` once, as the records would be taken without packing.
+        order: Each index of ``lengths`` once, in the order without packing.
         capacity: Most tokens of a row.
         window: Places to look ahead, 1 or more.
 
     Returns:
-        Rows whose records stand in the given order.
+        Rows with their records in the given order.
     """
     assert not len(lengths) or lengths.max() <= capacity, "the data set refuses longer records"
     # length * 2^32 - place: sorted by length, and the oldest of equal length comes last.
@@ -86,12 +86,12 @@ def pack_rows(lengths: Lengths, order: Indices, *, capacity: int, window: int) -
 def split_rows(rows: Rows, lengths: Lengths, *, num_rows: int) -> Rows:
     """Halve the longest rows until there are as many as wanted, or all hold a single record.
 
-    The records of all rows, read one after the other, stay as they are.
+    The order of the records over all rows does not change.
 
     Args:
-        rows: Each with at least one record.
+        rows: Rows, each with at least one record.
         lengths: Tokens of each record.
-        num_rows: Rows to make, at least as many as there are.
+        num_rows: Number of rows to make, at least as many as there are.
     """
     while len(rows) < num_rows:
         divisible = np.flatnonzero(rows.sizes > 1)
@@ -105,22 +105,23 @@ def split_rows(rows: Rows, lengths: Lengths, *, num_rows: int) -> Rows:
 
 
 def even_rows(rows: Rows, lengths: Lengths, *, capacity: int, window: int, draws: np.random.Generator) -> Rows:
-    """Spread what is left for the last row over the rows before it.
+    """Spread the records of the last row over the rows before it.
 
-    :func:`pack_rows` takes the longest that fits, so its last row is short and holds what fitted nowhere else, often
-    records of one kind: an update of their own, in every epoch. Here the records of the last rows are dealt out anew,
-    roughly from the longest to the shortest, each to the row with the fewest tokens. So these rows come out nearly
-    equal, and every kind is in all of them. Where records are so large that this does not fit, fewer rows take part.
+    :func:`pack_rows` takes the longest that fits, so its last row is short and holds the leftovers, often
+    records of one kind, which would get an update of their own in every epoch. Here the records of the last rows are
+    redistributed, roughly from the longest to the shortest, each to the row with the fewest tokens. So these rows
+    become nearly equal, and every kind is in all of them. If records are so large that this does not fit, fewer rows
+    take part.
 
     Args:
-        rows: As packed.
+        rows: Packed rows.
         lengths: Tokens of each record.
         capacity: Most tokens of a row.
-        window: Most records that are dealt out.
-        draws: Decides between rows and records that are alike.
+        window: Most records to redistribute.
+        draws: Breaks ties between rows and between records.
 
     Returns:
-        As many rows of the same records; those within a row come in the order of ``lengths``.
+        The same number of rows with the same records; those within a row are in the order of ``lengths``.
     """
     num_dealt = len(rows) - int(np.searchsorted(rows.bounds, rows.bounds[-1] - window))
     while num_dealt > 1:
@@ -137,7 +138,7 @@ def even_rows(rows: Rows, lengths: Lengths, *, capacity: int, window: int, draws
 
 
 def _deal(records: Indices, lengths: Lengths, *, num_rows: int, capacity: int) -> list[Indices] | None:
-    """Give each record to the row with the fewest tokens; None if that row has no place for it."""
+    """Give each record to the row with the fewest tokens; None if that row has no room for it."""
     rows: list[list[int]] = [[] for _ in range(num_rows)]
     emptiest = [(0, row) for row in range(num_rows)]
     for record, length in zip(records.tolist(), lengths[records].tolist(), strict=True):
@@ -150,15 +151,15 @@ def _deal(records: Indices, lengths: Lengths, *, num_rows: int, capacity: int) -
 
 
 def group_rows(rows: Rows, costs: npt.NDArray[Any], *, num_ranks: int, window: int) -> Rows:
-    """Bring rows of nearly equal cost together, so that no process waits long for another.
+    """Group rows of nearly equal cost, so that no process waits long for another.
 
     Rows n * num_ranks to (n + 1) * num_ranks - 1 of the result run at the same time. The oldest row left takes the
     nearest in cost from the ``window`` rows that begin with it; no row moves by ``window`` or more places.
 
     Args:
-        rows: Each with at least one record.
-        costs: Of each record, in any unit.
-        num_ranks: Processes.
+        rows: Rows, each with at least one record.
+        costs: Cost of each record, in any unit.
+        num_ranks: Number of processes.
         window: Rows to look ahead, at least ``num_ranks``.
     """
     if num_ranks == 1:
@@ -184,7 +185,7 @@ def group_rows(rows: Rows, costs: npt.NDArray[Any], *, num_ranks: int, window: i
 
 
 def _nearest(ahead: Sequence[tuple[float, int]], at: int, number: int) -> slice:
-    """Find the neighbours of one entry, itself included, that are nearest to it in cost; fewer only if there are."""
+    """Find the entries nearest in cost to one entry, itself included; fewer only if there are not enough."""
     low, high, cost = at, at + 1, ahead[at][0]
     while high - low < min(number, len(ahead)):
         if high == len(ahead) or (low > 0 and cost - ahead[low - 1][0] <= ahead[high][0] - cost):
@@ -195,25 +196,25 @@ def _nearest(ahead: Sequence[tuple[float, int]], at: int, number: int) -> slice:
 
 
 class RowPlanner:
-    """Plans the rows of every epoch: each from its number alone, and always as many.
+    """Plans the rows of every epoch from the epoch's number alone, and always equally many.
 
-    Equal epochs are what a learning rate schedule and a resumed run count on. How many rows an epoch has is the most
-    that one of the first few needs; with very many records, what the first needs and one in a thousand more. One that
-    needs fewer splits some of its own; a later one that needs more takes the rows of the first in another order.
+    A learning rate schedule and a resumed run rely on equal epochs. The number of rows is the most
+    that one of the first few epochs needs; with very many records, the number of the first plus one in a thousand. An
+    epoch that needs fewer splits some rows; a later one that needs more takes the rows of the first in another order.
 
-    Shuffled rows come in an order of their own, and no row is short because it was filled last, see :func:`even_rows`.
+    The order of shuffled rows is shuffled, too, and no row is short because it was filled last, see :func:`even_rows`.
 
     Planning takes some 3 seconds and 60 bytes of memory for each of a million records.
 
     Args:
         lengths: Tokens of each record.
         capacity: Most tokens of a row.
-        costs: Estimated work of each record, in any unit; only rows of different processes are compared by it. The
-            tokens if not given.
-        num_ranks: Processes; the number of rows is a multiple of it.
-        seed: Of the order.
-        shuffle: Whether records come in a new order in every epoch, or always as they are; then the last row has what
-            is left.
+        costs: Estimated work of each record, in any unit, used only to group rows of different processes. The
+            default is the tokens.
+        num_ranks: Number of processes; the number of rows is a multiple of it.
+        seed: Seed of the order.
+        shuffle: Whether records come in a new order in every epoch, or always in the original one; then the last row
+            has the rest.
         window: Records to look ahead, see :func:`pack_rows`.
 
     Raises:
@@ -249,7 +250,7 @@ class RowPlanner:
 
     @property
     def num_records(self) -> int:
-        """Records of every epoch, each in one row."""
+        """Return the records of every epoch, each in one row."""
         return len(self._lengths)
 
     @cached_property
@@ -258,7 +259,7 @@ class RowPlanner:
 
     @property
     def num_rows(self) -> int:
-        """Rows of every epoch."""
+        """Return the number of rows of every epoch."""
         return self._num_rows
 
     @cached_property
@@ -272,13 +273,13 @@ class RowPlanner:
 
     @property
     def fill(self) -> float:
-        """Share of the rows' capacity that real tokens take, in every epoch."""
+        """Return the share of the rows' capacity that real tokens take, in every epoch."""
         return int(self._lengths.sum(dtype=np.int64)) / (self.num_rows * self.capacity)
 
     def rows(self, epoch: int) -> Rows:
         """Plan an epoch; process r of R runs rows r, r + R, r + 2R and so on.
 
-        Only where there are fewer records than rows, the last rows are empty.
+        The last rows are empty only if there are fewer records than rows.
         """
         rows = self._first if epoch == 0 else self._pack(epoch)
         if len(rows) > self.num_rows:
@@ -289,7 +290,7 @@ class RowPlanner:
             rows = even_rows(rows, self._lengths, capacity=self.capacity, window=self._window, draws=draws)
             rows = rows.arranged(draws.permutation(len(rows)))
         rows = group_rows(rows, self._costs, num_ranks=self._num_ranks, window=self._num_ranks * _ROWS_AHEAD)
-        if self._shuffle and self._num_ranks > 1 and len(rows) == self.num_rows:  # the last step has what is left
+        if self._shuffle and self._num_ranks > 1 and len(rows) == self.num_rows:  # the last step has the rest
             steps = np.arange(len(rows)).reshape(-1, self._num_ranks)
             rows = rows.arranged(draws.permutation(steps).ravel())
         return rows.padded(self.num_rows)

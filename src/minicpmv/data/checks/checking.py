@@ -1,10 +1,10 @@
-"""Judges raw records: every fault of every record, each with a stable code, in file order.
+"""Judges raw records: finds every fault of every record, each with a stable code, in file order.
 
-Only what stands in the data file is judged here, image files by ``image_files``; ``oddities`` names what is allowed but
-seldom meant. A fault stops a run; nothing is mended, skipped or guessed. ``docs/data.md`` shows an example of every
+Only the content of the data file is judged here, image files by ``image_files``; ``lint`` names what is allowed but
+seldom meant. A fault stops a run; nothing is repaired, skipped or guessed. ``docs/data.md`` shows an example of every
 code.
 
-Most records are sound, and there may be millions: the place of a fault is worded only where there is one.
+Most records are sound, and there may be millions: the place of a fault is worded only if there is one.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ _ROLE_ALIASES = {
 _CONVERSATIONS_ALIASES = ("conversation", "messages", "message", "dialog", "dialogue", "turns", "chat")
 _MESSAGE_ALIASES = {"role": ("from", "speaker"), "content": ("value", "text", "message")}
 _CHOICES = {"choices", "options"}
-"""Keys under which other tools list answers to choose from; the answer is then the number of one."""
+"""Keys under which other tools list answers to choose from; the answer is then the index of one."""
 _TOOL_ROLES = ("tool", "tools", "function", "function_call", "tool_call", "observation", "tool_response", "ipython")
 _MAX_MISSPELT = 40
-"""Characters. Longer keys are no misspelling of ours, and comparing them takes long."""
+"""Most characters of a key that may be a misspelling of ours: comparing longer ones takes long."""
 _HIDES_THE_REST = {"D115", "D120", "D121", "D122", "D124"}
 """Faults that leave roles or texts unknown, without which order and placeholders cannot be judged."""
 
 
 class RecordChecker:
-    """Checks one record after the other, each by itself; ``ids`` finds what two of them share.
+    """Checks records one by one; ``duplicate_ids`` finds what two of them share.
 
     Args:
-        version: The model to be trained, if known. Some versions have no system turns, some a place for thinking.
-        for_training: Whether answers are learned: then the last turn is one, and all that it holds must be written.
-            Otherwise records are asked, and may end with the question.
+        version: The model to be trained, if known. Some versions have no system turns, some support thinking.
+        for_training: Whether answers are learned: then the last turn must be an answer, with text.
+            Otherwise records are questions to a model, and may end with one.
     """
 
     def __init__(self, *, version: Version | None = None, for_training: bool = True) -> None:
@@ -72,11 +72,11 @@ class RecordChecker:
         self._for_training = for_training
 
     def check(self, record: RawRecord, root: str | None = None) -> Iterator[Problem]:
-        """Yield every problem of a record but its unread keys, which ``unread`` names once for all records.
+        """Yield every problem of a record except unread keys, which ``unread_keys`` names once for all records.
 
         Args:
-            record: As read.
-            root: Folder at which relative paths start; None looks for no files that the text may mean.
+            record: The raw record.
+            root: Folder where relative paths start; with None, no files are looked up that the text may mean.
         """
         if record.faults:
             yield from record.faults
@@ -142,7 +142,7 @@ class RecordChecker:
 
 
 def _check_weights(record: RawRecord, messages: Sequence[Mapping[str, object]]) -> Iterator[Problem]:
-    """Yield a problem if no answer of a record is learnt: it would cost time and change nothing."""
+    """Yield a problem if no answer of a record is learnt: it would cost time without effect."""
     answers = [message for message in messages if message["role"] == "assistant"]
     if answers and not any(message.get("weight", 1) for message in answers):
         fix = "remove the record, or set the weight of an answer above 0"
@@ -173,7 +173,7 @@ def _find_alias(fields: Mapping[str, object], key: str, aliases: tuple[str, ...]
     return next((name for name in fields if len(name) <= _MAX_MISSPELT and _is_meant_as(name, key, aliases)), None)
 
 
-@lru_cache(maxsize=1024)  # the same few names stand in every record
+@lru_cache(maxsize=1024)  # the same few names are in every record
 def _is_meant_as(name: str, key: str, aliases: tuple[str, ...]) -> bool:
     return name.strip().casefold() in (key, *aliases) or difflib.SequenceMatcher(None, name, key).ratio() > 0.85
 
@@ -184,7 +184,7 @@ def _check_id(record: RawRecord, value: object) -> Iterator[Problem]:
 
 
 def _check_references(record: RawRecord, value: object) -> Iterator[Problem]:
-    """Yield a problem unless the answers that evaluation accepts are texts that can be written down."""
+    """Yield a problem unless the accepted answers are texts that can be encoded."""
     if value is None:
         return
     expected, fix = "a list of texts, each an answer that evaluation accepts", "write the texts, or rename the key"
@@ -226,7 +226,7 @@ def check_image_value(record: RawRecord, value: object) -> Iterator[Problem]:
             yield from _check_data_url(record.where(field), path)
         elif re.match(r"(?:https?|s3|ftp|gs|hdfs|oss|file):", path):
             fix = "save the image as a file and write its path"
-            if path.startswith("file:"):  # with a whole path it would have been read
+            if path.startswith("file:"):  # with an absolute path it would have been read
                 fix = f"write the path alone: {re.sub('^file:(//)?', '', path)!r}"
             yield Problem("D132", record.where(field), f"an address: {quote(path)}", "the path of a file", fix)
 
@@ -312,7 +312,7 @@ def _check_content(record: RawRecord, name: str, message: Mapping[str, object]) 
 
 
 def _check_order(record: RawRecord, messages: Sequence[Mapping[str, str]], *, for_training: bool) -> Iterator[Problem]:
-    """Yield at most one problem about the order of roles: after the first, the others would be its echo."""
+    """Yield at most one problem about the order of roles: later ones would only follow from the first."""
     start = 1 if messages and messages[0]["role"] == "system" else 0
     for number, message in enumerate(messages[start:], start):
         expected = "user" if (number - start) % 2 == 0 else "assistant"
@@ -343,7 +343,7 @@ def _list_keys(fields: Mapping[str, object]) -> str:
 
 
 def _describe(value: object) -> str:
-    """Repeat a value of a wrong kind, with the kind as JSON names it."""
+    """Quote a value of a wrong kind, with JSON's name of the kind."""
     if value is None:
         return "null"
     if isinstance(value, bool):

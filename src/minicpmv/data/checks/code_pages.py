@@ -1,6 +1,6 @@
-"""What ``docs/data.md`` says of every code, for programs: the package holds a copy of that page (``assets/data.md``).
+"""Reads the section of every code from the packaged copy of ``docs/data.md`` (``assets/data.md``).
 
-A test keeps the two equal; after a change of the page, copy it there.
+A test keeps the two equal; after changing the page, copy it there.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _SECTION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class CodePage:
-    """One code's section."""
+    """Holds one code's section."""
 
     code: str
     title: str
     text: str
-    """Markdown, without the heading."""
+    """Text in Markdown, without the heading."""
 
 
 @lru_cache

@@ -1,7 +1,7 @@
-"""Finds ids that several records of a file share, and among those the records that are the same as a whole.
+"""Finds ids that several records of a file share, and among those the records that are identical.
 
-An id is its owner's label, in LLaVA's files the picture's: nothing here looks a record up by it. So an id that stands
-on different records is said once; the same record twice is a fault. Remembers 16 bytes for each id, however long.
+An id is its owner's label, in LLaVA's files the picture's: nothing here looks up a record by it. So an id that is
+on different records is reported once; the same record twice is a fault. Each id takes 16 bytes of memory, however long.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from minicpmv.errors import Problem
 __all__ = ["IdRegister", "RepeatedIds", "digest_record"]
 
 _NAMED = 3
-"""Ids, and records of each, that a notice names."""
+"""Most ids, and records of each, that a notice names."""
 
 
 @dataclass(frozen=True, slots=True)
 class RepeatedIds:
-    """What was found out about ids that come again."""
+    """Holds the findings about repeated ids."""
 
     problems: list[tuple[int, Problem]]
-    """One for each record that an earlier one of its file equals, with its position, in the order of positions."""
+    """Problem for each record that equals an earlier one of its file, with its position, in order."""
     notices: list[tuple[str, Problem]]
-    """One for each file in which different records share an id, with the file."""
+    """Notice for each file in which different records share an id, with the file."""
 
 
 @dataclass(slots=True)
 class _Shared:
-    """The ids that different records of one file share."""
+    """Counts the ids that different records of one file share."""
 
     num_records: int = 0
-    """Those that have an id which an earlier, different record has."""
+    """Records with the id of an earlier, different record."""
     num_ids: int = 0
     examples: list[str] = field(default_factory=list[str])
 
 
 class IdRegister:
-    """Takes in records one after the other, and compares those whose ids meet."""
+    """Collects records one by one, and compares those with the same id."""
 
     def __init__(self) -> None:
         self._hashes = array("q")
         self._positions = array("q")
 
     def add(self, record: RawRecord, position: int) -> None:
-        """Take in a record. One without an id that could be repeated counts for nothing.
+        """Add a record; one without a usable id is ignored.
 
         Args:
             record: As read.
-            position: Of the record among those that :meth:`judge` will be given.
+            position: Position of the record in the sequence for :meth:`judge`.
         """
         if (key := _key(record)) is not None:
             self._hashes.append(hash(key))
@@ -67,7 +67,7 @@ class IdRegister:
         """Compare the records that share an id.
 
         Args:
-            records: Those that were taken in; the few whose hashes meet are read again.
+            records: The added records; the few with equal hashes are read again.
         """
         problems: list[tuple[int, Problem]] = []
         shared: dict[str, _Shared] = {}
@@ -85,7 +85,7 @@ class IdRegister:
         return RepeatedIds(problems, notices)
 
     def _meetings(self) -> Iterator[NDArray[np.int64]]:
-        """Yield the positions of records with one hash, in their order, for each hash that several have."""
+        """Yield, for each hash that several records have, their positions in order."""
         hashes, positions = np.array(self._hashes), np.array(self._positions)
         order = np.argsort(hashes, kind="stable")
         starts = np.flatnonzero(np.append(True, np.diff(hashes[order]) != 0)) if len(order) else order
@@ -97,7 +97,7 @@ class IdRegister:
 
 
 def _compare(alike: Sequence[tuple[int, RawRecord]], shared: _Shared) -> Iterator[tuple[int, Problem]]:
-    """Yield a problem for each record of one id that equals an earlier one, and count the others."""
+    """Yield a problem for each record with one id that equals an earlier one, and count the others."""
     first: dict[bytes, int] = {}
     for position, record in alike:
         digest = digest_record(record)
@@ -123,15 +123,15 @@ def _word(source: str, shared: _Shared) -> Problem:
     found += ", ".join(shared.examples) + more
     fix = "nothing, if an id names the picture, as in LLaVA's files; else give each record its own"
     return Problem(
-        "D331", source, found, "every id once; records are told apart by their positions", fix, severity="notice"
+        "D331", source, found, "every id once; records are identified by their positions", fix, severity="notice"
     )
 
 
 def digest_record(record: RawRecord) -> bytes:
-    """Return 16 bytes that are the same for records that say the same, whatever the order of their keys.
+    """Return 16 bytes that are equal for records with equal content, whatever the order of their keys.
 
     Args:
-        record: Whose value is an object. Its id does not count: 7 and "7" are one.
+        record: Record whose value is an object. Its id does not count: 7 and "7" are equal.
     """
     fields = {key: value for key, value in cast("Mapping[str, object]", record.value).items() if key != "id"}
     try:
@@ -142,7 +142,7 @@ def digest_record(record: RawRecord) -> bytes:
 
 
 def _digest_value(value: object) -> str:
-    """Stand in for what JSON cannot hold: the bytes of an image, and dates and the like in tables."""
+    """Replace values that JSON cannot hold: the bytes of an image, and dates and the like in tables."""
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else repr(value)
 
 

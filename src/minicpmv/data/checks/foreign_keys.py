@@ -1,6 +1,6 @@
-"""What other tools mean by keys that nothing here reads: words for messages, and the few that say what is learnt.
+"""Explains what keys that are not read here mean in other tools, and which of them decide what is learnt.
 
-Whether an unread key matters is told by its value (``unread``), so a name that is missing here hides nothing. The
+Whether an unread key matters depends on its value (``unread_keys``), so a name that is missing here hides nothing. The
 ``decisive`` ones matter whatever their value, because it may be as plain as a word: ``"rejected": "Red."``.
 """
 
@@ -19,19 +19,19 @@ _DESCRIBE = (
     "num_turns width height hash"
 )
 HARMLESS = frozenset(_DESCRIBE.split())
-"""Keys, and last words of keys such as ``answer_type``, that describe a record: no number, boolean or long text under
-them qualifies an answer. A picture or a box does matter under them."""
+"""Keys, and last words of keys such as ``answer_type``, that describe a record: a number, boolean or long text under
+them does not qualify an answer. A picture or a box under them does matter."""
 _SWITCH_NAMES = (
     "parallel_tool_calls add_generation_prompt continue_final_message enable_thinking add_special_tokens stream "
     "logprobs store"
 )
 SWITCHES = frozenset(_SWITCH_NAMES.split())
-"""Switches of chat templates and servers: false, they say that nothing was done."""
+"""Switches of chat templates and servers; false means that nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What a key is elsewhere."""
+    """Explains a key of other tools."""
 
     means: str
     fix: str
@@ -54,27 +54,27 @@ def _by_name(*groups: tuple[str, Meaning]) -> dict[str, Meaning]:
 _AT_ANOTHER_PLACE = _by_name(
     (
         " ".join((*WEIGHT_KEYS, *THINKING_KEYS)),
-        Meaning("read in a message of the assistant alone", "move the key there, or remove it", decisive=True),
+        Meaning("read only in a message of the assistant", "move the key there, or remove it", decisive=True),
     ),
     (
         "image images",
         Meaning(
-            "read as images of the record alone",
-            "name images under 'image' of the record, with <image> where each stands",
+            "read only as images of the record",
+            "name images under 'image' of the record, with <image> where each belongs",
             decisive=True,
         ),
     ),
     (
         "objects references system system_prompt",
-        Meaning("read beside the messages alone", "move the key there, or remove it", decisive=True),
+        Meaning("read only next to the messages", "move the key there, or remove it", decisive=True),
     ),
 )
-"""Keys that are read, but not where they stand."""
+"""Keys that are read, but not in this place."""
 _SAID_ELSEWHERE = _by_name(
     (
         " ".join((*QUESTIONS, *ANSWERS, "input", "history", "conversations", "messages", "role", "content", "from")),
         Meaning(
-            "a part of the conversation, which is read where there are no messages, or in a message",
+            "a part of the conversation, which is read if there are no messages, or in a message",
             "write what it holds into the messages, or remove the key",
         ),
     ),
@@ -82,7 +82,7 @@ _SAID_ELSEWHERE = _by_name(
         "context hint passage choices options lecture document paragraph",
         Meaning(
             "a part of the question",
-            "write it into the question: of this the model sees nothing",
+            "write it into the question: the model does not see this key",
         ),
     ),
     (
@@ -99,7 +99,7 @@ _SAID_ELSEWHERE = _by_name(
         ),
     ),
 )
-"""Keys whose texts matter at any length, unless the messages hold them."""
+"""Keys whose texts matter at any length, unless the messages contain them."""
 _KNOWN = _by_name(
     (
         "video videos frames",
@@ -113,7 +113,7 @@ _KNOWN = _by_name(
     (
         "tools functions tool_calls function_call tool_call_id tool_call",
         Meaning(
-            "tools or calls of them, which cannot be trained here",
+            "tools or tool calls, which cannot be trained here",
             "write call and result into the texts, or leave the record out",
             decisive=True,
         ),
@@ -122,7 +122,7 @@ _KNOWN = _by_name(
         "rejected chosen rejected_response chosen_response rejected_messages chosen_messages rejected_images "
         "rejected_answer chosen_answer preference kto_tag",
         Meaning(
-            "a pair for preference training, of which nothing is learnt here",
+            "a pair for preference training, which is not supported here",
             "keep the answer to be learnt in the messages, and remove the other",
             decisive=True,
         ),
@@ -155,7 +155,7 @@ _KNOWN = _by_name(
 
 
 def meaning_of(key: str, value: object) -> Meaning | None:
-    """Return what an unread key means elsewhere, if that is known."""
+    """Return what an unread key means in other tools, if known."""
     if key in ("label", "labels"):
         is_truth = (
             isinstance(value, bool) or value in (0, 1, -1) if not isinstance(value, str) else value.lower() in _TRUTHS
@@ -165,5 +165,5 @@ def meaning_of(key: str, value: object) -> Meaning | None:
 
 
 def is_part_of_the_talk(key: str) -> bool:
-    """Whether other tools hold a part of the conversation under a key."""
+    """Return whether other tools hold a part of the conversation under a key."""
     return key.lower() in _SAID_ELSEWHERE

@@ -1,7 +1,7 @@
-"""Marks of other tools in the text that need something which is not there: a picture, a box, a film.
+"""Finds marks of other tools in the text that need something missing: a picture, a box, a video.
 
-Trained on as they stand, the model would learn their letters, and see nothing. Our own placeholders are judged in
-``placeholders``; marks that need nothing are a notice, in ``oddities``.
+From such text the model would learn the letters, and see nothing. Our own placeholders are judged in
+``placeholders``; marks that need nothing are a notice, in ``lint``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MARKDOWN = re.compile(r"!\[[^\]\n]*\]\((?!https?:)(?P<path>[^)\n]+)\)")
 _ENDING = re.compile(rf"\.(?:{'|'.join(sorted(IMAGE_ENDINGS))})\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\s<>\"'`()\[\]|]*$")
 _AFTER_A_SIGN = re.compile(r"^.*[:=,;]")
-"""What may stand before a path without a space: ``<image:cat.png>``, ``src=cat.png``."""
+"""Characters that may precede a path without a space: ``<image:cat.png>``, ``src=cat.png``."""
 _IN_THE_TEXT = "the picture under 'image' of the record, and <image> in its place"
 _MOST_CHARACTERS = 1024
 """Of a path."""
@@ -47,10 +47,10 @@ def check_marks(
     """Yield at most one problem for each message.
 
     Args:
-        record: Names the places.
-        messages: Known to have roles and texts.
+        record: The record, to name places.
+        messages: Messages that have roles and texts.
         paths: The record's images, as written.
-        root: Folder at which relative paths start; None looks for no files.
+        root: Folder where relative paths start; with None, no files are looked up.
         has_objects: Whether it has names and boxes for their marks.
     """
     shown = {os.path.basename(path) for path in paths if isinstance(path, str)}
@@ -68,7 +68,7 @@ def check_marks(
 
 
 def is_picture_mark(token: str) -> bool:
-    """Whether a mark belongs to a picture or film, and is named as such in a question."""
+    """Return whether a mark stands for a picture or video, and is reported as such in a question."""
     return any(marks.fullmatch(token) for marks in (_SHOWS_A_PICTURE, _BEHIND_A_PICTURE, _FILM_OR_SOUND))
 
 
@@ -108,7 +108,7 @@ def _find_picture_mark(text: str, *, is_asked: bool) -> tuple[str, str, str] | N
 
 
 def _find_path(text: str, shown: set[str], root: str | None) -> tuple[str, str, str] | None:
-    """Find a picture of Markdown, or the path of an image file that is there and not one of the record's own."""
+    """Find a Markdown picture, or the path of an existing image file that is not one of the record's own."""
     if "](" in text and (markdown := _MARKDOWN.search(text)):
         path = markdown["path"].split()[0]
         if _ENDING.search(path) or (root is not None and _is_file(root, path)):
@@ -120,7 +120,7 @@ def _find_path(text: str, shown: set[str], root: str | None) -> tuple[str, str, 
         line = text[max(text.rfind("\n", 0, match.start()) + 1, match.start() - _MOST_CHARACTERS) : match.start()]
         word = _WORD.search(line)
         whole = word[0] if word else line
-        for stem in dict.fromkeys((whole, _AFTER_A_SIGN.sub("", whole), line.strip())):  # the last has spaces in it
+        for stem in dict.fromkeys((whole, _AFTER_A_SIGN.sub("", whole), line.strip())):  # the last may contain spaces
             path = stem + match[0]
             if os.path.basename(path) not in shown and _is_file(root, path):
                 fix = f'write <image> here, and "image": {quote(path)} in the record'
@@ -132,5 +132,5 @@ def _find_path(text: str, shown: set[str], root: str | None) -> tuple[str, str, 
 def _is_file(root: str, path: str) -> bool:
     try:
         return os.path.isfile(os.path.join(root, path.removeprefix("file://")))
-    except ValueError:  # a character that no path has
+    except ValueError:  # a character that is invalid in paths
         return False

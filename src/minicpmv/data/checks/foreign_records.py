@@ -1,4 +1,4 @@
-"""Names what a record without a conversation is in other tools, and the way from there to ours."""
+"""Recognises records of other tools that have no conversation, and words the way to ours."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _NAMES_OF_CAPTIONS = ("caption", "captions", "text", "description", "alt_text")
 
 
 def describe_foreign(fields: Mapping[str, object]) -> tuple[str, str] | None:
-    """Return what a record is elsewhere and the fix, or None if that is not known.
+    """Return the kind of a record in other tools and the fix, or None if unknown.
 
     Args:
-        fields: Of the record, without its messages; none of them null.
+        fields: Fields of the record without its messages, none of them null.
     """
     talk = _first_of(fields.get("conversation"))
     if {"input", "output"} <= talk.keys():

@@ -1,6 +1,6 @@
-"""Tells what a value holds whose key nothing reads: a picture, sound or film, boxes, numbers, texts.
+"""Recognises the content of values whose key nothing reads: pictures, sound or video, boxes, numbers, texts.
 
-Whether that matters is for ``unread`` to say.
+``unread_keys`` decides whether that matters.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _OTHERS = "mp4 avi mov mkv webm flv wmv m4v mpg mpeg wav mp3 flac ogg m4a aac op
 IMAGE_ENDINGS = frozenset(_IMAGES.split())
 _OTHER_ENDINGS = frozenset(_OTHERS.split())
 _MOST_LOOKED_UP = 64
-"""Different values of a key, in each file, for which the disk is asked whether they name a file: it may be far away."""
+"""Most distinct values of a key in a file that are looked up on the disk, which may be remote and slow."""
 _MOST_DEEP = 20
 _LEAST_BASE64 = 40
-"""Characters of an image in a text."""
+"""Fewest characters of an image embedded in a text."""
 _BASE64_IMAGES = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR", "data:image/")
 _CORNERS = (
     {"x1", "y1", "x2", "y2"},
@@ -47,17 +47,17 @@ _BEGINNINGS = (
     *(b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP"),
     *(b"ID3", b"OggS", b"fLaC"),
 )
-"""Of files of pictures, sound and film; of others bytes 4 to 8 are ``ftyp``."""
+"""First bytes of picture, sound and video files; others have ``ftyp`` in bytes 4 to 8."""
 
 
 def find_media(value: object, root: str, looked_up: set[str], depth: int = 0) -> str | None:
-    """Find a picture, sound or film in a value, and describe it.
+    """Find a picture, sound or video in a value, and describe it.
 
     Args:
-        value: Whatever a record may hold.
-        root: Folder at which relative paths start.
-        looked_up: Texts that were looked up on the disk before; grows.
-        depth: Lists and objects around the value.
+        value: Any value of a record.
+        root: Folder where relative paths start.
+        looked_up: Texts that were already looked up on the disk; grows.
+        depth: Number of lists and objects around the value.
     """
     if isinstance(value, (bytes, bytearray)):
         return "a picture's bytes" if _begins_as_media(bytes(value[:16])) else None
@@ -87,7 +87,7 @@ def _judge_text(text: str, root: str, looked_up: set[str]) -> str | None:
 
 
 def _media_ending(text: str) -> str:
-    """Return how a path or address of a picture, sound or film ends; empty for anything else."""
+    """Return the ending of a path or address of a picture, sound or video; empty for anything else."""
     stem, dot, ending = text.split("?", 1)[0].rpartition(".")
     ending = ending.lower()
     return (
@@ -103,16 +103,16 @@ def _begins_as_media(head: bytes) -> bool:
 
 def _holds_picture(path: str) -> bool:
     try:
-        if not os.path.isfile(path):  # a pipe would wait
+        if not os.path.isfile(path):  # a pipe would block
             return False
         with open(path, "rb") as file:
             return _begins_as_media(file.read(16))
-    except (OSError, ValueError):  # no access, or no path
+    except (OSError, ValueError):  # no access, or not a path
         return False
 
 
 def find_boxes(value: object, depth: int = 0) -> bool:
-    """Whether a value holds four or eight numbers in a row, also as a text, or corners by name."""
+    """Return whether a value holds four or eight numbers in a row, also as text, or named corners."""
     if isinstance(value, str):
         return _BOX_TEXT.fullmatch(value) is not None
     if isinstance(value, dict):
@@ -132,19 +132,19 @@ def _any_boxes(entries: Iterable[object], depth: int) -> bool:
 
 
 def are_points(value: object) -> bool:
-    """Whether a value is a list of pairs of numbers."""
+    """Return whether a value is a list of pairs of numbers."""
     entries = cast("list[object]", value) if isinstance(value, list) else []
     pairs = [cast("list[object]", entry) for entry in entries if isinstance(entry, list)]
     return 0 < len(entries) == len(pairs) and all(len(pair) == 2 and all(map(is_number, pair)) for pair in pairs)
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a number and no boolean."""
+    """Return whether a value is a number and not a boolean."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def leaves_of(value: object, depth: int = 0) -> Iterator[object]:
-    """Yield what a value holds that is neither list nor object."""
+    """Yield the values inside a value that are neither lists nor objects."""
     if not isinstance(value, (list, dict)):
         yield value
     elif depth < _MOST_DEEP:
@@ -161,5 +161,5 @@ def texts_in(value: object) -> Iterator[str]:
 
 
 def holds_numbers(value: object) -> bool:
-    """Whether a value holds a number, a boolean or bytes."""
+    """Return whether a value holds a number, a boolean or bytes."""
     return any(isinstance(leaf, (int, float, bytes)) for leaf in leaves_of(value))

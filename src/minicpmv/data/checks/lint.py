@@ -1,6 +1,6 @@
-"""Notices about a record's text and paths: allowed, trained on as written, and seldom meant. None of them stops a run.
+"""Finds oddities in a record's text and paths: allowed, trained on as written, and seldom meant. They stop no run.
 
-What stops one is in ``checking``; what is odd about image files is in ``image_traits``.
+Problems that stop one are in ``checking``; oddities of image files are in ``image_traits``.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _CONTROL_TOKEN = re.compile(
     r"|</?(?:slice|image_id|unit|tool_call|tool_response)>|</image>|<im_(?:start|end|patch)>|\[/?INST\]|<</?SYS>>"
     r"|<(?:start|end)_of_turn>"
 )
-"""What models' own marks look like: those of MiniCPM-V's releases and of the templates that data are copied from."""
+"""Control tokens: those of MiniCPM-V's releases and of the templates that data are copied from."""
 _PLACEHOLDER = re.compile(rf"{'|'.join(PLAIN_PLACEHOLDERS)}|{IMAGE_KEY.pattern}")
 _CONTROL_CHARACTER = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
-"""Neither tab, line feed nor carriage return, nor NUL, which is a problem; but marks that reorder text."""
+"""Control characters except tab, line feed, carriage return, and NUL, a problem; and marks that reorder text."""
 
 
 def find_text_oddities(record: RawRecord) -> Iterator[Problem]:
-    """Yield at most one notice of each kind for every message of a record, whatever else is wrong with it."""
+    """Yield at most one notice of each kind for every message of a record, even if the record has problems."""
     for number, role, content in messages_of(record):
         for code, found, expected, fix in _oddities_of(role, content):
             yield _notice(code, record.where(f"conversations[{number}].content"), found, expected, fix)
@@ -44,7 +44,7 @@ def _oddities_of(role: object, content: str) -> Iterator[tuple[str, str, str, st
     control = _CONTROL_CHARACTER.search(content)
     if control:
         found = f"the control character {control.group()!r} at character {control.start()}"
-        fix = "remove it: nobody sees it, and the model learns to write it"
+        fix = "remove it: it is invisible, and the model learns to write it"
         yield "D312", found, "letters, signs, tabs and line feeds; kept as it is", fix
     if "\r" in content:
         found = f"{content.count(chr(13))} carriage return(s), the first at character {content.index(chr(13))}"
@@ -57,7 +57,7 @@ def _oddities_of(role: object, content: str) -> Iterator[tuple[str, str, str, st
 
 
 def _control_tokens(role: object, content: str) -> Iterator[re.Match[str]]:
-    """Find marks of templates, but those with which a picture is shown, which are problems of their own."""
+    """Find control tokens except those that show a picture, which are problems."""
     if "<" in content or "[/" in content or "[INST" in content:
         for token in _CONTROL_TOKEN.finditer(content):
             if role == "assistant" or not is_picture_mark(token.group()):
@@ -65,7 +65,7 @@ def _control_tokens(role: object, content: str) -> Iterator[re.Match[str]]:
 
 
 def find_path_oddity(where: str, written: str) -> Problem | None:
-    """Return a notice if a relative path leads out of the folder in which relative paths start."""
+    """Return a notice if a relative path leads out of the folder where relative paths start."""
     path = os.path.normpath(written)
     if os.path.isabs(path) or path.split(os.sep, 1)[0] != os.pardir:
         return None
@@ -74,7 +74,7 @@ def find_path_oddity(where: str, written: str) -> Problem | None:
 
 
 def messages_of(record: RawRecord) -> Iterator[tuple[int, object, str]]:
-    """Yield number, role and text of every message that has a text."""
+    """Yield index, role and text of every message that has a text."""
     fields = cast("dict[str, object]", record.value) if isinstance(record.value, dict) else {}
     messages = fields.get("conversations")
     for number, message in enumerate(cast("list[object]", messages) if isinstance(messages, list) else []):

@@ -1,8 +1,8 @@
-"""How the text of a record and its images find each other.
+"""Matches the placeholders in a record's text with its images.
 
 A placeholder is ``<image>`` or ``<ImageHere>`` (the same thing, in order) or, for an ``image`` dict, one of its keys
-such as ``<image_00>``. Only user turns hold placeholders; elsewhere the same characters are plain text. Without any,
-the images open the first user turn. Image files are not looked at here.
+such as ``<image_00>``. Only user turns have placeholders; elsewhere the same characters are plain text. Without any,
+the images open the first user turn. Image files are not read here.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ __all__ = [
 ]
 
 PLAIN_PLACEHOLDERS = ("<image>", "<ImageHere>")
-"""The two spellings of the seeds; they mean the same."""
+"""The two spellings in upstream's data, which mean the same."""
 IMAGE_KEY = re.compile(r"<image_\d+>")
-"""What a key of an ``image`` dict looks like."""
+"""Pattern of a key of an ``image`` dict."""
 _LOOKALIKE = re.compile(
     r"<\s*(?:images?|imgs?|pic|picture|image_?here|(?:image|img|pic|picture)[\s_-]?\d+)\s*/?>"
     r"|\[\s*(?:image|img)(?:[\s_-]?\d+)?\s*\]",
     re.IGNORECASE,
 )
-"""What somebody who mistypes a placeholder writes, or takes that of another tool."""
+"""Pattern of mistyped placeholders and of those of other tools."""
 _TAG = re.compile(r"(?<=[^\n])<(?:img|picture)>")
-"""A tag of a web page inside a line, in a record without an image to show: ``Is <img> a tag?``"""
+"""HTML tag inside a line, in a record without an image: ``Is <img> a tag?``"""
 _ANY_TAG = re.compile("<(?:img|picture)>")
-"""The same, also where a line begins, in a record whose images have their placeholders."""
+"""The same, also at the start of a line, in a record whose images have their placeholders."""
 _PLACEHOLDER = re.compile(rf"{'|'.join(PLAIN_PLACEHOLDERS)}|{IMAGE_KEY.pattern}")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageField:
-    """The ``image`` value of a record, whatever its form."""
+    """Holds a parsed ``image`` value of any form."""
 
     paths: tuple[str | bytes, ...]
     """Paths and ``data:`` URLs as written, and the bytes of image files from tables."""
     keys: tuple[str, ...] | None
-    """One per path if the value was a dict of keys such as ``<image_00>``, otherwise None."""
+    """Keys, one per path, if the value was a dict of keys such as ``<image_00>``; otherwise None."""
 
 
 def parse_image_field(value: object) -> ImageField:
-    """Read an ``image`` value of a right type: a path, a list of paths, a dict of placeholders and paths, or nothing.
+    """Parse an ``image`` value of a valid type: a path, a list of paths, a dict of placeholders and paths, or nothing.
 
-    In the place of each path may stand the bytes of an image file.
+    The bytes of an image file may replace each path.
     A dict with the single key ``<image>`` or ``<ImageHere>`` is the same as its path alone.
     """
     if not value:
@@ -80,8 +80,8 @@ def build_turns(messages: Sequence[Mapping[str, Any]], field: ImageField) -> tup
     """Turn checked messages into turns.
 
     Returns:
-        The turns, whose ``ImageRef`` count up from 0 in reading order, and for each of those the index of its path in
-        ``field.paths`` (a dict may be written in another order than the text uses it).
+        The turns, whose ``ImageRef`` count up from 0 in reading order, and for each of them the index of its path in
+        ``field.paths`` (the order of a dict may differ from that of the text).
     """
     order = list(_image_order(messages, field))
     positions = iter(range(len(order)))
@@ -100,13 +100,13 @@ def build_turns(messages: Sequence[Mapping[str, Any]], field: ImageField) -> tup
 
 
 def whole_answer(message: Mapping[str, Any]) -> str:
-    """Return the text of a message with the thinking before it, as the releases that think write it."""
+    """Return the text of a message after its thinking, in the form of the releases that think."""
     thought = message.get("reasoning_content")
     return f"{THINK}\n{thought.strip(chr(10))}\n{THOUGHT}\n\n{message['content']}" if thought else message["content"]
 
 
 def _image_order(messages: Sequence[Mapping[str, str]], field: ImageField) -> Iterator[int]:
-    """Yield indices into ``field.paths`` in the order in which the text shows them."""
+    """Yield indices into ``field.paths`` in the order of the text."""
     if field.keys is None:
         yield from range(len(field.paths))
         return
@@ -119,9 +119,9 @@ def _image_order(messages: Sequence[Mapping[str, str]], field: ImageField) -> It
 
 
 def _split(text: str, positions: Iterator[int], *, alone: bool) -> tuple[str | ImageRef, ...]:
-    r"""Cut a user text at its placeholders.
+    r"""Split a user text at its placeholders.
 
-    The parts of a turn are joined with one newline when it is rendered, so the newline beside a placeholder belongs to
+    The parts of a turn are joined with one newline when it is rendered, so the newline next to a placeholder belongs to
     the placeholder: ``<image>\nWhat?`` becomes (image, "What?"). Every other character stays.
     """
     tags = _find_placeholders(text)
@@ -143,11 +143,11 @@ def _split(text: str, positions: Iterator[int], *, alone: bool) -> tuple[str | I
 def check_placeholders(
     record: RawRecord, messages: Sequence[Mapping[str, str]], field: ImageField
 ) -> Iterator[Problem]:
-    """Yield a problem wherever the placeholders of the user turns and the images do not pair up.
+    """Yield a problem wherever the placeholders of the user turns do not match the images.
 
     Args:
-        record: Names the places.
-        messages: Its messages, known to have roles and texts.
+        record: The record, to name places.
+        messages: Its messages, which have roles and texts.
         field: Its images.
     """
     located = [
@@ -211,12 +211,12 @@ def _find_lookalikes(text: str, *, has_images: bool, is_placed: bool) -> list[st
 def _check_strays(
     record: RawRecord, messages: Sequence[Mapping[str, str]], *, has_images: bool, is_placed: bool
 ) -> Iterator[Problem]:
-    """Yield a problem for text that looks like a placeholder without being one, whether there are images or not.
+    """Yield a problem for text that looks like a placeholder without being one, with or without images.
 
     Args:
-        record: Names the places.
+        record: The record, to name places.
         messages: Its messages.
-        has_images: Whether it has images. Then a placeholder in a turn that is not the user's may be meant for them,
+        has_images: Whether it has images. Then a placeholder outside the user's turns may be meant for them,
         is_placed: unless they have their placeholders.
     """
     for number, message in enumerate(messages):

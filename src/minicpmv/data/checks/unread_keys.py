@@ -1,8 +1,8 @@
-"""Names each key that nothing reads, once for each file, and says which of them would change what is learnt.
+"""Reports each key that nothing reads, once per file, and decides which of them would change what is learnt.
 
-A key matters by what it holds: a picture, sound or film, boxes, a number or boolean beside an answer, a boolean of the
-record, a long text. Then it is a problem of every record that has it; otherwise a notice. What other tools mean by a
-name is in ``meanings``.
+A key matters by its content: a picture, sound or video, boxes, a number or boolean next to an answer, a boolean of the
+record, a long text. Then it is a problem of every record that has it; otherwise a notice. The meaning of keys in other
+tools is in ``foreign_keys``.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from minicpmv.errors import Problem
 __all__ = ["UnreadKeys"]
 
 _LONG = 100
-"""Characters of a text that is more than a label."""
+"""Fewest characters of a text that is more than a label."""
 _LONG_BESIDE_AN_ANSWER = 3
-"""Words of one beside an answer: it may be part of what should be learnt."""
+"""Fewest words of such a text next to an answer: it may be part of what should be learnt."""
 _SIZES = re.compile("size|shape|wh$|resolution|dim")
-"""Names of pairs of numbers that are no points."""
+"""Names of pairs of numbers that are not points."""
 _HARMLESS_ENDINGS = ("_ids", *(f"_{name}" for name in HARMLESS))
 _WEIGHING = re.compile(
     r"(?:^|[_-])(?:weight|weights|loss|mask|masked|ignore|ignored|skip|skipped|exclude|excluded|drop|keep|use|train|learn)"
     r"(?:$|[_-])"
 )
-"""Words of a key of a record whose number says how much it counts, or whether."""
+"""Words in keys whose number states whether, or how much, a record counts."""
 _TRUTH = re.compile(r"true|false|yes|no", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
 _MOST_NAMES = 100
-"""Keys of one level of a file that are named one by one; what is behind them are names made by a program."""
+"""Most keys of one level of a file that are named one by one; more are probably generated names."""
 _SHOWN = {
     "record": "",
     "message": "messages: ",
@@ -60,31 +60,31 @@ _SHOWN = {
 
 @dataclass(slots=True)
 class _Kind:
-    """One key of one file, at one level."""
+    """Counts one key of one file, at one level."""
 
     first: tuple[int, RawRecord, Unread]
     count: int = 0
     serious: tuple[int, RawRecord, Unread, str] | None = None
-    """The first one that matters, and why."""
+    """First occurrence that matters, and why."""
     is_picture: bool = False
     is_rest: bool = False
-    """Whether it stands for all keys behind the first hundred."""
+    """Whether it represents all keys after the first hundred."""
     positions: array[int] = field(default_factory=lambda: array("q"))
-    """Of the records in which it matters."""
+    """Positions of the records in which it matters."""
     looked_up: set[str] = field(default_factory=set[str])
 
     def times(self) -> str:
-        """Word how often it is there."""
+        """Word how often it occurs."""
         if self.is_rest:
             return f" (and, behind {_MOST_NAMES} that are named, {self.count:,} such places in this file)"
         return _times(self.count)
 
 
 class UnreadKeys:
-    """Takes in records one after the other, and says of each key that none of them is read.
+    """Collects the keys of records that nothing reads.
 
     Args:
-        ignored: Keys that somebody knows of and does without.
+        ignored: Keys that the user has chosen to leave out.
     """
 
     def __init__(self, ignored: Iterable[str] = ()) -> None:
@@ -95,12 +95,12 @@ class UnreadKeys:
         self._readings: dict[tuple[str, str], list[int | RawRecord]] = {}
 
     def add(self, record: RawRecord, position: int, root: str) -> None:
-        """Take in a record.
+        """Add a record.
 
         Args:
             record: As read.
-            position: What stands for it in what is returned.
-            root: Folder at which its relative paths start.
+            position: Position of the record in the results.
+            root: Folder where its relative paths start.
         """
         if record.reading:
             seen = self._readings.setdefault((record.source, record.reading), [position, record, 0])
@@ -120,7 +120,7 @@ class UnreadKeys:
                 kind.positions.append(position)
 
     def _kind_of(self, record: RawRecord, each: Unread, position: int) -> _Kind:
-        """Return what is known of a key; all keys of a level behind the first hundred are one."""
+        """Return the entry of a key; all keys of a level after the first hundred share one."""
         kind = self._kinds.get((record.source, each.level, each.key))
         if kind is None:
             level = (record.source, each.level)
@@ -157,12 +157,12 @@ class UnreadKeys:
                 found = f"the key {each.key!r}{kind.times()}: {quote(each.value)}"
                 meaning = meaning_of(each.key, each.value)
                 said = f"; elsewhere it is {meaning.means}" if meaning else ""
-                expected = f"keys that something here reads; it is ignored{said}"
+                expected = f"keys that are read here; it is ignored{said}"
                 fix = meaning.fix if meaning else "nothing, unless it was meant to be read"
                 yield position, Problem("D320", _where(record, each), found, expected, fix, "notice")
 
     def names(self) -> list[str]:
-        """Return the keys, with the level of those that are no key of a record, in alphabetical order."""
+        """Return the keys in alphabetical order, with the level of those inside a record."""
         names = self._names.copy()
         for (_, level, key), kind in self._kinds.items():
             names.add(_SHOWN[level] + (f"{kind.count:,} of other names" if kind.is_rest else key))
@@ -194,7 +194,7 @@ def _words(each: Unread) -> tuple[str, str]:
 
 def _image_fix(each: Unread) -> str:
     if each.level in ("message", "answer", "part"):
-        return "name the picture under 'image' of the record, with <image> where it stands"
+        return "name the picture under 'image' of the record, with <image> where it belongs"
     return (
         f"rename {each.key!r} to 'image'"
         if each.level == "record"
@@ -224,17 +224,17 @@ def _says_nothing(value: object) -> bool:
 
 
 def _describes(key: str) -> bool:
-    """Whether a key says what a record is, not what is said in it."""
+    """Return whether a key describes a record, not the conversation."""
     return key.lower() in HARMLESS or key.lower().endswith(_HARMLESS_ENDINGS)
 
 
 def _find_judgement(each: Unread) -> str | None:
-    """Say whether a value may qualify an answer."""
+    """Describe a value that may qualify an answer, or return None."""
     value = each.value
     if _describes(each.key) or (value is False and each.key in SWITCHES):
         return None
     leaves = list(leaves_of(value))
-    told = "a number beside an answer" if each.level == "answer" else "a number"
+    told = "a number next to an answer" if each.level == "answer" else "a number"
     if each.level in ("record", "answer"):
         if any(isinstance(leaf, bool) or _is_text(leaf, _TRUTH) for leaf in leaves):
             return f"the boolean {str(value).lower()}" if isinstance(value, bool) else f"booleans: {quote(value)}"
@@ -242,7 +242,7 @@ def _find_judgement(each: Unread) -> str | None:
         if is_weighed and any(is_number(leaf) or _is_text(leaf, _NUMBER) for leaf in leaves):
             return f"{told}: {quote(value)}"
     if each.level == "objects" and any(map(is_number, leaves)):
-        return f"a number beside boxes: {quote(value)}"
+        return f"a number next to boxes: {quote(value)}"
     return None
 
 
@@ -251,10 +251,10 @@ def _is_text(leaf: object, words: re.Pattern[str]) -> bool:
 
 
 def _may_be_said(each: Unread, record: RawRecord) -> bool:
-    """Whether a value may be a part of the conversation.
+    """Return whether a value may be a part of the conversation.
 
-    It is a long text, or one under a key that holds such parts elsewhere. Beside a question and an answer, which have
-    keys of their own, any text may be one.
+    It is a long text, or one under a key that holds such parts in other tools. In addition to a question and an answer,
+    which have their own keys, any text may be one.
     """
     if is_part_of_the_talk(each.key):
         return any(text.strip() for text in texts_in(each.value))
@@ -285,7 +285,7 @@ def _texts_of(record: RawRecord) -> list[str]:
 
 
 def _is_said(value: object, record: RawRecord) -> bool:
-    """Whether each text of a value stands in the messages, in whole words; or all the messages in the one text."""
+    """Return whether the messages contain each text of a value, in whole words, or its one text contains them all."""
     said, texts = _texts_of(record), [text.strip() for text in texts_in(value) if text.strip()]
     if len(texts) == 1 and said and all(text in texts[0] for text in said):
         return True
@@ -293,14 +293,14 @@ def _is_said(value: object, record: RawRecord) -> bool:
 
 
 def _is_known(value: object, record: RawRecord) -> bool:
-    """Whether a record says the same where it is read: then nothing is lost.
+    """Return whether a record holds the same in a key that is read: then nothing is lost.
 
-    Pictures are told by the names of their files, and of one that has any, an address is where they are from.
+    Pictures are compared by file name, and in a record with pictures an address is taken for their source.
     """
     fields = cast("dict[str, object]", record.value) if isinstance(record.value, dict) else {}
     image = fields.get("image")
     if image and isinstance(value, str) and re.match(r"https?://\S+$", value):
-        return True  # where the picture is from
+        return True  # the source of the picture
     texts = [text.strip() for text in texts_in(value)]
     if not texts or holds_numbers(value):
         return False

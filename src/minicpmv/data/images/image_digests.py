@@ -1,9 +1,9 @@
-"""Remembers which picture files a run has trained on, by what they held: 40 bytes for each, however long their names.
+"""Remembers the content of the picture files that a run has trained on: 40 bytes for each, however long their names.
 
-Names and states are those that the check before a run has found. What a file holds is digested where it is read
-anyway, by the data workers, into memory that they share with the process that writes checkpoints. Pictures count by
-their place among all pictures of the data, so that data may lie elsewhere when a run is resumed. Embedded pictures are
-part of their data file, which has a digest of its own.
+Names and states come from the check before a run. A file's content is digested when it is read
+anyway, by the data workers, into memory that they share with the process that writes checkpoints. Pictures are
+identified by their position among all pictures of the data, so that data may have moved when a run is resumed. Embedded
+pictures are part of their data file, which has a digest of its own.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["Change", "PictureDigests"]
 _BYTES = 16
 """Of a digest."""
 _DRAWN = 256
-"""Files that are read although they look as before."""
+"""Number of files that are read although they look unchanged."""
 _SIZE, _MODIFIED = 0, 1
 """Columns of the states."""
 
 
 class Change(NamedTuple):
-    """A picture that is not what it was."""
+    """Describes a picture that has changed."""
 
     place: int
     path: str
@@ -45,41 +45,43 @@ class Change(NamedTuple):
 
 
 class PictureDigests:
-    """What is known of the pictures of some data.
+    """Holds states and digests of the pictures of some data.
 
     Args:
-        files: Of each source, in the order of the sources.
+        files: File states of each source, in the order of the sources.
     """
 
     def __init__(self, files: Sequence[FileStates]) -> None:
         found = [each.as_arrays() for each in files]
         self._names = b"".join(names.tobytes() for names, _ in found).split(b"\0")[:-1]
         self.states = np.concatenate([np.zeros((0, 2), np.int64), *(states for _, states in found)])
-        """[N, 2]: bytes, and time of change in nanoseconds."""
+        """[N, 2] Bytes, and modification time in nanoseconds."""
         keys = np.frombuffer(b"".join(map(_digest_name, self._names)), np.uint64)
         order = np.argsort(keys, kind="stable")
         self._keys, self._places = keys[order], order.astype(np.int32)
-        self._shared = multiprocessing.RawArray(ctypes.c_uint8, _BYTES * len(keys))  # with workers, however started
+        self._shared = multiprocessing.RawArray(
+            ctypes.c_uint8, _BYTES * len(keys)
+        )  # shared with workers, however they are started
 
     def __len__(self) -> int:
         return len(self._keys)
 
     @property
     def digests(self) -> NDArray[np.uint8]:
-        """[N, 16], all zero where nobody has read the picture; what is written here, every worker sees."""
-        shared: Any = self._shared  # ctypes' arrays lend their memory, which their type does not say
+        """Return the digests, [N, 16], zero for unread pictures; every worker sees changes."""
+        shared: Any = self._shared  # ctypes' arrays support the buffer protocol, which their type does not state
         return np.frombuffer(shared, np.uint8).reshape(-1, _BYTES)
 
     def forget_names(self) -> None:
-        """Give up what only :meth:`compare` needs."""
+        """Drop the names, which only :meth:`compare` needs."""
         self._names = []
 
     def note(self, path: str, content: bytes) -> None:
-        """Remember what a file holds.
+        """Remember the content of a file.
 
         Args:
-            path: As the check before the run opened it.
-            content: All of it.
+            path: Path as opened by the check before the run.
+            content: The whole content.
         """
         key = np.frombuffer(_digest_name(os.fsencode(os.path.join(os.getcwd(), path))), np.uint64)[0]
         position = int(np.searchsorted(self._keys, key))
@@ -87,7 +89,7 @@ class PictureDigests:
             self.digests[self._places[position]] = np.frombuffer(_digest(content), np.uint8)
 
     def as_arrays(self) -> dict[str, NDArray[Any]]:
-        """Return what :meth:`compare` and :meth:`recall` take later."""
+        """Return the arrays for a later :meth:`compare` and :meth:`recall`."""
         return {"states": self.states, "digests": self.digests}
 
     def recall(self, digests: NDArray[np.uint8], *, without: Sequence[Change] = ()) -> None:
@@ -97,14 +99,14 @@ class PictureDigests:
         self.digests[:] = known
 
     def compare(self, states: NDArray[np.int64], digests: NDArray[np.uint8]) -> list[Change]:
-        """Find the pictures that are not what they were.
+        """Find the pictures that have changed.
 
-        All are compared by size. Those that were read, and whose time of change is another, are read and compared by
-        content, and so are 256 others, drawn at random but always the same ones.
+        All are compared by size. Those that were read, and whose modification time differs, are read again and compared
+        by content, and so is a fixed random sample of 256 others.
 
         Args:
-            states: [N, 2], of the same data before.
-            digests: [N, 16], of then.
+            states: [N, 2] Earlier states of the same data.
+            digests: [N, 16] Earlier digests.
         """
         assert len(states) == len(self), "the same data have as many pictures"
         resized = states[:, _SIZE] != self.states[:, _SIZE]

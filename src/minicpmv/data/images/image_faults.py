@@ -1,6 +1,6 @@
-"""Words what is wrong with an image that a record names: no such file, no permission, or a file of another kind.
+"""Words the fault of an image that a record names: no such file, no permission, or a file of another kind.
 
-``image_files`` finds out that an image cannot be read; why, and what helps, is looked up here, for the few that are.
+``image_files`` finds that an image cannot be read; the reason and the fix are looked up here, for those few.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ __all__ = ["ImageUse", "describe_fault", "is_file_path", "name_of", "others_of"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageUse:
-    """One path in one record."""
+    """Names one image in one record."""
 
     record: int
     """Position of the record in its file."""
     where: str
-    """As messages name the place."""
+    """Place as in messages."""
     written: str
-    """The path as the record has it."""
+    """Path as written in the record."""
     path: str | bytes
-    """The path that is opened; or, embedded, the image file's bytes or a ``data:`` URL."""
+    """Path to open; or, for an embedded image, the file's bytes or a ``data:`` URL."""
     root: str
-    """The folder at which relative paths start."""
+    """Folder where relative paths start."""
 
 
 _RENAME = (
@@ -46,7 +46,7 @@ _RENAME = (
     "for n in os.listdir() if not os.path.exists(u.normalize(sys.argv[2], n))]"
 )
 _MAX_PATH = 300
-"""Characters of a path that a message repeats; what is longer is hardly one."""
+"""Most characters of a path that a message repeats; longer text is hardly a path."""
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{60,}={0,2}\s*")
 _PICTURE_STARTS = (
     (b"\x89PNG\r\n\x1a\n", "png"),
@@ -59,7 +59,7 @@ _PICTURE_STARTS = (
 
 
 def is_file_path(path: str | bytes) -> TypeGuard[str]:
-    """Whether an image is a file, rather than embedded."""
+    """Return whether an image is a file, rather than embedded."""
     return isinstance(path, str) and not path.startswith("data:")
 
 
@@ -69,7 +69,7 @@ def name_of(use: ImageUse) -> str:
 
 
 def others_of(num_others: int) -> str:
-    """Say how many further uses an image has."""
+    """Word how many further uses an image has."""
     return f"; {num_others} more use(s) of this file" if num_others else ""
 
 
@@ -77,10 +77,10 @@ def describe_fault(use: ImageUse, error: ImageError, *, num_others: int, suggest
     """Word the fault of an image.
 
     Args:
-        use: The first use of it.
-        error: From ``inspect_files``.
-        num_others: Its further uses.
-        suggest: Whether to look for a file that may be meant, if there is none; see ``MAX_SUGGESTIONS``.
+        use: Its first use.
+        error: Error from ``inspect_files``.
+        num_others: Number of its further uses.
+        suggest: Whether to look for a file that may be meant, if the file is missing; see ``MAX_SUGGESTIONS``.
     """
     others = others_of(num_others)
     if is_file_path(use.path):
@@ -112,7 +112,7 @@ def _shown(use: ImageUse) -> str:
 
 
 def _bare_base64(text: str) -> str | None:
-    """Return the format of the picture that base64 text holds, if it holds one."""
+    """Return the format of a picture in base64 text, if it is one."""
     if not _BASE64.fullmatch(text):
         return None
     try:
@@ -125,7 +125,7 @@ def _bare_base64(text: str) -> str | None:
 
 
 def _kind_of(path: str | bytes) -> FileKind | None:
-    """Return what an image is instead of one, if that can be told."""
+    """Return the kind of a file that is not an image, if known."""
     if isinstance(path, bytes):
         head = path[:HEAD_BYTES]
     elif is_file_path(path):
@@ -144,7 +144,7 @@ def _kind_of(path: str | bytes) -> FileKind | None:
 
 
 def _suggest(use: ImageUse, path: str) -> str:
-    """Tell what was probably meant by a path at which there is no file."""
+    """Suggest a fix for a path without a file."""
     if "\\" in use.written:
         return "write / instead of \\ in paths"
     if near := suggest_name(path):
@@ -162,12 +162,12 @@ def _suggest(use: ImageUse, path: str) -> str:
 
 
 def _word_near(path: str, near: str) -> str:
-    """Word a suggestion; of names that look the same, say in what they differ."""
+    """Word a suggestion; for names that look the same, word the difference."""
     if path != near and unicodedata.normalize("NFC", path) == unicodedata.normalize("NFC", near):
         form = "NFC" if unicodedata.is_normalized("NFC", path) else "NFD"
         folder = shlex.quote(os.path.dirname(near) or ".")
         return (
-            f"the same letters are there in another Unicode form, {os.path.basename(near)!a}; rename the files of "
+            f"the same name exists in another Unicode form, {os.path.basename(near)!a}; rename the files of "
             f'that folder: python -c "{_RENAME}" {folder} {form}'
         )
     if os.path.dirname(path) == os.path.dirname(near):
@@ -176,7 +176,7 @@ def _word_near(path: str, near: str) -> str:
 
 
 def _without_folders(use: ImageUse) -> str | None:
-    """Return the end of a path that exists at the image root, where folders stand in front that do not."""
+    """Return the end of a path that exists below the image root, if its leading folders do not."""
     parts = [part for part in use.written.split("/") if part]
     ends = ("/".join(parts[number:]) for number in range(1, len(parts)))
     return next((end for end in ends if len(end) <= _MAX_PATH and os.path.isfile(os.path.join(use.root, end))), None)

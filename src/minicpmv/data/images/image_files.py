@@ -1,7 +1,7 @@
-"""Looks at image files before a run: is each there, complete and readable, how large is it, and what is odd about it?
+"""Inspects image files before a run: whether each exists, is complete and readable, its size, and its oddities.
 
-Before a run a file is decoded only where its end does not already prove it complete; a check decodes every one, because
-neither a checksum nor an end says that all pixels are there. Sizes are those of the stored pixels; EXIF
+Before a run, a file is decoded only if its end does not already prove it complete; a check decodes every one, because
+neither a checksum nor an end proves that all pixels are present. Sizes are those of the stored pixels; EXIF
 rotation is not applied, as in ``processing.images``.
 """
 
@@ -38,19 +38,19 @@ _TAIL_BYTES = 64
 _WORTH_THREADS = 4
 """Files."""
 MAX_SUGGESTIONS = 20
-"""Missing files for which a nearby name is looked up: it takes long in large folders, and nobody reads more."""
+"""Most missing files for which a similar name is looked up, which takes long in large folders."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageReport:
-    """What is known of all files."""
+    """Holds the findings about all files."""
 
     sizes: dict[str | bytes, Size]
-    """Pixels, (width, height) of each readable file."""
+    """Size in pixels, (width, height), of each readable file."""
     problems: list[tuple[int, Problem]]
-    """One for each other file, with the position of the first record that uses it."""
+    """Problem of each other file, with the position of the first record that uses it."""
     notices: list[tuple[int, Problem]]
-    """What is odd about readable files, likewise."""
+    """Notices about readable files, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,13 @@ def survey_images(
     decode: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ImageReport:
-    """Look at each file once, in parallel, and say what is wrong or odd about it.
+    """Inspect each file once, in parallel, and report problems and oddities.
 
     Args:
         uses: Every place where a record names an image.
-        with_notices: Whether to look for oddities; costs a little for each file.
-        decode: Whether to decode every file, not only those whose end leaves doubts.
-        on_progress: Called with the number of files seen and of all, in the calling thread.
+        with_notices: Whether to look for oddities, at a small cost for each file.
+        decode: Whether to decode every file, not only those whose end leaves doubt.
+        on_progress: Called with the number of inspected files and of all, in the calling thread.
     """
     first: dict[str | bytes, ImageUse] = {}
     counts: dict[str | bytes, int] = {}
@@ -102,15 +102,17 @@ def survey_images(
 def inspect_files(
     paths: Sequence[str | bytes], *, with_notices: bool = False, decode: bool = False
 ) -> Iterator[Seen | ImageError]:
-    """Look at files, several at a time, and yield what was found in their order.
+    """Inspect files, several at a time, and yield the findings in order.
 
     Args:
-        paths: Of files; or embedded images.
+        paths: Paths of files, or embedded images.
         with_notices: As in ``survey_images``.
-        decode: As there.
+        decode: As in ``survey_images``.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, about large or odd files: D307 says the first, the rest is harmless
+        warnings.simplefilter(
+            "ignore"
+        )  # Pillow's, about large or odd files: D307 reports the former, the others are harmless
         if len(paths) < _WORTH_THREADS:
             yield from (_inspect(path, with_notices, decode) for path in paths)
             return
@@ -118,7 +120,7 @@ def inspect_files(
         try:
             yield from pool.map(lambda path: _inspect(path, with_notices, decode), paths)
         finally:
-            pool.shutdown(cancel_futures=True)  # at Ctrl-C, only what is being read is still waited for
+            pool.shutdown(cancel_futures=True)  # at Ctrl-C, only running reads are awaited
 
 
 def _inspect(path: str | bytes, with_notices: bool, decode: bool) -> Seen | ImageError:
@@ -127,7 +129,7 @@ def _inspect(path: str | bytes, with_notices: bool, decode: bool) -> Seen | Imag
         return fault
     if seen is not None and seen.is_complete and (not decode or _decodes_as_jpeg(path)):
         return seen
-    if is_file_path(path) and not os.path.isfile(path):  # worded by describe_fault, which knows the record
+    if is_file_path(path) and not os.path.isfile(path):  # describe_fault words it, which knows the record
         return ImageError(where=path, found="no file", expected="an image file", fix="correct the path")
     try:
         size = load_image(path).size
@@ -137,7 +139,7 @@ def _inspect(path: str | bytes, with_notices: bool, decode: bool) -> Seen | Imag
 
 
 def _look(path: str | bytes, with_notices: bool) -> Seen | None:
-    """Read a file's header and end. None where that fails: decoding, which follows, words the fault."""
+    """Read a file's header and end. Return None if that fails: decoding, which follows, reports the fault."""
     is_file = not isinstance(path, bytes)
     if is_file and not os.path.isfile(path):
         return None
@@ -158,12 +160,12 @@ def _find_depth_fault(path: str | bytes) -> DepthError | None:
     except DepthError as error:
         return error
     except DAMAGE:
-        pass  # decoding, which follows, words the fault
+        pass  # decoding, which follows, reports the fault
     return None
 
 
 def _decodes_as_jpeg(path: str | bytes) -> bool:
-    """Read a JPEG to its end at an eighth of its size, three times as fast as all of it and as strict."""
+    """Decode a JPEG at an eighth of its size, three times as fast as in full and equally strict."""
     try:
         with Image.open(io.BytesIO(path) if isinstance(path, bytes) else path) as image:
             if image.format != "JPEG":
@@ -179,7 +181,7 @@ def _is_complete(file: BinaryIO, image: Image.Image) -> bool:
     if image.format == "PNG":
         image.verify()  # checks every chunk up to the end
         return True
-    if image.format == "JPEG":  # verify() looks at nothing here
+    if image.format == "JPEG":  # verify() checks nothing here
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         return file.read().rstrip(b"\0").endswith(_JPEG_END)
     return False

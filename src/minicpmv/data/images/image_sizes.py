@@ -1,6 +1,6 @@
-"""How large the images of many records are: a few bytes for each, however long their paths.
+"""Holds the image sizes of many records, in a few bytes for each, however long the paths.
 
-Files are opened as they turn up; a file that many records use is opened once, unless very many others came between.
+A file that many records use is opened once, unless very many others come in between.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from minicpmv.processing.pictures.patches import ImageError
 __all__ = ["ImageSizes", "SizeReader"]
 
 _REMEMBERED = 100_000
-"""Files. About 30 MB."""
+"""Most files that are remembered, about 30 MB."""
 
 
 class ImageSizes(LazySequence["tuple[Size, ...]"]):
-    """Widths and heights in pixels: for each record those of its images, in the order in which they were added."""
+    """Holds (width, height) in pixels of each record's images, in the order of adding."""
 
     def __init__(self) -> None:
-        self._ends = array("q")  # of each record's sizes, counted in images
+        self._ends = array("q")  # end of each record's sizes, counted in images
         self._pixels = array("i")  # width, height, width, height, ...
 
     def __len__(self) -> int:
@@ -68,10 +68,10 @@ class _Fault:
 
 
 class SizeReader:
-    """Opens images, and remembers what is wrong with any.
+    """Opens images, and remembers their faults.
 
     Args:
-        states: Where the state of each file is taken down before it is opened.
+        states: Receives the state of each file before it is opened.
     """
 
     def __init__(self, states: FileStates | None = None) -> None:
@@ -80,7 +80,7 @@ class SizeReader:
         self._faults: dict[str | bytes, _Fault] = {}
 
     def read(self, uses: Sequence[ImageUse]) -> list[Size | None]:
-        """Return the size of each image; None where it cannot be read."""
+        """Return the size of each image; None if it cannot be read."""
         if len(self._known) > _REMEMBERED:
             self._known.clear()
         new: dict[str | bytes, ImageUse] = {}
@@ -100,7 +100,7 @@ class SizeReader:
             if use.path in self._faults:
                 self._faults[use.path].uses += 1
         sizes = [self._known.get(use.path) for use in uses]
-        for path in filter(is_embedded, new):  # a whole image each, and hardly ever the same twice
+        for path in filter(is_embedded, new):  # whole images, hardly ever repeated
             self._known.pop(path, None)
         return sizes
 

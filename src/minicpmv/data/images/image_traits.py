@@ -1,7 +1,7 @@
-"""What is odd about a readable image: the model sees something else than its owner may think. None of it stops a run.
+"""Finds oddities of readable images, where the model sees something else than expected. They stop no run.
 
-Judged from the header alone; what is said here of the pixels is what ``processing.images`` makes of such a file. Only a
-picture of which nothing would be left is a fault; that is told from its pixels.
+They are judged from the header alone; statements about pixels describe what ``processing.pictures`` makes of such a
+file. Only a picture of which nothing would be left is a fault, which is judged from its pixels.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _TURNS = {
     7: "mirrored and turned by 90 degrees",
     8: "turned counter-clockwise by 90 degrees",
 }
-"""What a viewer does for each other orientation. Source: EXIF 2.32, table 4."""
+"""Display of each other orientation in viewers. Source: EXIF 2.32, table 4."""
 _KIN = {"MPO": "JPEG", "DIB": "BMP", "CUR": "ICO"}
 """Formats that share an extension with another."""
 _ONE_PICTURE = ("MPO", "PSD")
-"""Formats whose further frames are not meant to be seen: a phone's photo with its preview, layers of one picture."""
+"""Formats whose further frames are not meant to be shown: a phone's photo with its preview, layers of one picture."""
 _DEEP = ("I", "F")
 _SCALE = (
     'python -c "import sys, numpy as np; from PIL import Image; a = np.asarray(Image.open(sys.argv[1]), float); '
@@ -45,7 +45,7 @@ _DAMAGED_EXIF = (OSError, SyntaxError, ValueError, KeyError, TypeError, EOFError
 
 @dataclass(frozen=True, slots=True)
 class Trait:
-    """One oddity, worded as a ``Problem`` is."""
+    """Holds one oddity, worded like a ``Problem``."""
 
     code: str
     found: str
@@ -54,11 +54,11 @@ class Trait:
 
 
 def traits_of(image: Image.Image, name: str) -> Iterator[Trait]:
-    """Yield what is odd about an image that has just been opened.
+    """Yield the oddities of an image that has just been opened.
 
     Args:
-        image: Not loaded yet, nor is it here.
-        name: Its path, or nothing if it has none.
+        image: The image, which is not loaded, neither before nor here.
+        name: Its path; empty if it has none.
     """
     yield from _extension(image, name)
     yield from _orientation(image)
@@ -76,23 +76,23 @@ def traits_of(image: Image.Image, name: str) -> Iterator[Trait]:
 
 
 class DepthError(ImageError):
-    """A picture can be read, and nothing of it would be left in 8 bits for a pixel."""
+    """Says that nothing of a readable picture would be left in 8 bits per pixel."""
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether a grey image has more than 8 bits for a pixel."""
+    """Return whether a grey image has more than 8 bits per pixel."""
     return image.mode.startswith(_DEEP)
 
 
 def check_depth(image: Image.Image, where: str) -> None:
-    """Make sure that something of a deep image is left when its values are cut to 0..255, as they will be.
+    """Make sure that something of a deep image is left when its values are clipped to 0..255, as they will be.
 
     Args:
-        image: One for which ``is_deep`` holds; it is loaded here.
-        where: Its path, or what stands for it.
+        image: An image for which ``is_deep`` holds; it is loaded here.
+        where: Its path or other name.
 
     Raises:
-        DepthError: It becomes black, or white, from end to end, and is not of one value.
+        DepthError: The image has several values and becomes entirely black or white.
     """
     low, high = (image if image.mode == "F" else image.convert("I")).getextrema()
     assert isinstance(low, (int, float)), "of one channel"
@@ -125,7 +125,7 @@ def _format_of(extension: str) -> str:
 
 def _orientation(image: Image.Image) -> Iterator[Trait]:
     if image.format == "PNG" and not {"exif", "Raw profile type exif"} & image.info.keys():
-        return  # Pillow would decode the whole image to look for it behind the pixels
+        return  # Pillow would decode the whole image to look for EXIF data after the pixels
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except _DAMAGED_EXIF:
@@ -147,7 +147,7 @@ def _colours(image: Image.Image) -> Iterator[Trait]:
     elif mode in ("CMYK", "LAB", "HSV", "YCbCr"):
         fix = "save the image as RGB if its colours matter exactly: colour profiles are not applied"
         yield Trait("D304", f"{mode} colours", "RGB; they are converted", fix)
-    elif mode in ("P", "PA") and image.format != "GIF":  # whose every image has one
+    elif mode in ("P", "PA") and image.format != "GIF":  # every GIF has one
         fix = "nothing, unless the palette is not meant as colours, as in a label map"
         yield Trait("D304", "a palette", "RGB; the palette's colours are used", fix)
     if mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

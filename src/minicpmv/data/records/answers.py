@@ -1,7 +1,7 @@
-"""Decides which answers of a record a model is asked for, and says how many of all these are.
+"""Decides which answers of a record a model is asked for, and counts them.
 
-An answer of weight 0 is context, as in training: it is never asked for. A question at the end of a record is asked too,
-though its answer is not known.
+An answer of weight 0 is context, as in training: it is never asked for. A question at the end of a record is asked,
+too, though its answer is not known.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ FIRST = "the first one of each record"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Share:
-    """How many answers are asked for, of all that could be."""
+    """Counts the answers that are asked for, among all candidates."""
 
     asked: int
     of: int
-    """Without those of weight 0."""
+    """All answers except those of weight 0."""
     of_weight_0: int = 0
-    """Answers that are only read; 0 where nobody has counted them."""
+    """Answers that are only context; 0 if they were not counted."""
     which: str = ""
-    """Which ones are asked for, in words."""
+    """Which answers are asked for, in words."""
 
     def __str__(self) -> str:
-        """Say the share in one line; nothing where every answer is asked for and none is context.
+        """Word the share in one line; empty if every answer is asked for and none is context.
 
         >>> print(Share(asked=14, of=26, of_weight_0=2, which=LAST))
         14 of 26 answers: the last one of each record (2 more have weight 0 and are only read)
@@ -47,15 +47,15 @@ class Share:
 
 
 def find_answers(record: Record) -> list[int]:
-    """Return the places that a model can be asked for: of answers above weight 0, and past a question at the end."""
+    """Return the positions of answers that can be asked for: those above weight 0, and after a question at the end."""
     places = [place for place, turn in enumerate(record.turns) if turn.role == "assistant" and turn.weight]
     return places if record.turns[-1].role == "assistant" else [*places, len(record.turns)]
 
 
 def cut_before(record: Record, place: int) -> Record:
-    """Return a record that ends with the answer at this place.
+    """Return a record that ends with the answer at this position.
 
-    Its ``references`` are of its last turn's answer, and go with any other.
+    Its ``references`` belong to the last answer, and are dropped for any other.
     """
     if place >= len(record.turns) - 1:
         return record
@@ -63,10 +63,10 @@ def cut_before(record: Record, place: int) -> Record:
 
 
 class Answers(LazySequence[Record]):
-    """Records that end with the answer that is asked for, or with its question where none is known.
+    """Holds records that end with the answer to ask for, or with its question if the answer is unknown.
 
     Args:
-        records: Read once now, and again when one is needed.
+        records: Records, read once now, and again on access.
         every: Whether every answer of a record is asked for, instead of its last.
 
     Raises:
@@ -75,7 +75,7 @@ class Answers(LazySequence[Record]):
 
     def __init__(self, records: Sequence[Record], *, every: bool = False) -> None:
         self.records = records
-        """The records as they are."""
+        """The original records."""
         self.every = every
         asked: list[tuple[int, int, int, int]] = []
         of = of_weight_0 = 0
@@ -101,7 +101,7 @@ class Answers(LazySequence[Record]):
         return cut_before(self.records[number], place)
 
     def fields(self, index: int) -> dict[str, int]:
-        """Return what a line of a file says of an answer's place.
+        """Return the fields of an answer's position for a line of a file.
 
         Returns:
             ``index``, its record's position from 0; where every answer is asked for ``turn``, its number in the record

@@ -1,7 +1,7 @@
-"""Boxes as MiniCPM-V writes them, ``<ref>cat</ref><box>x1 y1 x2 y2</box>`` on a grid of 0 to 1000: made and read.
+"""Writes and reads boxes in MiniCPM-V's form, ``<ref>cat</ref><box>x1 y1 x2 y2</box>`` on a grid of 0 to 1000.
 
-Only marked boxes are touched: what stands in ``<box>...</box>``, and a bracketed list directly after ``</ref>``.
-Numbers in prose are left alone, since nothing says what they are.
+Only marked boxes are changed: text in ``<box>...</box>``, and a bracketed list directly after ``</ref>``.
+Numbers in prose are left alone, since their meaning is unknown.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ Box = tuple[float, float, float, float]
 
 
 class BoxError(ValueError):
-    """A box that cannot be rewritten.
+    """Says why a box cannot be rewritten.
 
     Args:
         found: The box, or what is wrong with it.
-        expected: What would have worked.
-        fix: What its owner can do.
+        expected: What would work.
+        fix: What the owner can do.
     """
 
     def __init__(self, found: str, expected: str, fix: str) -> None:
@@ -54,10 +54,10 @@ def scale_boxes(text: str, image_sizes: Sequence[tuple[int, int]]) -> str:
 
     Args:
         text: A message.
-        image_sizes: Pixels, (width, height) of every image of the record.
+        image_sizes: Size in pixels, (width, height), of every image of the record.
 
     Raises:
-        BoxError: A box is not four numbers inside the image, or which image it belongs to is open.
+        BoxError: A box is not four numbers inside the image, or its image is ambiguous.
     """
     other = _OTHER_MARKS.search(text)
     if other:
@@ -70,7 +70,7 @@ def scale_boxes(text: str, image_sizes: Sequence[tuple[int, int]]) -> str:
 
 
 def find_boxes(text: str) -> list[Box]:
-    """Read the boxes of a text, in the units that stand there; what is no box of four numbers is passed over.
+    """Read the boxes of a text in their original units, ignoring those without four numbers.
 
     >>> find_boxes("<ref>cat</ref><box>50 150 500 500</box> and <box>somewhere</box>")
     [(50.0, 150.0, 500.0, 500.0)]
@@ -100,18 +100,18 @@ def _scale(inside: str, image_sizes: Sequence[tuple[int, int]]) -> str:
 
 
 def write_box(box: Box, edges: tuple[int, int], unit: str) -> str:
-    """Write a box as the models were taught.
+    """Write a box in the form of the models' training data.
 
     >>> write_box((20, 30, 200, 100), (400, 200), "pixels")
     '<box>50 150 500 500</box>'
 
     Args:
-        box: In the unit of ``edges``.
+        box: The box, in the unit of ``edges``.
         edges: Width and height of the image.
-        unit: What they are, for the message.
+        unit: Name of the unit, for the message.
 
     Raises:
-        BoxError: The box is not one inside the image.
+        BoxError: The box is not inside the image.
     """
     (width, height), (x1, y1, x2, y2) = edges, box
     if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):

@@ -1,7 +1,7 @@
-"""Tells by its first bytes what a file is that is neither records nor a picture, and names the command that helps.
+"""Recognises by its first bytes a file that is neither records nor a picture, and names the command that helps.
 
 People give archives, spreadsheets and pictures where records are expected, and archives, videos and web pages where a
-picture is. Nothing is opened here: the caller hands over the beginning of the file.
+picture is. Nothing is opened here: the caller passes the beginning of the file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 __all__ = ["HEAD_BYTES", "FileKind", "find_kind"]
 
 HEAD_BYTES = 4096
-"""How much of a file's beginning ``find_kind`` wants; the mark that lies deepest, tar's, ends at byte 262."""
+"""Bytes of a file's beginning for ``find_kind``; the deepest signature, tar's, ends at byte 262."""
 
 _AGAIN = "download or copy the file again"
 _PICTURE_AGAIN = "save or download the image again"
@@ -23,24 +23,24 @@ _PICTURE_AGAIN = "save or download the image again"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileKind:
-    """A kind of file that is refused by its name."""
+    """Describes a kind of file that is refused."""
 
     name: str
-    """With its article, as it follows 'found'."""
+    """Name with its article, as it follows 'found'."""
     data_fix: str = "give the data file that goes with it"
-    """What to do where it is given as data. ``{path}`` is the file, ``{stem}`` the file without its last ending; both
+    """Fix if the file is given as data. ``{path}`` is the file, ``{stem}`` the file without its last ending; both
     are quoted for a shell."""
     image_fix: str = _PICTURE_AGAIN
-    """The same where it is named as a picture."""
+    """Fix if the file is named as a picture."""
     is_picture: bool = False
     """Whether Pillow reads such files."""
 
     def as_data(self, path: str) -> str:
-        """Word what to do with a file given as data."""
+        """Word the fix for a file given as data."""
         return self._fill(self.data_fix, path)
 
     def as_image(self, path: str) -> str:
-        """Word what to do with a file named as a picture; an embedded one has an empty path."""
+        """Word the fix for a file named as a picture; an embedded one has an empty path."""
         return self._fill(self.image_fix, path or "FILE")
 
     @staticmethod
@@ -177,12 +177,12 @@ _ENDINGS: dict[str, FileKind] = {
 
 
 def find_kind(head: bytes, name: str = "") -> FileKind | None:
-    """Return what a file is, or None where neither its beginning nor its name says so.
+    """Return the kind of a file, or None if neither its beginning nor its name tells.
 
     Args:
         head: Its first ``HEAD_BYTES``, or all of it.
-        name: Its name, which decides only where the content is no text that begins as JSON does. Without one, text is
-            of no kind: a line such as ``error: not found`` in place of a picture is no YAML.
+        name: Its name, which decides only if the content does not begin like JSON. Without a name, text is
+            of no kind: a line such as ``error: not found`` in place of a picture is not YAML.
     """
     for beginning, kind in _BEGINNINGS:
         if head.startswith(beginning):
@@ -220,7 +220,7 @@ def _find_weights(head: bytes) -> FileKind | None:
 
 
 def _find_film(head: bytes) -> FileKind | None:
-    """Tell the kinds that ISO's container (ftyp) and Microsoft's (RIFF) hold."""
+    """Distinguish the kinds in ISO's container (ftyp) and Microsoft's (RIFF)."""
     if head[4:8] == b"ftyp":
         brand = head[8:12]
         return _HEIC if brand in _HEIC_BRANDS else _picture("an AVIF picture") if brand[:3] == b"avi" else _VIDEO

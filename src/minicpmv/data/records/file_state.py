@@ -1,4 +1,4 @@
-"""Whether files are still what they were: a data file, from which records are read all through a run, and images."""
+"""Detects changed files: data files, from which records are read during a whole run, and images."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from minicpmv.errors import DataError, Problem
 __all__ = ["FileState", "FileStates", "are_unchanged", "check_unchanged"]
 
 _TOGETHER = 2000
-"""Files that a thread looks at without a pause."""
+"""Number of files that a thread checks in one go."""
 
 
 class FileState(NamedTuple):
-    """What tells one content of a file from another without reading it."""
+    """Identifies the content of a file without reading it."""
 
     size: int
     modified_ns: int
 
     @classmethod
     def of(cls, file: str | int) -> FileState:
-        """Look at a file, by its path or an open descriptor."""
+        """Return the state of a file, by its path or an open descriptor."""
         status = os.stat(file)
         return cls(status.st_size, status.st_mtime_ns)
 
 
 def check_unchanged(file: str | int, state: FileState, source: str) -> None:
-    """Make sure that a file has kept its state.
+    """Make sure that a file is unchanged.
 
     Args:
         file: Its path, or an open descriptor.
-        state: As it was.
+        state: Its earlier state.
         source: The file, as the user wrote it.
 
     Raises:
-        DataError: It has changed.
+        DataError: The file has changed.
     """
     if FileState.of(file) != state:
         found, fix = "a file that has changed since it was opened", "leave data files alone during a run; start again"
@@ -48,17 +48,17 @@ def check_unchanged(file: str | int, state: FileState, source: str) -> None:
 
 
 class FileStates:
-    """The states of very many files: for each its path and 16 bytes."""
+    """Holds the states of very many files, with path and 16 bytes for each."""
 
     def __init__(self) -> None:
         self._paths = bytearray()
         self._numbers = array("q")
 
     def add(self, path: str) -> None:
-        """Take down a file as it is now. One that cannot be looked at will count as changed."""
+        """Add the current state of a file. A file that cannot be accessed will count as changed."""
         try:
             name = os.fsencode(os.path.join(os.getcwd(), path))
-        except UnicodeEncodeError:  # no file can have such a name
+        except UnicodeEncodeError:  # not a valid file name
             return
         try:
             state = FileState.of(path)
@@ -76,7 +76,7 @@ class FileStates:
         return states
 
     def as_arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return what :func:`are_unchanged` takes: the paths, each with a zero byte behind it, and [N, 2] numbers."""
+        """Return the arguments of :func:`are_unchanged`: the zero-terminated paths, and [N, 2] numbers."""
         return np.frombuffer(bytes(self._paths), np.uint8), np.array(self._numbers, np.int64).reshape(-1, 2)
 
 
@@ -93,7 +93,7 @@ def are_unchanged(paths: NDArray[np.uint8], states: NDArray[np.int64]) -> bool:
         end = start + _TOGETHER
         return all(_is(name, *state) for name, state in zip(names[start:end], states[start:end].tolist(), strict=True))
 
-    with ThreadPoolExecutor(max_workers=8) as pool:  # on a network's disk every look is a journey
+    with ThreadPoolExecutor(max_workers=8) as pool:  # on a network file system every call is a round trip
         return len(names) == len(states) and all(pool.map(check, range(0, len(names), _TOGETHER)))
 
 

@@ -1,4 +1,4 @@
-"""Decides which files of a folder are read as data, and names those that may be meant and are not."""
+"""Decides which files of a folder are read as data, and names those that may be meant but are not read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["DATA_SUFFIXES", "data_folder", "describe_unread", "find_files"]
 
 _TEXT_SUFFIXES = (".json", ".jsonl", ".ndjson", ".json5", ".csv", ".tsv")
 DATA_SUFFIXES = (*_TEXT_SUFFIXES, *(f"{suffix}.gz" for suffix in _TEXT_SUFFIXES), ".parquet", ".arrow")
-"""Names of files that count as data where a folder is given."""
+"""Endings of files that are read as data in a folder."""
 _PASSED_OVER = (
     ".7z",
     ".bz2",
@@ -39,19 +39,19 @@ _PASSED_OVER = (
     ".zip",
     ".zst",
 )
-"""Names of files that may hold records too, but in a form that is not read."""
+"""Endings of files that may hold records in a form that is not read."""
 _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json")
-"""Files in a folder that say what the others hold: LLaMA-Factory's list of data sets, Hugging Face's features."""
+"""Files in a folder that describe the others: LLaMA-Factory's list of data sets, Hugging Face's features."""
 _REGISTERED = ("columns", "tags", "formatting", "ranking", "split", "subset", "folder", "num_samples")
-"""Keys with which a list of data sets says how a file is to be read."""
+"""Keys with which a list of data sets states how to read a file."""
 _NAMED = 5
 
 
 def find_files(path: str | os.PathLike[str]) -> list[str]:
-    """List what is read when a path is given: the file itself, a folder's data files by name, or a dataset directory.
+    """List the data files of a path: the file itself, a folder's data files by name, or a dataset directory.
 
     Raises:
-        DataError: There is nothing of that kind.
+        DataError: There are no data files.
     """
     source = os.fspath(path)
     folder = Path(source)
@@ -91,7 +91,7 @@ def _is_passed_over(name: str) -> bool:
 
 
 def describe_unread(folder: str, files: Sequence[str]) -> list[Problem]:
-    """Name what lies in a folder and may be meant, but is not read."""
+    """Return notices about files in a folder that may be meant but are not read."""
     names = {os.path.basename(file) for file in files}
     unread = [name for name in _list_folder(folder) if name not in names and not name.startswith(".")]
     notices: list[Problem] = []
@@ -106,7 +106,7 @@ def describe_unread(folder: str, files: Sequence[str]) -> list[Problem]:
 
 
 def _describe_registry(folder: str) -> Problem | None:
-    """Say that LLaMA-Factory's list of data sets is not followed, and what it would say."""
+    """Return a notice that LLaMA-Factory's list of data sets is not followed, with its content."""
     where = os.path.join(folder, _DESCRIPTIONS[0])
     try:
         registry = json.loads(Path(where).read_text(encoding="utf-8"))
@@ -135,5 +135,5 @@ def _list(names: Sequence[str]) -> str:
 
 
 def data_folder(source: str) -> str:
-    """Return the folder at which relative image paths of a record with this ``source`` start."""
+    """Return the folder where relative image paths of a record with this ``source`` start."""
     return str(Path(source) if os.path.isdir(source) else Path(source).parent)

@@ -1,8 +1,8 @@
-"""Names and boxes that a record holds apart from its text, as ms-swift's data do, put where their marks stand.
+"""Fills marks in the text with the names and boxes that a record holds separately, as ms-swift's data do.
 
 ``<ref-object>`` takes the next name and ``<bbox>`` the next box, in the order of the text; they become what the models
-were taught, ``<ref>cat</ref>`` and ``<box>x1 y1 x2 y2</box>`` on a grid of 0 to 1000. Whatever does not fit is named:
-a box on the wrong picture looks right to everybody but the model.
+were taught, ``<ref>cat</ref>`` and ``<box>x1 y1 x2 y2</box>`` on a grid of 0 to 1000. Every mismatch is reported:
+a box on the wrong picture is hard to notice, and teaches the model something wrong.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from minicpmv.errors import Problem
 __all__ = ["MARKS", "check_boxes", "check_objects", "fill_marks"]
 
 MARKS = re.compile(r"<ref-object>|<bbox>(?![^<]*</bbox>)")
-"""What is filled; a box with its own end is not."""
+"""Marks that are filled; a box with its own end is not one."""
 _UNITS = {"real": None, "norm1": 1, "norm1000": GRID}
-"""What ``bbox_type`` says the far edge of an image is; None: its size in pixels."""
+"""Coordinate of an image's far edge for each ``bbox_type``; None for its size in pixels."""
 
 _LARGEST = 1e9
-"""Of a place in an image; NaN is no place either."""
+"""Largest coordinate; NaN is refused as well."""
 
 Messages = Sequence[Mapping[str, Any]]
 
@@ -31,7 +31,7 @@ Messages = Sequence[Mapping[str, Any]]
 def check_objects(
     record: RawRecord, messages: Messages, objects: Mapping[str, object], num_images: int
 ) -> Iterator[Problem]:
-    """Yield a problem wherever names, boxes and marks do not pair up, as far as that can be told without sizes."""
+    """Yield a problem wherever names, boxes and marks do not match, as far as that is known without sizes."""
     faults = list(_check_shapes(record, objects, num_images))
     yield from faults
     if faults:
@@ -41,7 +41,7 @@ def check_objects(
         num_marks, num_given = marks.count(mark), len(cast("list[object]", objects.get(key) or []))
         if num_marks != num_given:
             found = f"{num_given} of 'objects.{key}' for {num_marks} {mark} in the text"
-            fix = f"add or remove {mark} or entries of {key!r}, so that each stands where it belongs"
+            fix = f"add or remove {mark} or entries of {key!r}, so that each is where it belongs"
             yield Problem("D165", record.where(f"objects.{key}"), found, f"one {mark} for each", fix)
 
 
@@ -98,12 +98,12 @@ def _as_box(value: object) -> Box | None:
 def check_boxes(
     record: RawRecord, objects: Mapping[str, object], sizes: Sequence[tuple[int, int]]
 ) -> Iterator[Problem]:
-    """Yield a problem for each box that does not lie in its image.
+    """Yield a problem for each box that is not inside its image.
 
     Args:
-        record: Names the places; without a problem for ``check_objects``.
-        objects: Of the record.
-        sizes: Pixels, (width, height) of its images, in the order of the ``image`` value.
+        record: The record, in which ``check_objects`` found no problem.
+        objects: Names and boxes of the record.
+        sizes: Sizes in pixels, (width, height), of its images, in the order of the ``image`` value.
     """
     for number in range(len(cast("list[object]", objects.get("bbox") or []))):
         try:
@@ -113,10 +113,10 @@ def check_boxes(
 
 
 def _write(objects: Mapping[str, object], number: int, sizes: Sequence[tuple[int, int]]) -> str:
-    """Write one box as the models do.
+    """Write one box in the models' form.
 
     Raises:
-        BoxError: It does not lie in its image.
+        BoxError: The box is not inside its image.
     """
     box = _as_box(cast("list[object]", objects["bbox"])[number])
     assert box is not None, "checked before"
@@ -130,11 +130,11 @@ def _write(objects: Mapping[str, object], number: int, sizes: Sequence[tuple[int
 
 
 def fill_marks(messages: Messages, objects: Mapping[str, object] | None, sizes: Sequence[tuple[int, int]]) -> Messages:
-    """Put names and boxes into the text of messages that have no problem.
+    """Fill names and boxes into the text of messages without problems.
 
     Args:
-        messages: Of a record.
-        objects: Its names and boxes, or None, which leaves the messages as they are.
+        messages: Messages of a record.
+        objects: Its names and boxes, or None, which leaves the messages unchanged.
         sizes: As for ``check_boxes``.
     """
     if objects is None:

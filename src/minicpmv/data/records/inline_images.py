@@ -1,4 +1,4 @@
-"""Images that stand in the data themselves: ``data:`` URLs, and the bytes of image files in tables."""
+"""Reads images embedded in the data: ``data:`` URLs, and the bytes of image files in tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["data_url", "describe_image", "image_kind", "image_names", "is_embedd
 
 
 def is_embedded(source: str | bytes) -> bool:
-    """Whether an image value holds the image, rather than the path of its file."""
+    """Return whether an image value holds the image, rather than the path of its file."""
     return isinstance(source, bytes) or source.startswith("data:")
 
 
@@ -22,19 +22,19 @@ def read_embedded(source: str | bytes) -> bytes:
     """Return the bytes of the image file.
 
     Raises:
-        ImageError: A ``data:`` URL that cannot be decoded.
+        ImageError: A ``data:`` URL cannot be decoded.
     """
     return source if isinstance(source, bytes) else read_data_url(source)
 
 
 def image_kind(data: bytes) -> str:
-    """Return Pillow's name of an image file's format, in small letters."""
+    """Return Pillow's name of an image file's format, in lower case."""
     with Image.open(io.BytesIO(data)) as image:
         return (image.format or "png").lower()
 
 
 def data_url(data: bytes) -> str:
-    """Return an image file, known to be one, as a ``data:`` URL."""
+    """Return the bytes of a valid image file as a ``data:`` URL."""
     kind = image_kind(data)
     mime = Image.MIME.get(kind.upper(), f"image/{kind}")
     return f"data:{mime};base64,{base64.b64encode(data).decode('ascii')}"
@@ -46,5 +46,5 @@ def describe_image(source: str | bytes) -> str:
 
 
 def image_names(sources: Iterable[str | bytes]) -> list[str]:
-    """Name images in a file of answers: by their paths, which can be opened, or by what they are if they have none."""
+    """Name images in a file of answers: by their paths, which can be opened, or by a description if they have none."""
     return [source if isinstance(source, str) else describe_image(source) for source in sources]

@@ -1,6 +1,6 @@
-"""Says why a path leads to no file that can be read: a link to nothing, a pipe, no permission, a name nearly right.
+"""Explains why a path does not lead to a readable file: a broken link, a pipe, no permission, a misspelt name.
 
-For data files and pictures alike. Nothing is opened: a pipe or a device would be waited for.
+It serves data files and pictures alike. Nothing is opened: a pipe or a device would block.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from minicpmv.errors import Problem
 __all__ = ["PathFault", "describe_missing_data", "find_path_fault", "suggest_name"]
 
 _MAX_NAMES = 10_000
-"""Names of a folder that are compared letter by letter, which takes long."""
+"""Most names of a folder that are compared letter by letter, which takes long."""
 _LEAST_SHARED = 5
-"""Characters of a name that another has at its end, behind a prefix such as ``COCO_train2014_``."""
+"""Fewest characters of a name that another ends with, after a prefix such as ``COCO_train2014_``."""
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -35,19 +35,19 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class PathFault:
-    """What is wrong with a path, in the words of a message."""
+    """Holds the fault of a path, worded for a message."""
 
     found: str
     fix: str
     is_forbidden: bool = False
-    """Whether there may be a file, which this user may not read."""
+    """Whether there may be a file that this user may not read."""
 
 
 def find_path_fault(path: str) -> PathFault | None:
-    """Return what keeps a path from being opened as a file; None if it can be, or if nothing at all is there.
+    """Return why a path cannot be opened as a file; None if it can, or if nothing exists there.
 
     Args:
-        path: As it is opened.
+        path: The path to open.
     """
     shown = shlex.quote(path)
     try:
@@ -69,7 +69,7 @@ def find_path_fault(path: str) -> PathFault | None:
 
 
 def _closed_folder(path: str) -> str:
-    """Return the outermost folder of a path that may not be entered."""
+    """Return the outermost inaccessible folder of a path."""
     folders = [str(folder) for folder in reversed(PurePath(path).parents)]
     return next(
         (folder for folder in folders if not os.access(folder, os.X_OK, effective_ids=True)),
@@ -78,11 +78,11 @@ def _closed_folder(path: str) -> str:
 
 
 def _find_broken_link(path: str) -> PathFault | None:
-    """Name the part of a path that is a link to nothing, if one is."""
+    """Return the fault of the part of a path that is a broken link, if there is one."""
     for part in (str(part) for part in (*reversed(PurePath(path).parents), PurePath(path))):
         try:
             is_broken = os.path.islink(part) and not os.path.exists(part)
-        except ValueError:  # no file can have such a name
+        except ValueError:  # not a valid file name
             return None
         if is_broken:
             target = os.readlink(part)
@@ -102,7 +102,7 @@ def _mend_link(link: str, target: str) -> str:
 
 
 def describe_missing_data(source: str) -> Problem | None:
-    """Word why a data file cannot be opened; None if it can.
+    """Return the problem of a data file that cannot be opened; None if it can.
 
     Args:
         source: The path, as the user wrote it.
@@ -142,7 +142,7 @@ def _without_scheme(uri: str) -> str:
 
 
 def suggest_name(path: str) -> str | None:
-    """Return a file or folder that exists and that is nearly the path, or nearly its first part that does not exist."""
+    """Return an existing file or folder that is similar to the path, or to its first part that does not exist."""
     parts = [*reversed(PurePath(path).parents), PurePath(path)]
     try:
         missing = next((part for part in parts if not os.path.lexists(part)), None)
@@ -159,7 +159,7 @@ def suggest_name(path: str) -> str | None:
 
 
 def _near_names(name: str, names: Sequence[str]) -> Iterator[str]:
-    """Yield names of a folder that may be meant, the likeliest first."""
+    """Yield names in a folder that may be meant, the likeliest first."""
     nfc = {other: unicodedata.normalize("NFC", other) for other in names}
     own = unicodedata.normalize("NFC", name)
     yield from (other for other, plain in nfc.items() if plain == own)
@@ -175,6 +175,6 @@ def _stem(name: str) -> str:
 
 
 def _have_the_same_end(first: str, second: str) -> bool:
-    """Whether one of two names is the other behind a prefix: ``COCO_train2014_000000185326``."""
+    """Return whether one of two names is the other after a prefix: ``COCO_train2014_000000185326``."""
     short, long = sorted((first, second), key=len)
     return len(short) >= _LEAST_SHARED and long.endswith(short) and long[-len(short) - 1 : -len(short)] in tuple("_-. ")

@@ -1,7 +1,7 @@
-"""From a data file, or a folder of them, to raw records in one form, whatever container and style they come in.
+"""Reads a data file, or a folder of them, into raw records of one form, whatever their container and style.
 
-The content of a file says what it is; where that leaves it open, its name does. Nothing is judged here beyond what
-keeps records from being read at all; see ``checking`` for the rest.
+The content of a file decides its kind, or its name if that is ambiguous. Only faults that
+keep records from being read are judged here; see ``checking`` for the rest.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def log_notice(notice: Problem) -> None:
-    """Write what is said of a whole file into the log."""
+    """Log a notice about a whole file."""
     _logger.warning("%s", notice)
 
 
@@ -42,15 +42,15 @@ def open_records(
 ) -> Sequence[RawRecord]:
     """Open the records of a data file, of a folder of data files, or of a dataset directory.
 
-    Each record is read when it is asked for, by any process that has a copy of the sequence, which raises a
-    ``DataError`` if the file has changed meanwhile. What is held in memory depends on the form: of JSON Lines and CSV
-    the places of the records, of other JSON the text, of Parquet its columns, of Arrow files nothing. What gzip has
-    packed is unpacked into a temporary file first. A line of a JSON Lines file or a row of a CSV file that cannot be
-    read becomes a record with ``faults``, so that the others are seen.
+    Each record is read on access, by any process that has a copy of the sequence, which raises a
+    ``DataError`` if the file has changed meanwhile. The content of memory depends on the form: for JSON Lines and CSV
+    the positions of the records, for other JSON the text, for Parquet its columns, for Arrow files nothing. Gzip files
+    are unpacked into a temporary file first. A line of a JSON Lines file or a row of a CSV file that cannot be
+    read becomes a record with ``faults``, so that the others are checked as well.
 
     Args:
-        path: What to open.
-        on_notice: Called with what is to be said of a file as a whole.
+        path: File or folder to open.
+        on_notice: Called with each notice about a whole file.
 
     Raises:
         DataError: A file is missing, is of a kind that is not read, is not text, is not JSON or JSON5, is not a list of
@@ -84,7 +84,7 @@ def _open_source(source: str, on_notice: Callable[[Problem], None]) -> Sequence[
 
 
 def _open_file(source: str, on_notice: Callable[[Problem], None]) -> Sequence[RawRecord]:
-    """Open a file as what its content says that it is, and where that leaves it open, its name."""
+    """Open a file according to its content, or to its name if that is ambiguous."""
     if problem := describe_missing_data(source):
         raise DataError([problem])
     file = _open(source)
@@ -111,7 +111,7 @@ def _open(source: str) -> DataFile:
 
 
 class _InOwnForm(LazySequence[RawRecord]):
-    """Records of one file, each brought into our form when it is asked for."""
+    """Holds the records of one file, each converted to our form on access."""
 
     def __init__(self, entries: Sequence[RawRecord]) -> None:
         self._entries = entries
@@ -125,7 +125,7 @@ class _InOwnForm(LazySequence[RawRecord]):
 
 
 class _Rows(LazySequence[RawRecord]):
-    """The rows of a table as records."""
+    """Holds the rows of a table as records."""
 
     def __init__(self, source: str, rows: Sequence[dict[str, object]]) -> None:
         self._source = source
@@ -163,7 +163,7 @@ def _open_text(file: DataFile, head: bytes, on_notice: Callable[[Problem], None]
 
 
 def _check_encoding(source: str, head: bytes) -> None:
-    """Refuse text in two or four bytes a character, with its mark or without it, and what is no text."""
+    """Refuse UTF-16 and UTF-32 text, with or without a byte order mark, and binary data."""
     is_utf32 = head.startswith(_WIDEST_MARKS) or (
         len(head) > 4 and head[0] != 0 and not any(head[1:4]) and head[4] != 0
     )

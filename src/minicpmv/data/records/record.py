@@ -1,7 +1,7 @@
-"""What a record is: as it was read, and as training takes it.
+"""Defines records: as read from a file, and as used in training.
 
-Nothing is read or judged here; ``reading`` makes raw records, ``checking`` judges them, ``loading`` turns the good ones
-into records.
+Nothing is read or judged here; ``reading`` makes raw records, ``checking`` judges them, ``loading`` turns the sound
+ones into records.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from minicpmv.processing.text.chat import Turn
 __all__ = ["OWN_NAMES", "FieldNames", "Level", "RawRecord", "Record", "Unread", "place", "quote"]
 
 Level = Literal["record", "message", "answer", "part", "image", "objects"]
-"""What holds a key: an answer is a message of the assistant, an image the struct of one."""
+"""Level of a key: an answer is a message of the assistant, an image the struct of one."""
 
 _MAX_QUOTED = 60
-"""Characters of a user's value that a message repeats."""
+"""Most characters of a user's value that a message repeats."""
 
 
 def quote(value: object) -> str:
-    """Repeat a user's value in a message, on one line and not at full length."""
+    """Quote a user's value for a message, on one line and shortened."""
     text = repr(value)
     return text if len(text) <= _MAX_QUOTED else f"{text[: _MAX_QUOTED - 4]} ..."
 
 
 def place(source: str, *, line: int | None, index: int, record_id: object, field: str = "") -> str:
-    """Name one record, or one field of it, as messages do: ``train.json:120 record 7 (id 'a7') conversations[1].role``.
+    """Name one record, or one field of it, for messages: ``train.json:120 record 7 (id 'a7') conversations[1].role``.
 
-    Records and messages are counted from 0, so that the words can be pasted into Python; lines from 1, as editors do.
+    Records and messages are counted from 0, so that the name can be pasted into Python; lines from 1, as in editors.
     """
     line_part = "" if line is None else f":{line}"
     id_part = "" if record_id is None else f" (id {quote(record_id)})"
@@ -40,9 +40,9 @@ def place(source: str, *, line: int | None, index: int, record_id: object, field
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FieldNames:
-    """How a record's own style calls what is ``conversations``, ``role``, ``content`` and ``image`` in ours.
+    """Holds the names of ``conversations``, ``role``, ``content`` and ``image`` in a record's own style.
 
-    Everything is judged in one form; messages name the fields as the user wrote them.
+    Everything is judged in one form; messages use the user's field names.
     """
 
     conversations: str = "conversations"
@@ -50,12 +50,12 @@ class FieldNames:
     content: str = "content"
     image: str = "image"
     parts: tuple[str, ...] = ()
-    """Where images stand that are parts of messages: ``messages[0].content[1].image_url.url``."""
+    """Fields of images that are parts of messages: ``messages[0].content[1].image_url.url``."""
     texts: tuple[str, ...] = ()
-    """Where the text of each message stands, if not all of them are in one list: ``("system", "question")``."""
+    """Field of each message's text, if not all of them are in one list: ``("system", "question")``."""
 
     def written(self, field: str) -> str:
-        """Translate a field of our form.
+        """Translate a field of our form to the user's name.
 
         >>> FieldNames(content="value", conversations="talk").written("conversations[0].content")
         'talk[0].value'
@@ -83,35 +83,35 @@ OWN_NAMES = FieldNames()
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """A key of a record, or of something in it, that nothing here reads."""
+    """Describes a key of a record, or of a value in it, that nothing here reads."""
 
     level: Level
     place: str
-    """The field that holds it, as the user wrote it; empty for the record."""
+    """Field that contains it, as the user wrote it; empty for the record."""
     key: str
     value: object
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawRecord:
-    """One entry of a data file, brought into our form but not judged."""
+    """Holds one entry of a data file, converted to our form but not judged."""
 
     source: str
     """The file, as the user wrote it."""
     index: int
     """Position in the file, from 0."""
     line: int | None
-    """Line on which the record begins, from 1; None where the reader cannot tell (JSON5) or there are no lines."""
+    """Line on which the record begins, from 1; None if unknown (JSON5) or without lines."""
     value: object
-    """Whatever was read of it, with embedded images as bytes. Only ``checking`` makes sure that its shape is right."""
+    """Value as read, with embedded images as bytes. Only ``checking`` makes sure that its shape is valid."""
     names: FieldNames = OWN_NAMES
-    """What its fields are called in the file."""
+    """Names of its fields in the file."""
     faults: tuple[Problem, ...] = ()
-    """What kept it from being read, or from being brought into our form. If there are any, ``value`` says little."""
+    """Problems that kept it from being read or converted. If there are any, ``value`` is incomplete."""
     unread: tuple[Unread, ...] = ()
-    """All that stands in the record and is not in ``value``: what no reader took. Null counts as left out."""
+    """Keys of the record that no reader took, and so are not in ``value``. Null counts as absent."""
     reading: str = ""
-    """How a record without messages was read: ``'instruction' and 'input' as the question``."""
+    """Interpretation of a record without messages: ``'instruction' and 'input' as the question``."""
 
     def where(self, field: str = "") -> str:
         """Name this record, or one field of it."""
@@ -122,24 +122,24 @@ class RawRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """One conversation with its images, known to be sound."""
+    """Holds one sound conversation with its images."""
 
     source: str
     """The file it came from, as the user wrote it."""
     index: int
     """Position in that file, from 0."""
     line: int | None = None
-    """Line on which it begins, from 1; None where unknown."""
+    """Line on which it begins, from 1; None if unknown."""
     id: str | int | None = None
-    """As written; None if the record has none."""
+    """Id as written; None if the record has none."""
     images: tuple[str | bytes, ...] = ()
-    """Paths that can be opened as they stand, or the bytes of embedded image files, in the order of the turns."""
+    """Paths to open, or the bytes of embedded image files, in the order of the turns."""
     image_sizes: tuple[tuple[int, int], ...] | None = None
-    """Pixels, (width, height) of each image; None if nobody has looked yet."""
+    """Size in pixels, (width, height), of each image; None if not read yet."""
     turns: tuple[Turn, ...]
     """The conversation; ``ImageRef(i)`` in a turn is ``images[i]``."""
     references: tuple[str, ...] = ()
-    """What evaluation accepts in place of the last answer, if the record says so. Training does not read it."""
+    """Accepted alternatives to the last answer, if the record lists any. Training does not read them."""
 
     def where(self, field: str = "") -> str:
         """Name this record, or one field of it."""

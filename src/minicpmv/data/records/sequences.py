@@ -1,4 +1,4 @@
-"""Sequences made of others without a copy: several end to end, or some items of one. Data read lazily are joined so."""
+"""Builds lazy sequences from others without a copy: several concatenated, or selected items of one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class LazySequence(Sequence[T]):
-    """A sequence whose items are made when asked for. Slices are lists; subclasses say ``__len__`` and ``_item``."""
+    """Makes its items on access. Slices are lists; subclasses define ``__len__`` and ``_item``."""
 
     def _item(self, index: int) -> T:
         """Make one item; the index is in range and not negative."""
@@ -36,7 +36,7 @@ class LazySequence(Sequence[T]):
 
 
 class Concatenated(LazySequence[T]):
-    """Sequences end to end."""
+    """Concatenates sequences."""
 
     def __init__(self, parts: Sequence[Sequence[T]]) -> None:
         self._parts = [part for part in parts if len(part)]
@@ -54,7 +54,7 @@ class Concatenated(LazySequence[T]):
 
 
 class Selected(LazySequence[T]):
-    """Items of another sequence, by position.
+    """Selects items of another sequence by position.
 
     Args:
         items: The sequence.

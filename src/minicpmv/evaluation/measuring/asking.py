@@ -1,4 +1,4 @@
-"""Has a model answer records and measures its loss on them, and yields what a file of answers holds of each."""
+"""Lets a model answer records, measures its loss on them, and yields the line of each for a file of answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from minicpmv.inference.questions import choose, plan_questions
 __all__ = ["ask", "line_of", "sample_of"]
 
 _AT_A_TIME = 1024
-"""Records whose answers are held in memory."""
+"""Most records whose answers are held in memory."""
 
 
 def ask(
@@ -39,23 +39,23 @@ def ask(
     blank_images: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[dict[str, Any], Sample]]:
-    """Yield the line and the sample of each answer, in order. Only what some metric needs is computed.
+    """Yield the line and the sample of each answer, in order, computing only what some metric needs.
 
     Args:
-        models: Who is measured.
-        asked: What is asked for. The loss is of whole records, so with one of its metrics there is one answer of each.
-        metrics: What the answers are for.
-        settings: How tokens are chosen.
-        batch_size: Records answered at once.
-        max_length: Tokens of the longest record whose loss is measured.
+        models: The models to measure, one in each process.
+        asked: The answers to ask for. The loss is of whole records, so with one of its metrics each has one answer.
+        metrics: Metrics that the answers are for.
+        settings: Settings of generation.
+        batch_size: Records that are answered at once.
+        max_length: Most tokens of a record whose loss is measured.
         blank_images: As for ``Predictor``.
         on_progress: Called with the number of answers done so far.
 
     Raises:
-        DataError: The loss of a record that does not fit is asked for, or of one whose picture cannot be read.
+        DataError: A record whose loss is measured does not fit, or its picture cannot be read.
         ImageError: A picture cannot be read.
-        UsageError: Thinking is asked of a version that cannot.
-        MemoryShortageError: There is no room for a record.
+        UsageError: Thinking is asked of a version that cannot think.
+        MemoryShortageError: There is too little memory for a record.
     """
     is_answered = any(metric.needs_answers for metric in metrics)
     is_measured = not all(metric.needs_answers for metric in metrics)
@@ -91,7 +91,7 @@ def _in_order(
     *,
     tell: Callable[[int], None] | None,
 ) -> list[Prediction]:
-    """Answer all, and sort the answers by their records."""
+    """Answer all records, and yield the answers in the records' order."""
     answered: list[Prediction] = []
     limit = answering.settings.max_slice_nums
     for batch in models.map(answering, (choose(records, each.tolist(), max_slice_nums=limit) for each in plan)):
@@ -102,7 +102,7 @@ def _in_order(
 
 
 def sample_of(record: Record, *, answer: str = "", nats: float | None = None, weight: float | None = None) -> Sample:
-    """Return what a record expects of its last answer, and what came of it if anything did."""
+    """Return the sample of a record's last answer: the expected texts, and the results if there are any."""
     return make_sample(
         question=record.turns[-2].text,
         answer=answer,
@@ -119,14 +119,14 @@ def line_of(
     nats: float | None = None,
     weight: float | None = None,
 ) -> tuple[dict[str, Any], Sample]:
-    """Return what a file of answers holds of a record, and what metrics see of it.
+    """Return a record's line for a file of answers, and its sample for metrics.
 
     Args:
-        record: It ends with the answer that was asked for.
+        record: The record, which ends with the answer that was asked for.
         place: From ``Answers.fields``.
-        answer: If one was asked for.
-        nats: Of the record's answers, if they were measured.
-        weight: Of their tokens.
+        answer: The model's answer, if one was asked for.
+        nats: Loss of the record's answers, if it was measured.
+        weight: Weight of their tokens.
     """
     line: dict[str, Any] = {"id": record.id, **place, "question": record.turns[-2].text}
     line |= {} if answer is None else {"answer": answer}

@@ -1,4 +1,4 @@
-"""The loss of known answers, record by record: what training's ``eval_loss`` adds up. Prompts get no logits."""
+"""Measures the loss of known answers record by record, as training's ``eval_loss`` does. Prompts get no logits."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ _SHORTER = "lower --model-max-length, which cuts images into fewer tiles, or --m
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Losses:
-    """Measures records one by one; each is encoded while its predecessor is measured."""
+    """Measures records one by one; each is encoded while the previous one is measured."""
 
     max_length: int
-    """Tokens of the longest record; a longer one gets fewer slices, as in training."""
+    """Most tokens of a record; a longer one gets fewer slices, as in training."""
     max_slice_nums: int | None = None
-    """Most tiles cut from one picture; the checkpoint's own number if not given."""
+    """Most tiles cut from one picture; by default the checkpoint's own number."""
 
     def __call__(self, loaded: LoadedModel, records: Iterable[Record]) -> Generator[tuple[float, float]]:
-        """Yield the nats of each record's trained tokens, and how many these are; both weighted, as in training.
+        """Yield the nats and the number of each record's trained tokens, both weighted as in training.
 
         Args:
-            loaded: Who is measured.
-            records: What was to be answered, every answer in them.
+            loaded: The model to measure.
+            records: Whole records with all their answers.
 
         Raises:
             DataError: A record does not fit, or a picture cannot be read.
             NotFiniteError: The loss of a record is not finite.
-            MemoryShortageError: There is no room for a record.
+            MemoryShortageError: There is too little memory for a record.
         """
         pad_token_id = loaded.processor.tokenizer.pad_token_id
         collate = Collator(pad_token_id if isinstance(pad_token_id, int) else 0)

@@ -1,7 +1,7 @@
-"""What a metric is: it reduces one record to a few numbers, and the numbers of all records to a value.
+"""Defines a metric: it reduces one record to a few numbers, and the numbers of all records to a value.
 
-The numbers add up. So a set of any size is measured in constant memory, processes can share it, and a set that is drawn
-anew from it, for a confidence interval, is a weighted sum. Metrics of one's own are subclasses, made without arguments.
+The numbers add up. So a set of any size is measured in constant memory, processes can share it, and a bootstrap
+set, for a confidence interval, is a weighted sum. Your own metrics are subclasses, made without arguments.
 """
 
 from __future__ import annotations
@@ -14,68 +14,68 @@ from typing import ClassVar
 __all__ = ["MeanMetric", "Metric", "Sample", "Statistics"]
 
 Statistics = Sequence[float]
-"""What a record contributes; as many numbers for every record."""
+"""Numbers that a record contributes; equally many for every record."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One record, as a metric sees it. Thoughts are left out on both sides, and white space around."""
+    """Holds one record as a metric sees it, without thoughts and surrounding white space on both sides."""
 
     question: str = ""
     answer: str = ""
     references: tuple[str, ...] = ()
-    """Answers that count as right, in the order of the record."""
+    """Accepted answers, in the order of the record."""
     nats: float | None = None
-    """Loss of the record's trained tokens, weighted and added up; None if nobody has measured it."""
+    """Weighted sum of the loss of the record's trained tokens; None if it was not measured."""
     weight: float | None = None
-    """What these tokens weigh together: their number where none has a weight of its own."""
+    """Total weight of these tokens: their number unless some have a weight of their own."""
 
 
 class Metric(ABC):
-    """A way to measure answers."""
+    """Measures answers in one way."""
 
     name: ClassVar[str]
-    """As the command line and the log have it: a lower-case word, with underscores."""
+    """Name on the command line and in the log: lower case, with underscores."""
     description: ClassVar[str]
-    """One line for the list of metrics."""
+    """Description in one line for the list of metrics."""
     is_share: ClassVar[bool] = True
-    """Whether values lie between 0 and 1 and are shown in per cent."""
+    """Whether values are between 0 and 1 and shown in per cent."""
     higher_is_better: ClassVar[bool] = True
     needs_answers: ClassVar[bool] = True
-    """Whether the model has to answer. The loss does without."""
+    """Whether the model has to answer; the loss needs no answer."""
     needs_references: ClassVar[bool] = True
-    """Whether a record without any cannot be measured."""
+    """Whether a record without references cannot be measured."""
     expects: ClassVar[str] = "an answer that is known"
-    """What a record has to hold to be measured, for the message when none does."""
+    """Requirement of a record to be measured, for the message when none meets it."""
     sees_all_first: ClassVar[bool] = False
     """Whether ``prepare`` must be given every record before the first is measured."""
 
     def prepare(self, sample: Sample) -> None:  # noqa: B027 # most metrics have nothing to take in
-        """Take in the references of one record; its answer may not be known yet."""
+        """Take in the references of one record, whose answer may not be known yet."""
 
     @abstractmethod
     def measure(self, sample: Sample) -> Statistics | None:
-        """Reduce a record to its numbers; None if the metric has no meaning for it, and then it does not count."""
+        """Reduce a record to its numbers; None if the metric is undefined for it, and then it does not count."""
 
     @abstractmethod
     def value(self, sums: Statistics) -> float:
-        """Say what the added numbers of some records amount to.
+        """Return the metric's value from the summed numbers of some records.
 
         Args:
-            sums: Of at least one record; those of a set that is drawn anew are not whole numbers of records.
+            sums: Sums over at least one record; those of a bootstrap set are weighted.
         """
 
     def score(self, statistics: Statistics) -> float:
-        """Say what a record alone amounts to."""
+        """Return the metric's value for a single record."""
         return self.value(statistics)
 
 
 class MeanMetric(Metric):
-    """A metric whose value is the mean of a number that each record has."""
+    """Defines a metric whose value is the mean of one number per record."""
 
     @abstractmethod
     def rate(self, sample: Sample) -> float | None:
-        """Give the number; None if the metric has no meaning for the record."""
+        """Return the record's number; None if the metric is undefined for it."""
 
     def measure(self, sample: Sample) -> Statistics | None:
         rated = self.rate(sample)

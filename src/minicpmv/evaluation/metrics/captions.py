@@ -1,4 +1,4 @@
-"""Captions and summaries: ROUGE-L and CIDEr, on lower-case words of letters and digits."""
+"""Measures captions and summaries: ROUGE-L and CIDEr, on lower-case words of letters and digits."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class RougeL(MeanMetric):
 class CIDEr(MeanMetric):
     """CIDEr-D (Vedantam et al., 2015, arXiv:1411.5726, section 5), times ten as is usual.
 
-    The weight of an n-gram comes from how many of the records that are measured have it in a reference, so a value is
-    of that set, and a set of one record scores 0. A count is kept for every n-gram of the references.
+    The weight of an n-gram depends on how many measured records have it in a reference, so a value belongs to
+    its set, and a set of one record scores 0. A count is kept for every n-gram of the references.
     """
 
     name = "cider"
@@ -62,7 +62,7 @@ class CIDEr(MeanMetric):
         return 10 * total / len(sample.references)
 
     def _weigh(self, grams: _Grams) -> list[dict[tuple[str, ...], float]]:
-        """Weigh n-grams by how seldom they are; one vector for each order."""
+        """Weight n-grams by rarity; one vector for each order."""
         weighed: list[dict[tuple[str, ...], float]] = [{} for _ in range(_MAX_ORDER)]
         for gram, count in grams.items():
             rarity = math.log(max(self._num_records, 1)) - math.log(max(self._num_with[gram], 1))
@@ -85,7 +85,7 @@ def _count_grams(text: str) -> _Grams:
 
 
 def _cosine(answer: dict[tuple[str, ...], float], expected: dict[tuple[str, ...], float]) -> float:
-    """Compare two vectors, what the answer repeats clipped to what was expected."""
+    """Compare two vectors, with the answer's counts clipped to the expected ones."""
     norms = math.hypot(*answer.values()) * math.hypot(*expected.values())
     clipped = sum(min(weight, expected[gram]) * expected[gram] for gram, weight in answer.items() if gram in expected)
     return clipped / norms if norms else 0.0

@@ -1,4 +1,4 @@
-"""Short answers read off documents and charts, where a slip of the pen or of five per cent is forgiven."""
+"""Measures short answers about documents and charts, tolerating a typing error or a deviation of five per cent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TOLERATED = 0.05
 
 
 class ANLS(MeanMetric):
-    """Average normalised Levenshtein similarity, with the threshold of Biten et al., 2019 (arXiv:1905.13648)."""
+    """Averages the normalised Levenshtein similarity, with the threshold of Biten et al., 2019 (arXiv:1905.13648)."""
 
     name = "anls"
     description = "average normalised Levenshtein similarity, 0 below one half (document questions)"
@@ -25,10 +25,12 @@ class ANLS(MeanMetric):
 
 
 class RelaxedAccuracy(MeanMetric):
-    """A number within five per cent of the reference, or the same text (Methani et al., 2020; ChartQA, Masry, 2022).
+    """Accepts a number within five per cent of the reference, or the same text.
 
-    As in the evaluation of Pix2Struct: a per cent sign divides by 100, text is compared without regard to case, and so
-    is every answer to a reference of 0, of which nothing is five per cent.
+    Source: Methani et al., 2020, and ChartQA (Masry et al., 2022).
+
+    As in the evaluation of Pix2Struct, a per cent sign divides by 100, and text is compared without regard to case.
+    Answers to a reference of 0 are compared as text, too, since a relative tolerance has no meaning there.
     """
 
     name = "relaxed_accuracy"

@@ -1,4 +1,4 @@
-"""Answers that are JSON: whether they can be read, and how many of their fields are right."""
+"""Measures answers in JSON: whether they parse, and how many of their fields are right."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _UNREADABLE = object()
 
 
 class JSONValid(MeanMetric):
-    """The answer is JSON, alone or in a fence of Markdown."""
+    """Checks that the answer is JSON, alone or in a Markdown fence."""
 
     name = "json_valid"
-    description = "the answer is JSON, alone or inside a ``` fence"
+    description = "whether the answer is JSON, alone or inside a ``` fence"
     needs_references = False
 
     def rate(self, sample: Sample) -> float:
@@ -28,15 +28,15 @@ class JSONValid(MeanMetric):
 
 
 class JSONFieldAccuracy(Metric):
-    """Fields that are right, of all that the reference or the answer has.
+    """Measures the share of right fields among all fields of the reference or the answer.
 
-    A field is a value that is neither an object nor a list, by the keys and positions that lead to it; an empty object
-    or list is one, too. Numbers are compared as numbers, texts without the white space around them. An answer that is
-    no JSON has no field. Over several records all fields count alike.
+    A field is a value that is neither an object nor a list, with the keys and positions that lead to it; an
+    empty object or list is one, too. Numbers are compared as numbers, texts without surrounding white space. An answer
+    that is not JSON has no field. Over several records all fields count alike.
     """
 
     name = "json_field_accuracy"
-    description = "fields of JSON that are right, of those expected and those answered"
+    description = "share of right JSON fields among those expected and those answered"
     expects = "a reference that is a JSON object or list"
 
     def measure(self, sample: Sample) -> Statistics | None:
@@ -59,7 +59,7 @@ def _read(text: str) -> Any:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")  # Python reads NaN and Infinity
+    raise ValueError(f"{constant} is not JSON")  # Python reads NaN and Infinity
 
 
 def _fields(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:

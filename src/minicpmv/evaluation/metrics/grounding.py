@@ -1,4 +1,4 @@
-"""Boxes, in the form that the models write: ``<box>x1 y1 x2 y2</box>`` on the grid of 0 to 1000."""
+"""Measures boxes as the models write them: ``<box>x1 y1 x2 y2</box>`` on the grid of 0 to 1000."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _ENOUGH = 0.5
 
 
 class BoxIoU(MeanMetric):
-    """Intersection over union with the expected box.
+    """Measures intersection over union with the expected boxes.
 
-    Of several boxes the pair that overlaps most goes first, each box belongs to one pair, and boxes that are missing or
-    too many count 0.
+    Boxes are paired greedily by overlap, each box belongs to one pair, and boxes that are missing or
+    superfluous count 0.
     """
 
     name = "box_iou"
-    description = "intersection over union of boxes, missing ones and those too many counting 0"
+    description = "intersection over union of boxes; missing and superfluous ones count 0"
     expects = "a reference with a box, <box>x1 y1 x2 y2</box>"
 
     def rate(self, sample: Sample) -> float | None:
@@ -36,7 +36,7 @@ class BoxIoU(MeanMetric):
 
 
 class BoxAccuracy(BoxIoU):
-    """Share of boxes that overlap by at least one half, as for referring expressions."""
+    """Measures the share of boxes with an overlap of at least one half, as for referring expressions."""
 
     name = "box_accuracy"
     description = "share of boxes with an intersection over union of at least 0.5"
@@ -46,7 +46,7 @@ class BoxAccuracy(BoxIoU):
 
 
 def intersection_over_union(first: Box, second: Box) -> float:
-    """Say how much two boxes overlap; corners in the wrong order make an empty box.
+    """Return the intersection over union of two boxes; corners in the wrong order make an empty box.
 
     >>> intersection_over_union((0, 0, 10, 10), (0, 5, 10, 15))
     0.3333333333333333

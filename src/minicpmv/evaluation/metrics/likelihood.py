@@ -1,4 +1,4 @@
-"""How likely the known answers are to the model: the loss of their tokens, as in training, and its exponential."""
+"""Measures the loss of the known answers' tokens, as in training, and its exponential."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ __all__ = ["Loss", "Perplexity"]
 
 
 class Loss(Metric):
-    """Nats for each trained token of all records."""
+    """Measures nats per trained token over all records."""
 
     name = "loss"
-    description = "nats for each token of the known answers, as training's eval_loss; lower is better"
+    description = "nats per token of the known answers, as training's eval_loss; lower is better"
     is_share = False
     higher_is_better = False
     needs_answers = False
     needs_references = False
-    expects = "a model to measure, or a file that holds what one measured"
+    expects = "a model to measure, or a file with measured losses"
 
     def measure(self, sample: Sample) -> Statistics | None:
         if sample.nats is None or not sample.weight:
@@ -31,11 +31,11 @@ class Loss(Metric):
 
 
 class Perplexity(Loss):
-    """The exponential of the loss."""
+    """Computes the exponential of the loss."""
 
     name = "perplexity"
-    description = "its exponential; lower is better"
+    description = "exponential of the loss; lower is better"
 
     def value(self, sums: Statistics) -> float:
         loss = super().value(sums)
-        return math.exp(loss) if loss < 700 else math.inf  # beyond that floats end
+        return math.exp(loss) if loss < 700 else math.inf  # a larger one would overflow

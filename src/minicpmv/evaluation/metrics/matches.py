@@ -1,4 +1,4 @@
-"""Whether an answer is right, as a whole: word for word, but for spelling, or by the letter of a choice."""
+"""Measures whether a whole answer is right: word for word, apart from spelling, or by the letter of a choice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from minicpmv.evaluation.metrics.text import normalise
 
 __all__ = ["ChoiceAccuracy", "ExactMatch", "NormalizedMatch", "find_choice"]
 
-# In this order; the first form that a text has decides.
+# Tried in this order; the first form that matches decides.
 _CHOICES = (
     re.compile(r"[(\[*]*([A-Za-z])[)\]*.:、．：)]*"),  # the letter alone
     re.compile(r"[(\[*]*([A-Z])(?:[)\]*]+|[)\]*]*[.:、．：)])(?=\s|$|\w).*", re.DOTALL),  # "B. A cat", "(B) a cat"
@@ -21,20 +21,20 @@ _IN_BRACKETS = re.compile(r"\(([A-Z])\)")
 
 
 class ExactMatch(MeanMetric):
-    """The answer is one of the references, character for character."""
+    """Checks that the answer equals a reference, character for character."""
 
     name = "exact_match"
-    description = "the answer is a reference, word for word"
+    description = "share of answers that equal a reference exactly"
 
     def rate(self, sample: Sample) -> float:
         return float(sample.answer in sample.references)
 
 
 class NormalizedMatch(MeanMetric):
-    """The same, whatever case, punctuation and articles."""
+    """Checks the same without regard to case, punctuation and articles."""
 
     name = "normalized_match"
-    description = "the same without regard to case, punctuation, articles and spaces (SQuAD's rule)"
+    description = "exact_match without regard to case, punctuation, articles and spaces (SQuAD's rule)"
 
     def rate(self, sample: Sample) -> float:
         answer = normalise(sample.answer)
@@ -42,10 +42,10 @@ class NormalizedMatch(MeanMetric):
 
 
 class ChoiceAccuracy(MeanMetric):
-    """The answer chooses the letter that a reference chooses."""
+    """Checks that the answer chooses the same letter as a reference."""
 
     name = "choice_accuracy"
-    description = "the answer names the letter of the right choice"
+    description = "share of answers that name the letter of the right choice"
     expects = "a reference that names a letter, such as 'B' or 'B. A cat'"
 
     def rate(self, sample: Sample) -> float | None:
@@ -56,9 +56,9 @@ class ChoiceAccuracy(MeanMetric):
 def find_choice(text: str) -> str | None:
     """Find the letter that a text chooses, or None.
 
-    The letter alone, with or without brackets or a sign behind it, in either case; or a capital letter with such a sign
-    at the beginning; or the last capital letter behind "answer", "option" or "choice" (答案, 选); or the only capital
-    letter in round brackets.
+    It takes the letter alone, with or without brackets or a sign after it, in either case; or a capital letter with
+    such a sign at the beginning; or the last capital letter after "answer", "option" or "choice" (答案, 选); or the
+    only capital letter in round brackets.
 
     >>> [find_choice(text) for text in ("b", "B. A cat", "The answer is (C).", "It is (D), a cat", "A cat")]
     ['B', 'B', 'C', 'D', None]

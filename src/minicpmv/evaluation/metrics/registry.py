@@ -1,7 +1,7 @@
-"""Metrics by name: those of this package, and those that other packages offer.
+"""Finds metrics by name: those of this package, and those that other packages offer.
 
 Another package offers one by an entry point of the group ``minicpmv.metrics`` whose object is a subclass of ``Metric``.
-Only what is asked for is imported.
+Only the requested ones are imported.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ BUILT_IN = {
 
 
 def split_names(written: str) -> list[str]:
-    """Read names with commas between them, each once."""
+    """Split comma-separated names, dropping repeated ones."""
     return list(dict.fromkeys(name.strip() for name in written.split(",") if name.strip()))
 
 
 def known_names() -> list[str]:
-    """Name every metric that can be asked for, this package's first."""
+    """Name all available metrics, this package's first."""
     return [*BUILT_IN, *sorted(_offered().keys() - BUILT_IN.keys())]
 
 
 def describe_metrics() -> list[tuple[str, str]]:
-    """Return every metric's name and description; those of other packages are imported for it.
+    """Return every metric's name and description, which imports those of other packages.
 
     Raises:
-        UsageError: What a package offers is no metric.
+        UsageError: A package offers something that is not a metric.
     """
     return [(name, _class_of(name, "--metrics").description) for name in known_names()]
 
@@ -65,12 +65,12 @@ def find_metrics(names: Sequence[str], *, flag: str = "--metrics") -> list[Metri
     """Make the metrics of these names, in that order.
 
     Args:
-        names: Each once.
-        flag: What the user wrote them behind.
+        names: Distinct names.
+        flag: The flag that they came from.
 
     Raises:
-        UsageError: There is no such metric, two packages call theirs so, or what a package offers is none.
-        ConfigError: A package that it needs is not installed.
+        UsageError: There is no such metric, two packages offer one of that name, or a package offers something else.
+        ConfigError: A package that the metric needs is not installed.
     """
     if not names:
         raise UsageError(f"{flag}: found no name, expected some of {', '.join(known_names())}\n  fix: add one")
@@ -110,11 +110,11 @@ def _load(entry: EntryPoint, flag: str) -> type[Metric]:
     except (ImportError, AttributeError) as error:
         raise UsageError(
             f"{flag} {entry.name}: found {entry.value}, which cannot be imported ({error}), expected a class that can\n"
-            "  fix: mend the package that offers it"
+            "  fix: repair the package that offers it"
         ) from error
     if not (isinstance(made, type) and issubclass(made, Metric) and getattr(made, "name", None) == entry.name):
         raise UsageError(
             f"{flag} {entry.name}: found {entry.value}, expected a subclass of minicpmv.evaluation.metrics.base.Metric "
-            f"whose name is {entry.name!r}\n  fix: mend the package that offers it"
+            f"whose name is {entry.name!r}\n  fix: repair the package that offers it"
         )
     return made

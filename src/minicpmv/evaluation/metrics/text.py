@@ -1,4 +1,4 @@
-"""Texts in the form in which metrics compare them."""
+"""Brings texts into the form in which metrics compare them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["normalise", "split_words"]
 
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 _ASCII_SIGNS = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
-# Chinese characters and kana: scripts without a space between words, so that each character counts as one.
+# Chinese characters and kana: scripts without spaces between words, so each character counts as a word.
 _UNSPACED = "\\u3040-\\u30ff\\u3400-\\u4dbf\\u4e00-\\u9fff\\uf900-\\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
 def normalise(text: str) -> str:
-    """Leave out case, punctuation, the articles a, an, the, and white space beyond one space.
+    """Remove case, punctuation, the articles a, an, the, and repeated white space.
 
-    The rule of SQuAD's evaluation (Rajpurkar et al., 2016), with the punctuation of all scripts.
+    This is the rule of SQuAD's evaluation (Rajpurkar et al., 2016), with the punctuation of all scripts.
 
     >>> normalise("The  cat, on “it”.")
     'cat on it'

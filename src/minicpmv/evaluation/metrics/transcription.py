@@ -1,6 +1,6 @@
-"""Error rates of transcribed text: edits that make the answer the reference, for each character or word of that.
+"""Measures error rates of transcribed text: edits from the answer to the reference, per character or word.
 
-Nothing is normalised. Over several records all edits are divided by all that was expected, so long texts weigh more.
+Nothing is normalised. Over several records, all edits are divided by the total expected length: long texts weigh more.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class _ErrorRate(Metric):
 
     def value(self, sums: Statistics) -> float:
         num_edits, num_expected = sums
-        return num_edits / max(num_expected, 1)  # nothing was expected: each character too many is an error
+        return num_edits / max(num_expected, 1)  # nothing was expected: each superfluous character is an error
 
 
 class CharacterErrorRate(_ErrorRate):
-    """Edits by expected character."""
+    """Counts edits per expected character."""
 
     name = "cer"
     description = "character error rate; lower is better"
@@ -44,10 +44,10 @@ class CharacterErrorRate(_ErrorRate):
 
 
 class WordErrorRate(_ErrorRate):
-    """Edits by expected word, words being what white space divides."""
+    """Counts edits per expected word, where words are separated by white space."""
 
     name = "wer"
-    description = "word error rate, words divided by spaces; lower is better"
+    description = "word error rate, words separated by spaces; lower is better"
 
     def _split(self, text: str) -> list[str]:
         return text.split()

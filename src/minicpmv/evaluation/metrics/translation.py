@@ -1,7 +1,7 @@
-"""BLEU and chrF as sacrebleu computes them, from 0 to 100.
+"""Computes BLEU and chrF with sacrebleu, from 0 to 100.
 
-The package is asked for here alone. Of its private methods two are called, the halves of ``corpus_score``: one reduces
-each sentence to numbers, the other scores their sum. They may go when sacrebleu has a public way to score a sum.
+Only this module imports the package. It calls two private methods, the halves of ``corpus_score``: one reduces
+each sentence to numbers, the other scores their sum. That may go when sacrebleu has a public way to score a sum.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _OfSacrebleu(Metric):
 
 
 class BLEU(_OfSacrebleu):
-    """BLEU of the set; of a record alone with as many orders of n-grams as its words allow."""
+    """Computes BLEU of a set; for a single record with as many orders of n-grams as its words allow."""
 
     name = "bleu"
     description = "sacrebleu's BLEU, 0 to 100 (words by its tokenizer 13a)"
@@ -56,15 +56,15 @@ class BLEU(_OfSacrebleu):
 
 
 class ChineseBLEU(BLEU):
-    """The same for Chinese, of which each character is a word."""
+    """Computes BLEU for Chinese, with each character as a word."""
 
     name = "bleu_zh"
-    description = "the same for Chinese (its tokenizer zh)"
+    description = "sacrebleu's BLEU for Chinese, 0 to 100 (its tokenizer zh)"
     _tokenizer = "zh"
 
 
 class ChrF(_OfSacrebleu):
-    """chrF2: character n-grams up to 6, recall counting twice."""
+    """Computes chrF2: character n-grams up to 6, with recall counting twice."""
 
     name = "chrf"
     description = "sacrebleu's chrF2, 0 to 100"

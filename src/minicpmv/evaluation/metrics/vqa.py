@@ -1,8 +1,8 @@
-"""VQA accuracy: an answer is right as far as the people who were asked agree with it.
+"""Measures VQA accuracy: an answer is right to the degree that the annotators agree with it.
 
-The rule is that of VQA (Antol et al., 2015; Goyal et al., 2017): against every nine of the ten people, an answer that
-three gave is right, and the mean of the ten comparisons counts. Where people do not all say the same, texts are
-compared as in VQA's evaluation: without articles and most punctuation, number words as digits, contractions with their
+The rule is that of VQA (Antol et al., 2015; Goyal et al., 2017): against each nine of the ten annotators, an answer
+that three gave is right, and the mean of the ten comparisons counts. Where annotators disagree, texts are compared
+as in VQA's evaluation: without articles and most punctuation, number words as digits, contractions with their
 apostrophe.
 """
 
@@ -16,7 +16,7 @@ from minicpmv.evaluation.metrics.base import MeanMetric, Sample
 __all__ = ["VQAAccuracy", "normalise_vqa"]
 
 _LEAST = 4
-"""References: with fewer, no answer could have three others beside the one that is left out."""
+"""Fewest references: with fewer, no answer could agree with three others after one is left out."""
 _SIGNS = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"\d,\d")
 _POINT = re.compile(r"\.(?!\d)")
@@ -32,7 +32,7 @@ they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what
 where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've
 y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
-# A word that lacks one apostrophe gets it. "somebody'd" loses its own: the official table has it so.
+# A word that lacks one apostrophe gets it. "somebody'd" loses its own, as in the official table.
 _CONTRACTIONS: Mapping[str, str] = {
     word[:place] + word[place + 1 :]: word
     for word in _WITH_APOSTROPHE.split()
@@ -42,7 +42,7 @@ _CONTRACTIONS: Mapping[str, str] = {
 
 
 class VQAAccuracy(MeanMetric):
-    """Mean agreement with all but one of the people who were asked."""
+    """Measures the mean agreement with all but one of the annotators."""
 
     name = "vqa_accuracy"
     description = "agreement with ten annotators (VQA's rule); needs their answers in `references`"
@@ -55,7 +55,7 @@ class VQAAccuracy(MeanMetric):
         if len(set(references)) > 1:
             answer, references = normalise_vqa(answer), [normalise_vqa(reference) for reference in references]
         agreeing = references.count(answer)
-        # Of those who agree, each is left out once, and one less is there; everybody else is left out in vain.
+        # Leaving out an annotator who agrees lowers the count by one; leaving out another does not change it.
         others, without = min(1, agreeing / 3), min(1, (agreeing - 1) / 3)
         return (agreeing * max(without, 0) + (len(references) - agreeing) * others) / len(references)
 
@@ -65,7 +65,7 @@ def _one_line(text: str) -> str:
 
 
 def normalise_vqa(text: str) -> str:
-    """Write an answer as VQA's evaluation compares it.
+    """Normalise an answer as VQA's evaluation does.
 
     >>> normalise_vqa("The two dogs dont bark, do they?")
     "2 dogs don't bark do they"

@@ -1,4 +1,4 @@
-"""The text of one answer, token by token: whole characters, no white space around it, and nothing from a stop on."""
+"""Streams the text of one answer: whole characters, no surrounding white space, and nothing from a stop text on."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from minicpmv.models.answering.answers import unwritten_ids
 __all__ = ["AnswerText"]
 
 _INCOMPLETE = "\ufffd"
-"""Stands at the end while a character's last bytes are still to come."""
+"""Replacement character at the end of a text while a character's last bytes are missing."""
 
 
 class AnswerText:
-    """Gives out text as soon as it is sure; all pieces together are what ``decode_answer`` makes of the tokens.
+    """Returns text as soon as it is final; all pieces together equal ``decode_answer`` of the tokens.
 
     Args:
-        tokenizer: The checkpoint's.
-        end_ids: Where an answer ends.
+        tokenizer: The checkpoint's tokenizer.
+        end_ids: Tokens that end an answer.
         stops: Texts before which the answer ends.
     """
 
@@ -30,10 +30,10 @@ class AnswerText:
         self._is_first = True
         self._has_begun = False
         self.is_stopped = False
-        """Whether a stop was found, so that nothing follows."""
+        """Whether a stop was found, after which nothing follows."""
 
     def push(self, token_id: int) -> str:
-        """Take the next token and return what can be said now."""
+        """Take the next token and return the text that is now final."""
         if token_id in self._unwritten:
             return ""
         is_bos = self._is_first and token_id == self._tokenizer.bos_token_id
@@ -41,7 +41,7 @@ class AnswerText:
         if is_bos:
             return ""
         self._unfinished.append(token_id)
-        text = str(self._tokenizer.decode(self._unfinished))  # what comes before does not change a token's text
+        text = str(self._tokenizer.decode(self._unfinished))  # earlier tokens do not change a token's text
         if text.endswith(_INCOMPLETE):
             return ""
         self._unfinished = []
@@ -49,7 +49,7 @@ class AnswerText:
         return self._release()
 
     def end(self) -> str:
-        """Return what was held back."""
+        """Return the text that was held back."""
         if self.is_stopped:
             return ""
         if self._unfinished:
@@ -59,7 +59,7 @@ class AnswerText:
         return piece + self._without_outer_space(rest) if not self.is_stopped else piece
 
     def _release(self) -> str:
-        """Take from what is held all but white space at its end, and what may become a stop."""
+        """Release the held text except trailing white space and a possible beginning of a stop."""
         found = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
         if found:
             self.is_stopped = True
@@ -77,6 +77,6 @@ class AnswerText:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Count the characters at the end of a text with which a stop may begin."""
+    """Count the characters at the end of a text that may begin a stop."""
     longest = min(len(text), len(stop) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

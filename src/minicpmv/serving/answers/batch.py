@@ -1,6 +1,6 @@
-"""Answers several requests in one batch, and tells each of them its own tokens as they come.
+"""Answers several requests in one batch, and streams to each its own tokens.
 
-A row that has its answer, or whose client is gone, is not looked at any more; when all are, the batch ends.
+A row with a complete answer, or whose client has left, is finished; when all rows are, the batch ends.
 """
 
 from __future__ import annotations
@@ -31,34 +31,34 @@ _log = logging.getLogger("uvicorn.error")
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """An answer is complete."""
+    """Reports that an answer is complete."""
 
     reason: Literal["stop", "length"]
     num_tokens: int
-    """Of the answer, its end token included."""
+    """Tokens of the answer, including its end token."""
 
 
 Event = str | Finished | RequestError
-"""A piece of an answer, or its end, or why there is none."""
+"""A piece of an answer, its end, or the error that prevents it."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Question:
-    """One request on its way to its answer."""
+    """Holds one request until it is answered."""
 
     model: str
-    """The name that it asks for."""
+    """Name of the requested model."""
     prompt: Prompt
     drawing: Drawing = field(default_factory=Drawing)
     stops: tuple[str, ...] = ()
     deliver: Callable[[Event], None]
-    """Called from the thread that answers."""
+    """Receives the events, in the thread that answers."""
     is_abandoned: bool = False
-    """Set when nobody waits for the answer any more."""
+    """Set when the client has left."""
 
 
 def answer_together(served: ServedModels, questions: Sequence[Question]) -> None:
-    """Answer questions to one and the same model; one whose image is damaged, or whose logits are, fails alone."""
+    """Answer questions to one model; a question with a damaged image, or logits that are not finite, fails alone."""
     loaded = served.loaded
     rows: list[_Row] = []
     encoded: list[EncodedConversation] = []
@@ -88,7 +88,7 @@ def answer_together(served: ServedModels, questions: Sequence[Question]) -> None
 
 
 class _Row:
-    """What one question has been told."""
+    """Tracks what has been sent to one question."""
 
     def __init__(self, question: Question, text: AnswerText, end_ids: Sequence[int]) -> None:
         self.question = question
@@ -97,7 +97,7 @@ class _Row:
         self._num_tokens = 0
 
     def take(self, token_id: int) -> None:
-        """Tell the question its next token."""
+        """Send the question its next token."""
         if self.question.is_abandoned:
             self.is_done = True
             return
@@ -116,21 +116,23 @@ class _Row:
             self.is_done = True
 
     def fail(self) -> None:
-        """Tell the question that there is no answer, or no more of it."""
+        """Report to the question that there is no answer, or no more of it."""
         self.question.deliver(not_finite(self.question.model))
         self.is_done = self.has_failed = True
 
 
 class _TellRows(StoppingCriteria):
-    """Hands each row's newest token on, and ends rows one by one."""
+    """Passes on each row's newest token, and ends rows one by one."""
 
     def __init__(self, rows: Sequence[_Row], logits: FiniteLogits) -> None:
         self._rows, self._logits = rows, logits
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         faulty_B = self._logits.faulty_B
-        assert faulty_B is not None, "the scores are looked at before a token is chosen"
-        tokens_B, faults_B = torch.stack([input_ids[:, -1], faulty_B.to(input_ids)]).tolist()  # one wait for both
+        assert faulty_B is not None, "the scores are checked before a token is chosen"
+        tokens_B, faults_B = torch.stack(
+            [input_ids[:, -1], faulty_B.to(input_ids)]
+        ).tolist()  # one device sync for both
         for row, token_id, is_faulty in zip(self._rows, tokens_B, faults_B, strict=True):
             if row.is_done:
                 continue

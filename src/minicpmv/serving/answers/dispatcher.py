@@ -1,7 +1,7 @@
-"""Who waits, and who is answered next.
+"""Queues requests, and decides which are answered next.
 
-Requests that wait for the same model are answered together, the one that has waited longest among them. Everything
-here runs in the event loop but for the answering itself, which has a thread of its own.
+Requests for the same model are answered together, including the one that has waited longest. Everything
+here runs in the event loop, except the answering itself, which has its own thread.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _SMALLER = "lower --max-batch-size, --max-length or --max-slice-nums"
 
 
 class Place:
-    """A whole request's place among those that wait, until its batch begins or it is gone."""
+    """Holds a complete request's place in the queue, until its batch begins or its client leaves."""
 
     def __init__(self, leave: Callable[[], None]) -> None:
         self._leave: Callable[[], None] | None = leave
 
     def leave(self) -> None:
-        """Give the place free; a second time changes nothing."""
+        """Release the place; calling it again is a no-op."""
         if self._leave is not None:
             self._leave()
             self._leave = None
@@ -42,11 +42,11 @@ class Dispatcher:
     """Collects questions into batches.
 
     Args:
-        answer: Answers questions to one model, in its own thread.
+        answer: Function that answers questions to one model, in its own thread.
         max_batch_size: Most questions of a batch.
         max_queue: Most requests that wait.
-        batch_delay_seconds: How long the first question of an idle time waits for others.
-        metrics: Gets numbers.
+        batch_delay_seconds: Time that the first question to an idle model waits for others.
+        metrics: Counters to update.
     """
 
     def __init__(
@@ -68,27 +68,26 @@ class Dispatcher:
         self.is_closing = False
 
     def check_room(self) -> None:
-        """Make sure that there is a place, before a request is read for which there would be none.
+        """Make sure that there is a place in the queue, before a request is read.
 
         Raises:
-            RequestError: There is none, or the server is about to end.
+            RequestError: The queue is full, or the server is shutting down.
         """
         if self.is_closing:
             raise self.going_down()
         if self._num_places >= self._max_queue:
             raise RequestError(
                 429,
-                f"found {self._max_queue} requests waiting, expected fewer: the server has no place for more\n"
-                "  fix: try again later",
+                f"found {self._max_queue} requests waiting, expected fewer: the queue is full\n  fix: try again later",
                 code="queue_full",
                 retry_after=self._seconds_until_next(),
             )
 
     def reserve(self) -> Place:
-        """Return a place for a request that is whole: who has not sent all of it takes nobody's.
+        """Return a place for a complete request; an incomplete one takes none.
 
         Raises:
-            RequestError: There is none, or the server is about to end.
+            RequestError: The queue is full, or the server is shutting down.
         """
         self.check_room()
         self._num_places += 1
@@ -96,14 +95,14 @@ class Dispatcher:
         return Place(self._left)
 
     def submit(self, question: Question, place: Place) -> None:
-        """Let a question wait for its answer; its place is given free when its batch begins."""
+        """Queue a question; its place is released when its batch begins."""
         if self.is_closing:
             raise self.going_down()
         self._waiting.append((question, place))
         self._changed.set()
 
     def close(self) -> None:
-        """Answer what runs and nothing else: whoever waits is told so."""
+        """Finish the running batch, and send an error to all waiting requests."""
         self.is_closing = True
         for question, _ in self._waiting:
             question.deliver(self.going_down())
@@ -126,7 +125,7 @@ class Dispatcher:
                     await self._answer_batch(batch, pool)
 
     def _next_batch(self) -> list[Question]:
-        """Take the question that has waited longest, and those to the same model behind it."""
+        """Take the question that has waited longest, and later ones to the same model."""
         for question, place in self._waiting:
             if question.is_abandoned:
                 place.leave()
@@ -144,14 +143,14 @@ class Dispatcher:
         answering = asyncio.get_running_loop().run_in_executor(pool, self._answer, batch)
         try:
             await asyncio.wait([answering])
-        except asyncio.CancelledError:  # a second Ctrl-C: end at the next token, or the thread would be waited for
+        except asyncio.CancelledError:  # a second Ctrl-C: end at the next token, or shutdown would wait for the thread
             for question in batch:
                 question.is_abandoned = True
             raise
         self._last_batch_seconds = time.monotonic() - start
         self._metrics.running.set(0)
         error = answering.exception()
-        if error is not None:  # these requests are lost, the server goes on
+        if error is not None:  # these requests fail, the server continues
             shortage = find_shortage(error)
             if shortage is None:
                 _log.error("a batch of %d requests failed", len(batch), exc_info=error)
@@ -168,10 +167,10 @@ class Dispatcher:
         return min(max(1, math.ceil(self._last_batch_seconds)), _LONGEST_RETRY_SECONDS)
 
     def going_down(self) -> RequestError:
-        """Return the error of a request that comes too late."""
+        """Return the error of a request during shutdown."""
         return RequestError(
             503,
-            "found the server about to end, expected a running one\n  fix: try again, or another server",
+            "found the server shutting down, expected it to be running\n  fix: try again, or another server",
             code="shutting_down",
             retry_after=self._seconds_until_next(),
         )
@@ -180,8 +179,7 @@ class Dispatcher:
 def _failed(error: BaseException) -> Event:
     return RequestError(
         500,
-        f"found an error while answering ({type(error).__name__}), expected an answer\n"
-        "  fix: the server's log says more",
+        f"found an error while answering ({type(error).__name__}), expected an answer\n  fix: see the server's log",
     )
 
 
@@ -189,6 +187,6 @@ def _too_large(number: int) -> Event:
     return RequestError(
         500,
         f"found too little memory on the server for {number} request(s) at once, expected room for them\n"
-        f"  fix: show fewer or smaller images; whoever runs the server can {_SMALLER}",
+        f"  fix: send fewer or smaller images; on the server, {_SMALLER}",
         code="out_of_memory",
     )

@@ -1,4 +1,4 @@
-"""OpenAI's objects: models, whole answers and the chunks of a stream."""
+"""Builds OpenAI's objects: models, whole answers and the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ END_OF_STREAM = "data: [DONE]\n\n"
 
 
 def json_response(content: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Make a response in plain ASCII, in which even half a character can be quoted."""
+    """Make a response in ASCII, which can represent even half a surrogate pair."""
     return Response(json.dumps(content), status_code=status, headers=headers, media_type="application/json")
 
 
 def error_response(error: RequestError) -> Response:
-    """Make the response to a request that is not answered."""
+    """Make the response for an error."""
     return json_response(error.body(), status=error.status, headers=error.headers)
 
 
 def server_sent(content: Any) -> str:
-    """Write one event of a stream."""
+    """Write one server-sent event."""
     return f"data: {json.dumps(content)}\n\n"
 
 
@@ -42,8 +42,8 @@ class AnswerWriter:
     """Writes one answer in OpenAI's form.
 
     Args:
-        model: The name that was asked for.
-        num_prompt_tokens: Image slots included.
+        model: The requested name.
+        num_prompt_tokens: Tokens of the prompt, including image slots.
         include_usage: Whether a stream ends with its token counts.
     """
 
@@ -53,21 +53,21 @@ class AnswerWriter:
         self._created = int(time.time())
 
     def whole(self, text: str, end: Finished) -> dict[str, Any]:
-        """The answer at once."""
+        """Return the whole answer as one object."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": end.reason}
         return self._object("chat.completion", [choice]) | {"usage": self._usage(end)}
 
     def opening(self) -> str:
-        """The first chunk, which says who speaks."""
+        """Return the first chunk, which states the role."""
         return self._chunk({"role": "assistant", "content": ""})
 
     def piece(self, text: str) -> str:
-        """A chunk of text."""
+        """Return a chunk of text."""
         return self._chunk({"content": text})
 
     def ending(self, end: Finished) -> Iterable[str]:
-        """The last chunks."""
+        """Return the last chunks."""
         yield self._chunk({}, end.reason)
         if self._include_usage:
             yield server_sent(self._object("chat.completion.chunk", []) | {"usage": self._usage(end)})

@@ -1,4 +1,4 @@
-"""Chooses each row's next token as its own request says, within one batch."""
+"""Chooses the next token of each row of a batch by its own request's settings."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ __all__ = ["Drawing", "RowDrawing"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drawing:
-    """How the tokens of one answer are chosen."""
+    """Holds the sampling settings of one answer."""
 
     temperature: float = 0.0
-    """0 takes the likeliest token every time."""
+    """Temperature; 0 always takes the likeliest token."""
     top_p: float = 1.0
     seed: int | None = None
-    """Makes the answer repeatable; None takes one at random."""
+    """Seed of the answer; None takes a random one."""
 
 
 class RowDrawing(LogitsProcessor):
-    """Draws where a row's request asks for it, and leaves only the drawn token for ``generate`` to take.
+    """Samples the rows whose request asks for it, and leaves ``generate`` only the sampled token.
 
-    Each row has a random stream of its own, so an answer does not depend on who else is in the batch. The streams are
-    all that is gone through row by row: temperatures and limits are columns, so that the device is given the same few
-    tasks for one row and for many.
+    Each row has its own random stream, so an answer does not depend on the rest of the batch. Only the streams are
+    processed row by row: temperatures and limits are columns, so that the device runs the same few
+    kernels for one row and for many.
 
     Args:
-        drawings: One for each row.
-        device: Of the scores.
+        drawings: Settings, one for each row.
+        device: Device of the scores.
     """
 
     def __init__(self, drawings: Sequence[Drawing], device: torch.device) -> None:
@@ -43,14 +43,14 @@ class RowDrawing(LogitsProcessor):
         self._rows_N = torch.tensor(list(drawn), dtype=torch.int64, device=device)
         self._temperatures_N1 = _column([drawing.temperature for drawing in drawn.values()], device)
         self._left_out_N1 = _column([1 - drawing.top_p for drawing in drawn.values()], device)
-        """Probability of the unlikeliest tokens that a row never draws."""
+        """Total probability of the unlikeliest tokens, which a row never draws."""
         self._is_limited = any(drawing.top_p < 1 for drawing in drawn.values())
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         if not self._streams:
             return scores
         logits_NV = scores[self._rows_N].float()
-        # The maximum becomes 0, however cold it is.
+        # The maximum becomes 0, so that no temperature overflows.
         logits_NV = (logits_NV - logits_NV.amax(dim=-1, keepdim=True)) / self._temperatures_N1
         if self._is_limited:
             logits_NV = _keep_likeliest(logits_NV, self._left_out_N1)
@@ -64,7 +64,7 @@ def _column(values: Sequence[float], device: torch.device) -> Tensor:
 
 
 def _keep_likeliest(logits_NV: Tensor, left_out_N1: Tensor) -> Tensor:
-    """Leave out a row's unlikeliest tokens as long as they come to no more than its limit together; never the last."""
+    """Leave out a row's unlikeliest tokens as long as their total is within its limit; never all of them."""
     sorted_NV, order_NV = logits_NV.sort(dim=-1)
     is_out_NV = sorted_NV.softmax(dim=-1).cumsum(dim=-1) <= left_out_N1
     is_out_NV[:, -1] = False
@@ -72,10 +72,10 @@ def _keep_likeliest(logits_NV: Tensor, left_out_N1: Tensor) -> Tensor:
 
 
 def _draw(probabilities_NV: Tensor, streams: Sequence[torch.Generator]) -> Tensor:
-    """Draw a token of each row, (N, 1), with the numbers that ``torch.multinomial`` would take from its stream.
+    """Draw a token for each row, (N, 1), with the numbers that ``torch.multinomial`` would take from its stream.
 
-    Every token waits for a time of its own, exponentially distributed at the rate of its probability; the one that
-    comes first is distributed as the probabilities are.
+    Every token gets a waiting time, exponentially distributed at the rate of its probability; the token that
+    comes first follows the given distribution.
     """
     waits_NV = torch.empty_like(probabilities_NV)
     for waits_V, stream in zip(waits_NV, streams, strict=True):

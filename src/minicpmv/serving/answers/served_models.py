@@ -1,4 +1,4 @@
-"""One base model in memory and the adapters on it, each answering under a name of its own."""
+"""Serves one base model and its adapters, each under its own name."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["ServedModels", "compare_bases", "name_models", "serve_models"]
 
 @dataclass(frozen=True, slots=True)
 class ServedModels:
-    """The model and what it answers as."""
+    """Holds the model and the names under which it answers."""
 
     loaded: LoadedModel
-    """The base, in PEFT's model if there are adapters."""
+    """The base, inside PEFT's model if there are adapters."""
     adapters: Mapping[str, str | None]
-    """PEFT's name of an adapter by the name that requests use; None for the base alone."""
+    """PEFT's name of an adapter for each name in requests; None for the bare base."""
 
     @contextmanager
     def answering_as(self, name: str) -> Iterator[None]:
-        """Let the model be the one of that name. Only one thread may be in here."""
+        """Activate the model of that name. Only one thread may enter at a time."""
         adapter, model = self.adapters[name], cast("Any", self.loaded.model)
         if adapter is not None:
             model.set_adapter(adapter, inference_mode=True)
@@ -39,18 +39,18 @@ class ServedModels:
 
 
 def name_models(model: str, given: list[str], served_name: str | None) -> tuple[str, dict[str, str | None]]:
-    """Tell what is served under which name, before anything is loaded.
+    """Decide what is served under which name, before anything is loaded.
 
     Args:
         model: As for ``load_model``: the base, or an adapter, whose base is then served as well.
-        given: More adapters, each ``NAME=PATH``.
-        served_name: Name of ``model``; the path or hub name itself if not given.
+        given: Further adapters, each ``NAME=PATH``.
+        served_name: Name of ``model``; by default its path or hub name.
 
     Returns:
-        Where the base is, and the adapters' directories by name, None for the base.
+        The base's directory or hub name, and the adapters' directories by name, None for the base.
 
     Raises:
-        UsageError: An adapter has no name, is none, or two have the same.
+        UsageError: An adapter has no name, is not an adapter, or two have the same name.
         CheckpointError: An adapter's base is missing.
     """
     base = base_of_adapter(model)
@@ -73,12 +73,12 @@ def name_models(model: str, given: list[str], served_name: str | None) -> tuple[
 
 
 def compare_bases(base: str, paths: Mapping[str, str | None], *, allow_other: bool) -> None:
-    """Make sure, before the base is loaded, that every adapter was trained on it; say so where another is allowed.
+    """Make sure, before the base is loaded, that every adapter was trained on it; only warn if others are allowed.
 
     Args:
-        base: Its directory or hub name.
+        base: The base's directory or hub name.
         paths: As ``name_models`` returned them.
-        allow_other: Whether an adapter may have been trained on another base.
+        allow_other: Whether adapters of another base are allowed.
 
     Raises:
         CheckpointError: An adapter belongs to another base.
@@ -88,7 +88,7 @@ def compare_bases(base: str, paths: Mapping[str, str | None], *, allow_other: bo
 
 
 def serve_models(loaded: LoadedModel, paths: Mapping[str, str | None]) -> ServedModels:
-    """Put adapters on a base. ``compare_bases`` has looked whether it is theirs.
+    """Attach adapters to a base, which ``compare_bases`` has checked.
 
     Args:
         loaded: The base, without an adapter.
@@ -97,7 +97,7 @@ def serve_models(loaded: LoadedModel, paths: Mapping[str, str | None]) -> Served
     Raises:
         CheckpointError: An adapter does not fit the base.
     """
-    # Names of ours, because PEFT's become names of modules, which allow no dot.
+    # Our own names, because PEFT's become module names, which may not contain a dot.
     adapters = {name: None if path is None else f"adapter{number}" for number, (name, path) in enumerate(paths.items())}
     directories = {adapter: path for adapter, path in zip(adapters.values(), paths.values(), strict=True) if path}
     if directories:

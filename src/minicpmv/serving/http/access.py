@@ -1,4 +1,4 @@
-"""Who may ask."""
+"""Checks the API key of requests."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["Access"]
 
 
 class Access:
-    """Lets in whoever sends the key.
+    """Lets in requests that carry the key.
 
     Args:
-        api_key: The key; None lets everybody in.
+        api_key: The key; None lets in every request.
     """
 
     def __init__(self, api_key: str | None) -> None:
@@ -25,15 +25,15 @@ class Access:
         """Refuse a request without the key.
 
         Raises:
-            RequestError: It has none, or another one.
+            RequestError: The key is missing or wrong.
         """
         if self._expected is None:
             return
         given = request.headers.get("authorization", "").encode("latin-1")
-        if not hmac.compare_digest(given, self._expected):  # takes as long whatever is wrong
-            found = "another key than the server's" if given else "no key"
+        if not hmac.compare_digest(given, self._expected):  # constant time
+            found = "a wrong key" if given else "no key"
             raise RequestError(
                 401,
-                f"authorization: found {found}, expected 'Bearer KEY'\n  fix: send the key that the server was given",
+                f"authorization: found {found}, expected 'Bearer KEY'\n  fix: send the server's key",
                 code="invalid_api_key",
             )

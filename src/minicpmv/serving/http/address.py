@@ -1,4 +1,4 @@
-"""Where a server listens."""
+"""Opens the address at which a server listens."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["is_loopback", "listen", "written"]
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take an address, so that one that is taken is known before a model is loaded.
+    """Bind an address, so that one in use is found before a model is loaded.
 
     Raises:
-        UsageError: It cannot be had.
+        UsageError: The address cannot be used.
     """
     if not 0 <= port < 2**16:
         raise UsageError(f"--port: found {port}, expected a number from 0 to 65535\n  fix: correct it")
@@ -28,7 +28,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Return whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

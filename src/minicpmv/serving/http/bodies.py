@@ -1,4 +1,4 @@
-"""Reads the bodies of requests, all of them together within a limit of memory."""
+"""Reads the bodies of requests within a common memory limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RETRY_SECONDS = 5
 
 
 class Body:
-    """One body, whose bytes count until ``release``."""
+    """Reads one body, whose bytes count until ``release``."""
 
     def __init__(self, bodies: Bodies) -> None:
         self._bodies = bodies
@@ -23,11 +23,11 @@ class Body:
         self.given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def read(self, request: Request) -> bytes:
-        """Return all of it.
+        """Return the whole body.
 
         Raises:
-            RequestError: It is too long, or given up to make room. What is still to come of it uvicorn receives and
-                forgets, so that a client that sends all before it reads sees the answer.
+            RequestError: The body is too long, or dropped to make room. uvicorn receives and discards the rest,
+                so that a client that sends everything before it reads still sees the response.
         """
         reading = asyncio.ensure_future(self._collect(request))
         try:
@@ -39,10 +39,10 @@ class Body:
             reading.cancel()
 
     def release(self) -> None:
-        """Count the bytes no more; a second time changes nothing."""
+        """Stop counting the bytes; calling it again is a no-op."""
         self._bodies.forget(self)
         if self.given_up.done():
-            self.given_up.exception()  # asyncio complains about one that nobody has looked at
+            self.given_up.exception()  # asyncio complains about an exception that is never retrieved
         else:
             self.given_up.cancel()
 
@@ -56,18 +56,18 @@ class Body:
             self.is_whole = True
             return bytes(content)
         finally:
-            content.clear()  # an error's traceback may hold this frame for long
+            content.clear()  # an error's traceback may hold this frame for a long time
 
 
 class Bodies:
-    """All bodies that are being read, or read and not yet understood, the oldest first.
+    """Tracks all bodies that are being read or not yet parsed, oldest first.
 
-    Where they would become too many bytes, the one that has been coming longest is given up: a client that sends part
-    of a body and stops loses its own request, and keeps nobody else from sending theirs.
+    If their total would exceed the limit, the oldest incomplete one is dropped: a client that sends part
+    of a body and stops loses its own request, and does not block others.
 
     Args:
-        max_bytes: Of one body.
-        max_total_bytes: Of all.
+        max_bytes: Limit of one body.
+        max_total_bytes: Limit of all bodies.
     """
 
     def __init__(self, *, max_bytes: int, max_total_bytes: int) -> None:
@@ -75,20 +75,20 @@ class Bodies:
         self._bodies: dict[Body, None] = {}
 
     def begin(self) -> Body:
-        """Return a body that is to be read, and released."""
+        """Return a body to read and then release."""
         body = Body(self)
         self._bodies[body] = None
         return body
 
     def forget(self, body: Body) -> None:
-        """Count a body no more."""
+        """Stop counting a body."""
         self._bodies.pop(body, None)
 
     def check(self, body: Body) -> None:
-        """Look at the sizes, now that a body has grown.
+        """Check the limits after a body has grown.
 
         Raises:
-            RequestError: It is too long.
+            RequestError: The body is too long.
         """
         if body.num_bytes > self._max_bytes:
             raise RequestError(
@@ -101,7 +101,7 @@ class Bodies:
             self._give_up(oldest, _no_room(self._max_total_bytes))
 
     def close(self, error: RequestError) -> None:
-        """Give up all bodies that are not whole."""
+        """Drop all incomplete bodies."""
         for body in [body for body in self._bodies if not body.is_whole]:
             self._give_up(body, error)
 

@@ -1,7 +1,7 @@
-"""Ends connections whose client does not do its part, and chooses who leaves when there are too many.
+"""Closes connections whose client is too slow, and chooses which to close when there are too many.
 
-A connection waits either for its client (headers, a body, an answer that is to be taken) or for this server. Only the
-first kind is ended here. One look a second is enough, so nothing needs a timer of its own.
+A connection waits either for its client (to send headers or a body, to read an answer) or for this server. Only the
+first kind is closed here. Checking once a second is enough, so connections need no timers of their own.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ _log = logging.getLogger("uvicorn.error")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConnectionLimits:
-    """How long a connection may wait for its client."""
+    """Holds the time limits for clients."""
 
     header_seconds: float = 10.0
-    """From the connection, or from the answer before, to the end of a request's headers."""
+    """Seconds from the connection, or the previous answer, to the end of a request's headers."""
     body_seconds: float = 300.0
-    """For a whole body."""
+    """Seconds for a whole body."""
     stall_seconds: float = 10.0
-    """In each such time of a body, ``stall_bytes`` must come; three times as long an answer may lie untaken."""
+    """Seconds in which ``stall_bytes`` of a body must arrive; an answer may stay unread three times as long."""
     stall_bytes: int = 10 * 1024
     request_seconds: float | None = None
-    """From a request's headers to its answer's last byte; None for answers that may go on for ever."""
+    """Seconds from a request's headers to its answer's last byte; None for answers without a limit."""
     files_per_connection: int = 1
-    """Files that may be open for each: itself, and perhaps one for what it uploads."""
+    """Open files of each connection: itself, and perhaps one for an upload."""
 
 
 class Phase(Enum):
-    """Whom a connection waits for: for this server in ``ANSWER``, for its client in all others."""
+    """Names what a connection waits for: this server in ``ANSWER``, its client otherwise."""
 
     LEAVING = "its last answer was not taken"
     HEADERS = "no whole headers came"
@@ -49,15 +49,15 @@ class Phase(Enum):
     ANSWER = "its answer took too long"
 
 
-# Whoever costs a client least to be, goes first.
+# The phases that cost a client least are closed first.
 _ORDER = [Phase.LEAVING, Phase.HEADERS, Phase.UNREAD, Phase.BODY]
 
 
 class Crowd:
-    """All connections of one server.
+    """Tracks all connections of one server.
 
     Args:
-        limits: For how long each may wait.
+        limits: Time limits of each connection.
     """
 
     def __init__(self, limits: ConnectionLimits) -> None:
@@ -68,15 +68,15 @@ class Crowd:
         return len(self._members)
 
     def add(self, connection: _Connection) -> None:
-        """Take a connection in."""
+        """Add a connection."""
         self._members.add(connection)
 
     def discard(self, connection: _Connection) -> None:
-        """Forget a connection that is over."""
+        """Remove a closed connection."""
         self._members.discard(connection)
 
     def sweep(self, now: float) -> None:
-        """End those that have waited too long for their client.
+        """Close the connections that have waited too long for their client.
 
         Args:
             now: The event loop's time, in seconds.
@@ -88,12 +88,13 @@ class Crowd:
                 connection.abort()
 
     def make_room(self) -> bool:
-        """End the connections that have waited longest for their client, of the address that has most of all.
+        """Close the connections that have waited longest for their client, from the address with the most connections.
 
-        A sixteenth of all leaves at once, so that a flood of connections does not look through all at each of them.
+        A sixteenth of all is closed at once, so that a flood of connections does not cause a full scan for each of
+        them.
 
         Returns:
-            Whether there is room soon; if not, every connection waits for this server.
+            Whether there will be room soon; if not, every connection waits for this server.
         """
         now = asyncio.get_running_loop().time()
         numbers = Counter(connection.address for connection in self._members)
@@ -124,7 +125,7 @@ class Crowd:
 
 
 class _Connection(H11Protocol):
-    """One connection, of which what uvicorn and h11 know is looked at. Subclasses name the crowd it belongs to.
+    """Watches one connection through the state of uvicorn and h11. Subclasses name the crowd it belongs to.
 
     ``conn``, ``cycle``, ``flow`` and ``transport`` are uvicorn's, public by name and not documented (0.35 to 0.54).
     They may go when uvicorn has limits for headers and bodies itself.
@@ -138,7 +139,7 @@ class _Connection(H11Protocol):
         self._received = self._received_before = 0
         self._seen: tuple[Phase, object] = (Phase.HEADERS, None)
         self.address = _network(self.client[0] if self.client else "")
-        self.is_heard = False  # what the client has sent by now is read within the loop's next two turns
+        self.is_heard = False  # data that the client has sent by now is read within the loop's next two iterations
         self._hear_after(3)
         self.crowd.add(self)
 
@@ -151,7 +152,7 @@ class _Connection(H11Protocol):
         super().data_received(data)
 
     def look(self, now: float) -> Phase:
-        """Return whom the connection waits for, and note since when, in ``since``."""
+        """Return what the connection waits for, and note the start of that phase in ``since``."""
         phase, cycle = self._phase(), self.cycle
         if self._seen[1] is not cycle:
             self.request_since = now
@@ -162,7 +163,7 @@ class _Connection(H11Protocol):
         return phase
 
     def is_stalled(self, least: int, seconds: float, now: float) -> bool:
-        """Whether less of a body came than must come in that time. Time in which nothing is read does not count."""
+        """Return whether too little of a body arrived in that time, not counting pauses of this server's reading."""
         if self.flow.read_paused:
             self._window_since, self._received_before = now, self._received
         if now - self._window_since <= seconds:
@@ -172,7 +173,7 @@ class _Connection(H11Protocol):
         return came < least
 
     def abort(self) -> None:
-        """End the connection at once; an application that answers it learns that the client is gone."""
+        """Close the connection at once; the application that answers it sees a client that has left."""
         self.transport.abort()
 
     def _hear_after(self, turns: int) -> None:
@@ -193,12 +194,12 @@ class _Connection(H11Protocol):
 
 
 def make_protocol(crowd: Crowd) -> type[H11Protocol]:
-    """Return the protocol of connections that belong to a crowd, for ``uvicorn.Config(http=...)``."""
+    """Return the protocol class for connections of a crowd, for ``uvicorn.Config(http=...)``."""
     return type("Connection", (_Connection,), {"crowd": crowd})
 
 
 def _network(address: str) -> str:
-    """Return what one client has: an IPv4 address, or a whole network of IPv6."""
+    """Return what identifies a client: an IPv4 address, or an IPv6 network."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

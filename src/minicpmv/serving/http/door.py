@@ -1,7 +1,7 @@
-"""A listening socket that lets in no more connections than there are files for.
+"""Wraps a listening socket so that it accepts no more connections than there are file descriptors.
 
-asyncio accepts connections until the process has no file left, and then prints a traceback at every further try. It
-calls ``accept`` of the socket that it is given, so the count is kept there, where no connection escapes it.
+asyncio accepts connections until the process has no descriptor left, and then prints a traceback at every attempt. It
+calls ``accept`` of the given socket, so connections are counted there, where none is missed.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _log = logging.getLogger("uvicorn.error")
 
 _WANTED = 1024
 _KEPT_FILES = 64
-"""For pictures, fetches, threads and the log."""
+"""Descriptors reserved for pictures, fetches, threads and the log."""
 _FEWEST = 16
 _MAX_NEWCOMERS = 64
-"""Connections that were accepted and have not been taken over by the event loop, which does so at its next turn."""
+"""Accepted connections that the event loop has not taken over yet, which it does in its next iteration."""
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: 28\r\n"
     b"retry-after: 1\r\nconnection: close\r\n\r\ntoo many connections at once"
@@ -37,17 +37,17 @@ _NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def most_connections(files_per_connection: int = 1) -> int:
-    """Return how many connections there is room for, after raising the limit of open files where the system lets it.
+    """Return how many connections there is room for, after raising the limit of open files where the system allows it.
 
     Raises:
-        UsageError: There is room for next to none.
+        UsageError: There is room for too few.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     others = _num_open_files() + _KEPT_FILES
     needed = others + _WANTED * files_per_connection
     if soft != resource.RLIM_INFINITY and soft < needed:
         raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        with suppress(ValueError, OSError):  # some systems have a lower limit than they say
+        with suppress(ValueError, OSError):  # some systems have a lower limit than they report
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, raised), hard))
         soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     room = _WANTED if soft == resource.RLIM_INFINITY else min(_WANTED, (soft - others) // files_per_connection)
@@ -64,15 +64,15 @@ def most_connections(files_per_connection: int = 1) -> int:
 
 
 class Door(socket.socket):
-    """Takes a listening socket over, and lets connections in while there is room.
+    """Takes over a listening socket, and accepts connections while there is room.
 
-    Where there is none, those that have waited longest for their client leave; where nobody waits for a client, the
-    new one is told 503.
+    When full, it closes those that have waited longest for their client; if none waits for a client, the
+    new one gets 503.
 
     Args:
-        listening: Cannot be used any more afterwards.
-        crowd: Who is inside.
-        most: Most connections at a time.
+        listening: Socket, which must not be used afterwards.
+        crowd: The open connections.
+        most: Limit on connections.
     """
 
     def __init__(self, listening: socket.socket, crowd: Crowd, most: int) -> None:
@@ -86,7 +86,7 @@ class Door(socket.socket):
         """Accept a connection.
 
         Raises:
-            BlockingIOError: There is nobody, or room is made until the event loop's next turn.
+            BlockingIOError: No connection waits, or room is being made until the event loop's next iteration.
         """
         if len(self._inside) - len(self._crowd) >= _MAX_NEWCOMERS:
             raise BlockingIOError
@@ -107,14 +107,14 @@ class Door(socket.socket):
         return accepted, address
 
     def close(self) -> None:
-        """Let nobody in any more."""
+        """Stop accepting connections."""
         if self._spare is not None:
             os.close(self._spare)
             self._spare = None
         super().close()
 
     def _turn_away(self, error: OSError) -> None:
-        """Take the connection that waits with the file that is kept for this, and close it: it would wait for ever."""
+        """Accept the waiting connection with the spare descriptor and close it: it would wait for ever."""
         _log.error("a connection was turned away: %s", error.strerror)
         self._crowd.make_room()
         if self._spare is not None:
@@ -124,14 +124,14 @@ class Door(socket.socket):
             super().accept()[0].close()
         except BlockingIOError:
             pass
-        except OSError:  # not for want of this process's files: nothing can be done but try again later
+        except OSError:  # not this process's limit: all that helps is to try again later
             time.sleep(0.05)
         with suppress(OSError):
             self._spare = os.open(os.devnull, os.O_RDONLY)
 
 
 class _Accepted(socket.socket):
-    """A connection that is counted until it is closed, or forgotten."""
+    """Counts a connection until it is closed or garbage-collected."""
 
     def __init__(self, plain: socket.socket, inside: weakref.WeakSet[_Accepted]) -> None:
         family, kind, protocol = plain.family, plain.type, plain.proto
@@ -139,9 +139,9 @@ class _Accepted(socket.socket):
         self._all = inside
         inside.add(self)
         self.setblocking(False)
-        # asyncio sets it only where the socket was made with its protocol's number, and without it the second piece
+        # asyncio sets TCP_NODELAY only if the socket was made with its protocol number, and without it the second piece
         # of an answer waits for the client to acknowledge the first.
-        with suppress(OSError):  # gone already
+        with suppress(OSError):  # already closed
             self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def close(self) -> None:
@@ -149,7 +149,7 @@ class _Accepted(socket.socket):
         super().close()
 
     def refuse(self) -> None:
-        """Say that there is no room, if it can be said at once, and close."""
+        """Send that there is no room, if it can be sent at once, and close."""
         with suppress(OSError):
             self.send(_BUSY)
         self.close()

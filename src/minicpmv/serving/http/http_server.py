@@ -1,4 +1,4 @@
-"""uvicorn as ``serve`` and ``ui`` run it: with limits for connections and log, and an orderly end."""
+"""Runs uvicorn for ``serve`` and ``ui``, with limits for connections and log, and a graceful shutdown."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def run(
     seconds_to_end: int,
     log_level: str = "info",
 ) -> None:
-    """Answer requests until SIGTERM, which ends this with a normal return, or Ctrl-C.
+    """Answer requests until Ctrl-C, or until SIGTERM, after which this returns normally.
 
     Args:
-        application: ASGI's.
-        listening: Taken over: it cannot be used afterwards.
-        limits: For connections.
-        on_ready: Called when requests are taken.
-        on_end: Called when the server begins to end.
-        seconds_to_end: How long answers that are being written may take then.
-        log_level: uvicorn's.
+        application: ASGI application.
+        listening: Socket, which this takes over and which must not be used afterwards.
+        limits: Limits for connections.
+        on_ready: Called when requests are accepted.
+        on_end: Called when shutdown begins.
+        seconds_to_end: Time for running answers to finish then.
+        log_level: uvicorn's log level.
     """
     crowd = Crowd(limits)
     config = uvicorn.Config(
@@ -49,14 +49,14 @@ def run(
         lifespan="on",
         proxy_headers=False,
         server_header=False,
-        access_log=False,  # a line for whatever anybody sends
+        access_log=False,  # it would write a line for every request of every client
         log_level=log_level,
-        use_colors=False,  # `escapes` writes control characters within a line out
+        use_colors=False,  # `escapes` would show the control characters
         timeout_graceful_shutdown=seconds_to_end,
     )
     log_limit = limit_log()
     with Door(listening, crowd, most_connections(limits.files_per_connection)) as door:
-        # uvicorn raises a signal again when it has ended well, and SIGTERM would then end the process as a failed one.
+        # uvicorn re-raises the signal after a clean shutdown, and SIGTERM would then end the process as failed.
         before = signal.signal(signal.SIGTERM, lambda *_: None)
         try:
             _Server(config, crowd, log_limit, on_ready, on_end).run(sockets=[door])

@@ -1,6 +1,6 @@
-"""Keeps a log from growing as fast as strangers can knock.
+"""Keeps a log from growing as fast as clients can send requests.
 
-A few lines of one kind are written; the others are counted, and one line says how many there were.
+A few lines of each kind are written; the others are counted, and one line reports their number.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 __all__ = ["LogLimit", "limit_log"]
 
 _LINES = 5
-"""Lines of one kind that are written in one window; a record's own ``max_lines`` overrides it."""
+"""Most lines of one kind in one window; a record's own ``max_lines`` overrides it."""
 _FIRST_WINDOW_SECONDS = 60.0
 _LONGEST_WINDOW_SECONDS = 3600.0
 _MAX_KINDS = 100
@@ -31,13 +31,13 @@ class _Kind:
 
 
 class LogLimit(logging.Filter):
-    """Lets a few records of each kind through, a kind being a message before its values are put in.
+    """Lets through a few records of each kind, where a kind is a message before its values are filled in.
 
-    A window lasts a minute; after one in which lines were left out, the next is twice as long, up to an hour. So a
+    A window lasts a minute; after one in which lines were dropped, the next is twice as long, up to an hour. So a
     kind costs about 150 lines a day, however often it happens.
 
     Args:
-        clock: Seconds.
+        clock: Returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,8 +45,8 @@ class LogLimit(logging.Filter):
         self._clock, self._kinds, self._lock = clock, dict[object, _Kind](), threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is written."""
-        if hasattr(record, "left_out"):  # a summary of ours
+        """Return whether a record is written."""
+        if hasattr(record, "left_out"):  # our own summary
             return True
         most: int | None = getattr(record, "max_lines", _LINES)
         if most is None:
@@ -56,7 +56,7 @@ class LogLimit(logging.Filter):
             template = str(record.msg).partition("\n")[0][:60]
             key: object = (record.name, record.levelno, template)
             if key not in self._kinds and len(self._kinds) >= _MAX_KINDS:
-                key = None  # all further kinds are one
+                key = None  # all further kinds are counted as one
             kind = self._kinds.setdefault(key, _Kind(self._clock(), record))
             if kind.written < most:
                 kind.written += 1
@@ -66,7 +66,7 @@ class LogLimit(logging.Filter):
             return False
 
     def summarize(self) -> None:
-        """Say what was left out in the windows that are over."""
+        """Log what was dropped in the windows that have ended."""
         now = self._clock()
         ended: list[tuple[_Kind, int]] = []
         with self._lock:
@@ -84,7 +84,7 @@ class LogLimit(logging.Filter):
 
 
 def limit_log() -> LogLimit:
-    """Limit what a web server's loggers write, and return the limit; its ``summarize`` is to be called now and then."""
+    """Limit a web server's loggers, and return the limit, whose ``summarize`` must be called regularly."""
     limit = LogLimit()
     for name in _LOGGERS:
         logger = logging.getLogger(name)

@@ -1,8 +1,8 @@
-"""Refuses requests that another web page makes a browser send.
+"""Refuses requests that come from other web pages.
 
-A server on this machine is reached by every page that its user has open. Such a page can send requests to 127.0.0.1,
-and, if its own name is made to resolve to that address (DNS rebinding), read the answers as well. A browser says both:
-the name in ``Host``, the page in ``Origin``. Programs send no ``Origin``, and are not in question here.
+Every page that is open in a browser on this machine can reach the server. Such a page can send requests to 127.0.0.1,
+and, if its own name is made to resolve to that address (DNS rebinding), read the answers as well. A browser states
+both: the name in ``Host``, the page in ``Origin``. Programs send no ``Origin`` and are not affected.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_SHOWN = 80
 
 
 def own_names(host: str) -> frozenset[str]:
-    """Return the names by which a server is reached without anybody having to look one up that a stranger controls.
+    """Return the names of a server that need no lookup which an attacker could control.
 
     Args:
         host: The address at which it listens.
@@ -34,7 +34,7 @@ def own_names(host: str) -> frozenset[str]:
 
 
 def known_names(names: Iterable[str], host: str) -> bool:
-    """Whether a ``Host`` names this server: by its address, which no DNS can redirect, or by one of its own names."""
+    """Return whether a ``Host`` names this server, by an IP address, which DNS cannot redirect, or by an own name."""
     name = (urlsplit(f"//{host}").hostname or "").lower() if _is_sound(host) else ""
     if name in names:
         return True
@@ -46,13 +46,13 @@ def known_names(names: Iterable[str], host: str) -> bool:
 
 
 class OriginGuard:
-    """Passes on requests of this server's own pages and of programs, and refuses those of other pages.
+    """Passes on requests from this server's own pages and from programs, and refuses those from other pages.
 
     Args:
-        application: What answers.
-        names: Names that ``Host`` may have, besides IP addresses; None for any, where a key or a password guards the
-            server.
-        refuse: From what was found, what was expected and how to mend it to an application that answers 403.
+        application: The guarded application.
+        names: Allowed values of ``Host``, in addition to IP addresses; None for any, where a key or a password protects
+            the server.
+        refuse: Makes the application that answers 403, from found, expected and fix.
     """
 
     def __init__(self, application: Any, *, names: frozenset[str] | None, refuse: _Refuse) -> None:
@@ -74,8 +74,8 @@ class OriginGuard:
             return self._refuse(f"the Host {hosts[0]!a:.{_MAX_SHOWN}}", "the name or the address of this server", fix)
         for origin in origins:
             if urlsplit(origin).netloc.lower() != hosts[0].lower() if _is_sound(origin) else True:
-                fix = "ask from this server's own page, or from a program"
-                return self._refuse(f"a request of the page {origin!a:.{_MAX_SHOWN}}", "none of another page", fix)
+                fix = "send it from this server's own page, or from a program"
+                return self._refuse(f"a request from the page {origin!a:.{_MAX_SHOWN}}", "none from another page", fix)
         return None
 
 
@@ -84,7 +84,7 @@ def _headers(scope: _Message, name: bytes) -> list[str]:
 
 
 def _is_sound(text: str) -> bool:
-    """Whether ``urlsplit`` reads it as it stands: it passes over white space, and refuses some brackets."""
+    """Return whether ``urlsplit`` reads a text unchanged: it drops white space, and refuses some brackets."""
     if not text.isascii() or not text.isprintable() or " " in text:
         return False
     try:

@@ -1,7 +1,7 @@
-"""Reads the body of a chat completion request, and refuses whatever in it could not act.
+"""Reads the body of a chat completion request, and refuses parameters that would have no effect.
 
-A parameter that would change the answer and is not understood is an error. Those that only describe the request to
-OpenAI's own service are passed over. Images stay addresses here.
+A parameter that should change the answer and is not supported is an error. Those that only describe the request to
+OpenAI's own service are ignored. Images stay addresses here.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["ChatRequest", "read_request"]
 _ROLES: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _MAX_STOPS = 4
 
-# Neither changes an answer.
+# None of them changes an answer.
 _DESCRIPTIVE = {"metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "service_tier", "user"}
-# Understood by OpenAI or other servers. With these values, which some clients send always, nothing is asked for.
+# Supported by OpenAI or other servers. With these values, which some clients always send, they ask for nothing.
 _INACTIVE: Mapping[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "echo": (False,),
@@ -50,32 +50,32 @@ _ACTIVE = ("model", "messages", "stream", "stream_options", "max_tokens", "max_c
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChatRequest:
-    """What one client asks."""
+    """Holds one client's request."""
 
     model: str
     turns: list[Turn]
     addresses: list[str]
-    """Of the images, by the index that ``ImageRef`` names: ``data:``, ``file:`` or web addresses, or paths."""
+    """Addresses of the images, by the index of ``ImageRef``: ``data:``, ``file:`` or web addresses, or paths."""
     stream: bool = False
     include_usage: bool = False
     """Whether a stream ends with its token counts."""
     max_tokens: int | None = None
     """Longest answer, thoughts included."""
     temperature: float = 0.0
-    """0 takes the likeliest token every time."""
+    """Temperature; 0 always takes the likeliest token."""
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
-    """The answer ends before any of these."""
+    """Texts before which the answer ends."""
     seed: int | None = None
     enable_thinking: bool | None = None
-    """None leaves it to the server."""
+    """Whether the model thinks; None for the server's default."""
 
 
 def read_request(body: bytes) -> ChatRequest:
     """Read a body.
 
     Raises:
-        RequestError: It is not JSON, or something in it is not understood.
+        RequestError: The body is not JSON, or something in it is not supported.
     """
     fields = _read_json(body)
     _refuse_inactive(fields)
@@ -86,7 +86,7 @@ def read_request(body: bytes) -> ChatRequest:
     stream = bool(_take(fields, "stream", bool, "true or false"))
     options = _take(fields, "stream_options", dict, "an object") or {}
     if options and not stream:
-        raise refused("stream_options", "it without a stream", "it beside stream=true", "leave it out")
+        raise refused("stream_options", "it without a stream", "it together with stream=true", "leave it out")
     _refuse_unknown(options, {"include_usage", "include_obfuscation"}, "stream_options")
     if options.get("include_obfuscation"):
         raise refused("stream_options.include_obfuscation", "true", "false: chunks are not padded", "leave it out")
@@ -97,7 +97,9 @@ def read_request(body: bytes) -> ChatRequest:
     if top_p == 0:
         raise refused("top_p", "0", "a number above 0, at most 1", "use temperature 0 for the likeliest tokens")
     if temperature is None and top_p not in (None, 1):
-        raise refused("top_p", f"{top_p} without a temperature", "both", "add temperature; without it nothing is drawn")
+        raise refused(
+            "top_p", f"{top_p} without a temperature", "both", "add temperature; without it nothing is sampled"
+        )
     return ChatRequest(
         model=model,
         turns=turns,
@@ -126,7 +128,7 @@ def _read_json(body: bytes) -> dict[str, Any]:
 
 
 def _refuse_inactive(fields: Mapping[str, Any]) -> None:
-    """Refuse parameters that could not act, and unknown ones."""
+    """Refuse parameters that would have no effect, and unknown ones."""
     for name, value in fields.items():
         if value is None or name in _DESCRIPTIVE or name in _ACTIVE:
             continue
@@ -137,7 +139,7 @@ def _refuse_inactive(fields: Mapping[str, Any]) -> None:
             value is harmless for harmless in _INACTIVE[name]
         ):
             allowed = " or ".join(json.dumps(harmless) for harmless in _INACTIVE[name])
-            raise refused(name, f"{value!r:.60}", f"{allowed}: this server cannot do more", "leave it out")
+            raise refused(name, f"{value!r:.60}", f"{allowed}: this server supports nothing else", "leave it out")
 
 
 def _refuse_unknown(fields: Mapping[str, Any], known: set[str], where: str) -> None:
@@ -202,7 +204,7 @@ def _read_messages(value: Any) -> tuple[list[Turn], list[str]]:
         where = f"messages[{number}]"
         if not isinstance(message, dict):
             raise refused(where, _kind(message), "a message", "write {'role': 'user', 'content': ...}")
-        _refuse_unknown(message, {"role", "content"}, where)  # a name or a tool's call is not written for the model
+        _refuse_unknown(message, {"role", "content"}, where)  # names and tool calls are not shown to the model
         role = message.get("role")
         if not isinstance(role, str) or role not in _ROLES:
             raise refused(f"{where}.role", f"{role!r:.60}", f"one of {', '.join(_ROLES)}", "use one of those roles")
@@ -246,7 +248,7 @@ def _read_address(value: Any, where: str) -> str:
 
 
 def _checked(value: Any, where: str) -> str:
-    """Return a text that can be encoded: JSON may hold halves of a character."""
+    """Return a text that UTF-8 can encode: JSON may hold half a surrogate pair."""
     if not isinstance(value, str):
         raise refused(where, _kind(value), "a string", "write a string")
     try:

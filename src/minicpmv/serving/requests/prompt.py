@@ -1,4 +1,4 @@
-"""From a request to what the model is given: checked and counted at once, decoded only when its turn has come."""
+"""Turns a request into the model's inputs: checked and counted at once, decoded only when its batch begins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Prompt", "context_length", "prepare"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """A request that can be answered. Its images are still files: decoded they would take far more memory."""
+    """Holds a request that can be answered, with its images still encoded, which takes far less memory."""
 
     turns: list[Turn]
     pictures: list[Picture]
@@ -33,7 +33,7 @@ class Prompt:
         """Decode the images and make the model's inputs.
 
         Raises:
-            RequestError: An image is damaged behind its header.
+            RequestError: An image is damaged after its header.
         """
         try:
             return loaded.processor.encode_conversation(
@@ -51,12 +51,12 @@ def context_length(loaded: LoadedModel, settings: ServerSettings) -> int:
     """Return the most tokens of a prompt and its answer.
 
     Raises:
-        UsageError: The settings want more than the checkpoint was made for.
+        UsageError: The settings exceed the checkpoint's limit.
     """
     made_for = cast("int", loaded.model.config.text_config.max_position_embeddings)  # pyright: ignore[reportAttributeAccessIssue]
     if settings.max_length is not None and settings.max_length > made_for:
         raise UsageError(
-            f"--max-length: found {settings.max_length}, expected at most {made_for}, the checkpoint's own\n"
+            f"--max-length: found {settings.max_length}, expected at most {made_for}, the checkpoint's limit\n"
             "  fix: use a smaller one, or leave it out"
         )
     return settings.max_length or made_for
@@ -66,7 +66,7 @@ def prepare(request: ChatRequest, loaded: LoadedModel, settings: ServerSettings)
     """Get the images of a request and count its tokens.
 
     Raises:
-        RequestError: It cannot be answered.
+        RequestError: The request cannot be answered.
     """
     thinks = settings.enable_thinking if request.enable_thinking is None else request.enable_thinking
     if request.turns[-1].role != "user":
@@ -105,7 +105,7 @@ def prepare(request: ChatRequest, loaded: LoadedModel, settings: ServerSettings)
 
 
 def _refused(error: MiniCPMVError) -> RequestError:
-    """Return a fault of the conversation in the words of the request, whose turns are its messages."""
+    """Word an error of the conversation for the request, whose turns are its messages."""
     message = str(error)
     if message.startswith("conversation"):
         message = f"messages{message.removeprefix('conversation')}"

@@ -1,14 +1,15 @@
-"""Says which IP addresses belong to the public internet, by a table of its own.
+"""Decides which IP addresses belong to the public internet, by its own table.
 
 Python's ``is_global`` follows the registries of the day on which that Python was released, so 3.10 and 3.13 differ, and
 it counts as public what a gateway may translate into a private IPv4 address. The tables are IANA's, as of November
-2025: every entry is refused, whatever the registry says about its reach, because no picture lies at a special address.
+2025: every entry is refused, whatever the registry says about its reach, because no picture is served at a special
+address.
 
 - IPv4: https://www.iana.org/assignments/iana-ipv4-special-registry (RFC 6890), and multicast (RFC 5771).
 - IPv6: https://www.iana.org/assignments/ipv6-address-space has one block of public addresses, 2000::/3. Within it,
   https://www.iana.org/assignments/iana-ipv6-special-registry.
 
-A network that translates IPv6 into IPv4 under a prefix of its own within 2000::/3 cannot be known here.
+A network that translates IPv6 into IPv4 under a prefix of its own within 2000::/3 cannot be recognised here.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ SPECIAL_IPV4 = {
     "240.0.0.0/4": "reserved, and broadcast, RFC 1112",
 }
 GLOBAL_UNICAST = "2000::/3"
-"""Outside it lie IPv4 in IPv6 (``::/96``, ``::ffff:0:0/96``, ``64:ff9b::/96``, ``64:ff9b:1::/48``), discard
-(``100::/64``), SRv6 (``5f00::/16``), local addresses (``fc00::/7``, ``fe80::/10``, ``fec0::/10``) and multicast."""
+"""The only public block. Outside it are IPv4 in IPv6 (``::/96``, ``::ffff:0:0/96``, ``64:ff9b::/96``,
+``64:ff9b:1::/48``), discard (``100::/64``), SRv6 (``5f00::/16``), local addresses (``fc00::/7``, ``fe80::/10``,
+``fec0::/10``) and multicast."""
 SPECIAL_IPV6 = {
     "2001::/23": "protocol assignments: Teredo, which holds an IPv4 address, benchmarks, ORCHID and others, RFC 2928",
     "2001:db8::/32": "documentation, RFC 3849",
@@ -54,13 +56,13 @@ _GLOBAL_UNICAST = ipaddress.ip_network(GLOBAL_UNICAST)
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet.
+    """Return whether an IP address belongs to the public internet.
 
     Args:
         address: As ``getaddrinfo`` writes it, a scope (``%eth0``) included.
 
     Raises:
-        ValueError: It is no IP address.
+        ValueError: It is not an IP address.
     """
     ip = ipaddress.ip_address(address.partition("%")[0])
     if ip.version == 6 and ip not in _GLOBAL_UNICAST:

@@ -1,8 +1,8 @@
-"""Fetches an image from the web without letting a client reach what only this machine can.
+"""Fetches an image from the web without giving a client access to this machine's network.
 
-A name is looked up once, all its addresses must be public, and the connection goes to the address that was checked: a
-name that changes its mind in between gains nothing. The same holds for every redirect. No proxy of the environment is
-used, since it would look up names itself.
+A name is resolved once, all its addresses must be public, and the connection goes to the checked address: a
+name that resolves differently afterwards has no effect. The same holds for every redirect. No proxy of the environment
+is used, since it would resolve names itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["fetch"]
 
 _MAX_REDIRECTS = 3
 _TIMEOUT_SECONDS = 15.0
-"""For one image, redirects included."""
+"""Seconds for one image, including redirects."""
 _FIX = "send the image's bytes as a data: URL"
 
 
@@ -34,21 +34,21 @@ def fetch(
     timeout_seconds: float = _TIMEOUT_SECONDS,
     is_allowed: Callable[[str], bool] = is_public,
 ) -> bytes:
-    """Return what lies at a web address.
+    """Return the content of a web address.
 
     Args:
-        url: Begins with ``http://`` or ``https://``.
-        where: What to call it in an error.
-        max_bytes: Of the answer.
-        timeout_seconds: Until its last byte.
-        is_allowed: Whether an IP address may be connected to.
+        url: Address, which begins with ``http://`` or ``https://``.
+        where: Name for it in an error.
+        max_bytes: Largest response.
+        timeout_seconds: Time until its last byte.
+        is_allowed: Returns whether an IP address may be connected to.
 
     Raises:
-        RequestError: It cannot be had, is too large, or leads to an address that is not public.
+        RequestError: It cannot be fetched, is too large, or leads to an address that is not public.
     """
     deadline = time.monotonic() + timeout_seconds
     try:
-        # No connection is used twice: one address may serve several names, each with a certificate of its own.
+        # No connection is reused: one address may serve several names, each with its own certificate.
         limits = httpx2.Limits(max_keepalive_connections=0)
         with httpx2.Client(trust_env=False, follow_redirects=False, timeout=timeout_seconds, limits=limits) as client:
             for _ in range(_MAX_REDIRECTS + 1):
@@ -59,13 +59,13 @@ def fetch(
                     if response.status_code != 200:
                         raise refused(where, f"status {response.status_code} at its address", "an image", _FIX)
                     return _read(response, where, max_bytes, deadline)
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:  # OSError: a name that nobody knows
-        raise refused(where, f"an address that gives nothing ({type(error).__name__})", "an image", _FIX) from error
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:  # OSError: a name that does not resolve
+        raise refused(where, f"an address that cannot be fetched ({type(error).__name__})", "an image", _FIX) from error
     raise refused(where, f"more than {_MAX_REDIRECTS} redirects", "an image", _FIX)
 
 
 def _request(client: httpx2.Client, url: str, where: str, is_allowed: Callable[[str], bool]) -> httpx2.Request:
-    """Make a request that goes to an address which was checked."""
+    """Make a request to a checked address."""
     target = httpx2.URL(url)
     if target.scheme not in ("http", "https") or not target.host:
         raise refused(where, "an address that is not http or https", "an image on the web", _FIX)
@@ -87,6 +87,6 @@ def _read(response: httpx2.Response, where: str, max_bytes: int, deadline: float
         content += piece
         if len(content) > max_bytes:
             raise refused(where, f"more than {max_bytes} bytes", "a smaller image", "shrink the image")
-        if time.monotonic() > deadline:  # one byte a second never runs into the client's own limit
+        if time.monotonic() > deadline:  # one byte a second would never hit the HTTP client's own limit
             raise refused(where, "an address that takes too long", "an image in time", _FIX)
     return bytes(content)

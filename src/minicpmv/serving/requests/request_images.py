@@ -1,4 +1,4 @@
-"""Gets the images that a request names, and looks at their sizes before anything is decoded."""
+"""Reads the images of a request, and checks their sizes before anything is decoded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Picture", "read_pictures"]
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image file as it came."""
+    """Holds an image file as received."""
 
     content: bytes
     size: tuple[int, int]
@@ -26,10 +26,10 @@ class Picture:
 
 
 def read_pictures(addresses: Sequence[str], settings: ServerSettings) -> list[Picture]:
-    """Get all images of one request.
+    """Read all images of one request.
 
     Raises:
-        RequestError: One is not allowed, not there or no image, or they are too large.
+        RequestError: One is not allowed, missing or not an image, or they are too large.
     """
     pictures: list[Picture] = []
     bytes_left, pixels_left = settings.max_body_bytes, settings.max_image_pixels
@@ -69,7 +69,7 @@ def _read(address: str, where: str, settings: ServerSettings, most_bytes: int) -
 
 
 def _read_file(address: str, where: str, root: Path | None, most_bytes: int) -> bytes:
-    """Read a file in the allowed folder. Nothing is said about files elsewhere, not even whether they are there."""
+    """Read a file in the allowed folder. Errors do not reveal whether files exist elsewhere."""
     if root is None:
         raise refused(
             where,
@@ -91,7 +91,7 @@ def _read_file(address: str, where: str, root: Path | None, most_bytes: int) -> 
         if size > most_bytes:
             raise refused(where, f"a file of {size} bytes", f"at most {most_bytes} bytes", "shrink the image")
         return file.read_bytes()
-    except (OSError, ValueError, RuntimeError) as error:  # no right to read, a NUL in the name, links in a circle
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, a NUL in the name, a cycle of links
         raise refused(where, f"{name!r:.200}", "an image file that can be read", "correct the path") from error
 
 

@@ -99,5 +99,5 @@ def test_what_is_no_image_in_time_is_refused(
 
 def test_a_name_that_nobody_knows_is_refused() -> None:
     for url in ("http://no.such.name.invalid/a.png", "http://[::/a", "http://" + "a" * 70 + "/"):
-        with pytest.raises(RequestError, match="image 0: found an address that gives nothing"):
+        with pytest.raises(RequestError, match="image 0: found an address that cannot be fetched"):
             fetch(url, "image 0", max_bytes=10)

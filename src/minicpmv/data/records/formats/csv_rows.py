@@ -1,7 +1,7 @@
-"""Comma- or tab-separated values: one record per row, whose keys are the names in the header.
+"""Reads comma- or tab-separated values: one record per row, whose keys are the names in the header.
 
 Every value is text, so that an id keeps its leading zeros; an empty cell is absent. Columns that hold lists or objects
-hold them as JSON. Rows are read when they are asked for: only their places are held in memory. A row that cannot be
+hold them as JSON. Rows are read on access: only their positions are held in memory. A row that cannot be
 read is a fault of that row, and hides no other.
 """
 
@@ -25,32 +25,32 @@ from minicpmv.errors import DataError, Problem
 __all__ = ["SUFFIXES", "CsvRows", "looks_like_csv"]
 
 SUFFIXES = (".csv", ".tsv")
-"""Names of such files; their content has no mark of its own."""
+"""Endings of such files, whose content has no signature."""
 
 _DELIMITERS = ",\t;"
-"""The first that divides a header most often is taken; spreadsheets of many countries write semicolons."""
+"""Delimiters; the one that is most frequent in the header is taken. Spreadsheets of many countries write semicolons."""
 _TALKS = ("conversations", "messages")
-"""Columns that can be the only one."""
+"""Columns that may be the only one."""
 _JSON_COLUMNS = ("conversations", "messages", "image", "images", "objects", "history", "references")
-"""Columns in which a cell that begins with ``[`` or ``{`` is JSON. In all others, text may begin so."""
+"""Columns in which a cell that begins with ``[`` or ``{`` is JSON; in others it may be text."""
 
-csv.field_size_limit(2**31 - 1)  # of the process; the default, 131,072 characters, is less than an embedded image has
+csv.field_size_limit(2**31 - 1)  # process-wide; the default of 131,072 characters is too small for an embedded image
 
 
 class CsvRows(LazySequence[RawRecord]):
-    """The rows of a file, without the header and without blank lines.
+    """Holds the rows of a file, without the header and without blank lines.
 
     Args:
-        file: Read by position, row by row.
-        start: Bytes to pass over, such as those of a byte order mark.
+        file: File, read by position, row by row.
+        start: Bytes to skip, such as a byte order mark.
 
     Raises:
-        DataError: It is not UTF-8, has no header of different names, or quotes are not closed.
+        DataError: The file is not UTF-8, has no header of distinct names, or unclosed quotes.
     """
 
     def __init__(self, file: DataFile, *, start: int = 0) -> None:
         self._file = file
-        self._places = array("q")  # where a row begins and ends, in bytes, and its line, for one row after the other
+        self._places = array("q")  # start and end in bytes, and line, of one row after the other
         with file.stream(start) as stream:
             self._read_places(_Lines(stream, file.source, start))
 
@@ -99,12 +99,12 @@ class CsvRows(LazySequence[RawRecord]):
 
 
 class _Lines(Iterator[str]):
-    """The lines of a file as text, and how far they have been read."""
+    """Iterates over the lines of a file as text, and tracks the position."""
 
     def __init__(self, file: BinaryIO, source: str, start: int) -> None:
         self._file, self._source = file, source
         self.position = start
-        """Bytes from the beginning of the file."""
+        """Position in bytes."""
         self.number = 0
 
     def __next__(self) -> str:
@@ -166,10 +166,10 @@ def _bad_cell(record: RawRecord, name: str, cell: str, error: Exception) -> Prob
 
 
 def looks_like_csv(head: bytes) -> bool:
-    """Whether text begins like a header and a row of as many cells: several names, which are words.
+    """Return whether text begins like CSV: a header of several words, and a row with as many cells.
 
     Args:
-        head: The beginning of a file that is not called so.
+        head: The beginning of a file without such an ending.
     """
     lines = head.split(b"\n", 2)
     if len(lines) < 2:

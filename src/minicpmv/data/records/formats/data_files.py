@@ -1,7 +1,7 @@
-"""Holds a data file open to be read by position, unpacked where gzip packed it.
+"""Holds a data file open for reading by position, unpacked if it is a gzip file.
 
-Not through a mapping of the file: what was read does not count as this process's memory, and a file that is cut short
-meanwhile makes an error instead of killing the process.
+The file is not mapped into memory: so pages that were read do not count as this process's memory, and a file that is
+truncated meanwhile causes an error instead of killing the process.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ __all__ = ["DataFile"]
 
 
 class DataFile:
-    """An open data file. A copy in another process opens the file again, and unpacks it again.
+    """Holds an open data file. A copy in another process opens, and if needed unpacks, the file again.
 
     Args:
         source: The file, as the user wrote it.
 
     Raises:
-        DataError: It is packed, and cannot be unpacked.
-        OSError: It cannot be opened.
+        DataError: The gzip file cannot be unpacked.
+        OSError: The file cannot be opened.
     """
 
     def __init__(self, source: str) -> None:
@@ -41,26 +41,26 @@ class DataFile:
 
     @property
     def name(self) -> str:
-        """Return the name of the content: the file's, without the ending that says that it is packed."""
+        """Return the name of the content: the file's name without the ending of a gzip file."""
         return self.source[:-3] if self.is_packed and self.source.lower().endswith(".gz") else self.source
 
     def read(self, size: int, position: int) -> bytes:
-        """Return so many bytes from a position on, fewer at the end."""
+        """Return ``size`` bytes from a position on, fewer at the end."""
         return os.pread(self._descriptor, size, position)
 
     def stream(self, start: int = 0) -> BinaryIO:
-        """Return a file object for one reading from a position on; two at a time would disturb each other."""
+        """Return a file object that reads from a position on; use only one at a time."""
         stream = os.fdopen(os.dup(self._descriptor), "rb")
         stream.seek(start)
         return stream
 
     def check_unchanged(self) -> None:
-        """Make sure that what is read is what was opened.
+        """Make sure that the file is unchanged since it was opened.
 
         Raises:
             DataError: The file has changed.
         """
-        if not self.is_packed:  # what was unpacked is this process's own
+        if not self.is_packed:  # the unpacked copy belongs to this process
             check_unchanged(self._descriptor, self._state, self.source)
 
     def __del__(self) -> None:

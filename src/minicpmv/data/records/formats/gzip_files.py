@@ -1,7 +1,7 @@
-"""Unpacks a gzip file into a temporary file without a name, which goes with the process that made it.
+"""Unpacks a gzip file into an unnamed temporary file, which is removed with its process.
 
-Records are read by position, which gzip does not allow. What a file unpacks to is limited: a file of a few megabytes
-can be made to hold terabytes.
+Records are read by position, which gzip does not allow. The unpacked size is limited: a file of a few megabytes
+can be crafted to hold terabytes.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from minicpmv.errors import DataError, Problem
 __all__ = ["GZIP", "unpack"]
 
 GZIP = b"\x1f\x8b"
-"""The first bytes of a gzip file."""
+"""First bytes of a gzip file."""
 
 MAX_RATIO = 200
-"""Times a file may grow, beyond ``FREE_BYTES``. Records grow 3 to 30 times, a file made to harm 1,000 times."""
+"""Largest expansion of a file beyond ``FREE_BYTES``. Records expand 3 to 30 times, a malicious file 1,000 times."""
 FREE_BYTES = 100_000_000
 """Bytes that any file may unpack to."""
 _BLOCK = 2**20
 
 
 def unpack(source: str) -> int:
-    """Return an open descriptor of all that a gzip file holds, for its caller to close.
+    """Return an open descriptor of a gzip file's content, for the caller to close.
 
     Raises:
         DataError: The file is damaged, unpacks to more than is allowed, or there is no room for it.

@@ -1,7 +1,7 @@
-"""Image values as other tools write them, brought to what ours are: paths, ``data:`` URLs, or an image file's bytes.
+"""Converts other tools' image values to ours: paths, ``data:`` URLs, or an image file's bytes.
 
-Hugging Face's columns hold structs of ``bytes`` and ``path``, others ``{"path": ...}`` with more in it, others URIs.
-Whether an image is there is not looked at here.
+Hugging Face's columns hold structs of ``bytes`` and ``path``, others ``{"path": ...}`` with further keys, others URIs.
+Whether an image exists is not checked here.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from minicpmv.processing.pictures.patches import ImageError, read_data_url
 __all__ = ["is_image_struct", "plain_image", "plain_images"]
 
 _STRUCT_KEYS = ("bytes", "path", "url")
-"""Keys of a struct that hold the image; of several, the first that is not null counts."""
+"""Keys of a struct that hold the image; the first that is not null counts."""
 
 Report = Callable[[Unread], None]
 
 
 def plain_images(value: object, place: str, report: Report) -> object:
-    """Bring the value of a record's ``image`` key into our form.
+    """Convert the value of a record's ``image`` key to our form.
 
     Args:
-        value: A path, a struct, a list or a dict of placeholders, or anything else, which stays.
+        value: A path, a struct, a list or a dict of placeholders, or anything else, which is kept.
         place: The field that holds it.
-        report: Takes the keys of structs that are not read.
+        report: Receives the keys of structs that are not read.
     """
     if isinstance(value, list):
         entries = enumerate(cast("list[object]", value))
@@ -47,7 +47,7 @@ def plain_images(value: object, place: str, report: Report) -> object:
 
 
 def plain_image(value: object, place: str, report: Report) -> object:
-    """Bring one image into our form; what is none stays, for ``checking`` to word."""
+    """Convert one image to our form; anything else is kept, for ``checking`` to report."""
     if isinstance(value, str):
         if value.startswith("data:"):
             try:
@@ -60,13 +60,13 @@ def plain_image(value: object, place: str, report: Report) -> object:
     struct = {key: entry for key, entry in cast("dict[str, object]", value).items() if entry is not None}
     source = next((key for key in _STRUCT_KEYS if key in struct), None)
     for key, entry in struct.items():
-        if key != source and not (source == "bytes" and key == "path"):  # where the bytes came from
+        if key != source and not (source == "bytes" and key == "path"):  # the path from which the bytes were read
             report(Unread("image", place, key, entry))
     return None if source is None else plain_image(struct[source], place, report)
 
 
 def is_image_struct(value: object) -> bool:
-    """Whether this is one image with what belongs to it, not a dict of placeholders and images."""
+    """Return whether a value is the struct of one image, not a dict of placeholders and images."""
     if not isinstance(value, dict):
         return False
     keys = cast("Mapping[object, object]", value).keys()
@@ -74,10 +74,10 @@ def is_image_struct(value: object) -> bool:
 
 
 def _path_of(uri: str) -> str:
-    """Return the path that a ``file:`` URI means; one of another machine stays, and is refused as an address."""
+    """Return the path of a ``file:`` URI; one of another machine is kept, and refused as an address."""
     try:
         parts = urlsplit(uri)
-    except ValueError:  # brackets that are no address
+    except ValueError:  # brackets that are not an IPv6 address
         return uri
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or not parts.path.startswith("/"):
         return uri

@@ -1,4 +1,4 @@
-"""JSON Lines: one record per line, read when it is asked for. Only the places of the lines are held in memory.
+"""Reads JSON Lines: one record per line, read on access. Only the positions of the lines are held in memory.
 
 A line that cannot be read is a fault of that line, and hides no other.
 """
@@ -19,23 +19,23 @@ from minicpmv.errors import Problem
 __all__ = ["SUFFIXES", "JsonLines", "is_json_lines"]
 
 SUFFIXES = (".jsonl", ".ndjson")
-"""Names that decide where the content does not."""
+"""Endings that decide if the content does not."""
 
 _BLOCK = 2**24
-"""Bytes that are searched for the ends of lines at a time."""
+"""Bytes that are searched for line ends at a time."""
 _MAY_BE_BLANK = np.frombuffer(b"\0 \t\r\v\f", np.uint8)
-"""With which a line of white space alone begins, and 0 for a line whose beginning was not looked at."""
+"""First bytes of lines of only white space, and 0 for a line whose first byte is unknown."""
 
 
 def is_json_lines(file: DataFile, *, start: int) -> bool:
-    """Tell JSON Lines from a list of records.
+    """Distinguish JSON Lines from a list of records.
 
-    A list begins with ``[``. Several lines of which one of the first two is an object by itself are JSON Lines;
-    anything else, such as a single object, is what its name says.
+    A list begins with ``[``. Several lines, one of the first two of which is a complete object, are JSON Lines;
+    for anything else, such as a single object, the name decides.
 
     Args:
         file: The file.
-        start: Bytes to pass over.
+        start: Bytes to skip.
     """
     named_so = file.name.lower().endswith(SUFFIXES)
     opening = file.read(4096, start).lstrip()[:1]
@@ -55,11 +55,11 @@ def _is_object(line: bytes) -> bool:
 
 
 class JsonLines(LazySequence[RawRecord]):
-    """The records of a file, one for every line that is not blank; those that cannot be read carry their fault.
+    """Holds the records of a file, one for every line that is not blank; unreadable ones carry their fault.
 
     Args:
-        file: Read by position, line by line.
-        start: Bytes to pass over, such as those of a byte order mark.
+        file: File, read by position, line by line.
+        start: Bytes to skip, such as a byte order mark.
     """
 
     def __init__(self, file: DataFile, *, start: int = 0) -> None:
@@ -82,10 +82,10 @@ def _find_lines(file: DataFile, start: int) -> tuple[NDArray[np.int64], NDArray[
     """Find the lines that are not blank.
 
     Returns:
-        Where each begins and ends, in bytes; and their numbers, from 1, or None if no line is blank.
+        Start and end of each in bytes; and their numbers, from 1, or None if no line is blank.
     """
     ends: list[NDArray[np.int64]] = []
-    openings = [np.zeros(1, np.uint8)]  # the first byte of each line; 0 where nobody has looked
+    openings = [np.zeros(1, np.uint8)]  # the first byte of each line; 0 if unknown
     position = start
     while block := file.read(_BLOCK, position):
         values = np.frombuffer(block, np.uint8)

@@ -1,7 +1,7 @@
-"""A list of records: JSON first, JSON5 when that fails.
+"""Reads a list of records: as JSON first, as JSON5 if that fails.
 
-The text is parsed once to find its records, and each of them again when it is asked for: parsed, all of them would take
-several times the memory. Nothing is judged here beyond what keeps the file from being read at all; see ``checking`` for
+The text is parsed once to find its records, and each record again on access: parsed records would take
+several times the memory. Only faults that keep the file from being read are judged here; see ``checking`` for
 the rest.
 """
 
@@ -28,10 +28,10 @@ __all__ = ["DECODER", "RepeatedKeys", "is_cut_off", "make_object", "parse_json_l
 _logger = logging.getLogger(__name__)
 
 MAX_JSON5_BYTES = 5_000_000
-"""Larger files must be strict JSON. The JSON5 reader manages about 75 kB a second, so this is a minute's wait."""
+"""Larger files must be strict JSON. The JSON5 reader reads about 75 kB a second, so this takes a minute."""
 
 _MOST_DIGITS = 1000
-"""Of a whole number. Python stops at 4,300; nothing in a record needs more than an id has."""
+"""Most digits of a whole number. Python's limit is 4,300; no record needs more than an id has."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _JSON5_ERROR = re.compile(r"<string>:(?P<line>\d+) (?P<message>.*) at column (?P<column>\d+)", re.DOTALL)
@@ -42,7 +42,7 @@ _CONVERT = (
 
 
 class RepeatedKeys(dict[str, object]):
-    """An object in which keys stand twice. JSON keeps the last; ``checking`` reports it, so that nothing is lost.
+    """Marks an object with repeated keys. JSON keeps the last; ``checking`` reports it, so that nothing is lost.
 
     Args:
         pairs: Keys and values as written.
@@ -59,7 +59,7 @@ def parse_json_list(text: str, source: str, *, on_notice: Callable[[Problem], No
     """Parse a list of records, each with the line on which it begins (None for JSON5).
 
     Args:
-        text: Of the file.
+        text: Text of the file.
         source: The file, as the user wrote it.
         on_notice: Called if the list is the value of a key of an object.
 
@@ -78,32 +78,32 @@ def _fail(code: str, where: str, found: str, expected: str, fix: str) -> NoRetur
 
 
 def make_object(pairs: Iterable[tuple[str, Any]]) -> dict[str, object]:
-    """Make what JSON decoders make of an object, keeping in mind keys that stand twice."""
+    """Make a dict as JSON decoders do, marking repeated keys."""
     entries = list(pairs)
     made = dict(entries)
     return made if len(made) == len(entries) else RepeatedKeys(entries)
 
 
 def _read_integer(digits: str, base: int = 10) -> int | float:
-    """Read a whole number; as a float, which no field takes, where Python refuses to convert thousands of digits."""
+    """Read a whole number; as a float, which no field accepts, if Python refuses to convert thousands of digits."""
     return int(digits, base) if len(digits) <= _MOST_DIGITS else float("inf")
 
 
 DECODER = json.JSONDecoder(object_pairs_hook=make_object, parse_int=_read_integer)
-"""Reads one value and tells where it ends."""
+"""Decoder that reads one value and returns its end."""
 
 
 class JsonList(LazySequence[RawRecord]):
-    """The records of a list in strict JSON.
+    """Holds the records of a list in strict JSON.
 
     Args:
-        text: Of the file.
+        text: Text of the file.
         source: The file, as the user wrote it.
         on_notice: As for ``parse_json_list``.
 
     Raises:
         json.JSONDecodeError: The text is not strict JSON.
-        DataError: It is, but not a list.
+        DataError: The text is strict JSON, but not a list.
     """
 
     def __init__(self, text: str, source: str, *, on_notice: Callable[[Problem], None]) -> None:
@@ -120,7 +120,7 @@ class JsonList(LazySequence[RawRecord]):
 
 
 def _find_records(text: str, source: str, on_notice: Callable[[Problem], None]) -> tuple[array[int], array[int]]:
-    """Find the list of records, at the top or under a key, and in it the line and the first character of each."""
+    """Find the list of records, at the top or under a key, and the line and first character of each record."""
     position = _skip(text, 0)
     if text[position : position + 1] == "[":
         lines, starts, end = _find_entries(text, position)
@@ -146,12 +146,12 @@ def _decode(text: str, position: int) -> tuple[object, int]:
 
 
 def _find_value(text: str, position: int, key: str) -> int:
-    """Return where the value of a key begins, the last if there are several, in an object known to be sound."""
+    """Return the start of a key's value, the last one if repeated, in a valid object."""
     found = position
     position = _skip(text, position + 1)
     while text[position] != "}":
         name, end = _decode(text, position)
-        position = _skip(text, _skip(text, end) + 1)  # behind the colon
+        position = _skip(text, _skip(text, end) + 1)  # after the colon
         if name == key:
             found = position
         _, end = _decode(text, position)
@@ -165,11 +165,11 @@ def _find_entries(text: str, position: int) -> tuple[array[int], array[int], int
     """Parse a list entry by entry.
 
     Args:
-        text: Of the file.
-        position: Of the bracket that opens the list.
+        text: Text of the file.
+        position: Position of the opening bracket.
 
     Returns:
-        The line of each entry, from 1; the character at which it begins; and the end of the list.
+        The line of each entry, from 1; its first character; and the end of the list.
     """
     lines, starts = array("q"), array("q")
     line, counted = 1, 0
@@ -195,7 +195,7 @@ def _skip(text: str, position: int) -> int:
 
 
 def _refuse_top_level(value: object, rest: str, source: str) -> NoReturn:
-    """Refuse what is neither a list nor an object, or an object with something behind it."""
+    """Refuse a value that is neither a list nor an object, or an object with something after it."""
     fix = "write [ before the first record and ] after the last"
     if isinstance(value, dict) and rest.lstrip()[:1] == "{":
         _fail(
@@ -212,10 +212,10 @@ def _refuse_top_level(value: object, rest: str, source: str) -> NoReturn:
 def _parse_json5(
     text: str, source: str, strict: json.JSONDecodeError, on_notice: Callable[[Problem], None]
 ) -> list[object]:
-    """Parse what strict JSON refused.
+    """Parse text that strict JSON refused.
 
     Raises:
-        DataError: It is not JSON5 either, or too large to try.
+        DataError: The text is not JSON5 either, or too large to try.
     """
     if is_cut_off(text, strict):
         _fail_cut_off(text, source)
@@ -259,7 +259,7 @@ def _parse_json5(
 
 
 def is_cut_off(text: str, error: json.JSONDecodeError) -> bool:
-    """Whether strict JSON failed because the text ends too early."""
+    """Return whether strict JSON failed because the text ends too early."""
     if error.msg.startswith("Unterminated string"):  # a string that a line break ends has the other message
         return True
     if error.msg.startswith("Invalid control character") and '"' not in text[error.pos :]:
@@ -269,7 +269,7 @@ def is_cut_off(text: str, error: json.JSONDecodeError) -> bool:
 
 
 def _json5_may_help(text: str, error: json.JSONDecodeError) -> bool:
-    """Whether JSON5 could accept what strict JSON stumbled over; a forgotten comma or colon is wrong in both."""
+    """Return whether JSON5 could accept what strict JSON refused; a missing comma or colon is wrong in both."""
     stumble = text[error.pos]
     if error.msg.endswith("delimiter"):
         return stumble not in "\"'[{0123456789"

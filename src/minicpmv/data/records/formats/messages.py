@@ -1,6 +1,6 @@
-"""Reads a list of messages in any style into ours: role and content, and of answers their weight and thinking.
+"""Reads a list of messages in any style into ours: role and content, and weight and thinking of answers.
 
-What a message holds beside that is not read, and is reported as such. Whether roles and texts are right is judged
+Other keys of a message are not read, and are reported as such. Whether roles and texts are valid is judged
 elsewhere.
 """
 
@@ -28,41 +28,41 @@ __all__ = [
 
 _STYLE_KEYS = ("role", "content", "from", "value")
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
-"""What ``from`` holds; user, assistant and system are taken as well."""
+"""Values of ``from``; user, assistant and system are accepted as well."""
 _SWITCHES = ("loss", "train", "trainable", "training")
-"""Keys that say whether an answer is trained: ms-swift's, axolotl's."""
+"""Keys that state whether an answer is trained: ms-swift's, axolotl's."""
 WEIGHT_KEYS = ("weight", "loss_weight", *_SWITCHES)
-"""Keys of an answer that say how much it counts: ours and OpenAI's, LLaMA-Factory's, and the switches."""
+"""Keys of an answer that state its weight: ours and OpenAI's, LLaMA-Factory's, and the switches."""
 _SMALLEST_WEIGHT, _LARGEST_WEIGHT = 1e-6, 1_000_000
-"""No answer counts less, unless 0, or more: what float32 holds as 0 is not learnt, what it cannot hold ends the run."""
+"""Limits of a weight other than 0: below, float32 rounds it to 0; above, it overflows and ends the run."""
 THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
 """Keys of an answer that hold the thinking before it; the first is ours."""
 
 
 @dataclass(slots=True)
 class Messages:
-    """What was read of a record's messages."""
+    """Holds what was read from a record's messages."""
 
     talk: list[object] = field(default_factory=list)
-    """Messages of our form; one that is no object, or has no role or content, as it stands."""
+    """Messages in our form; one that is not an object, or lacks role or content, is kept as is."""
     images: list[object] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     bare: list[str] = field(default_factory=list)
     indices: list[object] = field(default_factory=list)
-    """As ``Parts`` has them, of all messages."""
+    """Fields of image parts without an image, as in ``Parts``, of all messages."""
     texts: list[str] = field(default_factory=list)
-    """Where the text of each message stands."""
+    """Field of each message's text."""
     unread: list[Unread] = field(default_factory=list)
     faults: list[Problem] = field(default_factory=list)
 
 
 def is_plain_message(message: object) -> bool:
-    """Whether a message is in our form already, with nothing more in it."""
+    """Return whether a message is already in our form, with no other keys."""
     return type(message) is dict and len(message) == 2 and "role" in message and isinstance(message.get("content"), str)
 
 
 def read_plain_sharegpt(messages: list[object]) -> list[object] | None:
-    """Read messages of ``from`` and ``value`` with nothing more in them; None if there are others."""
+    """Read messages that have only ``from`` and ``value``; return None if there are others."""
     talk: list[object] = []
     for message in messages:
         if type(message) is not dict or len(message) != 2:
@@ -76,7 +76,7 @@ def read_plain_sharegpt(messages: list[object]) -> list[object] | None:
 
 
 def is_sharegpt(talk: object) -> bool:
-    """Whether messages have ``from`` and ``value``, and none of them our keys."""
+    """Return whether messages have ``from`` and ``value``, and none has our keys."""
     if not isinstance(talk, list):
         return False
     messages = [message for message in cast("list[object]", talk) if isinstance(message, dict)]
@@ -91,11 +91,11 @@ def read_messages(
     """Read the messages of a record.
 
     Args:
-        messages: As written.
-        record: Names the places.
+        messages: Messages as written.
+        record: The record, to name places.
         place: The field that holds them: ``conversations`` or ``messages``.
-        role_key: What they call the role.
-        content_key: And the text.
+        role_key: Key of the role.
+        content_key: Key of the text.
     """
     read = Messages()
     is_ours = role_key == "role"
@@ -108,7 +108,7 @@ def read_messages(
             continue
         given = cast("dict[str, object]", message)
         lacking = [key for key in (role_key, content_key) if key not in given]
-        if is_ours and lacking:  # whoever judges it looks for what was meant instead
+        if is_ours and lacking:  # the check of messages looks for the key that was meant
             read.talk.append(given)
             continue
         name = f"{place}[{number}]"
@@ -130,7 +130,7 @@ def read_messages(
 
 
 def _check_other_style(read: Messages, record: RawRecord, name: str, given: Mapping[str, object]) -> None:
-    """Name a message of ours that says something else in the keys of the other style."""
+    """Report a message in our form with different values in the keys of the other style."""
     role, text = given.get("from"), given.get("value")
     for ours, theirs, said in (
         ("role", "from", _SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role),
@@ -142,7 +142,7 @@ def _check_other_style(read: Messages, record: RawRecord, name: str, given: Mapp
 
 
 def _check_indices(read: Messages, record: RawRecord) -> None:
-    """Name an image part that means another image of the record than the next one."""
+    """Report an image part whose index is not that of the next image of the record."""
     for number, (name, index) in enumerate(zip(read.bare, read.indices, strict=True)):
         if index is not None and index != number:
             found = f"the index {quote(index)} of image part number {number}"
@@ -153,7 +153,7 @@ def _check_indices(read: Messages, record: RawRecord) -> None:
 
 
 def _like(original: Mapping[str, object], made: dict[str, object]) -> dict[str, object]:
-    """Keep in mind that keys stood twice in what ``made`` was made of."""
+    """Carry over the mark of repeated keys from the original to ``made``."""
     if not isinstance(original, RepeatedKeys):
         return made
     marked = RepeatedKeys(made.items())
@@ -176,14 +176,14 @@ def _read_content(read: Messages, record: RawRecord, place: str, made: dict[str,
 def _read_rest(
     read: Messages, record: RawRecord, name: str, rest: Mapping[str, object], role: object
 ) -> dict[str, object]:
-    """Return weight and thinking of a message; report what is not read, and what contradicts itself.
+    """Return weight and thinking of a message; report unread keys and contradictions.
 
     Args:
-        read: Takes the reports.
-        record: Names the places.
+        read: Receives the reports.
+        record: The record, to name places.
         name: The message.
-        rest: What it holds beside role and content; null counts as left out.
-        role: Of the message.
+        rest: Its keys other than role and content; null counts as absent.
+        role: Role of the message.
     """
     given = {key: value for key, value in rest.items() if value is not None}
     made: dict[str, object] = {}
@@ -208,7 +208,7 @@ def _read_rest(
 def _resolve_weight(
     record: RawRecord, name: str, written: Mapping[str, object], role: object
 ) -> tuple[Problem | None, float]:
-    """Make one number of the keys that say how much an answer counts, or the problem that keeps from it."""
+    """Combine the keys that state an answer's weight into one number, or return the problem."""
     numbers: dict[str, float] = {}
     for key, value in written.items():
         where = record.where(f"{name}.{key}")

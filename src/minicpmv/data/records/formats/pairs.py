@@ -1,7 +1,6 @@
-"""Reads records without messages: a question and an answer, as Alpaca, ms-swift and VQA sets have them.
+"""Reads records without messages: a question and an answer, as in Alpaca, ms-swift and VQA sets.
 
-They become messages. How a record was read is said once for each file, because it is a reading and not what stands
-there.
+They become messages. How a record was read is reported once per file, because it is an interpretation.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ __all__ = ["ANSWERS", "QUESTIONS", "Pair", "is_pair", "read_pair"]
 QUESTIONS = ("instruction", "query", "question", "prompt")
 ANSWERS = ("output", "response", "answer", "multiple_choice_answer", "answers", "completion")
 _AGREED = ("answer", "multiple_choice_answer")
-"""The one answer of a record that holds those of all annotators under ``answers``."""
+"""Keys of the agreed answer in a record that holds those of all annotators under ``answers``."""
 
 
 @dataclass(slots=True)
 class Pair:
-    """A record's conversation, and where it stood."""
+    """Holds a record's conversation, and its original places."""
 
     talk: list[object] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
-    """The field of each message's text."""
+    """Field of each message's text."""
     taken: list[str] = field(default_factory=list)
-    """The keys that were read."""
+    """Keys that were read."""
     references: list[object] | None = None
     """Several answers to one question."""
     reading: str = ""
@@ -38,7 +37,7 @@ class Pair:
 
 
 def is_pair(fields: Mapping[str, object]) -> bool:
-    """Whether a record without messages has a question of its own; torchtune's is ``input``, beside an answer."""
+    """Return whether a record without messages has a question; torchtune's is ``input``, next to an answer."""
     return any(isinstance(fields.get(key), str) for key in QUESTIONS) or (
         isinstance(fields.get("input"), str) and any(key in fields for key in ANSWERS)
     )
@@ -48,8 +47,8 @@ def read_pair(fields: Mapping[str, object], record: RawRecord) -> Pair:
     """Read a record for which ``is_pair`` holds.
 
     Args:
-        fields: Of the record, without null.
-        record: Names the places.
+        fields: Fields of the record, without null.
+        record: The record, to name places.
     """
     pair = Pair()
     questions = [key for key in QUESTIONS if key in fields] or ["input"]
@@ -109,7 +108,7 @@ def _read_history(pair: Pair, fields: Mapping[str, object], record: RawRecord) -
 
 
 def _read_answer(pair: Pair, fields: Mapping[str, object], key: str, record: RawRecord) -> str:
-    """Read the answer; of several, the first is learnt and all are what evaluation accepts."""
+    """Read the answer; if there are several, the first is learnt and evaluation accepts all."""
     answer = fields[key]
     listed = key if isinstance(answer, list) else "answers" if key in _AGREED and "answers" in fields else None
     several = cast("list[object]", fields[listed]) if listed and isinstance(fields[listed], list) else []
@@ -129,7 +128,7 @@ def _read_answer(pair: Pair, fields: Mapping[str, object], key: str, record: Raw
 
 
 def _text_of(answer: object, place: str, unread: list[Unread]) -> object:
-    """Return an answer; VQA's are objects that hold theirs under ``answer``."""
+    """Return the text of an answer; VQA's answers are objects that hold it under ``answer``."""
     if not isinstance(answer, dict) or "answer" not in answer:
         return answer
     fields = cast("dict[str, object]", answer)

@@ -1,7 +1,7 @@
-"""Messages whose content is a list of parts, as OpenAI's and transformers' are: text and images in turn.
+"""Reads messages whose content is a list of text and image parts, as in OpenAI's and transformers' form.
 
-The parts of a message become one text with ``<image>`` where an image stands. They are joined by one newline, which is
-how the released ``chat()`` joins a list, so nothing is lost: ``placeholders`` cuts the text at the same places.
+The parts of a message become one text with ``<image>`` for each image. They are joined by one newline, which is
+how the released ``chat()`` joins a list, so nothing is lost: ``placeholders`` splits the text at the same places.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ __all__ = ["Parts", "read_parts"]
 
 _EXPECTED = "{'type': 'text', 'text': ...}, or an image_url or image part"
 _TEXTS = ("text", "value")
-"""Where text parts hold the text; the second is LLaMA-Factory's."""
+"""Keys of the text in text parts; the second is LLaMA-Factory's."""
 _IMAGE_SOURCES = ("image", "path", "url", "base64", "image_url", "value")
-"""Where image parts hold the image."""
+"""Keys of the image in image parts."""
 _FIXES = {
     "video": "video cannot be trained yet: save the frames that matter as images, or leave the record out",
     "audio": "sound cannot be trained: leave the record out",
     "tool": "tools cannot be trained here: write call and result into the texts, or leave the record out",
-    "reason": "write the thinking under 'reasoning_content' of the message, beside its content",
-    "think": "write the thinking under 'reasoning_content' of the message, beside its content",
+    "reason": "write the thinking under 'reasoning_content' of the message, next to its content",
+    "think": "write the thinking under 'reasoning_content' of the message, next to its content",
 }
-"""What to do with a part whose type holds one of these words."""
+"""Fix for a part whose type contains one of these words."""
 
 
 @dataclass(slots=True)
 class Parts:
-    """What the parts of one message hold."""
+    """Holds what was read from the parts of one message."""
 
     text: str = ""
     images: list[object] = field(default_factory=list)
-    """Whatever stands where a path or an image is expected."""
+    """Values in place of a path or an image."""
     places: list[str] = field(default_factory=list)
-    """The field of each image."""
+    """Field of each image."""
     bare: list[str] = field(default_factory=list)
-    """The fields of image parts that only say where an image of the record goes."""
+    """Fields of image parts that only mark the place of an image of the record."""
     indices: list[object] = field(default_factory=list)
-    """The ``index`` of each of those, None without one."""
+    """``index`` of each of those; None without one."""
     problems: list[Problem] = field(default_factory=list)
     unread: list[Unread] = field(default_factory=list)
     """Keys of parts that are not read."""
@@ -55,8 +55,8 @@ def read_parts(content: Sequence[object], *, record: RawRecord, place: str, imag
     """Read the content of one message.
 
     Args:
-        content: The parts as written; a null field counts as left out.
-        record: Names the places.
+        content: The parts as written; a null field counts as absent.
+        record: The record, to name places.
         place: The field that holds the content, such as ``messages[0].content``.
         images_allowed: Whether this is a turn of the user.
     """
@@ -87,7 +87,7 @@ def read_parts(content: Sequence[object], *, record: RawRecord, place: str, imag
 
 
 def _fix_kind(part: Mapping[str, object]) -> str:
-    """Say what to do with a part whose type is none of ours."""
+    """Return the fix for a part of an unknown type."""
     kind = part.get("type")
     if "type" not in part:
         meant = "text" if "text" in part else next((key for key in _IMAGE_SOURCES if key in part), None)
@@ -117,7 +117,7 @@ def _read_text(read: Parts, record: RawRecord, name: str, part: Mapping[str, obj
 
 
 def _choose(read: Parts, record: RawRecord, name: str, keys: list[str]) -> str | None:
-    """Return the one key that holds something, ``text`` if there is none, or None after naming that there are more."""
+    """Return the one key with a value, ``text`` if there is none, or None after reporting that there are several."""
     if len(keys) < 2:
         return keys[0] if keys else "text"
     _refuse(read, record, name, f"the keys {', '.join(map(repr, keys))}", "one of them", "remove the others")

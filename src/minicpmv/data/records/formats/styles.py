@@ -1,12 +1,12 @@
-"""The styles in which people write conversations, brought into one form before anything is judged.
+"""Converts all styles of conversations to one form before anything is judged.
 
-Ours (``conversations`` with role and content), LLaVA's and ShareGPT's (``conversations`` with from and value),
-OpenAI's (``messages``, whose content is text or parts), that of transformers (the same with other image parts), and
-records without messages (``pairs``). What fits none of them stays as it is and is judged as ours; what mixes them is a
-fault. ``FieldNames`` remembers the user's own words.
+The styles are ours (``conversations`` with role and content), LLaVA's and ShareGPT's (``conversations`` with from and
+value), OpenAI's (``messages``, whose content is text or parts), that of transformers (the same with other image parts),
+and records without messages (``pairs``). A record of no known style is kept and judged as ours; one that mixes them is
+a fault. ``FieldNames`` remembers the user's own names.
 
-A value of our form holds the keys of ``_OWN_KEYS`` and nothing else: whatever no reader took is in ``unread``, because
-it was never copied, not because somebody knew its name.
+A value in our form has only the keys of ``_OWN_KEYS``: every key that no reader took is in ``unread``, because
+it was never copied, not because its name is known.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ _OWN_KEYS = ("id", "image", "conversations", "references", "objects")
 """Keys of a record in our form."""
 _READ = frozenset({"conversations", "messages", "image", "images", "references", "objects", "system", "system_prompt"})
 _READ = _READ.union(QUESTIONS)
-"""Keys of a record that make a difference here."""
+"""Keys of a record that decide its style."""
 _PROMPTED = ("prompt", "completion")
 _OBJECT_KEYS = ("ref", "bbox", "bbox_type", "image_id")
-"""What is read of ms-swift's ``objects``."""
+"""Keys of ms-swift's ``objects`` that are read."""
 
 
 @dataclass(slots=True)
 class _Reading:
-    """One record on its way into our form."""
+    """Holds one record during conversion."""
 
     record: RawRecord
     fields: dict[str, object]
-    """As written, without null."""
+    """Fields as written, without null."""
     own: dict[str, object] = field(default_factory=dict)
     taken: set[str] = field(default_factory=lambda: {"id", "references"})
     names: FieldNames = OWN_NAMES
@@ -60,7 +60,7 @@ class _Reading:
 
 
 def to_own_form(record: RawRecord) -> RawRecord:
-    """Bring a record into our form, say in its ``names`` what the fields were called, and in ``unread`` what is left.
+    """Convert a record to our form, with the original field names in ``names`` and the unread keys in ``unread``.
 
     A record that mixes styles, or whose parts cannot be read, gets ``faults``.
     """
@@ -79,7 +79,7 @@ def to_own_form(record: RawRecord) -> RawRecord:
         *_mixed(record, fields, "image", "images"),
         *_check_inner_keys(record, fields, image_key),
     ]
-    reading.taken |= {"image", "images", "conversations", "messages"}  # one holds nothing, or both are named above
+    reading.taken |= {"image", "images", "conversations", "messages"}  # one is empty, or both are reported above
     reading.names = _shared_names(talk_key, image_key)
     if image_key in fields:
         reading.own["image"] = plain_images(fields[image_key], image_key, reading.unread.append)
@@ -89,10 +89,10 @@ def to_own_form(record: RawRecord) -> RawRecord:
     elif _is_prompted(fields):
         how = _read_prompted(reading)
     elif "conversations" in written and not is_pair(fields):
-        reading.own["conversations"] = None  # which is no conversation
+        reading.own["conversations"] = None  # not a conversation
     elif is_pair(fields):
         how = _read_pair(reading).reading
-    else:  # whoever judges it looks for what was meant
+    else:  # the check of records looks for the key that was meant
         kept = {key: value for key, value in fields.items() if key not in ("image", "images")}
         return dataclasses.replace(record, value=_like(written, kept | reading.own), names=reading.names)
     _read_instruction(reading)
@@ -102,7 +102,7 @@ def to_own_form(record: RawRecord) -> RawRecord:
 
 
 def _read_plain(record: RawRecord, fields: dict[str, object]) -> RawRecord | None:
-    """Read a record whose messages hold role and text alone, as nearly all do; None for any other."""
+    """Read a record whose messages have only role and text, as nearly all do; return None for any other."""
     talk_key = "conversations" if "conversations" in fields else "messages"
     image_key = "images" if "images" in fields else "image"
     rest = fields.keys() - {"id", talk_key, image_key}
@@ -138,7 +138,7 @@ def _read_plain(record: RawRecord, fields: dict[str, object]) -> RawRecord | Non
 
 
 def _is_plain_image(image: object) -> bool:
-    """Whether an ``image`` value is of paths, as they stand in ours."""
+    """Return whether an ``image`` value consists of paths, as in our form."""
     paths = cast("list[object]", image) if isinstance(image, list) else (image,)
     return all(isinstance(path, str) and path and not path.startswith(("data:", "file:")) for path in paths)
 
@@ -164,7 +164,7 @@ def _is_left_out(key: str, value: object) -> bool:
 
 
 def _name_images(reading: _Reading, image_key: str) -> None:
-    """Keep the numbers that images have in a list with null in it."""
+    """Keep the original indices of images in a list that contains null."""
     written = reading.fields.get(image_key)
     entries = cast("list[object]", written) if isinstance(written, list) else []
     if None in entries:
@@ -172,7 +172,7 @@ def _name_images(reading: _Reading, image_key: str) -> None:
         reading.names = dataclasses.replace(reading.names, parts=tuple(places))
 
 
-@lru_cache(maxsize=32)  # one object for all records of a style, not one for each of millions
+@lru_cache(maxsize=32)  # one shared object per style, not one for each of millions of records
 def _shared_names(conversations: str, image: str, *, role: str = "role", content: str = "content") -> FieldNames:
     return FieldNames(conversations=conversations, role=role, content=content, image=image)
 
@@ -183,7 +183,7 @@ def _names_with_texts(names: FieldNames, texts: tuple[str, ...]) -> FieldNames:
 
 
 def _present(fields: Mapping[str, object], first: str, second: str) -> str:
-    """Choose the key that holds something; some tools write both with one of them empty."""
+    """Choose the key that is not empty; some tools write both with one of them empty."""
     return first if second not in fields or fields.get(first) else second
 
 
@@ -194,7 +194,7 @@ def _mixed(record: RawRecord, fields: Mapping[str, object], first: str, second: 
 
 
 def _check_inner_keys(record: RawRecord, fields: Mapping[str, object], image_key: str) -> Iterator[Problem]:
-    """Yield a problem for a key that stands twice in what is read and not kept: parts, and structs of images."""
+    """Yield a problem for repeated keys in values that are not kept: parts, and structs of images."""
     image = fields.get(image_key)
     if isinstance(image, list) or is_image_struct(image):
         yield from _repeated_in(record, image, image_key)
@@ -222,7 +222,7 @@ def _repeated_in(record: RawRecord, value: object, place: str) -> Iterator[Probl
 
 
 def _like(original: Mapping[str, object], made: dict[str, object]) -> dict[str, object]:
-    """Keep in mind that keys stood twice in what ``made`` was made of."""
+    """Carry over the mark of repeated keys from the original to ``made``."""
     if not isinstance(original, RepeatedKeys):
         return made
     marked = RepeatedKeys(made.items())
@@ -249,7 +249,7 @@ def _read_talk(reading: _Reading, talk: object, key: str) -> None:
 
 
 def _is_prompted(fields: Mapping[str, object]) -> bool:
-    """Whether a record has TRL's ``prompt`` and ``completion``, each a list of messages."""
+    """Return whether a record has TRL's ``prompt`` and ``completion``, each a list of messages."""
     return all(
         isinstance(fields.get(key), list)
         and any(isinstance(message, dict) and "role" in message for message in cast("list[object]", fields[key]))
@@ -258,7 +258,7 @@ def _is_prompted(fields: Mapping[str, object]) -> bool:
 
 
 def _read_prompted(reading: _Reading) -> str:
-    """Read the messages of ``prompt``, of which no answer is learnt, and those of ``completion``; say how."""
+    """Read the messages of ``prompt``, whose answers are context, and those of ``completion``; return how, in words."""
     whole = Messages()
     for key in _PROMPTED:
         messages = cast("list[object]", reading.fields[key])
@@ -282,7 +282,7 @@ def _as_context(message: object) -> object:
 
 
 def _place_images(reading: _Reading, read: Messages) -> None:
-    """Take the images of parts, or name that they stand in two places or in none."""
+    """Take the images of parts, or report images in two places or in none."""
     image = reading.own.get("image")
     if image and read.images:
         found = f"images both under {reading.names.image!r} and in the messages"
@@ -296,7 +296,7 @@ def _place_images(reading: _Reading, read: Messages) -> None:
 
 
 def _check_second_talk(reading: _Reading) -> None:
-    """Name a question and an answer beside messages, unless the messages hold the same texts."""
+    """Report a question and an answer in addition to messages, unless the messages hold the same texts."""
     pair = read_pair(reading.fields, reading.record) if is_pair(reading.fields) else Pair()
     talk = cast("list[object]", reading.own["conversations"])
     texts = {cast("dict[str, object]", message).get("content") for message in talk if is_plain_message(message)}
@@ -320,7 +320,7 @@ def _read_pair(reading: _Reading) -> Pair:
 
 
 def _read_instruction(reading: _Reading) -> None:
-    """Put the text under ``system`` or ``system_prompt`` of the record first, as a system turn."""
+    """Add the text under ``system`` or ``system_prompt`` of the record as the first, system turn."""
     fields = reading.fields
     keys = [key for key in ("system", "system_prompt") if isinstance(fields.get(key), str)]
     reading.taken |= set(keys)
@@ -343,7 +343,7 @@ def _read_instruction(reading: _Reading) -> None:
 
 
 def _read_objects(reading: _Reading) -> None:
-    """Take ms-swift's ``objects``, which hold the names and boxes that stand as marks in the text."""
+    """Take ms-swift's ``objects``, which hold the names and boxes for marks in the text."""
     objects = reading.fields.get("objects")
     if not isinstance(objects, dict) or {"ref", "bbox"}.isdisjoint(cast("dict[str, object]", objects)):
         return

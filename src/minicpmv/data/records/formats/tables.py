@@ -1,4 +1,5 @@
-"""Tables: Parquet and Arrow files, and the directories that Hugging Face ``datasets`` writes with ``save_to_disk``.
+"""Reads tables: Parquet and Arrow files, and the directories that Hugging Face ``datasets`` saves with
+``save_to_disk``.
 
 Only pyarrow is needed, and only when there is a table to read. A column that is null in a row is absent from its
 record.
@@ -32,27 +33,27 @@ _INSTALL = "pip install 'minicpmv-finetune[data]'"
 
 
 def table_kind(head: bytes) -> TableKind | None:
-    """Tell from the first bytes of a file what table it holds, if any."""
+    """Recognise the kind of table from the first bytes of a file, if it is one."""
     return next((kind for beginning, kind in _BEGINNINGS if head.startswith(beginning)), None)
 
 
 def is_dataset_directory(folder: Path) -> bool:
-    """Whether ``datasets`` saved one dataset (not a dict of splits) in this folder."""
+    """Return whether ``datasets`` saved one dataset (not a dict of splits) in this folder."""
     return all(os.path.isfile(folder / name) for name in ("state.json", "dataset_info.json"))
 
 
 class Table(LazySequence["dict[str, object]"]):
-    """The rows of one file, made when they are asked for.
+    """Holds the rows of one file, made on access.
 
     Arrow files are mapped into memory, not read. Parquet files, which are compressed, are held as Arrow's columns. A
-    copy in another process opens the file anew.
+    copy in another process opens the file again.
 
     Args:
         source: The file.
-        kind: What it holds.
+        kind: Kind of the table.
 
     Raises:
-        DataError: It is damaged.
+        DataError: The file is damaged.
         UsageError: pyarrow is not installed.
     """
 
@@ -71,7 +72,7 @@ class Table(LazySequence["dict[str, object]"]):
                 file = pyarrow.memory_map(self._source)
                 is_stream = self._kind == "arrow stream"
                 table = (pyarrow.ipc.open_stream(file) if is_stream else pyarrow.ipc.open_file(file)).read_all()
-            table.validate(full=True)  # an offset that lies outside would crash the process that reads the row
+            table.validate(full=True)  # an offset out of bounds would crash the process that reads the row
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError([_damaged(self._source, self._kind, error)]) from error
         return [batch for batch in table.to_batches() if len(batch)]
@@ -100,7 +101,7 @@ def _damaged(source: str, kind: str, error: Exception) -> Problem:
 
 
 def open_dataset_directory(source: str) -> Sequence[dict[str, object]]:
-    """Open the rows of a directory for which ``is_dataset_directory`` holds, in its own order.
+    """Open the rows of a directory for which ``is_dataset_directory`` holds, in its order.
 
     Raises:
         DataError: A file of it is missing or damaged.
@@ -129,7 +130,7 @@ def open_dataset_directory(source: str) -> Sequence[dict[str, object]]:
 
 
 def _without_nulls(value: object) -> object:
-    """Leave out null fields: a table has every field in every row, whether a record has it or not."""
+    """Remove null fields: a table has every field in every row, even if a record lacks it."""
     if isinstance(value, dict):
         fields = cast("dict[str, object]", value)
         return {key: _without_nulls(entry) for key, entry in fields.items() if entry is not None}
@@ -143,5 +144,5 @@ def _import(name: str, source: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise UsageError(
-            f"{source}: found a table, and no pyarrow to read it with, expected pyarrow\n  fix: {_INSTALL}"
+            f"{source}: found a table but no pyarrow to read it, expected pyarrow\n  fix: {_INSTALL}"
         ) from error

@@ -1,7 +1,7 @@
-"""Judges an object that stands where a list of records should: the records may be a list under one of its keys.
+"""Finds the records in an object where a list was expected: they may be a list under one of its keys.
 
-``{"data": [...]}`` is read, since nothing else can be meant; which of ``{"train": [...], "test": [...]}`` is meant, its
-user says.
+``{"data": [...]}`` is read, since it is unambiguous; for ``{"train": [...], "test": [...]}``, the
+user must choose.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from minicpmv.errors import DataError, Problem
 __all__ = ["find_list", "is_registry", "left_aside"]
 
 _RECORD_KEYS = ("conversations", "messages")
-"""An object with one of them is a record, and no list in it holds records."""
+"""Keys that make an object a record, so that no list in it holds records."""
 _MESSAGE_KEYS = ({"role", "content"}, {"from", "value"}, {"type", "text"})
-"""What the entries of a conversation have: a list of those is no list of records, whatever it is called."""
+"""Keys of a conversation's entries: a list of those is not a list of records, whatever its name."""
 _REGISTRY_KEYS = {
     "annotation",
     "json_path",
@@ -34,12 +34,12 @@ _NAMED = 5
 
 
 def find_list(value: Mapping[str, object], source: str, *, module: Literal["json", "json5"]) -> str:
-    """Return the key under which the records of a file are.
+    """Return the key of a file's records.
 
     Args:
-        value: All that the file holds.
+        value: The whole content of the file.
         source: The file, as the user wrote it.
-        module: What reads it.
+        module: Module that reads the file.
 
     Raises:
         DataError: There is no list of objects, or there are several.
@@ -75,14 +75,14 @@ def find_list(value: Mapping[str, object], source: str, *, module: Literal["json
 
 
 def is_registry(value: Mapping[str, object]) -> bool:
-    """Whether an object names data sets and says where they are, instead of holding any."""
+    """Return whether an object lists data sets and their files, instead of records."""
     return bool(value) and all(isinstance(entry, dict) and _REGISTRY_KEYS & entry.keys() for entry in value.values())
 
 
 def left_aside(value: Mapping[str, object], key: str, source: str) -> Problem:
-    """Word that the records are the list under a key, and what else there is."""
+    """Return a notice that the records are the list under a key, with the other keys."""
     others = [name for name in value if name != key]
-    beside = f" beside {', '.join(quote(name) for name in others[:_NAMED])}" if others else ""
+    beside = f" next to {', '.join(quote(name) for name in others[:_NAMED])}" if others else ""
     more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
     found = f"the records under the key {key!r} of an object{beside}{more}"
     expected = "a list of records; that one is read, and nothing else of the object"
