@@ -206,7 +206,7 @@ def test_a_wrapped_list_is_read_where_it_stands(tmp_path: Path, as_json5: bool) 
     records = list(open_records(tmp_path / "t.json", on_notice=notices.append))
     assert [record.value for record in records] == RECORDS
     assert [notice.code for notice in notices] == ["D330"]
-    assert "'data' of an object beside 'info', 'version', 'tags'" in notices[0].found
+    assert "'data' of an object next to 'info', 'version', 'tags'" in notices[0].found
     if not as_json5:
         lines = (tmp_path / "t.json").read_text().splitlines()
         assert [lines[(record.line or 0) - 1].strip() for record in records] == ["{"] * 3
