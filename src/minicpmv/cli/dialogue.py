@@ -58,7 +58,7 @@ class _Dialogue:
             "/image": _Command(self._add_image, "show a picture with the next question; may be repeated", "FILE"),
             "/images": _Command(self._list_images, "list the pictures for the next question"),
             "/undo": _Command(self._undo, "forget the last question, its pictures and its answer"),
-            "/reset": _Command(self._reset, "start anew"),
+            "/reset": _Command(self._reset, "start over"),
             "/save": _Command(self._save, "write the dialogue as a record of training data", "FILE"),
             "/help": _Command(self._help, "show this"),
             "/quit": _Command(self._quit, "end; so does Ctrl-D"),

@@ -81,7 +81,7 @@ class FileStates:
 
 
 def are_unchanged(paths: NDArray[np.uint8], states: NDArray[np.int64]) -> bool:
-    """Whether every file still has the size and the time of change that it had.
+    """Return whether every file still has its earlier size and modification time.
 
     Args:
         paths: (bytes,), each path with a zero byte behind it.

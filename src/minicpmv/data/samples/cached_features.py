@@ -1,7 +1,7 @@
-"""Which images a frozen tower has seen before, in this run or another: their features are read instead of pixels.
+"""Finds cached features of images that a frozen tower has seen before, in this run or another, to use without pixels.
 
-An image is known by the digest of its file's bytes, so an edited file is another image, whatever its name. Its key
-also covers how it is cut and what has looked at it. The images of a record are all known, or all seen again.
+An image is identified by the digest of its file's bytes, so an edited file is another image, whatever its name. Its key
+also covers how it is cut and the weights of the tower. The images of a record are all cached, or all computed again.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ FeatureKind = Literal["tower_features", "image_features"]
 
 @dataclass(frozen=True, kw_only=True)
 class KnownFeatures:
-    """Finds what is known of the images of a record."""
+    """Finds the cached features of a record's images."""
 
     store: FeatureStore
     kind: FeatureKind
     """``tower_features``: what a resampler that learns reads, one row for each patch. ``image_features``: what a frozen
     resampler made of them, one block for each slice."""
     made_by: str
-    """Digest of everything but the image that features depend on: weights, sizes, precision."""
+    """Digest of everything except the image that features depend on: weights, sizes, precision."""
     attends_padding: bool
     """Whether features depend on the longest slice of their record, as they do for 2.5."""
 
@@ -44,7 +44,7 @@ class KnownFeatures:
 
         Args:
             contents: Bytes of the image files.
-            plans: How each is cut.
+            plans: Slice plan of each image.
         """
         longest = max(rows * columns for plan in plans for rows, columns in plan.tgt_sizes)
         keys = []
@@ -77,7 +77,7 @@ class KnownFeatures:
         }
 
     def describe_unknown(self, keys: Sequence[str], plans: Sequence[SlicePlan]) -> dict[str, Tensor]:
-        """Say what an item holds beside pixels, so that whoever computes the features can store them."""
+        """Return the tensors of an item in addition to pixels, with which the computed features can be stored."""
         return {
             "known_slices": torch.zeros(sum(plan.num_slices for plan in plans), dtype=torch.bool),
             "picture_keys": torch.tensor([list(bytes.fromhex(key)) for key in keys], dtype=torch.uint8),

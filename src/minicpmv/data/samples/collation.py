@@ -1,6 +1,6 @@
-"""Joins items of the dataset into the model's forward arguments. Nothing is cut, and nothing depends on batch mates.
+"""Joins items of the dataset into the model's forward arguments, without truncation or influence among batch mates.
 
-What is known here, on the CPU, goes along as a layout, so that the model need not ask the device for it.
+Facts that are known here, on the CPU, are passed along as a layout, so that the model need not ask the device for them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Collator:
     """Pads on the right and puts the patches of all images one after the other."""
 
     pad_token_id: int
-    """Stands behind the end of a shorter sample; the attention mask is 0 there, so its value does not matter."""
+    """Padding token; the attention mask is 0 there, so its value does not matter."""
 
     def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
         """Join samples as :meth:`join` does, with a ``layout`` in place of the tensors that it is made of.
@@ -59,7 +59,7 @@ class Collator:
 
 @dataclass(frozen=True, slots=True)
 class PackedCollator:
-    """Puts samples end to end in a single row. Their positions start anew, which is how the model tells them apart."""
+    """Concatenates samples in a single row. Their positions restart at 0, by which the model separates them."""
 
     pad_token_id: int
     """The only token of a row without samples."""
@@ -114,7 +114,7 @@ def _present(samples: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
 
 
 def _nothing(token_id: int) -> dict[str, Tensor]:
-    """What a process computes in the last step of an epoch if no record is left for it."""
+    """Return the input of a process that has no record left in the last step of an epoch."""
     return {
         "input_ids": torch.tensor([token_id]),
         "labels": torch.tensor([IGNORED]),
@@ -127,7 +127,7 @@ def _has_weights(samples: Sequence[dict[str, Tensor]]) -> bool:
 
 
 def _weights(sample: dict[str, Tensor]) -> Tensor:
-    """Return how much each label counts; those of a sample without weights count as 1."""
+    """Return the weight of each label; 1 in a sample without weights."""
     return sample["label_weights"] if "label_weights" in sample else sample["labels"].ne(IGNORED).float()
 
 
@@ -136,7 +136,7 @@ def _has_image(samples: Sequence[dict[str, Tensor]]) -> bool:
 
 
 def _join_slices(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Join what is there for each slice, patch or picture; not all samples have pixels, or known features."""
+    """Join the tensors of slices, patches and pictures; not all samples have pixels, or cached features."""
     joined = {}
     for name in _OF_SLICES:
         parts = [sample[name] for sample in samples if name in sample and len(sample[name])]

@@ -1,4 +1,4 @@
-"""Records as a map-style torch dataset. Pictures are opened when an item is asked for; nothing is altered in silence.
+"""Provides records as a map-style torch dataset. Pictures are opened on access; nothing is changed silently.
 
 A record that is too long is made to fit, or refused, as ``fitting`` says. A record that turns out bad is an error, or,
 where the user said so, an item without tokens, which collators pass over.
@@ -39,25 +39,25 @@ __all__ = ["ConversationDataset", "LengthReport"]
 _logger = logging.getLogger(__name__)
 
 _STOPS_ANY_RUN = {"D204", "D205"}
-"""Not about one record: the data file has changed, or too many records are bad."""
+"""Codes that are not about one record: the data file has changed, or too many records are bad."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LengthReport:
-    """What a data set costs in tokens, known before any picture is decoded."""
+    """Reports the tokens of a data set, before any picture is decoded."""
 
     lengths: NDArray[np.int32]
-    """Tokens of each record, as it is trained on."""
+    """Tokens of each record as trained."""
     num_trained: NDArray[np.int32]
-    """Number of tokens that have a label, whatever it weighs."""
+    """Number of tokens with a label of any weight."""
     num_image_tokens: NDArray[np.int32]
-    """Those of them that are image slots."""
+    """Number of image slots among all tokens."""
     num_reduced: int
     """Records whose images get fewer slices."""
     num_cut: int
     """Records whose last answer loses its end."""
     left_out: Skipped
-    """Records that did not fit and are not in the data set any more, by name."""
+    """Records that did not fit and were removed from the data set, by name."""
 
 
 class ConversationDataset(Dataset[dict[str, Tensor]]):

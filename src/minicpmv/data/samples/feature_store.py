@@ -1,4 +1,4 @@
-"""Features of images in a folder on disk, which any number of processes and runs read and write at once.
+"""Stores features of images in a folder on disk, which any number of processes and runs read and write at once.
 
 A file's name is the digest of all that its content depends on, so a file is either right or not there. Files are
 written aside and renamed. They carry a digest of key, type, shape and content: a file that was copied under another's
@@ -6,7 +6,7 @@ name, changed, or cut off by a power failure, which may leave it its full length
 for longest goes first, but never what this run has used: an epoch reads each image once, so what was used long ago is
 just what comes next. When only that is left, no more is stored.
 
-Nothing is mapped into memory: a mapping would kill the process when somebody truncates the file.
+Nothing is mapped into memory: a mapping would kill the process if the file is truncated.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["FeatureStore"]
 _SUFFIX = ".safetensors"
 _UNFINISHED = ".part"
 _STALE_SECONDS = 3600
-"""After that long, a file that is still unfinished belongs to a process that was killed."""
+"""Seconds after which an unfinished file must belong to a killed process."""
 _SHARE_AT_ONCE = 64
 """A process writes this part of the bound, then looks what others have written."""
 
@@ -104,7 +104,7 @@ class FeatureStore:
         return True
 
     def num_bytes(self) -> int:
-        """Count what all files take."""
+        """Return the bytes of all files."""
         return sum(size for _, size, _ in self._files())
 
     def _path(self, key: str) -> Path:
@@ -137,14 +137,14 @@ class FeatureStore:
 
 
 def _digest(key: str, features: Tensor) -> Tensor:
-    """Digest whose features they are, and what they are: 32 bytes."""
+    """Return a digest of key and features, 32 bytes."""
     digest = hashlib.sha256(f"{key} {features.dtype} {list(features.shape)} ".encode())
     digest.update(features.reshape(-1).view(torch.uint8).numpy().data)
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
 
 
 def _unpack(content: bytes, key: str) -> Tensor | None:
-    """Read a file; None unless all of it is as it was written for that key."""
+    """Read a file; None unless it is complete, unchanged and written for that key."""
     try:
         tensors = load(content)
     except (SafetensorError, ValueError, KeyError):  # the last two: a data type that this torch does not know

@@ -1,7 +1,7 @@
-"""How a record is made to fit the longest length allowed: fewer slices per image first, then what the user has chosen.
+"""Makes records fit the length limit: fewer slices per image first, then what the user has chosen.
 
-The same record always fits in the same way. An image is never cut, and text only at the end of a record's last answer,
-where that was asked for.
+The same record always fits in the same way. An image is never truncated, and text only at the end of a record's last
+answer, if the user allows it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OnLongRecord = Literal["fewer_slices", "error", "skip"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """How long a record may be, and what becomes of a longer one."""
+    """Holds the length limit, and the treatment of longer records."""
 
     max_length: int
     """Tokens, image tokens included."""
@@ -32,13 +32,13 @@ class Limits:
     """Most tiles per image."""
     on_long_record: OnLongRecord = "fewer_slices"
     """``fewer_slices`` and ``skip``: as many slices as fit. ``error``: all of them. What does not fit even so is an
-    error, or, with ``skip``, left out by whoever asks."""
+    error, or, with ``skip``, left out by the caller."""
     truncate_answers: bool = False
     """Whether the last answer of a record that does not fit otherwise loses its end."""
 
 
 class Fit(NamedTuple):
-    """How one record is trained on."""
+    """Holds the length of one record as trained."""
 
     max_slice_nums: int
     """Most tiles per image."""

@@ -1,6 +1,6 @@
-"""What data cost in a given model: tokens, slices, packed rows and steps. Needs torch, unlike the rest of a survey.
+"""Measures data for a given model: tokens, slices, packed rows and steps. Unlike the rest of a survey, it needs torch.
 
-No picture is decoded: texts and image sizes tell all.
+No picture is decoded: texts and image sizes suffice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SEED = 42
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Spread:
-    """How the values of many things lie."""
+    """Summarises the distribution of many values."""
 
     min: int
     median: float
@@ -160,14 +160,14 @@ def plan_rows(lengths: np.ndarray, pack_length: int, batch_size: int) -> PackedR
 
 
 def padding_share(lengths: np.ndarray, batch_size: int) -> float:
-    """Shuffle records into batches, each as long as its longest record, and return the share of what is no token."""
+    """Shuffle records into batches, each padded to its longest record, and return the share of padding."""
     order = np.random.default_rng(_SEED).permutation(len(lengths))
     batches = [lengths[order[start : start + batch_size]] for start in range(0, len(order), batch_size)]
     return 1 - int(lengths.sum()) / sum(int(batch.max()) * len(batch) for batch in batches)
 
 
 def spread(values: np.ndarray) -> Spread:
-    """Say how the values lie of which there is at least one."""
+    """Summarise one or more values."""
     ordered = np.sort(values)
     nearest_rank = math.ceil(0.95 * len(ordered)) - 1
     return Spread(

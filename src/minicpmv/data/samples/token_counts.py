@@ -56,7 +56,7 @@ def measure(fit: Callable[[int], Fit], total: int, *, kept: Entry | None = None)
     Args:
         fit: Measures one, or raises a ``DataError``; it is called in other processes if there are many.
         total: Number of records.
-        kept: Where the result of the very same records is recalled from, or kept. Whoever gives it sees to it that no
+        kept: Where the result of the very same records is recalled from, or kept. The caller ensures that no
             other process of the machine measures at the same time.
     """
     found = None if kept is None else kept.load()

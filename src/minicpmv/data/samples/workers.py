@@ -1,6 +1,6 @@
-"""Worker processes of torch's ``DataLoader`` that deliver nothing: said in words instead of torch's traceback.
+"""Reports worker processes of torch's ``DataLoader`` that deliver nothing, instead of torch's traceback.
 
-They are killed, they find no room for what they have made, or they are stuck. torch notices the first alone.
+They are killed, find no room for their batches, or hang. torch notices only the first case.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NO_ROOM = 64 + errno.ENOSPC
 
 
 class WorkerError(MiniCPMVError):
-    """A worker process has ended before its work."""
+    """Says that a worker process has ended early."""
 
     is_of_one_process = True
 

@@ -1,6 +1,6 @@
-"""What was found out about data before, kept on disk under a name made of everything that it depends on.
+"""Caches findings about data on disk, under a name made of everything that they depend on.
 
-Whoever asks with the same ingredients finds it; whatever has changed leads to another name. Entries are plain numbers
+The same ingredients lead to the same entry; any change leads to another name. Entries are plain numbers
 behind a digest of their name and content. One that is damaged, or lies under another's name, counts as missing, and
 nothing that goes wrong here stops anyone.
 """
@@ -33,7 +33,7 @@ __all__ = ["DataCache", "Entry", "describe_software"]
 _FORM = 2
 """Of the entries. Raised when what they hold changes its meaning."""
 _MOST = 64
-"""Entries that are kept: those used last. A million records take about 10 MB, a hundred thousand images 1 MB."""
+"""Most entries, the most recently used ones. A million records take about 10 MB, a hundred thousand images 1 MB."""
 _NAME = re.compile(r"(?:checked|lengths|validation)-[0-9a-f]{64}\.kept")
 _BEING_WRITTEN = re.compile(rf"\.{_NAME.pattern}\.tmp")
 _ABANDONED = 3600
@@ -77,7 +77,7 @@ class Entry:
         self._cache = cache
         self._path = path
         self.was_found = False
-        """Whether somebody has found a result here and used it."""
+        """Whether a result was found here and used."""
 
     def load(self) -> dict[str, NDArray[Any]] | None:
         """Return what was stored, or None if there is nothing whole."""

@@ -1,7 +1,7 @@
-"""Checks a source, or recalls that the very same one has been checked before.
+"""Checks a source, or recalls that the same one has been checked before.
 
-Recalled is only what had no problem: a source in which anything is wrong is looked at anew each time. What its images
-hold is known by their sizes and times of change, since opening them all is what is to be saved.
+Only a source without problems is recalled: one with a fault is checked again each time. The content of its images
+is identified by their sizes and modification times, since opening them all is what the cache saves.
 """
 
 from __future__ import annotations

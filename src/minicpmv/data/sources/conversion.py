@@ -1,6 +1,6 @@
-"""From sound records of any form to JSON Lines in ours: what ``minicpmv convert`` writes.
+"""Converts sound records of any form to JSON Lines in ours, for ``minicpmv convert``.
 
-Files appear whole or not at all. Images keep their paths, rewritten where the new file lies in another folder.
+Files appear complete or not at all. Images keep their paths, rewritten if the new file is in another folder.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from minicpmv.terminal.streams import advise
 __all__ = ["Conversion", "convert"]
 
 _OF_ANSWERS = ("weight", "reasoning_content")
-"""Keys that an answer may have beside its text."""
+"""Keys that an answer may have in addition to its text."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Conversion:
-    """What was written."""
+    """Reports the written records and the omitted keys."""
 
     num_records: int
     left_out: tuple[str, ...]
@@ -171,7 +171,7 @@ def _check_repeated(records: Sequence[RawRecord], roots: ImageRoots) -> tuple[li
     found = f"{len(shared):,} record(s) with the id of a different record of another file: {shared[0]}"
     found += ", ..." if len(shared) > 1 else ""
     fix = "nothing, if an id names the picture; else give each record its own"
-    expected = "every id once; records are told apart by their positions"
+    expected = "every id once; records are identified by their positions"
     return [Problem("D331", records[0].source, found, expected, fix, severity="notice")], problems
 
 

@@ -1,6 +1,6 @@
-"""From a data file to records, or to the full list of what is wrong with it: what a run calls before anything else.
+"""Loads records from data files, or reports the full list of their problems; a run calls it before anything else.
 
-Needs neither torch nor a model, so that a bad file stops a run in its first second.
+It needs neither torch nor a model, so that a bad file stops a run in its first second.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _AT_A_TIME = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """Every record of some data, sound or not."""
+    """Holds every record of some data, sound or not."""
 
     raw: Sequence[RawRecord]
     """In the order of the files; read when asked for."""

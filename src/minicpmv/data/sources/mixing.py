@@ -1,4 +1,4 @@
-"""Several data files in one epoch, each with a weight: how often its records are seen.
+"""Mixes several data files in one epoch, each with a weight that states how often its records are seen.
 
 Weight 2 means every record twice, 0.5 half of the records, the same half for one seed. Nothing is shuffled here: the
 order is that of the command line, and the trainer's sampler does the rest.
@@ -129,7 +129,7 @@ class Mixture:
     notices: tuple[Problem, ...] = ()
     """Keys that nothing reads, and records that were read otherwise than they are written; once for each file."""
     held_out: ValidationSplit | None = None
-    """What is not among the records, to be measured; None if nothing was to be held out."""
+    """Records split off for validation; None if there is no split."""
 
 
 def load_mixture(

@@ -1,4 +1,4 @@
-"""Records that a run goes on without, because the user said so: each is named in the log and in ``skipped.jsonl``.
+"""Skips bad records if the user allows it, and names each in the log and in ``skipped.jsonl``.
 
 The file is what all processes of a run, and their workers, know of each other: every one adds to it under a lock, and
 counts what the others have added. On several machines without a common disk each counts for itself.

@@ -1,4 +1,4 @@
-"""What a data source holds, by digest: for ``run.json``, for resuming, and for whoever remembers it from before."""
+"""Digests the content of data sources, for ``run.json``, for resuming and for caches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Content", "open_source"]
 
 
 class Content(NamedTuple):
-    """The content of all files of a source."""
+    """Identifies the content of all files of a source."""
 
     sha256: str
     """Of the files one after the other."""

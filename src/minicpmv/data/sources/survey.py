@@ -1,4 +1,4 @@
-"""Everything that can be said of data files without a model: problems, notices and what they hold. Stops at nothing.
+"""Surveys data files without a model: finds all problems and notices, and counts what the files hold.
 
 A run calls ``loading`` instead, which refuses at the first step that fails; the two judge with the same functions.
 Records are read again when they are needed again: what stays in memory is the findings, and the places of images.
@@ -34,7 +34,7 @@ __all__ = ["Finding", "RecordName", "SoundRecords", "Statistics", "Survey"]
 
 @dataclass(frozen=True, slots=True)
 class RecordName:
-    """What tells a record from all others."""
+    """Identifies a record."""
 
     position: int
     """Among the records of all files, from 0."""
@@ -60,7 +60,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Statistics:
-    """What the files hold, faulty records included as far as they can be read."""
+    """Counts what the files hold, including faulty records as far as they can be read."""
 
     records: int
     turns: int

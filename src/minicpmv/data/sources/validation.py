@@ -1,4 +1,4 @@
-"""Holds records out to be measured: the same ones in every process and every start, and none that training sees.
+"""Splits off records for validation: the same ones in every process and every start, none of which is trained on.
 
 Records that share a picture, or ask the same without one, stay on one side. Which are chosen depends on what they hold,
 not on their places, so nearly the same ones are held out when data are added.
@@ -33,7 +33,7 @@ so nothing of fewer than 100 records; no more than 500, because measuring them t
 
 
 class SplitSize(NamedTuple):
-    """How many records are held out."""
+    """Holds the size of the validation split."""
 
     share: float
     """Of all records; 0 if a number was asked for."""
