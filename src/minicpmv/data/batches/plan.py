@@ -26,7 +26,7 @@ class Rows:
 
     @classmethod
     def of_sizes(cls, records: Indices, sizes: npt.NDArray[np.integer[Any]]) -> Rows:
-        """Cut records into rows of the given sizes."""
+        """Cut records into rows: one of each of ``sizes``, [rows]."""
         return cls(records, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
 
     def __len__(self) -> int:
