@@ -74,7 +74,8 @@ def logits(model: Any, batch: dict[str, Tensor]) -> Tensor:
 def test_adapter_of_every_kind_works_on_the_unchanged_base(
     kind: str, data: str, batch: dict[str, Tensor], live: list[Any], tmp_path: Path
 ) -> None:
-    run_here(flags(data, tmp_path, *_SHORT, *_KINDS[kind].split(), steps=2))
+    # A bfloat16 run rounds the base as well, which is loaded in float32 here: off by 0.11 where 3e-4 is asked.
+    run_here(flags(data, tmp_path, *_SHORT, "--bf16", "false", *_KINDS[kind].split(), steps=2))
     loaded = load_model(tmp_path).model
     # Measured: 5e-5 where LoRA started from a part of the base, 1e-6 elsewhere. Unconverted it is above 1.
     torch.testing.assert_close(logits(loaded, batch), logits(live[0], batch), atol=3e-4, rtol=0)
