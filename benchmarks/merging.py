@@ -27,6 +27,7 @@ from benchmarks.models import write_small_files
 from minicpmv.export.merging.shards import num_bytes, write_shards
 from minicpmv.models.checkpoints.key_names import released_shapes
 from minicpmv.models.skeleton import build_skeleton
+from minicpmv.releases.table import VERSIONS
 from minicpmv.training.learning.targets import resolve_target
 
 __all__ = ["measure"]
@@ -107,7 +108,7 @@ def _make_base(folder: Path) -> tuple[int, int]:
 
 def _make_adapter(base: Path, folder: Path) -> None:
     folder.mkdir()
-    target = resolve_target("all-linear")
+    target = resolve_target("all-linear", VERSIONS["2.6"].network)
     config = LoraConfig(r=_RANK, target_modules=target, task_type="CAUSAL_LM")
     names = get_peft_model_state_dict(get_peft_model(build_skeleton(base), config))
     tensors = {name: 0.02 * torch.randn(outline.shape) for name, outline in names.items()}

@@ -11,7 +11,12 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [ROOT / "finetune_lora.sh", ROOT / "finetune_ds.sh", ROOT / "test.sh", *sorted(ROOT.glob("scripts/*.sh"))]
 TRAINING_SCRIPTS = SCRIPTS[:2]
 # Also where git is absent and .venv or output/ lie about: only where documents are.
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")), ROOT / "tests/fixtures/README.md"]
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted(ROOT.glob("docs/**/*.md")),
+    ROOT / "src/minicpmv/data/checks/assets/codes.md",
+    ROOT / "tests/fixtures/README.md",
+]
 
 _CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 

@@ -1,7 +1,4 @@
-"""Reads the section of every code from the packaged copy of ``docs/data.md`` (``assets/data.md``).
-
-A test keeps the two equal; after changing the page, copy it there.
-"""
+"""Reads the page that explains every code, ``assets/codes.md``, which the documentation links to."""
 
 from __future__ import annotations
 
@@ -12,9 +9,9 @@ from pathlib import Path
 
 __all__ = ["CodePage", "code_pages"]
 
-_PAGE = Path(__file__).parent / "assets" / "data.md"
+_PAGE = Path(__file__).parent / "assets" / "codes.md"
 _SECTION = re.compile(
-    r"^#### (?P<code>D\d{3}): (?P<title>[^\n]+)\n(?P<text>.*?)(?=^#{1,4} |\Z)", re.MULTILINE | re.DOTALL
+    r"^### (?P<code>D\d{3}): (?P<title>[^\n]+)\n(?P<text>.*?)(?=^#{1,3} |\Z)", re.MULTILINE | re.DOTALL
 )
 
 

@@ -160,6 +160,7 @@ def _load(directory: Path, reference: Reference, device: torch.device, dtype: st
     # As above, but with the weights that the adapter was trained on: quantization changes the loss by far more than
     # a lost tensor of the adapter.
     place = base_of_adapter(directory)
+    assert place is not None, "only an adapter's run loads its base in 4 bits"
     config: Any = AutoConfig.from_pretrained(place)
     packing = quantisation(getattr(torch, reference.autocast or dtype), config.minicpmv_version.network.parts)
     base = load_weights(place, dtype=precision, quantization_config=packing, device_map={"": device})

@@ -125,7 +125,7 @@ def bytes_of_pictures(
         of_patch = max(of_patch, config.vision_config.hidden_size * np.dtype(np.float32).itemsize)
     side = slicing.scale_resolution / slicing.patch_size
     patches_per_token = _ROUNDED_UP * config.minicpmv_version.reading.patches_of(side, config.query_num)
-    return dataset.num_image_tokens * (patches_per_token * of_patch)
+    return np.asarray(dataset.num_image_tokens * (patches_per_token * of_patch), dtype=np.float64)
 
 
 def heaviest_batch(pictures: npt.NDArray[np.float64], lengths: npt.NDArray[np.int32], *, size: int) -> int:

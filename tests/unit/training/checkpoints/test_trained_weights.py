@@ -25,7 +25,7 @@ def _model() -> nn.Module:
     model.llm.lora_A.default = nn.Linear(7, 3, bias=False)
     model.llm.lora_B = nn.Module()
     model.llm.lora_B.default = nn.Linear(3, 7, bias=False)
-    model.config = SimpleNamespace(minicpmv_version=VERSIONS["2.6"])
+    model.config = SimpleNamespace(minicpmv_version=VERSIONS["2.6"])  # pyright: ignore[reportArgumentType]
     return model
 
 

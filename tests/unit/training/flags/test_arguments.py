@@ -63,7 +63,7 @@ def test_short_name_of_the_output_directory_is_read() -> None:
     ],
 )
 def test_flags_of_transformers_mean_what_its_own_parser_reads(written: str) -> None:
-    parser = HfArgumentParser([TrainingArguments])
+    parser = HfArgumentParser(TrainingArguments)  # pyright: ignore[reportArgumentType] # its protocol wants a class variable
     theirs = vars(parser.parse_args(written.split()))
     ours = dict(parse_arguments([*NEEDED, *written.split()]).training)
     del ours["output_dir"]

@@ -36,7 +36,7 @@ def test_field_of_a_later_transformers_counts_when_resuming(monkeypatch: pytest.
 def test_choices_are_those_that_transformers_offers() -> None:
     offered = {
         action.dest: tuple(action.choices)
-        for action in HfArgumentParser([TrainingArguments])._actions
+        for action in HfArgumentParser(TrainingArguments)._actions  # pyright: ignore[reportArgumentType]
         if action.choices is not None
     }
     assert {name: setting.kind.choices for name, setting in all_settings().items() if name in offered} == offered
