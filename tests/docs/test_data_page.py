@@ -1,4 +1,4 @@
-"""docs/data.md and the page of codes: right records load, wrong ones give the message printed below them, and no code is left out."""
+"""docs/data.md and the page of codes: right records load, wrong ones give the printed message, no code is left out."""
 
 from __future__ import annotations
 
