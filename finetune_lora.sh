@@ -1,9 +1,9 @@
 #!/bin/sh
-# LoRA fine-tuning: adapters on the language model's attention; vision tower and resampler are trained as they are.
+# LoRA fine-tuning: adapters on the language model's attention; vision tower, resampler and token embeddings in full.
 #
 #   sh finetune_lora.sh                              the demo inside the package: nothing to download, minutes on a CPU
 #   MODEL=... DATA=... sh finetune_lora.sh           your own; the values below can be edited here or set from outside
-#   sh finetune_lora.sh --max_steps 20 --lora_r 16   further flags go to the training as they stand, and win
+#   sh finetune_lora.sh --max_steps 20 --lora_r 16   extra flags are passed to training and override these
 #
 # Flags that transformers has renamed since the official scripts carry today's name; the old ones are accepted, too.
 # Every flag: python -m minicpmv.training --help
@@ -16,14 +16,14 @@ NODE_RANK=${NODE_RANK:-0}
 MASTER_ADDR=${MASTER_ADDR:-localhost}
 MASTER_PORT=${MASTER_PORT:-} # empty: a free port; 6001 with several nodes
 
-MODEL=${MODEL:-}         # directory or hub name: openbmb/MiniCPM-V-2_6, openbmb/MiniCPM-Llama3-V-2_5, openbmb/MiniCPM-V-2
+MODEL=${MODEL:-}         # directory or hub name: openbmb/MiniCPM-V-4_5, -V-4, -V-2_6, -Llama3-V-2_5 or -V-2
 DATA=${DATA:-}           # JSON file of conversations, see README.md; MODEL and DATA both empty: the demo
 EVAL_DATA=${EVAL_DATA:-} # JSON file; empty: VALIDATION_SPLIT decides
 VALIDATION_SPLIT=${VALIDATION_SPLIT:-} # records of DATA to measure instead: 0.1, 200, 0; empty: 5 % of 100 records or more
-LLM_TYPE=${LLM_TYPE:-}   # qwen2, llama3 or minicpm, checked against the model; empty: read from it
+LLM_TYPE=${LLM_TYPE:-}   # qwen3, qwen2, llama3 or minicpm, checked against the model; empty: read from it
 MODEL_MAX_LENGTH=${MODEL_MAX_LENGTH:-2048} # tokens; with several images in a record 4096 or more
 
-# official: vision tower, resampler and embeddings are trained beside LoRA, as they are; adapters_only: LoRA alone
+# official: vision tower, resampler and embeddings are trained in full, next to LoRA; adapters_only: LoRA alone
 LORA_PRESET=${LORA_PRESET:-official}
 EVAL_STEPS=${EVAL_STEPS:-}     # steps between evaluations; empty: an epoch, at most 1000
 SAVE_STEPS=${SAVE_STEPS:-1000} # steps between checkpoints

@@ -96,7 +96,7 @@ def answer(
 
     Returns:
         The whole answer, without white space around it. With thinking it begins with ``<think>``, as the released
-        ``chat()``'s does; ``processing.thinking.split_thinking`` separates the thoughts.
+        ``chat()``'s does; ``processing.text.thinking.split_thinking`` separates the thoughts.
 
     Raises:
         UsageError: A message is malformed, the version cannot think, or the conversation is longer than the model

@@ -1,7 +1,7 @@
 """MiniCPMVImageProcessor: the picture half of the processor, as transformers knows it.
 
 It reads and writes the released ``preprocessor_config.json`` field by field. MiniCPM-V-2 has no such file; its slicing
-stands in ``config.json``. Sizes and pixels are made in ``slicing`` and ``images``.
+stands in ``config.json``. Sizes and pixels are made in ``slicing`` and ``patches``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Makes a picture small enough to embed in a page, with the lines along which its tiles are cut.
 
-The lines are those of ``processing.slicing``; nothing is planned here.
+The lines are those of ``processing.pictures.slicing``; nothing is planned here.
 """
 
 from __future__ import annotations

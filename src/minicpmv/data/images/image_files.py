@@ -2,7 +2,7 @@
 
 Before a run, a file is decoded only if its end does not already prove it complete; a check decodes every one, because
 neither a checksum nor an end proves that all pixels are present. Sizes are those of the stored pixels; EXIF
-rotation is not applied, as in ``processing.images``.
+rotation is not applied, as in ``processing.pictures.patches``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The vision tower: patches of all slices of a batch in, one feature for each patch out.
 
 One SigLIP tower serves every release; they differ in how a patch learns where it is and, for 2.5, in attending padding.
-It deliberately neither cuts pictures into patches (``processing.images``) nor compresses them (``resampler``).
+It neither cuts pictures into patches (``processing.pictures.patches``) nor compresses them (``resampler``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Carries planned batches through transformers' and accelerate's loading: which records, in which epoch, on which rank.
 
-``data.packing`` and ``data.grouping`` make the plan of every run; here it becomes a batch sampler, which accelerate
-deals out to processes and which a resumed run continues. transformers' own sampler is never used, because accelerate
-then repeats records to fill up the last step.
+``data.batches`` makes the plan of every run; here it becomes a batch sampler, which accelerate deals out to processes
+and which a resumed run continues. transformers' own sampler is never used, because accelerate then repeats records to
+fill up the last step.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Caches a frozen vision tower's features on disk (``--vision_cache``): each image is computed once, then read.
 
 Decides whether features can be cached, makes their cache key, and stores what the model computes while it trains.
-The data set looks them up (``data.samples.known_features``); ``data.samples.feature_store`` has the files.
+The data set looks them up (``data.samples.cached_features``); ``data.samples.feature_store`` has the files.
 """
 
 from __future__ import annotations
