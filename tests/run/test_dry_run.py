@@ -112,7 +112,7 @@ def test_too_small_a_disk_stops_it(
     assert main(flags(data, tmp_path / "output", "--use_lora", "--dry_run", "true", "--save_steps", "1")) == 2
     told = capsys.readouterr()
     assert _checks(told.out) == _NAMES[:-1]
-    assert re.search(r"output: found 1,000 bytes free there, expected [\d,]+: 3 checkpoints of [\d,]+ and ", told.err)
+    assert re.search(r"output: found 1,000 bytes free, expected [\d,]+: 3 checkpoints of [\d,]+ and ", told.err)
     assert not (tmp_path / "output").exists()
 
 

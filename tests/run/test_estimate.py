@@ -103,7 +103,7 @@ def test_lengths_that_nobody_may_look_at_are_refused(tmp_path: Path, capsys: pyt
         (["--gpu", "gtx"], "--gpu: found 'gtx', expected a size such as 24GB"),
         (["--lora_r", "8"], "--lora_r: found without --use_lora true"),
         (["--tune_visoin", "true"], "--tune_visoin: no such flag"),
-        (["--data_path", "x.json"], "--data_path: found beside MODEL and DATA"),
+        (["--data_path", "x.json"], "--data_path: found in addition to MODEL and DATA"),
         (["--optim", "lomo"], "--optim: found 'lomo', expected another optimizer"),
     ],
 )

@@ -144,4 +144,4 @@ def test_the_same_index_three_times_is_refused(tmp_path: Path, capsys: pytest.Ca
     file = tmp_path / "answers.jsonl"
     file.write_text('{"index": 4, "answer": "a", "reference": "a"}\n' * 3, encoding="utf-8")
     assert main(["eval", "--predictions", str(file)]) == 2
-    assert "answers.jsonl:2: found record 4 again, expected each once" in capsys.readouterr().err
+    assert "answers.jsonl:2: found record 4 again, expected each record once" in capsys.readouterr().err

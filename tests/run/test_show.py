@@ -61,7 +61,7 @@ def test_a_cut_answer_is_shown_as_it_is_trained(tmp_path: Path) -> None:
     (record,) = page.records
     assert (record.ids, record.labels) == (dataset[1]["input_ids"].tolist(), dataset[1]["labels"].tolist())
     assert len(record.ids) == 40
-    assert f"Its last answer loses the final {dataset.fit(1).num_cut}" in page.text
+    assert f"Its last answer loses its final {dataset.fit(1).num_cut}" in page.text
 
 
 def test_named_records_stand_in_the_order_of_their_names(tmp_path: Path) -> None:

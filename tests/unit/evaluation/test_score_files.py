@@ -32,7 +32,7 @@ def test_records_that_share_an_id_are_named_by_their_positions_too(tmp_path: Pat
 @pytest.mark.parametrize("line", [{"id": "a", "index": 5}, {"index": 5}, {"id": "a"}])
 def test_a_record_that_comes_twice_is_refused(tmp_path: Path, line: dict[str, Any]) -> None:
     """It would count twice in every metric."""
-    with pytest.raises(UsageError, match=r"answers.jsonl:2: found record .* again, expected each once"):
+    with pytest.raises(UsageError, match=r"answers.jsonl:2: found record .* again, expected each record once"):
         keys(tmp_path, line, line)
 
 
