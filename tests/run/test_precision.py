@@ -83,3 +83,13 @@ def test_deepspeed_is_asked_as_well(kind: str, data: str, held_out: str, tmp_pat
     assert done.returncode == 0, done.stderr
     run = check_asked(ours)
     assert losses(run) == pytest.approx(losses(run_here(flags(data, theirs, *arguments))), abs=_LOSS)
+
+
+@pytest.mark.parametrize("extra", ["--use_lora true", "--save_dtype float32"])
+def test_reloaded_weights_are_rounded_as_deepspeed_rounds_them(extra: str, data: str, tmp_path: Path) -> None:
+    """Or the loss of a model that is sensitive to rounding differs by more than the verification allows."""
+    shared = "--bf16 true --verify_saved true --deepspeed zero2"
+    done = run_command(flags(data, tmp_path, *extra.split(), *shared.split()))
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "verification.json").read_text(encoding="utf-8"))
+    assert result["loss"]["difference"] <= 1e-6

@@ -60,6 +60,8 @@ class Reference:
     """Name of each saved tensor -> its precision and the digest of its values."""
     not_saved: list[str]
     """Tensors that were trained and are not among them."""
+    rounded_to: str | None = None
+    """Precision to which DeepSpeed rounds the weights that it computes with; None: it computes with those saved."""
     rounding: dict[str, dict[str, float]] = field(default_factory=dict)
     """Part -> what rounding has kept of its change (``rounding.Kept``); empty where nothing was rounded."""
 

@@ -146,6 +146,7 @@ def _describe(
     args = trainer.args
     half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
     autocast = half if not trainer.is_deepspeed_enabled else None
+    rounded_to = half if trainer.is_deepspeed_enabled and not run.q_lora else None
     is_exact = {model.dtype, *precisions} == {torch.float32} and half is None and not args.tf32
     tolerance, reason = _EXACT if is_exact else _ROUNDED
     trained = (name for name, parameter in model.named_parameters() if parameter.requires_grad)
@@ -156,6 +157,7 @@ def _describe(
         reason=reason,
         dtypes=_exact_precisions(precisions, trained_in=model.dtype),
         autocast=None if autocast is None else _name(autocast),
+        rounded_to=None if rounded_to is None else _name(rounded_to),
         in_four_bits=run.q_lora,
         num_weights=sum(num_elements(parameter) for parameter in model.parameters()),
         tensors=tensors,

@@ -173,6 +173,10 @@ def _compare(model: Any, reference: Reference, batch: dict[str, Any], device: to
     found = digest_tensors(state, {name: dtype for name, (dtype, _) in reference.tensors.items() if name in state})
     missing = [name for name in reference.tensors if name not in state]
     different = [name for name, digest in found.items() if digest != reference.tensors[name][1]]
+    not_finite = find_not_finite(state.items())
+    del state  # or both precisions would take memory
+    if reference.rounded_to is not None:  # otherwise the loss would differ by what rounding every weight changes
+        model.to(getattr(torch, reference.rounded_to))
     inputs = {name: tensor.to(device) for name, tensor in batch.items()}
     precision = reference.autocast
     computing = torch.autocast(device.type, getattr(torch, precision)) if precision is not None else nullcontext()
@@ -190,7 +194,7 @@ def _compare(model: Any, reference: Reference, batch: dict[str, Any], device: to
             "missing": missing,
             "not_saved": reference.not_saved,
         },
-        "not_finite": find_not_finite(state.items()),
+        "not_finite": not_finite,
         "loss": {
             "live": _as_json(reference.loss),
             "loaded": _as_json(loss),
