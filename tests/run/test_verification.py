@@ -305,9 +305,8 @@ def test_model_that_does_not_fit_beside_the_run_is_saved_and_told(
     assert main(_proving(data, tmp_path, *_LORA)) == 0
     result = _verification(tmp_path)
     assert result["verdict"] == "no room"
-    told = (
-        f"notice: {tmp_path}: found 1,000 bytes of memory free, expected {result['bytes_needed']:,} to load it next to"
-    )
+    needed = f"{result['bytes_needed']:,}"
+    told = f"notice: {tmp_path}: found 1,000 bytes of memory free, expected {needed} to load the model next to"
     assert told in capsys.readouterr().out
     assert result["bytes_needed"] > 4 * 426_160, "float32 of the whole base, at least"
 
