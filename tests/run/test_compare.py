@@ -184,7 +184,11 @@ def test_metrics_are_those_that_both_files_have_scores_of(capsys: pytest.Capture
         (["yes"], {}, "b.jsonl: found no line for 1 of 2 record(s) of a.jsonl ('r1'), expected the same records"),
         (["yes"] * 3, {}, "a.jsonl: found no line for 1 of 3 record(s) of b.jsonl ('r2')"),
         (["yes"] * 2, {"reference": "no"}, "b.jsonl: found other references for record 'r0' than in a.jsonl"),
-        (["yes"] * 2, {"id": "x", "index": 0}, "b.jsonl:2: found record 'x (record 0)' again, expected each record once"),
+        (
+            ["yes"] * 2,
+            {"id": "x", "index": 0},
+            "b.jsonl:2: found record 'x (record 0)' again, expected each",
+        ),
         (["yes"] * 2, {"id": "x", "index": None}, "b.jsonl:2: found record 'x' again, expected each record once"),
     ],
 )
