@@ -29,7 +29,7 @@ def test_files_are_those_of_the_merged_model(tmp_path: Path, capsys: pytest.Capt
 
     assert main(["export", str(adapter), "--output", str(tmp_path / "at_once")]) == 0
     shown = capsys.readouterr().out
-    assert f"Merged into {base} first" in shown
+    assert f"First merged into {base}" in shown
     assert main(["merge", str(adapter), str(merged), "--no-verify"]) == 0
     export_gguf(str(merged), tmp_path / "in_two_steps", run=False)
     export_gguf(str(base), tmp_path / "untuned", run=False)

@@ -150,7 +150,7 @@ def test_an_end_sends_away_who_waits_and_whoever_comes() -> None:
         event = await told(events)
         assert isinstance(event, RequestError)
         assert event.status == 503
-        with pytest.raises(RequestError, match="about to end"):
+        with pytest.raises(RequestError, match="shutting down"):
             dispatcher.reserve()
 
     assert with_dispatcher(act).batches == []
