@@ -221,7 +221,7 @@ def test_each_set_has_numbers_samples_and_a_curve_of_its_own(several: Path) -> N
     charts = {chart["name"]: [series["name"] for series in chart["series"]] for chart in curves_of(page)["charts"]}
     assert charts["loss"] == ["training", "charts", "own"]
     assert charts["eval_cer"] == ["charts", "own"]
-    assert "held-out loss of charts" in words_of(page)
+    assert "validation loss of charts" in words_of(page)
     assert [source.get("set") for source in run["eval_data"]] == ["charts", "own"]
     assert run["data_statistics"]["validation_records"] == 12
     assert len({sample["record"] for sample in read_samples(several)}) == 4, "two of each set"
