@@ -228,10 +228,10 @@ def test_dry_run_leaves_no_cache(data: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("--tune_vision true --vision_cache true", "found a vision tower that learns"),
-        ("--use_lora --lora_target_modules vision-attention --vision_cache true", "found a vision tower that learns"),
-        ("--use_lora --lora_bias all --tune_vision false --vision_cache true", "found a vision tower that learns"),
-        ("--use_lora --lora_modules_to_save fc1 --vision_cache true", "found a vision tower that learns"),
+        ("--tune_vision true --vision_cache true", "found a vision tower that is trained"),
+        ("--use_lora --lora_target_modules vision-attention --vision_cache true", "found a vision tower that is trained"),
+        ("--use_lora --lora_bias all --tune_vision false --vision_cache true", "found a vision tower that is trained"),
+        ("--use_lora --lora_modules_to_save fc1 --vision_cache true", "found a vision tower that is trained"),
         ("--tune_vision false --vision_cache_gb 5", "found without --vision_cache"),
         ("--tune_vision false --vision_cache x --vision_cache_gb 0", "expected more than 0"),
         ("--tune_vision false --vision_cache /dev/null/x", "cannot be created"),
