@@ -229,7 +229,10 @@ def test_dry_run_leaves_no_cache(data: str, tmp_path: Path) -> None:
     ("extra", "message"),
     [
         ("--tune_vision true --vision_cache true", "found a vision tower that is trained"),
-        ("--use_lora --lora_target_modules vision-attention --vision_cache true", "found a vision tower that is trained"),
+        (
+            "--use_lora --lora_target_modules vision-attention --vision_cache true",
+            "found a vision tower that is trained",
+        ),
         ("--use_lora --lora_bias all --tune_vision false --vision_cache true", "found a vision tower that is trained"),
         ("--use_lora --lora_modules_to_save fc1 --vision_cache true", "found a vision tower that is trained"),
         ("--tune_vision false --vision_cache_gb 5", "found without --vision_cache"),
