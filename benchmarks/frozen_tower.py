@@ -28,7 +28,7 @@ from minicpmv.data.sources.loading import load_records
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.models.networks.flops import Work, flops_of_each, total_flops
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.training.flags.declarations import DEFAULT_LORA_TARGET
+from minicpmv.releases.row import DEFAULT_LORA_TARGET
 from minicpmv.training.monitoring.throughput import count_work
 
 __all__ = ["measure"]

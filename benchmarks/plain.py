@@ -30,7 +30,7 @@ from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.models.networks.pixels import read_pixels
 from minicpmv.models.networks.positions import grid_position_ids
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.training.flags.declarations import DEFAULT_LORA_TARGET
+from minicpmv.releases.row import DEFAULT_LORA_TARGET
 
 __all__ = ["PlainWay", "main"]
 

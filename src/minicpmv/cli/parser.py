@@ -19,7 +19,7 @@ from minicpmv.terminal.streams import complain
 __all__ = ["CommandParser"]
 
 _NAMED = ("adapter", "data", "model", "output")
-"""What may be given in its place or as an option of the same name."""
+"""Positional arguments that may also be given as an option of the same name."""
 _OF_ONE = re.compile(r"argument (?P<name>\S+): (?P<fault>.*)", re.DOTALL)
 _NOT_A_CHOICE = re.compile(r"invalid choice: (?P<found>'.*?'|\S+) \(choose from (?P<choices>.*)\)", re.DOTALL)
 _NOT_A_KIND = re.compile(r"invalid (?P<kind>\w+) value: (?P<found>.*)", re.DOTALL)

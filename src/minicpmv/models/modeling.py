@@ -91,7 +91,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
 
     @property
     def parts(self) -> Parts:
-        """Where the parts are among the modules."""
+        """Names of the parts among the modules."""
         return self.config.minicpmv_version.network.parts
 
     @property

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 __all__ = [
+    "DEFAULT_LORA_TARGET",
     "Answering",
     "Engines",
     "Gguf",
@@ -101,7 +102,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answering:
-    """What the released ``chat()`` does unless it is told otherwise."""
+    """States the defaults of the released ``chat()``."""
 
     max_input_tokens: int
     """Tokens of the longest prompt: its ``max_inp_length``."""
@@ -115,7 +116,7 @@ class Answering:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
-    """Where each part of the network is, by its name among the network's modules: the beginning of its keys."""
+    """Names each part of the network as the network's modules do: the beginning of its keys."""
 
     tower: str = "vpm"
     connector: str = "resampler"
@@ -126,13 +127,12 @@ class Parts:
     head: str = "llm.lm_head"
     layers: str = "llm.model.layers"
     """The list of the language model's layers."""
-    tower_layers: str = "vpm.encoder.layers"
-    """The list of the tower's layers."""
 
 
+DEFAULT_LORA_TARGET = r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
+"""The language model's attention, as in the official recipe."""
 _LORA_ON: Mapping[str, str] = {
-    # The language model's attention, as in the official recipe.
-    "attention": r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)",
+    "attention": DEFAULT_LORA_TARGET,
     "all-linear": r"llm\.model\.layers\.\d+\..*_proj",
     "vision-attention": r"vpm\.encoder\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)",
     "vision-all-linear": r"vpm\.encoder\.layers\.\d+\..*(_proj|fc1|fc2)",
@@ -147,7 +147,7 @@ _LORA_NOTICES: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Network:
-    """What computes a release, and how its parts are called."""
+    """Names the code that computes a release, and the release's parts."""
 
     model_type: str = "minicpmv"
     """As ``config.json`` has it; transformers finds the classes below by it."""
@@ -174,7 +174,7 @@ class Network:
     lora_notices: Mapping[str, str] = field(default_factory=lambda: _LORA_NOTICES)
     """Full name of a module -> what whoever puts LoRA on it should know."""
     needed_fields: tuple[str, ...] = ("vision_config",)
-    """What its ``config.json`` must state, beside the language model's sizes."""
+    """Fields that its ``config.json`` must state, besides the language model's sizes."""
     unstated_vision: Mapping[str, int] = field(default_factory=dict[str, int])
     """Sizes of a vision tower that ``config.json`` only names, before its last layer is dropped (2.0)."""
     overflows_in_float16: bool = False

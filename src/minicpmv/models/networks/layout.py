@@ -26,7 +26,7 @@ __all__ = ["Layout", "lay_out"]
 _READ_FROM = ("position_ids", "cu_seq_lens_q", "image_mask", "tgt_sizes", "temporal_ids", "known_slices")
 """What says nothing beyond the layout that is made of it."""
 _CACHED = {"tower_features": "tower_features", "image_features": "known_tokens"}
-"""What a batch has of known slices -> its name in the layout."""
+"""Argument of a batch that holds known slices -> its name in the layout."""
 _TENSORS = ("tower_features", "known_tokens", "image_places", "label_places")
 
 

@@ -17,7 +17,7 @@ __all__ = ["read_pixels"]
 
 _TABLE = (3, 256)
 _PATCHES_AT_ONCE = 2048
-"""Of which one channel takes 1.6 MB as an index, and at most as much as values."""
+"""Patches looked up at once: one channel of them takes 1.6 MB as an index, and at most as much as values."""
 
 
 def read_pixels(pixels_PV: Tensor, table: Tensor | None, dtype: torch.dtype) -> Tensor:

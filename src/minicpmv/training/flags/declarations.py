@@ -14,6 +14,7 @@ from typing import Literal
 from minicpmv.data.sources.mixing import Source, parse_source, parse_validation_sets
 from minicpmv.data.sources.validation import SplitSize, parse_split
 from minicpmv.inference.batching import BATCH_SIZE
+from minicpmv.releases.row import DEFAULT_LORA_TARGET
 from minicpmv.releases.table import LLM_TYPES
 from minicpmv.training.flags.fields import (
     COUNT,
@@ -28,10 +29,7 @@ from minicpmv.training.flags.fields import (
     switch,
 )
 
-__all__ = ["BESIDE_LORA", "DEFAULT_LORA_TARGET", "RATED", "LearningArguments", "RunArguments"]
-
-DEFAULT_LORA_TARGET = r"llm\..*layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)"
-"""The language model's attention, as in the official recipe."""
+__all__ = ["BESIDE_LORA", "RATED", "LearningArguments", "RunArguments"]
 
 RATED = ("vision", "resampler", "embeddings", "lora")
 """What can have a learning rate and a weight decay of its own: ``--vision_lr``, ``--vision_weight_decay``, ..."""

@@ -9,8 +9,7 @@ from typing import Any
 from torch import nn
 
 from minicpmv.errors import UsageError
-from minicpmv.releases.row import Network, Parts
-from minicpmv.training.flags.declarations import DEFAULT_LORA_TARGET
+from minicpmv.releases.row import DEFAULT_LORA_TARGET, Network, Parts
 
 __all__ = ["find_targets", "network_of", "resolve_target"]
 

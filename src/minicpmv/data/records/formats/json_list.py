@@ -13,7 +13,7 @@ import re
 import shlex
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
 import json5
@@ -23,7 +23,7 @@ from minicpmv.data.records.record import RawRecord, quote
 from minicpmv.data.records.sequences import LazySequence
 from minicpmv.errors import DataError, Problem
 
-__all__ = ["DECODER", "RepeatedKeys", "is_cut_off", "make_object", "parse_json_list"]
+__all__ = ["DECODER", "RepeatedKeys", "is_cut_off", "make_object", "mark_like", "parse_json_list"]
 
 _logger = logging.getLogger(__name__)
 
@@ -53,6 +53,15 @@ class RepeatedKeys(dict[str, object]):
         super().__init__(pairs)
         counts = Counter(key for key, _ in pairs)
         self.repeated = tuple(key for key, count in counts.items() if count > 1)
+
+
+def mark_like(original: Mapping[str, object], made: dict[str, object]) -> dict[str, object]:
+    """Carry over the mark of repeated keys from the original to ``made``."""
+    if not isinstance(original, RepeatedKeys):
+        return made
+    marked = RepeatedKeys(made.items())
+    marked.repeated = original.repeated
+    return marked
 
 
 def parse_json_list(text: str, source: str, *, on_notice: Callable[[Problem], None]) -> Sequence[RawRecord]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from minicpmv.data.records.formats.json_list import RepeatedKeys
+from minicpmv.data.records.formats.json_list import mark_like
 from minicpmv.data.records.formats.parts import read_parts
 from minicpmv.data.records.record import RawRecord, Unread, quote
 from minicpmv.errors import Problem
@@ -124,7 +124,7 @@ def read_messages(
             made |= _read_rest(read, record, name, given | dict.fromkeys(_STYLE_KEYS), role)
         if isinstance(made["content"], list):
             _read_content(read, record, f"{name}.{content_key}", made)
-        read.talk.append(_like(given, made))
+        read.talk.append(mark_like(given, made))
     _check_indices(read, record)
     return read
 
@@ -150,15 +150,6 @@ def _check_indices(read: Messages, record: RawRecord) -> None:
             fix = "list the images in the order of the parts, and number them from 0 or leave 'index' out"
             read.faults.append(Problem("D118", record.where(name), found, expected, fix))
             return
-
-
-def _like(original: Mapping[str, object], made: dict[str, object]) -> dict[str, object]:
-    """Carry over the mark of repeated keys from the original to ``made``."""
-    if not isinstance(original, RepeatedKeys):
-        return made
-    marked = RepeatedKeys(made.items())
-    marked.repeated = original.repeated
-    return marked
 
 
 def _read_content(read: Messages, record: RawRecord, place: str, made: dict[str, object]) -> None:

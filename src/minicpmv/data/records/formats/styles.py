@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import cast
 
 from minicpmv.data.records.formats.images import is_image_struct, plain_images
-from minicpmv.data.records.formats.json_list import RepeatedKeys
+from minicpmv.data.records.formats.json_list import RepeatedKeys, mark_like
 from minicpmv.data.records.formats.messages import (
     Messages,
     is_plain_message,
@@ -94,7 +94,7 @@ def to_own_form(record: RawRecord) -> RawRecord:
         how = _read_pair(reading).reading
     else:  # the check of records looks for the key that was meant
         kept = {key: value for key, value in fields.items() if key not in ("image", "images")}
-        return dataclasses.replace(record, value=_like(written, kept | reading.own), names=reading.names)
+        return dataclasses.replace(record, value=mark_like(written, kept | reading.own), names=reading.names)
     _read_instruction(reading)
     _read_objects(reading)
     _name_images(reading, image_key)
@@ -151,7 +151,7 @@ def _finish(reading: _Reading, written: Mapping[str, object], how: str) -> RawRe
     value = {key: reading.own[key] for key in _OWN_KEYS if key in reading.own}
     return dataclasses.replace(
         reading.record,
-        value=_like(written, value),
+        value=mark_like(written, value),
         names=reading.names,
         faults=tuple(reading.faults),
         unread=(*rest, *reading.unread),
@@ -221,15 +221,6 @@ def _repeated_in(record: RawRecord, value: object, place: str) -> Iterator[Probl
             yield from _repeated_in(record, entry, f"{place}[{number}]")
 
 
-def _like(original: Mapping[str, object], made: dict[str, object]) -> dict[str, object]:
-    """Carry over the mark of repeated keys from the original to ``made``."""
-    if not isinstance(original, RepeatedKeys):
-        return made
-    marked = RepeatedKeys(made.items())
-    marked.repeated = original.repeated
-    return marked
-
-
 def _read_talk(reading: _Reading, talk: object, key: str) -> None:
     if not isinstance(talk, list):
         reading.own["conversations"] = talk
@@ -278,7 +269,7 @@ def _read_prompted(reading: _Reading) -> str:
 
 def _as_context(message: object) -> object:
     fields = cast("dict[str, object]", message) if isinstance(message, dict) else {}
-    return _like(fields, fields | {"weight": 0.0}) if fields.get("role") == "assistant" else message
+    return mark_like(fields, fields | {"weight": 0.0}) if fields.get("role") == "assistant" else message
 
 
 def _place_images(reading: _Reading, read: Messages) -> None:
