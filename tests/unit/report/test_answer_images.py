@@ -21,7 +21,7 @@ def test_an_image_is_embedded_and_a_tiny_one_known(tmp_path: Path) -> None:
 def test_an_image_that_cannot_be_shown_says_why(tmp_path: Path) -> None:
     missing, inside, impossible = Pictures(tmp_path).of(["a/none.png", "an embedded image of 3 bytes", "a\0b"])
     assert (missing.name, missing.url, missing.fault) == ("none.png", "", "no such file")
-    assert inside.fault == "it lies inside the data"
+    assert inside.fault == "it is embedded in the data"
     assert impossible.url == ""
     assert impossible.fault != ""
 

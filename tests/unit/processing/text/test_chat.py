@@ -175,7 +175,16 @@ def test_thinking_is_refused_where_there_is_none(version: str) -> None:
 
 def test_light_modules_import_neither_torch_nor_transformers() -> None:
     modules = ", ".join(
-        f"minicpmv.processing.{name}" for name in ("slicing", "images", "chat", "thinking", "frames", "messages")
+        f"minicpmv.processing.{name}"
+        for name in (
+            "pictures",
+            "pictures.slicing",
+            "pictures.sent_images",
+            "frames",
+            "text.chat",
+            "text.thinking",
+            "text.messages",
+        )
     )
     code = f"import sys, {modules}; sys.exit(bool(sys.modules.keys() & {{'torch', 'transformers'}}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
