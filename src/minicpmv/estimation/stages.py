@@ -73,7 +73,7 @@ class Tracer:
 
     def _vision(self, row: Row) -> Iterator[Stage]:
         config, tower, resampler = self.model.config, _active(self.model.tower), _active(self.model.connector)
-        token_side = config.minicpmv_version.reading.token_side or 1
+        token_side = config.token_rule.side or 1
         sizes = [self.patches] * row.slices or [(_NOTHING_SEEN[0] * token_side, _NOTHING_SEEN[1] * token_side)]
         lengths = [rows * columns for rows, columns in sizes]
         side, width, embeddings = config.vision_config.patch_size, config.vision_config.hidden_size, tower.embeddings
@@ -145,8 +145,7 @@ class Tracer:
         yield self._stage("loss", [norm, head], predict, hidden, number, number)
 
     def _tokens_of_slice(self) -> int:
-        config = self.model.config
-        return config.minicpmv_version.reading.tokens_of(self.patches, config.query_num)
+        return self.model.config.token_rule.count(self.patches)
 
     def _stage(
         self, name: str, modules: Sequence[Any], compute: Callable[..., Tensor], *given: Blank, recomputed: bool = False

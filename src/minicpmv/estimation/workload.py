@@ -75,7 +75,7 @@ def _worst(subject: Subject, config: Any, patches: tuple[int, int]) -> Workload:
     longest = run.pack_length or run.model_max_length if run.packing else run.model_max_length
     tiles = run.max_slice_nums or _TILES
     slices_of_image = tiles + 1 if tiles > 1 else 1
-    of_slice = config.minicpmv_version.reading.tokens_of(patches, config.query_num)
+    of_slice = config.token_rule.count(patches)
     fitting = longest // (of_slice + _MARKS)
     whole = fitting // slices_of_image * slices_of_image or fitting
     rows = [Row(longest * size, longest * size, 0)]
@@ -110,7 +110,7 @@ def _of_data(subject: Subject, config: Any, inputs: RunInputs) -> Workload:
     rows = plan.rows(0)
     described = describe_plan(plan, args, lengths)
     tokens, trained = lengths.lengths.astype(np.int64), lengths.num_trained.astype(np.int64)
-    of_slice = config.minicpmv_version.reading.tokens_of((side, side), config.query_num)
+    of_slice = config.token_rule.count((side, side))
     slices = lengths.num_image_tokens.astype(np.int64) // of_slice
     with_image = sum(1 for row in rows if slices[row].any())
     epoch = _work(

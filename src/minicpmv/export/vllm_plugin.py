@@ -88,7 +88,7 @@ class ReleasedImageProcessor(MiniCPMVImageProcessor):
         return spell_out_image(
             self.plan(image_size, max_slice_nums),
             version,
-            query_num=self.image_feature_size,
+            token_rule=self.token_rule(version),
             number=image_idx if stated and use_image_id is not False and has_numbers else None,
         )
 

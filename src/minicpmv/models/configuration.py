@@ -19,10 +19,10 @@ from minicpmv.errors import ConfigError
 from minicpmv.releases.file_bounds import CONFIG
 from minicpmv.releases.json_bounds import check_fields
 from minicpmv.releases.model_files import check_config, naming_faults, read_object
-from minicpmv.releases.row import find_code
+from minicpmv.releases.row import TokenRule, find_code
 from minicpmv.releases.table import Version, detect_version
 
-__all__ = ["MiniCPMVConfig", "read_model_config"]
+__all__ = ["MiniCPMOConfig", "MiniCPMVConfig", "read_model_config"]
 
 # What the released config classes assume where a file is silent.
 _CLASS_DEFAULTS = {"query_num": 64, "drop_vision_last_layer": True}
@@ -102,6 +102,11 @@ class MiniCPMVConfig(PreTrainedConfig):
         return super().from_dict(fields, **kwargs)
 
     @property
+    def token_rule(self) -> TokenRule:
+        """How many image tokens a slice has."""
+        return self.minicpmv_version.reading.token_rule(None, cast("Any", self).query_num)
+
+    @property
     def vocab_size(self) -> int:
         """Tokens. The language model's, which transformers changes when it resizes the embeddings."""
         return cast("Any", self.text_config).vocab_size
@@ -137,6 +142,15 @@ class MiniCPMVConfig(PreTrainedConfig):
     def to_diff_dict(self) -> dict[str, Any]:
         """Same as :meth:`to_dict`: a released file is complete, not a difference to some default."""
         return self.to_dict()
+
+
+class MiniCPMOConfig(MiniCPMVConfig):
+    """Configuration of the MiniCPM-o releases."""
+
+    model_type = "minicpmo"
+
+    def __init__(self, **fields: Any) -> None:  # stated, or transformers would make another one
+        super().__init__(**fields)
 
 
 def read_model_config(folder: Path) -> MiniCPMVConfig:

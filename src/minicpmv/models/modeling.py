@@ -23,7 +23,7 @@ from minicpmv.models.attention.packed_rows import PACKED_ATTENTION, mask_rows, n
 from minicpmv.models.attention.varlen import Lengths, never_compiled
 from minicpmv.models.checkpoints.loading import StrictLoading
 from minicpmv.models.checkpoints.permissions import OrdinaryFiles
-from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.models.configuration import MiniCPMOConfig, MiniCPMVConfig
 from minicpmv.models.networks.cached_slices import is_sharded, join_in_order, left_to_see
 from minicpmv.models.networks.layout import Layout
 from minicpmv.models.networks.loss import check_label_weights, count_chunks, labelled_token_loss
@@ -31,7 +31,7 @@ from minicpmv.models.networks.resampler import CrossAttention, Resampler
 from minicpmv.models.networks.rotary import ExactRotary
 from minicpmv.releases.row import Parts, find_code
 
-__all__ = ["MiniCPMVForConditionalGeneration"]
+__all__ = ["MiniCPMOForConditionalGeneration", "MiniCPMVForConditionalGeneration"]
 
 # Shape letters in this file
 #   B rows    T tokens    P patches of all slices    S slices    G blocks of image tokens    Q tokens of a block
@@ -71,7 +71,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         super().__init__(config)
         prefer_packed_attention(config.text_config)
         self.build_parts(config)
-        side = config.minicpmv_version.reading.token_side or 1
+        side = config.token_rule.side or 1
         self._blank_size = side, side
         """Rows and columns of the smallest picture."""
         # As texts, which torch.compile reads as constants.
@@ -188,7 +188,7 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
 
         Returns:
             (G, Q, D), the tokens of each block: one for each slice, or for each group of frames. Where slices have
-            unequal numbers of tokens (``Reading.token_side``) these are end to end, (all tokens, D).
+            unequal numbers of tokens (``TokenRule.is_uneven``) these are end to end, (all tokens, D).
 
         Raises:
             ValueError: The sizes do not add up to the number of patches, ``temporal_ids`` do not fit, or
@@ -389,18 +389,18 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
             seen_GQD = self._run_vision(pixel_values, Layout(sizes=tuple(unseen)), counts, pixel_table=pixel_table)
         elif is_sharded(self.tower):
             self._see_nothing(known_GQD.device)
-        reading, query_num = self.config.minicpmv_version.reading, self.config.query_num
-        rows = [1 if reading.token_side is None else reading.tokens_of(size, query_num) for size in layout.sizes]
+        rule = self.config.token_rule
+        rows = [rule.count(size) if rule.is_uneven else 1 for size in layout.sizes]
         return join_in_order(layout.known, rows, known_GQD, seen_GQD)
 
     def _count_slices(self, layout: Layout) -> list[int]:
         """Count the slices of each sample, from how many image tokens it has."""
-        reading = self.config.minicpmv_version.reading
+        rule = self.config.token_rule
         if layout.times is not None:  # slots do not tell a sample's slices, and nothing depends on its sample
             return [len(layout.sizes)]
-        if reading.token_side is None:
-            return [slots // self.config.query_num for slots in layout.slots_of_each]
-        ends = list(accumulate(reading.tokens_of(size, 0) for size in layout.sizes))
+        if not rule.is_uneven:
+            return [slots // rule.query_num for slots in layout.slots_of_each]
+        ends = list(accumulate(rule.count(size) for size in layout.sizes))
         slices = [bisect_right(ends, slots) for slots in accumulate(layout.slots_of_each)]
         return [end - start for start, end in pairwise([0, *slices])]
 
@@ -479,3 +479,9 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         input_ids, kwargs = expand(expand_size, is_encoder_decoder, input_ids, **kwargs)
         kept = {key: value for key, value in (pictures | {"image_features": features}).items() if value is not None}
         return input_ids, kwargs | kept
+
+
+class MiniCPMOForConditionalGeneration(MiniCPMVForConditionalGeneration):
+    """Vision and language of the MiniCPM-o releases; speech is carried in their files."""
+
+    config_class = MiniCPMOConfig

@@ -59,7 +59,7 @@ class WrittenConversation:
 
     def _image_options(self) -> dict[str, Any]:
         return {
-            "query_num": self.image_processor.image_feature_size,
+            "token_rule": self.image_processor.token_rule(self.version),
             "use_image_id": self.use_image_id,
             "images_per_block": self.layout.images_per_block,
         }

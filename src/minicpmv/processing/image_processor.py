@@ -22,6 +22,7 @@ from minicpmv.processing.pictures.patches import ImageSource, cut_patches, load_
 from minicpmv.processing.pictures.slicing import SliceConfig, SlicePlan, plan_slices
 from minicpmv.releases.file_bounds import PREPROCESSOR
 from minicpmv.releases.model_files import check_config, check_names, check_preprocessor
+from minicpmv.releases.row import TokenRule
 from minicpmv.releases.table import Version, detect_version, is_model_type, version_named
 
 __all__ = ["MiniCPMVImageProcessor", "MiniCPMVImagesKwargs"]
@@ -85,6 +86,10 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
             token_side=(version.reading.token_side if version else None) or 1,
             max_slice_nums=limit if self.slice_mode else 1,
         )
+
+    def token_rule(self, version: Version) -> TokenRule:
+        """Return how many image tokens a slice of a release's picture has."""
+        return version.reading.token_rule(None, self.image_feature_size)
 
     def plan(self, size: tuple[int, int], max_slice_nums: int | None = None) -> SlicePlan:
         """Plan the slices of a picture of (width, height) pixels, without its pixels."""

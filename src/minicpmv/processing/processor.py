@@ -30,7 +30,7 @@ from minicpmv.processing.text.chat import Turn, system_of
 from minicpmv.processing.text.messages import read_messages
 from minicpmv.processing.tokenization import EncodedSample, Vocabulary
 from minicpmv.releases.model_files import check_model_files
-from minicpmv.releases.row import find_code
+from minicpmv.releases.row import TokenRule, find_code
 from minicpmv.releases.table import UNSTATED, VERSIONS, Version, detect_version, is_model_type
 
 __all__ = ["EncodedConversation", "MiniCPMVProcessor"]
@@ -135,9 +135,14 @@ class MiniCPMVProcessor(ProcessorMixin):
         """Tokens per slice, where they do not depend on its size."""
         return self.image_processor.image_feature_size
 
+    @property
+    def token_rule(self) -> TokenRule:
+        """How many image tokens a slice has."""
+        return self.image_processor.token_rule(self.version)
+
     def tokens_of(self, plan: SlicePlan) -> list[int]:
         """Count the image tokens of each slice of a picture."""
-        return [self.version.reading.tokens_of(size, self.query_num) for size in plan.tgt_sizes]
+        return [self.token_rule.count(size) for size in plan.tgt_sizes]
 
     @property
     def use_image_id(self) -> bool:

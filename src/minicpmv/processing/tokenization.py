@@ -18,6 +18,7 @@ from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.models.networks.loss import IGNORED
 from minicpmv.processing.pictures.slicing import SlicePlan
 from minicpmv.processing.text.chat import ImageSegment, Segment, control_tokens_of, role_tags_of
+from minicpmv.releases.row import TokenRule
 from minicpmv.releases.table import Version
 
 __all__ = ["MARKUP", "EncodedSample", "Vocabulary", "encode", "is_control_token", "spell_out", "spell_out_image"]
@@ -135,7 +136,7 @@ def encode(
     vocabulary: Vocabulary,
     version: Version,
     *,
-    query_num: int,
+    token_rule: TokenRule,
     use_image_id: bool,
     images_per_block: Sequence[int] | None = None,
 ) -> EncodedSample:
@@ -146,7 +147,7 @@ def encode(
         plans: How each image is sliced, by the index that the image segments name.
         vocabulary: The checkpoint's.
         version: The checkpoint's; decides the layout of image blocks.
-        query_num: Tokens per slice, where they do not depend on its size.
+        token_rule: How many tokens each slice has.
         use_image_id: Whether the images are numbered, from 0 in order of appearance.
         images_per_block: How many images share each block, if any do. As released, the block has the number of the
             first of them, and the others are counted: after a group of three frames numbered 0 comes 3.
@@ -160,7 +161,7 @@ def encode(
     for segment in segments:
         if isinstance(segment, ImageSegment):
             number = num_images if use_image_id else None
-            for piece in _image_block(plans[segment.index], version, query_num=query_num, number=number):
+            for piece in _image_block(plans[segment.index], version, token_rule=token_rule, number=number):
                 if isinstance(piece, int):
                     writer.write_slots(piece)
                 else:
@@ -184,7 +185,7 @@ def spell_out(
     plans: Sequence[SlicePlan],
     version: Version,
     *,
-    query_num: int,
+    token_rule: TokenRule,
     use_image_id: bool,
     images_per_block: Sequence[int] | None = None,
 ) -> str:
@@ -199,28 +200,30 @@ def spell_out(
     for segment in segments:
         if isinstance(segment, ImageSegment):
             number = num_images if use_image_id else None
-            texts.append(spell_out_image(plans[segment.index], version, query_num=query_num, number=number))
+            texts.append(spell_out_image(plans[segment.index], version, token_rule=token_rule, number=number))
             num_images += 1 if images_per_block is None else images_per_block[segment.index]
         elif segment.kind != "unwritten_end":
             texts.append(segment.text)
     return "".join(texts)
 
 
-def spell_out_image(plan: SlicePlan, version: Version, *, query_num: int, number: int | None) -> str:
+def spell_out_image(plan: SlicePlan, version: Version, *, token_rule: TokenRule, number: int | None) -> str:
     """Return the text of one image's block, with the image's number before it unless that is None."""
     slot = version.reading.markup.slot
-    pieces = _image_block(plan, version, query_num=query_num, number=number)
+    pieces = _image_block(plan, version, token_rule=token_rule, number=number)
     return "".join(slot * piece if isinstance(piece, int) else piece for piece in pieces)
 
 
-def _image_block(plan: SlicePlan, version: Version, *, query_num: int, number: int | None) -> Iterator[str | int]:
+def _image_block(
+    plan: SlicePlan, version: Version, *, token_rule: TokenRule, number: int | None
+) -> Iterator[str | int]:
     """Yield template text, and how many image tokens come next: the overview's, then those of each tile, row by row."""
-    reading, markup = version.reading, version.reading.markup
+    markup = version.reading.markup
     if number is not None:
         assert markup.number is not None, f"{version.model} has no tokens for it"
         opening, closing = markup.number
         yield f"{opening}{number}{closing}"
-    overview, *tiles = (reading.tokens_of(size, query_num) for size in plan.tgt_sizes)
+    overview, *tiles = (token_rule.count(size) for size in plan.tgt_sizes)
     yield from (markup.image[0], overview, markup.image[1])
     if plan.grid is None:
         return

@@ -21,6 +21,7 @@ __all__ = [
     "PositionScheme",
     "Reading",
     "Tags",
+    "TokenRule",
     "Version",
     "find_code",
 ]
@@ -46,6 +47,8 @@ class Markup:
 
     slot: str = "<unk>"
     """Holds the place of one image token."""
+    frame_slot: str | None = None
+    """The same for a frame of a film, where it is another token (4.6 and later)."""
     image: Tags = ("<image>", "</image>")
     """Around the overview."""
     tile: Tags
@@ -61,7 +64,30 @@ class Markup:
     def tokens(self) -> tuple[str, ...]:
         """Every token that may be written; the tokenizer must know them."""
         pairs = (self.image, self.tile, self.grid or (), self.number or ())
-        return tuple(dict.fromkeys((self.slot, *(token for pair in pairs for token in pair))))
+        slots = (self.slot,) if self.frame_slot is None else (self.slot, self.frame_slot)
+        return tuple(dict.fromkeys((*slots, *(token for pair in pairs for token in pair))))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenRule:
+    """How many image tokens a slice of a checkpoint has."""
+
+    side: int | None = None
+    """Patches along each side of the square that one token stands for; None where every slice has ``query_num``."""
+    query_num: int = 0
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether slices of different sizes have different numbers of tokens."""
+        return self.side is not None
+
+    def count(self, size: tuple[int, int]) -> int:
+        """Count the image tokens of a slice from its rows and columns in patches."""
+        return self.query_num if self.side is None else size[0] * size[1] // self.side**2
+
+    def patches_each(self, slice_side: float) -> float:
+        """Patches for each image token, of a square slice of so many patches along a side."""
+        return slice_side**2 / self.query_num if self.side is None else float(self.side**2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,23 +107,24 @@ class Reading:
     token_side: int | None = None
     """Patches along each side of the square that one image token stands for. Slices then have sides of whole multiples
     of it, and a number of tokens each. None: every slice, or group of frames, has the config's ``query_num`` tokens."""
+    downsample_modes: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Value of ``downsample_mode`` that a checkpoint may have -> its ``token_side``. Empty without a choice."""
+    positions: str | None = None
+    """Dotted name of what gives each token three positions, of time, row and column (4.7). None: one, its place."""
     temporal: bool = False
     """Whether frames of a video can share a block of image tokens (4.5)."""
     thinking: bool = False
     """Whether the dialect has a switch for thinking (4.5)."""
 
-    def tokens_of(self, size: tuple[int, int], query_num: int) -> int:
-        """Count the image tokens of one slice.
+    def token_rule(self, mode: str | None, query_num: int) -> TokenRule:
+        """Return how many image tokens a slice has.
 
         Args:
-            size: Its rows and columns, in patches.
+            mode: One of ``downsample_modes``; None for the release's own.
             query_num: Tokens of a slice where they do not depend on its size.
         """
-        return query_num if self.token_side is None else size[0] * size[1] // self.token_side**2
-
-    def patches_of(self, slice_side: float, query_num: int) -> float:
-        """Patches for each image token, of a square slice of so many patches along a side."""
-        return slice_side**2 / query_num if self.token_side is None else float(self.token_side**2)
+        side = self.token_side if mode is None or not self.downsample_modes else self.downsample_modes[mode]
+        return TokenRule(side=side, query_num=query_num)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,6 +204,9 @@ class Network:
     """Fields that its ``config.json`` must state, besides the language model's sizes."""
     unstated_vision: Mapping[str, int] = field(default_factory=dict[str, int])
     """Sizes of a vision tower that ``config.json`` only names, before its last layer is dropped (2.0)."""
+    carried: tuple[str, ...] = ()
+    """Beginnings of the keys of tensors that a checkpoint holds and its model does not compute here, such as the speech
+    of the o models. They are never read into the model, and go byte for byte into what is saved."""
     overflows_in_float16: bool = False
     """Whether numbers that its language model computes are known to exceed float16, as those of Qwen2-7B do
     (https://github.com/QwenLM/Qwen3/issues/868)."""
@@ -216,5 +246,9 @@ class Version:
     engines: Engines
     also_written: tuple[str, ...] = ()
     """Other spellings of the name in ``config.json``: JSON writers drop the fraction of 2.0 and 4.0."""
+    may_leave_version_out: bool = False
+    """Whether a ``config.json`` of its ``model_type`` without a version is this release's."""
+    text_model_type: str | None = None
+    """``text_config.model_type`` of its files, where that tells it from another release of the same ``model_type``."""
     own_fields: tuple[str, ...] = ()
     """Fields of a ``config.json`` that only this release has; it is known by them where the file states no version."""

@@ -8,12 +8,13 @@ Source: the released configs and modelling files, section by section in ``docs/v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from minicpmv.errors import CheckpointError
-from minicpmv.releases.row import Answering, Engines, Gguf, Markup, Network, Reading, Tags, Version
+from minicpmv.releases.row import Answering, Engines, Gguf, Markup, Network, Parts, Reading, Tags, Version
 
 __all__ = [
     "LLM_TYPES",
@@ -32,6 +33,63 @@ _WRAPPED_GRID = Markup(tile=_IMAGE, grid=_SLICE)
 _NUMBERED = Markup(tile=_SLICE, number=("<image_id>", "</image_id>"))
 _CHAT = "minicpmv.processing.text.chat"
 _TOKENIZERS = "minicpmv.processing.released_tokenizers"
+_OMNI = "minicpmo"
+_SPEECH = ("apm.", "audio_projection_layer.", "tts.")
+"""Hearing and speech of the o models."""
+
+_TILES_4_6 = Markup(slot="<|image_pad|>", frame_slot="<|video_pad|>", tile=_SLICE, number=("<image_id>", "</image_id>"))
+_READS_AS_4_6 = Reading(
+    dialect=f"{_CHAT}:QWEN3_5",
+    tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
+    terminators=("<|im_end|>", "<|endoftext|>"),
+    markup=_TILES_4_6,
+    token_side=4,
+    downsample_modes={"16x": 4, "4x": 2},
+    thinking=True,
+)
+_READS_AS_4_7 = replace(_READS_AS_4_6, positions="minicpmv.processing.pictures.canvas:place_on_canvas")
+_LAYER = r"model\.language_model\.layers\.\d+"
+_LORA_ON_4_6 = {
+    "attention": rf"{_LAYER}\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|linear_attn\.(in_proj_qkv|in_proj_z|out_proj))",
+    "all-linear": rf"{_LAYER}\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|linear_attn\.(in_proj_qkv|in_proj_z|out_proj)"
+    r"|mlp\.(gate_proj|up_proj|down_proj))",
+    "vision-attention": r"model\.vision_tower\.encoder\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)",
+    "vision-all-linear": r"model\.vision_tower\.(encoder\.layers\.\d+|vit_merger)\..*(_proj|fc1|fc2|linear_1|linear_2)",
+    "resampler": r"model\.merger\.mlp\.\d+\.(linear_1|linear_2)",
+}
+_LORA_ON_EXPERTS = _LORA_ON_4_6 | {
+    "all-linear": rf"{_LAYER}\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|linear_attn\.(in_proj_qkv|in_proj_z|out_proj)"
+    r"|mlp\.shared_expert\.(gate_proj|up_proj|down_proj))",
+}
+_NETWORK_4_6 = Network(
+    model_type="minicpmv4_6",
+    config="minicpmv.models.native.configuration:MiniCPMV4_6Config",
+    model="minicpmv.models.native.modeling:MiniCPMV4_6ForConditionalGeneration",
+    language_model="transformers:Qwen3_5ForCausalLM",
+    tower="minicpmv.models.native.tower:NativeTower",
+    connector="minicpmv.models.native.tower:NativeMerger",
+    vision_positions="grid",
+    parts=Parts(
+        tower="model.vision_tower",
+        connector="model.merger",
+        language_model="model.language_model",
+        body="model.language_model",
+        embeddings="model.language_model.embed_tokens",
+        head="lm_head",
+        layers="model.language_model.layers",
+    ),
+    lora_on=_LORA_ON_4_6,
+    lora_notices={},
+    needed_fields=("text_config", "vision_config"),
+    carried=("mtp.",),
+)
+_NETWORK_4_7 = replace(
+    _NETWORK_4_6,
+    model_type="minicpmv4_7",
+    config="minicpmv.models.native.configuration:MiniCPMV4_7Config",
+    model="minicpmv.models.native.modeling:MiniCPMV4_7ForConditionalGeneration",
+)
+_OWN_CONVERTER = "llama.cpp's own convert_hf_to_gguf.py converts it as it is"
 _NO_LLAMA_CPP = "llama.cpp has no MiniCPM-V of this version"
 
 _ROWS: dict[str, Version] = {
@@ -130,6 +188,87 @@ _ROWS: dict[str, Version] = {
             answering=Answering(max_input_tokens=16384, max_new_tokens=2048, repetition_penalty=1.03),
             engines=Engines(gguf=Gguf(version=6, architecture="QWEN3")),
         ),
+        Version(
+            name="4.6",
+            model="openbmb/MiniCPM-V-4.6",
+            may_leave_version_out=True,
+            llm_types=("qwen3_5", "qwen"),
+            reading=_READS_AS_4_6,
+            network=_NETWORK_4_6,
+            answering=Answering(max_input_tokens=32768, max_new_tokens=2048, repetition_penalty=1.0),
+            engines=Engines(gguf=_OWN_CONVERTER),
+        ),
+        Version(
+            name="4.7",
+            model="openbmb/MiniCPM-V-4.7-1B",
+            may_leave_version_out=True,
+            text_model_type="qwen3_5_text",
+            llm_types=("qwen3_5", "qwen"),
+            reading=_READS_AS_4_7,
+            network=_NETWORK_4_7,
+            answering=Answering(max_input_tokens=32768, max_new_tokens=2048, repetition_penalty=1.0),
+            engines=Engines(gguf=_OWN_CONVERTER),
+        ),
+        Version(
+            name="4.7-A3B",
+            model="openbmb/MiniCPM-V-4.7-35B-A3B",
+            may_leave_version_out=True,
+            text_model_type="qwen3_5_moe_text",
+            llm_types=("qwen3_5_moe", "qwen"),
+            reading=_READS_AS_4_7,
+            network=replace(
+                _NETWORK_4_7, language_model="transformers:Qwen3_5MoeForCausalLM", lora_on=_LORA_ON_EXPERTS
+            ),
+            answering=Answering(max_input_tokens=32768, max_new_tokens=2048, repetition_penalty=1.0),
+            engines=Engines(gguf=_OWN_CONVERTER),
+        ),
+        Version(
+            name="o-2.6",
+            also_written=("2.6",),
+            model="openbmb/MiniCPM-o-2_6",
+            may_leave_version_out=True,
+            llm_types=("qwen", "qwen2"),
+            reading=Reading(
+                dialect=f"{_CHAT}:CHATML",
+                tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
+                terminators=("<|im_end|>", "<|endoftext|>", "<|tts_eos|>"),
+                markup=_NUMBERED,
+            ),
+            network=Network(
+                model_type=_OMNI,
+                config="minicpmv.models.configuration:MiniCPMOConfig",
+                model="minicpmv.models.modeling:MiniCPMOForConditionalGeneration",
+                language_model="transformers:Qwen2ForCausalLM",
+                vision_positions="grid",
+                overflows_in_float16=True,
+                carried=_SPEECH,
+            ),
+            answering=Answering(max_input_tokens=8192, max_new_tokens=2048),
+            engines=Engines(gguf="llama.cpp's converter knows no MiniCPM-o"),
+        ),
+        Version(
+            name="o-4.5",
+            also_written=("4.5",),
+            model="openbmb/MiniCPM-o-4_5",
+            llm_types=("qwen", "qwen3"),
+            reading=Reading(
+                dialect=f"{_CHAT}:QWEN3",
+                tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
+                terminators=("<|im_end|>", "<|endoftext|>", "<|tts_eos|>"),
+                markup=_NUMBERED,
+                thinking=True,
+            ),
+            network=Network(
+                model_type=_OMNI,
+                config="minicpmv.models.configuration:MiniCPMOConfig",
+                model="minicpmv.models.modeling:MiniCPMOForConditionalGeneration",
+                language_model="transformers:Qwen3ForCausalLM",
+                vision_positions="grid",
+                carried=_SPEECH,
+            ),
+            answering=Answering(max_input_tokens=8192, max_new_tokens=4096, repetition_penalty=1.03),
+            engines=Engines(gguf="llama.cpp's converter knows no MiniCPM-o"),
+        ),
     )
 }
 
@@ -158,37 +297,64 @@ def register(version: Version) -> Callable[[], None]:
     return remove
 
 
-def version_named(stated: object) -> Version | None:
-    """Return the release that a file means by a version; None if there is none."""
-    return next((row for row in VERSIONS.values() if str(stated) in (row.name, *row.also_written)), None)
+def version_named(stated: object, model_type: object = None) -> Version | None:
+    """Return the release that a file means by a version; None if there is none.
+
+    Args:
+        stated: The version.
+        model_type: That of the file; None for the one that most releases have.
+    """
+    rows = _rows_of(UNSTATED.network.model_type if model_type is None else model_type)
+    return next((row for row in rows if str(stated) in (row.name, *row.also_written)), None)
 
 
 def is_model_type(stated: object) -> bool:
     """Whether a ``model_type`` of a ``config.json`` is that of a release."""
-    return any(row.network.model_type == stated for row in VERSIONS.values())
+    return bool(_rows_of(stated))
 
 
 def detect_version(config: Mapping[str, Any]) -> Version:
     """Tell which release a checkpoint is from the fields of its ``config.json``.
 
-    MiniCPM-V-2's file has no ``version`` key and is known by fields that only it has, so that its size does not matter.
+    Where one ``model_type`` serves several releases, the stated version decides, or the kind of language model. A file
+    without a version is known by fields that only its release has, so that its size does not matter.
 
     Raises:
-        CheckpointError: The version is stated but unknown, or is not stated and the file is not MiniCPM-V-2's.
+        CheckpointError: The version is stated but unknown, or is not stated and the file is not one that may leave it
+            out.
     """
+    rows = _rows_of(config.get("model_type", UNSTATED.network.model_type))
+    if not rows:
+        kinds = dict.fromkeys(row.network.model_type for row in VERSIONS.values())
+        raise CheckpointError(
+            f"config.json: found model_type {config.get('model_type')!r}, expected one of {', '.join(kinds)}\n"
+            "  fix: use a checkpoint of a supported release, or a newer minicpmv-finetune"
+        )
+    text = config.get("text_config")
+    kind = text.get("model_type") if isinstance(text, Mapping) else None
+    rows = [row for row in rows if row.text_model_type in (None, kind)] or rows
     stated = config.get("version")
     if stated is None:
-        if any(field in config for field in UNSTATED.own_fields):
-            return UNSTATED
+        silent = [row for row in rows if row.may_leave_version_out or any(field in config for field in row.own_fields)]
+        if silent:
+            return silent[0]
         raise CheckpointError(
             "config.json: found no 'version' and none of MiniCPM-V-2's own fields "
-            f"({', '.join(UNSTATED.own_fields)}), expected 'version' to be one of {', '.join(VERSIONS)}\n"
+            f"({', '.join(UNSTATED.own_fields)}), expected 'version' to be one of {_names(rows)}\n"
             "  fix: add the version that the weights belong to"
         )
-    version = version_named(stated)
+    version = next((row for row in rows if str(stated) in (row.name, *row.also_written)), None)
     if version is not None:
         return version
     raise CheckpointError(
-        f"config.json: found version {stated!r}, expected one of {', '.join(VERSIONS)}\n"
+        f"config.json: found version {stated!r}, expected one of {_names(rows)}\n"
         "  fix: use a checkpoint of a supported release, or a newer minicpmv-finetune"
     )
+
+
+def _rows_of(model_type: object) -> list[Version]:
+    return [row for row in VERSIONS.values() if row.network.model_type == model_type]
+
+
+def _names(rows: Sequence[Version]) -> str:
+    return ", ".join(row.name for row in rows)

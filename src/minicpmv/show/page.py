@@ -58,7 +58,7 @@ def render_page(dataset: ConversationDataset, header: Header) -> str:
             has_weights=any(message.remark for view in views for message in view.messages),
             max_length=dataset.limits.max_length,
             max_slice_nums=dataset.limits.max_slice_nums,
-            query_num=None if processor.version.reading.token_side else processor.query_num,
+            query_num=None if processor.token_rule.is_uneven else processor.query_num,
             package_version=__version__,
         )
     )

@@ -193,7 +193,7 @@ def estimate_costs(lengths: LengthReport, config: MiniCPMVConfig, *, scale_resol
     """
     vision, text = config.vision_config, config.text_config
     side = scale_resolution // cast("int", vision.patch_size)
-    patches_per_token = config.minicpmv_version.reading.patches_of(side, config.query_num)
+    patches_per_token = config.token_rule.patches_each(side)
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     attention = 2 * text.hidden_size * head * (text.num_attention_heads + text.num_key_value_heads)
     per_token = text.num_hidden_layers * (attention + 3 * text.hidden_size * text.intermediate_size)

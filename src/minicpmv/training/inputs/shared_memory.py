@@ -124,7 +124,7 @@ def bytes_of_pictures(
     if has_features:
         of_patch = max(of_patch, config.vision_config.hidden_size * np.dtype(np.float32).itemsize)
     side = slicing.scale_resolution / slicing.patch_size
-    patches_per_token = _ROUNDED_UP * config.minicpmv_version.reading.patches_of(side, config.query_num)
+    patches_per_token = _ROUNDED_UP * config.token_rule.patches_each(side)
     return np.asarray(dataset.num_image_tokens * (patches_per_token * of_patch), dtype=np.float64)
 
 

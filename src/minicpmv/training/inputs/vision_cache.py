@@ -122,7 +122,7 @@ def find_features(
     """
     assert not _trains(model, "vision tower"), "resolve_vision_cache has refused it"
     # Where slices have unequal numbers of tokens, only the tower's rows are counted by the plan of a picture.
-    is_uneven = model.config.minicpmv_version.reading.token_side is not None
+    is_uneven = model.config.token_rule.is_uneven
     kind: FeatureKind = "tower_features" if is_uneven or _trains(model, "resampler") else "image_features"
     config, base = model.config, _bare(model)
     depends: dict[str, Any] = {
