@@ -40,6 +40,7 @@ _MODULES = [
     "minicpmv.errors",
     "minicpmv.releases.table",
     "minicpmv.processing.pictures.slicing",
+    "minicpmv.processing.pictures.canvas",
     "minicpmv.processing.text.chat",
     "minicpmv.processing.pictures.patches",
     "minicpmv.data.records.record",

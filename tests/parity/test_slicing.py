@@ -10,6 +10,7 @@ import pytest
 from minicpmv.processing.pictures.slicing import SliceConfig, plan_slices
 from minicpmv.processing.text.chat import ImageSegment
 from minicpmv.processing.tokenization import spell_out
+from minicpmv.releases.row import TokenRule
 from minicpmv.releases.table import VERSIONS
 from tests.parity.cases import FIXTURES
 
@@ -38,7 +39,8 @@ def test_image_block_equals_the_released_placeholder(row: dict[str, Any]) -> Non
     plan = plan_slices(row["size"][0], row["size"][1], SliceConfig(max_slice_nums=row["max_slice_nums"]))
 
     def block(version: str, *, use_image_id: bool) -> str:
-        return spell_out([ImageSegment(0)], [plan], VERSIONS[version], query_num=2, use_image_id=use_image_id)
+        rule = TokenRule(query_num=2)
+        return spell_out([ImageSegment(0)], [plan], VERSIONS[version], token_rule=rule, use_image_id=use_image_id)
 
     assert block("2.0", use_image_id=False) == row["placeholder_train_old_schema_q2"]
     assert block("2.5", use_image_id=False) == row["placeholder_infer_v2_5_q2"]

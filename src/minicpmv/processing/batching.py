@@ -32,7 +32,8 @@ def pad_left(
 
     Returns:
         ``input_ids`` and ``attention_mask`` [B, T] int64; with images also ``image_mask`` [B, T] bool,
-        ``pixel_values`` [P, 588] float32 and ``tgt_sizes`` [S, 2] int64; with times ``temporal_ids`` [S, 2] int64.
+        ``pixel_values`` [P, 588] float32 and ``tgt_sizes`` [S, 2] int64; with times ``temporal_ids`` [S, 2] int64; with
+        three positions for each token ``mrope_position_ids`` [3, B, T] int64, 0 on padding.
 
     Raises:
         UsageError: ``return_tensors`` is something else.
@@ -49,6 +50,8 @@ def pad_left(
         attention_mask[row, start:] = 1
         image_mask[row, start:] = sample.image_mask
     arrays: dict[str, NDArray[Any]] = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if all(sample.position_rows is not None for sample in encoded):
+        arrays["mrope_position_ids"] = np.stack([_pad_positions(sample, length) for sample in encoded], axis=1)
     if image_mask.any():
         sizes = [size for sample in encoded for size in sample.tgt_sizes]
         arrays["image_mask"] = image_mask
@@ -61,6 +64,12 @@ def pad_left(
     if return_tensors == "np":
         return BatchFeature(arrays)
     return BatchFeature({name: array.tolist() for name, array in arrays.items()})
+
+
+def _pad_positions(sample: EncodedConversation, length: int) -> NDArray[np.int64]:
+    """Return the positions of a conversation in a row of so many tokens, 0 on the padding before it."""
+    assert sample.position_rows is not None
+    return np.pad(sample.position_rows, ((0, 0), (length - len(sample.input_ids), 0)))
 
 
 def _times(sample: EncodedConversation) -> list[tuple[int, int]]:

@@ -18,11 +18,14 @@ from minicpmv.errors import UsageError
 from minicpmv.processing.frames import ImageLayout, lay_out_images
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.pictures.slicing import SlicePlan
-from minicpmv.processing.text.chat import Segment, Turn, left_out, render
+from minicpmv.processing.text.chat import ImageRef, Segment, Turn, left_out, render
 from minicpmv.processing.tokenization import EncodedSample, Vocabulary, encode, spell_out
 from minicpmv.releases.table import Version
 
 __all__ = ["EncodedConversation", "WrittenConversation", "check_nothing_is_left_out", "write_conversation"]
+
+_TILES_OF_FRAMES = 1
+"""Most tiles of a frame of a film: none, as is recommended for all releases that write frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class EncodedConversation:
     -1 for none. None where no times were given."""
     label_weights: list[float] | None = None
     """How much each label counts in the loss, 0.0 where there is none; None where all count alike, as 1."""
+    position_rows: NDArray[np.int64] | None = None
+    """(3, tokens): time, row and column of each token, for releases whose tokens have three positions (4.7)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +93,7 @@ class WrittenConversation:
             tgt_sizes=self.layout.sizes(self.plans),
             temporal_ids=self.layout.times(self.plans),
             label_weights=sample.label_weights,
+            position_rows=sample.position_rows,
         )
 
 
@@ -113,7 +119,7 @@ def write_conversation(
         image_processor: The checkpoint's.
         version: The checkpoint's.
         use_image_id: Whether images are numbered.
-        max_slice_nums: Another limit of tiles per picture than the checkpoint's.
+        max_slice_nums: Another limit of tiles per picture than the checkpoint's. Frames of films are not cut.
         temporal_ids: As ``frames.lay_out_images`` reads them.
         add_generation_prompt: As in ``chat.render``.
         continue_final_message: As there.
@@ -123,7 +129,13 @@ def write_conversation(
     Raises:
         UsageError: The conversation does not fit the version, or images and text do not fit each other.
     """
-    plans = [image_processor.plan(size, max_slice_nums) for size in image_sizes]
+    frames = {
+        part.index for turn in turns for part in turn.content if isinstance(part, ImageRef) and part.film is not None
+    }
+    plans = [
+        image_processor.plan(size, _TILES_OF_FRAMES if index in frames else max_slice_nums)
+        for index, size in enumerate(image_sizes)
+    ]
     layout = lay_out_images(turns, num_images=len(plans), version=version, temporal_ids=temporal_ids)
     segments = render(
         layout.turns,

@@ -143,12 +143,14 @@ def _with_blocks(turns: Sequence[Turn], number_of: Sequence[int]) -> tuple[Turn,
         parts: list[str | ImageRef] = []
         before: int | None = None  # the block of the part before, if that is an image
         for part in turn.content:
-            number = next(numbers) if isinstance(part, ImageRef) else None
-            if number is None:
+            if not isinstance(part, ImageRef):
+                before = None
                 parts.append(part)
-            elif number not in seen:
+                continue
+            number = next(numbers)
+            if number not in seen:
                 seen.add(number)
-                parts.append(ImageRef(number))
+                parts.append(ImageRef(number, part.film))
             elif number != before:
                 raise _error(
                     f"conversation[{position}].content",

@@ -22,6 +22,7 @@ from minicpmv.processing.pictures.patches import ImageSource, cut_patches, load_
 from minicpmv.processing.pictures.slicing import SliceConfig, SlicePlan, plan_slices
 from minicpmv.releases.file_bounds import PREPROCESSOR
 from minicpmv.releases.model_files import check_config, check_names, check_preprocessor
+from minicpmv.releases.native_files import check_downsample_mode
 from minicpmv.releases.row import TokenRule
 from minicpmv.releases.table import Version, detect_version, is_model_type, version_named
 
@@ -35,6 +36,7 @@ class MiniCPMVImagesKwargs(ImagesKwargs, total=False):
     scale_resolution: int
     patch_size: int
     use_image_id: bool
+    downsample_mode: str
 
 
 class MiniCPMVImageProcessor(BaseImageProcessor):
@@ -66,30 +68,49 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
     """As the file has it. 4.5's released file says 2.6, so ``minicpmv_version`` is written where the two differ."""
     minicpmv_version: str | None = None
     processor_class: str = "MiniCPMVProcessor"
+    image_mean: Sequence[float] | None = None
+    image_std: Sequence[float] | None = None
+    """What 4.6 and later call ``norm_mean`` and ``norm_std``."""
+    downsample_mode: str | None = None
+    """How many patches an image token stands for, where there is a choice (4.6 and later); None: the release's own."""
+    _reads_as: Version | None = None
+    _stated_classes: tuple[str, str] | None = None
 
     def __init__(self, **fields: Any) -> None:
+        stated = fields.get("image_processor_type"), fields.get("processor_class")
         fields = {key: value for key, value in fields.items() if key not in ("image_processor_type", "processor_class")}
         # An underscore begins what transformers wrote for itself.
         fields = {key: value for key, value in fields.items() if not key.startswith("_")}
         check_names(fields, MiniCPMVImageProcessor, PREPROCESSOR, "preprocessor_config.json")
         super().__init__(**fields)
+        if None not in stated:
+            self._stated_classes = stated
         self.slice_config()  # wrong values are reported now, not at the first picture
         check_preprocessor(fields)
+
+    def read_as(self, version: Version) -> None:
+        """Cut pictures as a release does that the file does not state.
+
+        Raises:
+            CheckpointError: The file's ``downsample_mode`` is none of the release's.
+        """
+        check_downsample_mode(self.downsample_mode, version, where="preprocessor_config.json")
+        self._reads_as = version
 
     def slice_config(self, max_slice_nums: int | None = None) -> SliceConfig:
         """Return the slicing in force, with another limit of tiles if one is given."""
         limit = self.max_slice_nums if max_slice_nums is None else max_slice_nums
-        version = version_named(self.minicpmv_version or self.version)
+        version = self._reads_as or version_named(self.minicpmv_version or self.version)
         return SliceConfig(
             scale_resolution=self.scale_resolution,
             patch_size=self.patch_size,
-            token_side=(version.reading.token_side if version else None) or 1,
+            token_side=(self.token_rule(version).side if version else None) or 1,
             max_slice_nums=limit if self.slice_mode else 1,
         )
 
     def token_rule(self, version: Version) -> TokenRule:
         """Return how many image tokens a slice of a release's picture has."""
-        return version.reading.token_rule(None, self.image_feature_size)
+        return version.reading.token_rule(self.downsample_mode, self.image_feature_size)
 
     def plan(self, size: tuple[int, int], max_slice_nums: int | None = None) -> SlicePlan:
         """Plan the slices of a picture of (width, height) pixels, without its pixels."""
@@ -99,13 +120,23 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
         """Return the picture's patch rows, (patches, 3 * patch_size ** 2) uint8."""
         return cut_patches(load_image(image), plan)
 
+    @property
+    def mean(self) -> Sequence[float]:
+        """Subtracted from each channel, by either name."""
+        return self.norm_mean if self.image_mean is None else self.image_mean
+
+    @property
+    def std(self) -> Sequence[float]:
+        """Divides each channel, by either name."""
+        return self.norm_std if self.image_std is None else self.image_std
+
     def normalise(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the values of patch rows as the model reads them, of the same shape."""
-        return normalise(patches, mean=self.norm_mean, std=self.norm_std)
+        return normalise(patches, mean=self.mean, std=self.std)
 
     def pixel_table(self) -> NDArray[np.float32]:
         """Return the value of each byte in each channel, (3, 256): what the model is given along with bytes."""
-        return values_of_bytes(mean=self.norm_mean, std=self.norm_std)
+        return values_of_bytes(mean=self.mean, std=self.std)
 
     def preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]  two classes of one name upstream
         self,
@@ -146,12 +177,15 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
     def released_version(self) -> Version | None:
         """Return the version that the file states, if it does."""
         stated = self.minicpmv_version or self.version
-        return None if stated is None else detect_version({"version": stated})
+        return self._reads_as if stated is None else detect_version({"version": stated})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the released fields: what was read, with what was changed since."""
         fields = {key: copy.deepcopy(value) for key, value in self.__dict__.items() if not key.startswith("_")}
-        return {"image_processor_type": type(self).__name__, "processor_class": self.processor_class, **fields}
+        kind, processor = type(self).__name__, self.processor_class
+        if self._reads_as is not None and self._reads_as.reading.file_classes is not None:
+            kind, processor = self._stated_classes or self._reads_as.reading.file_classes
+        return {"image_processor_type": kind, "processor_class": processor, **fields}
 
     @classmethod
     def get_image_processor_dict(

@@ -65,6 +65,7 @@ class MiniCPMVProcessor(ProcessorMixin):
                 f"{', '.join(VERSIONS)}\n  fix: keep the model's config.json beside it"
             )
         self.version: Version = known
+        image_processor.read_as(known)
         self.chat_template = getattr(tokenizer, "chat_template", None)
         self._vocabulary: Vocabulary | None = None
         self._vocabulary_of: tuple[int, int] | None = None
@@ -94,7 +95,10 @@ class MiniCPMVProcessor(ProcessorMixin):
         if isinstance(path, (str, Path)) and (folder := Path(path, kwargs.get("subfolder") or "")).is_dir():
             check_model_files(folder)
         image_processor = MiniCPMVImageProcessor.from_pretrained(path, **kwargs, **settings)
-        version = _stated_version(path, kwargs) or image_processor.released_version()
+        version, fields = _read_config(path, kwargs)
+        version = version or image_processor.released_version()
+        if version is not None and version.reading.downsample_modes and image_processor.downsample_mode is None:
+            image_processor.downsample_mode = fields.get("downsample_mode")
         tokenizer_class = find_code((version or UNSTATED).reading.tokenizer)
         tokenizer = tokenizer_class.from_pretrained(path, **kwargs)
         tokenizer.padding_side = "left"  # pipelines join conversations as the tokenizer says; some files say "right"
@@ -160,7 +164,9 @@ class MiniCPMVProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """Names of the model's inputs, the longest one first."""
         names = ["input_ids", "attention_mask", "image_mask", "pixel_values", "tgt_sizes"]
-        return [*names, "temporal_ids"] if self.version.reading.temporal else names
+        reading = self.version.reading
+        more = {"temporal_ids": reading.temporal, "mrope_position_ids": reading.positions is not None}
+        return [*names, *(name for name, is_read in more.items() if is_read)]
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -291,7 +297,8 @@ class MiniCPMVProcessor(ProcessorMixin):
         Returns:
             ``input_ids`` and ``attention_mask`` [B, T] int64; with images also ``image_mask`` [B, T] bool,
             ``pixel_values`` [P, 588] float32 and ``tgt_sizes`` [S, 2] int64 over the whole batch; with times also
-            ``temporal_ids`` [S, 2] int64, whether a slice opens a block, and its time.
+            ``temporal_ids`` [S, 2] int64, whether a slice opens a block, and its time; where tokens have three
+            positions each (4.7) ``mrope_position_ids`` [3, B, T] int64.
 
         Raises:
             UsageError: A message is not understood, or an option could not act.
@@ -394,10 +401,10 @@ class MiniCPMVProcessor(ProcessorMixin):
         )
 
 
-def _stated_version(path: Any, options: Mapping[str, Any]) -> Version | None:
-    """Return the version that ``config.json`` states; an adapter's directory may have none."""
+def _read_config(path: Any, options: Mapping[str, Any]) -> tuple[Version | None, Mapping[str, Any]]:
+    """Return the version that ``config.json`` states, and its fields; an adapter's directory may have none."""
     try:
         fields, _ = PreTrainedConfig.get_config_dict(path, **options)
     except OSError:
-        return None
-    return detect_version(fields) if is_model_type(fields.get("model_type")) else None
+        return None, {}
+    return (detect_version(fields), fields) if is_model_type(fields.get("model_type")) else (None, {})

@@ -23,10 +23,17 @@ from minicpmv.processing.tokenization import is_control_token
 from minicpmv.releases.json_bounds import quote
 from minicpmv.releases.model_files import naming_faults, read_object
 
-__all__ = ["LlamaTokenizerWrapper", "MiniCPMVTokenizerFast"]
+__all__ = ["LlamaTokenizerWrapper", "MiniCPMVTokenizerFast", "NativeTokenizer"]
 
 # What transformers 5 writes about the machine that saved, and its new name of a released field.
-_TRANSFORMERS_OWN = ("backend", "is_local", "local_files_only", "extra_special_tokens", "files_loaded")
+_TRANSFORMERS_OWN = (
+    "backend",
+    "is_local",
+    "local_files_only",
+    "extra_special_tokens",
+    "model_specific_special_tokens",
+    "files_loaded",
+)
 _FIX = "use the tokenizer that belongs to the weights; download or copy its files again"
 _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 _UNSAVED = ("legacy", "add_bos_token", "add_eos_token")  # what transformers 5 reads and does not write
@@ -40,6 +47,10 @@ class _ReleasedLayout(_Base):
 
     _released: Mapping[str, Any] = MappingProxyType({})
     """Fields of the file it was loaded from, which are written again as they were."""
+    _template_has_a_file: ClassVar[bool] = False
+    """Whether the chat template stands in ``chat_template.jinja``."""
+    _class_in_file: str | None = None
+    """What the file calls the tokenizer's class, where that is not ours."""
 
     @classmethod
     def _from_pretrained(cls, resolved_vocab_files: dict[str, str | None], *args: Any, **kwargs: Any) -> Any:
@@ -50,17 +61,20 @@ class _ReleasedLayout(_Base):
             tokenizer = super()._from_pretrained(resolved_vocab_files, *args, **kwargs)
             check_patterns(tokenizer.backend_tokenizer, where)
         kept = (*_UNSAVED, "extra_special_tokens", "padding_side")
+        if tokenizer._class_in_file is not None:
+            tokenizer._class_in_file = stated.get("tokenizer_class") or tokenizer._class_in_file
         tokenizer._released = {key: stated[key] for key in kept if key in stated}
         return tokenizer
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
         """Save in the released layout: chat template and added tokens inside ``tokenizer_config.json``."""
-        kwargs.setdefault("save_jinja_files", False)
+        kwargs.setdefault("save_jinja_files", self._template_has_a_file)
         files = super().save_pretrained(save_directory, *args, **kwargs)
         folder = Path(save_directory)
         path = folder / "tokenizer_config.json"
         config = json.loads(path.read_text(encoding="utf-8"))
-        for key in _TRANSFORMERS_OWN:
+        named_by_model: Any = self._released.get("extra_special_tokens")
+        for key in (*_TRANSFORMERS_OWN, *(named_by_model if isinstance(named_by_model, dict) else ())):
             config.pop(key, None)
         added = sorted(self.added_tokens_decoder.items())
         config["added_tokens_decoder"] = {
@@ -81,10 +95,11 @@ class _ReleasedLayout(_Base):
             config["additional_special_tokens"] = additional
         config |= {key: self.init_kwargs[key] for key in _UNSAVED if key in self.init_kwargs}
         config |= self._released
-        config["tokenizer_class"] = type(self).__name__
+        config["tokenizer_class"] = self._class_in_file or type(self).__name__
         _write_json(path, config)
-        more = {"additional_special_tokens": additional} if additional else {}
-        _write_json(folder / "special_tokens_map.json", named | more)
+        if self._class_in_file is None:  # the files of later releases say it in tokenizer_config.json alone
+            more = {"additional_special_tokens": additional} if additional else {}
+            _write_json(folder / "special_tokens_map.json", named | more)
         return files
 
     def _decode(
@@ -124,6 +139,13 @@ class _naming_errors_of_tokenizers:
 
 class MiniCPMVTokenizerFast(_ReleasedLayout, PreTrainedTokenizerFast):
     """Tokenizer of 2.5 and later: ``tokenizer.json`` as it stands."""
+
+
+class NativeTokenizer(_ReleasedLayout, PreTrainedTokenizerFast):
+    """Tokenizer of 4.6 and later: ``tokenizer.json`` as it stands. Its files name a class of transformers'."""
+
+    _template_has_a_file: ClassVar[bool] = True
+    _class_in_file: str | None = "TokenizersBackend"
 
 
 class LlamaTokenizerWrapper(_ReleasedLayout, LlamaTokenizer):

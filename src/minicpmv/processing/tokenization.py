@@ -8,17 +8,30 @@ that is where generation starts. Nothing is ever cut to fit a length.
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.models.networks.loss import IGNORED
+from minicpmv.processing.pictures.canvas import WrittenBlock
 from minicpmv.processing.pictures.slicing import SlicePlan
-from minicpmv.processing.text.chat import ImageSegment, Segment, control_tokens_of, role_tags_of
-from minicpmv.releases.row import TokenRule
+from minicpmv.processing.text.chat import (
+    ImageSegment,
+    Segment,
+    TextKind,
+    TextSegment,
+    control_tokens_of,
+    role_tags_of,
+    typed_as_text,
+)
+from minicpmv.releases.row import TokenRule, find_code
 from minicpmv.releases.table import Version
 
 __all__ = ["MARKUP", "EncodedSample", "Vocabulary", "encode", "is_control_token", "spell_out", "spell_out_image"]
@@ -46,6 +59,9 @@ class EncodedSample:
     answer and of something else, so it has the weight of its own turn."""
     label_weights: list[float] | None = None
     """How much each label counts in the loss, 0.0 where there is none; None where all labels count alike, as 1."""
+    position_rows: NDArray[np.int64] | None = None
+    """(3, tokens), for releases whose tokens have three positions each; None for the others, whose position is their
+    place."""
 
 
 class Vocabulary:
@@ -62,13 +78,17 @@ class Vocabulary:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, version: Version) -> None:
         self._added: dict[str, int] = dict(tokenizer.added_tokens_encoder)
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        control = sorted((text for text in special if is_control_token(text)), key=len, reverse=True)
-        kept = sorted((text for text in special if not is_control_token(text)), key=len, reverse=True)
+        literal = {text for text in typed_as_text(version) if text in self._added}
+        control = sorted({text for text in special if is_control_token(text)} | literal, key=len, reverse=True)
+        kept = sorted((text for text in special - literal if not is_control_token(text)), key=len, reverse=True)
         self._check(version)
-        self.slot = self._added[version.reading.markup.slot]
+        markup = version.reading.markup
+        self.slot = self._added[markup.slot]
         """Id of the token that holds the place of an image token."""
+        self.frame_slot = self._added[markup.frame_slot or markup.slot]
+        """Id of the same for a frame of a film."""
         # A copy: whether special tokens are read as text is a switch of the whole tokenizer, and threads share that.
-        self._plain = copy.deepcopy(tokenizer.backend_tokenizer)
+        self._plain = _calling_special(tokenizer.backend_tokenizer, literal)
         self._plain.encode_special_tokens = True
         self._plain.no_padding()
         self._plain.no_truncation()
@@ -78,6 +98,8 @@ class Vocabulary:
         # Where the vocabulary would build a control token out of plain characters, its text is encoded in two halves.
         forged = [text for text in control if not control_ids.isdisjoint(self.encode_plain(text))]
         self._broken = _splitter([*role_tags_of(version), *forged])
+        self.newline = self.encode_plain("\n")[-1]
+        """Id of the token that is one line break, in vocabularies of whole bytes."""
 
     def __getitem__(self, token: str) -> int:
         """Return the id of a control token."""
@@ -122,6 +144,16 @@ class Vocabulary:
             )
 
 
+def _calling_special(tokenizer: Tokenizer, texts: set[str]) -> Tokenizer:
+    """Copy a tokenizer, some of whose added tokens the copy calls special."""
+    if not texts:
+        return copy.deepcopy(tokenizer)
+    fields = json.loads(tokenizer.to_str())
+    for token in fields["added_tokens"]:
+        token["special"] |= token["content"] in texts
+    return Tokenizer.from_str(json.dumps(fields))
+
+
 def is_control_token(text: str) -> bool:
     """Tell whether a special token is part of a template, so that its spelling in a content is plain text.
 
@@ -157,27 +189,36 @@ def encode(
     """
     _check_images(segments, plans)
     writer = _Writer(vocabulary)
-    num_images = 0
-    for segment in segments:
+    numbers = _Numbers(version, use_image_id=use_image_id, images_per_block=images_per_block)
+    for position, segment in enumerate(segments):
         if isinstance(segment, ImageSegment):
-            number = num_images if use_image_id else None
-            for piece in _image_block(plans[segment.index], version, token_rule=token_rule, number=number):
-                if isinstance(piece, int):
-                    writer.write_slots(piece)
-                else:
-                    writer.write_template(piece)
-            num_images += 1 if images_per_block is None else images_per_block[segment.index]
+            number, plan = numbers.of(segment), plans[segment.index]
+            slot = vocabulary.slot if segment.film is None else vocabulary.frame_slot
+            writer.write_image(_image_block(plan, version, token_rule=token_rule, number=number), slot)
         elif segment.kind == "template":
             writer.write_template(segment.text)
         elif segment.kind == "content":
             writer.write_content(segment.text)
         elif segment.kind == "answer":
-            writer.write_answer(segment.text, segment.weight)
+            writer.write_answer(segment.text, segment.weight, goes_on=_is_kind(segments, position - 1, "answer_format"))
+        elif segment.kind == "answer_format":
+            writer.write_answer_format(segment.text, segment.weight)
         elif segment.kind == "end":
             writer.write_end(segment.text, segment.weight)
         else:
             writer.expect(segment.text, segment.weight)
-    return writer.finish()
+    sample = writer.finish()
+    if version.reading.positions is None:
+        return sample
+    written = [plans[segment.index] for segment in segments if isinstance(segment, ImageSegment)]
+    blocks = [
+        WrittenBlock(
+            slots=slots, sizes=[token_rule.grid(size) for size in plan.tgt_sizes], columns=(plan.grid or (0,))[0]
+        )
+        for slots, plan in zip(writer.slots_of_each, written, strict=True)
+    ]
+    place = find_code(version.reading.positions)
+    return replace(sample, position_rows=place(sample.input_ids, blocks, newline=vocabulary.newline))
 
 
 def spell_out(
@@ -195,21 +236,32 @@ def spell_out(
         UsageError: As ``encode``.
     """
     _check_images(segments, plans)
+    markup = version.reading.markup
     texts: list[str] = []
-    num_images = 0
+    numbers = _Numbers(version, use_image_id=use_image_id, images_per_block=images_per_block)
     for segment in segments:
         if isinstance(segment, ImageSegment):
-            number = num_images if use_image_id else None
-            texts.append(spell_out_image(plans[segment.index], version, token_rule=token_rule, number=number))
-            num_images += 1 if images_per_block is None else images_per_block[segment.index]
+            number, plan = numbers.of(segment), plans[segment.index]
+            slot = markup.slot if segment.film is None else markup.frame_slot
+            texts.append(spell_out_image(plan, version, token_rule=token_rule, number=number, slot=slot))
         elif segment.kind != "unwritten_end":
             texts.append(segment.text)
     return "".join(texts)
 
 
-def spell_out_image(plan: SlicePlan, version: Version, *, token_rule: TokenRule, number: int | None) -> str:
-    """Return the text of one image's block, with the image's number before it unless that is None."""
-    slot = version.reading.markup.slot
+def spell_out_image(
+    plan: SlicePlan, version: Version, *, token_rule: TokenRule, number: int | None, slot: str | None = None
+) -> str:
+    """Return the text of one image's block, with the image's number before it unless that is None.
+
+    Args:
+        plan: How the image is sliced.
+        version: The checkpoint's.
+        token_rule: How many tokens each slice has.
+        number: The image's.
+        slot: The token that holds the place of an image token, if it is not the one for pictures.
+    """
+    slot = slot or version.reading.markup.slot
     pieces = _image_block(plan, version, token_rule=token_rule, number=number)
     return "".join(slot * piece if isinstance(piece, int) else piece for piece in pieces)
 
@@ -238,6 +290,34 @@ def _image_block(
         yield markup.grid[1]
 
 
+class _Numbers:
+    """Counts pictures and films in order of appearance, each kind by itself."""
+
+    def __init__(self, version: Version, *, use_image_id: bool, images_per_block: Sequence[int] | None) -> None:
+        self._numbers_images = use_image_id
+        self._numbers_films = use_image_id and version.reading.markup.numbers_films
+        self._images_per_block = images_per_block
+        self._num_images = 0
+        self._films: dict[int, int] = {}
+
+    def of(self, segment: ImageSegment) -> int | None:
+        """Return the number to write before an image's block; None for no number."""
+        if segment.film is None:
+            number = self._num_images
+            self._num_images += 1 if self._images_per_block is None else self._images_per_block[segment.index]
+            return number if self._numbers_images else None
+        if segment.film in self._films:
+            return None  # before the film's first frame is its only number
+        self._films[segment.film] = number = len(self._films)
+        return number if self._numbers_films else None
+
+
+def _is_kind(segments: Sequence[Segment], position: int, kind: TextKind) -> bool:
+    """Whether a segment is text of a kind; there may be none before the first."""
+    segment = segments[position] if position >= 0 else None
+    return isinstance(segment, TextSegment) and segment.kind == kind
+
+
 def _check_images(segments: Sequence[Segment], plans: Sequence[SlicePlan]) -> None:
     used = {segment.index for segment in segments if isinstance(segment, ImageSegment)}
     if used != set(range(len(plans))):
@@ -263,6 +343,9 @@ class _Writer:
         self._expected: tuple[int, float] | None = (
             None  # label and weight of the next token: an end that is not written
         )
+        self._weight: float | None = None  # of the waiting text, if it is an answer's
+        self.slots_of_each: list[list[int]] = []
+        """Of each image, where the slots of each slice begin."""
 
     def write_template(self, text: str) -> None:
         self._write(self._vocabulary.split_template(text), is_template=True)
@@ -270,10 +353,14 @@ class _Writer:
     def write_content(self, text: str) -> None:
         self._write(self._vocabulary.split_content(text))
 
-    def write_answer(self, text: str, weight: float) -> None:
-        self._flush()
+    def write_answer(self, text: str, weight: float, *, goes_on: bool = False) -> None:
+        """Write an answer's text; ``goes_on``: behind words of the format within it."""
+        if not goes_on:
+            self._flush()
         self._write(self._vocabulary.split_content(text), weight=weight)
-        self._flush(weight)
+
+    def write_answer_format(self, text: str, weight: float) -> None:
+        self._write(self._vocabulary.split_template(text), weight=weight, is_template=True)
 
     def write_end(self, text: str, weight: float) -> None:
         self._flush()
@@ -283,9 +370,16 @@ class _Writer:
         self._flush()
         self._expected = (self._vocabulary[text] if weight else IGNORED, weight)
 
-    def write_slots(self, count: int) -> None:
-        self._flush()
-        self._append([self._vocabulary.slot] * count, [False] * count, is_image=True)
+    def write_image(self, pieces: Iterator[str | int], slot: int) -> None:
+        slots: list[int] = []
+        for piece in pieces:
+            if isinstance(piece, str):
+                self.write_template(piece)
+                continue
+            self._flush()
+            slots.append(len(self._ids))
+            self._append([slot] * piece, [False] * piece, is_image=True)
+        self.slots_of_each.append(slots)
 
     def finish(self) -> EncodedSample:
         self._flush()
@@ -300,20 +394,23 @@ class _Writer:
         weight: float | None = None,
         is_template: bool = False,
     ) -> None:
-        """Write text; ``weight`` is that of an answer."""
+        """Write text; ``weight`` is that of an answer, whose text is never encoded with other text."""
+        if weight != self._weight:
+            self._flush()
+        self._weight = weight
         for piece in pieces:
             if isinstance(piece, str):
                 self._waiting.append((piece, is_template))
                 continue
-            self._flush(weight)
+            self._flush()
             if piece is not None:
                 self._append([piece], [is_template], weight=weight)
 
-    def _flush(self, weight: float | None = None) -> None:
+    def _flush(self) -> None:
         if self._waiting:
             text = "".join(piece for piece, _ in self._waiting)
             ids = self._vocabulary.encode_plain(text)
-            self._append(ids, self._owners(text, len(ids)), weight=weight)
+            self._append(ids, self._owners(text, len(ids)), weight=self._weight)
             self._waiting.clear()
 
     def _owners(self, text: str, num_tokens: int) -> list[bool]:

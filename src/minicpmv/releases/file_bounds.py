@@ -163,6 +163,10 @@ CONFIG: dict[str, Rule] = {
     **_KERNELS,
 }
 
+_DOWNSAMPLE_MODE = or_null(Text(20))
+"""Which of a release's modes there are is the table's to say."""
+_ONLY_TRUE = OneOf((True, None))
+
 PREPROCESSOR: dict[str, Rule] = {
     **_SLICING,
     "slice_mode": FLAG,
@@ -170,6 +174,13 @@ PREPROCESSOR: dict[str, Rule] = {
     "image_feature_size": whole(1, 4096),
     "norm_mean": ListOf(Number(-10, 10), least=3, most=3),
     "norm_std": ListOf(Number(1e-4, 100), least=3, most=3),
+    "image_mean": ListOf(Number(-10, 10), least=3, most=3),
+    "image_std": ListOf(Number(1e-4, 100), least=3, most=3),
+    "downsample_mode": _DOWNSAMPLE_MODE,
+    # What is done anyway.
+    **dict.fromkeys(("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"), _ONLY_TRUE),
+    "rescale_factor": or_null(Number(1 / 255, 1 / 255)),
+    "resample": OneOf((3, None)),
     "version": Either((Text(20), Number(0, 1000), OneOf((None,)))),
     "minicpmv_version": or_null(Text(20)),
     "auto_map": _AUTO_MAP,

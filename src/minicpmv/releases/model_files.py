@@ -26,7 +26,14 @@ from minicpmv.releases.file_bounds import (
     TOKENIZER_CONFIG,
 )
 from minicpmv.releases.json_bounds import Rule, check_fields, quote
-from minicpmv.releases.table import detect_version, is_model_type
+from minicpmv.releases.native_files import (
+    NATIVE_CONFIG,
+    check_downsample_mode,
+    check_one_mode,
+    is_nested,
+    native_relations,
+)
+from minicpmv.releases.table import VERSIONS, detect_version, is_model_type
 
 __all__ = [
     "check_adapter_config",
@@ -63,10 +70,14 @@ def check_model_files(folder: Path) -> None:
     for file in sorted(folder.iterdir()):
         if file.name.endswith(_READ):
             _refuse_special(file)
+    contents: dict[str, dict[str, Any]] = {}
     for name, check in _CHECKS.items():
         file = folder / name
         if file.exists():
-            check(read_object(file, expected="a model's", fix=_FIX), file)
+            contents[name] = read_object(file, expected="a model's", fix=_FIX)
+            check(contents[name], file)
+    config, preprocessor = contents.get("config.json", {}), contents.get("preprocessor_config.json", {})
+    check_one_mode(config, preprocessor, where=folder)
     for file in sorted(folder.glob("*.index.json")):
         read_index(file)
     if (folder / "config.json").exists() and (folder / "adapter_config.json").exists():
@@ -125,12 +136,16 @@ def check_config(fields: Mapping[str, Any], where: object = "config.json") -> No
     Raises:
         CheckpointError: One is not.
     """
-    check_fields(dict(fields), CONFIG, where=where, fix=_FIX)
+    rows = [row for row in VERSIONS.values() if row.network.model_type == fields.get("model_type")]
+    nested = any(map(is_nested, rows))
+    check_fields(dict(fields), NATIVE_CONFIG if nested else CONFIG, where=where, fix=_FIX)
     version = detect_version(fields)
-    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", *version.network.needed_fields):
+    sizes = () if nested else ("hidden_size", "num_hidden_layers", "num_attention_heads")
+    for key in (*sizes, *version.network.needed_fields):
         if fields.get(key) is None:
             raise CheckpointError(f"{where}: found no {key}, expected it for {version.model}\n  fix: {_FIX}")
-    for holds, key, found, expected in _relations(fields):
+    check_downsample_mode(fields.get("downsample_mode"), version, where=where)
+    for holds, key, found, expected in native_relations(fields) if nested else _relations(fields):
         if not holds:
             raise CheckpointError(f"{where}: {key}: found {quote(found)}, expected {expected}\n  fix: {_FIX}")
 

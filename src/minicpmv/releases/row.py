@@ -57,6 +57,8 @@ class Markup:
     """Around all tiles of a picture together (2.0, 2.5)."""
     number: Tags | None = None
     """Around a picture's number, which stands before it unless the checkpoint says otherwise (2.6 and later)."""
+    numbers_films: bool = False
+    """Whether a film, too, has its number before it where pictures have; films are counted by themselves (4.6)."""
     between_rows: str = "\n"
     """Text between two rows of tiles."""
 
@@ -85,6 +87,11 @@ class TokenRule:
         """Count the image tokens of a slice from its rows and columns in patches."""
         return self.query_num if self.side is None else size[0] * size[1] // self.side**2
 
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the rows and columns of image tokens of a slice where tokens stand for squares of it."""
+        assert self.side is not None, "image tokens of this release have no place"
+        return size[0] // self.side, size[1] // self.side
+
     def patches_each(self, slice_side: float) -> float:
         """Patches for each image token, of a square slice of so many patches along a side."""
         return slice_side**2 / self.query_num if self.side is None else float(self.side**2)
@@ -95,7 +102,7 @@ class Reading:
     """How a conversation becomes tokens. Nothing here needs torch."""
 
     dialect: str
-    """Dotted name of the ``Dialect`` in which a conversation becomes text; see ``minicpmv.processing.text.chat``."""
+    """Dotted name of the ``Dialect`` in which a conversation becomes text; ``minicpmv.processing.text.dialects``."""
     processor: str = "minicpmv.processing.processor:MiniCPMVProcessor"
     """Dotted name of the class that joins tokenizer and pictures. ``model.chat()`` makes its prompts by it."""
     tokenizer: str
@@ -109,12 +116,15 @@ class Reading:
     of it, and a number of tokens each. None: every slice, or group of frames, has the config's ``query_num`` tokens."""
     downsample_modes: Mapping[str, int] = field(default_factory=dict[str, int])
     """Value of ``downsample_mode`` that a checkpoint may have -> its ``token_side``. Empty without a choice."""
+    file_classes: tuple[str, str] | None = None
+    """The classes of image processor and processor that its ``preprocessor_config.json`` names, where they are
+    transformers' own; None: ours."""
     positions: str | None = None
     """Dotted name of what gives each token three positions, of time, row and column (4.7). None: one, its place."""
     temporal: bool = False
     """Whether frames of a video can share a block of image tokens (4.5)."""
     thinking: bool = False
-    """Whether the dialect has a switch for thinking (4.5)."""
+    """Whether the dialect has a switch for thinking (4.5 and later)."""
 
     def token_rule(self, mode: str | None, query_num: int) -> TokenRule:
         """Return how many image tokens a slice has.

@@ -31,23 +31,29 @@ _IMAGE: Tags = ("<image>", "</image>")
 _SLICE: Tags = ("<slice>", "</slice>")
 _WRAPPED_GRID = Markup(tile=_IMAGE, grid=_SLICE)
 _NUMBERED = Markup(tile=_SLICE, number=("<image_id>", "</image_id>"))
-_CHAT = "minicpmv.processing.text.chat"
+_DIALECTS = "minicpmv.processing.text.dialects"
 _TOKENIZERS = "minicpmv.processing.released_tokenizers"
 _OMNI = "minicpmo"
 _SPEECH = ("apm.", "audio_projection_layer.", "tts.")
 """Hearing and speech of the o models."""
 
-_TILES_4_6 = Markup(slot="<|image_pad|>", frame_slot="<|video_pad|>", tile=_SLICE, number=("<image_id>", "</image_id>"))
+_TILES_4_6 = replace(_NUMBERED, slot="<|image_pad|>", frame_slot="<|video_pad|>", numbers_films=True)
 _READS_AS_4_6 = Reading(
-    dialect=f"{_CHAT}:QWEN3_5",
-    tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
+    dialect=f"{_DIALECTS}:QWEN3_5",
+    tokenizer=f"{_TOKENIZERS}:NativeTokenizer",
     terminators=("<|im_end|>", "<|endoftext|>"),
     markup=_TILES_4_6,
     token_side=4,
     downsample_modes={"16x": 4, "4x": 2},
+    file_classes=("MiniCPMV4_6ImageProcessor", "MiniCPMV4_6Processor"),
     thinking=True,
 )
-_READS_AS_4_7 = replace(_READS_AS_4_6, positions="minicpmv.processing.pictures.canvas:place_on_canvas")
+_READS_AS_4_7 = replace(
+    _READS_AS_4_6,
+    markup=replace(_TILES_4_6, numbers_films=False),
+    file_classes=("MiniCPMV4_6ImageProcessor", "MiniCPMV4_7Processor"),
+    positions="minicpmv.processing.pictures.canvas:place_on_canvas",
+)
 _LAYER = r"model\.language_model\.layers\.\d+"
 _LORA_ON_4_6 = {
     "attention": rf"{_LAYER}\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|linear_attn\.(in_proj_qkv|in_proj_z|out_proj))",
@@ -102,7 +108,7 @@ _ROWS: dict[str, Version] = {
             model="openbmb/MiniCPM-V-2",
             llm_types=("minicpm",),
             reading=Reading(
-                dialect=f"{_CHAT}:MINICPM",
+                dialect=f"{_DIALECTS}:MINICPM",
                 tokenizer=f"{_TOKENIZERS}:LlamaTokenizerWrapper",
                 terminators=("</s>",),
                 markup=_WRAPPED_GRID,
@@ -132,7 +138,7 @@ _ROWS: dict[str, Version] = {
             model="openbmb/MiniCPM-Llama3-V-2_5",
             llm_types=("llama3",),
             reading=Reading(
-                dialect=f"{_CHAT}:LLAMA3",
+                dialect=f"{_DIALECTS}:LLAMA3",
                 tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
                 terminators=("<|eot_id|>", "<|end_of_text|>"),
                 markup=_WRAPPED_GRID,
@@ -146,7 +152,7 @@ _ROWS: dict[str, Version] = {
             model="openbmb/MiniCPM-V-2_6",
             llm_types=("qwen", "qwen2"),
             reading=Reading(
-                dialect=f"{_CHAT}:CHATML",
+                dialect=f"{_DIALECTS}:CHATML",
                 tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
                 terminators=("<|im_end|>", "<|endoftext|>"),
                 markup=_NUMBERED,
@@ -163,7 +169,7 @@ _ROWS: dict[str, Version] = {
             model="openbmb/MiniCPM-V-4",
             llm_types=("llama", "llama3", "qwen"),  # three official readmes name it in three ways
             reading=Reading(
-                dialect=f"{_CHAT}:CHATML",
+                dialect=f"{_DIALECTS}:CHATML",
                 tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
                 terminators=("<|im_end|>", "<|endoftext|>", "</s>"),  # MiniCPM4's text models end with the last
                 markup=_NUMBERED,
@@ -177,7 +183,7 @@ _ROWS: dict[str, Version] = {
             model="openbmb/MiniCPM-V-4_5",
             llm_types=("qwen", "qwen3"),
             reading=Reading(
-                dialect=f"{_CHAT}:QWEN3",
+                dialect=f"{_DIALECTS}:QWEN3",
                 tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
                 terminators=("<|im_end|>", "<|endoftext|>"),
                 markup=_NUMBERED,
@@ -229,7 +235,7 @@ _ROWS: dict[str, Version] = {
             may_leave_version_out=True,
             llm_types=("qwen", "qwen2"),
             reading=Reading(
-                dialect=f"{_CHAT}:CHATML",
+                dialect=f"{_DIALECTS}:CHATML",
                 tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
                 terminators=("<|im_end|>", "<|endoftext|>", "<|tts_eos|>"),
                 markup=_NUMBERED,
@@ -252,7 +258,7 @@ _ROWS: dict[str, Version] = {
             model="openbmb/MiniCPM-o-4_5",
             llm_types=("qwen", "qwen3"),
             reading=Reading(
-                dialect=f"{_CHAT}:QWEN3",
+                dialect=f"{_DIALECTS}:QWEN3",
                 tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
                 terminators=("<|im_end|>", "<|endoftext|>", "<|tts_eos|>"),
                 markup=_NUMBERED,

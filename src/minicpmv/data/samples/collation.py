@@ -41,7 +41,8 @@ class Collator:
             ``label_weights`` [B, T] float32, 0 where there is no label. If any sample has an image, also
             ``image_mask`` [B, T] bool, ``pixel_values`` [P, 588] uint8 and ``tgt_sizes`` [S, 2] int64, both in batch
             order, and ``pixel_table`` [3, 256] float32, the value of each byte in each channel; where features are
-            known, what items have of them likewise, and neither pixels nor their table if all are.
+            known, what items have of them likewise, and neither pixels nor their table if all are. If tokens have
+            three positions each, ``mrope_position_ids`` [3, B, T] int64, 0 on padding.
         """
         samples = _present(samples) or [_nothing(self.pad_token_id)]
         batch = {
@@ -51,6 +52,9 @@ class Collator:
         }
         if _has_weights(samples):
             batch["label_weights"] = _pad([_weights(sample) for sample in samples], 0)
+        if _has_rows(samples):
+            rows = [_rows(sample).T for sample in samples]
+            batch["mrope_position_ids"] = pad_sequence(rows, batch_first=True).permute(2, 0, 1)
         if _has_image(samples):
             batch["image_mask"] = _pad([sample["image_mask"] for sample in samples], False)
             batch |= _join_slices(samples)
@@ -74,7 +78,8 @@ class PackedCollator:
         Returns:
             ``input_ids``, ``labels`` and ``position_ids`` [1, T] int64, and no ``attention_mask``. If any sample has
             weights, also ``label_weights`` [1, T] float32, 0 where there is no label. If any sample has an image, also
-            ``image_mask`` [1, T] bool, and of slices what ``Collator`` returns.
+            ``image_mask`` [1, T] bool, and of slices what ``Collator`` returns. If tokens have three positions each,
+            ``mrope_position_ids`` [3, 1, T] int64, which begin anew with each sample.
         """
         samples = _present(samples) or [_nothing(self.pad_token_id)]
         positions = [torch.arange(len(sample["input_ids"])) for sample in samples]
@@ -85,6 +90,8 @@ class PackedCollator:
         }
         if _has_weights(samples):
             batch["label_weights"] = torch.cat([_weights(sample) for sample in samples])[None]
+        if _has_rows(samples):
+            batch["mrope_position_ids"] = torch.cat([_rows(sample) for sample in samples], dim=1)[:, None]
         if _has_image(samples):
             batch["image_mask"] = _join(samples, "image_mask")[None]
             batch |= _join_slices(samples)
@@ -124,6 +131,15 @@ def _nothing(token_id: int) -> dict[str, Tensor]:
 
 def _has_weights(samples: Sequence[dict[str, Tensor]]) -> bool:
     return any("label_weights" in sample for sample in samples)
+
+
+def _has_rows(samples: Sequence[dict[str, Tensor]]) -> bool:
+    return any("position_rows" in sample for sample in samples)
+
+
+def _rows(sample: dict[str, Tensor]) -> Tensor:
+    """Return the three positions of each token, (3, T)."""
+    return sample["position_rows"]
 
 
 def _weights(sample: dict[str, Tensor]) -> Tensor:

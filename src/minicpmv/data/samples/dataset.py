@@ -66,7 +66,8 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
     An item holds ``input_ids`` and ``labels`` [T] int64, ``image_mask`` [T] bool, ``pixel_values`` [P, 588] uint8 and
     ``tgt_sizes`` [S, 2] int64, the last two without rows for a record without images, and ``pixel_table`` [3, 256]
     float32, which says what a byte of each channel stands for. A skipped record has T = 0. Where
-    labels do not all count alike, it also has ``label_weights`` [T] float32, 0 where there is no label.
+    labels do not all count alike, it also has ``label_weights`` [T] float32, 0 where there is no label. Where tokens
+    have three positions each, it has ``position_rows`` [3, T] int64.
     With ``known``, a record with images also has ``known_slices`` [S] bool: all true, and what ``KnownFeatures`` found
     stands in place of pixels; or all false, and ``picture_keys`` [images, 32] uint8 and ``slices_per_picture`` [images]
     int64 say what to store.
@@ -302,6 +303,8 @@ def _tokens(record: Record, fit: Fit, sample: EncodedConversation | EncodedSampl
     }
     if sample.label_weights is not None:
         tokens["label_weights"] = torch.tensor(sample.label_weights[: fit.length], dtype=torch.float32)
+    if sample.position_rows is not None:
+        tokens["position_rows"] = torch.from_numpy(sample.position_rows[:, : fit.length])
     return tokens
 
 

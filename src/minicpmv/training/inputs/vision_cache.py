@@ -129,10 +129,12 @@ def find_features(
         "meaning": _MEANING,
         "version": config.minicpmv_version.name,
         "vision": {key: value for key, value in config.vision_config.to_dict().items() if key not in _VOLATILE},
-        "normalised": [image_processor.norm_mean, image_processor.norm_std],
+        "normalised": [image_processor.mean, image_processor.std],
         "computed": [args.device.type, "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32", bool(args.tf32)],
         "tower": _digest_weights(base.tower),
     }
+    if is_uneven:  # one grid of patches, another path through the tower
+        depends["token_side"] = model.config.token_rule.side
     if kind == "image_features":
         depends["resampler"] = _digest_weights(base.connector)
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True, default=str).encode()).hexdigest()

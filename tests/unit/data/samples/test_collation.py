@@ -75,3 +75,26 @@ def test_a_batch_without_weights_has_none() -> None:
     for collate in (Collator(0), PackedCollator(0)):
         assert "label_weights" not in collate([sample(1, 2), sample(3, 4, 5)])
         assert "label_weights" not in collate([])
+
+
+def on_canvas(*ids: int) -> dict[str, torch.Tensor]:
+    """A sample whose token at place i has the positions i, 10 + i and 20 + i."""
+    return sample(*ids) | {"position_rows": torch.tensor([[0], [10], [20]]) + torch.arange(len(ids))}
+
+
+def test_three_positions_of_each_token_are_padded_with_0_and_begin_anew_in_a_packed_row() -> None:
+    samples = [on_canvas(1, 2, 3), on_canvas(4, 5)]
+    padded = Collator(0)(samples)["mrope_position_ids"]
+    assert padded.tolist() == [
+        [[0, 1, 2], [0, 1, 0]],
+        [[10, 11, 12], [10, 11, 0]],
+        [[20, 21, 22], [20, 21, 0]],
+    ]
+    assert padded.dtype == torch.int64
+    packed = PackedCollator(0).join(samples)
+    assert packed["mrope_position_ids"].tolist() == [[[0, 1, 2, 0, 1]], [[10, 11, 12, 10, 11]], [[20, 21, 22, 20, 21]]]
+    assert packed["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
+
+
+def test_a_row_without_samples_has_one_position_for_each_token() -> None:
+    assert "mrope_position_ids" not in PackedCollator(0)([])

@@ -1,0 +1,83 @@
+"""Says what a conversation is before it becomes tokens: turns of text and pictures going in, segments coming out.
+
+Nothing is decided here; ``dialects`` write turns as segments, ``tokenization`` makes ids of segments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["ImageRef", "ImageSegment", "LeftOut", "Role", "Segment", "TextKind", "TextSegment", "Turn"]
+
+Role = Literal["system", "user", "assistant"]
+TextKind = Literal["template", "content", "answer", "answer_format", "end", "unwritten_end"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """Stands in a turn's content where an image goes."""
+
+    index: int
+    """Position in the conversation's list of images, from 0."""
+    film: int | None = None
+    """Number of the film that it is a frame of, from 0 in the conversation; None for a picture. The frames of one film
+    stand side by side in one turn. Only releases with a token for frames write them so (4.6 and later)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side says."""
+
+    role: Role
+    content: tuple[str | ImageRef, ...]
+    """Parts in order. They are joined by one newline each, as the released ``chat()`` does, so a part holds no newline
+    on the image's account: ``(ImageRef(0), "What is it?")`` reads ``<image>\\nWhat is it?``. Frames of one film are one
+    part here, nothing between them."""
+    weight: float = 1.0
+    """How much an assistant turn counts in the training loss, finite and not below 0; with 0 it is only read, as a
+    question is. Other turns keep 1. It counts in training only."""
+
+    @property
+    def text(self) -> str:
+        """What is written in it, without its images."""
+        return "\n".join(part for part in self.content if isinstance(part, str))
+
+
+@dataclass(frozen=True, slots=True)
+class TextSegment:
+    """A stretch of text."""
+
+    text: str
+    kind: TextKind
+    """``template``: ours, control tokens in it are meant. ``content``: a user's, control-token text in it stays text.
+    ``answer``: as content, and trained. ``answer_format``: ours and trained, within an answer; it and the stretches of
+    the answer beside it are encoded in one. ``end``: the one token that ends an answer, trained. ``unwritten_end``: as
+    end, but the token itself is not part of the text, only the prediction of it is trained (2.0, between turns)."""
+    weight: float = 1.0
+    """How much the tokens of ``answer``, ``answer_format``, ``end`` and ``unwritten_end`` count in the loss: their
+    turn's weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSegment:
+    """The block of tokens that one image becomes."""
+
+    index: int
+    """Position in the conversation's list of images, from 0."""
+    film: int | None = None
+    """As in ``ImageRef``."""
+
+
+Segment = TextSegment | ImageSegment
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Text of a turn that the dialect does not write, so that it would not be trained."""
+
+    turn: int
+    """Position in the conversation, from 0."""
+    found: str
+    expected: str
+    fix: str
