@@ -13,7 +13,7 @@ from typing import Any
 import deepspeed.runtime.zero.partitioned_param_coordinator as zero
 import torch.distributed.fsdp._fully_shard._fsdp_param_group as fsdp
 
-import minicpmv.models.modeling as modeling
+import minicpmv.models.joining.forward as modeling
 from minicpmv.training.__main__ import main
 from minicpmv.training.distributed.console import is_first_process
 from minicpmv.training.trainer import MiniCPMVTrainer

@@ -18,7 +18,14 @@ from transformers.masking_utils import create_causal_mask, sdpa_mask
 
 from minicpmv.models.attention.varlen import attend
 
-__all__ = ["PACKED_ATTENTION", "mask_rows", "nothing_masked", "prefer_packed_attention"]
+__all__ = [
+    "PACKED_ATTENTION",
+    "by_kind",
+    "is_hybrid",
+    "mask_rows",
+    "nothing_masked",
+    "prefer_packed_attention",
+]
 
 # Shape letters in this file
 #   B rows    T tokens of a row, or of all samples    D width    H heads    K channels of a head
@@ -65,9 +72,23 @@ def nothing_masked(device: torch.device) -> Tensor:
     return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
 
 
-def mask_rows(
-    config: PreTrainedConfig, embeds_BTD: Tensor, mask_BT: Tensor | None, lengths: Sequence[int]
-) -> Tensor | None:
+def is_hybrid(config: PreTrainedConfig) -> bool:
+    """Whether some of a language model's layers carry a state from token to token instead of attending (4.6)."""
+    return "linear_attention" in (getattr(config, "layer_types", None) or ())
+
+
+def by_kind(config: PreTrainedConfig, attended: Tensor | None, padding: Tensor | None) -> Any:
+    """Return the masks of a language model's layers as transformers passes them on.
+
+    Args:
+        config: The language model's.
+        attended: For layers that attend.
+        padding: (B, T), for those that carry a state; None where nothing is padded.
+    """
+    return {"full_attention": attended, "linear_attention": padding} if is_hybrid(config) else attended
+
+
+def mask_rows(config: PreTrainedConfig, embeds_BTD: Tensor, mask_BT: Tensor | None, lengths: Sequence[int]) -> Any:
     """Make the mask that transformers would make of rows of one sample each, without asking the device for it.
 
     transformers looks whether a mask hides anything, once or twice, and the host waits for each look.
@@ -79,8 +100,9 @@ def mask_rows(
         lengths: Real tokens of each row.
     """
     if min(lengths) == embeds_BTD.shape[1]:
-        return nothing_masked(embeds_BTD.device)
-    return create_causal_mask(config, embeds_BTD, mask_BT, None, allow_is_causal_skip=False)
+        return by_kind(config, nothing_masked(embeds_BTD.device), None)
+    mask = create_causal_mask(config, embeds_BTD, mask_BT, None, allow_is_causal_skip=False)
+    return by_kind(config, mask, mask_BT)
 
 
 def prefer_packed_attention(config: PreTrainedConfig) -> None:

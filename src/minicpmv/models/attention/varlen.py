@@ -42,6 +42,7 @@ class Lengths(Sequence[int]):
     def __init__(self, of_each: Sequence[int]) -> None:
         self._of_each = tuple(of_each)
         self._offsets: dict[torch.device, Tensor] = {}
+        self._apart: dict[tuple[int, torch.device], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._of_each)
@@ -61,6 +62,20 @@ class Lengths(Sequence[int]):
                 on_host = torch.tensor([0, *accumulate(self._of_each)], dtype=torch.int32)
                 self._offsets[device] = on_host.to(device, non_blocking=True)
         return self._offsets[device]
+
+    @never_compiled
+    def apart(self, gap: int, device: torch.device) -> Tensor:
+        """Say where each token is if so many empty places stand before every sequence; (all tokens,) int64.
+
+        Made once for each device and gap, since every layer asks.
+        """
+        if (gap, device) not in self._apart:
+            starts = self.offsets(device)
+            with torch.inference_mode(False):
+                count = torch.arange(1, len(self) + 1, device=device)
+                number_T = count.repeat_interleave(starts.diff(), output_size=sum(self))
+                self._apart[gap, device] = torch.arange(len(number_T), device=device) + gap * number_T
+        return self._apart[gap, device]
 
 
 # Which sequences are alike is data.

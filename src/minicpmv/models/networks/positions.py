@@ -7,7 +7,7 @@ time, at most a MB; each patch then looks up its row and column on the device. T
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ __all__ = [
     "SinePositions",
     "axis_buckets",
     "find_patches",
+    "fraction_buckets",
     "grid_position_ids",
     "resize_table",
     "row_position_ids",
@@ -54,6 +55,18 @@ def axis_buckets(num_patches: int, table_side: int) -> Tensor:
     return torch.bucketize(fractions_N, boundaries, right=True)
 
 
+@lru_cache(maxsize=4096)
+def fraction_buckets(num_patches: int, table_side: int) -> Tensor:
+    """Spread patches along one axis over the cells of a learned table's side, as 4.6 and later do.
+
+    They divide each place by the number of patches where :func:`axis_buckets` counts in steps, and both round in
+    float32: of up to 1,199 patches 240 numbers come out otherwise, 50, 58 and 100 among them.
+    Source: ``get_vision_nearest_position_ids`` of transformers 5.23.
+    """
+    boundaries = torch.arange(1 / table_side, 1.0, 1 / table_side, device="cpu")
+    return torch.bucketize(torch.arange(num_patches, device="cpu") / num_patches, boundaries, right=True)
+
+
 class PatchPlaces(NamedTuple):
     """Where each patch of a batch is; (P,) int64 each."""
 
@@ -84,19 +97,25 @@ def find_patches(sizes: Sequence[Size], device: torch.device) -> PatchPlaces:
     return PatchPlaces(slice_P, place_P // columns_P, place_P % columns_P)
 
 
-def grid_position_ids(sizes: Sequence[Size], table_side: int, device: torch.device) -> Tensor:
+def grid_position_ids(
+    sizes: Sequence[Size],
+    table_side: int,
+    device: torch.device,
+    buckets: Callable[[int, int], Tensor] = axis_buckets,
+) -> Tensor:
     """Find each patch's cell in the tower's learned table, by row and column (2.6 and later).
 
     Args:
         sizes: Rows and columns of each slice.
         table_side: Cells along one side of the table.
         device: Where the ids are needed.
+        buckets: Spreads the patches of an axis: ``axis_buckets``, or ``fraction_buckets``.
 
     Returns:
         (P,) int64, for all slices end to end.
     """
     places = find_patches(sizes, device)
-    bucket_N, starts = _buckets_of([axis for size in sizes for axis in size], table_side, device)
+    bucket_N, starts = _buckets_of([axis for size in sizes for axis in size], table_side, device, buckets)
     row_start_S, column_start_S = starts.view(-1, 2).unbind(dim=1)
     row_P = bucket_N[row_start_S[places.slice_P] + places.row_P]
     column_P = bucket_N[column_start_S[places.slice_P] + places.column_P]
@@ -106,16 +125,18 @@ def grid_position_ids(sizes: Sequence[Size], table_side: int, device: torch.devi
 def row_position_ids(lengths: Sequence[int], table_side: int, device: torch.device) -> Tensor:
     """Find each patch's cell where slices are strips in the first row of the table (2.5); (P,) int64."""
     places = find_patches([(1, length) for length in lengths], device)
-    bucket_N, starts = _buckets_of(lengths, table_side, device)
+    bucket_N, starts = _buckets_of(lengths, table_side, device, axis_buckets)
     return bucket_N[starts[places.slice_P] + places.column_P]
 
 
-def _buckets_of(axes: Sequence[int], table_side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _buckets_of(
+    axes: Sequence[int], table_side: int, device: torch.device, spread: Callable[[int, int], Tensor]
+) -> tuple[Tensor, Tensor]:
     """Join the buckets of all different lengths of axes; return them, and where those of each axis start."""
     starts, end = {}, 0
     for length in dict.fromkeys(axes):
         starts[length], end = end, end + length
-    buckets = torch.cat([axis_buckets(length, table_side) for length in starts])
+    buckets = torch.cat([spread(length, table_side) for length in starts])
     start_of_each = torch.tensor([starts[length] for length in axes], device="cpu")
     return buckets.to(device, non_blocking=True), start_of_each.to(device, non_blocking=True)
 

@@ -1,0 +1,213 @@
+"""Tower and merger of 4.6 and later, as transformers has them, on slices of any shape whose sizes the host knows.
+
+The released classes ask the device for each slice's size, several times a layer. Here lengths and places come from the
+host, attention is the one that all towers have, and patches are the flat rows that batches bring. What comes as the
+released classes expect it, they compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from minicpmv.models.attention.varlen import Lengths, attend
+from minicpmv.models.native.exchanged import exchange
+from minicpmv.models.networks.pixels import read_pixels
+from minicpmv.models.networks.positions import fraction_buckets, grid_position_ids
+from minicpmv.models.networks.siglip import PatchEmbedding
+
+if TYPE_CHECKING:
+    from transformers.models.minicpmv4_6 import modeling_minicpmv4_6 as released
+
+    _Tower, _Merger = released.MiniCPMV4_6VisionModel, released.MiniCPMV4_6Merger
+    _WindowMerger, _Attention = released.MiniCPMV4_6ViTWindowAttentionMerger, released.MiniCPMV4_6VisionAttention
+else:
+    _Tower = _Merger = _WindowMerger = _Attention = nn.Module
+
+__all__ = ["SIDE", "NativeMerger", "NativeTower", "halve", "merges_inside"]
+
+# Shape letters in this file
+#   P patches of all slices    E vision width    W windows of 2 x 2 patches    N image tokens    D language width
+#   H heads    K channels of a head
+
+Size = tuple[int, int]
+
+SIDE = 2
+"""Patches along each side of the window that is merged at once."""
+_UNMERGED = "4x"
+"""The ``downsample_mode`` in which the tower merges nothing."""
+
+
+def merges_inside(config: Any) -> bool:
+    """Whether the tower merges windows between two of its layers, as the config has it now."""
+    return config.downsample_mode != _UNMERGED
+
+
+def halve(sizes: Sequence[Size]) -> list[Size]:
+    """Return the rows and columns of slices whose windows are merged.
+
+    Raises:
+        ValueError: A slice is no whole number of windows.
+    """
+    for rows, columns in sizes:
+        if rows % SIDE or columns % SIDE:
+            raise ValueError(
+                f"found a slice of {rows} x {columns} patches, expected sides that are whole multiples of {SIDE} at "
+                "each merging; plan slices with the checkpoint's own processor"
+            )
+    return [(rows // SIDE, columns // SIDE) for rows, columns in sizes]
+
+
+@lru_cache(maxsize=4096)
+def _window_order(rows: int, columns: int) -> Tensor:
+    places = torch.arange(rows * columns).view(rows // SIDE, SIDE, columns // SIDE, SIDE)
+    return places.transpose(1, 2).flatten()
+
+
+def _by_window(sizes: Sequence[Size], device: torch.device) -> Tensor:
+    """Number the patches of slices that lie end to end window by window, row by row in each; (P,) int64."""
+    orders, start = [], 0
+    for rows, columns in sizes:
+        orders.append(_window_order(rows, columns) + start)
+        start += rows * columns
+    return torch.cat(orders).to(device, non_blocking=True)
+
+
+class _Patches(PatchEmbedding):
+    """Embeds flat patches, or a picture as transformers lays it out."""
+
+    def forward(self, patches_P588: Tensor) -> Tensor:
+        return super().forward(patches_P588) if patches_P588.ndim == 2 else nn.Conv2d.forward(self, patches_P588)
+
+
+class _AttendsByLength(_Attention):
+    """Lets the patches of each sequence attend each other."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, lengths: Lengths | None = None, **kwargs: Any) -> Any:
+        """
+        Args:
+            hidden_states: (1, P, E).
+            args: The released class's.
+            lengths: Patches of each sequence.
+            kwargs: The released class's.
+        """
+        if lengths is None:
+            return super().forward(hidden_states, *args, **kwargs)
+        query_PHK, key_PHK, value_PHK = (
+            project(hidden_states).flatten(0, 1).unflatten(-1, (-1, self.head_dim))
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        dropout = self.attention_dropout if self.training else 0.0
+        attended_PHK = attend(
+            query_PHK, key_PHK, value_PHK, query_lengths=lengths, key_lengths=lengths, dropout=dropout
+        )
+        return self.out_proj(attended_PHK.flatten(1))[None], None
+
+
+class _MergesWindows(_WindowMerger):
+    """Merges the windows between two layers of the tower."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, sizes: Sequence[Size] | None = None, **kwargs: Any) -> Any:
+        """
+        Args:
+            hidden_states: (1, P, E).
+            args: The released class's.
+            sizes: Rows and columns of each slice.
+            kwargs: The released class's.
+        """
+        if sizes is None:
+            return super().forward(hidden_states, *args, **kwargs)
+        order_P = _by_window(sizes, hidden_states.device)
+        ordered_PE = hidden_states[0].index_select(0, order_P)
+        lengths = Lengths([SIDE**2] * (len(ordered_PE) // SIDE**2))
+        attended, _ = self.self_attn(self.layer_norm1(ordered_PE)[None], lengths=lengths)
+        windows = (ordered_PE + attended[0]).unflatten(0, (-1, SIDE**2))
+        merged_WE = self.linear_2(self.act(self.linear_1(self.pre_norm(windows.flatten(1)))))
+        return (merged_WE + windows.mean(dim=1))[None]
+
+
+class NativeTower(_Tower):
+    """Makes features of slices; in 16x mode one of each window."""
+
+    positions = "grid"
+    release_config: Any
+    """The whole model's, which says whether windows are merged."""
+
+    def take_over(self, config: Any) -> None:
+        """Exchange what is inside."""
+        self.release_config = config
+        exchange(self.embeddings.patch_embedding, _Patches)
+        exchange(self.vit_merger, _MergesWindows)
+        for module in (self.vit_merger.self_attn, *(layer.self_attn for layer in self.encoder.layers)):
+            exchange(module, _AttendsByLength)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Override transformers: PEFT and gradient checkpointing ask for it."""
+        return self.embeddings.patch_embedding
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        pixel_values: Tensor,
+        sizes: Sequence[Size] | None = None,
+        slices_per_sample: Sequence[int] = (),
+        pixel_table: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Args:
+            pixel_values: (P, 588), flattened patches of all slices, end to end. Float, or uint8.
+            sizes: Rows and columns of each slice, in patches; their products sum to P.
+            slices_per_sample: Does not matter here.
+            pixel_table: (3, 256) float, the value of each byte in each channel; needed where patches are bytes.
+            kwargs: The released class's.
+
+        Returns:
+            (P, E), one feature for each patch, or (P / 4, E), for each window.
+        """
+        if sizes is None:
+            return super().forward(pixel_values, **kwargs)
+        embeddings = self.embeddings
+        values = read_pixels(pixel_values, pixel_table, embeddings.patch_embedding.weight.dtype)
+        hidden_PE = embeddings.patch_embedding(values)
+        side = embeddings.num_patches_per_side
+        ids_P = grid_position_ids(sizes, side, hidden_PE.device, fraction_buckets)
+        hidden = (hidden_PE + embeddings.position_embedding(ids_P))[None]
+        lengths = _lengths_of(sizes)
+        last_before = self.config.insert_layer_id if merges_inside(self.release_config) else None
+        for number, layer in enumerate(self.encoder.layers):
+            hidden = layer(hidden, None, lengths=lengths)
+            if number == last_before:
+                smaller = halve(sizes)
+                hidden = self.vit_merger(hidden, sizes=sizes)
+                lengths = _lengths_of(smaller)
+        return self.post_layernorm(hidden)[0]
+
+
+def _lengths_of(sizes: Sequence[Size]) -> Lengths:
+    return Lengths([rows * columns for rows, columns in sizes])
+
+
+class NativeMerger(_Merger):
+    """Makes image tokens of windows of features."""
+
+    def forward(self, hidden_states: Tensor, sizes: Any, times: None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """
+        Args:
+            hidden_states: (P, E), features of all slices, end to end; what the released class takes has three axes.
+            sizes: Rows and columns of each slice, in features.
+            times: None; nothing here has time.
+
+        Returns:
+            (N, D), the tokens of all slices, end to end.
+        """
+        if hidden_states.ndim != 2:
+            return super().forward(hidden_states, sizes)
+        for merge in self.mlp:
+            smaller = halve(sizes)
+            windows = hidden_states.index_select(0, _by_window(sizes, hidden_states.device)).unflatten(0, (-1, SIDE**2))
+            hidden_states, sizes = merge(windows.flatten(1)), smaller
+        return hidden_states
