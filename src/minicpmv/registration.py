@@ -25,7 +25,11 @@ from minicpmv.errors import UsageError
 from minicpmv.models.adapters.peft_loading import watch_peft
 from minicpmv.models.checkpoints.key_names import register_conversions
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
-from minicpmv.processing.released_tokenizers import LlamaTokenizerWrapper, MiniCPMVTokenizerFast
+from minicpmv.processing.released_tokenizers import (
+    LlamaTokenizerWrapper,
+    MiniCPMOTokenizerFast,
+    MiniCPMVTokenizerFast,
+)
 from minicpmv.releases.row import find_code
 from minicpmv.releases.table import VERSIONS, Version, is_model_type
 
@@ -41,6 +45,7 @@ def register() -> None:
     # config, AutoTokenizer prefers the code in the directory when told trust_remote_code=True.
     AutoTokenizer.register(_V2Tokenizer, LlamaTokenizerWrapper, exist_ok=True)
     AutoTokenizer.register(_LaterTokenizer, MiniCPMVTokenizerFast, exist_ok=True)
+    AutoTokenizer.register(_OmniTokenizer, MiniCPMOTokenizerFast, exist_ok=True)
     _find_image_processor_without_file()
     wrapt.register_post_import_hook(watch_peft, "peft.peft_model")
 
@@ -68,6 +73,12 @@ class _LaterTokenizer(PreTrainedConfig):
     """Stands for the later releases' tokenizer class where transformers wants a config; no checkpoint has it."""
 
     model_type = "minicpmv_tokenizer"
+
+
+class _OmniTokenizer(PreTrainedConfig):
+    """Stands for MiniCPM-o's tokenizer class where transformers wants a config; no checkpoint has it."""
+
+    model_type = "minicpmo_tokenizer"
 
 
 class _NoVideoProcessor:

@@ -95,9 +95,10 @@ def run(arguments: Sequence[str]) -> int:
 
 def _describe(merged: Merged) -> str:
     files = f"{len(merged.files)} files" if merged.files[1:] else merged.files[0]
+    carried = f", {merged.num_carried} carried over byte for byte" if merged.num_carried else ""
     lines = [
         f"Merged: LoRA into {merged.num_lora_modules} layers, {merged.num_replaced} tensors replaced, "
-        f"{merged.num_untouched} as in {merged.base}; {merged.bytes:,} bytes in {files}"
+        f"{merged.num_untouched} as in {merged.base}{carried}; {merged.bytes:,} bytes in {files}"
     ]
     if merged.compared_on is not None:
         lines.append(f"Compared with base and adapter on {merged.compared_on}:")

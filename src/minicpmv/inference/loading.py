@@ -30,7 +30,8 @@ from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.releases.directories import HUB_NAME, SMALL_FILES, find_directory, name_to_load
 from minicpmv.releases.json_bounds import quote
 from minicpmv.releases.model_files import check_model_files, read_object
-from minicpmv.releases.table import Version
+from minicpmv.releases.table import VERSIONS, Version
+from minicpmv.releases.unknown import describe_unknown
 
 __all__ = [
     "LoadedModel",
@@ -253,13 +254,12 @@ def _naming(base: str) -> Iterator[None]:
 def _refuse_unknown_type(base: Path) -> None:
     """Refuse a model type that transformers does not know either; it would suggest an upgrade."""
     file = base / "config.json"
-    kind = read_object(file, expected="a model's", fix="download the model again, or restore the file").get(
-        "model_type"
-    )
+    fields = read_object(file, expected="a model's", fix="download the model again, or restore the file")
+    kind = fields.get("model_type")
     if kind is not None and (not isinstance(kind, str) or kind not in CONFIG_MAPPING):
         raise CheckpointError(
-            f"{file}: found a model of the type {quote(kind)}, expected minicpmv\n"
-            "  fix: name a MiniCPM-V directory of 2.0 to 4.5"
+            f"{file}: found a model of the type {quote(kind)}, expected a MiniCPM-V or MiniCPM-o\n"
+            f"  fix: name the directory of a release in docs/versions.md; {describe_unknown(fields, VERSIONS.values())}"
         )
 
 

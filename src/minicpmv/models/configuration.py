@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from transformers import GraniteConfig, PreTrainedConfig, SiglipVisionConfig
 
-from minicpmv.errors import ConfigError
+from minicpmv.errors import CheckpointError, ConfigError
 from minicpmv.releases.file_bounds import CONFIG
-from minicpmv.releases.json_bounds import check_fields
+from minicpmv.releases.json_bounds import check_fields, quote
 from minicpmv.releases.model_files import check_config, naming_faults, read_object
 from minicpmv.releases.row import TokenRule, find_code
 from minicpmv.releases.table import Version, detect_version
@@ -61,6 +62,7 @@ class MiniCPMVConfig(PreTrainedConfig):
     }
 
     def __init__(self, **fields: Any) -> None:
+        _refuse_other_type(fields, self.model_type)
         own = {key: fields.pop(key) for key in _CALL_ARGUMENTS & fields.keys()}
         quantization = fields.pop("quantization_config", None)
         # The files say torch_dtype, transformers says dtype, and callers of either may give torch's own object.
@@ -68,9 +70,9 @@ class MiniCPMVConfig(PreTrainedConfig):
         if dtype is not None:
             fields["torch_dtype"] = str(dtype).removeprefix("torch.")
         # Copied: transformers completes a rope_scaling that it is given, and the caller's dictionary is not ours.
-        released = copy.deepcopy(
-            fields if {"version", "scale_emb", "vision_encoder"} & fields.keys() else _DEFAULT | fields
-        )
+        is_whole = {"version", "scale_emb", "vision_encoder"} & fields.keys() or "model_type" in fields
+        released = copy.deepcopy(fields if is_whole else _DEFAULT | fields)
+        released.setdefault("model_type", self.model_type)  # it decides which releases the version may mean
         check_config(released | ({} if quantization is None else {"quantization_config": quantization}))
         self._released: dict[str, Any] = copy.deepcopy(released)
         self.minicpmv_version: Version = detect_version(released)
@@ -84,6 +86,25 @@ class MiniCPMVConfig(PreTrainedConfig):
             super().__init__(dtype=released.get("torch_dtype"), **mirrored, **own)
         if quantization is not None:
             self.quantization_config = quantization
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Override transformers: of a file of another type it would take an inner object that names this one.
+
+        That of MiniCPM-o has one: its ``slice_config`` says ``minicpmv``.
+
+        Args:
+            pretrained_model_name_or_path: As for ``from_pretrained``.
+            kwargs: As for ``from_pretrained``.
+
+        Raises:
+            CheckpointError: The file is of another type.
+        """
+        fields, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        _refuse_other_type(fields, cls.model_type, where=f"{pretrained_model_name_or_path}: ")
+        return fields, unused
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -145,7 +166,11 @@ class MiniCPMVConfig(PreTrainedConfig):
 
 
 class MiniCPMOConfig(MiniCPMVConfig):
-    """Configuration of the MiniCPM-o releases."""
+    """Configuration of the MiniCPM-o releases.
+
+    What the file says of hearing and speech (``audio_config``, ``tts_config``, ``init_audio`` ...) is written back as
+    it was read, and means nothing here.
+    """
 
     model_type = "minicpmo"
 
@@ -161,6 +186,15 @@ def read_model_config(folder: Path) -> MiniCPMVConfig:
     """
     fields = read_object(folder / "config.json", expected="a model's", fix="name the directory that holds it")
     return find_code(detect_version(fields).network.config).from_pretrained(folder)
+
+
+def _refuse_other_type(fields: Mapping[str, Any], expected: str, *, where: str = "") -> None:
+    found = fields.get("model_type")
+    if found not in (None, expected):
+        raise CheckpointError(
+            f"{where}config.json: model_type: found {quote(found)}, expected {quote(expected)}\n"
+            "  fix: load it with AutoConfig, AutoModelForImageTextToText or minicpmv, which go by model_type"
+        )
 
 
 def _is_mirrored(key: str) -> bool:

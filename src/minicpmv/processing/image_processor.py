@@ -177,7 +177,9 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
     def released_version(self) -> Version | None:
         """Return the version that the file states, if it does."""
         stated = self.minicpmv_version or self.version
-        return self._reads_as if stated is None else detect_version({"version": stated})
+        if stated is None:
+            return self._reads_as
+        return version_named(stated) or detect_version({"version": stated})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the released fields: what was read, with what was changed since."""
@@ -212,6 +214,7 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
 
 def _fields_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     slicing = config.get("slice_config") or config
+    name = detect_version(config).name
     return {
         "max_slice_nums": slicing.get("max_slice_nums", MiniCPMVImageProcessor.max_slice_nums),
         "scale_resolution": slicing.get("scale_resolution", MiniCPMVImageProcessor.scale_resolution),
@@ -220,5 +223,5 @@ def _fields_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "image_feature_size": config.get("query_num", MiniCPMVImageProcessor.image_feature_size),
         "norm_mean": list(MiniCPMVImageProcessor.norm_mean),
         "norm_std": list(MiniCPMVImageProcessor.norm_std),
-        "version": float(detect_version(config).name),
+        "version": float(name) if name.replace(".", "").isdigit() else name,
     }

@@ -33,7 +33,7 @@ from minicpmv.releases.model_files import check_model_files
 from minicpmv.releases.row import TokenRule, find_code
 from minicpmv.releases.table import UNSTATED, VERSIONS, Version, detect_version, is_model_type
 
-__all__ = ["EncodedConversation", "MiniCPMVProcessor"]
+__all__ = ["EncodedConversation", "MiniCPMOProcessor", "MiniCPMVProcessor"]
 
 
 class MiniCPMVProcessor(ProcessorMixin):
@@ -399,6 +399,10 @@ class MiniCPMVProcessor(ProcessorMixin):
             default_system=self.default_system,
             **how,
         )
+
+
+class MiniCPMOProcessor(MiniCPMVProcessor):
+    """Pictures and text of the MiniCPM-o releases, under the name of the released class; sound is not read."""
 
 
 def _read_config(path: Any, options: Mapping[str, Any]) -> tuple[Version | None, Mapping[str, Any]]:

@@ -23,7 +23,7 @@ from minicpmv.processing.tokenization import is_control_token
 from minicpmv.releases.json_bounds import quote
 from minicpmv.releases.model_files import naming_faults, read_object
 
-__all__ = ["LlamaTokenizerWrapper", "MiniCPMVTokenizerFast", "NativeTokenizer"]
+__all__ = ["LlamaTokenizerWrapper", "MiniCPMOTokenizerFast", "MiniCPMVTokenizerFast", "NativeTokenizer"]
 
 # What transformers 5 writes about the machine that saved, and its new name of a released field.
 _TRANSFORMERS_OWN = (
@@ -139,6 +139,10 @@ class _naming_errors_of_tokenizers:
 
 class MiniCPMVTokenizerFast(_ReleasedLayout, PreTrainedTokenizerFast):
     """Tokenizer of 2.5 and later: ``tokenizer.json`` as it stands."""
+
+
+class MiniCPMOTokenizerFast(MiniCPMVTokenizerFast):
+    """Tokenizer of the MiniCPM-o releases, the same under another name."""
 
 
 class NativeTokenizer(_ReleasedLayout, PreTrainedTokenizerFast):

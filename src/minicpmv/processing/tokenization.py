@@ -78,7 +78,8 @@ class Vocabulary:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, version: Version) -> None:
         self._added: dict[str, int] = dict(tokenizer.added_tokens_encoder)
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        literal = {text for text in typed_as_text(version) if text in self._added}
+        never_text = re.compile(version.reading.never_text or r"(?!)")
+        literal = {text for text in self._added if text in typed_as_text(version) or never_text.fullmatch(text)}
         control = sorted({text for text in special if is_control_token(text)} | literal, key=len, reverse=True)
         kept = sorted((text for text in special - literal if not is_control_token(text)), key=len, reverse=True)
         self._check(version)

@@ -34,6 +34,7 @@ from minicpmv.releases.native_files import (
     native_relations,
 )
 from minicpmv.releases.table import VERSIONS, detect_version, is_model_type
+from minicpmv.releases.unknown import describe_unknown
 
 __all__ = [
     "check_adapter_config",
@@ -338,6 +339,7 @@ def read_config(base: Path) -> dict[str, Any]:
     )
     if not is_model_type(config.get("model_type")):
         raise CheckpointError(
-            f"{base / 'config.json'}: found no MiniCPM-V model, expected one\n  fix: name a MiniCPM-V checkpoint"
+            f"{base / 'config.json'}: found no MiniCPM-V model that is known, expected one\n"
+            f"  fix: name a MiniCPM-V checkpoint; {describe_unknown(config, VERSIONS.values())}"
         )
     return config

@@ -121,6 +121,9 @@ class Reading:
     transformers' own; None: ours."""
     positions: str | None = None
     """Dotted name of what gives each token three positions, of time, row and column (4.7). None: one, its place."""
+    never_text: str | None = None
+    """Regular expression of added tokens that no text of a user or answer may spell, whether their file calls them
+    special or not: the speech of the o models."""
     temporal: bool = False
     """Whether frames of a video can share a block of image tokens (4.5)."""
     thinking: bool = False
@@ -217,6 +220,8 @@ class Network:
     carried: tuple[str, ...] = ()
     """Beginnings of the keys of tensors that a checkpoint holds and its model does not compute here, such as the speech
     of the o models. They are never read into the model, and go byte for byte into what is saved."""
+    whole_folders: tuple[str, ...] = ()
+    """Folders of a checkpoint that are copied whole, weights and all, because the released code reads them."""
     overflows_in_float16: bool = False
     """Whether numbers that its language model computes are known to exceed float16, as those of Qwen2-7B do
     (https://github.com/QwenLM/Qwen3/issues/868)."""

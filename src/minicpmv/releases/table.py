@@ -15,6 +15,7 @@ from typing import Any
 
 from minicpmv.errors import CheckpointError
 from minicpmv.releases.row import Answering, Engines, Gguf, Markup, Network, Parts, Reading, Tags, Version
+from minicpmv.releases.unknown import describe_unknown
 
 __all__ = [
     "LLM_TYPES",
@@ -32,10 +33,15 @@ _SLICE: Tags = ("<slice>", "</slice>")
 _WRAPPED_GRID = Markup(tile=_IMAGE, grid=_SLICE)
 _NUMBERED = Markup(tile=_SLICE, number=("<image_id>", "</image_id>"))
 _DIALECTS = "minicpmv.processing.text.dialects"
+_PROCESSOR = "minicpmv.processing.processor"
 _TOKENIZERS = "minicpmv.processing.released_tokenizers"
 _OMNI = "minicpmo"
 _SPEECH = ("apm.", "audio_projection_layer.", "tts.")
 """Hearing and speech of the o models."""
+_SPOKEN = (
+    r"<\|/?(audio|spk|tts|listen|speak|interrupt|vad|emotion|speed|pitch|turn|chunk|timbre)\w*\|>"
+    r"|</?(unit|answer|focus|line|perception|source_image|image_save_to)>"
+)
 
 _TILES_4_6 = replace(_NUMBERED, slot="<|image_pad|>", frame_slot="<|video_pad|>", numbers_films=True)
 _READS_AS_4_6 = Reading(
@@ -236,9 +242,11 @@ _ROWS: dict[str, Version] = {
             llm_types=("qwen", "qwen2"),
             reading=Reading(
                 dialect=f"{_DIALECTS}:CHATML",
-                tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
+                processor=f"{_PROCESSOR}:MiniCPMOProcessor",
+                tokenizer=f"{_TOKENIZERS}:MiniCPMOTokenizerFast",
                 terminators=("<|im_end|>", "<|endoftext|>", "<|tts_eos|>"),
                 markup=_NUMBERED,
+                never_text=_SPOKEN,
             ),
             network=Network(
                 model_type=_OMNI,
@@ -248,6 +256,7 @@ _ROWS: dict[str, Version] = {
                 vision_positions="grid",
                 overflows_in_float16=True,
                 carried=_SPEECH,
+                whole_folders=("assets",),
             ),
             answering=Answering(max_input_tokens=8192, max_new_tokens=2048),
             engines=Engines(gguf="llama.cpp's converter knows no MiniCPM-o"),
@@ -259,9 +268,11 @@ _ROWS: dict[str, Version] = {
             llm_types=("qwen", "qwen3"),
             reading=Reading(
                 dialect=f"{_DIALECTS}:QWEN3",
-                tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
+                processor=f"{_PROCESSOR}:MiniCPMOProcessor",
+                tokenizer=f"{_TOKENIZERS}:MiniCPMOTokenizerFast",
                 terminators=("<|im_end|>", "<|endoftext|>", "<|tts_eos|>"),
                 markup=_NUMBERED,
+                never_text=_SPOKEN,
                 thinking=True,
             ),
             network=Network(
@@ -271,6 +282,7 @@ _ROWS: dict[str, Version] = {
                 language_model="transformers:Qwen3ForCausalLM",
                 vision_positions="grid",
                 carried=_SPEECH,
+                whole_folders=("assets",),
             ),
             answering=Answering(max_input_tokens=8192, max_new_tokens=4096, repetition_penalty=1.03),
             engines=Engines(gguf="llama.cpp's converter knows no MiniCPM-o"),
@@ -308,8 +320,10 @@ def version_named(stated: object, model_type: object = None) -> Version | None:
 
     Args:
         stated: The version.
-        model_type: That of the file; None for the one that most releases have.
+        model_type: That of the file; None for the one that most releases have, or a row's own name.
     """
+    if model_type is None and str(stated) in VERSIONS:
+        return VERSIONS[str(stated)]
     rows = _rows_of(UNSTATED.network.model_type if model_type is None else model_type)
     return next((row for row in rows if str(stated) in (row.name, *row.also_written)), None)
 
@@ -334,7 +348,7 @@ def detect_version(config: Mapping[str, Any]) -> Version:
         kinds = dict.fromkeys(row.network.model_type for row in VERSIONS.values())
         raise CheckpointError(
             f"config.json: found model_type {config.get('model_type')!r}, expected one of {', '.join(kinds)}\n"
-            "  fix: use a checkpoint of a supported release, or a newer minicpmv-finetune"
+            f"  fix: {describe_unknown(config, VERSIONS.values())}"
         )
     text = config.get("text_config")
     kind = text.get("model_type") if isinstance(text, Mapping) else None
@@ -354,7 +368,7 @@ def detect_version(config: Mapping[str, Any]) -> Version:
         return version
     raise CheckpointError(
         f"config.json: found version {stated!r}, expected one of {_names(rows)}\n"
-        "  fix: use a checkpoint of a supported release, or a newer minicpmv-finetune"
+        f"  fix: {describe_unknown(config, VERSIONS.values())}"
     )
 
 

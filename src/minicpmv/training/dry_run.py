@@ -321,7 +321,8 @@ def require_room(trainer: MiniCPMVTrainer, inputs: RunInputs, run: RunArguments)
 def _num_bytes_saved(model: Any, run: RunArguments, inputs: RunInputs) -> int:
     named = list(model.named_parameters())
     if not run.use_lora:
-        return sum(num_elements(parameter) for _, parameter in named) * dtype_to_save(run, inputs.config).itemsize
+        own = sum(num_elements(parameter) for _, parameter in named) * dtype_to_save(run, inputs.config).itemsize
+        return own + (model.carried.num_bytes if model.carried is not None else 0)
     trained = {name: parameter for name, parameter in named if parameter.requires_grad}
     size = sum(num_elements(parameter) * parameter.element_size() for parameter in trained.values())
     # Weights trained outside LoRA are saved twice: in the adapter, and for the official loading snippet.

@@ -109,7 +109,10 @@ _KNOWN = _by_name(
             decisive=True,
         ),
     ),
-    ("audio audios speech", Meaning("sound, which cannot be trained", "leave the record out", decisive=True)),
+    (
+        "audio audios speech",
+        Meaning("sound: this version trains pictures and text", "leave the record out", decisive=True),
+    ),
     (
         "tools functions tool_calls function_call tool_call_id tool_call",
         Meaning(

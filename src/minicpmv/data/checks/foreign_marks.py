@@ -104,7 +104,7 @@ def _find_picture_mark(text: str, *, is_asked: bool) -> tuple[str, str, str] | N
     if (film["kind"] or film["padded"]) == "video":
         fix = "save the frames that matter as images, and write <image> for each; or leave the record out"
         return repr(film[0]), "images only: video cannot be trained yet", fix
-    return repr(film[0]), "images only: sound cannot be trained", "leave the record out"
+    return repr(film[0]), "images only: this version trains pictures and text", "leave the record out"
 
 
 def _find_path(text: str, shown: set[str], root: str | None) -> tuple[str, str, str] | None:

@@ -35,9 +35,12 @@ from minicpmv.files.places import check_directory
 from minicpmv.inference.loading import base_of_adapter, default_device
 from minicpmv.machine.installed import list_versions
 from minicpmv.models.adapters.base_identity import warn_of_base
-from minicpmv.models.checkpoints.companions import copy_companions
+from minicpmv.models.checkpoints.carried import find_carried
+from minicpmv.models.checkpoints.companions import copy_companions, num_bytes_of_folders
+from minicpmv.models.checkpoints.weight_files import find_weight_files
 from minicpmv.releases.directories import find_directory
 from minicpmv.releases.model_files import read_config
+from minicpmv.releases.table import detect_version
 from minicpmv.terminal.redaction import clean_settings
 from minicpmv.terminal.streams import advise
 
@@ -80,6 +83,8 @@ class Merged:
     num_replaced: int
     num_untouched: int
     """Number of tensors taken from the base, possibly in another precision."""
+    num_carried: int
+    """Number of tensors whose bytes are the base's: the speech of MiniCPM-o."""
     bytes: int
     files: list[str]
     compared_on: str | None
@@ -118,12 +123,13 @@ def merge_adapter(
     with open_merged(base, adapter, dtype=settings.dtype) as tensors:
         device = _place_to_compare(tensors, settings) if settings.is_verified else None
         total = num_bytes(list(tensors.outlines.values()))
-        check_space(place.parent, total, afterwards=_AFTERWARDS)
+        check_space(place.parent, total + num_bytes_of_folders(base), afterwards=_AFTERWARDS)
         with _staging(staged.parent):
             with writing(staged, needed=total, afterwards=_AFTERWARDS):
                 staged.mkdir(parents=True)
                 files = _write(tensors, staged, settings.max_shard_size, lambda done: on_tensor(done, total))
                 copy_companions(base, staged, dtype=settings.dtype)
+            _refuse_other_carried(base, staged, config)
             described, agreements = None, []
             if device is not None:
                 described, agreements = _verify(base, adapter, staged, tensors, settings.dtype, device)
@@ -134,7 +140,8 @@ def merge_adapter(
                 other_base=other_base,
                 num_lora_modules=tensors.num_lora_modules,
                 num_replaced=tensors.num_replaced,
-                num_untouched=len(tensors.outlines) - num_touched,
+                num_untouched=len(tensors.outlines) - num_touched - len(tensors.carried),
+                num_carried=len(tensors.carried),
                 bytes=total,
                 files=files,
                 compared_on=described,
@@ -215,6 +222,22 @@ def _write(tensors: MergedTensors, directory: Path, max_shard_size: str, on_byte
         return tensor
 
     return write_shards(directory, tensors.outlines, compute, max_shard_size=max_shard_size)
+
+
+def _refuse_other_carried(base: Path, staged: Path, config: dict[str, Any]) -> None:
+    """Verify that what is carried is the base's, byte for byte.
+
+    Raises:
+        CheckpointError: It is not.
+    """
+    prefixes = detect_version(config).network.carried
+    found, expected = (find_carried(find_weight_files(folder), prefixes) for folder in (staged, base))
+    wrong = [name for names in found.compare(expected.facts()) for name in names]
+    if wrong:
+        raise CheckpointError(
+            f"{base}: found {len(wrong)} tensors that were not copied as they are, such as {wrong[0]}, expected the "
+            "same bytes; nothing is saved\n  fix: make sure that nothing changes the base, and merge again"
+        )
 
 
 def _verify(

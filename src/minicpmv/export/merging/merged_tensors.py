@@ -80,6 +80,11 @@ class MergedTensors:
         """Name -> a tensor of the shape and precision that :meth:`read` returns, without values."""
 
     @property
+    def carried(self) -> list[str]:
+        """Names of the tensors that are copied as they are, because the release's model does not compute them here."""
+        return [name for name in self.outlines if name not in self._base.pieces]
+
+    @property
     def num_lora_modules(self) -> int:
         """Number of modules into which LoRA is merged."""
         return len(self._lora)
@@ -91,7 +96,7 @@ class MergedTensors:
 
     def is_touched(self, name: str) -> bool:
         """Return whether the adapter changes a tensor."""
-        return any(self._is_touched(own) for own in self._base.pieces[name])
+        return any(self._is_touched(own) for own in self._base.pieces.get(name, ()))
 
     @torch.no_grad()
     def read(self, name: str) -> Tensor:
@@ -103,6 +108,8 @@ class MergedTensors:
         Raises:
             CheckpointError: The result is not finite.
         """
+        if name not in self._base.pieces:  # carried: bytes, whatever they mean
+            return self._base.files.read(name)
         if not self.is_touched(name):
             return self._rounded(name, self._base.files.read(name), self._base_path, "download or copy the base again")
         merged = [self._merged(own) for own in self._base.pieces[name]]
@@ -157,7 +164,8 @@ class MergedTensors:
         return {attribute: tensor.detach() for attribute, tensor in merged.get_submodule(name).state_dict().items()}
 
     def _outline(self, name: str, outline: Tensor, dtype: torch.dtype | None) -> Tensor:
-        return outline.to(dtype) if dtype is not None and outline.is_floating_point() else outline
+        is_cast = dtype is not None and outline.is_floating_point() and name in self._base.pieces
+        return outline.to(dtype) if is_cast else outline
 
     def _refuse_tied(self, tied: set[str]) -> None:
         """Refuse an adapter that changes one of two tied weights, since PEFT trains only one of them."""

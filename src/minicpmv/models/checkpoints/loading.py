@@ -18,6 +18,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from minicpmv.errors import CheckpointError
+from minicpmv.models.checkpoints.carried import CarriesTensors, find_carried, is_carried, own_names
 from minicpmv.models.checkpoints.end_tokens import complete_end_ids, find_end_ids
 from minicpmv.models.checkpoints.key_names import own_shapes, released_shapes
 from minicpmv.models.checkpoints.weight_files import Shape, find_broken_file, read_shapes
@@ -78,7 +79,7 @@ class _Misfits:
         return "use the config.json that was saved with these weights"
 
 
-class StrictLoading:
+class StrictLoading(CarriesTensors):
     """Makes ``from_pretrained`` refuse a checkpoint that does not fit. Stands before ``PreTrainedModel`` as a base."""
 
     @classmethod
@@ -121,6 +122,7 @@ class StrictLoading:
             raise
         # For loaders of transformers that do not come through _load_pretrained_model, and for adapters.
         missing, unexpected = (dict.fromkeys(sorted(report[f"{kind}_keys"])) for kind in ("missing", "unexpected"))
+        unexpected = own_names(unexpected, loaded)
         _Misfits(missing, unexpected, {}).refuse(pretrained_model_name_or_path or "state_dict")
         if pretrained_model_name_or_path is not None and kwargs.get("generation_config") is None:
             _complete_generation(loaded, pretrained_model_name_or_path, kwargs)
@@ -140,6 +142,10 @@ class StrictLoading:
         if expected_keys is not None:  # an adapter's weights, loaded into a model that has its own already
             return load(model, state_dict, checkpoint_files, load_config, expected_keys)
         found = _shapes_of(state_dict) if state_dict is not None else read_shapes(checkpoint_files or [])
+        prefixes = model.config.minicpmv_version.network.carried
+        if state_dict is None:
+            model.carried = find_carried(checkpoint_files or [], prefixes)
+            model._keys_to_ignore_on_load_unexpected |= {f"^{re.escape(prefix)}" for prefix in prefixes}
         where = load_config.pretrained_model_name_or_path or "state_dict"
         wish = load_config.ignore_mismatched_sizes
         # A quantised file names other tensors than the model, and so may one with the caller's own key_mapping.
@@ -152,7 +158,13 @@ class StrictLoading:
         if not as_released:
             _Misfits(
                 dict.fromkeys(sorted(_without_tied(info.missing_keys, model))),
-                dict.fromkeys(sorted(name for name in info.unexpected_keys if not _COMPUTED.search(name))),
+                dict.fromkeys(
+                    sorted(
+                        name
+                        for name in info.unexpected_keys
+                        if not (_COMPUTED.search(name) or is_carried(name, prefixes))
+                    )
+                ),
                 {name: (was, expected) for name, was, expected in info.mismatched_keys},
             ).refuse(where, other_shapes_wanted=wish)
         return info, offload_index
@@ -176,6 +188,7 @@ def refuse_misfits(found: Mapping[str, Shape], model: Any, where: object) -> Non
 def _compare(found: Mapping[str, Shape], model: Any) -> _Misfits:
     """Differences between a checkpoint's tensors and what the model saves, in the checkpoint's own names."""
     layouts = released_shapes(model), own_shapes(model)  # the second is what model.state_dict() gives
+    found = own_names(found, model)
     expected = max(layouts, key=lambda layout: len(layout.keys() & found.keys()))
     missing = _without_tied(expected.keys() - found.keys(), model)
     return _Misfits(

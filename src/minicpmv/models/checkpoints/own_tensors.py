@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minicpmv.models.checkpoints.carried import own_names
 from minicpmv.models.checkpoints.key_names import own_shapes, released_pieces
 from minicpmv.models.checkpoints.weight_files import WeightReader, find_weight_files
 
@@ -29,8 +30,8 @@ class OwnTensors:
         self.files = WeightReader(find_weight_files(folder))
         self._shapes = own_shapes(skeleton)
         pieces = released_pieces(skeleton)
-        self.pieces = {name: pieces.get(name, (name,)) for name in self.files.outlines}
-        """Name in the files -> the model's tensors that it consists of."""
+        self.pieces = {name: pieces.get(name, (name,)) for name in own_names(self.files.outlines, skeleton)}
+        """Name in the files -> the model's tensors that it consists of. What is carried is not among them."""
         self.homes = {own: name for name, owns in self.pieces.items() for own in owns}
         """The model's name -> that of the tensor in the files that holds it."""
 

@@ -60,6 +60,8 @@ class Reference:
     """Name of each saved tensor -> its precision and the digest of its values."""
     not_saved: list[str]
     """Tensors that were trained and are not among them."""
+    carried: dict[str, tuple[str, list[int], str]] = field(default_factory=dict)
+    """Name of each tensor that was copied as bytes -> precision, shape and digest of the base's (``carried.Facts``)."""
     rounded_to: str | None = None
     """Precision to which DeepSpeed rounds the weights that it computes with; None: it computes with those saved."""
     rounding: dict[str, dict[str, float]] = field(default_factory=dict)

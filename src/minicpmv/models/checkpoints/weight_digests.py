@@ -20,6 +20,7 @@ import torch
 from transformers.modeling_utils import load_state_dict
 
 from minicpmv.errors import CheckpointError
+from minicpmv.models.checkpoints.stored_tensors import list_stored
 from minicpmv.models.checkpoints.weight_files import DTYPE_NAMES, find_weight_files, read_shapes
 
 __all__ = ["KEPT", "WeightDigests", "digest_weights"]
@@ -29,7 +30,6 @@ KEPT = Path("~/.cache/minicpmv/weights")
 
 _FORM = 1
 """Of the entries. Raised when a digest changes its meaning."""
-_CHUNK = 4 * 2**20
 _THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -95,31 +95,8 @@ def _tensors_in(file: Path) -> Iterator[_Tensor]:
             dtype, shape = DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
             yield _Tensor(name, dtype, shape, lambda tensor=tensor: _digest_values(tensor))
         return
-    with file.open("rb") as opened:  # its layout: docs of safetensors, "Format"
-        size = int.from_bytes(opened.read(8), "little")
-        header = json.loads(opened.read(size))
-    header.pop("__metadata__", None)
-    for name, entry in header.items():
-        start, end = (8 + size + offset for offset in entry["data_offsets"])
-        yield _Tensor(
-            name, entry["dtype"], tuple(entry["shape"]), lambda start=start, end=end: _digest_range(file, start, end)
-        )
-
-
-def _digest_range(file: Path, start: int, end: int) -> str:
-    digest, buffer = hashlib.sha256(), memoryview(bytearray(min(_CHUNK, end - start)))
-    with open(file, "rb", buffering=0) as opened:
-        opened.seek(start)
-        while start < end:
-            count = opened.readinto(buffer[: min(len(buffer), end - start)])
-            if not count:
-                raise CheckpointError(
-                    f"{file}: found an end at byte {start:,}, expected {end:,} bytes\n"
-                    "  fix: download or copy the file again"
-                )
-            digest.update(buffer[:count])
-            start += count
-    return digest.hexdigest()
+    for stored in list_stored(file):
+        yield _Tensor(stored.name, stored.dtype, stored.shape, stored.digest)
 
 
 def _digest_values(tensor: torch.Tensor) -> str:

@@ -26,6 +26,11 @@ _MEANINGFUL = {
     "tool_calls": "leave it out: the released models know no tools",
 }
 """Keys of a message that other formats write into the text; passing over them in silence would lose what they hold."""
+_FIX_OF_KIND = {
+    "video": "for a video, give its frames as images",
+    "audio": "leave it out: this version reads pictures and text",
+}
+"""What to do with a part whose type contains a word."""
 
 
 def read_messages(messages: Sequence[Any], *, where: str = "conversation") -> tuple[list[Turn], list[ImageSource]]:
@@ -112,7 +117,7 @@ def _read_part(part: Any, where: str) -> str | _Image:
         f"{where}.type",
         repr(kind) if "type" in part else "none",
         kinds,
-        "for a video, give its frames as images" if kind == "video" else "use 'text' or 'image'",
+        next((fix for word, fix in _FIX_OF_KIND.items() if word in str(kind)), "use 'text' or 'image'"),
     )
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from minicpmv.models.checkpoints.carried import Carried
+
 __all__ = ["estimate_bytes", "num_elements"]
 
 
@@ -23,6 +25,8 @@ def estimate_bytes(model: nn.Module, optimizer: Any) -> int:
     states = getattr(optimizer, "state", None) or {}
     tensors = [value for state in states.values() for value in state.values() if isinstance(value, Tensor)]
     size = sum(num_elements(parameter) * parameter.element_size() for parameter in saved)
+    carried: Carried | None = None if hasattr(model, "peft_config") else getattr(model, "carried", None)
+    size += carried.num_bytes if carried is not None else 0
     if tensors:
         return size + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     return size + 12 * sum(num_elements(parameter) for parameter in trained)

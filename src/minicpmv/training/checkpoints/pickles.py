@@ -14,12 +14,15 @@ import pickle
 import re
 import struct
 import warnings
+from collections.abc import Container
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from minicpmv.releases.table import VERSIONS
 
 __all__ = ["find_foreign_object", "restrict_unpickling"]
 
@@ -81,23 +84,30 @@ def restrict_unpickling(*, deepspeed: bool) -> None:
 def find_foreign_object(checkpoint: Path) -> str | None:
     """Describe an object in a checkpoint that no run writes and that must not be read; None if there is none.
 
+    Folders that are copied whole from a base are not looked into: nothing here reads them, and the pickles in them are
+    the released model's.
+
     Call :func:`restrict_unpickling` first. Files are mapped, not read, so this takes only as long as unpickling names.
 
     Args:
         checkpoint: A directory in which ``manifest.find_fault`` has found only regular files and folders.
     """
+    unread = {folder for version in VERSIONS.values() for folder in version.network.whole_folders}
     for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
         name = path.relative_to(checkpoint).as_posix()
-        if path.name in _TAGS and not _names_a_folder(path):
+        if name.partition("/")[0] in unread:
+            continue
+        if path.name in _TAGS and not _names_a_folder(path, unread):
             return f"{name} names something other than a folder of the checkpoint"
         if path.name.endswith(_SUFFIXES) and (refused := _why_refused(path)) is not None:
             return f"{name} {refused}"
     return None
 
 
-def _names_a_folder(tag: Path) -> bool:
+def _names_a_folder(tag: Path, unread: Container[str]) -> bool:
     name = tag.read_bytes()[:256].decode("utf-8", errors="replace").strip()
-    return re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None and (tag.parent / name).is_dir()
+    is_name = re.fullmatch(r"[A-Za-z0-9_-]+", name) is not None
+    return is_name and name not in unread and (tag.parent / name).is_dir()
 
 
 def _why_refused(path: Path) -> str | None:

@@ -14,7 +14,7 @@ from minicpmv.errors import UsageError
 from minicpmv.files.atomic_files import STAGING, aside_of
 from minicpmv.models.adapters.base_identity import BASE_FILE
 from minicpmv.models.adapters.foreign_adapters import ADAPTER_WEIGHTS
-from minicpmv.models.checkpoints.companions import list_companions
+from minicpmv.models.checkpoints.companions import list_companions, list_whole_folders
 from minicpmv.models.checkpoints.reference import REFERENCE, VERIFICATION
 from minicpmv.report.run_directory import AFTER, BEFORE, LOG, RUN, SAMPLES
 from minicpmv.report.writing import PAGE, PICTURE
@@ -40,9 +40,11 @@ def refuse_obstacles(output_dir: str | Path, base: Path, *, use_lora: bool) -> N
 
     Raises:
         UsageError: Something of the other kind, or a link, has its name.
+        CheckpointError: The base holds what cannot be copied.
     """
     directory = Path(output_dir)
-    names = [*_OF_EVERY_RUN, *(_OF_AN_ADAPTER if use_lora else [*_OF_A_MODEL, *map(str, list_companions(base))])]
+    copied = () if use_lora else (*list_companions(base), *list_whole_folders(base))
+    names = [*_OF_EVERY_RUN, *(_OF_AN_ADAPTER if use_lora else (*_OF_A_MODEL, *map(str, copied)))]
     obstacle = next(_find(directory, names, patterns=() if use_lora else _WEIGHTS), None)
     if obstacle is not None:
         found, needed = ("a folder", "file") if obstacle.is_dir() else ("a file", "folder")

@@ -161,6 +161,7 @@ def _describe(
         in_four_bits=run.q_lora,
         num_weights=sum(num_elements(parameter) for parameter in model.parameters()),
         tensors=tensors,
+        carried={} if run.use_lora or model.carried is None else model.carried.facts(),
         # lora_bias all also trains biases in the unused originals of fully trained modules.
         not_saved=[name for name in trained if name not in tensors and ".original_module." not in name],
     )

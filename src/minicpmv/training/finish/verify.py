@@ -24,7 +24,9 @@ from minicpmv.files.atomic_files import write_json
 from minicpmv.inference.loading import base_of_adapter, load_model
 from minicpmv.machine.installed import list_versions
 from minicpmv.models.adapters.attaching import attach_adapter
+from minicpmv.models.checkpoints.carried import find_carried
 from minicpmv.models.checkpoints.reference import REFERENCE, VERIFICATION, Reference, digest_tensors, read_reference
+from minicpmv.models.checkpoints.weight_files import find_weight_files
 from minicpmv.models.finiteness import find_not_finite
 from minicpmv.models.skeleton import load_weights
 from minicpmv.training.checkpoints.trained_weights import name_few
@@ -80,7 +82,9 @@ def verify(directory: Path) -> dict[str, Any]:
         device, dtype = place
         result |= {"device": str(device), "dtype": dtype, "autocast": reference.autocast}
         try:
-            result |= _compare(_load(directory, reference, device, dtype), reference, batch, device)
+            model = _load(directory, reference, device, dtype)
+            result |= _compare(model, reference, batch, device)
+            result |= _compare_carried(directory, model, reference)
         except CheckpointError as error:  # such as a tensor that is not there
             result["refused"] = str(error)
     result |= {"seconds": round(time.perf_counter() - started, 1), "versions": list_versions()}
@@ -114,6 +118,16 @@ def describe_verification(result: dict[str, Any], directory: Path) -> str:
             f"{directory}: found {len(wrong)} of {tensors['saved']} tensors that differ from the trained ones, "
             f"expected all identical after reloading{lines}\n  fix: {again}"
         )
+    carried = result.get("carried", {"different": [], "missing": []})
+    wrong = [f"{name}: other bytes" for name in carried["different"]] + [
+        f"{name}: not in both" for name in carried["missing"]
+    ]
+    if wrong:
+        return (
+            f"{directory}: found {len(wrong)} tensors that differ from the base's, though they are not trained: "
+            f"{name_few(wrong)}, expected copies of the same bytes\n  fix: make sure that nothing changes the base "
+            f"model's directory; {again}"
+        )
     if result["not_finite"]:
         return (
             f"{directory}: found weights that are not finite (NaN or infinite): {name_few(result['not_finite'])}, "
@@ -135,6 +149,7 @@ def describe_verification(result: dict[str, Any], directory: Path) -> str:
     return (
         f"Verified: reloaded, {tensors['identical']} of {tensors['saved']} saved tensors identical, "
         f"loss {loss['loaded']:.4f} (live {loss['live']:.4f})"
+        + (f"; {carried['tensors']} tensors carried over, identical byte for byte" if carried.get("tensors") else "")
     )
 
 
@@ -203,6 +218,16 @@ def _compare(model: Any, reference: Reference, batch: dict[str, Any], device: to
             "reason": reference.reason,
         },
     }
+
+
+def _compare_carried(directory: Path, model: Any, reference: Reference) -> dict[str, Any]:
+    """Compare what was copied as bytes with what the base held; an adapter's directory has none."""
+    if not reference.carried:
+        return {}
+    prefixes = model.config.minicpmv_version.network.carried
+    different, missing = find_carried(find_weight_files(directory), prefixes).compare(reference.carried)
+    carried = {"tensors": len(reference.carried), "different": different, "missing": missing}
+    return {"carried": carried} | ({"verdict": "differs"} if different or missing else {})
 
 
 def _as_json(value: float) -> float | str:

@@ -10,11 +10,15 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments
 
 from minicpmv.errors import CheckpointError, ConfigError, UsageError
+from minicpmv.models.checkpoints.carried import Carried
+from minicpmv.models.checkpoints.companions import num_bytes_of_folders
 from minicpmv.models.configuration import read_model_config
 from minicpmv.models.skeleton import load_weights
 from minicpmv.releases.directories import SMALL_FILES, find_directory, name_to_load
 from minicpmv.releases.model_files import check_model_files, read_config
 from minicpmv.releases.table import LLM_TYPES, Version, detect_version
+from minicpmv.training.distributed.console import notice, say
+from minicpmv.training.distributed.processes import raise_together
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.learning.lora import keep_packing, quantisation
 
@@ -41,7 +45,12 @@ def open_base(run: RunArguments) -> Base:
     """
     path = find_base(run)
     config = read_config(path)
-    return Base(path, config, check_llm_type(run.llm_type, config))
+    version = check_llm_type(run.llm_type, config)
+    folders = version.network.whole_folders
+    if folders and not run.use_lora and not Path(run.model_name_or_path).expanduser().is_dir():
+        wanted = [f"{folder}/*" for folder in folders]  # the small files were fetched, and these hold others
+        find_directory(run.model_name_or_path, asked_by=_ASKED_BY, cache_dir=run.cache_dir, allow_patterns=wanted)
+    return Base(path, config, version)
 
 
 def find_base(run: RunArguments) -> Path:
@@ -136,7 +145,32 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
             "  fix: download the model and give its directory"
         ) from error
     keep_packing(model)
+    if not run.use_lora:
+        raise_together(lambda: _read_carried(model, base) if args.should_save else None)
     return model
+
+
+def _read_carried(model: Any, base: Path) -> None:
+    """Read what is copied into each full model that is saved, before training rather than after it.
+
+    Raises:
+        CheckpointError: A file of the base is gone, cut short or cannot be read, or a folder cannot be copied.
+    """
+    network = model.config.minicpmv_version.network
+    if not network.carried:
+        return
+    carried: Carried = model.carried
+    carried.facts()
+    num_bytes_of_folders(base)
+    absent = [f"tensors of {prefix}*" for prefix in carried.missing(network.carried)]
+    absent += [f"folder {name}/" for name in network.whole_folders if not (base / name).is_dir()]
+    if carried.tensors:
+        say(f"carried over as they are: {len(carried.tensors):,} tensors, {carried.num_bytes:,} bytes")
+    if absent and network.whole_folders:
+        notice(
+            f"{base}: found no {', no '.join(absent)}: what is saved will have none either, and cannot do what the "
+            "released model does with them; start from the whole release to keep it"
+        )
 
 
 def _device_of_weights(run: RunArguments, args: TrainingArguments) -> torch.device | None:

@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from minicpmv.errors import UsageError
 from minicpmv.models.adapters.attaching import attach_adapter
-from minicpmv.releases.row import Parts
+from minicpmv.releases.row import Network, Parts
 from minicpmv.training.flags.declarations import LearningArguments
 from minicpmv.training.learning.parts import parts_of
 from minicpmv.training.learning.targets import find_targets, network_of, resolve_target
@@ -53,6 +53,17 @@ def modules_to_save(run: LearningArguments, parts: Parts) -> list[str]:
     return (
         [module for name, module in modules_beside(parts).items() if getattr(run, name)] if listed is None else listed
     )
+
+
+def _placed(modules: list[str], network: Network) -> list[str]:
+    """Write full names of modules where the released class may have others of the same last name, which are carried.
+
+    PEFT goes by how a name ends: ``embed_tokens`` is also a module of MiniCPM-o's speech.
+    """
+    parts = network.parts
+    places = (parts.embeddings, parts.connector, parts.tower, parts.head) if network.carried else ()
+    full = {place.rpartition(".")[2]: place for place in places}
+    return [full.get(module, module) for module in modules]
 
 
 def wanted_targets(model: nn.Module, run: LearningArguments) -> list[str]:
@@ -148,7 +159,7 @@ def _new_adapter(model: PreTrainedModel, run: LearningArguments, *, autocast: bo
                 pattern=run.lora_layers_pattern,
             ),
             bias=run.lora_bias,
-            modules_to_save=modules_to_save(run, parts_of(model)) or None,
+            modules_to_save=_placed(modules_to_save(run, parts_of(model)), network_of(model)) or None,
             use_rslora=run.use_rslora,
             use_dora=run.use_dora,
             init_lora_weights=start,

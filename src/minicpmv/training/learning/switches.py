@@ -158,9 +158,11 @@ def _take_over(run: Settings, adapter: dict[str, Any], network: Network, given: 
     Raises:
         UsageError: A flag that was given says something else.
     """
-    full = adapter.get("modules_to_save") or []
-    target = adapter.get("target_modules")
     beside = modules_beside(network.parts)
+    named = adapter.get("modules_to_save") or []
+    # With or without the way to it; of its own, a module has the name of its part.
+    full = [last if (last := module.rpartition(".")[2]) in beside.values() else module for module in named]
+    target = adapter.get("target_modules")
     asked = resolve_target(
         run.lora_target_modules, network, layers=run.lora_layers_to_transform, pattern=run.lora_layers_pattern
     )

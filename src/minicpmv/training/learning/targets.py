@@ -45,6 +45,10 @@ def resolve_target(
         names = "|".join(word for word in words if word not in presets)
         inside = rf"{re.escape(network.parts.language_model)}\..*\.({names})"
         target = "|".join([inside] * bool(names) + [presets[word] for word in words if word in presets])
+    elif network.carried and written != DEFAULT_LORA_TARGET:
+        # On the released class the expression must not reach what its checkpoint holds besides this model's modules.
+        carried = "|".join(map(re.escape, network.carried))
+        target = rf"(?!{carried})(?:{target})"
     if layers is None:
         return target
     # PEFT has an option for this, but takes it only with a list of names.

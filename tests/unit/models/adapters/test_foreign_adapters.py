@@ -258,6 +258,6 @@ def test_a_whole_model_saved_without_its_processor_loads(tmp_path: Path) -> None
 def test_another_kind_of_model_is_refused_by_its_type(tmp_path: Path) -> None:
     folder = model_without("nothing", tmp_path)
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "minicpmo"}))
-    with pytest.raises(CheckpointError, match="found a model of the type 'minicpmo', expected minicpmv\n  fix: name a"):
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "minicpmx"}))
+    with pytest.raises(CheckpointError, match="found a model of the type 'minicpmx', expected a MiniCPM-V or"):
         load_model(folder)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minicpmv.errors import CheckpointError
-from minicpmv.models.checkpoints import weight_digests
+from minicpmv.models.checkpoints.stored_tensors import StoredTensor
 from minicpmv.models.checkpoints.weight_digests import digest_weights
 from minicpmv.models.checkpoints.weight_files import find_weight_files
 from tests.tiny import FIXTURES
@@ -69,8 +69,8 @@ def test_known_files_are_not_read_again_and_changed_ones_are(tmp_path: Path, mon
     shutil.copytree(_MODEL, model)
     first = digest_weights(model, kept=kept)
     read = list[Path]()
-    digest = weight_digests._digest_range
-    monkeypatch.setattr(weight_digests, "_digest_range", lambda file, *r: (read.append(file), digest(file, *r))[1])
+    digest = StoredTensor.digest
+    monkeypatch.setattr(StoredTensor, "digest", lambda stored: (read.append(stored.file), digest(stored))[1])
     assert digest_weights(model, kept=kept) == first
     assert not read
     file = find_weight_files(model)[0]
