@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import BatchFeature
+from transformers import AutoConfig, BatchFeature, PreTrainedConfig
 
+from minicpmv.errors import UsageError
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.pictures.patches import ImageSource, load_image
 from minicpmv.processing.tokenization import spell_out_image
-from minicpmv.releases.table import UNSTATED, Version
+from minicpmv.releases.table import UNSTATED, VERSIONS, Version
 
-__all__ = ["ReleasedImageProcessor", "register"]
+__all__ = ["ReleasedImageProcessor", "refusing_config", "register"]
 
 # Shape letters in this file
 #   L patches of a slice    p pixels of a patch's side
@@ -97,6 +98,28 @@ class ReleasedImageProcessor(MiniCPMVImageProcessor):
         return self.released_version() or UNSTATED
 
 
+def refusing_config(version: Version) -> type[PreTrainedConfig]:
+    """Make a config class whose loading refuses a release that vLLM cannot run with this plugin.
+
+    vLLM asks transformers for the config before anything else, so the message comes first.
+
+    Args:
+        version: The release; its row says why.
+    """
+
+    class Refusing(PreTrainedConfig):
+        model_type = version.network.model_type
+
+        @classmethod
+        def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+            raise UsageError(
+                f"vLLM: found a model of the type {version.network.model_type}, expected one that runs with the plugin "
+                f"of minicpmv-finetune\n  fix: {version.engines.vllm}"
+            )
+
+    return Refusing
+
+
 def register() -> None:
     """Have vLLM use this package's config, tokenizer and pictures. Called in every process of vLLM's."""
     from vllm.model_executor.models import minicpmv  # noqa: PLC0415  vLLM is loading: the top would be too early
@@ -104,6 +127,9 @@ def register() -> None:
     from minicpmv.registration import register as register_with_transformers  # noqa: PLC0415  needs all of torch
 
     register_with_transformers()
+    for version in VERSIONS.values():
+        if version.engines.vllm is not None:
+            AutoConfig.register(version.network.model_type, refusing_config(version), exist_ok=True)
     minicpmv.MiniCPMVProcessingInfo._image_processor_cls = ReleasedImageProcessor
     if not torch.cuda.is_available():
         # vLLM's resampler calls it, and torch built without CUDA raises. May go when vLLM asks its platform instead.

@@ -243,6 +243,8 @@ class Engines:
 
     gguf: Gguf | str
     """For llama.cpp; a text says why there is no file for it."""
+    vllm: str | None = None
+    """Why vLLM cannot run it with this package's plugin, and what to do; None where it can, or was not asked to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,6 +42,12 @@ _SPOKEN = (
     r"<\|/?(audio|spk|tts|listen|speak|interrupt|vad|emotion|speed|pitch|turn|chunk|timbre)\w*\|>"
     r"|</?(unit|answer|focus|line|perception|source_image|image_save_to)>"
 )
+_ENGINES_OF_OMNI = Engines(
+    gguf="llama.cpp's converter knows no MiniCPM-o",
+    vllm="vLLM's class for it, MiniCPMO, also hears, and needs the config, tokenizer and processor in the directory's "
+    "own code, which this package never runs: start vLLM without plugins, `VLLM_PLUGINS= vllm serve ... "
+    "--trust-remote-code`",
+)
 
 _TILES_4_6 = replace(_NUMBERED, slot="<|image_pad|>", frame_slot="<|video_pad|>", numbers_films=True)
 _READS_AS_4_6 = Reading(
@@ -259,7 +265,7 @@ _ROWS: dict[str, Version] = {
                 whole_folders=("assets",),
             ),
             answering=Answering(max_input_tokens=8192, max_new_tokens=2048),
-            engines=Engines(gguf="llama.cpp's converter knows no MiniCPM-o"),
+            engines=_ENGINES_OF_OMNI,
         ),
         Version(
             name="o-4.5",
@@ -285,7 +291,7 @@ _ROWS: dict[str, Version] = {
                 whole_folders=("assets",),
             ),
             answering=Answering(max_input_tokens=8192, max_new_tokens=4096, repetition_penalty=1.03),
-            engines=Engines(gguf="llama.cpp's converter knows no MiniCPM-o"),
+            engines=_ENGINES_OF_OMNI,
         ),
     )
 }

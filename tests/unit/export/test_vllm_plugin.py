@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from minicpmv.export.vllm_plugin import ReleasedImageProcessor
+from minicpmv.errors import UsageError
+from minicpmv.export.vllm_plugin import ReleasedImageProcessor, refusing_config
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.releases.table import VERSIONS
 from tests.tiny import FIXTURES, picture
 
 
@@ -53,3 +57,32 @@ def test_a_checkpoint_that_numbers_no_pictures_is_obeyed(tmp_path: Path) -> None
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(fields | {"use_image_id": False}), encoding="utf-8")
     theirs = ReleasedImageProcessor.from_pretrained(tmp_path)
     assert theirs.get_slice_image_placeholder((56, 56), use_image_id=True).startswith("<image><unk>")
+
+
+def test_a_release_that_needs_its_own_code_in_vllm_is_refused_with_the_way() -> None:
+    for name in ("o-2.6", "o-4.5"):
+        config = refusing_config(VERSIONS[name])
+        assert config.model_type == "minicpmo"
+        with pytest.raises(UsageError, match=r"VLLM_PLUGINS= vllm serve .* --trust-remote-code"):
+            config.from_dict({"model_type": "minicpmo"})
+
+
+def test_the_plugin_puts_the_refusal_in_the_place_of_the_config(tmp_path: Path) -> None:
+    """In a process of its own, with a stub for vLLM: registering is for good."""
+    (tmp_path / "config.json").write_text('{"model_type": "minicpmo", "version": "4.5"}', encoding="utf-8")
+    script = f"""
+import sys, types
+vllm = types.SimpleNamespace(MiniCPMVProcessingInfo=type("Info", (), {{}}))
+for name in ("vllm", "vllm.model_executor", "vllm.model_executor.models"):
+    sys.modules[name] = types.ModuleType(name)
+sys.modules["vllm.model_executor.models"].minicpmv = vllm
+from transformers import AutoConfig
+from minicpmv.export.vllm_plugin import register
+register()
+try:
+    AutoConfig.from_pretrained({str(tmp_path)!r}, trust_remote_code=True)
+except Exception as error:
+    print(type(error).__name__, vllm.MiniCPMVProcessingInfo._image_processor_cls.__name__)
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.split()[-2:] == ["UsageError", "ReleasedImageProcessor"]
