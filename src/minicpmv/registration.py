@@ -56,6 +56,8 @@ def _register(version: Version) -> None:
     AutoConfig.register(network.model_type, config, exist_ok=True)
     for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
         auto_class.register(config, find_code(network.model), exist_ok=True)
+    if version.reading.file_classes is not None:
+        return  # its files name transformers' own processors, whose inputs its model takes as well
     AutoProcessor.register(config, find_code(version.reading.processor), exist_ok=True)
     # Under both names, or transformers remarks that the one it would rather have is missing.
     image_processors: dict[str, type] = {"pil": MiniCPMVImageProcessor, "torchvision": MiniCPMVImageProcessor}

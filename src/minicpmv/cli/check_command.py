@@ -182,12 +182,11 @@ def _measure(survey: Survey, options: argparse.Namespace) -> dict[str, Any]:
     from transformers.utils import logging
 
     from minicpmv.data.samples.lengths import measure_lengths
-    from minicpmv.inference.loading import find_base
-    from minicpmv.processing.processor import MiniCPMVProcessor
+    from minicpmv.inference.loading import load_processor
 
     logging.set_verbosity_error()
     sound = survey.sound_records()
-    processor = MiniCPMVProcessor.from_pretrained(find_base(options.model))
+    processor = load_processor(options.model)
     lengths, problems = measure_lengths(
         sound,
         processor,

@@ -89,8 +89,7 @@ def run(arguments: Sequence[str]) -> int:
     from minicpmv.data.samples.dataset import ConversationDataset
     from minicpmv.data.sources.survey import Survey
     from minicpmv.evaluation.score_files import open_replacing
-    from minicpmv.inference.loading import find_base, find_version
-    from minicpmv.processing.processor import MiniCPMVProcessor
+    from minicpmv.inference.loading import find_version, load_processor
     from minicpmv.show.page import Header, render_page
     from minicpmv.show.selection import select_records
 
@@ -104,7 +103,7 @@ def run(arguments: Sequence[str]) -> int:
     chosen = select_records(survey, names=options.record, sample=count, seed=options.seed)
     dataset = ConversationDataset(
         chosen,
-        MiniCPMVProcessor.from_pretrained(find_base(options.model)),
+        load_processor(options.model),
         max_length=options.model_max_length,
         max_slice_nums=options.max_slice_nums,
         truncate_answers=options.truncate_answers,

@@ -86,7 +86,7 @@ def _without_file_name(run: RunArguments) -> RunArguments:
 
 def build_model(subject: Subject) -> Any:
     """Build the model as it would be trained, wrapped by PEFT or not, on the ``meta`` device."""
-    model: Any = build_skeleton(subject.base.path)
+    model: Any = build_skeleton(subject.base.path, downsample_mode=subject.run.downsample_mode)
     model = model.to(subject.base_dtype)
     if not subject.run.use_lora:
         choose_trained_parts(model, subject.run)

@@ -22,8 +22,9 @@ from minicpmv.machine.precision import precision_of
 from minicpmv.machine.support import refuse_unusable
 from minicpmv.models.adapters.adapter_config import read_adapter_config
 from minicpmv.models.adapters.attaching import attach_adapter
-from minicpmv.models.adapters.base_identity import warn_of_base
+from minicpmv.models.adapters.base_identity import mode_of_adapter, warn_of_base
 from minicpmv.models.answering.answers import end_token_ids
+from minicpmv.models.checkpoints.downsampling import mode_options
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -41,6 +42,7 @@ __all__ = [
     "find_base",
     "find_version",
     "load_model",
+    "load_processor",
 ]
 
 _logger = logging.getLogger(__name__)
@@ -138,9 +140,10 @@ def find_version(path: str | Path) -> Version:
     base, _ = _locate(path)
     with _naming(base):
         config = AutoConfig.from_pretrained(base)
-    if not isinstance(config, MiniCPMVConfig):
+    version = getattr(config, "minicpmv_version", None)
+    if not isinstance(version, Version):
         raise _not_ours(base, config)
-    return config.minicpmv_version
+    return version
 
 
 def compare_own_base(path: str | Path, *, allow_other: bool) -> str | None:
@@ -184,15 +187,26 @@ def load_model(
             dtype = _choose_dtype(base, target)
         # Straight to a GPU: the machine's memory may be smaller than the model.
         placement = {} if target.type == "cpu" else {"device_map": {"": target}}
+        options = mode_options(mode_of_adapter(adapter))
         model = AutoModelForImageTextToText.from_pretrained(
-            base, dtype=dtype if dtype is not None else "auto", **placement
+            base, dtype=dtype if dtype is not None else "auto", **placement, **options
         )
     if not isinstance(model, MiniCPMVForConditionalGeneration):
         raise _not_ours(base, model)
     if adapter is not None:
         model = cast("MiniCPMVForConditionalGeneration", attach_adapter(model, adapter))
     model.to(cast("Any", target))  # transformers leaves the method untyped
-    return LoadedModel(str(path), base, model.eval(), MiniCPMVProcessor.from_pretrained(base))
+    return LoadedModel(str(path), base, model.eval(), MiniCPMVProcessor.from_pretrained(base, **options))
+
+
+def load_processor(path: str | Path) -> MiniCPMVProcessor:
+    """Load the processor of a model, or of an adapter, without loading weights.
+
+    Raises:
+        CheckpointError: There is no model at ``path``.
+    """
+    base, adapter = _locate(path)
+    return MiniCPMVProcessor.from_pretrained(base, **mode_options(mode_of_adapter(adapter)))
 
 
 def _choose_dtype(base: str, device: torch.device) -> torch.dtype | None:

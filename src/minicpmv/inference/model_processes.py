@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from minicpmv.errors import MiniCPMVError, UsageError
-from minicpmv.inference.loading import LoadedModel, find_base
+from minicpmv.inference.loading import LoadedModel, load_processor
 from minicpmv.processing.processor import MiniCPMVProcessor
 
 __all__ = ["Models", "ThisProcess", "Work", "choose_devices", "open_models"]
@@ -133,7 +133,7 @@ class _Processes:
     """Starts processes on entry, and always ends them on exit."""
 
     def __init__(self, name: str, load: Callable[[str], LoadedModel], devices: Sequence[str]) -> None:
-        self.processor = MiniCPMVProcessor.from_pretrained(find_base(name))
+        self.processor = load_processor(name)
         self._load, self._devices = load, devices
         self._children: list[_Child] = []
 

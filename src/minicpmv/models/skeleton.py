@@ -20,9 +20,16 @@ def model_class(config: MiniCPMVConfig) -> type[MiniCPMVForConditionalGeneration
     return find_code(config.minicpmv_version.network.model)
 
 
-def build_skeleton(base: Path) -> MiniCPMVForConditionalGeneration:
-    """Build a checkpoint's model without weights, to look at its modules: milliseconds, whatever its size."""
-    config = read_model_config(base)
+def build_skeleton(base: Path, *, downsample_mode: str | None = None) -> MiniCPMVForConditionalGeneration:
+    """Build a checkpoint's model without weights, to look at its modules: milliseconds, whatever its size.
+
+    Args:
+        base: Its directory.
+        downsample_mode: Another than its files state.
+    """
+    config: Any = read_model_config(base)
+    if downsample_mode is not None:
+        config.downsample_mode = downsample_mode
     with torch.device("meta"):
         return model_class(config)(config)
 

@@ -80,7 +80,8 @@ class MiniCPMVProcessor(ProcessorMixin):
 
         Args:
             pretrained_model_name_or_path: A directory, or a model's name on the hub.
-            kwargs: transformers' own loading options, and image settings such as ``max_slice_nums``. Code in the
+            kwargs: transformers' own loading options, and image settings such as ``max_slice_nums``, or
+                ``downsample_mode`` (4.6 and later), which the model must be loaded with as well. Code in the
                 directory is never run, whatever ``trust_remote_code`` says.
 
         Raises:
@@ -143,6 +144,11 @@ class MiniCPMVProcessor(ProcessorMixin):
     def token_rule(self) -> TokenRule:
         """How many image tokens a slice has."""
         return self.image_processor.token_rule(self.version)
+
+    @property
+    def downsample_mode(self) -> str | None:
+        """How far pictures are shrunk, where a file or caller says it (4.6 and later)."""
+        return self.image_processor.downsample_mode
 
     def tokens_of(self, plan: SlicePlan) -> list[int]:
         """Count the image tokens of each slice of a picture."""

@@ -46,11 +46,18 @@ class Picture:
     tiles: tuple[Tile, ...]
     tokens_of_each: Sequence[int]
     """Tokens of each slice, the overview's first."""
+    token_side: int | None = None
+    """Patches along each side of the square that a token stands for; None where tokens have no place."""
 
     @property
     def num_tokens(self) -> int:
         """Return the tokens of all its slices, without tags."""
         return sum(self.tokens_of_each)
+
+    def token_grid(self, position: int) -> str:
+        """Return the columns and rows of a slice's tokens in words; nothing where tokens have no place."""
+        rows, columns = self.plan.tgt_sizes[position]
+        return f"{columns // self.token_side} × {rows // self.token_side}" if self.token_side else ""
 
     @property
     def vertical_cuts(self) -> list[float]:
@@ -68,7 +75,14 @@ class Picture:
         return names if is_only else [f"image {self.number} {name}" for name in names]
 
 
-def show_picture(source: ImageSource, plan: SlicePlan, *, number: int, tokens_of_each: Sequence[int]) -> Picture:
+def show_picture(
+    source: ImageSource,
+    plan: SlicePlan,
+    *,
+    number: int,
+    tokens_of_each: Sequence[int],
+    token_side: int | None = None,
+) -> Picture:
     """Embed a picture.
 
     Args:
@@ -76,6 +90,7 @@ def show_picture(source: ImageSource, plan: SlicePlan, *, number: int, tokens_of
         plan: How it is cut.
         number: From 1, in the order of the text.
         tokens_of_each: Tokens of each slice.
+        token_side: As ``Picture`` has it.
 
     Raises:
         ImageError: The picture cannot be read.
@@ -89,6 +104,7 @@ def show_picture(source: ImageSource, plan: SlicePlan, *, number: int, tokens_of
         plan=plan,
         tiles=tiles_of(plan),
         tokens_of_each=tokens_of_each,
+        token_side=token_side,
     )
 
 

@@ -107,7 +107,9 @@ def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpellin
         assert input_ids == sample.input_ids[: fit.length], "text and image sizes determine every token"
     plans = [processor.image_processor.plan(size, max_slice_nums) for size in sizes]
     pictures = tuple(
-        show_picture(source, plan, number=number, tokens_of_each=processor.tokens_of(plan))
+        show_picture(
+            source, plan, number=number, tokens_of_each=processor.tokens_of(plan), token_side=processor.token_rule.side
+        )
         for number, (source, plan) in enumerate(zip(record.images, plans, strict=True), start=1)
     )
     sequence = arrange_tokens(

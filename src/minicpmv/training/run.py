@@ -21,6 +21,7 @@ from minicpmv.files.places import check_directory
 from minicpmv.machine.shortage import naming_shortage
 from minicpmv.models.adapters.base_identity import follow_base
 from minicpmv.models.checkpoints.companions import copy_companions
+from minicpmv.models.checkpoints.downsampling import mode_in, state_downsample_mode
 from minicpmv.models.skeleton import build_skeleton
 from minicpmv.report.run_directory import SAMPLES
 from minicpmv.terminal.redaction import secrets_in
@@ -173,6 +174,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     earlier = start.path or request.run.lora_weight_path
     if earlier is not None and request.run.use_lora:
         identity = follow_base(identity, earlier)
+    identity = replace(identity, downsample_mode=mode_in(inputs.config, inputs.version) or "")
     checks.directory(settings["output_dir"], start)
     if args.should_save and not request.run.dry_run:
         inputs.skip_log.begin(inputs.skipped, afresh=start.path is None)
@@ -363,6 +365,7 @@ def _build_trainer(
 ) -> MiniCPMVTrainer:
     def write_companions(directory: Path) -> None:
         copy_companions(inputs.base, directory, dtype=model.dtype)
+        state_downsample_mode(directory, request.run.downsample_mode)
 
     eval_metrics = _eval_metrics(inputs, request.run)
     try:

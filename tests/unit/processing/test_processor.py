@@ -312,3 +312,44 @@ def test_numbers_of_images_are_refused_where_there_are_no_tokens_for_them(model:
     with pytest.raises(UsageError, match="use_image_id: found True, expected False or nothing"):
         processor.apply_chat_template(messages, use_image_id=True)
     processor.apply_chat_template(messages, use_image_id=False)
+
+
+@pytest.mark.parametrize("model", ["v4_6", "v4_7"])
+def test_files_of_4_6_and_later_keep_their_names_and_classes(model: str, tmp_path: Path) -> None:
+    """So that transformers reads them without this package."""
+    MiniCPMVProcessor.from_pretrained(FIXTURES / model, downsample_mode="4x").save_pretrained(tmp_path)
+    names = ("chat_template.jinja", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names)
+    before, after = (
+        {name: json.loads((folder / name).read_text(encoding="utf-8")) for name in names[1:]}
+        for folder in (FIXTURES / model, tmp_path)
+    )
+    assert after["preprocessor_config.json"] == before["preprocessor_config.json"] | {"downsample_mode": "4x"}
+    assert after["tokenizer_config.json"] == before["tokenizer_config.json"]
+    assert after["tokenizer.json"]["model"] == before["tokenizer.json"]["model"]
+    assert after["tokenizer.json"]["added_tokens"] == before["tokenizer.json"]["added_tokens"]
+    assert (tmp_path / names[0]).read_bytes() == (FIXTURES / model / names[0]).read_bytes()
+
+
+def test_the_mode_decides_units_and_tokens() -> None:
+    sizes = {}
+    for mode in ("16x", "4x"):
+        processor = MiniCPMVProcessor.from_pretrained(FIXTURES / "v4_6", downsample_mode=mode, scale_resolution=448)
+        sizes[mode] = (
+            processor.image_processor.slice_config().unit,
+            processor.tokens_of(processor.image_processor.plan((448, 448))),
+        )
+    assert sizes == {"16x": (56, [64]), "4x": (28, [256])}
+
+
+def test_prompts_of_4_7_are_padded_on_the_left_with_their_positions() -> None:
+    processor = MiniCPMVProcessor.from_pretrained(FIXTURES / "v4_7")
+    chats = [[{"role": "user", "content": text}] for text in ("What?", "What do you see there?")]
+    alone = [processor.apply_chat_template(chat) for chat in chats]
+    batch = processor.apply_chat_template(chats)
+    assert batch["mrope_position_ids"].shape == (3, *batch["input_ids"].shape)
+    for row, single in enumerate(alone):
+        length = single["input_ids"].shape[1]
+        assert batch["mrope_position_ids"][:, row, -length:].equal(single["mrope_position_ids"][:, 0])
+        assert not batch["mrope_position_ids"][:, row, :-length].any()
+    assert "mrope_position_ids" not in MiniCPMVProcessor.from_pretrained(FIXTURES / "v4_6").apply_chat_template(chats)

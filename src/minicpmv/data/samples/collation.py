@@ -79,7 +79,7 @@ class PackedCollator:
             ``input_ids``, ``labels`` and ``position_ids`` [1, T] int64, and no ``attention_mask``. If any sample has
             weights, also ``label_weights`` [1, T] float32, 0 where there is no label. If any sample has an image, also
             ``image_mask`` [1, T] bool, and of slices what ``Collator`` returns. If tokens have three positions each,
-            ``mrope_position_ids`` [3, 1, T] int64, which begin anew with each sample.
+            ``mrope_position_ids`` [3, 1, T] int64, which restart with each sample.
         """
         samples = _present(samples) or [_nothing(self.pad_token_id)]
         positions = [torch.arange(len(sample["input_ids"])) for sample in samples]

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from minicpmv.errors import CheckpointError
 from minicpmv.models.adapters.attaching import attach_adapter
+from minicpmv.models.adapters.base_identity import mode_of_adapter
+from minicpmv.models.checkpoints.downsampling import mode_options
 from minicpmv.models.checkpoints.reference import REFERENCE, read_reference
 from minicpmv.models.skeleton import load_weights
 from minicpmv.processing.pictures.patches import resize
@@ -97,7 +99,8 @@ def find_samples(adapter: Path, base: Path) -> Samples:
         return Samples(described=described, inputs=batch, chosen_BT=_at_most(trained_BT))
     picture = resize(Image.linear_gradient("L"), (200, 120)).convert("RGB")
     content = [{"type": "image", "image": picture}, {"type": "text", "text": _QUESTION}]
-    made = MiniCPMVProcessor.from_pretrained(base).apply_chat_template([{"role": "user", "content": content}])
+    processor = MiniCPMVProcessor.from_pretrained(base, **mode_options(mode_of_adapter(adapter)))
+    made = processor.apply_chat_template([{"role": "user", "content": content}])
     inputs = {name: tensor for name, tensor in dict(made).items() if isinstance(tensor, Tensor)}
     every_BT = torch.ones_like(inputs["input_ids"], dtype=torch.bool)
     return Samples(described="a synthetic picture and question", inputs=inputs, chosen_BT=_at_most(every_BT))
@@ -119,7 +122,8 @@ def compare_merged(
     Raises:
         CheckpointError: One of them cannot be loaded.
     """
-    with _loaded(lambda: attach_adapter(_load(base, dtype), adapter), device) as model:
+    options = mode_options(mode_of_adapter(adapter))
+    with _loaded(lambda: attach_adapter(_load(base, dtype, **options), adapter), device) as model:
         expected = _logits(model, samples, device)
         with model.disable_adapter():
             untrained = _logits(model, samples, device)
@@ -172,8 +176,8 @@ def _loaded(load: Callable[[], Any], device: torch.device) -> Iterator[Any]:
             torch.cuda.empty_cache()
 
 
-def _load(directory: Path, dtype: torch.dtype) -> Any:
-    return load_weights(directory, dtype=dtype)
+def _load(directory: Path, dtype: torch.dtype, **options: Any) -> Any:
+    return load_weights(directory, dtype=dtype, **options)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from peft.utils import get_peft_model_state_dict
 
 from minicpmv.errors import CheckpointError
 from minicpmv.models.adapters.adapter_config import ADAPTER_CONFIG, check_patterns_end, read_adapter_config
+from minicpmv.models.adapters.base_identity import mode_of_adapter
 from minicpmv.models.adapters.foreign_adapters import ADAPTER_WEIGHTS, as_peft_writes_it, check_kind
 from minicpmv.models.adapters.peft_loading import already_compared
 from minicpmv.models.checkpoints.key_names import own_shapes
@@ -131,9 +132,20 @@ def _fitting(model: Any, path: str | Path) -> Iterator[_Fitting]:
                 f"{given}: found an adapter of {trained_on}, expected one of {here}{_listed(misfits)}\n"
                 "  fix: load it on the model that it was trained on, or train one for this model"
             )
+        _refuse_other_mode(model, given)
         at_fault = f"{files[0]}: found {len(found)} tensors, expected {{}} more for {here}"
         _refuse_missing(_missing_beside_lora(found, model, settled.get("modules_to_save") or ()), at_fault)
         yield _Fitting(given, folder, found, f"an adapter of {trained_on} that PEFT cannot put on {here}", at_fault)
+
+
+def _refuse_other_mode(model: Any, adapter: Path) -> None:
+    """Make sure that the model shrinks pictures as the adapter was trained."""
+    trained, here = mode_of_adapter(adapter), getattr(model.config, "downsample_mode", None)
+    if trained is not None and here != trained:
+        raise CheckpointError(
+            f"{adapter}: found an adapter trained with downsample_mode {trained!r}, and a model loaded with {here!r}, "
+            f"expected the same\n  fix: load model and processor with downsample_mode={trained!r}"
+        )
 
 
 def _refuse_unfilled(wrapped: PeftModel, fitting: _Fitting, name: str) -> None:

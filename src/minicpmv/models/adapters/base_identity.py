@@ -31,6 +31,7 @@ __all__ = [
     "compare_base",
     "follow_base",
     "identify_base",
+    "mode_of_adapter",
     "read_base",
     "warn_of_base",
     "warn_of_other_base",
@@ -64,6 +65,8 @@ class BaseIdentity:
     """As ``WeightDigests`` has it."""
     function: str
     """As ``digest_function`` has it: with other settings the same weights compute something else."""
+    downsample_mode: str = ""
+    """In which the adapter was trained, whatever the base's files say; empty for a release without a choice."""
     before: tuple[BaseIdentity, ...] = ()
     """Other bases that the adapter was trained on earlier, oldest first, where that was allowed."""
 
@@ -101,6 +104,9 @@ def identify_base(base: str | Path, *, kept: Path | None = KEPT, **options: Any)
 def write_base(directory: Path, base: BaseIdentity) -> None:
     """State the base of the adapter in a directory that is not yet in its place."""
     stated = asdict(base)
+    for each in (stated, *stated["before"]):
+        if not each["downsample_mode"]:
+            del each["downsample_mode"]
     for each in stated["before"]:
         del each["before"]
     if not base.before:
@@ -126,6 +132,16 @@ def read_base(adapter: str | Path) -> BaseIdentity | None:
             f"{file}: found nothing that can be read ({error}), expected what the adapter's run wrote\n"
             "  fix: restore the file; without it, the adapter is put on whatever base is named, with a notice"
         ) from error
+
+
+def mode_of_adapter(adapter: str | Path | None) -> str | None:
+    """Return the ``downsample_mode`` in which an adapter was trained; None if it does not say, or there is none.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    base = None if adapter is None else read_base(adapter)
+    return (base.downsample_mode or None) if base is not None else None
 
 
 def _identity(stated: Mapping[str, Any]) -> BaseIdentity:

@@ -2,7 +2,7 @@
 
 There is one dialect for each language model (``dialects``); here it is chosen, and the turns are held against it.
 Segments stay text here; ``tokenization`` makes ids of them. The kind of a text segment says which part may hold control
-tokens and which part is trained, so neither is ever searched for afterwards. Neither torch nor transformers is imported.
+tokens and which part is trained, so neither is ever searched for afterwards. It imports neither torch nor transformers.
 """
 
 from __future__ import annotations

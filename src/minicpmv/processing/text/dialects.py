@@ -126,7 +126,7 @@ def _left_out_by_qwen(turns: Sequence[Turn]) -> Iterator[LeftOut]:
             yield LeftOut(
                 position,
                 f"thinking before the last question: {answer.thought.strip()!r:.60}",
-                "thinking after it only: the format leaves all other out",
+                "thinking in the last answer only: the format leaves all other out",
                 "split the conversation: one that ends with this answer, and one that goes on without this thinking",
             )
 

@@ -24,6 +24,7 @@ from minicpmv.files.atomic_files import STAGING, write_json
 from minicpmv.files.disk_space import writing
 from minicpmv.models.adapters.base_identity import write_base
 from minicpmv.models.checkpoints.companions import copy_companions
+from minicpmv.models.checkpoints.downsampling import state_downsample_mode
 from minicpmv.models.finiteness import find_not_finite
 from minicpmv.models.skeleton import build_skeleton
 from minicpmv.training.checkpoints.trained_weights import name_few
@@ -149,6 +150,7 @@ def save_full(
             with _staged(directory) as staged:
                 model.save_pretrained(str(staged), state_dict=cast)
                 copy_companions(base, staged, dtype=dtype)
+                state_downsample_mode(staged, getattr(model.config, "downsample_mode", None))
 
     raise_together(check)
     raise_together(write)

@@ -24,7 +24,9 @@ from minicpmv.files.atomic_files import write_json
 from minicpmv.inference.loading import base_of_adapter, load_model
 from minicpmv.machine.installed import list_versions
 from minicpmv.models.adapters.attaching import attach_adapter
+from minicpmv.models.adapters.base_identity import mode_of_adapter
 from minicpmv.models.checkpoints.carried import find_carried
+from minicpmv.models.checkpoints.downsampling import mode_options
 from minicpmv.models.checkpoints.reference import REFERENCE, VERIFICATION, Reference, digest_tensors, read_reference
 from minicpmv.models.checkpoints.weight_files import find_weight_files
 from minicpmv.models.finiteness import find_not_finite
@@ -178,7 +180,8 @@ def _load(directory: Path, reference: Reference, device: torch.device, dtype: st
     assert place is not None, "only an adapter's run loads its base in 4 bits"
     config: Any = AutoConfig.from_pretrained(place)
     packing = quantisation(getattr(torch, reference.autocast or dtype), config.minicpmv_version.network.parts)
-    base = load_weights(place, dtype=precision, quantization_config=packing, device_map={"": device})
+    options = mode_options(mode_of_adapter(directory))
+    base = load_weights(place, dtype=precision, quantization_config=packing, device_map={"": device}, **options)
     keep_packing(base)
     return attach_adapter(base, directory)
 

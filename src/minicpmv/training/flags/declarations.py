@@ -329,6 +329,13 @@ class RunArguments(LearningArguments):
         group="Batches and length",
         resume="same",
     )
+    downsample_mode: str | None = declare(
+        None,
+        "How far pictures are shrunk (4.6 and later): 16x, or 4x for four times the image tokens. What is saved states "
+        "it. Default: what the checkpoint states.",
+        group="Batches and length",
+        resume="same",
+    )
     max_slice_nums: int | None = declare(
         None,
         "Most tiles cut from one image. Default: what the checkpoint states.",

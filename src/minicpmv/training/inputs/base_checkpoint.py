@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from minicpmv.errors import CheckpointError, ConfigError, UsageError
 from minicpmv.models.checkpoints.carried import Carried
 from minicpmv.models.checkpoints.companions import num_bytes_of_folders
+from minicpmv.models.checkpoints.downsampling import mode_options, refuse_unknown_mode
 from minicpmv.models.configuration import read_model_config
 from minicpmv.models.skeleton import load_weights
 from minicpmv.releases.directories import SMALL_FILES, find_directory, name_to_load
@@ -32,7 +33,7 @@ class Base(NamedTuple):
 
     path: Path
     config: dict[str, Any]
-    """Its parsed ``config.json``."""
+    """Its parsed ``config.json``, with the ``downsample_mode`` of the run."""
     version: Version
 
 
@@ -41,16 +42,17 @@ def open_base(run: RunArguments) -> Base:
 
     Raises:
         CheckpointError: There is none, or it is broken or of no known version.
-        UsageError: ``--llm_type`` means another version.
+        UsageError: ``--llm_type`` means another version, or the version has no such ``--downsample_mode``.
     """
     path = find_base(run)
     config = read_config(path)
     version = check_llm_type(run.llm_type, config)
+    refuse_unknown_mode(run.downsample_mode, version, asked_by="--downsample_mode")
     folders = version.network.whole_folders
     if folders and not run.use_lora and not Path(run.model_name_or_path).expanduser().is_dir():
         wanted = [f"{folder}/*" for folder in folders]  # the small files were fetched, and these hold others
         find_directory(run.model_name_or_path, asked_by=_ASKED_BY, cache_dir=run.cache_dir, allow_patterns=wanted)
-    return Base(path, config, version)
+    return Base(path, config | mode_options(run.downsample_mode), version)
 
 
 def find_base(run: RunArguments) -> Path:
@@ -130,7 +132,7 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
     """
     half = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
     dtype = half if args.deepspeed or run.use_lora else torch.float32
-    options: dict[str, Any] = {"dtype": dtype, "cache_dir": run.cache_dir}
+    options: dict[str, Any] = {"dtype": dtype, "cache_dir": run.cache_dir, **mode_options(run.downsample_mode)}
     if run.q_lora:
         options["quantization_config"] = quantisation(half, read_model_config(base).minicpmv_version.network.parts)
     device = _device_of_weights(run, args)

@@ -22,6 +22,7 @@ from minicpmv.data.sources.skipping import SKIPPED, SkipLog, Skipped
 from minicpmv.data.sources.source_digests import Content
 from minicpmv.data.sources.validation import SplitSize, ValidationSplit
 from minicpmv.errors import UsageError
+from minicpmv.models.checkpoints.downsampling import mode_options
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.releases.table import Version
 from minicpmv.training.distributed.console import notice, say
@@ -126,7 +127,7 @@ def open_inputs(run: RunArguments, base: Base, output_dir: str, *, seed: int) ->
     for mixture in mixtures:
         for found in mixture.notices:
             notice(str(found))
-    processor = MiniCPMVProcessor.from_pretrained(base.path)
+    processor = MiniCPMVProcessor.from_pretrained(base.path, **mode_options(run.downsample_mode))
     train, *validation = datasets = [_make_dataset(run, mixture, processor) for mixture in mixtures]
     reports: list[LengthReport] = []
     if run.check_first:
@@ -197,7 +198,8 @@ def _kept_lengths(cache: DataCache | None, base: Base, mixture: Mixture, dataset
         return None
     files = sorted(path for path in base.path.iterdir() if path.suffix in _PROCESSOR_FILES and path.is_file())
     processor = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    return cache.entry("lengths", records=mixture.identity, processor=processor, limits=asdict(dataset.limits))
+    limits = asdict(dataset.limits) | mode_options(dataset.processor.downsample_mode)
+    return cache.entry("lengths", records=mixture.identity, processor=processor, limits=limits)
 
 
 def _tell(cache: DataCache | None, mixtures: list[Mixture], kept: list[Entry | None]) -> None:
