@@ -139,6 +139,20 @@ def test_a_killed_run_goes_on_and_carries_on(bases: dict[str, Path], data: str, 
         assert assets_of(saved) == assets_of(base)
 
 
+@pytest.mark.parametrize("engine", [("--fsdp", "true"), ("--deepspeed", "zero3")])
+def test_where_weights_are_sharded_the_first_process_carries(
+    engine: tuple[str, str], bases: dict[str, Path], data: str, tmp_path: Path
+) -> None:
+    base, output = bases["o-4.5"], tmp_path / "output"
+    checkpoints = ["--save_strategy", "steps", "--save_steps", "1", "--max_steps", "1", "--verify_saved", "true"]
+    done = forked.run_command(words(base, data, output, *checkpoints, *engine)[1:], module=forked.TRAINING, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert "11 tensors carried over, identical byte for byte" in done.stdout
+    for saved in (output, output / "checkpoint-1"):
+        assert carried_in(saved) == carried_in(base)
+        assert assets_of(saved) == assets_of(base)
+
+
 def test_a_base_without_a_file_of_its_speech_is_refused_before_training(
     bases: dict[str, Path], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

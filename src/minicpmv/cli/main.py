@@ -28,6 +28,7 @@ from minicpmv.cli import (
     show_command,
     train_command,
     ui_command,
+    verify_command,
 )
 from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import MiniCPMVError
@@ -66,6 +67,7 @@ _COMMANDS = {
         merge_command,
         export_command,
         demo_command,
+        verify_command,
         explain_command,
     )
 }

@@ -1,0 +1,1 @@
+"""Compares a model directory with what is expected of its release, for real weights that no test has."""
