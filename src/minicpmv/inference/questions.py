@@ -130,7 +130,8 @@ def encode_question(
         sample = processor.encode_text(shown.turns, shown.image_sizes[: len(numbers)], **how)
     except UsageError as error:
         raise UsageError(f"{shown.where()}: {error}") from error
-    return EncodedConversation(sample.input_ids, sample.labels, sample.image_mask, _NO_PIXELS, [])
+    known = (sample.input_ids, sample.labels, sample.image_mask)
+    return EncodedConversation(*known, _NO_PIXELS, [], position_rows=sample.position_rows)
 
 
 def _group(question: Question) -> int:

@@ -77,14 +77,14 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
     _stated_classes: tuple[str, str] | None = None
 
     def __init__(self, **fields: Any) -> None:
-        stated = fields.get("image_processor_type"), fields.get("processor_class")
+        kind, processor = fields.get("image_processor_type"), fields.get("processor_class")
         fields = {key: value for key, value in fields.items() if key not in ("image_processor_type", "processor_class")}
         # An underscore begins what transformers wrote for itself.
         fields = {key: value for key, value in fields.items() if not key.startswith("_")}
         check_names(fields, MiniCPMVImageProcessor, PREPROCESSOR, "preprocessor_config.json")
         super().__init__(**fields)
-        if None not in stated:
-            self._stated_classes = stated
+        if isinstance(kind, str) and isinstance(processor, str):
+            self._stated_classes = kind, processor
         self.slice_config()  # wrong values are reported now, not at the first picture
         check_preprocessor(fields)
 

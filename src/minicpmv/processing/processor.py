@@ -103,7 +103,9 @@ class MiniCPMVProcessor(ProcessorMixin):
         tokenizer_class = find_code((version or UNSTATED).reading.tokenizer)
         tokenizer = tokenizer_class.from_pretrained(path, **kwargs)
         tokenizer.padding_side = "left"  # pipelines join conversations as the tokenizer says; some files say "right"
-        return cls(image_processor, tokenizer, version=version)
+        processor = cls(image_processor, tokenizer, version=version)
+        _check_ids(fields, processor, where=path)
+        return processor
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Write ``preprocessor_config.json`` and the tokenizer's files in the released layout.
@@ -409,6 +411,29 @@ class MiniCPMVProcessor(ProcessorMixin):
 
 class MiniCPMOProcessor(MiniCPMVProcessor):
     """Pictures and text of the MiniCPM-o releases, under the name of the released class; sound is not read."""
+
+
+def _check_ids(config: Mapping[str, Any], processor: MiniCPMVProcessor, *, where: object) -> None:
+    """Make sure that tokens whose ids ``config.json`` states (4.6 and later) have these ids in the tokenizer.
+
+    Raises:
+        CheckpointError: One has another.
+    """
+    markup, vocabulary = processor.version.reading.markup, processor.vocabulary
+    named = {
+        "image_token_id": markup.slot,
+        "video_token_id": markup.frame_slot,
+        **dict(zip(("image_start_id", "image_end_id"), markup.image, strict=True)),
+        **dict(zip(("slice_start_id", "slice_end_id"), markup.tile, strict=True)),
+    }
+    ids = {key: vocabulary[token] for key, token in named.items() if token is not None}
+    for key, expected in (ids | {"newline_id": vocabulary.newline}).items():
+        stated = config.get(key)
+        if stated is not None and stated != expected:
+            raise CheckpointError(
+                f"{where}: {key}: found {stated} in config.json and {expected} in the tokenizer, expected one id for "
+                f"{named.get(key, chr(10))!r}\n  fix: use the files that belong to the weights"
+            )
 
 
 def _read_config(path: Any, options: Mapping[str, Any]) -> tuple[Version | None, Mapping[str, Any]]:

@@ -19,8 +19,9 @@ from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import LoadedModel, load_model
 from minicpmv.inference.picture_features import SeenPictures
 from minicpmv.inference.predicting import Answering, predict
-from minicpmv.inference.questions import choose
+from minicpmv.inference.questions import Question, choose, encode_question
 from minicpmv.processing.pictures.patches import ImageError
+from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
 SHORT = GenerationSettings(max_new_tokens=10)
@@ -162,3 +163,15 @@ def test_an_image_that_has_another_size_by_now_is_named(loaded: LoadedModel, tmp
     save_picture(tmp_path / "0.png", 20, 30)
     with pytest.raises(ImageError, match=r"record 2 \(id 3\) image .*0.png.*found 20x30 pixels, expected 50x50"):
         list(Answering(settings=SHORT)(loaded, [choose(records, [2], max_slice_nums=None)]))
+
+
+def test_a_question_without_its_pixels_has_the_same_positions(tmp_path: Path) -> None:
+    """4.7 places tokens on a canvas, which is known from sizes alone."""
+    processor = MiniCPMVProcessor.from_pretrained(FIXTURES / "v4_7")
+    for number, record in enumerate(make_records(tmp_path)):
+        question = Question(number, record, None)
+        text = encode_question(processor, question, settings=SHORT)
+        whole = encode_question(processor, question, settings=SHORT, with_pixels=True)
+        assert text.position_rows is not None
+        assert whole.position_rows is not None
+        assert text.position_rows.tolist() == whole.position_rows.tolist()

@@ -353,3 +353,15 @@ def test_prompts_of_4_7_are_padded_on_the_left_with_their_positions() -> None:
         assert batch["mrope_position_ids"][:, row, -length:].equal(single["mrope_position_ids"][:, 0])
         assert not batch["mrope_position_ids"][:, row, :-length].any()
     assert "mrope_position_ids" not in MiniCPMVProcessor.from_pretrained(FIXTURES / "v4_6").apply_chat_template(chats)
+
+
+@pytest.mark.parametrize(("key", "token"), [("image_token_id", "<|image_pad|>"), ("newline_id", "\n")])
+def test_an_id_that_config_and_tokenizer_state_differently_is_refused(key: str, token: str, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    big = shutil.ignore_patterns("*.safetensors", "images", "cases*", "prompts*", "grids*", "packed*")
+    shutil.copytree(FIXTURES / "v4_7", folder, ignore=big)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {key: 5}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=rf"{key}: found 5 in config\.json and \d+ in the tokenizer") as refused:
+        MiniCPMVProcessor.from_pretrained(folder)
+    assert f"expected one id for {token!r}" in str(refused.value)
