@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -107,6 +108,9 @@ def test_an_adapter_and_what_it_is_merged_into_answer_alike(
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as tensors:
         assert not any(speech in key for key in tensors.keys() for speech in SPEECH)  # noqa: SIM118
     assert not (adapter / "assets").exists()
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    assert "llm.model.embed_tokens" in config["modules_to_save"], "tts.model.embed_tokens ends like the last piece"
+    assert not any(re.fullmatch(config["target_modules"], key.removesuffix(".weight")) for key in carried_in(base))
     assert main(["merge", str(adapter), str(merged), "--dtype", "bfloat16", "--max-shard-size", "200KB"]) == 0
     assert "11 carried over byte for byte" in capsys.readouterr().out
     assert carried_in(merged) == carried_in(base)

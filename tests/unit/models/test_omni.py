@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from minicpmv.models.modeling import MiniCPMOForConditionalGeneration, MiniCPMVF
 from minicpmv.processing.processor import MiniCPMOProcessor, MiniCPMVProcessor
 from minicpmv.processing.released_tokenizers import MiniCPMOTokenizerFast
 from minicpmv.releases.table import VERSIONS, detect_version
+from minicpmv.training.learning.targets import resolve_target
 from tests.omni import AUDIO_TOKENS, SPEECH, UNFLAGGED, assets_of, carried_in, write_omni
 from tests.tiny import FIXTURES, picture
 
@@ -233,6 +235,17 @@ def test_a_file_that_is_cut_short_is_named(base: Path) -> None:
     os.truncate(last, last.stat().st_size - 1)
     with pytest.raises(CheckpointError, match=r"model-00003-of-00003\.safetensors: found an end at byte"):
         carried.facts()
+
+
+def test_an_expression_for_lora_does_not_reach_speech_on_the_released_class() -> None:
+    written = r".*\.(q_proj|v_proj)"
+    target = resolve_target(written, VERSIONS["o-4.5"].network)
+    assert re.fullmatch(target, "llm.model.layers.0.self_attn.q_proj")
+    assert re.fullmatch(target, "vpm.encoder.layers.0.self_attn.v_proj")
+    for name in ("apm.layers.0.self_attn.q_proj", "tts.model.layers.0.self_attn.v_proj"):
+        assert re.fullmatch(written, name)
+        assert not re.fullmatch(target, name)
+    assert resolve_target(written, VERSIONS["4.5"].network) == written
 
 
 # ------------------------------------------------------------------------------------------------------------ assets
