@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["NAVIT", "PRESUMED", "RELEASED"]
+__all__ = ["NATIVE", "NAVIT", "PRESUMED", "RELEASED"]
 
 # What the released config.json files state, without what no size depends on.
 NAVIT: dict[str, Any] = {
@@ -107,5 +107,68 @@ PRESUMED: dict[str, dict[str, Any]] = {
         "drop_vision_last_layer": False,
         "query_num": 64,
         "vision_config": NAVIT | {"model_type": "siglip"},
+    },
+}
+
+
+_HYBRID: dict[str, Any] = {
+    "head_dim": 256,
+    "num_key_value_heads": 2,
+    "linear_conv_kernel_dim": 4,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_num_key_heads": 16,
+    "full_attention_interval": 4,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10000000,
+        "partial_rotary_factor": 0.25,
+        "mrope_section": [11, 11, 10],
+        "mrope_interleaved": True,
+    },
+}
+
+# Of published pages and ports: the files were not at hand.
+NATIVE: dict[str, dict[str, Any]] = {
+    "4.6": {
+        "model_type": "minicpmv4_6",
+        "insert_layer_id": 6,
+        "image_size": 1120,
+        "tie_word_embeddings": True,
+        "downsample_mode": "16x",
+        "vision_config": NAVIT | {"model_type": "minicpmv4_6_vision", "insert_layer_id": 6},
+        "text_config": _HYBRID
+        | {
+            "model_type": "qwen3_5_text",
+            "hidden_size": 1024,
+            "intermediate_size": 3584,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 8,
+            "linear_num_value_heads": 16,
+            "vocab_size": 248094,
+            "tie_word_embeddings": True,
+        },
+    },
+    "4.7-A3B": {
+        "model_type": "minicpmv4_7",
+        "insert_layer_id": 6,
+        "image_size": 1120,
+        "tie_word_embeddings": False,
+        "downsample_mode": "16x",
+        "vision_config": NAVIT | {"model_type": "minicpmv4_7_vision", "insert_layer_id": 6},
+        "text_config": _HYBRID
+        | {
+            "model_type": "qwen3_5_moe_text",
+            "hidden_size": 2048,
+            "num_hidden_layers": 40,
+            "num_attention_heads": 16,
+            "linear_num_value_heads": 32,
+            "moe_intermediate_size": 512,
+            "shared_expert_intermediate_size": 512,
+            "num_experts": 256,
+            "num_experts_per_tok": 8,
+            "vocab_size": 248320,
+            "tie_word_embeddings": False,
+        },
     },
 }

@@ -25,8 +25,7 @@ from minicpmv.models.adapters.attaching import attach_adapter
 from minicpmv.models.adapters.base_identity import mode_of_adapter, warn_of_base
 from minicpmv.models.answering.answers import end_token_ids
 from minicpmv.models.checkpoints.downsampling import mode_options
-from minicpmv.models.configuration import MiniCPMVConfig
-from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.joining.model import JoinedModel
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.releases.directories import HUB_NAME, SMALL_FILES, find_directory, name_to_load
 from minicpmv.releases.json_bounds import quote
@@ -58,7 +57,7 @@ class LoadedModel:
     """The path as given."""
     base: str
     """Directory, or name on the hub, of the model's weights; the same as ``path`` unless that is an adapter."""
-    model: MiniCPMVForConditionalGeneration
+    model: JoinedModel
     """The model in eval mode; for an adapter PEFT's wrapper, which has the same methods."""
     processor: MiniCPMVProcessor
 
@@ -191,10 +190,10 @@ def load_model(
         model = AutoModelForImageTextToText.from_pretrained(
             base, dtype=dtype if dtype is not None else "auto", **placement, **options
         )
-    if not isinstance(model, MiniCPMVForConditionalGeneration):
+    if not isinstance(model, JoinedModel):
         raise _not_ours(base, model)
     if adapter is not None:
-        model = cast("MiniCPMVForConditionalGeneration", attach_adapter(model, adapter))
+        model = cast("JoinedModel", attach_adapter(model, adapter))
     model.to(cast("Any", target))  # transformers leaves the method untyped
     return LoadedModel(str(path), base, model.eval(), MiniCPMVProcessor.from_pretrained(base, **options))
 
@@ -221,12 +220,13 @@ def _choose_dtype(base: str, device: torch.device) -> torch.dtype | None:
     config = AutoConfig.from_pretrained(base)
     if config.dtype not in (None, torch.bfloat16):
         return None
-    if isinstance(config, MiniCPMVConfig) and config.minicpmv_version.network.overflows_in_float16:
+    version: Version | None = getattr(config, "minicpmv_version", None)
+    if version is not None and version.network.overflows_in_float16:
         _logger.warning(
             "notice: weights are float16, because %s; %s is known to exceed the range of float16. "
             "If an answer ends with an error about that, use --dtype float32, which takes twice the memory",
             best.reason,
-            config.minicpmv_version.model,
+            version.model,
         )
     return torch.float16
 

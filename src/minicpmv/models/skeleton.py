@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from minicpmv.models.configuration import MiniCPMVConfig, read_model_config
-from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.configuration import read_model_config
+from minicpmv.models.joining.model import JoinedModel
 from minicpmv.releases.row import find_code
 
 __all__ = ["build_skeleton", "load_weights", "model_class"]
 
 
-def model_class(config: MiniCPMVConfig) -> type[MiniCPMVForConditionalGeneration]:
+def model_class(config: Any) -> type[JoinedModel]:
     """Return the class of a config's model."""
     return find_code(config.minicpmv_version.network.model)
 
 
-def build_skeleton(base: Path, *, downsample_mode: str | None = None) -> MiniCPMVForConditionalGeneration:
+def build_skeleton(base: Path, *, downsample_mode: str | None = None) -> JoinedModel:
     """Build a checkpoint's model without weights, to look at its modules: milliseconds, whatever its size.
 
     Args:
@@ -34,7 +34,7 @@ def build_skeleton(base: Path, *, downsample_mode: str | None = None) -> MiniCPM
         return model_class(config)(config)
 
 
-def load_weights(place: str | Path, **options: Any) -> MiniCPMVForConditionalGeneration:
+def load_weights(place: str | Path, **options: Any) -> JoinedModel:
     """Load a whole model.
 
     Args:

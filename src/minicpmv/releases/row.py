@@ -222,6 +222,10 @@ class Network:
     of the o models. They are never read into the model, and go byte for byte into what is saved."""
     whole_folders: tuple[str, ...] = ()
     """Folders of a checkpoint that are copied whole, weights and all, because the released code reads them."""
+    may_stay_float32: tuple[str, ...] = ()
+    """Ends of the keys of tensors that stay in float32, in memory and in what is saved, if a checkpoint has them so."""
+    undecayed: tuple[str, ...] = ()
+    """Ends of the keys of parameters that no weight decay may pull to zero, besides biases and norms."""
     overflows_in_float16: bool = False
     """Whether numbers that its language model computes are known to exceed float16, as those of Qwen2-7B do
     (https://github.com/QwenLM/Qwen3/issues/868)."""

@@ -99,6 +99,8 @@ _NETWORK_4_6 = Network(
     lora_on=_LORA_ON_4_6,
     lora_notices={},
     needed_fields=("text_config", "vision_config"),
+    may_stay_float32=(".linear_attn.A_log", ".linear_attn.norm.weight"),
+    undecayed=(".linear_attn.A_log",),
     carried=("mtp.",),
 )
 _NETWORK_4_7 = replace(

@@ -57,6 +57,7 @@ from minicpmv.training.inputs.record_ids import NumberedCollator, NumberedDatase
 from minicpmv.training.inputs.shared_memory import Workers
 from minicpmv.training.inputs.vision_cache import FeatureWriter
 from minicpmv.training.learning.rates import Rates, split_groups
+from minicpmv.training.learning.targets import network_of
 from minicpmv.training.monitoring.before_and_after import Measurement
 from minicpmv.training.monitoring.epoch_loss import EPOCH_LOSS, AtEndOfStep, EpochLoss
 from minicpmv.training.monitoring.eval_metrics import EvalMetrics
@@ -217,6 +218,11 @@ class MiniCPMVTrainer(Trainer):
             owner: Any = self.model if model is None else model
             split_groups(optimizer, owner, self.rates, decaying=self.get_decay_parameter_names(owner))
         return optimizer
+
+    def get_decay_parameter_names(self, model: Any) -> list[str]:
+        """Override transformers: a release may have more that must not decay than biases and norms."""
+        names = super().get_decay_parameter_names(model)
+        return [name for name in names if not name.endswith(network_of(model).undecayed)]
 
     def create_scheduler(self, *args: Any, **kwargs: Any) -> Any:
         """Override transformers: this is the first call after sharding, when the kept weights are handed out."""

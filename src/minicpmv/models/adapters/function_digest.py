@@ -25,6 +25,11 @@ _OF_LANGUAGE = (
     "rope_parameters", "sliding_window", "tie_word_embeddings", "use_sliding_window",
 )  # fmt: skip
 _OF_VISION = ("hidden_act", "image_size", "layer_norm_eps", "num_attention_heads", "num_hidden_layers", "patch_size")
+_IF_THERE = (
+    "downsample_mode", "insert_layer_id", "linear_conv_kernel_dim", "linear_key_head_dim",
+    "linear_num_key_heads", "linear_num_value_heads", "linear_value_head_dim", "merge_kernel_size", "merger_times",
+    "num_experts_per_tok", "window_kernel_size",
+)  # fmt: skip
 # With what a file that is silent means, as the image processor has it.
 _OF_IMAGES: dict[str, Any] = {
     "max_slice_nums": 9,
@@ -50,6 +55,8 @@ def digest_function(folder: Path, config: MiniCPMVConfig) -> str:
     stated: dict[str, Any] = {"version": config.minicpmv_version.name}
     for part, names in ((config, _OF_MODEL), (config.text_config, _OF_LANGUAGE), (config.vision_config, _OF_VISION)):
         stated[type(part).__name__] = {name: getattr(part, name, None) for name in names}
+        # Apart, because what a release does not have must not change its digest.
+        stated[type(part).__name__] |= {name: getattr(part, name) for name in _IF_THERE if hasattr(part, name)}
     images = _of_images(folder, config)
     stated["images"] = {name: images.get(name, silent) for name, silent in _OF_IMAGES.items()}
     return hashlib.sha256(json.dumps(stated, sort_keys=True, default=str).encode()).hexdigest()

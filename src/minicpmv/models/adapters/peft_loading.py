@@ -12,7 +12,6 @@ from typing import Any
 import wrapt
 
 from minicpmv.models.adapters.base_identity import BASE_FILE, warn_of_other_base
-from minicpmv.models.configuration import MiniCPMVConfig
 
 __all__ = ["already_compared", "watch_peft"]
 
@@ -42,7 +41,7 @@ def already_compared() -> Iterator[None]:
 def _from_pretrained(wrapped: Callable[..., Any], _class: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     model: Any = kwargs.get("model", args[0] if args else None)
     adapter = kwargs.get("model_id", args[1] if len(args) > 1 else "")
-    is_ours = isinstance(getattr(model, "config", None), MiniCPMVConfig) and getattr(model, "name_or_path", "")
+    is_ours = hasattr(getattr(model, "config", None), "minicpmv_version") and getattr(model, "name_or_path", "")
     if is_ours and not _is_compared.get() and (Path(adapter) / BASE_FILE).is_file():
         warn_of_other_base(adapter, model.name_or_path)
     return wrapped(*args, **kwargs)

@@ -19,7 +19,15 @@ from minicpmv.errors import CheckpointError
 from minicpmv.machine.shortage import find_shortage
 from minicpmv.releases.model_files import read_index
 
-__all__ = ["DTYPE_NAMES", "Shape", "WeightReader", "find_broken_file", "find_weight_files", "read_shapes"]
+__all__ = [
+    "DTYPE_NAMES",
+    "Shape",
+    "WeightReader",
+    "find_broken_file",
+    "find_float32",
+    "find_weight_files",
+    "read_shapes",
+]
 
 Shape = tuple[int, ...]
 
@@ -60,6 +68,16 @@ def read_shapes(files: Sequence[str | Path]) -> dict[str, Shape]:
             f"{names}\n  fix: download or copy the missing files into that directory"
         )
     return {name: shape for file in files for name, shape in _shapes_in(Path(file)).items()}
+
+
+def find_float32(files: Sequence[str | Path]) -> set[str]:
+    """Name the tensors of the files that are stored in float32.
+
+    Raises:
+        CheckpointError: A file is missing, cut short, or not what its name says.
+    """
+    outlines = WeightReader(files).outlines
+    return {name for name, outline in outlines.items() if outline.dtype == torch.float32}
 
 
 class WeightReader:

@@ -41,6 +41,9 @@ class _NativeConfig(_Base):
         own = {key: fields.pop(key) for key in _CALL_ARGUMENTS & fields.keys()}
         released = {key: value for key, value in fields.items() if not key.startswith("_")}
         released.setdefault("model_type", self.model_type)
+        for key in ("dtype", "torch_dtype"):  # callers of from_pretrained may give torch's own object
+            if released.get(key) is not None:
+                released[key] = str(released[key]).removeprefix("torch.")
         check_config(released)
         # Copied: transformers completes what it is given, and the caller's dictionaries are not ours.
         released, given = copy.deepcopy(released), copy.deepcopy(released)

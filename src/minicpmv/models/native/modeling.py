@@ -10,11 +10,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import GenerationMixin
 from transformers import MiniCPMV4_6ForConditionalGeneration as ReleasedModel4_6
 from transformers import MiniCPMV4_7ForConditionalGeneration as ReleasedModel4_7
 
+from minicpmv.models.checkpoints.weight_files import find_float32
 from minicpmv.models.joining.model import JoinedModel
 from minicpmv.models.native.configuration import MiniCPMV4_6Config, MiniCPMV4_7Config
 from minicpmv.models.native.exchanged import exchange
@@ -56,6 +58,22 @@ class _NativeModel(JoinedModel):
             if hasattr(layer, "linear_attn"):
                 exchange(layer.linear_attn, LinearAttention)
         self.settle(self.config)
+
+    @classmethod
+    def _load_pretrained_model(
+        cls, model: Any, state_dict: Mapping[str, Any] | None, checkpoint_files: list[str] | None, load_config: Any,
+        *args: Any,
+    ) -> Any:  # fmt: skip
+        """Keep in float32 what is there in float32, whatever precision is asked for."""
+        if state_dict is not None:
+            wide = {name for name, tensor in state_dict.items() if tensor.dtype == torch.float32}
+        else:
+            wide = find_float32(checkpoint_files or [])
+        for end in model.config.minicpmv_version.network.may_stay_float32:
+            if load_config.dtype != torch.float32 and any(name.endswith(end) for name in wide):
+                load_config.dtype_plan[end.removeprefix(".")] = torch.float32
+        load: Any = super()._load_pretrained_model
+        return load(model, state_dict, checkpoint_files, load_config, *args)
 
     @property
     def unread(self) -> tuple[str, ...]:

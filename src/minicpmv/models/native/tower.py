@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from minicpmv.models.attention.varlen import Lengths, attend
 from minicpmv.models.native.exchanged import exchange
+from minicpmv.models.networks.flops import FlopWalk, walk_tower, walk_tower_layer
 from minicpmv.models.networks.pixels import read_pixels
 from minicpmv.models.networks.positions import fraction_buckets, grid_position_ids
 from minicpmv.models.networks.siglip import PatchEmbedding
@@ -145,6 +146,34 @@ class NativeTower(_Tower):
         for module in (self.vit_merger.self_attn, *(layer.self_attn for layer in self.encoder.layers)):
             exchange(module, _AttendsByLength)
 
+    @staticmethod
+    def count_flops(walk: FlopWalk, name: str, config: Any) -> bool:
+        """Add up what a step costs, see ``networks.flops``; return whether the result needs a gradient.
+
+        Args:
+            walk: What adds up.
+            name: The tower's.
+            config: The whole model's.
+        """
+        vision, last_before = config.vision_config, config.insert_layer_id
+        if not merges_inside(config):
+            return walk_tower(walk, name, vision)
+        grad = walk_tower(walk, name, vision, range(last_before + 1))
+        inner, width, area = f"{name}.vit_merger", vision.hidden_size, SIDE**2
+        normed = grad or walk.trains(f"{inner}.layer_norm1")
+        query, key, value = (
+            walk.linear(f"{inner}.self_attn.{each}_proj", width, width, grad=normed, unit="patches") for each in "qkv"
+        )
+        attended = walk.attention(width, grads=(query, key, value), unit="patches", times=area)
+        grad |= walk.linear(f"{inner}.self_attn.out_proj", width, width, grad=attended, unit="patches")
+        grad |= walk.trains(f"{inner}.pre_norm")
+        wide, wider = width * area, vision.intermediate_size * area
+        merged = walk.linear(f"{inner}.linear_1", wide, wider, grad=grad, unit="patches", of=area)
+        grad |= walk.linear(f"{inner}.linear_2", wider, width, grad=merged, unit="patches", of=area)
+        for layer in range(last_before + 1, vision.num_hidden_layers):
+            grad = walk_tower_layer(walk, f"{name}.encoder.layers.{layer}", vision, grad, of=area)
+        return grad or walk.trains(f"{name}.post_layernorm")
+
     def get_input_embeddings(self) -> nn.Module:
         """Override transformers: PEFT and gradient checkpointing ask for it."""
         return self.embeddings.patch_embedding
@@ -193,6 +222,22 @@ def _lengths_of(sizes: Sequence[Size]) -> Lengths:
 
 class NativeMerger(_Merger):
     """Makes image tokens of windows of features."""
+
+    @staticmethod
+    def count_flops(walk: FlopWalk, name: str, config: Any, grad: bool) -> bool:
+        """Add up what a step costs, see ``networks.flops``; return whether the result needs a gradient.
+
+        Args:
+            walk: What adds up.
+            name: The merger's.
+            config: The whole model's.
+            grad: Whether what it is given needs one.
+        """
+        width, of = config.vision_config.hidden_size * SIDE**2, config.token_rule.side**2
+        grad = grad or walk.trains(f"{name}.mlp.0.pre_norm")
+        inner = walk.linear(f"{name}.mlp.0.linear_1", width, width, grad=grad, unit="resampled_patches", of=of)
+        hidden = config.text_config.hidden_size
+        return walk.linear(f"{name}.mlp.0.linear_2", width, hidden, grad=inner, unit="resampled_patches", of=of)
 
     def forward(self, hidden_states: Tensor, sizes: Any, times: None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """

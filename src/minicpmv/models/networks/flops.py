@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from minicpmv.releases.row import Parts, find_code
 
-__all__ = ["FlopWalk", "Work", "flops_of_each", "total_flops"]
+__all__ = ["FlopWalk", "Work", "flops_of_each", "total_flops", "walk_patches", "walk_tower", "walk_tower_layer"]
 
 _PEFT_PREFIX = "base_model.model."
 
@@ -53,7 +53,7 @@ def flops_of_each(config: Any, parameters: Iterable[tuple[str, Any]]) -> Work:
     walk = FlopWalk(parameters)
     network = config.minicpmv_version.network
     parts = network.parts
-    seen = _walk_tower(walk, parts.tower, config.vision_config)
+    seen = find_code(network.tower).count_flops(walk, parts.tower, config)
     seen = find_code(network.connector).count_flops(walk, parts.connector, config, seen)
     _walk_language_model(walk, parts, config.text_config, seen or walk.trains(parts.embeddings))
     return Work(**walk.flops)
@@ -89,63 +89,116 @@ class FlopWalk:
         return name in self._trained
 
     def linear(
-        self, name: str, width_in: int, width_out: int, *, grad: bool, unit: str, times: int = 1, weight: str = ""
-    ) -> bool:
-        """Multiply ``times`` rows for each ``unit`` by a weight; return whether the result needs a gradient."""
+        self, name: str, width_in: int, width_out: int, *, grad: bool, unit: str, times: int = 1, of: int = 1,
+        weight: str = "",
+    ) -> bool:  # fmt: skip
+        """Multiply ``times`` rows for each ``of`` units by a weight; return whether the result needs a gradient."""
         products = 1 + grad + self.trains(weight or f"{name}.weight")
         flops = width_in * width_out * products
         rank = self._ranks.get(name, 0)
         # Two products more, the second of which always has something trained before it.
         flops += rank * (width_in * (2 + grad) + width_out * 3)
-        self.flops[unit] += 2 * flops * times
+        self.flops[unit] += 2 * flops * times // of
         return grad or self.trains(weight or name)
 
-    def attention(self, width: int, *, grads: tuple[bool, bool, bool], unit: str, times: int = 1) -> bool:
-        """Let a query look at a key, ``times`` for each ``unit``; ``grads`` are those of query, key and value."""
+    def attention(self, width: int, *, grads: tuple[bool, bool, bool], unit: str, times: int = 1, of: int = 1) -> bool:
+        """Let a query look at a key, ``times`` for each ``of`` units; ``grads`` are those of query, key and value."""
         query, key, value = grads
         backward = (query or key) + query + key + value  # of the weights, and of each that needs one
-        self.flops[unit] += 2 * width * (2 + backward) * times
+        self.flops[unit] += 2 * width * (2 + backward) * times // of
         return query or key or value
 
 
-def _walk_tower(walk: FlopWalk, tower: str, config: Any) -> bool:
-    width, side = config.hidden_size, config.patch_size
-    grad = walk.linear(f"{tower}.embeddings.patch_embedding", 3 * side**2, width, grad=False, unit="patches")
-    grad = grad or walk.trains(f"{tower}.embeddings.position_embedding")
-    for layer in range(config.num_hidden_layers):
-        name = f"{tower}.encoder.layers.{layer}"
-        normed = grad or walk.trains(f"{name}.layer_norm1")
-        query, key, value = (
-            walk.linear(f"{name}.self_attn.{each}_proj", width, width, grad=normed, unit="patches") for each in "qkv"
-        )
-        attended = walk.attention(width, grads=(query, key, value), unit="patch_pairs")
-        grad |= walk.linear(f"{name}.self_attn.out_proj", width, width, grad=attended, unit="patches")
-        grad |= walk.trains(f"{name}.layer_norm2")
-        inner = walk.linear(f"{name}.mlp.fc1", width, config.intermediate_size, grad=grad, unit="patches")
-        grad |= walk.linear(f"{name}.mlp.fc2", config.intermediate_size, width, grad=inner, unit="patches")
+def walk_tower(walk: FlopWalk, tower: str, config: Any, layers: Iterable[int] | None = None) -> bool:
+    """Follow patches through a SigLIP tower, whole without ``layers``; return whether the result needs a gradient."""
+    grad = walk_patches(walk, tower, config)
+    for layer in range(config.num_hidden_layers) if layers is None else layers:
+        grad = walk_tower_layer(walk, f"{tower}.encoder.layers.{layer}", config, grad)
     return grad or walk.trains(f"{tower}.post_layernorm")
 
 
+def walk_patches(walk: FlopWalk, tower: str, config: Any) -> bool:
+    """Embed patches and their positions."""
+    width, side = config.hidden_size, config.patch_size
+    grad = walk.linear(f"{tower}.embeddings.patch_embedding", 3 * side**2, width, grad=False, unit="patches")
+    return grad or walk.trains(f"{tower}.embeddings.position_embedding")
+
+
+def walk_tower_layer(walk: FlopWalk, name: str, config: Any, grad: bool, *, of: int = 1) -> bool:
+    """Follow what is left of so many patches each through a layer of a tower."""
+    width = config.hidden_size
+    normed = grad or walk.trains(f"{name}.layer_norm1")
+    query, key, value = (
+        walk.linear(f"{name}.self_attn.{each}_proj", width, width, grad=normed, unit="patches", of=of) for each in "qkv"
+    )
+    attended = walk.attention(width, grads=(query, key, value), unit="patch_pairs", of=of**2)
+    grad |= walk.linear(f"{name}.self_attn.out_proj", width, width, grad=attended, unit="patches", of=of)
+    grad |= walk.trains(f"{name}.layer_norm2")
+    inner = walk.linear(f"{name}.mlp.fc1", width, config.intermediate_size, grad=grad, unit="patches", of=of)
+    return grad | walk.linear(f"{name}.mlp.fc2", config.intermediate_size, width, grad=inner, unit="patches", of=of)
+
+
 def _walk_language_model(walk: FlopWalk, parts: Parts, config: Any, grad: bool) -> None:
-    width, inner = config.hidden_size, config.intermediate_size
-    num_heads = config.num_attention_heads
-    head = getattr(config, "head_dim", None) or width // num_heads
-    outputs = {"q": num_heads * head, "k": config.num_key_value_heads * head, "v": config.num_key_value_heads * head}
-    for layer in range(config.num_hidden_layers):
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    for layer, kind in enumerate(kinds):
         name = f"{parts.layers}.{layer}"
         normed = grad or walk.trains(f"{name}.input_layernorm")
-        query, key, value = (
-            walk.linear(f"{name}.self_attn.{each}_proj", width, output, grad=normed, unit="tokens")
-            or walk.trains(f"{name}.self_attn.{each}_norm")  # Qwen3
-            for each, output in outputs.items()
-        )
-        attended = walk.attention(num_heads * head, grads=(query, key, value), unit="token_pairs")
-        grad |= walk.linear(f"{name}.self_attn.o_proj", num_heads * head, width, grad=attended, unit="tokens")
+        mix = _walk_state if kind == "linear_attention" else _walk_attention
+        grad |= mix(walk, name, config, normed)
         grad |= walk.trains(f"{name}.post_attention_layernorm")
-        gate, up = (
-            walk.linear(f"{name}.mlp.{each}_proj", width, inner, grad=grad, unit="tokens") for each in ("gate", "up")
-        )
-        grad |= walk.linear(f"{name}.mlp.down_proj", inner, width, grad=gate or up, unit="tokens")
-    walk.linear(
-        parts.head, width, config.vocab_size, grad=grad or walk.trains(f"{parts.body}.norm"), unit="labelled_tokens"
+        grad |= _walk_feed_forward(walk, f"{name}.mlp", config, grad)
+    grad = grad or walk.trains(f"{parts.body}.norm")
+    walk.linear(parts.head, config.hidden_size, config.vocab_size, grad=grad, unit="labelled_tokens")
+
+
+def _walk_attention(walk: FlopWalk, name: str, config: Any, grad: bool) -> bool:
+    width, num_heads = config.hidden_size, config.num_attention_heads
+    head = getattr(config, "head_dim", None) or width // num_heads
+    is_hybrid = "linear_attention" in (getattr(config, "layer_types", None) or ())
+    asked = num_heads * head * (1 + is_hybrid)  # with a gate for each channel of a query
+    outputs = {"q": asked, "k": config.num_key_value_heads * head, "v": config.num_key_value_heads * head}
+    query, key, value = (
+        walk.linear(f"{name}.self_attn.{each}_proj", width, output, grad=grad, unit="tokens")
+        or walk.trains(f"{name}.self_attn.{each}_norm")  # Qwen3
+        for each, output in outputs.items()
     )
+    attended = walk.attention(num_heads * head, grads=(query, key, value), unit="token_pairs")
+    return walk.linear(f"{name}.self_attn.o_proj", num_heads * head, width, grad=attended, unit="tokens")
+
+
+def _walk_state(walk: FlopWalk, name: str, config: Any, grad: bool) -> bool:
+    """A token reads from a state of keys x values twice, and writes to it once."""
+    name, width = f"{name}.linear_attn", config.hidden_size
+    keys = config.linear_num_key_heads * config.linear_key_head_dim
+    values = config.linear_num_value_heads * config.linear_value_head_dim
+    outputs = {
+        "qkv": 2 * keys + values,
+        "z": values,
+        "b": config.linear_num_value_heads,
+        "a": config.linear_num_value_heads,
+    }
+    learns = [
+        walk.linear(f"{name}.in_proj_{each}", width, output, grad=grad, unit="tokens")
+        for each, output in outputs.items()
+    ]
+    mixed = any(learns) or any(walk.trains(f"{name}.{each}") for each in ("conv1d", "A_log", "dt_bias"))
+    walk.attention(values, grads=(mixed,) * 3, unit="tokens", times=3 * config.linear_key_head_dim, of=2)
+    return walk.linear(f"{name}.out_proj", values, width, grad=mixed or walk.trains(f"{name}.norm"), unit="tokens")
+
+
+def _walk_feed_forward(walk: FlopWalk, name: str, config: Any, grad: bool) -> bool:
+    width, experts = config.hidden_size, getattr(config, "num_experts", 0)
+    if not experts:
+        return _walk_gated(walk, name, width, config.intermediate_size, grad)
+    walk.linear(f"{name}.gate", width, experts, grad=grad, unit="tokens")
+    _walk_gated(walk, f"{name}.shared_expert", width, config.shared_expert_intermediate_size, grad)
+    inner, chosen = config.moe_intermediate_size, config.num_experts_per_tok
+    for weight, width_out in (("gate_up_proj", 2 * inner), ("down_proj", inner)):
+        place = f"{name}.experts.{weight}"
+        walk.linear(place, width, width_out, grad=grad, unit="tokens", times=chosen, weight=place)
+    return grad or walk.trains(name)
+
+
+def _walk_gated(walk: FlopWalk, name: str, width: int, inner: int, grad: bool) -> bool:
+    gate, up = (walk.linear(f"{name}.{each}_proj", width, inner, grad=grad, unit="tokens") for each in ("gate", "up"))
+    return walk.linear(f"{name}.down_proj", inner, width, grad=gate or up, unit="tokens")

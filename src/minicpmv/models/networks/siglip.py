@@ -17,6 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from minicpmv.models.attention.varlen import Lengths, attend
+from minicpmv.models.networks.flops import FlopWalk, walk_tower
 from minicpmv.models.networks.pixels import read_pixels
 from minicpmv.models.networks.positions import grid_position_ids, resize_table, row_position_ids
 from minicpmv.releases.row import PositionScheme
@@ -165,6 +166,17 @@ class VisionTower(PreTrainedModel):
         self.encoder = VisionEncoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
+
+    @staticmethod
+    def count_flops(walk: FlopWalk, name: str, config: Any) -> bool:
+        """Add up what a step costs, see ``flops``; return whether the result needs a gradient.
+
+        Args:
+            walk: What adds up.
+            name: The tower's.
+            config: The whole model's.
+        """
+        return walk_tower(walk, name, config.vision_config)
 
     def get_input_embeddings(self) -> nn.Module:
         """Override transformers, which cannot guess the name: PEFT and gradient checkpointing ask for it."""

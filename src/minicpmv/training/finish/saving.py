@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from minicpmv.files.disk_space import writing
 from minicpmv.models.adapters.base_identity import write_base
 from minicpmv.models.checkpoints.companions import copy_companions
 from minicpmv.models.checkpoints.downsampling import state_downsample_mode
+from minicpmv.models.checkpoints.weight_files import find_float32, find_weight_files
 from minicpmv.models.finiteness import find_not_finite
 from minicpmv.models.skeleton import build_skeleton
 from minicpmv.training.checkpoints.trained_weights import name_few
@@ -131,7 +132,7 @@ def save_full(
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     assert isinstance(model, PreTrainedModel)
     tensors = collect_model(trainer)
-    cast = _round(tensors, dtype, rounding, seed=trainer.args.seed)
+    cast = _round(tensors, dtype, rounding, seed=trainer.args.seed, wide=_stored_wide(base, model))
     cast |= {name: cast[same] for name, same in model.all_tied_weights_keys.items() if {name, same} <= cast.keys()}
     kept: dict[str, Kept] = {}
 
@@ -157,11 +158,21 @@ def save_full(
     return (cast, kept) if trainer.args.should_save else ({}, {})
 
 
-def _round(tensors: Mapping[str, Tensor], dtype: torch.dtype, rounding: str, *, seed: int) -> dict[str, Tensor]:
+def _stored_wide(base: Path, model: Any) -> set[str]:
+    """Name the tensors that stay float32 because the base has them so, and its release wants it."""
+    ends = model.config.minicpmv_version.network.may_stay_float32
+    return {name for name in find_float32(find_weight_files(base)) if name.endswith(ends)} if ends else set()
+
+
+def _round(
+    tensors: Mapping[str, Tensor], dtype: torch.dtype, rounding: str, *, seed: int, wide: Collection[str] = ()
+) -> dict[str, Tensor]:
     """Cast what has another precision, one tensor at a time on the CPU: a GPU has no room for a second model."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: tensor
+        name: tensor.cpu().float()
+        if name in wide
+        else tensor
         if not tensor.is_floating_point() or tensor.dtype == dtype
         else round_stochastically(tensor.cpu(), dtype, generator)
         if rounding == "stochastic" and tensor.dtype == torch.float32

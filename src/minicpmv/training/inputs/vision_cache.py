@@ -31,7 +31,7 @@ from minicpmv.training.distributed.console import is_first_process, notice
 from minicpmv.training.distributed.engine import load_deepspeed
 from minicpmv.training.distributed.processes import add_up, gather
 from minicpmv.training.flags.declarations import RunArguments
-from minicpmv.training.learning.lora import modules_to_save, wanted_targets
+from minicpmv.training.learning.lora import is_named, modules_to_save, wanted_targets
 from minicpmv.training.learning.parts import part_of, parts_of
 
 __all__ = ["FeatureWriter", "advise", "resolve_vision_cache", "use_vision_cache"]
@@ -92,7 +92,7 @@ def tower_learns(run: RunArguments, model: nn.Module) -> bool:
     if not run.use_lora:
         return False
     names, parts = [name for name, _ in model.named_modules()], parts_of(model)
-    full = [name for module in modules_to_save(run, parts) for name in names if name.endswith(module)]
+    full = [name for module in modules_to_save(run, parts) for name in names if is_named(name, module)]
     return any(part_of(f"{name}.", parts) == "vision tower" for name in (*full, *wanted_targets(model, run)))
 
 

@@ -15,12 +15,13 @@ from minicpmv.errors import UsageError
 from minicpmv.models.adapters.attaching import attach_adapter
 from minicpmv.releases.row import Network, Parts
 from minicpmv.training.flags.declarations import LearningArguments
-from minicpmv.training.learning.parts import parts_of
+from minicpmv.training.learning.parts import leave_out_unread, parts_of
 from minicpmv.training.learning.targets import find_targets, network_of, resolve_target
 
 __all__ = [
     "add_lora",
     "as_plain_lora",
+    "is_named",
     "keep_packing",
     "modules_beside",
     "modules_to_save",
@@ -64,6 +65,15 @@ def _placed(modules: list[str], network: Network) -> list[str]:
     places = (parts.embeddings, parts.connector, parts.tower, parts.head) if network.carried else ()
     full = {place.rpartition(".")[2]: place for place in places}
     return [full.get(module, module) for module in modules]
+
+
+def is_named(name: str, module: str) -> bool:
+    """Whether a full name is that of a module to save, which may be its last pieces: 4.6 has two mergers.
+
+    >>> is_named("model.vision_tower.vit_merger", "merger")
+    False
+    """
+    return f".{name}".endswith(f".{module}")
 
 
 def wanted_targets(model: nn.Module, run: LearningArguments) -> list[str]:
@@ -122,6 +132,7 @@ def add_lora(model: PreTrainedModel, run: LearningArguments, *, keep_dtype: bool
     base = model.name_or_path
     if base and Path(base).is_dir():  # an adapter finds its base by this entry, from wherever it is loaded
         wrapped.peft_config["default"].base_model_name_or_path = str(Path(base).resolve())
+    leave_out_unread(wrapped)
     if not keep_dtype:
         _make_trained_float32(wrapped)
     if run.changes_base:

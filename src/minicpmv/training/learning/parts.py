@@ -18,6 +18,7 @@ __all__ = [
     "describe_recipe",
     "format_parts",
     "is_lora_tensor",
+    "leave_out_unread",
     "part_of",
     "parts_of",
     "summarise_parts",
@@ -56,6 +57,16 @@ def choose_trained_parts(model: nn.Module, run: LearningArguments) -> None:
     parts = parts_of(model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(bool(getattr(run, PART_FLAGS[part_of(name, parts)])))
+    leave_out_unread(model)
+
+
+def leave_out_unread(model: Any) -> None:
+    """Freeze what nothing reads as the config is, for which engines would wait in vain; PEFT may wrap the model."""
+    bare = model.get_base_model() if hasattr(model, "peft_config") else model
+    unread = tuple(f"{place}." for place in bare.unread)
+    for name, parameter in model.named_parameters():
+        if name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".").startswith(unread):
+            parameter.requires_grad_(False)
 
 
 def parts_of(model: Any) -> Parts:

@@ -17,7 +17,7 @@ from minicpmv.models.adapters import foreign_adapters
 from minicpmv.models.adapters.adapter_config import read_adapter_config
 from minicpmv.releases.row import Network, Parts
 from minicpmv.training.flags.declarations import LearningArguments
-from minicpmv.training.learning.lora import modules_beside, modules_to_save, wanted_targets
+from minicpmv.training.learning.lora import is_named, modules_beside, modules_to_save, wanted_targets
 from minicpmv.training.learning.parts import PART_FLAGS, part_of, parts_of
 from minicpmv.training.learning.rates import check_rates
 from minicpmv.training.learning.targets import network_of, resolve_target
@@ -99,9 +99,9 @@ def _fill_in(run: Settings, with_lora: Set[str], modules: Mapping[str, str], *, 
 
 def _check_beside_lora(run: LearningArguments, model: nn.Module, targets: list[str]) -> None:
     names, parts = [name for name, _ in model.named_modules()], parts_of(model)
-    full = [name for module in modules_to_save(run, parts) for name in names if name.endswith(module)]
+    full = [name for module in modules_to_save(run, parts) for name in names if is_named(name, module)]
     for module in modules_to_save(run, parts):
-        if not any(name.endswith(module) for name in full):
+        if not any(is_named(name, module) for name in full):
             raise UsageError(
                 f"--lora_modules_to_save: found {module!r}, which names no module, expected one\n  fix: correct it"
             )
