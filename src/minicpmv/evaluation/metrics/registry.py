@@ -35,6 +35,7 @@ BUILT_IN = {
     "cider": "captions:CIDEr",
     "box_iou": "grounding:BoxIoU",
     "box_accuracy": "grounding:BoxAccuracy",
+    "click_accuracy": "grounding:ClickAccuracy",
     "json_valid": "extraction:JSONValid",
     "json_field_accuracy": "extraction:JSONFieldAccuracy",
     "loss": "likelihood:Loss",
