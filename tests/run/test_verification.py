@@ -115,7 +115,8 @@ def test_two_processes_prove_what_zero3_sharded(data: str, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     result = _verification(tmp_path)
     assert done.stdout.count("Verified: reloaded") == 1
-    assert result["loss"]["difference"] <= result["loss"]["tolerance"] < 1e-3
+    # Measured: 0 in float32. In bfloat16 ZeRO-3's linear layers round once more, before they add the bias.
+    assert result["loss"]["difference"] <= result["loss"]["tolerance"] < bound(fp32=1e-3, bf16=0.3)
     assert result["tensors"]["identical"] == result["tensors"]["saved"] > 60
 
 
