@@ -81,4 +81,4 @@ def test_half_a_launcher_in_the_environment_is_named(variable: str, value: str, 
 def test_other_number_than_the_launcher_s_is_refused(data: str, tmp_path: Path) -> None:
     done = run_command(flags(data, tmp_path / "output", "--num_processes", "3"), processes=2)
     assert done.returncode == 2
-    assert "--num_processes: found 3, but a launcher has started 2 process(es)" in done.stderr
+    assert "--num_processes: found 3, but a launcher has started 2 processes" in done.stderr

@@ -7,7 +7,6 @@ mistyped is answered with what was meant.
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
 import textwrap
@@ -15,6 +14,7 @@ from typing import Any, NoReturn
 
 from minicpmv.terminal.redaction import secrets_in
 from minicpmv.terminal.streams import complain
+from minicpmv.wording import suggest
 
 __all__ = ["CommandParser"]
 
@@ -142,8 +142,7 @@ class CommandParser(argparse.ArgumentParser):
         choice = _NOT_A_CHOICE.fullmatch(fault)
         if choice:
             choices = choice["choices"].replace("'", "").split(", ")
-            near = difflib.get_close_matches(choice["found"].strip("'"), choices, n=1)
-            advice = f"did you mean {near[0]}?" if near else "choose one of them"
+            advice = suggest(choice["found"].strip("'"), choices, otherwise=f"choose one, such as {choices[0]}")
             return f"{name}: found {choice['found']}, expected one of {', '.join(choices)}\n  fix: {advice}"
         kind = _NOT_A_KIND.fullmatch(fault)
         if kind:
@@ -159,6 +158,5 @@ class CommandParser(argparse.ArgumentParser):
             return f"{found}\n  fix: quote a text of several words; {listed}"
         known = [option for action in self._actions for option in action.option_strings]
         known += [f"--{action.dest}" for action in self._actions if action.dest in _NAMED]
-        near = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.6)
-        advice = f"did you mean {near[0]}? ({listed})" if near else f"remove it ({listed})"
-        return f"{name}: no such option of `{self.prog}`, expected one that exists\n  fix: {advice}"
+        advice = suggest(name, known, otherwise="remove it")
+        return f"{name}: no such option of `{self.prog}`, expected one that exists\n  fix: {advice} ({listed})"

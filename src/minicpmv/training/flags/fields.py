@@ -15,7 +15,6 @@ __all__ = [
     "COUNT",
     "COUNT_OR_NONE",
     "EVERY",
-    "FALSE",
     "FRACTION",
     "GROUPS",
     "MOST_COUNTED",
@@ -23,7 +22,6 @@ __all__ = [
     "PART",
     "POSITIVE",
     "SEED",
-    "TRUE",
     "Group",
     "Kind",
     "Range",
@@ -61,9 +59,6 @@ instead of the value. ``length``: nothing, but a change is reported, because the
 nothing here; it says where and with how many processes the run computes, of which ``resume`` compares the number and
 the engine. ``free``: nothing.
 """
-
-TRUE, FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")
-"""Words for a switch, in lower case."""
 
 MOST_COUNTED = 2**31 - 1
 """More than any run counts; a larger number does not fit the integers that it is stored in."""

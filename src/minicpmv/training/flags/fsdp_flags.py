@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minicpmv.errors import ConfigError, UsageError
-from minicpmv.training.flags.fields import FALSE, TRUE
+from minicpmv.wording import FALSE, TRUE
 
 __all__ = ["resolve_fsdp"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from minicpmv.errors import UsageError
-from minicpmv.training.flags.fields import FALSE, TRUE
+from minicpmv.wording import FALSE, TRUE
 
 __all__ = ["translate_legacy"]
 

@@ -30,6 +30,7 @@ from minicpmv.training.flags.deepspeed_presets import check_compiled, resolve_de
 from minicpmv.training.flags.fsdp_flags import resolve_fsdp
 from minicpmv.training.flags.object_flags import check_objects, resolve_objects
 from minicpmv.training.flags.packages import check_optimizer, resolve_trackers
+from minicpmv.wording import counted
 
 __all__ = ["Resolved", "build_training_arguments", "describe_settings", "resolve_settings"]
 
@@ -141,7 +142,8 @@ def _limit_workers(settings: dict[str, Any], notices: list[str], machine: Machin
     if asked > most:
         settings["dataloader_num_workers"] = most
         notices.append(
-            f"--dataloader_num_workers {asked:,}: {most} are started, as the machine has {machine.num_cores} core(s)"
+            f"--dataloader_num_workers {asked:,}: {most} are started, as the machine has "
+            f"{counted(machine.num_cores, 'core')}"
         )
 
 
