@@ -147,15 +147,23 @@ class CommandParser(argparse.ArgumentParser):
         kind = _NOT_A_KIND.fullmatch(fault)
         if kind:
             expected = _KINDS.get(kind["kind"], f"a {kind['kind']}")
-            return f"{name}: found {kind['found']}, expected {expected}\n  fix: correct it"
-        return f"{name}: {fault}" if "\n  fix: " in fault else f"{name}: {fault}\n  fix: correct it"
+            return f"{name}: found {kind['found']}, expected {expected}\n  fix: {self._describe_default(name)}"
+        return f"{name}: {fault}" if "\n  fix: " in fault else f"{name}: {fault}\n  fix: {self._describe_default(name)}"
+
+    def _describe_default(self, name: str) -> str:
+        option = name.split("/")[-1]
+        default = self.get_default(option.lstrip("-").replace("-", "_"))
+        return f"`{self.prog} --help` explains it" if default is None else f"{option} {default}, which is the default"
 
     def _describe_unknown(self, word: str) -> str:
         name = word.partition("=")[0]
         listed = f"`{self.prog} --help` lists all"
         if not name.startswith("-"):
             found = f"command line: found {name!r}, expected no further word"
-            return f"{found}\n  fix: quote a text of several words; {listed}"
+            named = [each.option_strings[-1] for each in self._actions if each.option_strings and each.dest in _NAMED]
+            takes_words = any(not action.option_strings for action in self._actions)
+            fix = "quote a text of several words" if takes_words or not named else f"{named[0]} {name}"
+            return f"{found}\n  fix: {fix}; {listed}"
         known = [option for action in self._actions for option in action.option_strings]
         known += [f"--{action.dest}" for action in self._actions if action.dest in _NAMED]
         advice = suggest(name, known, otherwise="remove it")

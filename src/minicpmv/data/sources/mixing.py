@@ -106,7 +106,8 @@ def parse_source(written: str, *, flag: str, weights_allowed: bool = True) -> So
     if not 0 < weight < float("inf"):
         raise UsageError(
             f"{flag}: found the weight {match['weight']} in {written!r}, expected a positive number\n"
-            "  fix: correct the weight, or leave the file out"
+            f"  fix: {match['path']}:0.5 takes half of its records, {match['path']} all; leave the file out to take "
+            "none"
         )
     return Source(match["path"], weight)
 

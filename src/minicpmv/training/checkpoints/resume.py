@@ -196,7 +196,7 @@ def _named(path: str) -> Path:
     if not checkpoint.is_dir():
         raise UsageError(
             f"--resume_from_checkpoint: found no directory {path!r}, expected true, false or a checkpoint\n"
-            "  fix: correct the path"
+            "  fix: --resume_from_checkpoint true finds the newest one in --output_dir; or name a folder that exists"
         )
     fault = find_fault(checkpoint, check_content=True)
     if fault is not None:

@@ -174,7 +174,7 @@ def _read_value(setting: Setting, text: str) -> Any:
                 return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"--{setting.name}: found {text!r}, expected {_expected(setting)}\n  fix: correct it"
+            f"--{setting.name}: found {text!r}, expected {_expected(setting)}\n  fix: {_example(setting)}"
         ) from error
     if value == 1 and setting.range is not None and setting.range.is_step and not text.strip("+ ").isdigit():
         raise UsageError(  # 1 is a number of steps and 0.5 is half of the run, so either may have been meant
@@ -182,6 +182,13 @@ def _read_value(setting: Setting, text: str) -> Any:
             "  fix: 1 is one step; a whole run has no share"
         )
     return value
+
+
+def _example(setting: Setting) -> str:
+    if setting.range is not None:
+        return f"--{setting.name} {setting.range.example(is_whole=setting.kind.of == 'whole number')}"
+    values = {"truth": "true", "whole number": "1", "number": "0.5", "object": "'{\"name\": 1}'"}
+    return f"--{setting.name} {values[setting.kind.of]}"
 
 
 def _expected(setting: Setting) -> str:

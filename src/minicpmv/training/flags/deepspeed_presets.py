@@ -60,7 +60,7 @@ def resolve_deepspeed(name: str, *, on_cpu: bool) -> DeepSpeedChoice:
         if preset not in PRESETS:
             raise ConfigError(
                 f"--deepspeed: found {name!r}, expected an existing file or one of {', '.join(PRESETS)}\n"
-                "  fix: correct the path, or use a preset"
+                "  fix: use a preset (--deepspeed zero2), or name a JSON file that exists"
             )
         if name != preset:
             notices.append(f"--deepspeed {name}: no such file; using the shipped preset {preset!r}")
@@ -116,10 +116,12 @@ def _parse(text: str, *, where: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{where}: found invalid JSON at line {error.lineno} column {error.colno} ({error.msg}), "
-            "expected a DeepSpeed configuration\n  fix: correct the file"
+            "expected a DeepSpeed configuration\n  fix: mend that line, or use a preset (--deepspeed zero2)"
         ) from error
     if not isinstance(config, dict):
-        raise ConfigError(f"{where}: found {type(config).__name__}, expected a JSON object\n  fix: correct the file")
+        raise ConfigError(
+            f"{where}: found {type(config).__name__}, expected a JSON object\n  fix: write {{...}}, or use a preset"
+        )
     return config
 
 

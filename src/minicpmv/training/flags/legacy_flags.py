@@ -167,7 +167,7 @@ def _fsdp(values: list[str]) -> tuple[list[str] | None, list[str]]:
 def _truth(name: str, values: list[str]) -> bool:
     word = (values or ["true"])[0].lower()
     if word not in TRUE + FALSE:
-        raise UsageError(f"--{name}: found {word!r}, expected true or false\n  fix: correct the value")
+        raise UsageError(f"--{name}: found {word!r}, expected true or false\n  fix: --{name} true")
     return word in TRUE
 
 
