@@ -58,7 +58,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("model", VERSIONS)
+@pytest.mark.parametrize(
+    "model", [name if name in ("v2_5", "v4_5") else pytest.param(name, marks=pytest.mark.slow) for name in VERSIONS]
+)
 def test_adapter_of_every_release_is_proved_exactly(model: str, data: str, tmp_path: Path) -> None:
     assert main(_proving(data, tmp_path, "--use_lora", model=model)) == 0
     result = _verification(tmp_path)
