@@ -13,6 +13,10 @@ ROOT=$(cd "$(dirname "$0")/.." && pwd)
 UV=0.13.9
 
 case ${1:-} in
+-h | --help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
 lowest) resolution=lowest-direct ;;
 newest) resolution=highest ;;
 *)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from minicpmv.wording import list_few
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -104,8 +106,4 @@ class DataError(MiniCPMVError):
             super().__init__(problems.rpartition(f"{type(self).__qualname__}: ")[2].rstrip())
             return
         self.problems = tuple(problems)
-        shown = [str(problem) for problem in self.problems[:max_shown]]
-        hidden = len(self.problems) - len(shown)
-        if hidden:
-            shown.append(f"... and {hidden} more")
-        super().__init__("\n".join(shown))
+        super().__init__(list_few([str(problem) for problem in self.problems], most=max_shown))

@@ -117,3 +117,9 @@ def test_every_error_says_where_what_was_found_what_was_expected_and_how_to_mend
 def test_a_message_that_lacks_a_part_is_seen(message: str, is_whole: bool) -> None:
     tree = ast.parse(f"def f():\n    raise UsageError({message!r})")
     assert (_faulty({"m.py": tree}, {"UsageError"}) == {}) is is_whole
+
+
+def test_no_fix_says_only_to_correct_it() -> None:
+    """Someone who knew how would have done so: a fix names a value or a place."""
+    found = [str(file.relative_to(_SOURCES)) for file in _SOURCES.rglob("*.py") if "correct it" in file.read_text()]
+    assert found == []

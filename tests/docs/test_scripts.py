@@ -69,6 +69,14 @@ def test_help_is_the_comment_at_the_head(script: Path) -> None:
     assert "set -eu" not in ended.stdout
 
 
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_of_other_versions_makes_no_environment(flag: str) -> None:
+    ended = _run(ROOT / "scripts/test_versions.sh", flag)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "sh scripts/test_versions.sh newest" in ended.stdout
+    assert "set -eu" not in ended.stdout
+
+
 @pytest.fixture
 def bare_checkout(tmp_path: Path) -> Path:
     """A checkout without an environment: as much of it as the scripts read before they make one."""
@@ -219,6 +227,14 @@ def test_machine_that_cannot_be_used_ends_the_script_with_its_message(tmp_path: 
     """As a driver does that is too old: NVML counts 8 cards, and each of 8 processes would end with another message."""
     ended = _choose_hardware(tmp_path, "echo 'error: machine: found 8 NVIDIA GPUs' >&2; exit 2")
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", "error: machine: found 8 NVIDIA GPUs\n")
+
+
+def test_look_at_the_hardware_says_what_memory_it_lacks() -> None:
+    look = f"ulimit -v 300000; exec {sys.executable} -m minicpmv.training.launching.hardware"
+    ended = subprocess.run([_POSIX_SHELL, "-c", look], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("error: machine: found too little memory for torch (")
+    assert "ulimit -v unlimited" in ended.stderr
 
 
 def test_flags_of_the_training_are_known_where_hardware_is_chosen(tmp_path: Path) -> None:

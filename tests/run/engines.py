@@ -25,7 +25,7 @@ from tests.run.training import flags, largest_difference, losses, make_data, rea
 
 ENGINES = ("ddp", *PRESETS, "fsdp2")
 KINDS = ("full", "LoRA")
-STEPS = 10
+STEPS = 6
 
 # Measured, at most: 4.3e-6 on losses from 7 to 0.5, and 1.5e-4 on weights, where Adam at a rate of 1e-3 turns rounding
 # in the smallest gradients into steps. A loss averaged per micro-batch is off by 0.1 and more on these records.
@@ -41,7 +41,9 @@ _EXTRA = {
 }
 # Three records for two processes: one has a batch more.
 _MEASURED = "--eval_on_start true --eval_metrics cer,cider --eval_metrics_records 3 --eval_max_new_tokens 4"
-_ASKED = f"--eval_strategy steps --eval_steps 10 --eval_samples 2 --eval_sample_tokens 4 {_MEASURED} --eval_data_path"
+_ASKED = (
+    f"--eval_strategy steps --eval_steps {STEPS} --eval_samples 2 --eval_sample_tokens 4 {_MEASURED} --eval_data_path"
+)
 SAVED = {"full": "model.safetensors", "LoRA": "adapter_model.safetensors"}
 
 
@@ -95,7 +97,9 @@ def switch(engine: str) -> list[str]:
 
 
 def _arguments(kind: str, data: str, output: Path, extra: Sequence[str]) -> list[str]:
-    return flags(data, output, *_EXTRA[kind].split(), *_ASKED.split(), data, "--save_steps", "5", *extra, steps=STEPS)
+    return flags(
+        data, output, *_EXTRA[kind].split(), *_ASKED.split(), data, "--save_steps", str(STEPS // 2), *extra, steps=STEPS
+    )
 
 
 def main() -> int:

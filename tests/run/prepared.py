@@ -33,6 +33,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tests.docs.repository import ROOT
 from tests.processes import started
 
@@ -72,6 +74,22 @@ def prepared_python() -> str:
     util.Finalize(None, server.terminate, exitpriority=100)  # before multiprocessing waits for it
     _servers.append((server, command))
     return command
+
+
+def served() -> list[psutil.Process]:
+    """Return what runs for clients of this process's server: what attends to each, the process, and what it forked."""
+    server, _ = _servers[-1]
+    return psutil.Process(server.pid).children(recursive=True)
+
+
+@contextmanager
+def own_interpreter_prepared() -> Iterator[None]:
+    """Let what this process starts with its own interpreter, such as the proof of a run, begin at once."""
+    real, sys.executable = sys.executable, prepared_python()
+    try:
+        yield
+    finally:
+        sys.executable = real
 
 
 @contextmanager

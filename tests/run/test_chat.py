@@ -26,6 +26,7 @@ from tests.docs.repository import ROOT, code_blocks
 from tests.parity.cases import FIXTURES
 from tests.processes import started
 from tests.run.forked import minicpmv
+from tests.run.prepared import prepared_python
 from tests.tiny import save_picture
 
 SLICED = "images/wide_150x80.png"
@@ -101,7 +102,7 @@ def typing(*arguments: str | Path, **environment: str) -> Iterator[Typist]:
     with (
         open(terminal, "rb", buffering=0),
         started(
-            [sys.executable, "-m", "minicpmv", "chat", *arguments],
+            [prepared_python(), "-m", "minicpmv", "chat", *arguments],
             stdin=inner,
             stdout=inner,
             stderr=inner,

@@ -84,7 +84,7 @@ def test_problems_of_all_files_are_counted_and_the_first_shown(
     assert out.count("found the role 'human'") == 2
     assert "... and 8 more\n" in out
     assert "D101 The data file cannot be read: 1\n" in out
-    assert "11 problem(s): 10 in 10 of 11 record(s), 1 of whole files; no notice." in out
+    assert "11 problems: 10 in 10 of 11 records, 1 of whole files; no notice." in out
 
 
 def test_problems_in_the_text_are_seen_even_if_the_user_stops_while_images_are_read(
@@ -165,7 +165,7 @@ def test_a_model_counts_tokens_and_names_what_does_not_fit(tmp_path: Path, capsy
     assert "record 3 (id 'long')" in out
     assert "too long     1 get fewer slices, 1 do not fit\n" in out
     assert re.search(r"\npacked       \d rows of up to \d\d tokens, [\d.]+% full\n", out)
-    assert "\nnot packed   3 step(s) an epoch, of 1 record(s) each\n" in out
+    assert "\nnot packed   3 steps an epoch, of 1 record each\n" in out
 
 
 def test_rows_and_steps_of_the_page_are_those_of_such_lengths() -> None:

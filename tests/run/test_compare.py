@@ -74,7 +74,7 @@ def test_references_of_several_people_are_used(capsys: pytest.CaptureFixture[str
         ('{"answer": 5}', "p.jsonl:1: found 5 for the answer, expected text"),
         ("[1]", "p.jsonl:1: found None for the answer"),
         ('\n{"answer": "a", "references": "a"}', "p.jsonl:2: found 'a' for the references"),
-        ('{"answer": "a"}', "exact_match: found none of 1 record(s) that it can measure"),
+        ('{"answer": "a"}', "exact_match: found none of 1 record that it can measure"),
     ],
 )
 def test_file_that_holds_no_answers_is_named(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -181,8 +181,8 @@ def test_metrics_are_those_that_both_files_have_scores_of(capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("second", "more", "message"),
     [
-        (["yes"], {}, "b.jsonl: found no line for 1 of 2 record(s) of a.jsonl ('r1'), expected the same records"),
-        (["yes"] * 3, {}, "a.jsonl: found no line for 1 of 3 record(s) of b.jsonl ('r2')"),
+        (["yes"], {}, "b.jsonl: found no line for 1 of 2 records of a.jsonl ('r1'), expected the same records"),
+        (["yes"] * 3, {}, "a.jsonl: found no line for 1 of 3 records of b.jsonl ('r2')"),
         (["yes"] * 2, {"reference": "no"}, "b.jsonl: found other references for record 'r0' than in a.jsonl"),
         (
             ["yes"] * 2,

@@ -185,9 +185,7 @@ def test_different_records_of_two_files_may_share_an_id(capsys: pytest.CaptureFi
         paths.append(write_data(Path(f"{number}/train.json"), [record]))
     assert main(["convert", *paths, "--output", "out.jsonl"]) == 0
     found = capsys.readouterr().err
-    assert (
-        "[D331] found 1 record(s) with the id of a different record of another file: 1/train.json:2 record 0" in found
-    )
+    assert "[D331] found 1 record with the id of a different record of another file: 1/train.json:2 record 0" in found
     assert [json.loads(line)["image"] for line in Path("out.jsonl").read_text().splitlines()] == ["0/a.png", "1/a.png"]
     assert main(["check", "out.jsonl"]) == 0
 

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from tests.processes import started
+from tests.run.prepared import prepared_python, served
 from tests.run.training import environment, flags, make_data
-
-
-def _children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_killed_worker_is_named(tmp_path: Path) -> None:
     data, output = make_data(tmp_path, num_records=4), tmp_path / "output"
     arguments = flags(data, output, "--dataloader_num_workers", "1", "--save_steps", "1", steps=100_000)
-    command = [sys.executable, "-m", "minicpmv.training", *arguments]
+    command = [prepared_python(), "-m", "minicpmv.training", *arguments]
     with started(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         deadline = time.monotonic() + 200
         while not list(output.glob("checkpoint-*")) and run.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        workers = _children(run.pid)
+        workers = [process for process in served() if process.name() == "pt_data_worker"]
         assert workers
         for worker in workers:
-            os.kill(worker, signal.SIGKILL)
+            worker.kill()
         _, told = run.communicate(timeout=120)
     assert run.returncode == 2, told
     assert "error: data-loader worker: found that it was killed by a signal (Killed), most likely by the kernel" in told

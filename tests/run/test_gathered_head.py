@@ -13,7 +13,9 @@ from tests.run.training import flags, largest_difference, losses, make_data, rea
 _KINDS = {"full": "--save_dtype float32", "LoRA": "--use_lora --lora_r 4 --lora_dropout 0 --tune_output_head true"}
 
 
-@pytest.mark.parametrize(("engine", "kind"), [("fsdp2", "full"), ("fsdp2", "LoRA"), ("zero3", "full")])
+@pytest.mark.parametrize(
+    ("engine", "kind"), [pytest.param("fsdp2", "full", marks=pytest.mark.slow), ("fsdp2", "LoRA"), ("zero3", "full")]
+)
 def test_one_gathering_serves_all_chunks(engine: str, kind: str, tmp_path: Path) -> None:
     data, counted = make_data(tmp_path), tmp_path / "counted"
     extra = [*_KINDS[kind].split(), "--gradient_accumulation_steps", "2"]

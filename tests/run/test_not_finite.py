@@ -125,7 +125,7 @@ def test_advice_names_a_good_checkpoint_and_no_other(
     assert main(flags(data, tmp_path / "further", *further, "--warmup_steps", "0", steps=1)) == 0
 
 
-@pytest.mark.parametrize("engine", ["--deepspeed zero3", "--fsdp true"])
+@pytest.mark.parametrize("engine", ["--deepspeed zero3", pytest.param("--fsdp true", marks=pytest.mark.slow)])
 def test_processes_with_pieces_of_a_tensor_agree_that_it_is_not_saved(engine: str, data: str, tmp_path: Path) -> None:
     arguments = flags(data, tmp_path, *engine.split(), "--learning_rate", "1e38", "--save_steps", "1", steps=1)
     done = run_command(arguments, processes=2)
@@ -163,7 +163,8 @@ def test_finite_weights_that_compute_no_number_are_not_saved_without_a_proof(
 
 
 @pytest.mark.parametrize(
-    "engine", ["", pytest.param("--deepspeed zero2", marks=pytest.mark.slow), "--deepspeed zero3", "--fsdp true"]
+    "engine",
+    ["", *(pytest.param(f"--deepspeed {name}", marks=pytest.mark.slow) for name in ("zero2", "zero3")), "--fsdp true"],
 )
 def test_state_of_the_optimizer_that_is_not_finite_is_not_saved(engine: str, data: str, tmp_path: Path) -> None:
     """Of two processes the second alone has it, where an engine leaves each a piece."""
@@ -186,6 +187,7 @@ def test_measured_loss_that_is_no_number_is_named(
     assert "notice: step 4: eval_loss is nan: the loss of some record is not finite" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("prepared_interpreter")
 def test_proof_of_finite_weights_that_give_no_finite_loss_says_so(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,6 +200,7 @@ def test_proof_of_finite_weights_that_give_no_finite_loss_says_so(
     assert (result["loss"]["live"], result["not_finite"]) == ("nan", [])
 
 
+@pytest.mark.usefixtures("prepared_interpreter")
 def test_proof_names_weights_that_are_not_finite(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Such as those of a base that was damaged in between, where the adapter does not say which base it had."""
     base = shutil.copytree(FIXTURES / "v2_6", tmp_path / "base")

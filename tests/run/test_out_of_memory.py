@@ -12,6 +12,7 @@ import torch
 from minicpmv.cli.main import main as command
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.training.run import main as train
+from minicpmv.wording import counted
 from tests.run.forked import run_command
 from tests.run.training import flags, make_data
 from tests.tiny import FIXTURES, conversation, write_data
@@ -36,7 +37,7 @@ def test_a_step_that_the_system_has_no_memory_for_is_named(
     arguments = flags(long_data, tmp_path / "output", "--per_device_train_batch_size", str(of_each), steps=2)
     done = run_command(["16", *arguments], module="tests.run.little_memory", processes=processes)
     assert done.returncode == 2, done.stderr
-    batch = f"a batch of {of_each} record(s), {of_each * 1987:,} tokens and 0 image slice(s)"
+    batch = f"a batch of {counted(of_each, 'record')}, {of_each * 1987:,} tokens and 0 image slices"
     assert f"error: step 1 of 2: found too little memory for {batch}" in done.stderr
     assert "Error code 12 (Cannot allocate memory)" in done.stderr
     assert "fix: --activation_checkpointing true, or a lower --per_device_train_batch_size" in done.stderr
@@ -61,10 +62,10 @@ def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["predict", "MODEL", "DATA", "--output", "FILE"], "for 1 record(s) at once, with prompts of up to "),
-        (["eval", "MODEL", "DATA"], "for 1 record(s) at once, with prompts of up to "),
+        (["predict", "MODEL", "DATA", "--output", "FILE"], "for 1 record at once, with prompts of up to "),
+        (["eval", "MODEL", "DATA"], "for 1 record at once, with prompts of up to "),
         (["eval", "MODEL", "DATA", "--metrics", "loss"], "for one record of "),
-        (["chat", "MODEL", "Hello?"], "for this conversation, of 1 message(s) with 0 picture(s) "),
+        (["chat", "MODEL", "Hello?"], "for this conversation, of 1 message with 0 pictures "),
     ],
     ids=["predict", "eval", "loss", "chat"],
 )
@@ -82,10 +83,10 @@ def test_answers_that_do_not_fit_are_named(
 @pytest.mark.parametrize(
     ("extra", "what"),
     [
-        ("--eval_samples 1", "memory: found too little memory for 1 record(s) at once, with prompts of up to "),
+        ("--eval_samples 1", "memory: found too little memory for 1 record at once, with prompts of up to "),
         (
             "--eval_samples 0 --eval_on_start true --per_device_eval_batch_size 3",
-            "evaluation after step 0: found too little memory for a batch of 3 record(s), ",
+            "evaluation after step 0: found too little memory for a batch of 3 records, ",
         ),
     ],
     ids=["samples", "loss"],

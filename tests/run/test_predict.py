@@ -166,7 +166,7 @@ def test_a_batch_without_room_is_answered_in_halves(
     most = 0
     assert main(flags(data, narrow, "--overwrite")) == 2
     printed = capsys.readouterr().err
-    assert "memory: found too little memory for 1 record(s) at once, with prompts of up to " in printed
+    assert "memory: found too little memory for 1 record at once, with prompts of up to " in printed
     assert "fix: allow shorter answers (--max-new-tokens" in printed
 
 

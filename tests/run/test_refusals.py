@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.run.prepared import prepared_python
 from tests.run.training import environment, flags, make_data
 
+_OFFLINE = {"HF_HUB_OFFLINE": "1"}
+_NOBODY_ANSWERS = {"HF_HUB_OFFLINE": "", "HF_ENDPOINT": "http://127.0.0.1:9"}
 
-def shell(command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    prepared = f'm() {{ {sys.executable} -m minicpmv "$@"; }}\n{command}'
+
+def shell(command: str, *, python: str = sys.executable, **variables: str) -> subprocess.CompletedProcess[str]:
+    prepared = f'm() {{ {python} -m minicpmv "$@"; }}\n{command}'
     return subprocess.run(
         ["sh", "-c", prepared], env=environment() | variables, capture_output=True, text=True, timeout=300, check=False
     )
@@ -34,7 +38,7 @@ def test_output_dir_that_is_a_file_is_refused_before_anything_is_loaded(dry: str
     (tmp_path / "file").touch()
     arguments = flags(data, tmp_path / "file" / "below", "--dry_run", dry)
     done = subprocess.run(
-        [sys.executable, "-m", "minicpmv.training", *arguments],
+        [prepared_python(), "-m", "minicpmv.training", *arguments],
         env=environment(),
         capture_output=True,
         text=True,
@@ -47,14 +51,23 @@ def test_output_dir_that_is_a_file_is_refused_before_anything_is_loaded(dry: str
     assert not done.stdout
 
 
-@pytest.mark.parametrize("command", ["chat owner/model hi", "export owner/model --output x", "estimate owner/model"])
 @pytest.mark.parametrize(
-    "network", [{"HF_HUB_OFFLINE": "1"}, {"HF_HUB_OFFLINE": "", "HF_ENDPOINT": "http://127.0.0.1:9"}]
+    ("command", "network"),
+    [
+        ("chat owner/model hi", _OFFLINE),
+        ("export owner/model --output x", _OFFLINE),
+        ("estimate owner/model", _OFFLINE),
+        ("chat owner/model hi", _NOBODY_ANSWERS),
+        pytest.param("export owner/model --output x", _NOBODY_ANSWERS, marks=pytest.mark.slow),
+        pytest.param("estimate owner/model", _NOBODY_ANSWERS, marks=pytest.mark.slow),
+    ],
 )
 def test_name_on_the_hub_that_cannot_be_had_is_refused_at_once(
     command: str, network: dict[str, str], tmp_path: Path
 ) -> None:
-    done = shell(f"cd {tmp_path} && m {command}", HF_HOME=str(tmp_path / "cache"), **network)
+    # Whether there is a network is read when the hub's package is imported: a prepared Python was imported without one.
+    python = prepared_python() if network == _OFFLINE else sys.executable
+    done = shell(f"cd {tmp_path} && m {command}", python=python, HF_HOME=str(tmp_path / "cache"), **network)
     assert done.returncode == 2
     assert done.stderr.startswith("error: model: found neither a directory 'owner/model' nor a copy of such a hub")
     assert "hf download owner/model" in done.stderr

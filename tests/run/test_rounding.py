@@ -32,6 +32,7 @@ def _kept(output: Path) -> dict[str, float]:
     return {part: each["kept"] for part, each in found.items()}
 
 
+@pytest.mark.usefixtures("prepared_interpreter")
 @pytest.mark.parametrize("dtype", [pytest.param("float16", marks=pytest.mark.slow), "bfloat16"])
 def test_share_that_rounding_keeps_is_told_and_stored(
     dtype: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -62,6 +63,7 @@ def test_share_that_rounding_keeps_is_told_and_stored(
     assert {tensor.dtype for tensor in saved.values()} == {getattr(torch, dtype)}
 
 
+@pytest.mark.usefixtures("prepared_interpreter")
 def test_tied_weights_are_rounded_as_one(tmp_path: Path) -> None:
     """They stay one tensor, stored once as in the base; rounded apart they would be two, and no longer tied."""
     base = shutil.copytree(FIXTURES / "v2_6", tmp_path / "base")

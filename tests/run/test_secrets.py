@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.run.prepared import prepared_python
 from tests.run.training import environment, flags, make_data, read_run
 
 SECRETS = {
@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def run(arguments: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "minicpmv", *arguments],
+        [prepared_python(), "-m", "minicpmv", *arguments],
         env=environment() | variables,
         capture_output=True,
         text=True,
@@ -100,6 +100,6 @@ def test_trackers_are_told_of_no_secret_on_the_command_line(tmp_path: Path) -> N
         "from minicpmv.training.__main__ import main; main(sys.argv[1:]); print(sys.argv[1:])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=dict(os.environ), capture_output=True, text=True, check=True
+        [prepared_python(), "-c", code], env=dict(os.environ), capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "['--hub_token', '***', '--nonsense', '1']"

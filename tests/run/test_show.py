@@ -84,7 +84,7 @@ def test_unsound_data_is_refused_with_the_report_of_training(tmp_path: Path) -> 
     data = write_data(tmp_path / "train.json", [{"id": "a", "conversations": conversation("<image>\nWhy?", "So.")}])
     done = minicpmv("show", data, "--model", FIXTURES / "v2_6", "--output", tmp_path / "page.html")
     assert done.returncode == 2
-    assert "[D133] found 1 placeholder(s) for 0 image(s)" in done.stderr
+    assert "[D133] found 1 placeholder for 0 images" in done.stderr
     assert not (tmp_path / "page.html").exists()
 
 

@@ -164,7 +164,7 @@ def test_training_ends_when_nothing_improves_and_the_best_is_saved(
     whole, first = tmp_path / "whole", tmp_path / "first"
     run_here(flags(data, whole, *_LORA, *_STOPPING, "--eval_data_path", data, steps=20))
     told = capsys.readouterr().out
-    assert "evaluation: every 2 step(s), and the checkpoint with the best eval_loss is kept" in told
+    assert "evaluation: every 2 steps, and the checkpoint with the best eval_loss is kept" in told
     assert "early stopping: ended after step 6 of 20" in told
     assert "best: step 2 of 6, eval_loss " in told
     assert [step for step, _ in evaluations(whole)] == [2, 4, 6]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.run.forked import minicpmv, run_command
+from tests.run.prepared import prepared_python
 from tests.run.training import environment, flags, losses, make_data, read_run
 
 _START = ["--use_lora", "--lora_r", "4"]
@@ -67,7 +67,7 @@ def test_what_is_wrong_with_flags_is_said_by_the_command_itself(
 @pytest.mark.parametrize(("variable", "value"), [("WORLD_SIZE", "2"), ("OMP_NUM_THREADS", "many")])
 def test_half_a_launcher_in_the_environment_is_named(variable: str, value: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "minicpmv", "train", *flags("data.json", tmp_path)],
+        [prepared_python(), "-m", "minicpmv", "train", *flags("data.json", tmp_path)],
         env=environment() | {variable: value},
         capture_output=True,
         text=True,
@@ -81,4 +81,4 @@ def test_half_a_launcher_in_the_environment_is_named(variable: str, value: str, 
 def test_other_number_than_the_launcher_s_is_refused(data: str, tmp_path: Path) -> None:
     done = run_command(flags(data, tmp_path / "output", "--num_processes", "3"), processes=2)
     assert done.returncode == 2
-    assert "--num_processes: found 3, but a launcher has started 2 process(es)" in done.stderr
+    assert "--num_processes: found 3, but a launcher has started 2 processes" in done.stderr

@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from minicpmv.cli.main import main
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import load_model
 from tests.processes import started, wait_for
+from tests.run.prepared import prepared_python
 from tests.tiny import FIXTURES
 from tests.unit.models.adapters.test_attaching import make_adapter
 
@@ -74,7 +74,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     log = folder / "log"
     flags = ["--compare", "--port", "0", "--max-new-tokens", "40", "--max-image-bytes", "100000"]
     environment = os.environ | {"TMPDIR": str(temporary), "MINICPMV_UI_PASSWORD": PASSWORD}
-    command = [sys.executable, "-m", "minicpmv", "ui", adapter, *flags]
+    command = [prepared_python(), "-m", "minicpmv", "ui", adapter, *flags]
     with (
         log.open("w") as written,
         started(command, stdout=written, stderr=written, env=environment, preexec_fn=_hear_ctrl_c) as process,

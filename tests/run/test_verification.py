@@ -58,7 +58,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("model", VERSIONS)
+@pytest.mark.parametrize(
+    "model", [name if name in ("v2_5", "v4_5") else pytest.param(name, marks=pytest.mark.slow) for name in VERSIONS]
+)
 def test_adapter_of_every_release_is_proved_exactly(model: str, data: str, tmp_path: Path) -> None:
     assert main(_proving(data, tmp_path, "--use_lora", model=model)) == 0
     result = _verification(tmp_path)
@@ -115,7 +117,8 @@ def test_two_processes_prove_what_zero3_sharded(data: str, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     result = _verification(tmp_path)
     assert done.stdout.count("Verified: reloaded") == 1
-    assert result["loss"]["difference"] <= result["loss"]["tolerance"] < 1e-3
+    # Measured: 0 in float32. In bfloat16 ZeRO-3's linear layers round once more, before they add the bias.
+    assert result["loss"]["difference"] <= result["loss"]["tolerance"] < bound(fp32=1e-3, bf16=0.3)
     assert result["tensors"]["identical"] == result["tensors"]["saved"] > 60
 
 

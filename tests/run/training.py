@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Container, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from safetensors.torch import load_file
 
 from minicpmv.training.run import train
 from tests.precision import precision_flags
+from tests.run.prepared import own_interpreter_prepared
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
 _SIZES = ((56, 56), (90, 56), (150, 80))
@@ -47,8 +50,10 @@ def flags(data: str, output: Path, *extra: str, model: str = "v2_6", steps: int 
 
 
 def run_here(arguments: Sequence[str]) -> dict[str, Any]:
-    """Train in this process and return what run.json holds."""
-    train(arguments)
+    """Train in this process and return what run.json holds; the proof, where it is asked for, begins at once."""
+    is_proved = ("--verify_saved", "true") in itertools.pairwise(arguments)
+    with own_interpreter_prepared() if is_proved else nullcontext():
+        train(arguments)
     return read_run(Path(arguments[arguments.index("--output_dir") + 1]))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
+from minicpmv.wording import counted
 
 __all__ = ["NAME", "SUMMARY", "run"]
 
@@ -87,5 +88,5 @@ def run(arguments: Sequence[str]) -> int:
     if done.left_out:
         why = "because nothing here reads them" + (", or as requested" if options.leave_out else "")
         print(f"left out, {why}: the keys {', '.join(done.left_out)}", file=sys.stderr)
-    print(f"Wrote {done.num_records} record{'' if done.num_records == 1 else 's'} to {options.output}")
+    print(f"Wrote {counted(done.num_records, 'record')} to {options.output}")
     return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from minicpmv.cli.terminal import Terminal, catch_interrupt
 from minicpmv.errors import MiniCPMVError, UsageError
+from minicpmv.wording import suggest
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
     from minicpmv.inference.chat import Conversation
@@ -26,7 +27,10 @@ def check_file(file: str) -> None:
         UsageError: It does not.
     """
     if not Path(file).is_file():
-        raise UsageError(f"image: found no file {file!r}, expected a picture\n  fix: correct the path")
+        raise UsageError(
+            f"image: found no file {file!r}, expected a picture\n  fix: name a file that exists, relative to "
+            f"{Path.cwd()} or in full"
+        )
 
 
 def hold_dialogue(conversation: Conversation, images: Sequence[str]) -> None:
@@ -92,7 +96,8 @@ class _Dialogue:
         if command is None:
             raise UsageError(
                 f"{name}: found no such command, expected one of {', '.join(self._commands)}\n"
-                "  fix: correct it; a question that begins with a slash needs a space before it"
+                f"  fix: {suggest(name, self._commands, otherwise='type /help')}; a question that begins with a slash "
+                "needs a space before it"
             )
         if bool(argument) != bool(command.argument):
             expected = f"{name} {command.argument}".strip()

@@ -6,7 +6,6 @@ Nothing heavy is imported before a command runs, so ``--help`` answers at once.
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Sequence
 
@@ -43,6 +42,7 @@ from minicpmv.terminal.streams import (
     refuse_closed_output,
     silence_output,
 )
+from minicpmv.wording import suggest
 
 __all__ = ["main"]
 
@@ -97,8 +97,7 @@ def _build_parser() -> argparse.ArgumentParser:
 def _command(word: str) -> str:
     if word in _COMMANDS:
         return word
-    near = difflib.get_close_matches(word, _COMMANDS, n=1)
-    advice = f"did you mean {near[0]}?" if near else "choose one of them (`minicpmv --help`)"
+    advice = suggest(word, _COMMANDS, otherwise="choose one of them (`minicpmv --help`)")
     raise argparse.ArgumentTypeError(f"found {word!r}, expected one of {', '.join(_COMMANDS)}\n  fix: {advice}")
 
 

@@ -7,7 +7,6 @@ mistyped is answered with what was meant.
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import sys
 import textwrap
@@ -15,6 +14,7 @@ from typing import Any, NoReturn
 
 from minicpmv.terminal.redaction import secrets_in
 from minicpmv.terminal.streams import complain
+from minicpmv.wording import suggest
 
 __all__ = ["CommandParser"]
 
@@ -142,23 +142,29 @@ class CommandParser(argparse.ArgumentParser):
         choice = _NOT_A_CHOICE.fullmatch(fault)
         if choice:
             choices = choice["choices"].replace("'", "").split(", ")
-            near = difflib.get_close_matches(choice["found"].strip("'"), choices, n=1)
-            advice = f"did you mean {near[0]}?" if near else "choose one of them"
+            advice = suggest(choice["found"].strip("'"), choices, otherwise=f"choose one, such as {choices[0]}")
             return f"{name}: found {choice['found']}, expected one of {', '.join(choices)}\n  fix: {advice}"
         kind = _NOT_A_KIND.fullmatch(fault)
         if kind:
             expected = _KINDS.get(kind["kind"], f"a {kind['kind']}")
-            return f"{name}: found {kind['found']}, expected {expected}\n  fix: correct it"
-        return f"{name}: {fault}" if "\n  fix: " in fault else f"{name}: {fault}\n  fix: correct it"
+            return f"{name}: found {kind['found']}, expected {expected}\n  fix: {self._describe_default(name)}"
+        return f"{name}: {fault}" if "\n  fix: " in fault else f"{name}: {fault}\n  fix: {self._describe_default(name)}"
+
+    def _describe_default(self, name: str) -> str:
+        option = name.split("/")[-1]
+        default = self.get_default(option.lstrip("-").replace("-", "_"))
+        return f"`{self.prog} --help` explains it" if default is None else f"{option} {default}, which is the default"
 
     def _describe_unknown(self, word: str) -> str:
         name = word.partition("=")[0]
         listed = f"`{self.prog} --help` lists all"
         if not name.startswith("-"):
             found = f"command line: found {name!r}, expected no further word"
-            return f"{found}\n  fix: quote a text of several words; {listed}"
+            named = [each.option_strings[-1] for each in self._actions if each.option_strings and each.dest in _NAMED]
+            takes_words = any(not action.option_strings for action in self._actions)
+            fix = "quote a text of several words" if takes_words or not named else f"{named[0]} {name}"
+            return f"{found}\n  fix: {fix}; {listed}"
         known = [option for action in self._actions for option in action.option_strings]
         known += [f"--{action.dest}" for action in self._actions if action.dest in _NAMED]
-        near = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.6)
-        advice = f"did you mean {near[0]}? ({listed})" if near else f"remove it ({listed})"
-        return f"{name}: no such option of `{self.prog}`, expected one that exists\n  fix: {advice}"
+        advice = suggest(name, known, otherwise="remove it")
+        return f"{name}: no such option of `{self.prog}`, expected one that exists\n  fix: {advice} ({listed})"

@@ -114,7 +114,9 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         least = 0 if name == "batch_delay_ms" else 1
         if not least <= getattr(options, name) < float("inf"):
             flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag}: found {getattr(options, name)}, expected at least {least}\n  fix: correct it")
+            raise UsageError(
+                f"{flag}: found {getattr(options, name)}, expected at least {least}\n  fix: {flag} {max(least, 10)}"
+            )
     api_key = options.api_key if options.api_key is not None else os.environ.get(_KEY_VARIABLE)
     if (api_key is not None and not api_key.isprintable()) or api_key == "":
         raise UsageError(
@@ -123,7 +125,9 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         )
     root = options.allowed_image_root
     if root is not None and not Path(root).is_dir():
-        raise UsageError(f"--allowed-image-root: found no folder {root!r}, expected one\n  fix: correct the path")
+        raise UsageError(
+            f"--allowed-image-root: found no folder {root!r}, expected one\n  fix: name a folder that exists"
+        )
     return ServerSettings(
         host=options.host,
         api_key=api_key,

@@ -18,10 +18,9 @@ from minicpmv.errors import UsageError
 from minicpmv.files.atomic_files import staging
 from minicpmv.files.places import check_directory
 from minicpmv.terminal.streams import advise
+from minicpmv.wording import name_few
 
 __all__ = ["DemoPaths", "build_demo"]
-
-_SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,9 +88,8 @@ def _refuse_others(staged: Path, place: Path) -> None:
         str(name) for name in names if os.path.lexists(place / name) and not _is_same(staged / name, place / name)
     ]
     if others:
-        more = f" and {len(others) - _SHOWN:,} more" if others[_SHOWN:] else ""
         raise UsageError(
-            f"--output {str(place)!r}: found {', '.join(map(repr, others[:_SHOWN]))}{more}, not as the demo would "
+            f"--output {str(place)!r}: found {name_few(map(repr, others), most=3)}, not as the demo would "
             "write it, expected nothing that would be replaced\n  fix: name another directory, or move these files away"
         )
 

@@ -18,6 +18,7 @@ from minicpmv.estimation.subject import Subject, build_model, read_subject
 from minicpmv.estimation.workload import Workload, plan_workload
 from minicpmv.machine.cards import Card
 from minicpmv.models.configuration import read_model_config
+from minicpmv.wording import counted, format_seconds
 
 __all__ = ["Answer", "Question", "answer", "as_json", "as_text"]
 
@@ -137,7 +138,7 @@ def _head(given: Answer) -> Iterator[str]:
     subject, rows = given.subject, given.workload.heaviest
     how = "QLoRA" if subject.run.q_lora else "LoRA" if subject.run.use_lora else "full fine-tuning"
     precision = str(subject.half or "float32").removeprefix("torch.")
-    devices = f"{subject.num_devices} device{'s' if subject.num_devices > 1 else ''}"
+    devices = counted(subject.num_devices, "device")
     yield f"{subject.base.version.model}, {how}, {precision}, {given.engine}, {devices}"
     kinds = [f"{row.tokens:,} tokens, {row.labelled_tokens:,} of them trained, {row.slices} slices" for row in rows]
     whose = "heaviest rows of the data" if given.question.has_data else "heaviest rows that the flags allow"
@@ -167,17 +168,11 @@ def _components(given: Answer) -> Iterator[str]:
 def _times(given: Answer) -> Iterator[str]:
     share = given.question.share
     for name, duration in given.durations.items():
-        steps = f"{given.workload.steps or 0:,} step{'s' if given.workload.steps != 1 else ''}"
-        of_epoch = "" if duration.epoch is None else f", an epoch of {steps} {_clock(duration.epoch)}"
-        yield f"time on {name}, roughly: a step {_clock(duration.step)}{of_epoch} (at {share:.0%} of its peak)"
+        steps = counted(given.workload.steps or 0, "step")
+        of_epoch = "" if duration.epoch is None else f", an epoch of {steps} {format_seconds(duration.epoch)}"
+        yield f"time on {name}, roughly: a step {format_seconds(duration.step)}{of_epoch} (at {share:.0%} of its peak)"
     if given.durations:
         yield ""
-
-
-def _clock(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.2g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _verdict(given: Answer) -> Iterator[str]:

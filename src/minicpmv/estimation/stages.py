@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from minicpmv.estimation.tracing import Blank, Footprint, trace
 from minicpmv.models.networks.loss import count_chunks, summed_loss
-from minicpmv.models.networks.pixels import read_pixels
 
 __all__ = ["Row", "Stage", "Tracer"]
 
@@ -78,16 +77,18 @@ class Tracer:
         lengths = [rows * columns for rows, columns in sizes]
         side, width, embeddings = config.vision_config.patch_size, config.vision_config.hidden_size, tower.embeddings
 
-        def embed(patches: Tensor, table: Tensor, places: Tensor) -> Tensor:
-            values = read_pixels(patches, table, embeddings.patch_embedding.weight.dtype)
+        def embed(patches: Tensor, places: Tensor) -> Tensor:
+            # What `read_pixels` returns. Its look-up, piece by piece, would take most of the time of an estimate, and
+            # its pieces need less than the embeddings of the patches at any released width.
+            values = patches.to(embeddings.patch_embedding.weight.dtype)
             if tower.positions == "row":
                 values = values.clone()  # 2.5 pads it
             return embeddings.patch_embedding(values) + embeddings.position_embedding(places)
 
         patches = Blank((sum(lengths), 3 * side**2), torch.uint8)
-        table, places = Blank((3, 256), torch.float32), Blank((sum(lengths),), torch.int64)
+        places = Blank((sum(lengths),), torch.int64)
         # Its input is the batch itself, which exists all the time.
-        yield self._stage("vision tower", [embeddings], embed, patches, table, places)._replace(given=0)
+        yield self._stage("vision tower", [embeddings], embed, patches, places)._replace(given=0)
         dtype = _sum_type(embeddings.position_embedding.weight.dtype, self.autocast)
         hidden = Blank((sum(lengths), width), dtype, _learns(embeddings) or (self.has_adapter and _learns(tower)))
         recomputed = self.recomputes_vision and _learns(tower)
@@ -101,7 +102,7 @@ class Tracer:
         # Before tracing, which would count its table of positions as kept by each batch.
         if (positions := getattr(resampler, "positions", None)) is not None:
             for dtype in (torch.float32, next(resampler.parameters()).dtype):
-                positions.of_grid(sizes, torch.device("cpu"), dtype)
+                positions.of_grid(sizes[:1], torch.device("cpu"), dtype)  # all are of one size
         yield self._stage("resampler", [resampler], lambda x: resampler(x, sizes), hidden)
 
     def _embed(self, row: Row, features: int, *, needs_gradient: bool) -> Stage:

@@ -28,10 +28,10 @@ from minicpmv.evaluation.resampling import (
 )
 from minicpmv.evaluation.score_files import Answered, ShareOfFile, read_answers
 from minicpmv.evaluation.scores import measure
+from minicpmv.wording import counted, name_few
 
 __all__ = ["Change", "Comparison", "Difference", "compare", "shared_metrics"]
 
-_NAMED = 3
 """Most records that a message names."""
 
 
@@ -107,8 +107,8 @@ def compare(first: str, second: str, metrics: Sequence[Metric], *, seed: int = 0
         known = ~np.isnan(sides[0]).any(axis=1) & ~np.isnan(sides[1]).any(axis=1)
         if not known.any():
             raise UsageError(
-                f"{metric.name}: found none of {len(order)} record(s) that it can measure in both files, expected "
-                f"{metric.expects}\n  fix: leave the metric out, or name other files"
+                f"{metric.name}: found none of {counted(len(order), 'record')} that it can measure in both files, "
+                f"expected {metric.expects}\n  fix: leave the metric out, or name other files"
             )
         scores = ours.scores(metric)[known], theirs.scores(metric)[order][known]
         changed[known] |= scores[0] != scores[1]
@@ -172,10 +172,10 @@ def _check_same(ours: _Side, theirs: _Side) -> None:
     for side, other in ((ours, theirs), (theirs, ours)):
         missing = [key for key in side.positions if key not in other.positions]
         if missing:
-            named = ", ".join(map(repr, missing[:_NAMED])) + (" and more" if len(missing) > _NAMED else "")
             raise UsageError(
-                f"{other.path}: found no line for {len(missing)} of {len(side.positions)} record(s) of {side.path} "
-                f"({named}), expected the same records\n  fix: let both models answer the same data"
+                f"{other.path}: found no line for {len(missing)} of {counted(len(side.positions), 'record')} of "
+                f"{side.path} ({name_few(map(repr, missing), most=3)}), expected the same records\n  fix: let both "
+                "models answer the same data"
             )
     for key, position in ours.positions.items():
         if ours.digests[position] != theirs.digests[theirs.positions[key]]:

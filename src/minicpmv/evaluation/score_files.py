@@ -60,7 +60,8 @@ def read_answers(path: str) -> Iterator[Answered]:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise UsageError(
             f"{path}: found no file of answers that can be read ({reason}), expected what `minicpmv predict` or "
-            "`minicpmv eval --output` wrote\n  fix: correct the path"
+            "`minicpmv eval --output` wrote\n  fix: name such a file, or write one: minicpmv predict MODEL DATA "
+            "--output answers.jsonl"
         ) from error
     if not position:
         raise UsageError(f"{path}: found no line, expected one for each record\n  fix: name another file")

@@ -13,6 +13,7 @@ import numpy as np
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.base import MeanMetric, Metric, Sample, Statistics
 from minicpmv.evaluation.resampling import BLOCK, NUM_DRAWS, draw_weights, interval, values, wilson
+from minicpmv.wording import counted
 
 __all__ = ["Result", "Scorer", "Scores", "measure", "shown"]
 
@@ -81,7 +82,7 @@ class Scorer:
         for metric in self.metrics:
             if not self._sums[metric.name].num_records:
                 raise UsageError(
-                    f"{metric.name}: found none of {self.num_records} record(s) that it can measure, expected "
+                    f"{metric.name}: found none of {counted(self.num_records, 'record')} that it can measure, expected "
                     f"{metric.expects}\n  fix: add what is missing to the data, or leave the metric out"
                 )
         return {name: sums.result() for name, sums in self._sums.items()}

@@ -25,10 +25,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How torch and safetensors report an error number: torch says only that its writer failed.
 _WRITERS = ("os error", "PytorchStreamWriter", "inline_container", "No space left", "Disk quota", "file write failed")
 
-_AFTERWARDS = (
+_RESUMABLE = (
     "existing checkpoints are intact\n"
     "  fix: make room there, or lower --save_total_limit, then resume with --resume_from_checkpoint true"
 )
+_NOTHING_SAVED = "what was there is intact\n  fix: make room there, then start again"
 
 
 class DiskError(MiniCPMVError):
@@ -37,13 +38,13 @@ class DiskError(MiniCPMVError):
     is_of_one_process = True
 
 
-def check_space(directory: Path, needed: int, *, afterwards: str = _AFTERWARDS) -> None:
+def check_space(directory: Path, needed: int, *, afterwards: str | None = None) -> None:
     """Check for free space before writing.
 
     Args:
         directory: Where to write; it need not exist yet.
         needed: Bytes.
-        afterwards: End of the message: what is intact, and the fix.
+        afterwards: End of the message: what is intact, and the fix; by default about checkpoints, if there are any.
 
     Raises:
         DiskError: There is less free space.
@@ -54,13 +55,13 @@ def check_space(directory: Path, needed: int, *, afterwards: str = _AFTERWARDS) 
 
 
 @contextmanager
-def writing(staged: Path, *, needed: int | None, afterwards: str = _AFTERWARDS) -> Iterator[None]:
+def writing(staged: Path, *, needed: int | None, afterwards: str | None = None) -> Iterator[None]:
     """Collect files in a folder that is removed if they cannot be written; complete files get ordinary permissions.
 
     Args:
         staged: The folder; its parent is removed as well if it is then empty.
         needed: Bytes, for the message; None if that is not known.
-        afterwards: End of the message: what is intact, and the fix.
+        afterwards: End of the message: what is intact, and the fix; by default about checkpoints, if there are any.
 
     Raises:
         DiskError: A file could not be written.
@@ -109,7 +110,9 @@ def free_bytes(directory: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _message(directory: Path, reason: str, *, free: int, needed: int | None, afterwards: str = _AFTERWARDS) -> str:
+def _message(directory: Path, reason: str, *, free: int, needed: int | None, afterwards: str | None = None) -> str:
+    if afterwards is None:
+        afterwards = _RESUMABLE if any(directory.glob("checkpoint-*")) else _NOTHING_SAVED
     wanted = f"{needed:,} bytes" if needed is not None else "room"
     if reason == os.strerror(errno.EFBIG):  # a limit on file size: the disk may have plenty of room
         afterwards = afterwards.replace("make room there", "raise the limit of a file's size (ulimit -f)")

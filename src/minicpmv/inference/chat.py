@@ -10,6 +10,7 @@ from typing import Any
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.machine.shortage import naming_shortage
+from minicpmv.wording import counted
 
 __all__ = ["Conversation", "Exchange"]
 
@@ -114,7 +115,7 @@ class Conversation:
 
 def _describe(messages: Sequence[Mapping[str, Any]]) -> str:
     num_images = sum(piece["type"] == "image" for message in messages for piece in message["content"])
-    return f"this conversation, of {len(messages)} message(s) with {num_images} picture(s)"
+    return f"this conversation, of {counted(len(messages), 'message')} with {counted(num_images, 'picture')}"
 
 
 def _message(role: str, text: str, images: Sequence[str] = ()) -> dict[str, Any]:

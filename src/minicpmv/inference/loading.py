@@ -237,7 +237,7 @@ def _locate(path: str | Path) -> tuple[str, str | None]:
     if "\0" in text or (_looks_like_a_path(text) and not Path(text).exists()):
         raise CheckpointError(
             f"model: found no directory {text!r}, expected a model or adapter directory\n"
-            "  fix: correct the path; a finished run prints its own"
+            "  fix: name the directory that a finished run printed, or a name on the hub such as openbmb/MiniCPM-V-2_6"
         )
     adapter_base = base_of_adapter(text)
     base = adapter_base or text

@@ -23,6 +23,7 @@ import torch
 from minicpmv.errors import MiniCPMVError, UsageError
 from minicpmv.inference.loading import LoadedModel, load_processor
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.wording import counted
 
 __all__ = ["Models", "ThisProcess", "Work", "choose_devices", "open_models"]
 
@@ -92,7 +93,7 @@ def choose_devices(device: str, num_processes: int | None, *, num_gpus: int) -> 
         return [device] * (num_processes or 1)
     if (num_processes or 1) > num_gpus:
         raise UsageError(
-            f"--processes {num_processes}: found {num_gpus} GPU(s), expected one for each process\n"
+            f"--processes {num_processes}: found {counted(num_gpus, 'GPU')}, expected one for each process\n"
             f"  fix: --processes {num_gpus}, or leave it out"
         )
     return [f"cuda:{number}" for number in range(num_processes or num_gpus)]

@@ -29,6 +29,7 @@ from minicpmv.models.answering.answers import thinking_setting
 from minicpmv.models.networks.cached_slices import is_sharded
 from minicpmv.processing.batching import pad_left
 from minicpmv.processing.encoding import EncodedConversation
+from minicpmv.wording import counted
 
 __all__ = ["Answering", "Prediction", "predict"]
 
@@ -178,7 +179,7 @@ class _Predictor:
     def _describe(self, rows: Sequence[_Encoded]) -> str:
         longest = max(len(row.text.input_ids) for row in rows)
         answers = f"answers of up to {self._settings.max_new_tokens:,}"
-        return f"{len(rows)} record(s) at once, with prompts of up to {longest:,} tokens and {answers}"
+        return f"{counted(len(rows), 'record')} at once, with prompts of up to {longest:,} tokens and {answers}"
 
     def _draw_together(self, rows: Sequence[_Encoded], opened: MutableMapping[Any, Any]) -> list[str]:
         seeds = [_own_seed(self._work.seed, row.question.index) for row in rows]

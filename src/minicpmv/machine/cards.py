@@ -14,6 +14,7 @@ class Card(NamedTuple):
 
     name: str
     memory_gib: float | None
+    """What a program finds, which is less than what is sold."""
     half_tflops: float | None = None
     """Dense matrix products in bfloat16 with float32 sums; float16 where there is no bfloat16."""
     float32_tflops: float | None = None
@@ -26,26 +27,36 @@ class Card(NamedTuple):
         return Accelerator(name=self.name, kind="cuda", memory_bytes=memory, capability=self.capability)
 
 
-# Source: NVIDIA's data sheets and architecture white papers, dense figures; of the server cards the SXM form unless the
-# name says otherwise. Consumer cards: with float32 sums, which is half of what is advertised.
-# Checked on 2026-11-29: capabilities from 8.6 on in https://developer.nvidia.com/cuda-gpus, V100's on its page of
-# legacy GPUs; L40S's peaks in copies of its data sheet (362.05, 91.6); memory that CUDA shows of a T4 (15,102 MiB)
-# and of an A100-PCIE-40GB (40,339 MiB). For the other figures no page was found again.
+# Peaks: dense, half of what is stated "with sparsity"; of the SXM form where there are several. Consumer cards:
+# with float32 sums, which is half of what is advertised. Capabilities: https://developer.nvidia.com/cuda-gpus.
+# Memory: what torch reports of the card in published logs ("total capacity of ..."); drivers differ by 1 %.
+# Checked on 2026-11-29 against tables that cite these documents; the documents themselves were not read again.
 CARDS = {
     card.name: card
     for card in (
-        Card("t4", 14.7, 65, 8.1, (7, 5)),
-        Card("v100", 16, 125, 15.7, (7, 0)),
-        Card("v100-32g", 32, 125, 15.7, (7, 0)),
-        Card("3090", 24, 71, 35.6, (8, 6)),
-        Card("4090", 24, 165, 82.6, (8, 9)),
-        Card("l4", 22.5, 121, 30.3, (8, 9)),
-        Card("a10", 22.5, 125, 31.2, (8, 6)),
-        Card("a6000", 48, 155, 38.7, (8, 6)),
-        Card("l40s", 45, 362, 91.6, (8, 9)),
+        # T4 data sheet (2019): 8.1 single, 65 mixed precision; 16 GB, of which ECC takes a part
+        Card("t4", 14.6, 65, 8.1, (7, 5)),
+        # V100 data sheet (2020), SXM2: 15.7 single, 125 deep learning; 16 or 32 GB
+        Card("v100", 15.8, 125, 15.7, (7, 0)),
+        Card("v100-32g", 31.7, 125, 15.7, (7, 0)),
+        # Ampere GA102 white paper (2021): 35.6 FP32, 71 BF16 with FP32 accumulate; 24 GB
+        Card("3090", 23.7, 71, 35.6, (8, 6)),
+        # Ada white paper (2023): 82.6 FP32, 165.2 BF16 with FP32 accumulate; 24 GB
+        Card("4090", 23.6, 165, 82.6, (8, 9)),
+        # L4 data sheet (2023): 30.3 FP32, 242 BF16 with sparsity; 24 GB
+        Card("l4", 22, 121, 30.3, (8, 9)),
+        # A10 data sheet (2021): 31.2 FP32, 125 BF16; 24 GB
+        Card("a10", 22, 125, 31.2, (8, 6)),
+        # RTX A6000 data sheet (2021): 38.7 single, 309.7 tensor with sparsity; 48 GB
+        Card("a6000", 47.5, 155, 38.7, (8, 6)),
+        # L40S data sheet (2023): 91.6 FP32, 362.05 BF16; 48 GB
+        Card("l40s", 44.4, 362, 91.6, (8, 9)),
+        # A100 data sheet (2021): 19.5 FP32, 312 BF16; 40 or 80 GB
         Card("a100", 39.4, 312, 19.5, (8, 0)),
-        Card("a100-80g", 80, 312, 19.5, (8, 0)),
-        Card("h100", 80, 989, 67, (9, 0)),
-        Card("h200", 140, 989, 67, (9, 0)),
+        Card("a100-80g", 79.1, 312, 19.5, (8, 0)),
+        # H100 data sheet (2023), SXM5: 67 FP32, 1,979 BF16 with sparsity; 80 GB
+        Card("h100", 79.1, 989, 67, (9, 0)),
+        # H200 data sheet (2024), SXM: 67 FP32, 1,979 BF16 with sparsity; 141 GB
+        Card("h200", 139.8, 989, 67, (9, 0)),
     )
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 from minicpmv.machine.kernels import attention_kernel
 from minicpmv.machine.value import Machine
+from minicpmv.wording import counted
 
 __all__ = ["describe_machine", "name_machine"]
 
@@ -39,7 +40,7 @@ def name_machine(machine: Machine, *, device_type: str) -> str:
         device_type: ``cpu`` where accelerators are not used.
     """
     if device_type == "cpu" or not machine.accelerators:
-        return f"{machine.num_cores} core{'s' if machine.num_cores > 1 else ''}"
+        return counted(machine.num_cores, "core")
     first = machine.accelerators[0]
     memory = [] if first.memory_bytes is None else [f"{_gib(first.memory_bytes):g} GiB"]
     driver = [] if machine.driver is None else [f"driver {machine.driver}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from minicpmv.errors import MachineError
 from minicpmv.machine.value import Choice, Machine
+from minicpmv.wording import counted
 
 __all__ = ["processes_on", "refuse_crowding"]
 
@@ -33,6 +34,7 @@ def refuse_crowding(machine: Machine) -> None:
     count = len(machine.accelerators)
     if machine.num_local_processes > count > 0:
         raise MachineError(
-            f"machine: found {machine.num_local_processes} processes for {count} GPU(s), expected one for each\n"
+            f"machine: found {machine.num_local_processes} processes for {counted(count, 'GPU')}, expected one for "
+            "each\n"
             f"  fix: --num_processes {count}, GPUS_PER_NODE={count} of the scripts, or show more (CUDA_VISIBLE_DEVICES)"
         )

@@ -9,6 +9,7 @@ from typing import Literal
 
 from minicpmv.errors import MachineError
 from minicpmv.machine.value import Accelerator, Choice, Machine, TorchBuild
+from minicpmv.wording import counted
 
 __all__ = ["describe_untested", "refuse_unusable", "support_of"]
 
@@ -94,7 +95,7 @@ def _word_unused(machine: Machine, on_processor: str) -> str:
     said = f" ({machine.complaint})" if machine.complaint else ""
     ways.append(f"{on_processor} runs on the CPU")
     return (
-        f"machine: found {count} {device}{'s' if count > 1 else ''}{driver} that {machine.torch}, cannot use{said}, "
+        f"machine: found {counted(count, device)}{driver} that {machine.torch}, cannot use{said}, "
         f"expected {expected}\n  fix: {'; or '.join(ways)}"
     )
 

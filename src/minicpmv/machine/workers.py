@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minicpmv.machine.value import Choice, Machine
+from minicpmv.wording import counted, format_bytes
 
 __all__ = ["bytes_in_flight", "default_workers", "most_workers", "workers_that_fit"]
 
@@ -20,7 +21,9 @@ def default_workers(machine: Machine) -> Choice[int]:
         return Choice(0, "on a CPU they would take time from the computation")
     share = machine.num_cores // machine.num_local_processes
     if share <= _ENOUGH:
-        return Choice(1, f"each process has {share} core(s), and decoding images must not keep its accelerator waiting")
+        return Choice(
+            1, f"each process has {counted(share, 'core')}, and decoding images must not keep its accelerator waiting"
+        )
     return Choice(_ENOUGH, "decoding images must not keep the accelerator waiting")
 
 
@@ -43,7 +46,7 @@ def workers_that_fit(machine: Machine, *, asked: int, prefetched: int, batch_byt
     needs = [bytes_in_flight(count, prefetched=prefetched, batch_bytes=batch_bytes) for count in range(asked + 1)]
     of_process = machine.shared_bytes / machine.num_local_processes
     fitting = max(count for count, need in enumerate(needs) if need <= of_process)
-    has, needed = _size(machine.shared_bytes), _size(needs[-1] * machine.num_local_processes)
+    has, needed = format_bytes(machine.shared_bytes), format_bytes(needs[-1] * machine.num_local_processes)
     return Choice(fitting, f"/dev/shm has {has} free, and their batches may need {needed}")
 
 
@@ -56,7 +59,3 @@ def bytes_in_flight(workers: int, *, prefetched: int, batch_bytes: int) -> int:
         batch_bytes: Bytes of the heaviest batch.
     """
     return (workers * prefetched + _SPARE) * batch_bytes if workers else 0
-
-
-def _size(number: int) -> str:
-    return f"{number / 2**20:,.0f} MiB" if number >= 2**20 else f"{number / 2**10:,.0f} KiB"

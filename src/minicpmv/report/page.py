@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cache
 
 import jinja2
 
@@ -63,6 +64,7 @@ def _as_json(charts: Sequence[Chart], names: Sequence[str]) -> str:
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
+@cache
 def _environment() -> jinja2.Environment:
     environment = make_environment("minicpmv.report")
     environment.filters["excerpt"] = _excerpt

@@ -17,6 +17,7 @@ from minicpmv.data.sources.skipping import SKIPPED
 from minicpmv.errors import UsageError
 from minicpmv.report.facts import check_facts, check_state, check_verification, is_number, is_step
 from minicpmv.terminal.redaction import clean_settings
+from minicpmv.wording import counted
 
 __all__ = ["AFTER", "BEFORE", "LOG", "RUN", "SAMPLES", "Run", "is_number", "read_run"]
 
@@ -138,7 +139,7 @@ def _read_lines(path: Path, faults: list[str]) -> Iterator[Entry]:
         else:
             num_broken += 1
     if num_broken:
-        faults.append(f"{num_broken:,} line(s) of {path.name} that are not JSON objects")
+        faults.append(f"{counted(num_broken, 'line')} of {path.name} that are not JSON objects")
 
 
 def _with_steps(entries: object) -> list[Entry]:

@@ -17,6 +17,7 @@ from minicpmv.report.answers import AnswerSet, Kind, Pair
 from minicpmv.report.differences import given_settings, list_settings
 from minicpmv.report.evaluations import Measured, measured_keys
 from minicpmv.report.run_directory import Run, is_number
+from minicpmv.wording import counted, format_seconds
 
 __all__ = ["Answers", "Number", "RunView", "ShownPair", "view_run"]
 
@@ -125,7 +126,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Method": "" if not arguments else "LoRA" if arguments.get("use_lora") else "full fine-tuning",
         "Steps": f"{run.last_step:,}{of_all}" if run.log else "none logged",
         "Started": str(facts.get("started", "")).replace("T", " ").replace("+00:00", " UTC"),
-        "Time": _duration(metrics["train_runtime"]) if "train_runtime" in metrics else "",
+        "Time": "" if metrics.get("train_runtime") is None else format_seconds(metrics["train_runtime"]),
         "Computed on": _device(facts),
         "Saved model": _verification(run.verification),
     }
@@ -134,7 +135,8 @@ def _facts(run: Run) -> dict[str, str]:
 
 def _device(facts: Mapping[str, Any]) -> str:
     device, processes = facts.get("device"), facts.get("processes")
-    return f"{device}, {processes} process{'' if processes == 1 else 'es'}" if device else ""
+    number = "" if processes is None else f", {counted(processes, 'process', 'processes')}"
+    return f"{device}{number}" if device else ""
 
 
 def _verification(verification: Mapping[str, Any]) -> str:
@@ -143,12 +145,6 @@ def _verification(verification: Mapping[str, Any]) -> str:
         return ""
     identical = f", {tensors.get('identical'):,} tensors identical" if tensors.get("identical") else ""
     return f"{verification.get('verdict', 'unknown')}{identical}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _numbers_of_answers(answers: Sequence[AnswerSet]) -> list[Number]:

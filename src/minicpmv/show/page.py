@@ -6,6 +6,7 @@ The template engine escapes everything that comes from the data; the style sheet
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import jinja2
 
@@ -64,6 +65,7 @@ def render_page(dataset: ConversationDataset, header: Header) -> str:
     )
 
 
+@cache
 def _environment() -> jinja2.Environment:
     environment = make_environment("minicpmv.show")
     environment.filters["length_in_pixels"] = _length

@@ -61,5 +61,5 @@ def _position(num_records: int, name: str) -> int:
         return int(name)
     raise UsageError(
         f"--record: found {name!r}, which is not the id of a record, expected an id or a position from 0 to "
-        f"{num_records - 1}\n  fix: correct the name"
+        f"{num_records - 1}\n  fix: --record 0 shows the first; `minicpmv check` names records"
     )

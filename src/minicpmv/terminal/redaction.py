@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
+from minicpmv.wording import FALSE, TRUE
+
 __all__ = [
     "HIDDEN",
     "clean_command",
@@ -36,7 +38,7 @@ _SECRET_WORDS = re.compile(
 _SECRET_ENDINGS = ("apikey", "accesskey", "authkey", "credential", "passwd", "password", "secret", "secretkey", "token")
 _SECRET_LISTS = ("keys", "tokens")
 """Words that mark a secret at the end of a name, unless they count: ``--api_keys a b``, not ``--batch_tokens 4096``."""
-_NO_SECRET = ("", "auto", "false", "no", "none", "null", "true", "yes", HIDDEN)
+_NO_SECRET = (*TRUE, *FALSE, "", "auto", "none", "null", HIDDEN)
 
 _USERINFO = re.compile(r"(?<=://)[^\s/?#]*@")
 _QUERY = re.compile(r"(?<=[?&;#])([^=&\s#]+)=([^&\s#'\"]+)")
@@ -194,8 +196,6 @@ def _hide_quoted(match: re.Match[str]) -> str:
 
 def _of_environment() -> list[str]:
     """List the values of variables with a secret's name; a path (SSH_AUTH_SOCK) only leads to a secret."""
-    return [
-        value
-        for name, value in os.environ.items()
-        if len(value) >= _LEAST_OF_ENVIRONMENT and is_secret_name(name) and not value.startswith(("/", "~", "."))
-    ]
+    # Names first: each text that is cleaned asks for all, and few values are looked at.
+    values = [os.environ.get(name, "") for name in os.environ if is_secret_name(name)]
+    return [value for value in values if len(value) >= _LEAST_OF_ENVIRONMENT and not value.startswith(("/", "~", "."))]

@@ -41,6 +41,7 @@ from minicpmv.training.inputs.run_inputs import RunInputs
 from minicpmv.training.learning.parts import is_lora_tensor
 from minicpmv.training.monitoring.progress import RunProgress, memory_gib
 from minicpmv.training.trainer import MiniCPMVTrainer
+from minicpmv.wording import counted, format_bytes, format_seconds
 
 __all__ = ["DryRunChecks", "require_room", "take_dry_run"]
 
@@ -92,7 +93,7 @@ class DryRunChecks:
         if start.path is not None:
             found = f", the run would resume from {Path(start.path).name}"
         elif checkpoints:
-            found = f", --overwrite_output_dir would delete {len(checkpoints)} earlier checkpoint(s)"
+            found = f", --overwrite_output_dir would delete {counted(len(checkpoints), 'earlier checkpoint')}"
         self.passed("directory", f"{output_dir}{found}")
 
     def weights(self, model: Any, base: Path) -> None:
@@ -137,10 +138,10 @@ def take_dry_run(
     gradient = f", gradient {first['grad_norm']:.3g}" if "grad_norm" in first else ""
     checks.passed(
         "one step",
-        f"{trainer.args.gradient_accumulation_steps * args.world_size} x the costliest row, of {len(row)} "
-        f"record(s){tokens}: "
+        f"{trainer.args.gradient_accumulation_steps * args.world_size} x the costliest row, of "
+        f"{counted(len(row), 'record')}{tokens}: "
         f"loss {first['loss']:.4f}{gradient}, {seconds:.2f} s; the run's {num_steps:,} steps take roughly "
-        f"{_time(seconds * share * num_steps)}, without evaluation and saving",
+        f"{format_seconds(seconds * share * num_steps)}, without evaluation and saving",
     )
     peak = _check_memory(checks, args)
     needed = _check_disk(checks, trainer, room, inputs, run)
@@ -227,11 +228,12 @@ def _check_memory(checks: DryRunChecks, args: TrainingArguments) -> float:
         reserved, beside = (max(each) for each in zip(*gather(_measure_around(args.device)), strict=True))
         told = (
             f"peak {max(peaks):.2f} GiB of tensors and {reserved:.2f} GiB reserved for them, plus {beside:.2f} GiB "
-            f"for others (CUDA, NCCL, other programs), on each of {len(peaks)} GPU(s) with {total:.1f} GiB"
+            f"for others (CUDA, NCCL, other programs), on each of {counted(len(peaks), 'GPU')} with {total:.1f} GiB"
         )
     else:
         local = peaks[: num_launched("LOCAL_WORLD_SIZE")]
-        told = f"peak {sum(local):.2f} GiB in {len(local)} process(es) of the machine's {total:.1f} GiB"
+        processes = counted(len(local), "process", "processes")
+        told = f"peak {sum(local):.2f} GiB in {processes} of the machine's {total:.1f} GiB"
     checks.passed("memory", f"{told}, optimizer state included")
     return max(peaks)
 
@@ -271,7 +273,7 @@ def _check_disk(
     final = _num_bytes_saved(model, run, inputs)
     needed = room.num_checkpoints * one + final
     free = free_bytes(Path(room.output_dir))
-    number = f"{room.num_checkpoints} checkpoint{'' if room.num_checkpoints == 1 else 's'}"
+    number = counted(room.num_checkpoints, "checkpoint")
 
     def check() -> None:
         if free < needed:
@@ -284,7 +286,8 @@ def _check_disk(
     raise_together(check)
     checks.passed(
         "disk",
-        f"{_size(needed)} of {_size(free)} free: {number} of {_size(one)}, {_size(final)} saved at the end",
+        f"{format_bytes(needed)} of {format_bytes(free)} free: {number} of {format_bytes(one)}, {format_bytes(final)} "
+        "saved at the end",
     )
     return needed
 
@@ -328,14 +331,3 @@ def _num_bytes_saved(model: Any, run: RunArguments, inputs: RunInputs) -> int:
     # Weights trained outside LoRA are saved twice: in the adapter, and for the official loading snippet.
     beside = [parameter for name, parameter in trained.items() if not is_lora_tensor(name)]
     return size + sum(num_elements(parameter) * parameter.element_size() for parameter in beside)
-
-
-def _size(number: int) -> str:
-    return f"{number / 2**30:,.2f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60}:{minutes % 60:02} h"

@@ -387,7 +387,7 @@ def _build_trainer(
     except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker that lacks its settings
         raise UsageError(
             f"training arguments: found what transformers' Trainer refuses ({error}), expected what it accepts\n"
-            "  fix: correct the flag it names"
+            "  fix: change or remove the flag that it names (`minicpmv train --help` explains each)"
         ) from error
 
 

@@ -128,7 +128,8 @@ def _whole_number(given: object, where: object, *, least: int) -> int | None:
         return None
     if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) < least:
         raise UsageError(
-            f"{where}: found something else, expected a whole number of at least {least}, or nothing\n  fix: correct it"
+            f"{where}: found something else, expected a whole number of at least {least}, or nothing\n"
+            f"  fix: type {max(least, 1)}, or empty the field"
         )
     return int(text)
 
@@ -138,7 +139,7 @@ def _number(given: object, slider: gradio.Slider) -> float:
         return given
     raise UsageError(
         f"{slider.label}: found something else, expected a number from {slider.minimum} to {slider.maximum}\n"
-        "  fix: correct it"
+        "  fix: choose a number with the slider"
     )
 
 

@@ -80,7 +80,12 @@ def test_flags_of_training_pass_estimate_as_they_are() -> None:
             "eval m d --turns lats",
             r"error: --turns: found 'lats', expected one of last, all\n  fix: did you mean last\?",
         ),
-        ("serve m --port x", r"error: --port: found 'x', expected a whole number\n  fix: correct it"),
+        (
+            "serve m --port x",
+            r"error: --port: found 'x', expected a whole number\n  fix: --port 8000, which is the default",
+        ),
+        ("demo here", r"error: command line: found 'here', expected no further word\n  fix: --output here; .*"),
+        ("chat m What is", r"error: command line: found 'is', expected no further word\n  fix: quote a text.*"),
         (
             "show d --model m --record 1 --sample 2",
             r"error: --sample --record: found both, .*\n  fix: remove one of them",

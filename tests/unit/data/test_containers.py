@@ -226,7 +226,7 @@ def test_a_folder_is_read_without_what_describes_it(tmp_path: Path) -> None:
     assert len(survey.records) == 2
     archive, info = [finding.problem for finding in survey.findings]
     assert (archive.code, info.code) == ("D332", "D332")
-    assert archive.found == "1 file(s) of other kinds: old.zip"
+    assert archive.found == "1 file of other kinds: old.zip"
     assert info.found.endswith("as LLaMA-Factory's, which says how to read demo (columns, formatting)")
     assert problem_of(tmp_path / "dataset_info.json").found.startswith(
         "a list of data sets, as LLaMA-Factory's: 'demo'"
@@ -238,10 +238,10 @@ def test_the_verdict_tells_problems_of_records_from_those_of_files(tmp_path: Pat
     faulty = write_data(tmp_path / "c.json", [{"conversations": []}])
     strange.write_bytes(STRANGE_FILES["zip"])
     for paths, words in (
-        ([str(strange)], "1 problem(s) of whole files, and no record(s) that could be read; no notice."),
-        ([sound, str(strange)], "1 problem(s) of whole files, and 1 record(s) that could be read; no notice."),
-        ([faulty, str(strange)], "2 problem(s): 1 in 1 of 1 record(s), 1 of whole files; no notice."),
-        ([faulty, sound], "1 problem(s) in 1 of 2 record(s); no notice."),
+        ([str(strange)], "1 problem of whole files, and no record that could be read; no notice."),
+        ([sound, str(strange)], "1 problem of whole files, and 1 record that could be read; no notice."),
+        ([faulty, str(strange)], "2 problems: 1 in 1 of 1 record, 1 of whole files; no notice."),
+        ([faulty, sound], "1 problem in 1 of 2 records; no notice."),
     ):
         survey = Survey(paths)
         survey.read_texts()

@@ -114,5 +114,5 @@ def test_d141_counts_uses_however_far_apart(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(DataError) as caught:
         load_records(write_lines(tmp_path / "train.jsonl", records))
     (problem,) = caught.value.problems
-    assert problem.found.endswith("no.png'; 2 more use(s) of this file")
+    assert problem.found.endswith("no.png'; 2 more uses of this file")
     assert "record 0" in problem.where

@@ -41,7 +41,7 @@ def test_an_unknown_state_is_refused() -> None:
 def test_a_gpu_that_nobody_knows_is_refused() -> None:
     with pytest.raises(UsageError, match="--gpu: found 'gtx', expected a size such as 24GB, or one of t4, v100"):
         find_device("gtx")
-    assert find_device("A100-80G").memory_gib == 80
+    assert find_device("A100-80G").memory_gib == 79.1
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_records_that_a_metric_cannot_measure_do_not_count() -> None:
     scorer.add(Sample(answer="nobody knows"))
     assert scores == {"box_iou": None, "exact_match": 1}
     assert {name: found.num_records for name, found in scorer.results().items()} == {"box_iou": 1, "exact_match": 2}
-    with pytest.raises(UsageError, match=r"box_iou: found none of 1 record\(s\) that it can measure, expected a refer"):
+    with pytest.raises(UsageError, match=r"box_iou: found none of 1 record that it can measure, expected a refer"):
         score_all(find_metrics(["box_iou"]), binary(1, 0)).results()
 
 

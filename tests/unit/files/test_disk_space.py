@@ -57,6 +57,17 @@ def test_too_little_room_is_seen_before_writing(tmp_path: Path) -> None:
         check_space(tmp_path / "not yet there", 10**15)
 
 
+@pytest.mark.parametrize("has_checkpoint", [True, False])
+def test_only_a_run_with_checkpoints_can_be_resumed(has_checkpoint: bool, tmp_path: Path) -> None:
+    if has_checkpoint:
+        (tmp_path / "checkpoint-3").mkdir()
+    with pytest.raises(DiskError) as told:
+        check_space(tmp_path, 10**15)
+    assert ("existing checkpoints are intact" in str(told.value)) is has_checkpoint
+    assert ("--resume_from_checkpoint true" in str(told.value)) is has_checkpoint
+    assert "fix: make room there" in str(told.value)
+
+
 def test_full_disk_elsewhere_is_explained_and_other_errors_are_not(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "run.json"))
     assert explain_system(full).startswith(f"{tmp_path}: found No space left on device")

@@ -89,8 +89,8 @@ def test_lines_are_added_to_a_jsonl_file(loaded: LoadedModel, tmp_path: Path) ->
     ("exchange", "message"),
     [
         (Exchange("Hello?", (), ""), "[D126] found"),
-        (Exchange("What does <image> mean?", (), "A picture."), "[D133] found 1 placeholder(s) for 0 image(s)"),
-        (Exchange("And <image>?", (SMALL,), "A picture."), "[D133] found 2 placeholder(s) for 1 image(s)"),
+        (Exchange("What does <image> mean?", (), "A picture."), "[D133] found 1 placeholder for 0 images"),
+        (Exchange("And <image>?", (SMALL,), "A picture."), "[D133] found 2 placeholders for 1 image"),
     ],
 )
 def test_what_would_train_something_else_is_not_written(

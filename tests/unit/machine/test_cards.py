@@ -86,7 +86,7 @@ def test_card_of_an_estimate_is_the_real_one(row: Row) -> None:
     assert listed.capability == row.shown.capability
     assert listed.memory_bytes is not None
     assert row.shown.memory_bytes is not None
-    assert listed.memory_bytes == pytest.approx(row.shown.memory_bytes, rel=0.03)
+    assert listed.memory_bytes == pytest.approx(row.shown.memory_bytes, rel=0.01)
     assert precision_of(listed).value == row.precision
 
 

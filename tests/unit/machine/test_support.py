@@ -116,7 +116,7 @@ def test_each_card_has_one_process() -> None:
 @pytest.mark.parametrize(
     ("machine", "message"),
     [
-        (replace(GPU, num_processes=8, num_local_processes=8), r"found 8 processes for 2 GPU\(s\)"),
+        (replace(GPU, num_processes=8, num_local_processes=8), "found 8 processes for 2 GPUs"),
         (machine_with(SLICE, num_processes=2, num_local_processes=2), "on slices of cards .*MIG 3g.20gb"),
         (machine_with(SLICE, num_processes=2, num_local_processes=1), r"found 2 processes .*NCCL"),
     ],

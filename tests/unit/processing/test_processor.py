@@ -280,7 +280,10 @@ def test_impossible_slicing_is_found_when_loading(model: Path) -> None:
         MiniCPMVProcessor.from_pretrained(model, max_slice_nums=0)
 
 
-@pytest.mark.parametrize("first", ["minicpmv.processing.processor", "minicpmv.models.configuration"])
+@pytest.mark.parametrize(
+    "first",
+    ["minicpmv.processing.processor", pytest.param("minicpmv.models.configuration", marks=pytest.mark.slow)],
+)
 def test_our_modules_may_be_imported_before_transformers(first: str) -> None:
     """They import transformers, whose import registers them: while they are half imported themselves."""
     code = (

@@ -40,7 +40,7 @@ def test_a_killed_run_has_what_it_logged_after_its_checkpoint(tmp_path: Path) ->
         file.write('{"step": 7, "lo')
     run = read_run(tmp_path)
     assert run.last_step == 6
-    assert [fault.split(" that ")[0] for fault in run.faults] == ["1 line(s) of log.jsonl"]
+    assert [fault.split(" that ")[0] for fault in run.faults] == ["1 line of log.jsonl"]
 
 
 def test_what_is_damaged_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
     (tmp_path / "verification.json").write_text("{")
     run = read_run(tmp_path)
     assert [sample["answer"] for sample in run.samples] == ["\ufffd\ufffd"]
-    assert [fault.partition(" that ")[0] for fault in run.faults] == ["1 line(s) of samples.jsonl", "verification.json"]
+    assert [fault.partition(" that ")[0] for fault in run.faults] == ["1 line of samples.jsonl", "verification.json"]
     assert len(run.log) == len(LOG)
 
 

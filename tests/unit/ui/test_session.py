@@ -118,9 +118,7 @@ def test_a_question_without_room_is_named_and_forgotten(room: Room, monkeypatch:
     with monkeypatch.context() as patch:
         full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         patch.setattr(chat_module, "answer", lambda *_, **__: (_ for _ in ()).throw(full))
-        with pytest.raises(
-            MemoryShortageError, match=r"this conversation, of 1 message\(s\) with 1 picture\(s\) \(CUDA out"
-        ):
+        with pytest.raises(MemoryShortageError, match=r"this conversation, of 1 message with 1 picture \(CUDA out"):
             ask(session, "What is it?", IMAGE)
     assert ask(session, "What is it?", IMAGE)
     assert [len(conversation.exchanges) for conversation in session.conversations] == [1, 1]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from minicpmv.data.records.record import RawRecord, quote
 from minicpmv.errors import Problem
+from minicpmv.wording import counted
 
 __all__ = ["IdRegister", "RepeatedIds", "digest_record"]
 
@@ -119,7 +120,7 @@ def _compare(alike: Sequence[tuple[int, RawRecord]], shared: _Shared) -> Iterato
 
 def _word(source: str, shared: _Shared) -> Problem:
     more = f" and {shared.num_ids - _NAMED:,} more" if shared.num_ids > _NAMED else ""
-    found = f"{shared.num_records:,} record(s) with the id of an earlier, different record: "
+    found = f"{counted(shared.num_records, 'record')} with the id of an earlier, different record: "
     found += ", ".join(shared.examples) + more
     fix = "nothing, if an id names the picture, as in LLaVA's files; else give each record its own"
     return Problem(

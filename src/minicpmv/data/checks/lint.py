@@ -14,6 +14,7 @@ from minicpmv.data.checks.foreign_marks import is_picture_mark
 from minicpmv.data.checks.placeholders import IMAGE_KEY, PLAIN_PLACEHOLDERS
 from minicpmv.data.records.record import RawRecord, quote
 from minicpmv.errors import Problem
+from minicpmv.wording import counted
 
 __all__ = ["find_path_oddity", "find_text_oddities", "messages_of"]
 
@@ -47,7 +48,7 @@ def _oddities_of(role: object, content: str) -> Iterator[tuple[str, str, str, st
         fix = "remove it: it is invisible, and the model learns to write it"
         yield "D312", found, "letters, signs, tabs and line feeds; kept as it is", fix
     if "\r" in content:
-        found = f"{content.count(chr(13))} carriage return(s), the first at character {content.index(chr(13))}"
+        found = f"{counted(content.count(chr(13)), 'carriage return')}, the first at character {content.index(chr(13))}"
         fix = "write line breaks as \\n"
         yield "D313", found, "line feeds alone; kept, so lines end in other tokens", fix
     if "\ufffd" in content:

@@ -16,6 +16,7 @@ from minicpmv.data.records.record import RawRecord
 from minicpmv.errors import Problem
 from minicpmv.processing.text.chat import ImageRef, Role, Turn
 from minicpmv.processing.text.thinking import THINK, THOUGHT
+from minicpmv.wording import counted
 
 __all__ = [
     "IMAGE_KEY",
@@ -174,13 +175,13 @@ def _check_plain(record: RawRecord, located: Sequence[tuple[str, str]], num_imag
     num_tags = len(located)
     if keyed or num_tags == num_images:
         return
-    found = f"{num_tags} placeholder(s) for {num_images} image(s)"
+    found = f"{counted(num_tags, 'placeholder')} for {counted(num_images, 'image')}"
     if num_tags > num_images:
-        spare = located[num_images][1]
-        fix = f"remove {num_tags - num_images} placeholder(s) or name {num_tags - num_images} more image(s)"
-        yield Problem("D133", record.where(spare), found, "one placeholder per image", fix)
+        spare = num_tags - num_images
+        fix = f"remove {counted(spare, 'placeholder')} or name {counted(spare, 'more image')}"
+        yield Problem("D133", record.where(located[num_images][1]), found, "one placeholder per image", fix)
     else:
-        fix = f"add {num_images - num_tags} placeholder(s), or remove all of them to put the images first"
+        fix = f"add {counted(num_images - num_tags, 'placeholder')}, or remove all of them to put the images first"
         yield Problem("D134", record.where("image"), found, "one placeholder per image", fix)
 
 

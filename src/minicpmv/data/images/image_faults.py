@@ -21,6 +21,7 @@ from minicpmv.data.records.file_kinds import HEAD_BYTES, FileKind, find_kind
 from minicpmv.data.records.path_faults import find_path_fault, suggest_name
 from minicpmv.errors import Problem
 from minicpmv.processing.pictures.patches import ImageError, read_data_url
+from minicpmv.wording import counted
 
 __all__ = ["ImageUse", "describe_fault", "is_file_path", "name_of", "others_of"]
 
@@ -70,7 +71,7 @@ def name_of(use: ImageUse) -> str:
 
 def others_of(num_others: int) -> str:
     """Word how many further uses an image has."""
-    return f"; {num_others} more use(s) of this file" if num_others else ""
+    return f"; {counted(num_others, 'more use')} of this file" if num_others else ""
 
 
 def describe_fault(use: ImageUse, error: ImageError, *, num_others: int, suggest: bool) -> Problem:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["GRID", "Box", "BoxError", "find_boxes", "scale_boxes", "write_box"]
+__all__ = ["GRID", "Box", "BoxError", "find_boxes", "find_click", "scale_boxes", "write_box"]
 
 GRID = 1000
 """The far edge of an image, whatever its size, in the coordinates that the models were trained on."""
@@ -25,6 +25,12 @@ _FORMS = (
     re.compile(rf"{_POINT}\s*,?\s*{_POINT}"),
 )
 _BOX = re.compile(r"<box>(?P<inside>.*?)</box>|(?<=</ref>)(?P<bracket>\[[^\[\]<>]*\])", re.DOTALL)
+_PAIR = rf"(?:x\s*=\s*)?({_NUMBER}){_SEPARATOR}(?:y\s*=\s*)?({_NUMBER})"
+_CLICK = re.compile(
+    rf"<point>\s*[\[(]?\s*{_PAIR}\s*[\])]?\s*</point>|<box>\s*[\[(]?\s*{_FOUR}\s*[\])]?\s*</box>"
+    rf"|[\[(]\s*{_PAIR}\s*[\])]"
+)
+"""A place as agents of graphical interfaces write one: marked, or a pair of numbers in brackets, ``click(3, 4)``."""
 _OTHER_MARKS = re.compile(r"<(quad|point)>")
 
 
@@ -78,6 +84,22 @@ def find_boxes(text: str) -> list[Box]:
     matches = (_match_numbers(match["inside"] or match["bracket"] or "") for match in _BOX.finditer(text))
     boxes = (tuple(map(float, match.groups())) for match in matches if match)
     return [(x1, y1, x2, y2) for x1, y1, x2, y2 in boxes]
+
+
+def find_click(text: str) -> tuple[float, float] | None:
+    """Read the first place that a text points at: a marked point, a pair of numbers, or the centre of a box.
+
+    >>> find_click("<point>120 48</point>"), find_click('{"POINT": [120, 48], "duration": 2}')
+    ((120.0, 48.0), (120.0, 48.0))
+    >>> find_click("<box>0 0 10 20</box>"), find_click("click(x=3, y=4)"), find_click("3 or 4")
+    ((5.0, 10.0), (3.0, 4.0), None)
+    """
+    match = _CLICK.search(text)
+    if match is None:
+        return None
+    numbers = [float(number) for number in match.groups() if number is not None]
+    xs, ys = numbers[::2], numbers[1::2]
+    return sum(xs) / len(xs), sum(ys) / len(ys)
 
 
 def _match_numbers(inside: str) -> re.Match[str] | None:

@@ -12,6 +12,7 @@ from minicpmv.data.records.formats import tables
 from minicpmv.data.records.formats.wrappers import is_registry
 from minicpmv.errors import DataError, Problem
 from minicpmv.terminal.escapes import remember_names
+from minicpmv.wording import counted, name_few
 
 __all__ = ["DATA_SUFFIXES", "data_folder", "describe_unread", "find_files"]
 
@@ -44,7 +45,6 @@ _DESCRIPTIONS = ("dataset_info.json", "dataset_infos.json")
 """Files in a folder that describe the others: LLaMA-Factory's list of data sets, Hugging Face's features."""
 _REGISTERED = ("columns", "tags", "formatting", "ranking", "split", "subset", "folder", "num_samples")
 """Keys with which a list of data sets states how to read a file."""
-_NAMED = 5
 
 
 def find_files(path: str | os.PathLike[str]) -> list[str]:
@@ -66,7 +66,7 @@ def find_files(path: str | os.PathLike[str]) -> list[str]:
     files = [name for name in files if not os.path.isdir(folder / name)]
     if not files:
         others = [name for name in names if name.lower().endswith(_PASSED_OVER)]
-        found = f"a folder without data files, but with {_list(others)}" if others else "a folder without data files"
+        found = f"a folder without data files, but with {name_few(others)}" if others else "a folder without data files"
         fix = "name the file inside the folder, or give it one of these endings"
         _fail("D101", source, found, f"files ending in {', '.join(DATA_SUFFIXES)}", fix)
     return [os.path.join(source, name) for name in files]
@@ -96,8 +96,8 @@ def describe_unread(folder: str, files: Sequence[str]) -> list[Problem]:
     unread = [name for name in _list_folder(folder) if name not in names and not name.startswith(".")]
     notices: list[Problem] = []
     if others := [name for name in unread if name.lower().endswith(_PASSED_OVER)]:
-        found = f"{len(others)} file(s) of other kinds: {_list(others)}"
-        expected = f"files ending in {', '.join(DATA_SUFFIXES)}; {len(files)} such file(s) are read, no others"
+        found = f"{counted(len(others), 'file')} of other kinds: {name_few(others)}"
+        expected = f"files ending in {', '.join(DATA_SUFFIXES)}; only such files are read, here {len(files)}"
         fix = "nothing, if these are no data; else give one by itself, and a message will say how to unpack or convert"
         notices.append(Problem("D332", folder, found, expected, fix, severity="notice"))
     if _DESCRIPTIONS[0] in unread and (notice := _describe_registry(folder)):
@@ -120,7 +120,7 @@ def _describe_registry(folder: str) -> Problem | None:
     entries = cast("dict[str, dict[str, object]]", registry)
     told = [f"{name} ({', '.join(keys)})" for name, entry in entries.items() if (keys := _told(entry))]
     found = f"a list of {len(entries)} data sets, as LLaMA-Factory's"
-    found += f", which says how to read {_list(told)}" if told else ""
+    found += f", which says how to read {name_few(told)}" if told else ""
     expected = "data files alone; they are read as they are, and the list is not followed"
     fix = "name the files that are meant, and make sure that their keys are those of docs/data.md"
     return Problem("D332", where, found, expected, fix, severity="notice")
@@ -128,10 +128,6 @@ def _describe_registry(folder: str) -> Problem | None:
 
 def _told(entry: dict[str, object]) -> list[str]:
     return [key for key in _REGISTERED if key in entry]
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def data_folder(source: str) -> str:

@@ -24,6 +24,7 @@ from minicpmv.data.sources.loading import ImageRoots, check_records, objects_of
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.files.atomic_files import replacing
 from minicpmv.terminal.streams import advise
+from minicpmv.wording import counted
 
 __all__ = ["Conversion", "convert"]
 
@@ -168,7 +169,7 @@ def _check_repeated(records: Sequence[RawRecord], roots: ImageRoots) -> tuple[li
             shared.append(f"{record.where()} and {other.where()}")
     if not shared:
         return [], problems
-    found = f"{len(shared):,} record(s) with the id of a different record of another file: {shared[0]}"
+    found = f"{counted(len(shared), 'record')} with the id of a different record of another file: {shared[0]}"
     found += ", ..." if len(shared) > 1 else ""
     fix = "nothing, if an id names the picture; else give each record its own"
     expected = "every id once; records are identified by their positions"

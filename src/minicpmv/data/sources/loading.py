@@ -168,7 +168,9 @@ def check_image_root(image_root: str | os.PathLike[str] | None, *, name: str) ->
     """
     if image_root is not None and not os.path.isdir(image_root):
         found = os.fspath(image_root)
-        raise UsageError(f"{name}: found no folder {found!r}, expected one\n  fix: correct the path")
+        raise UsageError(
+            f"{name}: found no folder {found!r}, expected one\n  fix: name the folder where relative paths start"
+        )
 
 
 def _check(

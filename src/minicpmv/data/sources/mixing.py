@@ -31,6 +31,7 @@ from minicpmv.data.sources.source_digests import Content, open_source
 from minicpmv.data.sources.validation import SplitSize, ValidationSplit, hold_out
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.releases.table import Version
+from minicpmv.wording import counted
 
 __all__ = ["Mixture", "Source", "load_mixture", "mix", "parse_source", "parse_validation_sets"]
 
@@ -105,7 +106,8 @@ def parse_source(written: str, *, flag: str, weights_allowed: bool = True) -> So
     if not 0 < weight < float("inf"):
         raise UsageError(
             f"{flag}: found the weight {match['weight']} in {written!r}, expected a positive number\n"
-            "  fix: correct the weight, or leave the file out"
+            f"  fix: {match['path']}:0.5 takes half of its records, {match['path']} all; leave the file out to take "
+            "none"
         )
     return Source(match["path"], weight)
 
@@ -258,8 +260,8 @@ def mix(loaded: Sequence[tuple[Source, Sequence[Record]]], *, seed: int) -> Sequ
         num_more = int((source.weight - whole) * len(records) + 0.5)
         if not whole and not num_more:
             raise UsageError(
-                f"{source.path}: found the weight {source.weight:g} for {len(records)} record(s), which leaves none of "
-                "them, expected at least one\n  fix: give it a larger weight, or leave the file out"
+                f"{source.path}: found the weight {source.weight:g} for {counted(len(records), 'record')}, which "
+                "leaves none of them, expected at least one\n  fix: give it a larger weight, or leave the file out"
             )
         mixed += [records] * whole
         chosen = random.Random(f"{seed} {Path(source.path).name} {len(records)}").sample(range(len(records)), num_more)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from minicpmv.data.checks.code_pages import code_pages
 from minicpmv.data.sources.survey import Finding, Statistics
+from minicpmv.wording import counted
 
 __all__ = ["SCHEMA", "Group", "findings_as_json", "group_findings", "group_lines", "statistics_lines", "verdict"]
 
@@ -85,8 +86,14 @@ def _step_rows(lengths: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     packed, batch_size = lengths["packed"], lengths["batch_size"]
     steps, num_records = packed["steps_per_epoch"], lengths["records"] / packed["steps_per_epoch"]
     yield "packed", f"{packed['rows']:,} rows of up to {packed['pack_length']:,} tokens, {packed['fill']:.1%} full"
-    yield "", f"{steps:,} step(s) an epoch, of {batch_size:,} row(s) each: about {num_records:,.3g} record(s)"
-    yield "not packed", f"{lengths['steps_per_epoch']:,} step(s) an epoch, of {batch_size:,} record(s) each"
+    yield (
+        "",
+        f"{counted(steps, 'step')} an epoch, of {counted(batch_size, 'row')} each: about {num_records:,.3g} records",
+    )
+    yield (
+        "not packed",
+        f"{counted(lengths['steps_per_epoch'], 'step')} an epoch, of {counted(batch_size, 'record')} each",
+    )
     yield "", f"{lengths['padding_in_batches_of_4']:.1%} of padding in batches of 4 records"
 
 
@@ -98,19 +105,20 @@ def verdict(findings: Sequence[Finding], statistics: Statistics) -> str:
     """Say in one line how the check ended."""
     problems = [finding for finding in findings if finding.problem.severity == "problem"]
     notices = len(findings) - len(problems)
-    aside = f"{notices:,} notice(s), which stop no run" if notices else "no notice"
+    aside = f"{counted(notices, 'notice')}, which stop{'s' * (notices == 1)} no run" if notices else "no notice"
     if not problems:
-        return f"No problem in {statistics.records:,} record(s); {aside}."
+        return f"No problem in {counted(statistics.records, 'record')}; {aside}."
     num_whole = sum(finding.record is None for finding in problems)
-    in_records = f"{_num_records(problems):,} of {statistics.records:,} record(s)"
-    counted = f"{len(problems):,} problem(s)"
+    in_records = f"{_num_records(problems):,} of {counted(statistics.records, 'record')}"
+    found = counted(len(problems), "problem")
     if not num_whole:
-        counted += f" in {in_records}"
+        found += f" in {in_records}"
     elif num_whole == len(problems):
-        counted += f" of whole files, and {statistics.records or 'no'} record(s) that could be read"
+        read = counted(statistics.records, "record") if statistics.records else "no record"
+        found += f" of whole files, and {read} that could be read"
     else:
-        counted += f": {len(problems) - num_whole:,} in {in_records}, {num_whole:,} of whole files"
-    return f"{counted}; {aside}. `minicpmv explain {problems[0].problem.code}` explains a code."
+        found += f": {len(problems) - num_whole:,} in {in_records}, {num_whole:,} of whole files"
+    return f"{found}; {aside}. `minicpmv explain {problems[0].problem.code}` explains a code."
 
 
 def findings_as_json(findings: Sequence[Finding], severity: Literal["problem", "notice"], limit: int | None) -> Any:

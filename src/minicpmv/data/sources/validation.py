@@ -22,11 +22,11 @@ from minicpmv.data.records.record import Record
 from minicpmv.data.records.sequences import Concatenated, Selected
 from minicpmv.data.sources.cache import Entry
 from minicpmv.errors import UsageError
+from minicpmv.wording import counted, is_off
 
 __all__ = ["SplitSize", "ValidationSplit", "hold_out", "parse_split"]
 
 _FLAG = "--validation_split"
-_OFF = ("0", "0.0", "false", "no", "none")
 _SHARE, _LEAST, _MOST, _FROM = 0.05, 10, 500, 100
 """Of the default: a twentieth, because training needs the records more; no fewer than 10, whose mean says little, and
 so nothing of fewer than 100 records; no more than 500, because measuring them takes time at each evaluation."""
@@ -59,8 +59,8 @@ class SplitSize(NamedTuple):
         if not 0 < wanted < num_records:
             written = self.number or f"{self.share:g}"
             raise UsageError(
-                f"{_FLAG} {written}: found {num_records:,} record(s), of which {wanted:,} would be held out, expected "
-                f"at least one and not all\n  fix: another share or number, or {_FLAG} 0"
+                f"{_FLAG} {written}: found {counted(num_records, 'record')}, of which {wanted:,} would be held out, "
+                f"expected at least one and not all\n  fix: another share or number, or {_FLAG} 0"
             )
         return wanted
 
@@ -87,19 +87,19 @@ def parse_split(written: str | None) -> SplitSize | None:
     """
     if written is None:
         return SplitSize(_SHARE, 0, is_default=True)
-    if written.strip().lower() in _OFF:
-        return None
     try:
         value = float(written)
     except ValueError:
         value = -1.0
+    if value == 0 or is_off(written):
+        return None
     if 0 < value < 1:
         return SplitSize(value, 0, is_default=False)
     if re.fullmatch(r"\s*\d+\s*", written):  # not 1.0, which may be meant as all records
         return SplitSize(0.0, int(written), is_default=False)
     raise UsageError(
         f"{_FLAG}: found {written!r}, expected a share above 0 and below 1, a number of records, or 0 for none\n"
-        "  fix: correct it; a number has digits alone, what has a point is a share"
+        f"  fix: {_FLAG} 0.1 holds out a tenth, {_FLAG} 200 that many records, {_FLAG} 0 none"
     )
 
 

@@ -1,13 +1,13 @@
-"""Measures boxes as the models write them: ``<box>x1 y1 x2 y2</box>`` on the grid of 0 to 1000."""
+"""Measures boxes and points as models write them: ``<box>x1 y1 x2 y2</box>``, ``<point>x y</point>``, of 0 to 1000."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from minicpmv.data.records.boxes import Box, find_boxes
+from minicpmv.data.records.boxes import Box, find_boxes, find_click
 from minicpmv.evaluation.metrics.base import MeanMetric, Sample
 
-__all__ = ["BoxAccuracy", "BoxIoU", "intersection_over_union"]
+__all__ = ["BoxAccuracy", "BoxIoU", "ClickAccuracy", "intersection_over_union"]
 
 _ENOUGH = 0.5
 
@@ -43,6 +43,29 @@ class BoxAccuracy(BoxIoU):
 
     def _worth(self, overlap: float) -> float:
         return float(overlap >= _ENOUGH)
+
+
+class ClickAccuracy(MeanMetric):
+    """Measures the share of answers that point into the expected box, as for agents of graphical interfaces.
+
+    Where the reference has several boxes, each of them is a right place. An answer without a place is wrong.
+    """
+
+    name = "click_accuracy"
+    description = "share of answers whose first point, or centre of a box, lies in an expected box"
+    expects = "a reference with a box, <box>x1 y1 x2 y2</box>"
+
+    def rate(self, sample: Sample) -> float | None:
+        targets = [box for reference in sample.references for box in find_boxes(reference)]
+        if not targets:
+            return None
+        click = find_click(sample.answer)
+        return float(click is not None and any(_lies_in(click, box) for box in targets))
+
+
+def _lies_in(point: tuple[float, float], box: Box) -> bool:
+    (x, y), (left, top, right, bottom) = point, box
+    return left <= x <= right and top <= y <= bottom
 
 
 def intersection_over_union(first: Box, second: Box) -> float:

@@ -6,7 +6,6 @@ Only the requested ones are imported.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
@@ -14,6 +13,7 @@ from typing import Any
 
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.base import Metric
+from minicpmv.wording import suggest
 
 __all__ = ["BUILT_IN", "describe_metrics", "find_metrics", "known_names", "split_names"]
 
@@ -35,6 +35,7 @@ BUILT_IN = {
     "cider": "captions:CIDEr",
     "box_iou": "grounding:BoxIoU",
     "box_accuracy": "grounding:BoxAccuracy",
+    "click_accuracy": "grounding:ClickAccuracy",
     "json_valid": "extraction:JSONValid",
     "json_field_accuracy": "extraction:JSONFieldAccuracy",
     "loss": "likelihood:Loss",
@@ -97,10 +98,9 @@ def _class_of(name: str, flag: str) -> type[Metric]:
         return getattr(importlib.import_module(f"minicpmv.evaluation.metrics.{module}"), made)
     if offered:
         return _load(offered[0], flag)
-    near = difflib.get_close_matches(name, known_names(), n=1)
     raise UsageError(
         f"{flag}: found {name!r}, expected some of {', '.join(known_names())}\n"
-        f"  fix: {f'did you mean {near[0]}?' if near else 'correct the name'}"
+        f"  fix: {suggest(name, known_names(), otherwise='choose some of them, such as --metrics exact_match')}"
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from minicpmv.errors import UsageError
 from minicpmv.releases.table import is_model_type
+from minicpmv.wording import name_few
 
 __all__ = ["refuse_losses"]
 
@@ -31,7 +32,6 @@ _MODEL_FILES = (
     "pytorch_model*.bin",
     "pytorch_model.bin.index.json",
 )
-_SHOWN = 5
 
 
 def refuse_losses(directory: Path, sources: Iterable[Path]) -> None:
@@ -55,9 +55,8 @@ def refuse_losses(directory: Path, sources: Iterable[Path]) -> None:
     if not _is_model(directory):
         lost = [str(file) for file in files]
     if lost:
-        more = f" and {len(lost) - _SHOWN:,} more" if lost[_SHOWN:] else ""
         raise UsageError(
-            f"{directory}: found {', '.join(map(repr, lost[:_SHOWN]))}{more}, which is no part of a model and would be "
+            f"{directory}: found {name_few(map(repr, lost))}, which is no part of a model and would be "
             "lost, expected a model's directory to replace\n  fix: name another directory, or move these files away"
         )
 

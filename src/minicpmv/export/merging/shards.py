@@ -46,7 +46,8 @@ def write_shards(
         split = split_torch_state_dict_into_shards(dict(outlines), max_shard_size=max_shard_size)
     except ValueError as error:
         raise UsageError(
-            f"--max-shard-size: found {max_shard_size!r}, expected a size such as 5GB or 500MB\n  fix: correct it"
+            f"--max-shard-size: found {max_shard_size!r}, expected a size such as 5GB or 500MB\n  fix: "
+            "--max-shard-size 5GB"
         ) from error
     for file, names in split.filename_to_tensors.items():
         _write_file(directory / file, {name: outlines[name] for name in names}, compute)

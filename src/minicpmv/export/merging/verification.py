@@ -25,6 +25,7 @@ from minicpmv.models.checkpoints.reference import REFERENCE, read_reference
 from minicpmv.models.skeleton import load_weights
 from minicpmv.processing.pictures.patches import resize
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.wording import counted
 
 __all__ = ["Agreement", "Samples", "bytes_to_compare", "compare_merged", "find_samples", "refuse_disagreement"]
 
@@ -95,7 +96,7 @@ def find_samples(adapter: Path, base: Path) -> Samples:
         # The logits at a position predict the next token.
         trained_BT = torch.cat([labels[:, 1:] != -100, torch.zeros_like(labels[:, :1], dtype=torch.bool)], dim=1)
         number = len(reference.records)
-        described = f"{number} record{'' if number == 1 else 's'} stored by the run"
+        described = f"{counted(number, 'record')} stored by the run"
         return Samples(described=described, inputs=batch, chosen_BT=_at_most(trained_BT))
     picture = resize(Image.linear_gradient("L"), (200, 120)).convert("RGB")
     content = [{"type": "image", "image": picture}, {"type": "text", "text": _QUESTION}]

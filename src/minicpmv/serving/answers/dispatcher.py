@@ -17,6 +17,7 @@ from minicpmv.machine.shortage import find_shortage
 from minicpmv.serving.answers.batch import Event, Question
 from minicpmv.serving.errors import RequestError
 from minicpmv.serving.metrics import Metrics
+from minicpmv.wording import counted
 
 __all__ = ["Dispatcher", "Place"]
 
@@ -186,7 +187,7 @@ def _failed(error: BaseException) -> Event:
 def _too_large(number: int) -> Event:
     return RequestError(
         500,
-        f"found too little memory on the server for {number} request(s) at once, expected room for them\n"
+        f"found too little memory on the server for {counted(number, 'request')} at once, expected room for them\n"
         f"  fix: send fewer or smaller images; on the server, {_SMALLER}",
         code="out_of_memory",
     )

@@ -17,7 +17,9 @@ def listen(host: str, port: int) -> socket.socket:
         UsageError: The address cannot be used.
     """
     if not 0 <= port < 2**16:
-        raise UsageError(f"--port: found {port}, expected a number from 0 to 65535\n  fix: correct it")
+        raise UsageError(
+            f"--port: found {port}, expected a number from 0 to 65535\n  fix: --port 8000, or 0 for a free one"
+        )
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:

@@ -152,7 +152,7 @@ def _take(fields: Mapping[str, Any], name: str, kind: type, expected: str, *, wh
     """Return a field of one type, or None."""
     value = fields.get(name)
     if value is not None and type(value) is not kind:
-        raise refused(f"{where}{name}", f"{value!r:.60}", expected, "correct the value, or leave it out")
+        raise refused(f"{where}{name}", f"{value!r:.60}", expected, f"send {expected}, or leave it out")
     return value
 
 
@@ -161,7 +161,7 @@ def _read_number(fields: Mapping[str, Any], name: str, least: float, most: float
     if value is None:
         return None
     if type(value) not in (int, float) or not least <= value <= most:  # the comparison refuses NaN
-        raise refused(name, f"{value!r:.60}", f"a number from {least} to {most}", "correct the value")
+        raise refused(name, f"{value!r:.60}", f"a number from {least} to {most}", f"send one, such as {most / 2:g}")
     return float(value)
 
 
@@ -169,7 +169,9 @@ def _read_length(fields: Mapping[str, Any]) -> int | None:
     given = {name: value for name in ("max_tokens", "max_completion_tokens") if (value := fields.get(name)) is not None}
     for name, value in given.items():
         if type(value) is not int or value < 1:
-            raise refused(name, f"{value!r:.60}", "a whole number of at least 1", "correct the value, or leave it out")
+            raise refused(
+                name, f"{value!r:.60}", "a whole number of at least 1", "send one, such as 256, or leave it out"
+            )
     if len(set(given.values())) > 1:
         found = " and ".join(str(value) for value in given.values())
         raise refused("max_tokens", f"{found} as max_completion_tokens", "one length", "send one of the two")
@@ -188,7 +190,9 @@ def _read_stops(value: Any) -> tuple[str, ...]:
         return ()
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(stop, str) for stop in stops):
-        raise refused("stop", f"{value!r:.60}", f"a string, or a list of at most {_MAX_STOPS}", "correct the value")
+        raise refused(
+            "stop", f"{value!r:.60}", f"a string, or a list of at most {_MAX_STOPS}", 'send text, such as ["END"]'
+        )
     if "" in stops:
         raise refused("stop", "an empty string", "text that ends the answer", "leave it out")
     return tuple(_checked(stop, "stop") for stop in stops)

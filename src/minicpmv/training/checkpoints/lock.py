@@ -68,7 +68,7 @@ def hold_directory(output_dir: str) -> Iterator[None]:
     except OSError as error:
         raise UsageError(
             f"--output_dir: found that {str(folder / LOCK)!r} cannot be written ({error.strerror}), expected a "
-            "writable directory\n  fix: choose another directory, or correct its permissions"
+            "writable directory\n  fix: choose another directory, or make this one writable (chmod u+w)"
         ) from error
     over = threading.Event()
     beating = threading.Thread(target=_beat, args=(descriptor, over), daemon=True)

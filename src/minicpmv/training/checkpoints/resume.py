@@ -24,6 +24,7 @@ from minicpmv.training.distributed.console import notice
 from minicpmv.training.distributed.engine import name_engine
 from minicpmv.training.distributed.processes import gather
 from minicpmv.training.flags.declarations import RunArguments
+from minicpmv.wording import counted, is_off, is_on, list_few
 
 __all__ = ["PICTURES", "ResumePoint", "Setting", "choose_resume_point", "choose_together", "prepare_directory"]
 
@@ -35,7 +36,6 @@ _CONTINUED_OTHERWISE = (
 
 PICTURES = "pictures.npz"
 """File of a checkpoint: sizes, modification times and digests of the images that were trained on."""
-_MOST_SHOWN = 5
 
 
 class ResumePoint(NamedTuple):
@@ -134,7 +134,7 @@ def choose_resume_point(flag: str | None, *, output_dir: str, setting: Setting, 
         CheckpointError: The checkpoint is damaged, or this run cannot resume from it.
     """
     word = (flag or "false").strip()
-    if word.lower() in ("false", "no", "none", "0"):
+    if is_off(word):
         existing = list_checkpoints(output_dir)
         if existing and not overwrite:
             raise UsageError(
@@ -143,7 +143,7 @@ def choose_resume_point(flag: str | None, *, output_dir: str, setting: Setting, 
                 "--overwrite_output_dir true, or choose another directory"
             )
         return ResumePoint(None, ())
-    if word.lower() not in ("true", "yes", "1"):
+    if not is_on(word):
         checkpoint = _named(word)
         extended, overridden = _check_resumable(checkpoint, setting)
         return ResumePoint(str(checkpoint), (*extended, *overridden), overridden)
@@ -196,7 +196,7 @@ def _named(path: str) -> Path:
     if not checkpoint.is_dir():
         raise UsageError(
             f"--resume_from_checkpoint: found no directory {path!r}, expected true, false or a checkpoint\n"
-            "  fix: correct the path"
+            "  fix: --resume_from_checkpoint true finds the newest one in --output_dir; or name a folder that exists"
         )
     fault = find_fault(checkpoint, check_content=True)
     if fault is not None:
@@ -261,10 +261,9 @@ def _check_pictures(checkpoint: Path, course: Mapping[str, Any], setting: Settin
                 "  fix: resume from another checkpoint"
             ) from error
         setting.pictures.recall(digests, without=changes)
-    others = f"\n  ... and {len(changes) - _MOST_SHOWN} more" if changes[_MOST_SHOWN:] else ""
-    told = "\n  ".join(map(str, changes[:_MOST_SHOWN])) + others
+    told = list_few([str(change) for change in changes], most=5, indent="  ").strip()
     replanned = find_other_lengths(course, setting.course)
-    found = [f"{len(changes)} image(s) that differ from those of the run that wrote it"] if changes else []
+    found = [f"{counted(len(changes), 'image')} other than those of the run that wrote it"] if changes else []
     found += [replanned] if replanned else []
     if not found:
         return ()

@@ -21,10 +21,10 @@ from minicpmv.training.checkpoints.optimizer_state import own_state
 from minicpmv.training.distributed.fsdp import reshard
 from minicpmv.training.distributed.processes import gather
 from minicpmv.training.learning.parts import is_lora_tensor, part_of, parts_of
+from minicpmv.wording import name_few
 
-__all__ = ["ChangeWatch", "checksums", "name_few", "refuse_not_finite"]
+__all__ = ["ChangeWatch", "checksums", "refuse_not_finite"]
 
-_SHOWN = 3
 _FIRST = (".lora_A.", ".lora_embedding_A.")
 _AT_ONCE = 2**24
 """Number of values that are copied at a time."""
@@ -54,11 +54,6 @@ def refuse_not_finite(model: nn.Module, *, where: str, fix: str, optimizer: Any 
             f"{where}: found {len(broken)} {kind.format('s' * (len(broken) > 1))} with values that are not finite "
             f"(NaN or infinite): {name_few(broken)}, expected finite ones; nothing of this step was saved\n  fix: {fix}"
         )
-
-
-def name_few(names: list[str]) -> str:
-    """Join the first few names, and say how many more there are."""
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
 
 
 class ChangeWatch(TrainerCallback):

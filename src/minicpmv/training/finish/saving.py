@@ -28,13 +28,13 @@ from minicpmv.models.checkpoints.downsampling import state_downsample_mode
 from minicpmv.models.checkpoints.weight_files import find_float32, find_weight_files
 from minicpmv.models.finiteness import find_not_finite
 from minicpmv.models.skeleton import build_skeleton
-from minicpmv.training.checkpoints.trained_weights import name_few
 from minicpmv.training.distributed.processes import raise_together
 from minicpmv.training.finish.master_weights import collect_adapter, collect_model
 from minicpmv.training.finish.rounding import NOTHING, Kept, measure_kept, round_stochastically
 from minicpmv.training.learning.lora import as_plain_lora
 from minicpmv.training.learning.parts import is_lora_tensor
 from minicpmv.training.trainer import MiniCPMVTrainer
+from minicpmv.wording import name_few
 
 __all__ = [
     "FULLY_TRAINED",

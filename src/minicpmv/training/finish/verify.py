@@ -31,14 +31,13 @@ from minicpmv.models.checkpoints.reference import REFERENCE, VERIFICATION, Refer
 from minicpmv.models.checkpoints.weight_files import find_weight_files
 from minicpmv.models.finiteness import find_not_finite
 from minicpmv.models.skeleton import load_weights
-from minicpmv.training.checkpoints.trained_weights import name_few
 from minicpmv.training.learning.lora import keep_packing, quantisation
+from minicpmv.wording import list_few, name_few
 
 __all__ = ["describe_verification", "main", "verify"]
 
 _ROOM = 1.25
 """Memory that loading takes, as a multiple of the weights' size; the batch is small in comparison."""
-_MOST_SHOWN = 5
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -114,11 +113,10 @@ def describe_verification(result: dict[str, Any], directory: Path) -> str:
         wrong = [f"{name}: other values" for name in tensors["different"]]
         wrong += [f"{name}: not there" for name in tensors["missing"]]
         wrong += [f"{name}: trained, not saved" for name in tensors["not_saved"]]
-        shown = wrong[:_MOST_SHOWN] + ([f"... and {len(wrong) - _MOST_SHOWN} more"] if wrong[_MOST_SHOWN:] else [])
-        lines = "".join(f"\n    {line}" for line in shown)
         return (
             f"{directory}: found {len(wrong)} of {tensors['saved']} tensors that differ from the trained ones, "
-            f"expected all identical after reloading{lines}\n  fix: {again}"
+            f"expected all identical after reloading\n"
+            f"{list_few(wrong, most=5, indent='    ')}\n  fix: {again}"
         )
     carried = result.get("carried", {"different": [], "missing": []})
     wrong = [f"{name}: other bytes" for name in carried["different"]] + [

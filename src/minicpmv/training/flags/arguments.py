@@ -5,7 +5,6 @@ It only reads what was asked for, without torch; ``resolution`` fills in the res
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +15,9 @@ from minicpmv.terminal.redaction import clean_command
 from minicpmv.training.flags.catalogue import OTHER_NAMES, all_settings, our_settings
 from minicpmv.training.flags.contradictions import check_contradictions, check_range, check_required
 from minicpmv.training.flags.declarations import RunArguments
-from minicpmv.training.flags.fields import FALSE, TRUE, Setting
+from minicpmv.training.flags.fields import Setting
 from minicpmv.training.flags.legacy_flags import translate_legacy
+from minicpmv.wording import FALSE, TRUE, suggest
 
 __all__ = ["Request", "parse_arguments"]
 
@@ -140,8 +140,7 @@ def _read_negation(typed: str, values: Sequence[str], known: Mapping[str, Settin
     setting = known.get(name.removeprefix("no_"))
     if name.startswith("no_") and setting is not None and setting.kind.of == "truth" and not values:
         return setting.name
-    near = difflib.get_close_matches(name, [*known, *OTHER_NAMES], n=3, cutoff=0.6)
-    advice = f"did you mean {' or '.join(f'--{match}' for match in near)}?" if near else "remove it"
+    advice = suggest(name, [*known, *OTHER_NAMES], otherwise="remove it", prefix="--", most=3)
     raise UsageError(f"{typed}: no such flag, expected one that exists\n  fix: {advice} ({_HELP})")
 
 
@@ -157,8 +156,7 @@ def _read_values(setting: Setting, values: Sequence[str]) -> Any:
 def _read_value(setting: Setting, text: str) -> Any:
     kind = setting.kind
     if kind.choices and text not in kind.choices:
-        near = difflib.get_close_matches(text, kind.choices, n=1)
-        advice = f"did you mean {near[0]}?" if near else "correct it"
+        advice = suggest(text, kind.choices, otherwise=f"choose one, such as --{setting.name} {kind.choices[0]}")
         raise UsageError(f"--{setting.name}: found {text!r}, expected {_expected(setting)}\n  fix: {advice}")
     try:
         match kind.of:
@@ -176,7 +174,7 @@ def _read_value(setting: Setting, text: str) -> Any:
                 return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"--{setting.name}: found {text!r}, expected {_expected(setting)}\n  fix: correct it"
+            f"--{setting.name}: found {text!r}, expected {_expected(setting)}\n  fix: {_example(setting)}"
         ) from error
     if value == 1 and setting.range is not None and setting.range.is_step and not text.strip("+ ").isdigit():
         raise UsageError(  # 1 is a number of steps and 0.5 is half of the run, so either may have been meant
@@ -184,6 +182,13 @@ def _read_value(setting: Setting, text: str) -> Any:
             "  fix: 1 is one step; a whole run has no share"
         )
     return value
+
+
+def _example(setting: Setting) -> str:
+    if setting.range is not None:
+        return f"--{setting.name} {setting.range.example(is_whole=setting.kind.of == 'whole number')}"
+    values = {"truth": "true", "whole number": "1", "number": "0.5", "object": "'{\"name\": 1}'"}
+    return f"--{setting.name} {values[setting.kind.of]}"
 
 
 def _expected(setting: Setting) -> str:

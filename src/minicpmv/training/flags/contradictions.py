@@ -50,8 +50,9 @@ def check_range(name: str, value: Any, allowed: Range | None) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or allowed.holds(value):
         return
     found = f"{value:g}" if isinstance(value, float) else str(value)
+    example = allowed.example(is_whole=isinstance(value, int))
     instead = f"; {allowed.instead}" if allowed.instead else ""
-    raise UsageError(f"--{name}: found {found}, expected {allowed.describe(value)}\n  fix: correct it{instead}")
+    raise UsageError(f"--{name}: found {found}, expected {allowed.describe(value)}\n  fix: --{name} {example}{instead}")
 
 
 def check_contradictions(run: RunArguments, training: Mapping[str, Any], given: Set[str]) -> None:
@@ -102,7 +103,7 @@ def _check_lora_start(run: LearningArguments, given: Set[str]) -> None:
     if run.init_lora_weights not in ("true", "gaussian") and not run.changes_base:
         raise UsageError(
             f"--init_lora_weights: found {run.init_lora_weights!r}, expected true, gaussian, pissa, pissa_niter_N or "
-            "olora\n  fix: correct it"
+            "olora\n  fix: --init_lora_weights true, which is the default"
         )
     if not run.changes_base:
         return

@@ -18,6 +18,8 @@ __all__ = ["PRESETS", "DeepSpeedChoice", "check_compiled", "offloads_optimizer",
 _COMPILED = ("adam", "adamw", "lamb", "lion")
 """Optimizers that DeepSpeed implements in C++; for Adam it can use torch's as well."""
 
+_GATHERS = "stage3_gather_16bit_weights_on_model_save"
+
 PRESETS = ("zero1", "zero2", "zero3", "zero2-offload", "zero3-offload")
 """Shipped configurations: ``zero1`` shards the optimizer, ``zero2`` gradients and ``zero3`` the weights as well.
 
@@ -58,12 +60,13 @@ def resolve_deepspeed(name: str, *, on_cpu: bool) -> DeepSpeedChoice:
         if preset not in PRESETS:
             raise ConfigError(
                 f"--deepspeed: found {name!r}, expected an existing file or one of {', '.join(PRESETS)}\n"
-                "  fix: correct the path, or use a preset"
+                "  fix: use a preset (--deepspeed zero2), or name a JSON file that exists"
             )
         if name != preset:
             notices.append(f"--deepspeed {name}: no such file; using the shipped preset {preset!r}")
         text = (resources.files("minicpmv.training.flags") / "deepspeed" / f"{preset}.json").read_text(encoding="utf-8")
         config = _parse(text, where=f"preset {preset}")
+    notices += _complete(config)
     if on_cpu:
         notices += _avoid_compiling(config)
     return DeepSpeedChoice(config, tuple(notices))
@@ -113,11 +116,27 @@ def _parse(text: str, *, where: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ConfigError(
             f"{where}: found invalid JSON at line {error.lineno} column {error.colno} ({error.msg}), "
-            "expected a DeepSpeed configuration\n  fix: correct the file"
+            "expected a DeepSpeed configuration\n  fix: mend that line, or use a preset (--deepspeed zero2)"
         ) from error
     if not isinstance(config, dict):
-        raise ConfigError(f"{where}: found {type(config).__name__}, expected a JSON object\n  fix: correct the file")
+        raise ConfigError(
+            f"{where}: found {type(config).__name__}, expected a JSON object\n  fix: write {{...}}, or use a preset"
+        )
     return config
+
+
+def _complete(config: dict[str, Any]) -> list[str]:
+    """Add what every preset has and a user's own configuration may lack."""
+    if "torch_autocast" not in config:  # which DeepSpeed does not combine with half-precision weights
+        # accelerate adds them too late for ZeRO-3, which has loaded the weights by then: in float32, and so they stay.
+        for precision in ("bf16", "fp16"):
+            config.setdefault(precision, {"enabled": "auto"})
+    zero = config.get("zero_optimization")
+    if not isinstance(zero, dict) or zero.get("stage") != 3 or zero.get(_GATHERS) is True:
+        return []
+    is_refused = zero.get(_GATHERS) is False
+    zero[_GATHERS] = True
+    return [f"--deepspeed: {_GATHERS} is false; true is used, or the model could not be saved"] if is_refused else []
 
 
 def _avoid_compiling(config: dict[str, Any]) -> list[str]:

@@ -15,7 +15,6 @@ __all__ = [
     "COUNT",
     "COUNT_OR_NONE",
     "EVERY",
-    "FALSE",
     "FRACTION",
     "GROUPS",
     "MOST_COUNTED",
@@ -23,7 +22,6 @@ __all__ = [
     "PART",
     "POSITIVE",
     "SEED",
-    "TRUE",
     "Group",
     "Kind",
     "Range",
@@ -62,9 +60,6 @@ nothing here; it says where and with how many processes the run computes, of whi
 the engine. ``free``: nothing.
 """
 
-TRUE, FALSE = ("true", "yes", "t", "y", "1"), ("false", "no", "f", "n", "0")
-"""Words for a switch, in lower case."""
-
 MOST_COUNTED = 2**31 - 1
 """More than any run counts; a larger number does not fit the integers that it is stored in."""
 _MOST = 3e38
@@ -95,6 +90,22 @@ class Range:
         if not math.isfinite(value):
             return f"a finite number, {self}"
         return f"at most {self.most:g}" if value > self.most and self._is_open() else str(self)
+
+    def example(self, *, is_whole: bool = False) -> str:
+        """Name a number of the range, for a message.
+
+        >>> Range(least=1).example(), FRACTION.example(), POSITIVE.example(), EVERY.example()
+        ('1', '0.5', '0.0001', '100')
+        >>> POSITIVE.example(is_whole=True), Range(least=0, most=9).example(is_whole=True)
+        ('1', '1')
+        """
+        if self.is_step:
+            return "100"
+        if is_whole:
+            return f"{max(self.least, 1):g}"
+        if self.without_least:
+            return "0.0001" if self._is_open() else f"{(self.least + self.most) / 2:g}"
+        return "0.5" if self.most == 1 and self.least == 0 else f"{self.least:g}"
 
     def _is_open(self) -> bool:
         """Whether the upper end is only what can be stored."""

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from minicpmv.errors import ConfigError, UsageError
-from minicpmv.training.flags.fields import FALSE, TRUE
+from minicpmv.wording import FALSE, TRUE
 
 __all__ = ["resolve_fsdp"]
 
 # What a configuration may choose.
+_EXAMPLE = """--fsdp_config '{"cpu_offload": true}', or a file that holds such an object"""
 _FREE = ("cpu_offload", "reshard_after_forward")
 
 
@@ -77,23 +78,25 @@ def _read_config(written: Any) -> dict[str, Any]:
                 written = Path(written).read_text(encoding="utf-8")
             except OSError as error:
                 raise ConfigError(
-                    f"--fsdp_config: found {where!r}, expected an existing file or a JSON object\n  fix: correct it"
+                    f"--fsdp_config: found {where!r}, expected an existing file or a JSON object\n  fix: {_EXAMPLE}"
                 ) from error
         try:
             content = json.loads(written)
         except json.JSONDecodeError as error:
             raise ConfigError(
                 f"{where}: found invalid JSON at line {error.lineno} column {error.colno} ({error.msg}), expected an "
-                "object\n  fix: correct it"
+                f"object\n  fix: {_EXAMPLE}"
             ) from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{where}: found {type(content).__name__}, expected a JSON object\n  fix: correct it")
+        raise ConfigError(f"{where}: found {type(content).__name__}, expected a JSON object\n  fix: {_EXAMPLE}")
     config: dict[str, Any] = {}
     for name, value in content.items():
         bare = name.removeprefix("fsdp_")
         if bare in _FREE:
             if not isinstance(value, bool):
-                raise UsageError(f"{where}: found {name} {value!r}, expected true or false\n  fix: correct it")
+                raise UsageError(
+                    f'{where}: found {name} {value!r}, expected true or false\n  fix: write "{name}": true'
+                )
             config[bare] = value
         elif bare not in _FIXED:
             raise UsageError(

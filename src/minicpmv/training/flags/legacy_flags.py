@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from minicpmv.errors import UsageError
-from minicpmv.training.flags.fields import FALSE, TRUE
+from minicpmv.wording import FALSE, TRUE
 
 __all__ = ["translate_legacy"]
 
@@ -167,7 +167,7 @@ def _fsdp(values: list[str]) -> tuple[list[str] | None, list[str]]:
 def _truth(name: str, values: list[str]) -> bool:
     word = (values or ["true"])[0].lower()
     if word not in TRUE + FALSE:
-        raise UsageError(f"--{name}: found {word!r}, expected true or false\n  fix: correct the value")
+        raise UsageError(f"--{name}: found {word!r}, expected true or false\n  fix: --{name} true")
     return word in TRUE
 
 

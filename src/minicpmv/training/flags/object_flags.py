@@ -16,6 +16,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from minicpmv.errors import UsageError
+from minicpmv.wording import suggest
 
 __all__ = ["check_objects", "resolve_objects"]
 
@@ -46,7 +47,7 @@ def resolve_objects(settings: dict[str, Any]) -> None:
         if unknown:
             raise UsageError(
                 f"--accelerator_config: found the key {unknown[0]!r}, expected some of {', '.join(known)}\n"
-                "  fix: correct the key, or remove it"
+                f"  fix: {suggest(unknown[0], known, otherwise='remove it')}"
             )
 
 
@@ -107,7 +108,9 @@ def _refuse_not_finite(where: str, value: Any) -> None:
         for key, each in cast("Iterable[tuple[Any, Any]]", items):
             _refuse_not_finite(f"{where}[{key!r}]", each)
     elif isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{where}: found {value:g}, expected a finite number\n  fix: correct it")
+        raise UsageError(
+            f"{where}: found {value:g}, expected a finite number\n  fix: write a number such as 0.5, or leave it out"
+        )
 
 
 def _refuse_unread(args: TrainingArguments, name: str) -> None:
@@ -133,17 +136,19 @@ def _read(name: str, value: str) -> Mapping[str, Any]:
         except (OSError, UnicodeDecodeError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(
-                f"{where}: found no readable file ({reason}), expected a JSON file or object\n  fix: correct the path"
+                f"{where}: found no readable file ({reason}), expected a JSON file or object\n"
+                f"  fix: name a file that exists, or write the object: --{name} '{{\"name\": 1}}'"
             ) from error
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"{where}: found invalid JSON ({error}), expected an object, such as '{{\"name\": 1}}'\n  fix: correct it"
+            f"{where}: found invalid JSON ({error}), expected an object\n"
+            "  fix: quote it for the shell, names in double quotes: '{\"name\": 1}'"
         ) from error
     if not isinstance(found, dict):
         raise UsageError(
-            f"{where}: found {text[:80]}, expected an object, such as '{{\"name\": 1}}'\n  fix: correct it"
+            f"{where}: found {text[:80]}, expected an object\n  fix: write names and values: '{{\"name\": 1}}'"
         )
     return cast("dict[str, Any]", found)
 
@@ -155,5 +160,5 @@ def _refused(where: str, value: Any) -> Iterator[None]:
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise UsageError(
             f"{where}: found {value!r}, expected arguments that it accepts: {error}\n"
-            "  fix: correct a name or value, or remove the flag"
+            "  fix: change what it names there, or remove the flag"
         ) from error

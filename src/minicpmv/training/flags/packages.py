@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Mapping, Set
 from typing import Any
@@ -12,6 +11,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from minicpmv.errors import ConfigError, UsageError
 from minicpmv.training.flags.declarations import RATED
 from minicpmv.training.flags.deepspeed_presets import offloads_optimizer
+from minicpmv.wording import suggest
 
 __all__ = ["check_optimizer", "resolve_trackers"]
 
@@ -147,10 +147,9 @@ def resolve_trackers(settings: dict[str, Any]) -> None:
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
             known = ", ".join(INTEGRATION_TO_CALLBACK)
-            near = difflib.get_close_matches(name, INTEGRATION_TO_CALLBACK, n=1)
+            fix = suggest(name, INTEGRATION_TO_CALLBACK, otherwise="choose one, such as --report_to tensorboard")
             raise UsageError(
-                f"--report_to: found {name!r}, expected some of {known}, or all or none by itself\n"
-                f"  fix: {f'did you mean {near[0]}?' if near else 'correct the name'}"
+                f"--report_to: found {name!r}, expected some of {known}, or all or none by itself\n  fix: {fix}"
             )
     packages = [_TRACKERS.get(name, (name, name)) for name in names if name not in _WITHOUT_PACKAGE]
     missing = [pip for module, pip in packages if importlib.util.find_spec(module) is None]

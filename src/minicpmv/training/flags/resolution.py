@@ -30,6 +30,7 @@ from minicpmv.training.flags.deepspeed_presets import check_compiled, resolve_de
 from minicpmv.training.flags.fsdp_flags import resolve_fsdp
 from minicpmv.training.flags.object_flags import check_objects, resolve_objects
 from minicpmv.training.flags.packages import check_optimizer, resolve_trackers
+from minicpmv.wording import counted, suggest
 
 __all__ = ["Resolved", "build_training_arguments", "describe_settings", "resolve_settings"]
 
@@ -141,7 +142,8 @@ def _limit_workers(settings: dict[str, Any], notices: list[str], machine: Machin
     if asked > most:
         settings["dataloader_num_workers"] = most
         notices.append(
-            f"--dataloader_num_workers {asked:,}: {most} are started, as the machine has {machine.num_cores} core(s)"
+            f"--dataloader_num_workers {asked:,}: {most} are started, as the machine has "
+            f"{counted(machine.num_cores, 'core')}"
         )
 
 
@@ -284,10 +286,11 @@ def _resolve_best_model(run: RunArguments, settings: dict[str, Any]) -> None:
         written = settings["metric_for_best_model"] = key_of(sets[0], "loss")
     metric = of_sets.get((written or key_of(sets[0], "loss")).removeprefix("eval_"))
     if metric is None:
-        known = ", ".join(key_of(name, each) for name in sets for each in ("loss", *measured))
+        known = [key_of(name, each) for name in sets for each in ("loss", *measured)]
+        fix = suggest(written or "", known, otherwise=f"choose one of these, or add --eval_metrics {written}")
         raise UsageError(
-            f"--metric_for_best_model: found {written!r}, expected a metric that is measured: {known}\n"
-            f"  fix: correct the name, or add it to --eval_metrics"
+            f"--metric_for_best_model: found {written!r}, expected a metric that is measured: {', '.join(known)}\n"
+            f"  fix: {fix}"
         )
     if metric in measured:
         (found,) = find_metrics([metric], flag="--eval_metrics")
@@ -312,7 +315,7 @@ def build_training_arguments(settings: Mapping[str, Any]) -> TrainingArguments:
     except _REFUSALS as error:
         raise UsageError(
             f"training arguments: found flags that transformers refuses ({error}), expected what it accepts\n"
-            "  fix: correct the flag, or the variable of the environment, that it names"
+            "  fix: change or remove the flag, or unset the variable of the environment, that it names"
         ) from error
     for name in ("dispatch_batches", "split_batches"):
         if getattr(args.accelerator_config, name):

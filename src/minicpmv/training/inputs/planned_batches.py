@@ -26,6 +26,7 @@ from minicpmv.data.batches.plan import Rows
 from minicpmv.data.samples.dataset import LengthReport
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.training.flags.declarations import RunArguments
+from minicpmv.wording import counted
 
 __all__ = [
     "BatchPlan",
@@ -165,12 +166,12 @@ def describe_step(plan: RowPlanner | BatchPlanner, args: TrainingArguments, leng
     step = describe_plan(plan, args, lengths)
     tokens = "" if step.tokens_per_step is None else f"{step.tokens_per_step:,.0f} tokens"
     if isinstance(plan, RowPlanner):
-        rows = f"{_count(min(num_batches, plan.num_rows), 'packed row')} of up to {plan.capacity} tokens"
+        rows = f"{counted(min(num_batches, plan.num_rows), 'packed row')} of up to {plan.capacity} tokens"
         held = f"{rows} ({plan.fill:.1%} full), about {step.records_per_step:.3g} records and {tokens}"
     else:
-        records = _count(min(size * num_batches, plan.num_records), "record")
+        records = counted(min(size * num_batches, plan.num_records), "record")
         held = f"{records} in padded batches of {size}{tokens and f', about {tokens}'}"
-    return f"each step: {held}; an epoch has {_count(step.steps_per_epoch, 'step')}"
+    return f"each step: {held}; an epoch has {counted(step.steps_per_epoch, 'step')}"
 
 
 def count_steps(plan: BatchPlan, args: TrainingArguments, *, epochs: float | None = None) -> int:
@@ -179,10 +180,6 @@ def count_steps(plan: BatchPlan, args: TrainingArguments, *, epochs: float | Non
     if epochs is None and args.max_steps > 0:
         return args.max_steps
     return math.ceil((args.num_train_epochs if epochs is None else epochs) * steps_per_epoch)
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def estimate_costs(lengths: LengthReport, config: MiniCPMVConfig, *, scale_resolution: int) -> npt.NDArray[np.float64]:

@@ -29,11 +29,11 @@ from minicpmv.training.distributed.console import notice, say
 from minicpmv.training.distributed.processes import leaders_first
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.inputs.base_checkpoint import Base
+from minicpmv.wording import is_off
 
 __all__ = ["RunInputs", "find_cache", "open_inputs", "open_inputs_together"]
 
 _MAX_BAD_SHARE = 0.01
-_FALSE = ("false", "no", "none", "0")
 _PROCESSOR_FILES = (".jinja", ".json", ".model", ".tiktoken", ".txt")
 """Suffixes of the files that determine how a checkpoint reads text and images."""
 
@@ -169,12 +169,12 @@ def _validation_mixture(train: Mixture, held_out: ValidationSplit) -> Mixture:
 
 
 def _is_kept(run: RunArguments) -> bool:
-    return run.check_first and run.data_cache.lower() not in _FALSE
+    return run.check_first and not is_off(run.data_cache)
 
 
 def find_cache(run: RunArguments) -> Path | None:
     """Return the folder of ``--data_cache``; None if the cache is off, or this user has no home directory."""
-    if run.data_cache.lower() in _FALSE:
+    if is_off(run.data_cache):
         return None
     try:
         return Path(run.data_cache).expanduser()

@@ -33,6 +33,7 @@ from minicpmv.training.distributed.processes import add_up, gather
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.learning.lora import is_named, modules_to_save, wanted_targets
 from minicpmv.training.learning.parts import part_of, parts_of
+from minicpmv.wording import is_off, is_on
 
 __all__ = ["FeatureWriter", "advise", "resolve_vision_cache", "use_vision_cache"]
 
@@ -58,7 +59,7 @@ def resolve_vision_cache(run: RunArguments, model: nn.Module, *, given: frozense
     Raises:
         UsageError: The tower is trained, so that nothing can be cached; or the folder cannot be created.
     """
-    if (run.vision_cache or "false").lower() == "false":
+    if is_off(run.vision_cache or ""):
         if "vision_cache_gb" in given:
             raise UsageError(
                 "--vision_cache_gb: found without --vision_cache, expected both\n  fix: add it, or remove this flag"
@@ -71,7 +72,7 @@ def resolve_vision_cache(run: RunArguments, model: nn.Module, *, given: frozense
             "  fix: add --tune_vision false (with LoRA also: no vision layers in --lora_target_modules, and no "
             "--lora_bias all), or remove --vision_cache"
         )
-    place = _DEFAULT_PLACE if str(run.vision_cache).lower() == "true" else str(run.vision_cache)
+    place = _DEFAULT_PLACE if is_on(str(run.vision_cache)) else str(run.vision_cache)
     directory = Path(place).expanduser().absolute()
     try:
         if not run.dry_run:

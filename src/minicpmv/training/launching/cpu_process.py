@@ -7,15 +7,13 @@ import os
 from collections.abc import Sequence
 
 from minicpmv.machine.system import shown_devices
+from minicpmv.wording import FALSE
 
 __all__ = ["asks_for_cpu", "keep_freed_memory", "prepare_for_cpu"]
 
 # Numbers of glibc's mallopt.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _NEVER = -1
-
-_NO = ("false", "f", "no", "n", "0")
-"""Values that switch a flag off, as transformers reads them."""
 
 
 def prepare_for_cpu(flags: Sequence[str]) -> None:
@@ -43,7 +41,7 @@ def asks_for_cpu(flags: Sequence[str]) -> bool:
         if name in ("__use_cpu", "__no_cuda"):
             behind = flags[place + 1] if place + 1 < len(flags) else ""
             given = value if equals else "" if behind.startswith("--") else behind
-            asked = given.lower() not in _NO
+            asked = given.lower() not in FALSE
     return asked
 
 

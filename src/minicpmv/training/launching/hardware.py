@@ -10,16 +10,19 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 
-from minicpmv.devices.inspection import inspect_machine
-from minicpmv.errors import MachineError
+from minicpmv.errors import MiniCPMVError
 from minicpmv.machine.placement import processes_on
 from minicpmv.machine.precision import precision
+from minicpmv.machine.shortage import naming_shortage
 from minicpmv.machine.support import refuse_unusable
 from minicpmv.terminal.streams import complain
 from minicpmv.training.launching.cpu_process import asks_for_cpu
 
 __all__ = ["main"]
+
+_FIX = "raise the limit of memory (ulimit -v unlimited), end other programs, or use a machine with more"
 
 
 def main(flags: Sequence[str]) -> int:
@@ -28,12 +31,13 @@ def main(flags: Sequence[str]) -> int:
     Args:
         flags: The flags of the training.
     """
-    machine = inspect_machine()
     on_processor = asks_for_cpu(flags)
     try:
+        with naming_shortage("machine", "torch", fix=_FIX):  # which is imported here, so that this can be said
+            machine = import_module("minicpmv.devices.inspection").inspect_machine()
         if not on_processor:
             refuse_unusable(machine, on_processor="--use_cpu true")
-    except MachineError as error:
+    except MiniCPMVError as error:
         complain(f"error: {error}")
         return 2
     if on_processor:

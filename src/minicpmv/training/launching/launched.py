@@ -92,7 +92,9 @@ def _number(name: str, text: str, least: int, most: int | None) -> int:
     value = int(text) if text.isdecimal() else -1
     if value < least or (most is not None and value > most):
         expected = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
-        raise UsageError(f"{name}: found {text!r}, expected {expected}\n  fix: correct it, or leave it out")
+        raise UsageError(
+            f"{name}: found {text!r}, expected {expected}\n  fix: set it to {least if least else 0}, or unset it"
+        )
     return value
 
 

@@ -20,6 +20,7 @@ from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.launching.following import is_launched
 from minicpmv.training.launching.launcher import launch
+from minicpmv.wording import counted
 
 __all__ = ["count_gpus", "refuse_other_number", "start_processes"]
 
@@ -71,7 +72,7 @@ def refuse_other_number(run: RunArguments) -> None:
     started = num_launched("LOCAL_WORLD_SIZE" if "LOCAL_WORLD_SIZE" in os.environ else "WORLD_SIZE")
     if run.num_processes not in (None, started):
         raise UsageError(
-            f"--num_processes: found {run.num_processes}, but a launcher has started {started} process(es) on this "
-            "machine, expected the same number\n  fix: remove the flag; GPUS_PER_NODE of the scripts, or torchrun "
-            "--nproc_per_node, sets it"
+            f"--num_processes: found {run.num_processes}, but a launcher has started "
+            f"{counted(started, 'process', 'processes')} on this machine, expected the same number\n  fix: remove the "
+            "flag; GPUS_PER_NODE of the scripts, or torchrun --nproc_per_node, sets it"
         )

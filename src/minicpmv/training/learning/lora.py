@@ -179,7 +179,7 @@ def _new_adapter(model: PreTrainedModel, run: LearningArguments, *, autocast: bo
     except ValueError as error:
         raise UsageError(
             f"--lora_...: found flags that PEFT refuses ({error}), expected what it accepts\n"
-            "  fix: correct the flag it names"
+            "  fix: change or remove the flag that it names (`minicpmv train --help` explains each)"
         ) from error
     return wrapped  # pyright: ignore[reportReturnType] # a mixed model only with mixed=True
 

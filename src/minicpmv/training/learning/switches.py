@@ -21,6 +21,7 @@ from minicpmv.training.learning.lora import is_named, modules_beside, modules_to
 from minicpmv.training.learning.parts import PART_FLAGS, part_of, parts_of
 from minicpmv.training.learning.rates import check_rates
 from minicpmv.training.learning.targets import network_of, resolve_target
+from minicpmv.wording import suggest
 
 __all__ = ["resolve_learning"]
 
@@ -100,10 +101,13 @@ def _fill_in(run: Settings, with_lora: Set[str], modules: Mapping[str, str], *, 
 def _check_beside_lora(run: LearningArguments, model: nn.Module, targets: list[str]) -> None:
     names, parts = [name for name, _ in model.named_modules()], parts_of(model)
     full = [name for module in modules_to_save(run, parts) for name in names if is_named(name, module)]
+    ends = {name.rpartition(".")[2] for name in names}
     for module in modules_to_save(run, parts):
         if not any(is_named(name, module) for name in full):
             raise UsageError(
-                f"--lora_modules_to_save: found {module!r}, which names no module, expected one\n  fix: correct it"
+                f"--lora_modules_to_save: found {module!r}, which names no module, expected the end of a module's "
+                "name\n"
+                f"  fix: {suggest(module, ends, otherwise='--lora_modules_to_save none, or name others')}"
             )
     for target in targets:
         for module in full:

@@ -68,7 +68,8 @@ def find_targets(model: nn.Module, written: str, *, layers: Sequence[int] | None
     except re.error as error:
         raise UsageError(
             f"--lora_target_modules: found {written!r}, no regular expression ({error}), expected one\n"
-            "  fix: correct or quote it"
+            "  fix: quote it for the shell and escape what is meant literally, or name modules: "
+            f"--lora_target_modules {next(iter(presets))}"
         ) from error
     modules = dict(model.named_modules())
     hits = [name for name in modules if target.fullmatch(name)]
@@ -76,13 +77,14 @@ def find_targets(model: nn.Module, written: str, *, layers: Sequence[int] | None
         if not any(re.search(rf"\b{re.escape(pattern or 'layers')}\.{layer}\.", hit) for hit in hits):
             raise UsageError(
                 f"--lora_layers_to_transform: found {layer}, but no target lies in a layer of that number, expected "
-                f"numbers from 0 of {pattern or 'layers'!r}\n  fix: correct it"
+                f"numbers from 0 of {pattern or 'layers'!r}\n"
+                "  fix: name layers that the model has and the targets lie in, such as --lora_layers_to_transform 0 1"
             )
     if not hits:
         raise UsageError(
             f"--lora_target_modules: found {written!r}, which matches no module, expected names "
-            f"like {_example(modules, network.parts)}\n  fix: correct the expression; it must match a full name, or be "
-            f"words out of {', '.join(presets)}"
+            f"like {_example(modules, network.parts)}\n  fix: write an expression that matches full names, or words "
+            f"out of {', '.join(presets)}"
         )
     for hit in hits:
         kind = type(modules[hit])

@@ -21,6 +21,7 @@ from minicpmv.evaluation.scores import measure
 from minicpmv.models.networks.cached_slices import is_sharded
 from minicpmv.training.distributed.processes import gather
 from minicpmv.training.monitoring.validation_answers import ValidationAnswers
+from minicpmv.wording import counted
 
 __all__ = [
     "EvalMetrics",
@@ -102,8 +103,9 @@ class EvalMetrics:
             unmet = {name: metric for name, metric in unmet.items() if measure(metric, sample) is None}
         for name, metric in unmet.items():
             raise UsageError(
-                f"--eval_metrics {name}: found no record that it can measure among {len(self._asked)} validation "
-                f"record(s), expected {metric.expects}\n  fix: add what is missing to the data, or leave the metric out"
+                f"--eval_metrics {name}: found no record that it can measure among "
+                f"{counted(len(self._asked), 'validation record')}, expected {metric.expects}\n  fix: add what is "
+                "missing to the data, or leave the metric out"
             )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from transformers import EarlyStoppingCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
@@ -16,6 +16,7 @@ from minicpmv.errors import UsageError
 from minicpmv.training.flags.arguments import Request
 from minicpmv.training.inputs.planned_batches import BatchPlan, count_steps
 from minicpmv.training.stopping.boundary import AlreadyTrained
+from minicpmv.wording import counted
 
 __all__ = ["Stopper", "describe_rhythm", "resolve_rhythm"]
 
@@ -64,7 +65,8 @@ def describe_rhythm(args: TrainingArguments) -> str:
     """Describe in one line how often a run is evaluated, if it is."""
     strategy = IntervalStrategy(args.eval_strategy)
     if strategy == IntervalStrategy.STEPS:
-        when = f"every {args.eval_steps:g} step(s)"  # None with any other strategy
+        interval = cast("float", args.eval_steps)  # None with any other strategy
+        when = f"every {counted(round(interval), 'step')}" if interval >= 1 else f"every {interval:.3g} of the run"
     else:
         when = "in each epoch" if strategy == IntervalStrategy.EPOCH else "once, at the end"
     best = (

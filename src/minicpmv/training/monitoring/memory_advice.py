@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from minicpmv.training.flags.declarations import RunArguments
+from minicpmv.wording import counted
 
 __all__ = ["describe_batch", "ways_to_need_less"]
 
@@ -19,11 +20,12 @@ def describe_batch(batch: Mapping[str, Any]) -> str:
 
     >>> from minicpmv.models.networks.layout import Layout
     >>> describe_batch({"layout": Layout(tokens_of_each=(1200, 700), sizes=((32, 32),) * 12)})
-    'a batch of 2 record(s), 1,900 tokens and 12 image slice(s)'
+    'a batch of 2 records, 1,900 tokens and 12 image slices'
     """
     layout = batch["layout"]
     lengths = layout.tokens_of_each
-    return f"a batch of {len(lengths)} record(s), {sum(lengths):,} tokens and {len(layout.sizes):,} image slice(s)"
+    of_each = counted(len(lengths), "record"), counted(sum(lengths), "token"), counted(len(layout.sizes), "image slice")
+    return "a batch of {}, {} and {}".format(*of_each)
 
 
 def ways_to_need_less(run: RunArguments, args: TrainingArguments) -> str:

@@ -18,6 +18,7 @@ from minicpmv.errors import NotFiniteError
 from minicpmv.training.distributed.processes import gather, take_maximum
 from minicpmv.training.stopping.interruption import Interruption
 from minicpmv.training.stopping.last_good import way_out
+from minicpmv.wording import list_few
 
 __all__ = [
     "MOST_SKIPPED",
@@ -196,12 +197,11 @@ class StepBoundary(TrainerCallback):
         bad = [each for each in found if not only_bad or not math.isfinite(each[0])]
         numbers = sorted({number for _, batch in bad for number in batch})
         what = f"a loss of {bad[0][0]}" if only_bad else f"a gradient of norm {float(gradient)} with finite losses"
-        names = [f"  {self._describe(number)}" for number in numbers[:_SHOWN]]
-        if len(numbers) > _SHOWN:
-            names.append(f"  ... and {len(numbers) - _SHOWN} more")
+        names = list_few([self._describe(number) for number in numbers], most=_SHOWN, indent="  ")
         raise NotFiniteError(
             f"step {state.global_step} of {state.max_steps}: found {what}, expected a finite number; nothing of this "
-            "step was saved. Its records:\n" + "\n".join(names) + "\n"
+            "step was saved. Its records:\n"
+            f"{names}\n"
             "  fix: look at these records (minicpmv show). If they are fine, the weights had already grown too large"
             f"{', or the values exceed the range of float16 (use --bf16)' if args.fp16 else ''}: "
             f"{way_out(args, before=state.global_step - 1)}"

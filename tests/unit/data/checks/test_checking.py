@@ -260,13 +260,13 @@ def test_d133_placeholder_without_image(image: Any) -> None:
     problem = problem_of(with_texts("<image><ImageHere>", "So.", image=image))
     assert problem.code == "D133"
     assert problem.where.endswith("conversations[0].content")
-    assert problem.found == f"2 placeholder(s) for {1 if image else 0} image(s)"
+    assert problem.found == f"2 placeholders for {'1 image' if image else '0 images'}"
 
 
 def test_d134_image_without_placeholder() -> None:
     problem = problem_of(with_texts("<image>", "So.", image=["a.png", "b.png", "c.png"]))
-    assert (problem.code, problem.found) == ("D134", "1 placeholder(s) for 3 image(s)")
-    assert problem.fix.startswith("add 2 placeholder(s)")
+    assert (problem.code, problem.found) == ("D134", "1 placeholder for 3 images")
+    assert problem.fix.startswith("add 2 placeholders")
 
 
 def test_d135_key_that_no_text_holds() -> None:

@@ -37,14 +37,14 @@ def test_different_records_that_share_an_id_are_one_notice_of_their_file() -> No
     ((source, notice),) = found.notices
     assert (source, notice.where, notice.code, notice.severity) == ("a", "a", "D331", "notice")
     assert notice.found == (
-        "5 record(s) with the id of an earlier, different record: 'x' (records 0, 1, 2, ...), 7 (records 6, 7)"
+        "5 records with the id of an earlier, different record: 'x' (records 0, 1, 2, ...), 7 (records 6, 7)"
     )
 
 
 def test_a_shared_id_and_a_repeated_record_are_both_named() -> None:
     found = judged(("a", "x", "t"), ("a", "x", "u"), ("a", "x", "t"))
     assert [position for position, _ in found.problems] == [2]
-    assert "1 record(s)" in found.notices[0][1].found
+    assert "1 record " in found.notices[0][1].found
 
 
 def test_files_have_ids_of_their_own_and_none_is_no_id() -> None:

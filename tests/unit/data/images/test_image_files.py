@@ -35,7 +35,7 @@ def test_a_file_of_many_records_is_named_once_at_the_first(tmp_path: Path) -> No
     report = survey_images(uses, on_progress=lambda done, total: seen.append((done, total)))
     ((record, problem),) = report.problems
     assert (record, problem.where) == (1, "train.json record 1 image")
-    assert "2 more use(s) of this file" in problem.found
+    assert "2 more uses of this file" in problem.found
     assert seen == [(1, 2), (2, 2)]
 
 

@@ -161,7 +161,7 @@ def test_d141_one_problem_per_file(tmp_path: Path) -> None:
     record = {"image": ["b.png", "b.png"], "conversations": conversation("Why?", "So.")}
     problem = problem_of(tmp_path, record, record)
     assert problem.where.endswith("record 0 image[0]")
-    assert problem.found.endswith("; 3 more use(s) of this file")
+    assert problem.found.endswith("; 3 more uses of this file")
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "webp", "bmp", "gif", "tiff"])

@@ -232,6 +232,30 @@ def test_boxes(answer: str, reference: str, iou: float, accuracy: float) -> None
     assert of_one("box_accuracy", answer, reference) == accuracy
 
 
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("<point>5 5</point>", 1),
+        ("<point>10 0</point>", 1),
+        ("<point>11 0</point>", 0),
+        ('{"POINT": [52, 57]}', 1),
+        ("click(x=5.5, y=3)", 1),
+        ("<box>0 0 4 4</box>", 1),
+        ("<box>0 0 40 4</box>", 0),
+        ("Tap (50, 50), then (500, 500).", 1),
+        ("Tap (500, 500), then (50, 50).", 0),
+        ("between 5 and 5", 0),
+        ("", 0),
+    ],
+)
+def test_click_counts_where_it_lies_in_a_box_of_the_reference(answer: str, value: float) -> None:
+    assert of_one("click_accuracy", answer, "<box>0 0 10 10</box> or <box>50 50 60 60</box>") == value
+
+
+def test_click_is_not_measured_without_a_box() -> None:
+    assert of_one("click_accuracy", "<point>5 5</point>", "the red button") is None
+
+
 def test_record_without_a_box_is_not_measured() -> None:
     assert of_one("box_iou", "<box>0 0 10 10</box>", "A cat") is None
 

@@ -7,7 +7,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextT
 from minicpmv.errors import CheckpointError
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from tests.parity.cases import FIXTURES, VERSIONS
+from tests.run.prepared import prepared_python
 
 Weights = dict[str, Tensor]
 
@@ -260,7 +260,7 @@ def test_zero_3_refuses_the_same_although_its_own_loading_would_not(tmp_path: Pa
         places.append(copied(version, tmp_path / version, spoil))
     group = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", ZERO_3, *map(str, places)],
+        [prepared_python(), "-c", ZERO_3, *map(str, places)],
         env=os.environ | group | {"DS_ACCELERATOR": "cpu"},
         capture_output=True,
         text=True,

@@ -120,7 +120,7 @@ def test_who_has_left_is_not_answered_and_keeps_no_place() -> None:
         (RuntimeError("CUBLAS failed"), "an error while answering (RuntimeError)", "Traceback"),
         (
             RuntimeError("CUDA out of memory. Tried"),
-            "too little memory on the server for 2 request(s)",
+            "too little memory on the server for 2 requests",
             "lower --max-b",
         ),
     ],

@@ -12,7 +12,7 @@ from transformers import TrainerState
 
 from minicpmv.errors import NotFiniteError
 from minicpmv.releases.table import VERSIONS
-from minicpmv.training.checkpoints.trained_weights import ChangeWatch, name_few, refuse_not_finite
+from minicpmv.training.checkpoints.trained_weights import ChangeWatch, refuse_not_finite
 
 
 def _model() -> nn.Module:
@@ -85,4 +85,3 @@ def test_weights_at_fault_are_named_with_where_and_fix() -> None:
     assert str(told.value).startswith("step 3 of 4: found 2 trained tensors with values that are not finite")
     assert "vpm.bias, llm.lora_A.default.weight, expected" in str(told.value)
     assert str(told.value).endswith("\n  fix: do that")
-    assert name_few(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"

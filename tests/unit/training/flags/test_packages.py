@@ -121,7 +121,12 @@ def test_missing_package_of_a_tracker_is_named(name: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("asked", "fix"), [("wandbb", "did you mean wandb"), ("none,wandb", "correct the name"), ("", "correct the name")]
+    ("asked", "fix"),
+    [
+        ("wandbb", "did you mean wandb"),
+        ("none,wandb", "such as --report_to tensorboard"),
+        ("", "such as --report_to tensorboard"),
+    ],
 )
 def test_unknown_tracker_is_refused(asked: str, fix: str) -> None:
     with pytest.raises(UsageError, match=fix):

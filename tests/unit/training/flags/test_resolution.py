@@ -107,7 +107,7 @@ def test_card_that_cannot_be_used_is_no_reason_to_train_on_the_processor_unasked
 
 def test_processes_do_not_share_a_card() -> None:
     machine = machine_with(card("NVIDIA L4", (8, 9)), num_processes=2, num_local_processes=2)
-    with pytest.raises(MachineError, match=r"found 2 processes for 1 GPU\(s\), expected one for each"):
+    with pytest.raises(MachineError, match=r"found 2 processes for 1 GPU, expected one for each"):
         complete("", machine)
     assert complete("--use_cpu true", machine)[0]["use_cpu"] is True
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from minicpmv.devices import inspection
 from minicpmv.machine.value import Machine
 from minicpmv.training.launching import hardware
 from minicpmv.training.launching.cpu_process import asks_for_cpu
@@ -28,7 +29,7 @@ _SLICE = machine_with(card("NVIDIA A100-SXM4-40GB MIG 3g.20gb", (8, 0)), num_cor
 def test_scripts_are_told_in_three_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], machine: Machine, flags: list[str], told: str
 ) -> None:
-    monkeypatch.setattr(hardware, "inspect_machine", lambda: machine)
+    monkeypatch.setattr(inspection, "inspect_machine", lambda: machine)
     assert hardware.main(flags) == 0
     count, precision, port = capsys.readouterr().out.split()
     assert f"{count} {precision} *" == told
@@ -39,7 +40,7 @@ def test_old_driver_is_an_error_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine = machine_with(shown=("NVIDIA GPU",) * 8, driver="550.54.15")
-    monkeypatch.setattr(hardware, "inspect_machine", lambda: machine)
+    monkeypatch.setattr(inspection, "inspect_machine", lambda: machine)
     assert hardware.main(["--fp16", "true"]) == 2
     said = capsys.readouterr()
     assert said.out == ""

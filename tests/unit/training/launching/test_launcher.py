@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 
 import pytest
+
+from tests.run.prepared import prepared_python
 
 _SCRIPT = """
 import os, signal, subprocess, time
@@ -32,7 +33,7 @@ launcher.launch(["--nproc_per_node", "1", "program"])
 )
 def test_a_signal_while_no_process_trains_is_said_to_come_before_or_after(processes: str, said: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", _SCRIPT.format(processes=processes)], capture_output=True, text=True, check=False
+        [prepared_python(), "-c", _SCRIPT.format(processes=processes)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (143, said)
 
@@ -51,7 +52,7 @@ def test_a_launch_that_cannot_be_ends_with_one_message(arguments: list[str], sai
         taken.listen()
         words = [word.format(taken=taken.getsockname()[1]) for word in arguments]
         done = subprocess.run(
-            [sys.executable, "-m", "minicpmv.training.launching.launcher", *words, "-m", "--", "this"],
+            [prepared_python(), "-m", "minicpmv.training.launching.launcher", *words, "-m", "--", "this"],
             capture_output=True,
             text=True,
             check=False,

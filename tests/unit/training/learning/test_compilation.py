@@ -29,11 +29,9 @@ def results(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, t
 @pytest.mark.parametrize(
     ("version", "rows", "whole"),
     [
-        *(
-            pytest.param(version, "packed", False, marks=[] if version == "v2_6" else pytest.mark.slow)
-            for version in VERSIONS
-        ),
-        ("v2_6", "padded", False),
+        # Packed rows through compiled layers are trained by tests/run/test_compilation.py as well.
+        *(pytest.param(version, "packed", False, marks=pytest.mark.slow) for version in VERSIONS),
+        pytest.param("v2_6", "padded", False, marks=pytest.mark.slow),
         ("v2_6", "padded", True),
     ],
 )

@@ -15,9 +15,9 @@ from minicpmv.training.monitoring.intervals import describe_rhythm
     [
         ({"eval_strategy": "no"}, "evaluation: once, at the end"),
         ({"eval_strategy": "epoch"}, "evaluation: in each epoch"),
-        ({"eval_strategy": "steps", "eval_steps": 50}, "evaluation: every 50 step(s)"),
-        ({"eval_strategy": "steps", "eval_steps": 0.25}, "evaluation: every 0.25 step(s)"),
-        ({"eval_strategy": "steps"}, "evaluation: every 500 step(s)"),  # --logging_steps of transformers
+        ({"eval_strategy": "steps", "eval_steps": 50}, "evaluation: every 50 steps"),
+        ({"eval_strategy": "steps", "eval_steps": 0.25}, "evaluation: every 0.25 of the run"),
+        ({"eval_strategy": "steps"}, "evaluation: every 500 steps"),  # --logging_steps of transformers
     ],
 )
 def test_evaluation_is_described_for_each_strategy(flags: dict[str, Any], said: str) -> None:

@@ -13,6 +13,7 @@ from typing import Literal, NoReturn, cast
 
 from minicpmv.data.records.record import quote
 from minicpmv.errors import DataError, Problem
+from minicpmv.wording import name_few
 
 __all__ = ["find_list", "is_registry", "left_aside"]
 
@@ -82,9 +83,8 @@ def is_registry(value: Mapping[str, object]) -> bool:
 def left_aside(value: Mapping[str, object], key: str, source: str) -> Problem:
     """Return a notice that the records are the list under a key, with the other keys."""
     others = [name for name in value if name != key]
-    beside = f" next to {', '.join(quote(name) for name in others[:_NAMED])}" if others else ""
-    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
-    found = f"the records under the key {key!r} of an object{beside}{more}"
+    beside = f" next to {name_few(map(quote, others))}" if others else ""
+    found = f"the records under the key {key!r} of an object{beside}"
     expected = "a list of records; that one is read, and nothing else of the object"
     fix = "nothing, if those are the records; else write those that are meant as a list, into a file of its own"
     return Problem("D330", source, found, expected, fix, severity="notice")
