@@ -49,7 +49,8 @@ def copy_companions(base: Path, directory: Path, *, dtype: torch.dtype | None) -
     """
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     if dtype is not None:
-        config["torch_dtype"] = str(dtype).removeprefix("torch.")
+        # As the file calls it: 4.6 and later say dtype.
+        config["dtype" if "dtype" in config else "torch_dtype"] = str(dtype).removeprefix("torch.")
     write_json(directory / "config.json", config)
     for name in list_companions(base):
         target = directory / name
