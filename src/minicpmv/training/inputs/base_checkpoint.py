@@ -16,14 +16,14 @@ from minicpmv.releases.directories import SMALL_FILES, find_directory, name_to_l
 from minicpmv.releases.model_files import check_model_files, read_config
 from minicpmv.releases.table import LLM_TYPES, Version, detect_version
 from minicpmv.training.flags.declarations import RunArguments
-from minicpmv.training.learning.lora import keep_packing, quantisation
+from minicpmv.training.learning.lora import keep_packing, quantization
 
-__all__ = ["Base", "check_weights", "dtype_to_save", "load_base", "open_base", "stated_dtype"]
+__all__ = ["BaseCheckpoint", "check_weights", "dtype_to_save", "load_base", "open_base", "stated_dtype"]
 
 _ASKED_BY = "--model_name_or_path"
 
 
-class Base(NamedTuple):
+class BaseCheckpoint(NamedTuple):
     """A base checkpoint without its weights."""
 
     path: Path
@@ -32,7 +32,7 @@ class Base(NamedTuple):
     version: Version
 
 
-def open_base(run: RunArguments) -> Base:
+def open_base(run: RunArguments) -> BaseCheckpoint:
     """Find the base checkpoint and read its config and version.
 
     Raises:
@@ -41,7 +41,7 @@ def open_base(run: RunArguments) -> Base:
     """
     path = find_base(run)
     config = read_config(path)
-    return Base(path, config, check_llm_type(run.llm_type, config))
+    return BaseCheckpoint(path, config, check_llm_type(run.llm_type, config))
 
 
 def find_base(run: RunArguments) -> Path:
@@ -123,7 +123,7 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
     dtype = half if args.deepspeed or run.use_lora else torch.float32
     options: dict[str, Any] = {"dtype": dtype, "cache_dir": run.cache_dir}
     if run.q_lora:
-        options["quantization_config"] = quantisation(half, read_model_config(base).minicpmv_version.network.parts)
+        options["quantization_config"] = quantization(half, read_model_config(base).minicpmv_version.network.parts)
     device = _device_of_weights(run, args)
     if device is not None:
         options["device_map"] = {"": device}
