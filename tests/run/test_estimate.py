@@ -94,7 +94,7 @@ def test_only_the_layers_of_the_language_model_are_packed(released: Path) -> Non
 
 def test_lengths_that_nobody_may_look_at_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", str(FIXTURES / "v2_6"), make_data(tmp_path), "--check_first", "false"]) == 2
-    assert "--check_first false: found beside data" in capsys.readouterr().err
+    assert "--check_first false: found with data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

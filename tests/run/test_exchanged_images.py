@@ -78,8 +78,8 @@ def test_data_may_move_and_what_is_allowed_once_is_what_they_are(
     (overridden,) = read_run(tmp_path / "output")["overridden"]
     assert str(picture) in overridden
     assert main(_resumed(moved, steps=7)) == 0
-    course = json.loads((tmp_path / "output" / "checkpoint-7" / "checkpoint.json").read_text())["course"]
-    assert course["record_lengths"]
+    fingerprint = json.loads((tmp_path / "output" / "checkpoint-7" / "checkpoint.json").read_text())["fingerprint"]
+    assert fingerprint["record_lengths"]
 
 
 def test_images_that_nobody_looked_at_are_said_not_to_be_compared(

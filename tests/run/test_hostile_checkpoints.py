@@ -92,6 +92,6 @@ def _seal_again(checkpoint: Path) -> None:
     """List the altered files with their digests, as whoever altered them can."""
     manifest = read_manifest(checkpoint)
     assert manifest is not None
-    kept = {name: manifest[name] for name in ("step", "world_size", "engine", "course")}
+    kept = {name: manifest[name] for name in ("step", "world_size", "engine", "fingerprint")}
     (checkpoint / "checkpoint.json").unlink()
     seal(checkpoint, **kept)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.models.adapters.base_identity import BASE_FILE
 from minicpmv.training.checkpoints.staging import list_checkpoints
-from minicpmv.training.finish import verify as reload_proof
+from minicpmv.training.finish import reload
 from minicpmv.training.run import main
 from tests.run import poisoned
 from tests.run.forked import run_command
@@ -211,6 +211,6 @@ def test_proof_names_weights_that_are_not_finite(data: str, tmp_path: Path, caps
     tensors = load_file(base / "model.safetensors")
     tensors["llm.lm_head.weight"][5, 3] = float("nan")
     save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
-    assert reload_proof.main([str(tmp_path / "out")]) == 2
+    assert reload.main([str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err
     assert "found weights that are not finite (NaN or infinite): base_model.model.llm.lm_head" in told

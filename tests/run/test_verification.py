@@ -20,7 +20,7 @@ from torch import Tensor
 import minicpmv.training.finish.completion as completion_module
 import minicpmv.training.finish.verification as module
 from minicpmv.models.checkpoints.reference import read_reference
-from minicpmv.training.finish import verify as reload_proof
+from minicpmv.training.finish import reload
 from minicpmv.training.run import main
 from tests.parity.cases import VERSIONS
 from tests.precision import bound
@@ -49,7 +49,7 @@ def _verification(output: Path) -> dict[str, Any]:
 
 def _in_this_process(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
     """Stands for the fresh process, which takes seconds to import everything; two tests below start it."""
-    return subprocess.CompletedProcess(command, reload_proof.main(command[3:]), "", "")
+    return subprocess.CompletedProcess(command, reload.main(command[3:]), "", "")
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_damage_is_found_and_named(
     tensors = {name: tensor.clone() for name, tensor in load_file(damaged / file).items()}
     change(tensors)
     save_file(tensors, damaged / file, metadata={"format": "pt"})
-    assert reload_proof.main([str(damaged)]) == 2
+    assert reload.main([str(damaged)]) == 2
     error = capsys.readouterr().err
     assert [text for text in told if text not in error] == []
     assert "\n  fix: " in error
@@ -212,7 +212,7 @@ def test_loss_finds_what_no_tensor_shows(
     shutil.copytree(verified["adapter"], damaged)
     config = json.loads((damaged / "adapter_config.json").read_text())
     (damaged / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": config["lora_alpha"] * 4}))
-    assert reload_proof.main([str(damaged)]) == 2
+    assert reload.main([str(damaged)]) == 2
     assert "found a loss of " in capsys.readouterr().err
     tensors = _verification(damaged)["tensors"]
     assert tensors["identical"] == tensors["saved"]
@@ -223,13 +223,13 @@ def test_proof_can_be_repeated_where_the_directory_was_moved_to(
 ) -> None:
     moved = shutil.copytree(verified["full"], tmp_path / "elsewhere")
     (moved / "verification.json").unlink()
-    assert reload_proof.main([str(moved)]) == 0
+    assert reload.main([str(moved)]) == 0
     assert capsys.readouterr().out.startswith("Verified: reloaded, ")
     assert _verification(moved)["verdict"] == "verified"
 
 
 def test_directory_without_evidence_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert reload_proof.main([str(tmp_path)]) == 2
+    assert reload.main([str(tmp_path)]) == 2
     assert "found nothing to compare with" in capsys.readouterr().err
 
 
@@ -291,20 +291,20 @@ def test_signal_during_the_proof_ends_the_run_saved(
 
     monkeypatch.setattr(module, "subprocess", SimpleNamespace(run=interrupted))
     assert main(_proving(data, tmp_path, *_LORA)) == 128 + signal.SIGTERM
-    command = f"python -m minicpmv.training.finish.verify {tmp_path}"
+    command = f"python -m minicpmv.training.finish.reload {tmp_path}"
     assert (
         f"stopped by SIGTERM: everything is saved in {tmp_path}, but not verified yet: {command}"
         in capsys.readouterr().out
     )
     assert read_run(tmp_path)["status"] == "saved"
-    assert reload_proof.main(command.split()[3:]) == 0
+    assert reload.main(command.split()[3:]) == 0
 
 
 @pytest.mark.usefixtures("quick")
 def test_model_that_does_not_fit_beside_the_run_is_saved_and_told(
     data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(reload_proof, "free_memory", lambda _: 1000)
+    monkeypatch.setattr(reload, "free_memory", lambda _: 1000)
     assert main(_proving(data, tmp_path, *_LORA)) == 0
     result = _verification(tmp_path)
     assert result["verdict"] == "no room"

@@ -58,7 +58,7 @@ class Answer:
 
     @property
     def fits_everywhere(self) -> bool:
-        """Whether the memory that is needed fits on every device that was asked about."""
+        """Return whether the memory that is needed fits on every device that was asked about."""
         return all(_fits(self.memory, device) for device in self.question.devices)
 
 

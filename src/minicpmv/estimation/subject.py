@@ -14,7 +14,7 @@ from minicpmv.models.skeleton import build_skeleton
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.flags.resolution import resolve_settings
-from minicpmv.training.inputs.base_checkpoint import Base, check_weights, open_base
+from minicpmv.training.inputs.base_checkpoint import BaseCheckpoint, check_weights, open_base
 from minicpmv.training.learning.lora import add_lora
 from minicpmv.training.learning.parts import choose_trained_parts
 from minicpmv.training.learning.switches import resolve_learning
@@ -26,7 +26,7 @@ __all__ = ["Subject", "build_model", "read_subject"]
 class Subject:
     """A run to estimate."""
 
-    base: Base
+    base: BaseCheckpoint
     run: RunArguments
     settings: Mapping[str, Any]
     """Keyword arguments for ``TrainingArguments``."""
@@ -44,7 +44,7 @@ class Subject:
 
     @property
     def packs_weights(self) -> bool:
-        """Whether the language model's layers are quantized to 4 bits."""
+        """Return whether the language model's layers are quantized to 4 bits."""
         return self.run.q_lora or bool(self.base.config.get("quantization_config"))
 
 

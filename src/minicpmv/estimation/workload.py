@@ -54,7 +54,7 @@ def plan_workload(subject: Subject, config: Any, *, has_data: bool) -> Workload:
         return _worst(subject, config, (side, side))
     if not subject.run.check_first:
         raise UsageError(
-            "--check_first false: found beside data, whose lengths decide what rows hold, expected true\n"
+            "--check_first false: found with data, whose lengths decide what rows hold, expected true\n"
             "  fix: remove it, or leave the data out to estimate the worst row"
         )
     settings = subject.settings

@@ -25,7 +25,7 @@ from minicpmv.models.checkpoints.downsampling import mode_in, state_downsample_m
 from minicpmv.models.skeleton import build_skeleton
 from minicpmv.report.run_directory import SAMPLES
 from minicpmv.terminal.redaction import secrets_in
-from minicpmv.training.checkpoints.fingerprint import describe_course
+from minicpmv.training.checkpoints.fingerprint import take_fingerprint
 from minicpmv.training.checkpoints.lock import hold_directory, look_for_holder
 from minicpmv.training.checkpoints.pickles import restrict_unpickling
 from minicpmv.training.checkpoints.resume import ResumePoint, prepare_directory
@@ -40,7 +40,7 @@ from minicpmv.training.finish.obstacles import refuse_obstacles
 from minicpmv.training.flags.arguments import Request, parse_arguments
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.flags.resolution import describe_settings, resolve_settings
-from minicpmv.training.inputs.base_checkpoint import Base, check_weights, load_base, open_base
+from minicpmv.training.inputs.base_checkpoint import BaseCheckpoint, check_weights, load_base, open_base
 from minicpmv.training.inputs.origin import BaseReading, compare_adapter
 from minicpmv.training.inputs.planned_batches import (
     BatchPlan,
@@ -163,9 +163,9 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     identity = reading.result()
     sources = describe_data(request.run.train_sources, inputs.contents)
     lengths = None if inputs.lengths is None else inputs.lengths.lengths
-    course = describe_course(request.run, args, identity, sources, lengths, compilation=resolved.compilation)
-    course["validation_split"] = describe_split(inputs.split)
-    start = prepare_directory(request.run, args, course, inputs.pictures)
+    fingerprint = take_fingerprint(request.run, args, identity, sources, lengths, compilation=resolved.compilation)
+    fingerprint["validation_split"] = describe_split(inputs.split)
+    start = prepare_directory(request.run, args, fingerprint, inputs.pictures)
     if inputs.pictures is not None:
         inputs.pictures.forget_names()
     overridden = [*start.overridden]
@@ -215,7 +215,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
 
     def build(plan: BatchPlan, args: TrainingArguments, interruption: Interruption | None = None) -> MiniCPMVTrainer:
         trainer = _build_trainer(inputs, model, request, args, plan, interruption, workers)
-        trainer.rates, trainer.course, trainer.base = rates, course, identity
+        trainer.rates, trainer.fingerprint, trainer.base = rates, fingerprint, identity
         trainer.ways_to_need_less = ways_to_need_less(request.run, args)
         trainer.pictures = inputs.pictures
         trainer.add_callback(RecomputedLayers.of_run(request.run))
@@ -293,7 +293,7 @@ def _check_places(request: Request) -> None:
                 check_directory(place, asked_by=flag)
 
 
-def _resolve_learning(run: RunArguments, *, given: frozenset[str]) -> tuple[Base, RunArguments]:
+def _resolve_learning(run: RunArguments, *, given: frozenset[str]) -> tuple[BaseCheckpoint, RunArguments]:
     """Decide what learns from the model's modules alone, before data are read."""
     base = open_base(run)
     check_weights(base.config, run)
@@ -373,7 +373,7 @@ def _build_trainer(
             model=model,
             args=args,
             train_dataset=inputs.train,
-            eval_dataset=inputs.held_out if "" in inputs.validation else dict(inputs.validation) or None,
+            eval_dataset=inputs.first_validation if "" in inputs.validation else dict(inputs.validation) or None,
             data_collator=inputs.collator,
             plan=plan,
             train_collator=PackedCollator(inputs.collator.pad_token_id) if request.run.packing else None,

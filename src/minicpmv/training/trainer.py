@@ -144,7 +144,7 @@ class MiniCPMVTrainer(Trainer):
         """Advice for when memory runs out."""
         self.rates: Rates | None = None
         """Learning rates of each part; None uses transformers' two groups, with and without decay."""
-        self.course: Mapping[str, Any] = {}
+        self.fingerprint: Mapping[str, Any] = {}
         """Settings that determine the run's numbers, stored in each checkpoint."""
         self.base: BaseIdentity | None = None
         """Identity of the base weights, stored with each adapter."""
@@ -637,7 +637,7 @@ class MiniCPMVTrainer(Trainer):
             step=self.state.global_step,
             world_size=self.args.world_size,
             engine=name_engine(self.args),
-            course=self.course,
+            fingerprint=self.fingerprint,
         )
         self._bytes_needed = num_bytes(staged)
 

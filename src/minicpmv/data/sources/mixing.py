@@ -33,13 +33,13 @@ from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.releases.table import Version
 from minicpmv.wording import counted
 
-__all__ = ["Mixture", "Source", "load_mixture", "mix", "parse_source", "parse_validation_sets"]
+__all__ = ["DataSource", "Mixture", "load_mixture", "mix", "parse_source", "parse_validation_sets"]
 
 _WEIGHT = re.compile(r"(?P<path>.+):(?P<weight>[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DataSource:
     """One file, folder or dataset directory of a run."""
 
     path: str
@@ -50,7 +50,7 @@ class Source:
 _NAMED = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)=(?P<path>.+)", re.DOTALL)
 
 
-def parse_validation_sets(written: Sequence[str], *, flag: str) -> dict[str, list[Source]]:
+def parse_validation_sets(written: Sequence[str], *, flag: str) -> dict[str, list[DataSource]]:
     """Read ``PATH ...`` or ``NAME=PATH ...``; sources of one given name are one set, others are sets by themselves.
 
     >>> list(parse_validation_sets(["val.json"], flag="--eval_data_path"))
@@ -65,7 +65,7 @@ def parse_validation_sets(written: Sequence[str], *, flag: str) -> dict[str, lis
     Raises:
         UsageError: There is a weight, or two sets would have the same name.
     """
-    sets: dict[str, list[Source]] = {}
+    sets: dict[str, list[DataSource]] = {}
     unnamed: dict[str, str] = {}
     for each in written:
         match = None if os.path.exists(each) else _NAMED.fullmatch(each)
@@ -85,18 +85,18 @@ def parse_validation_sets(written: Sequence[str], *, flag: str) -> dict[str, lis
     return sets
 
 
-def parse_source(written: str, *, flag: str, weights_allowed: bool = True) -> Source:
+def parse_source(written: str, *, flag: str, weights_allowed: bool = True) -> DataSource:
     """Read ``PATH`` or ``PATH:WEIGHT``. What exists as it is written is a path, whatever colons it has.
 
     >>> parse_source("nowhere.jsonl:0.5", flag="--data_path")
-    Source(path='nowhere.jsonl', weight=0.5)
+    DataSource(path='nowhere.jsonl', weight=0.5)
 
     Raises:
         UsageError: The weight is not positive, or a weight stands where none can be.
     """
     match = _WEIGHT.fullmatch(written)
     if match is None or os.path.exists(written):
-        return Source(written)
+        return DataSource(written)
     weight = float(match["weight"])
     if not weights_allowed:
         raise UsageError(
@@ -109,7 +109,7 @@ def parse_source(written: str, *, flag: str, weights_allowed: bool = True) -> So
             f"  fix: {match['path']}:0.5 takes half of its records, {match['path']} all; leave the file out to take "
             "none"
         )
-    return Source(match["path"], weight)
+    return DataSource(match["path"], weight)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,12 +130,12 @@ class Mixture:
     """How many of the records of all sources were found as checked before."""
     notices: tuple[Problem, ...] = ()
     """Keys that nothing reads, and records that were read otherwise than they are written; once for each file."""
-    held_out: ValidationSplit | None = None
+    validation: ValidationSplit | None = None
     """Records split off for validation; None if there is no split."""
 
 
 def load_mixture(
-    sources: Sequence[Source],
+    sources: Sequence[DataSource],
     *,
     image_root: str | os.PathLike[str] | None = None,
     version: Version | None = None,
@@ -162,7 +162,7 @@ def load_mixture(
         DataError: With the problems of all sources.
         UsageError: A weight leaves no record of its source, or as ``load_records`` does.
     """
-    loaded: list[tuple[Source, Sequence[Record]]] = []
+    loaded: list[tuple[DataSource, Sequence[Record]]] = []
     problems: list[Problem] = []
     left_out: dict[str, list[Problem]] = {}
     contents: dict[str, Content] = {}
@@ -196,17 +196,17 @@ def load_mixture(
         loaded.append((source, records))
     if problems:
         raise DataError(problems)
-    held_out = None
+    validation = None
     if split is not None:
         folders = [
             os.path.realpath(data_folder(source.path) if image_root is None else image_root) for source in sources
         ]
         entry = None if cache is None else cache.entry("validation", records=identity, split=split, folders=folders)
-        held_out = hold_out([records for _, records in loaded], split, kept=entry)
-        loaded = [(source, rest) for (source, _), rest in zip(loaded, held_out.rest, strict=True)]
-        identity.append(["without", held_out.sha256])
+        validation = hold_out([records for _, records in loaded], split, kept=entry)
+        loaded = [(source, rest) for (source, _), rest in zip(loaded, validation.rest, strict=True)]
+        identity.append(["without", validation.sha256])
     return Mixture(
-        held_out=held_out,
+        validation=validation,
         records=mix(loaded, seed=seed),
         left_out=left_out,
         contents=contents,
@@ -245,7 +245,7 @@ def _check_alone(raw: RawRecord, image_root: str | os.PathLike[str] | None, vers
     return [problem for _, problem in check_records([raw], image_root=image_root, version=version).problems]
 
 
-def mix(loaded: Sequence[tuple[Source, Sequence[Record]]], *, seed: int) -> Sequence[Record]:
+def mix(loaded: Sequence[tuple[DataSource, Sequence[Record]]], *, seed: int) -> Sequence[Record]:
     """Repeat the records of each source as often as its weight says.
 
     Of n records with weight w, all are there floor(w) times, and round((w - floor(w)) n) of them once more. Which ones

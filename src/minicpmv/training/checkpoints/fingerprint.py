@@ -25,14 +25,14 @@ from minicpmv.training.flags.catalogue import all_settings
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.flags.fields import Resume
 
-__all__ = ["describe_course", "find_changes", "find_extension", "find_other_base", "find_other_lengths"]
+__all__ = ["find_changes", "find_extension", "find_other_base", "find_other_lengths", "take_fingerprint"]
 
 _DATA = "data"
 _BASE = "base_model"
 _LENGTHS = "record_lengths"
 
 
-def describe_course(
+def take_fingerprint(
     run: RunArguments,
     args: TrainingArguments,
     base: BaseIdentity,
@@ -52,12 +52,12 @@ def describe_course(
         compilation: Options for ``torch.compile``; None: nothing is compiled.
     """
     stated = {**args.to_dict(), **vars(run)}  # enumerations of transformers as plain words
-    course = {name: stated.get(name) for name in sorted(_named("same") | _named("length"))}
-    course["torch_compile"] = compilation
-    course[_BASE] = asdict(base)
-    course[_LENGTHS] = None if lengths is None else hashlib.sha256(lengths.astype("<i4").tobytes()).hexdigest()
-    course[_DATA] = [{"sha256": source["sha256"], "weight": source.get("weight", 1)} for source in data]
-    return json.loads(json.dumps(course, default=str))
+    fingerprint = {name: stated.get(name) for name in sorted(_named("same") | _named("length"))}
+    fingerprint["torch_compile"] = compilation
+    fingerprint[_BASE] = asdict(base)
+    fingerprint[_LENGTHS] = None if lengths is None else hashlib.sha256(lengths.astype("<i4").tobytes()).hexdigest()
+    fingerprint[_DATA] = [{"sha256": source["sha256"], "weight": source.get("weight", 1)} for source in data]
+    return json.loads(json.dumps(fingerprint, default=str))
 
 
 @cache

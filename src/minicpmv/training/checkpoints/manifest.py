@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 
 def seal(
-    directory: Path, *, step: int, world_size: int, engine: str = "", course: Mapping[str, Any] | None = None
+    directory: Path, *, step: int, world_size: int, engine: str = "", fingerprint: Mapping[str, Any] | None = None
 ) -> None:
     """Write the manifest of a finished checkpoint, and sync everything to disk.
 
@@ -37,7 +37,7 @@ def seal(
         step: Optimizer steps done.
         world_size: Number of processes that wrote it.
         engine: Engine that shards weights and optimizer, from ``distributed.engine.name_engine``.
-        course: Settings that determine the run's numbers, from ``fingerprint.describe_course``.
+        fingerprint: Settings that determine the run's numbers, from ``fingerprint.take_fingerprint``.
 
     Raises:
         OSError: The disk is full, or fails.
@@ -49,7 +49,7 @@ def seal(
         "step": step,
         "world_size": world_size,
         "engine": engine,
-        "course": course or {},
+        "fingerprint": fingerprint or {},
         "files": {name: path.stat().st_size for name, path in zip(names, paths, strict=True)},
         "sha256": digests,
     }
@@ -106,7 +106,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any] | None:
 
 def _is_a_list(manifest: Mapping[str, Any]) -> bool:
     """Return whether everything has the type that :func:`seal` writes, and each file a digest."""
-    types = {"step": int, "world_size": int, "engine": str, "course": dict, "files": dict, "sha256": dict}
+    types = {"step": int, "world_size": int, "engine": str, "fingerprint": dict, "files": dict, "sha256": dict}
     if manifest.keys() != types.keys() or not all(isinstance(manifest[name], types[name]) for name in types):
         return False
     files, digests = manifest["files"], manifest["sha256"]

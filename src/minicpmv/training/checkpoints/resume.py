@@ -55,8 +55,8 @@ class Setting:
     world_size: int
     engine: str
     """The engine, from :func:`minicpmv.training.distributed.engine.name_engine`."""
-    course: Mapping[str, Any] = field(default_factory=dict)
-    """Settings from :func:`minicpmv.training.checkpoints.fingerprint.describe_course`. The run's length may differ."""
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    """Settings from :func:`minicpmv.training.checkpoints.fingerprint.take_fingerprint`. The run's length may differ."""
     pictures: PictureDigests | None = None
     """Digests of the images, completed from the checkpoint. None if images are not checked first."""
     allow_other_base: bool = False
@@ -66,14 +66,14 @@ class Setting:
 
 
 def prepare_directory(
-    run: RunArguments, args: TrainingArguments, course: dict[str, Any], pictures: PictureDigests | None
+    run: RunArguments, args: TrainingArguments, fingerprint: dict[str, Any], pictures: PictureDigests | None
 ) -> ResumePoint:
     """Decide where a run starts, and remove stale files from its directory. Every process must call it.
 
     Args:
         run: The flags.
         args: transformers' arguments.
-        course: Settings that determine the run's numbers.
+        fingerprint: Settings that determine the run's numbers.
         pictures: Image files of the data.
 
     Raises:
@@ -95,7 +95,7 @@ def prepare_directory(
             setting=Setting(
                 args.world_size,
                 name_engine(args),
-                course,
+                fingerprint,
                 pictures,
                 allow_other_base=run.allow_other_base,
                 allow_changed_images=run.allow_changed_images,
@@ -235,19 +235,19 @@ def _check_resumable(checkpoint: Path, setting: Setting) -> tuple[tuple[str, ...
             f"{checkpoint}: found weights only (--save_only_model), expected optimizer and random state as well\n"
             "  fix: use it as --model_name_or_path (full) or --lora_weight_path (LoRA) of a new run"
         )
-    course = manifest["course"]
-    overridden = _check_base(checkpoint, course, setting)
-    changes = "\n  ".join(find_changes(course, setting.course))
+    fingerprint = manifest["fingerprint"]
+    overridden = _check_base(checkpoint, fingerprint, setting)
+    changes = "\n  ".join(find_changes(fingerprint, setting.fingerprint))
     if changes:
         raise CheckpointError(
             f"{checkpoint}: found other settings than the run that wrote it, expected the same: resuming with "
             f"different settings would mix two runs\n  {changes}\n  fix: use the original settings, {otherwise}"
         )
-    overridden += _check_pictures(checkpoint, course, setting)
-    return tuple(find_extension(course, setting.course)), overridden
+    overridden += _check_pictures(checkpoint, fingerprint, setting)
+    return tuple(find_extension(fingerprint, setting.fingerprint)), overridden
 
 
-def _check_pictures(checkpoint: Path, course: Mapping[str, Any], setting: Setting) -> tuple[str, ...]:
+def _check_pictures(checkpoint: Path, fingerprint: Mapping[str, Any], setting: Setting) -> tuple[str, ...]:
     """Verify that the images are those that were trained on, or that a flag allows others; return the differences."""
     changes: list[Change] = []
     if setting.pictures is not None and (checkpoint / PICTURES).is_file():
@@ -262,7 +262,7 @@ def _check_pictures(checkpoint: Path, course: Mapping[str, Any], setting: Settin
             ) from error
         setting.pictures.recall(digests, without=changes)
     told = list_few([str(change) for change in changes], most=5, indent="  ").strip()
-    replanned = find_other_lengths(course, setting.course)
+    replanned = find_other_lengths(fingerprint, setting.fingerprint)
     found = [f"{counted(len(changes), 'image')} other than those of the run that wrote it"] if changes else []
     found += [replanned] if replanned else []
     if not found:
@@ -277,9 +277,9 @@ def _check_pictures(checkpoint: Path, course: Mapping[str, Any], setting: Settin
     )
 
 
-def _check_base(checkpoint: Path, course: Mapping[str, Any], setting: Setting) -> tuple[str, ...]:
+def _check_base(checkpoint: Path, fingerprint: Mapping[str, Any], setting: Setting) -> tuple[str, ...]:
     """Verify that a checkpoint's base is this run's, or a fitting one that a flag allows; return the difference."""
-    other = find_other_base(course, setting.course)
+    other = find_other_base(fingerprint, setting.fingerprint)
     if other is None:
         return ()
     described, fits = other

@@ -66,7 +66,7 @@ def complete(
         say(trainer.features.finish(trainer.args.device))  # verification computes without cached features
     record.note(metrics=metrics, log=trainer.state.log_history)
     _refuse_unchanged(trainer, record)
-    dataset = inputs.train if inputs.held_out is None else inputs.held_out
+    dataset = inputs.train if inputs.first_validation is None else inputs.first_validation
     try:
         if not run.verify_saved:
             _try_once(trainer, inputs, dataset, run)
@@ -203,7 +203,7 @@ def _write_report(output_dir: str) -> None:
 
 
 def _tell(inputs: RunInputs, run: RunArguments, output_dir: str) -> None:
-    records = list(itertools.islice((inputs.held_out or inputs.train).readable_records(), _EXAMPLES))
+    records = list(itertools.islice((inputs.first_validation or inputs.train).readable_records(), _EXAMPLES))
     say(f"Saved the {'adapter' if run.use_lora else 'model'} to {Path(output_dir).resolve()}")
     say("Talk to it:")
     say(f"  {chat_command(output_dir, records)}")

@@ -1,7 +1,7 @@
 """Verifies a saved model: it is loaded in a fresh process and compared with the model that was trained.
 
 This is the run's side: it describes the live model and starts the fresh process. The comparison itself is in
-``verify``. Everything is saved by now, so a signal ends the run immediately.
+``reload``. Everything is saved by now, so a signal ends the run immediately.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from minicpmv.models.checkpoints.reference import VERIFICATION, Reference, diges
 from minicpmv.training.checkpoints.checkpoint_size import num_elements
 from minicpmv.training.distributed.console import notice, say
 from minicpmv.training.distributed.processes import raise_together, wait_for_all
+from minicpmv.training.finish.reload import describe_verification
 from minicpmv.training.finish.rounding import Kept
-from minicpmv.training.finish.verify import describe_verification
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.stopping.interruption import Interruption
 from minicpmv.training.trainer import MiniCPMVTrainer
@@ -76,7 +76,7 @@ def verify_saved(
         DiskError: There is no space for the reference.
     """
     directory, is_writing = Path(trainer.args.output_dir or ""), trainer.args.should_save
-    again = f"python -m minicpmv.training.finish.verify {directory}"
+    again = f"python -m minicpmv.training.finish.reload {directory}"
     interruption.act_at_once(f"everything is saved in {directory}, but not verified")
     dtypes = {name: _name(tensor.dtype) for name, tensor in saved.items()}
     tensors = {name: (dtypes[name], digest) for name, digest in digest_tensors(saved, dtypes).items()}
@@ -185,7 +185,7 @@ def _ask_fresh_process(directory: Path, *, cache_dir: str | None) -> None:
     }
     if cache_dir:
         environment["HF_HUB_CACHE"] = cache_dir
-    command = [sys.executable, "-m", "minicpmv.training.finish.verify", str(directory)]
+    command = [sys.executable, "-m", "minicpmv.training.finish.reload", str(directory)]
     # An exception here, such as a signal's, also ends that process.
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if not (directory / VERIFICATION).is_file():
@@ -202,7 +202,7 @@ def _unanswered(directory: Path, ended: subprocess.CompletedProcess[str]) -> str
     return (
         f"{directory}: found that the process that reloads it ended with {ended.returncode} ({last[0]}), expected "
         "a result; the model is saved, but not verified\n"
-        f"  fix: python -m minicpmv.training.finish.verify {directory} tries again (-9: out of memory)"
+        f"  fix: python -m minicpmv.training.finish.reload {directory} tries again (-9: out of memory)"
     )
 
 

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from minicpmv.data.sources.mixing import Source, parse_source, parse_validation_sets
+from minicpmv.data.sources.mixing import DataSource, parse_source, parse_validation_sets
 from minicpmv.data.sources.validation import SplitSize, parse_split
 from minicpmv.inference.batching import BATCH_SIZE
 from minicpmv.releases.row import DEFAULT_LORA_TARGET
@@ -497,7 +497,7 @@ class RunArguments(LearningArguments):
     )
 
     @property
-    def train_sources(self) -> list[Source]:
+    def train_sources(self) -> list[DataSource]:
         """The sources in ``data_path``.
 
         Raises:
@@ -506,7 +506,7 @@ class RunArguments(LearningArguments):
         return [parse_source(written, flag="--data_path") for written in self.data_path]
 
     @property
-    def eval_sources(self) -> dict[str, list[Source]]:
+    def eval_sources(self) -> dict[str, list[DataSource]]:
         """The sources in ``eval_data_path``, by the name of their set, which is empty if there is only one.
 
         Raises:

@@ -21,14 +21,14 @@ from minicpmv.releases.table import LLM_TYPES, Version, detect_version
 from minicpmv.training.distributed.console import notice, say
 from minicpmv.training.distributed.processes import raise_together
 from minicpmv.training.flags.declarations import RunArguments
-from minicpmv.training.learning.lora import keep_packing, quantisation
+from minicpmv.training.learning.lora import keep_packing, quantization
 
-__all__ = ["Base", "check_weights", "dtype_to_save", "load_base", "open_base", "stated_dtype"]
+__all__ = ["BaseCheckpoint", "check_weights", "dtype_to_save", "load_base", "open_base", "stated_dtype"]
 
 _ASKED_BY = "--model_name_or_path"
 
 
-class Base(NamedTuple):
+class BaseCheckpoint(NamedTuple):
     """A base checkpoint without its weights."""
 
     path: Path
@@ -37,7 +37,7 @@ class Base(NamedTuple):
     version: Version
 
 
-def open_base(run: RunArguments) -> Base:
+def open_base(run: RunArguments) -> BaseCheckpoint:
     """Find the base checkpoint and read its config and version.
 
     Raises:
@@ -52,7 +52,7 @@ def open_base(run: RunArguments) -> Base:
     if folders and not run.use_lora and not Path(run.model_name_or_path).expanduser().is_dir():
         wanted = [f"{folder}/*" for folder in folders]  # the small files were fetched, and these hold others
         find_directory(run.model_name_or_path, asked_by=_ASKED_BY, cache_dir=run.cache_dir, allow_patterns=wanted)
-    return Base(path, config | mode_options(run.downsample_mode), version)
+    return BaseCheckpoint(path, config | mode_options(run.downsample_mode), version)
 
 
 def find_base(run: RunArguments) -> Path:
@@ -134,7 +134,7 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
     dtype = half if args.deepspeed or run.use_lora else torch.float32
     options: dict[str, Any] = {"dtype": dtype, "cache_dir": run.cache_dir, **mode_options(run.downsample_mode)}
     if run.q_lora:
-        options["quantization_config"] = quantisation(half, read_model_config(base).minicpmv_version.network.parts)
+        options["quantization_config"] = quantization(half, read_model_config(base).minicpmv_version.network.parts)
     device = _device_of_weights(run, args)
     if device is not None:
         options["device_map"] = {"": device}

@@ -12,7 +12,7 @@ from minicpmv.models.adapters.base_identity import BaseIdentity, compare_base, i
 from minicpmv.training.distributed.console import notice
 from minicpmv.training.distributed.processes import gather, raise_together
 from minicpmv.training.flags.declarations import RunArguments
-from minicpmv.training.inputs.base_checkpoint import Base
+from minicpmv.training.inputs.base_checkpoint import BaseCheckpoint
 from minicpmv.training.inputs.run_inputs import find_cache
 
 __all__ = ["BaseReading", "compare_adapter"]
@@ -27,7 +27,7 @@ class BaseReading:
         args: As training has them.
     """
 
-    def __init__(self, run: RunArguments, base: Base, args: TrainingArguments) -> None:
+    def __init__(self, run: RunArguments, base: BaseCheckpoint, args: TrainingArguments) -> None:
         self._run = run
         self._is_leader = args.local_process_index == 0
         self._found: BaseIdentity | MiniCPMVError | None = None

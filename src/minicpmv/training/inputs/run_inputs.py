@@ -17,7 +17,7 @@ from minicpmv.data.images.image_digests import PictureDigests
 from minicpmv.data.samples.collation import Collator
 from minicpmv.data.samples.dataset import ConversationDataset, LengthReport
 from minicpmv.data.sources.cache import DataCache, Entry
-from minicpmv.data.sources.mixing import Mixture, Source, load_mixture
+from minicpmv.data.sources.mixing import DataSource, Mixture, load_mixture
 from minicpmv.data.sources.skipping import SKIPPED, SkipLog, Skipped
 from minicpmv.data.sources.source_digests import Content
 from minicpmv.data.sources.validation import SplitSize, ValidationSplit
@@ -28,7 +28,7 @@ from minicpmv.releases.table import Version
 from minicpmv.training.distributed.console import notice, say
 from minicpmv.training.distributed.processes import leaders_first
 from minicpmv.training.flags.declarations import RunArguments
-from minicpmv.training.inputs.base_checkpoint import Base
+from minicpmv.training.inputs.base_checkpoint import BaseCheckpoint
 from minicpmv.wording import is_off
 
 __all__ = ["RunInputs", "find_cache", "open_inputs", "open_inputs_together"]
@@ -62,7 +62,7 @@ class RunInputs:
     """Digests of the training images; None with ``--check_first false``."""
 
     @property
-    def held_out(self) -> ConversationDataset | None:
+    def first_validation(self) -> ConversationDataset | None:
         """The first validation set, if any."""
         return next(iter(self.validation.values()), None)
 
@@ -72,7 +72,7 @@ class RunInputs:
         return sum(len(dataset) for dataset in self.validation.values())
 
 
-def open_inputs_together(run: RunArguments, base: Base, args: TrainingArguments) -> RunInputs:
+def open_inputs_together(run: RunArguments, base: BaseCheckpoint, args: TrainingArguments) -> RunInputs:
     """Read and check the inputs of a run on every process. Every process must call it.
 
     With the data cache, the first process of each machine checks alone, on all processors, and the others read its
@@ -89,7 +89,7 @@ def open_inputs_together(run: RunArguments, base: Base, args: TrainingArguments)
     return leaders_first(gather, is_leader=args.local_process_index == 0) if _is_kept(run) else gather()
 
 
-def open_inputs(run: RunArguments, base: Base, output_dir: str, *, seed: int) -> RunInputs:
+def open_inputs(run: RunArguments, base: BaseCheckpoint, output_dir: str, *, seed: int) -> RunInputs:
     """Read and check the inputs of a run.
 
     Args:
@@ -107,7 +107,7 @@ def open_inputs(run: RunArguments, base: Base, output_dir: str, *, seed: int) ->
         )
     cache = _open_cache(run)
 
-    def load(sources: list[Source], split: SplitSize | None = None) -> Mixture:
+    def load(sources: list[DataSource], split: SplitSize | None = None) -> Mixture:
         return load_mixture(
             sources,
             image_root=run.image_root,
@@ -121,8 +121,8 @@ def open_inputs(run: RunArguments, base: Base, output_dir: str, *, seed: int) ->
 
     train_mixture = load(run.train_sources, run.split)
     sets = {name: load(sources) for name, sources in run.eval_sources.items()}
-    if train_mixture.held_out is not None and len(train_mixture.held_out.records):
-        sets = {"": _validation_mixture(train_mixture, train_mixture.held_out)}
+    if train_mixture.validation is not None and len(train_mixture.validation.records):
+        sets = {"": _validation_mixture(train_mixture, train_mixture.validation)}
     mixtures = [train_mixture, *sets.values()]
     for mixture in mixtures:
         for found in mixture.notices:
@@ -153,7 +153,7 @@ def open_inputs(run: RunArguments, base: Base, output_dir: str, *, seed: int) ->
         train=train,
         lengths=reports[0] if reports else None,
         validation={name: dataset for name, dataset in zip(sets, validation, strict=True) if len(dataset)},
-        split=train_mixture.held_out,
+        split=train_mixture.validation,
         collator=Collator(pad_token_id if pad_token_id is not None else 0),
         skip_log=skip_log,
         skipped=skipped,
@@ -162,10 +162,10 @@ def open_inputs(run: RunArguments, base: Base, output_dir: str, *, seed: int) ->
     )
 
 
-def _validation_mixture(train: Mixture, held_out: ValidationSplit) -> Mixture:
+def _validation_mixture(train: Mixture, split: ValidationSplit) -> Mixture:
     """Make a mixture of the validation split; the training mixture reports the faults and files of both."""
     identity = None if train.identity is None else [*train.identity, "held out"]
-    return Mixture(records=held_out.records, left_out={}, contents={}, identity=identity, files=None, num_recalled=0)
+    return Mixture(records=split.records, left_out={}, contents={}, identity=identity, files=None, num_recalled=0)
 
 
 def _is_kept(run: RunArguments) -> bool:
@@ -192,7 +192,9 @@ def _open_cache(run: RunArguments) -> DataCache | None:
     return DataCache(folder)
 
 
-def _kept_lengths(cache: DataCache | None, base: Base, mixture: Mixture, dataset: ConversationDataset) -> Entry | None:
+def _kept_lengths(
+    cache: DataCache | None, base: BaseCheckpoint, mixture: Mixture, dataset: ConversationDataset
+) -> Entry | None:
     """Find the cache entry for the lengths of these records under this processor and these limits."""
     if cache is None or not len(dataset):
         return None

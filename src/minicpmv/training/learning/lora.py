@@ -25,7 +25,7 @@ __all__ = [
     "keep_packing",
     "modules_beside",
     "modules_to_save",
-    "quantisation",
+    "quantization",
     "wanted_targets",
 ]
 
@@ -87,7 +87,7 @@ def wanted_targets(model: nn.Module, run: LearningArguments) -> list[str]:
     )
 
 
-def quantisation(compute_dtype: torch.dtype, parts: Parts) -> BitsAndBytesConfig:
+def quantization(compute_dtype: torch.dtype, parts: Parts) -> BitsAndBytesConfig:
     """Say how ``--q_lora`` loads the frozen linear layers of the language model."""
     return BitsAndBytesConfig(
         load_in_4bit=True,

@@ -149,8 +149,8 @@ def _size(parameter: nn.Parameter) -> int:
     # ZeRO-3 leaves an empty shell on each process; 4-bit weights are packed two to a byte.
     if hasattr(parameter, "ds_numel"):
         return int(parameter.ds_numel)  # pyright: ignore[reportAttributeAccessIssue]
-    quantised = getattr(parameter, "quant_state", None)
-    return int(quantised.shape.numel()) if quantised is not None else parameter.numel()
+    quantized = getattr(parameter, "quant_state", None)
+    return int(quantized.shape.numel()) if quantized is not None else parameter.numel()
 
 
 def format_parts(summaries: Iterable[PartSummary]) -> str:

@@ -18,7 +18,7 @@ from transformers import TrainingArguments
 import minicpmv
 from minicpmv.data.records.record import Record
 from minicpmv.data.samples.lengths import spread
-from minicpmv.data.sources.mixing import Source
+from minicpmv.data.sources.mixing import DataSource
 from minicpmv.data.sources.source_digests import Content
 from minicpmv.data.sources.validation import ValidationSplit
 from minicpmv.files.atomic_files import write_json
@@ -126,7 +126,7 @@ def describe_run(
     }
 
 
-def describe_data(sources: Iterable[Source], contents: Mapping[str, Content]) -> list[dict[str, Any]]:
+def describe_data(sources: Iterable[DataSource], contents: Mapping[str, Content]) -> list[dict[str, Any]]:
     """Name each source with its weight and the digest of its content."""
     return [
         {"path": os.path.abspath(source.path), "sha256": contents[source.path].sha256}

@@ -18,7 +18,7 @@ from minicpmv.data.checks.foreign_keys import meaning_of
 from minicpmv.data.records.reading import open_records
 from minicpmv.data.sources.cache import DataCache
 from minicpmv.data.sources.loading import Checked, check_records
-from minicpmv.data.sources.mixing import Source, load_mixture
+from minicpmv.data.sources.mixing import DataSource, load_mixture
 from minicpmv.data.sources.survey import Survey
 from minicpmv.processing.text.chat import Turn
 from tests.tiny import conversation, save_picture, write_data
@@ -197,7 +197,7 @@ def test_a_key_is_named_once_for_each_file_with_its_count_and_all_its_records_ar
     assert [finding.problem.code for finding in survey.findings] == ["D160", "D320"] * 2
     assert survey.sound_records().positions.tolist() == [0, 3, 6, 9, 12, 15]
     assert [problem.code for problem in survey.problems_of(8)] == ["D160"]
-    mixture = load_mixture([Source(path)], skip_bad=True)
+    mixture = load_mixture([DataSource(path)], skip_bad=True)
     assert len(mixture.records) == 3
     assert {name.partition(" record ")[2]: [p.code for p in found] for name, found in mixture.left_out.items()} == {
         str(number): ["D160"] for number in (1, 2, 4, 5, 7, 8)
@@ -207,7 +207,7 @@ def test_a_key_is_named_once_for_each_file_with_its_count_and_all_its_records_ar
 def test_what_is_not_read_is_said_again_where_the_check_is_recalled(tmp_path: Path) -> None:
     path = write_data(tmp_path / "train.json", [own({"source": "x"}, {}, {}), {"question": "Why?", "answer": "So."}])
     cache = DataCache(tmp_path / "kept")
-    first, second = (load_mixture([Source(path)], cache=cache) for _ in range(2))
+    first, second = (load_mixture([DataSource(path)], cache=cache) for _ in range(2))
     assert (first.num_recalled, second.num_recalled) == (0, 2)
     assert [notice.code for notice in first.notices] == ["D320", "D321"]
     assert second.notices == first.notices
@@ -234,7 +234,7 @@ def test_weights_of_answers_are_read(
 ) -> None:
     record = style({}, {"weight": 0}, written)
     record[next(iter(record))] += style({}, {}, {})[next(iter(record))]
-    mixture = load_mixture([Source(write_data(tmp_path / "train.json", [record]))])
+    mixture = load_mixture([DataSource(write_data(tmp_path / "train.json", [record]))])
     (loaded,) = mixture.records
     assert [turn.weight for turn in loaded.turns] == [1.0, weight, 1.0, 1.0]
     assert not mixture.notices
@@ -245,7 +245,7 @@ def test_weights_of_answers_are_read(
 def test_thinking_is_read_as_the_models_that_think_write_it(
     style: Callable[..., Any], key: str, tmp_path: Path
 ) -> None:
-    (record,) = load_mixture([Source(write_data(tmp_path / "train.json", [style({}, {}, {key: "Hm.\n"})]))]).records
+    (record,) = load_mixture([DataSource(write_data(tmp_path / "train.json", [style({}, {}, {key: "Hm.\n"})]))]).records
     assert record.turns[-1] == Turn("assistant", ("<think>\nHm.\n</think>\n\nSo.",))
 
 

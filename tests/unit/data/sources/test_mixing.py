@@ -7,7 +7,7 @@ import pytest
 
 from minicpmv.data.records.record import Record
 from minicpmv.data.sources.loading import load_records
-from minicpmv.data.sources.mixing import Source, load_mixture, mix, parse_source
+from minicpmv.data.sources.mixing import DataSource, load_mixture, mix, parse_source
 from minicpmv.errors import DataError, UsageError
 from tests.tiny import conversation, write_data
 
@@ -35,15 +35,15 @@ def ids(records: Sequence[Record]) -> list[object]:
     ],
 )
 def test_weight_stands_behind_the_last_colon(written: str, path: str, weight: float) -> None:
-    assert parse_source(written, flag="--data_path") == Source(path, weight)
+    assert parse_source(written, flag="--data_path") == DataSource(path, weight)
 
 
 def test_what_exists_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write(Path("odd:2"), 1)
-    assert parse_source("odd:2", flag="--data_path") == Source("odd:2")
-    assert parse_source("odd:2:2", flag="--data_path") == Source("odd:2", 2)
-    assert len(load_mixture([Source("odd:2")]).records) == 1
+    assert parse_source("odd:2", flag="--data_path") == DataSource("odd:2")
+    assert parse_source("odd:2:2", flag="--data_path") == DataSource("odd:2", 2)
+    assert len(load_mixture([DataSource("odd:2")]).records) == 1
 
 
 @pytest.mark.parametrize("weight", ["0", "-1", "1e999"])
@@ -58,12 +58,12 @@ def test_evaluation_has_no_weights() -> None:
 
 
 def test_whole_weights_repeat_every_record(tmp_path: Path) -> None:
-    sources = [Source(write(tmp_path / "a.json", 2), 2), Source(write(tmp_path / "b.json", 1))]
+    sources = [DataSource(write(tmp_path / "a.json", 2), 2), DataSource(write(tmp_path / "b.json", 1))]
     assert ids(load_mixture(sources).records) == ["a0", "a1", "a0", "a1", "b0"]
 
 
 def test_half_is_a_half_chosen_by_the_seed(tmp_path: Path) -> None:
-    sources = [Source(write(tmp_path / "a.json", 20), 0.5)]
+    sources = [DataSource(write(tmp_path / "a.json", 20), 0.5)]
     first = ids(load_mixture(sources, seed=1).records)
     assert len(set(first)) == 10
     assert ids(load_mixture(sources, seed=1).records) == first
@@ -71,26 +71,26 @@ def test_half_is_a_half_chosen_by_the_seed(tmp_path: Path) -> None:
 
 
 def test_one_and_a_half_sees_all_and_half_of_them_again(tmp_path: Path) -> None:
-    seen = ids(load_mixture([Source(write(tmp_path / "a.json", 4), 1.5)]).records)
+    seen = ids(load_mixture([DataSource(write(tmp_path / "a.json", 4), 1.5)]).records)
     assert seen[:4] == ["a0", "a1", "a2", "a3"]
     assert len(seen[4:]) == len(set(seen[4:])) == 2
 
 
 def test_choice_does_not_depend_on_the_other_sources(tmp_path: Path) -> None:
-    half = Source(write(tmp_path / "a.json", 20), 0.5)
-    other = Source(write(tmp_path / "b.json", 3), 2)
+    half = DataSource(write(tmp_path / "a.json", 20), 0.5)
+    other = DataSource(write(tmp_path / "b.json", 3), 2)
     assert ids(load_mixture([other, half], seed=1).records)[6:] == ids(load_mixture([half], seed=1).records)
 
 
 def test_weight_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="which leaves none of them"):
-        mix([(Source("a.json", 0.1), [Record(source="a.json", index=0, turns=())])], seed=0)
+        mix([(DataSource("a.json", 0.1), [Record(source="a.json", index=0, turns=())])], seed=0)
 
 
 def test_problems_of_all_sources_are_reported(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("[5]")
     with pytest.raises(DataError) as caught:
-        load_mixture([Source(str(tmp_path / "a.json")), Source(str(tmp_path / "b.json"))])
+        load_mixture([DataSource(str(tmp_path / "a.json")), DataSource(str(tmp_path / "b.json"))])
     assert [problem.code for problem in caught.value.problems] == ["D110", "D101"]
 
 

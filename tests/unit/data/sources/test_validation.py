@@ -11,7 +11,7 @@ import pytest
 from minicpmv.data.records.record import Record
 from minicpmv.data.sources.cache import DataCache
 from minicpmv.data.sources.loading import load_records
-from minicpmv.data.sources.mixing import Source, load_mixture, parse_validation_sets
+from minicpmv.data.sources.mixing import DataSource, load_mixture, parse_validation_sets
 from minicpmv.data.sources.validation import ValidationSplit, hold_out, parse_split
 from minicpmv.errors import UsageError
 from tests.tiny import conversation, save_picture, write_data
@@ -115,12 +115,12 @@ def test_what_is_no_size_is_refused(written: str) -> None:
 
 def test_weights_count_for_training_alone(tmp_path: Path) -> None:
     path, other = write(tmp_path, range(40)), write(tmp_path, range(40, 60), name="b.json")
-    mixture = load_mixture([Source(path, 3.0), Source(other, 0.5)], split=parse_split("12"))
-    assert mixture.held_out is not None
-    assert len(mixture.held_out.records) == 12
+    mixture = load_mixture([DataSource(path, 3.0), DataSource(other, 0.5)], split=parse_split("12"))
+    assert mixture.validation is not None
+    assert len(mixture.validation.records) == 12
     trained, measured = (
         [int(Path(str(record.images[0])).stem) for record in records]
-        for records in (mixture.records, mixture.held_out.records)
+        for records in (mixture.records, mixture.validation.records)
     )
     assert set(measured).isdisjoint(trained)
     of_first = sum(number < 40 for number in measured)
@@ -131,18 +131,18 @@ def test_weights_count_for_training_alone(tmp_path: Path) -> None:
 def test_what_is_held_out_is_kept_for_exactly_these_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, cache = write(tmp_path, range(120)), DataCache(tmp_path / "cache")
     size = parse_split(None)
-    first = load_mixture([Source(path)], split=size, cache=cache)
+    first = load_mixture([DataSource(path)], split=size, cache=cache)
 
     def look(*given: Any) -> Any:
         raise AssertionError("looked again")
 
     monkeypatch.setattr("minicpmv.data.sources.validation._choose", look)
-    again = load_mixture([Source(path)], split=size, cache=cache)
-    assert first.held_out is not None
-    assert again.held_out is not None
-    assert again.held_out.sha256 == first.held_out.sha256
+    again = load_mixture([DataSource(path)], split=size, cache=cache)
+    assert first.validation is not None
+    assert again.validation is not None
+    assert again.validation.sha256 == first.validation.sha256
     with pytest.raises(AssertionError, match="looked again"):
-        load_mixture([Source(path)], split=parse_split("0.3"), cache=cache)
+        load_mixture([DataSource(path)], split=parse_split("0.3"), cache=cache)
 
 
 @pytest.mark.parametrize(

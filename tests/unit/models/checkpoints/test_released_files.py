@@ -82,7 +82,7 @@ def test_saved_config_has_exactly_the_released_fields(version: str, tmp_path: Pa
     assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8")) == released
 
 
-def test_changed_fields_are_saved_and_a_quantisation_config_is_kept(tmp_path: Path) -> None:
+def test_changed_fields_are_saved_and_a_quantization_config_is_kept(tmp_path: Path) -> None:
     config = AutoConfig.from_pretrained(FIXTURES / "v2_6")
     config.slice_mode = False
     config.quantization_config = {"quant_method": "bitsandbytes"}

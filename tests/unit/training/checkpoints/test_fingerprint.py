@@ -11,11 +11,11 @@ from transformers import TrainingArguments
 
 from minicpmv.models.adapters.base_identity import BaseIdentity
 from minicpmv.training.checkpoints.fingerprint import (
-    describe_course,
     find_changes,
     find_extension,
     find_other_base,
     find_other_lengths,
+    take_fingerprint,
 )
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.catalogue import all_settings
@@ -27,7 +27,7 @@ _DATA = [{"path": "a.json", "sha256": "1" * 64}]
 _BASE = BaseIdentity("/models/2_6", "MiniCPM-V-2.6", "a" * 64, "b" * 64, "c" * 64)
 
 
-def course(
+def fingerprint(
     extra: str = "",
     data: list[dict[str, Any]] = _DATA,
     *,
@@ -39,7 +39,7 @@ def course(
     request = parse_arguments([*needed, *extra.split()])
     settings = resolve_settings(request, CPU)
     args = TrainingArguments(**settings.training)
-    return describe_course(settings.run, args, base, data, lengths, compilation=settings.compilation)
+    return take_fingerprint(settings.run, args, base, data, lengths, compilation=settings.compilation)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def course(
     ],
 )
 def test_what_decides_the_numbers_is_compared(extra: str, change: str) -> None:
-    assert find_changes(course(), course(extra)) == [change]
+    assert find_changes(fingerprint(), fingerprint(extra)) == [change]
 
 
 @pytest.mark.parametrize(
@@ -73,19 +73,19 @@ def test_what_decides_the_numbers_is_compared(extra: str, change: str) -> None:
     ],
 )
 def test_what_changes_no_number_is_free(extra: str) -> None:
-    assert find_changes(course(), course(extra, output=Path("elsewhere"))) == []
+    assert find_changes(fingerprint(), fingerprint(extra, output=Path("elsewhere"))) == []
 
 
 def test_files_count_by_what_they_hold_and_by_their_weight() -> None:
     moved = [{"path": "elsewhere.json", "sha256": "1" * 64}]
-    assert find_changes(course(), course(data=moved)) == []
+    assert find_changes(fingerprint(), fingerprint(data=moved)) == []
     for data in ([{"path": "a.json", "sha256": "2" * 64}], [*_DATA, *_DATA], [_DATA[0] | {"weight": 2.0}]):
-        (change,) = find_changes(course(), course(data=data))
+        (change,) = find_changes(fingerprint(), fingerprint(data=data))
         assert change.startswith("--data_path: ")
 
 
 def test_a_longer_run_is_an_extension_and_no_change() -> None:
-    before, now = course("--num_train_epochs 3"), course("--num_train_epochs 5")
+    before, now = fingerprint("--num_train_epochs 3"), fingerprint("--num_train_epochs 5")
     assert find_changes(before, now) == []
     assert find_extension(before, now) == [
         "--num_train_epochs: 3.0 then, 5.0 now; from here on the schedule is the new run's"
@@ -93,36 +93,36 @@ def test_a_longer_run_is_an_extension_and_no_change() -> None:
 
 
 def test_what_only_one_of_the_two_knows_is_a_change() -> None:
-    before = course()
+    before = fingerprint()
     del before["seed"]
-    assert find_changes(before, course()) == ["--seed: null then, 42 now"]
-    assert find_changes(course(), before) == ["--seed: 42 then, null now"]
+    assert find_changes(before, fingerprint()) == ["--seed: null then, 42 now"]
+    assert find_changes(fingerprint(), before) == ["--seed: 42 then, null now"]
 
 
 def test_settings_count_as_they_are_declared() -> None:
     declared = {resume: {n for n, s in all_settings().items() if s.resume == resume} for resume in get_args(Resume)}
     by_content = {"base_model", "data", "record_lengths", "torch_compile"}
-    assert course().keys() == declared["same"] | declared["length"] | by_content
+    assert fingerprint().keys() == declared["same"] | declared["length"] | by_content
 
 
 def test_base_counts_by_its_weights_wherever_it_lies() -> None:
-    assert find_other_base(course(), course(base=replace(_BASE, path="/elsewhere"))) is None
+    assert find_other_base(fingerprint(), fingerprint(base=replace(_BASE, path="/elsewhere"))) is None
     fine_tuned = replace(_BASE, path="/models/tuned", weights="c" * 64)
-    assert find_other_base(course(), course(base=fine_tuned)) == (
+    assert find_other_base(fingerprint(), fingerprint(base=fine_tuned)) == (
         f"--model_name_or_path: {_BASE} then, /models/tuned (MiniCPM-V-2.6, weights cccccccccccc) now, "
         "whose weights are others",
         True,
     )
     larger = replace(fine_tuned, shapes="d" * 64)
-    told = find_other_base(course(), course(base=larger))
+    told = find_other_base(fingerprint(), fingerprint(base=larger))
     assert told is not None
     assert told[1] is False
-    assert find_changes(course(), course(base=larger)) == [], "it is told by itself"
+    assert find_changes(fingerprint(), fingerprint(base=larger)) == [], "it is told by itself"
 
 
 def test_lengths_of_records_count_where_both_know_them() -> None:
-    before, other = (course(lengths=np.array(lengths, np.int32)) for lengths in ([5, 6], [5, 7]))
-    assert find_other_lengths(before, course(lengths=np.array([5, 6], np.int32))) is None
+    before, other = (fingerprint(lengths=np.array(lengths, np.int32)) for lengths in ([5, 6], [5, 7]))
+    assert find_other_lengths(before, fingerprint(lengths=np.array([5, 6], np.int32))) is None
     assert "other batches" in str(find_other_lengths(before, other))
-    assert find_other_lengths(before, course()) is None, "as with --check_first false"
+    assert find_other_lengths(before, fingerprint()) is None, "as with --check_first false"
     assert find_changes(before, other) == [], "it is told by itself"

@@ -18,7 +18,7 @@ from minicpmv.training.checkpoints.resume import Setting, choose_resume_point
 from minicpmv.training.checkpoints.staging import list_checkpoints, publish, remove_stale, rotate
 from minicpmv.training.trainer import MiniCPMVTrainer
 
-_COURSE = {
+_FINGERPRINT = {
     "base_model": {
         "path": "/model",
         "model": "MiniCPM-V-2.6",
@@ -37,7 +37,7 @@ def write(output: Path, step: int, *, world_size: int = 1, files: tuple[str, ...
         (staged / name).write_bytes(b"x" * 10)
         if name.startswith("rng_state"):
             torch.save({}, staged / name)
-    seal(staged, step=step, world_size=world_size, engine="zero2", course=_COURSE)
+    seal(staged, step=step, world_size=world_size, engine="zero2", fingerprint=_FINGERPRINT)
     final = output / f"checkpoint-{step}"
     publish(staged, final)
     return final
@@ -49,7 +49,7 @@ def names(output: Path) -> list[str]:
 
 def choose(output: Path, flag: str | None = "true", *, overwrite: bool = False, engine: str = "zero2") -> str | None:
     return choose_resume_point(
-        flag, output_dir=str(output), setting=Setting(1, engine, _COURSE), overwrite=overwrite
+        flag, output_dir=str(output), setting=Setting(1, engine, _FINGERPRINT), overwrite=overwrite
     ).path
 
 
@@ -103,7 +103,9 @@ def test_list_names_nothing_outside(name: str, lists: tuple[str, ...], tmp_path:
     assert found in (f"{name} is missing", f"{MANIFEST} is missing or incomplete")
 
 
-@pytest.mark.parametrize("change", [{"step": "5"}, {"course": []}, {"files": []}, {"sha256": {"w": 1}}, {"more": 1}])
+@pytest.mark.parametrize(
+    "change", [{"step": "5"}, {"fingerprint": []}, {"files": []}, {"sha256": {"w": 1}}, {"more": 1}]
+)
 def test_list_of_other_types_is_none(change: dict[str, Any], tmp_path: Path) -> None:
     checkpoint = write(tmp_path, 5)
     _change_list(checkpoint, lambda content: content.update(change))
@@ -202,7 +204,9 @@ def test_resume_takes_the_newest_whole_one(tmp_path: Path) -> None:
     write(tmp_path, 9)
     torn = write(tmp_path, 10)
     (torn / "w").unlink()
-    point = choose_resume_point("true", output_dir=str(tmp_path), setting=Setting(1, "zero2", _COURSE), overwrite=False)
+    point = choose_resume_point(
+        "true", output_dir=str(tmp_path), setting=Setting(1, "zero2", _FINGERPRINT), overwrite=False
+    )
     assert point.path == str(tmp_path / "checkpoint-9")
     assert point.notices[0] == f"{torn} is incomplete or damaged (w is missing); skipped"
 
@@ -210,14 +214,16 @@ def test_resume_takes_the_newest_whole_one(tmp_path: Path) -> None:
 def test_altered_checkpoint_is_passed_over_and_its_file_named(tmp_path: Path) -> None:
     write(tmp_path, 9)
     (write(tmp_path, 10) / "w").write_bytes(b"y" * 10)
-    point = choose_resume_point("true", output_dir=str(tmp_path), setting=Setting(1, "zero2", _COURSE), overwrite=False)
+    point = choose_resume_point(
+        "true", output_dir=str(tmp_path), setting=Setting(1, "zero2", _FINGERPRINT), overwrite=False
+    )
     assert point.path == str(tmp_path / "checkpoint-9")
     assert "checkpoint-10 is incomplete or damaged (w was changed after writing" in point.notices[0]
 
 
 def test_resume_without_any_checkpoint_starts_anew_and_says_so(tmp_path: Path) -> None:
     point = choose_resume_point(
-        "true", output_dir=str(tmp_path / "new"), setting=Setting(1, "", _COURSE), overwrite=False
+        "true", output_dir=str(tmp_path / "new"), setting=Setting(1, "", _FINGERPRINT), overwrite=False
     )
     assert point.path is None
     assert "starting from the beginning" in point.notices[0]

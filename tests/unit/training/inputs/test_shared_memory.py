@@ -115,7 +115,7 @@ def test_features_of_a_frozen_tower_are_counted_where_they_come_instead_of_pixel
             0,
             2,
             Workers(0, 0),
-            "0 for training and 0 for evaluation instead of 2, because /dev/shm has 0 KiB free, and",
+            "0 for training and 0 for evaluation instead of 2, because /dev/shm has 0 bytes free, and",
         ),
     ],
 )

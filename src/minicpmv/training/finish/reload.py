@@ -1,4 +1,4 @@
-"""Verifies that the model a run saved is the one it trained: ``python -m minicpmv.training.finish.verify DIRECTORY``.
+"""Verifies that the model a run saved is the one it trained: ``python -m minicpmv.training.finish.reload DIRECTORY``.
 
 The run calls it in a process of its own, which knows only the directory; users can call it again later. The result is
 printed and written to ``verification.json``. The model is loaded as ``minicpmv chat`` loads it.
@@ -31,7 +31,7 @@ from minicpmv.models.checkpoints.reference import REFERENCE, VERIFICATION, Refer
 from minicpmv.models.checkpoints.weight_files import find_weight_files
 from minicpmv.models.finiteness import find_not_finite
 from minicpmv.models.skeleton import load_weights
-from minicpmv.training.learning.lora import keep_packing, quantisation
+from minicpmv.training.learning.lora import keep_packing, quantization
 from minicpmv.wording import list_few, name_few
 
 __all__ = ["describe_verification", "main", "verify"]
@@ -43,7 +43,7 @@ _ROOM = 1.25
 def main(arguments: Sequence[str]) -> int:
     """Verify a directory; return 0 if it holds the trained model, else 2."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m minicpmv.training.finish.verify DIRECTORY", file=sys.stderr)
+        print("usage: python -m minicpmv.training.finish.reload DIRECTORY", file=sys.stderr)
         return 2
     directory = Path(arguments[0])
     try:
@@ -99,7 +99,7 @@ def describe_verification(result: dict[str, Any], directory: Path) -> str:
         return (
             f"{directory}: found {result['bytes_free']:,} bytes of memory free, expected {result['bytes_needed']:,} to "
             "load the model next to the run; it is saved, but not verified\n"
-            f"  fix: with more memory, run python -m minicpmv.training.finish.verify {directory}"
+            f"  fix: with more memory, run python -m minicpmv.training.finish.reload {directory}"
         )
     again = (
         "--resume_from_checkpoint true saves it again; if that does not help, report the problem with "
@@ -177,7 +177,7 @@ def _load(directory: Path, reference: Reference, device: torch.device, dtype: st
     place = base_of_adapter(directory)
     assert place is not None, "only an adapter's run loads its base in 4 bits"
     config: Any = AutoConfig.from_pretrained(place)
-    packing = quantisation(getattr(torch, reference.autocast or dtype), config.minicpmv_version.network.parts)
+    packing = quantization(getattr(torch, reference.autocast or dtype), config.minicpmv_version.network.parts)
     options = mode_options(mode_of_adapter(directory))
     base = load_weights(place, dtype=precision, quantization_config=packing, device_map={"": device}, **options)
     keep_packing(base)
