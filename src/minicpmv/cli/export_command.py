@@ -18,6 +18,7 @@ SUMMARY = "write a model as GGUF files for llama.cpp and tools built on it"
 
 _EXAMPLES = """examples:
   minicpmv export output/lora --output output/gguf
+  minicpmv export output/full_4_6 --output output/gguf --llama-cpp llama.cpp
   minicpmv export output/full --output output/gguf --type q4_k_m --llama-quantize llama.cpp/build/bin/llama-quantize
 """
 
@@ -25,8 +26,9 @@ _EXAMPLES = """examples:
 def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
-        description="Write a model of version 2.5, 2.6, 4 or 4.5 as two GGUF files: the language model, and "
-        "vision tower with resampler (mmproj). Both are then read back: every tensor is compared with the model's, "
+        description="Write a model of version 2.5, 2.6, 4, 4.5, 4.6 or 4.7 as two GGUF files: the language model, "
+        "and vision tower with resampler or merger (mmproj). Those of 4.6 and later are written by llama.cpp's own "
+        "converter, which --llama-cpp names. Both files are then read back: every tensor is compared with the model's, "
         "and so are the logits of a question about a picture.",
         epilog=_EXAMPLES,
     )
@@ -43,7 +45,7 @@ def _build_parser() -> argparse.ArgumentParser:
         choices=("auto", *OWN_TYPES, *LLAMA_QUANTIZE_TYPES),
         default="auto",
         help="number format of the language model (default: auto, the model's own). Those after q4_0 are written by "
-        "llama.cpp's llama-quantize",
+        "llama.cpp's llama-quantize; of 4.6 and later, all after bf16 but q8_0",
     )
     parser.add_argument(
         "--vision-type",
@@ -55,6 +57,11 @@ def _build_parser() -> argparse.ArgumentParser:
         "--llama-quantize",
         metavar="FILE",
         help="llama.cpp's tool, for types that need it (default: the one on PATH)",
+    )
+    parser.add_argument(
+        "--llama-cpp",
+        metavar="DIR",
+        help="checkout of llama.cpp, whose convert_hf_to_gguf.py writes the files of 4.6 and later",
     )
     parser.add_argument(
         "--no-logits", action="store_true", help="compare only tensors; logits need the whole model in memory"
@@ -80,6 +87,7 @@ def run(arguments: Sequence[str]) -> int:
         kind=options.type,
         vision_kind=options.vision_type,
         llama_quantize=options.llama_quantize,
+        llama_cpp=options.llama_cpp,
         run=not options.no_logits,
         device=options.device,
         allow_other_base=options.allow_other_base,

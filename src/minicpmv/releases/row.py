@@ -17,6 +17,7 @@ __all__ = [
     "Gguf",
     "Markup",
     "Network",
+    "OwnConverter",
     "Parts",
     "PositionScheme",
     "Reading",
@@ -242,10 +243,20 @@ class Gguf:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class OwnConverter:
+    """A release whose GGUF files llama.cpp's own converter makes of a directory as it is."""
+
+    architecture: str
+    """Class by which the converter knows it, as in ``architectures`` of its ``config.json``."""
+    since: str
+    """The first llama.cpp whose converter knows it, as an end of a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Engines:
     """Which other engines run a release, or why one does not."""
 
-    gguf: Gguf | str
+    gguf: Gguf | OwnConverter | str
     """For llama.cpp; a text says why there is no file for it."""
     vllm: str | None = None
     """Why vLLM cannot run it with this package's plugin, and what to do; None where it can, or was not asked to."""

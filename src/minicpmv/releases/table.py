@@ -14,7 +14,18 @@ from types import MappingProxyType
 from typing import Any
 
 from minicpmv.errors import CheckpointError
-from minicpmv.releases.row import Answering, Engines, Gguf, Markup, Network, Parts, Reading, Tags, Version
+from minicpmv.releases.row import (
+    Answering,
+    Engines,
+    Gguf,
+    Markup,
+    Network,
+    OwnConverter,
+    Parts,
+    Reading,
+    Tags,
+    Version,
+)
 from minicpmv.releases.unknown import describe_unknown
 
 __all__ = [
@@ -109,7 +120,21 @@ _NETWORK_4_7 = replace(
     config="minicpmv.models.native.configuration:MiniCPMV4_7Config",
     model="minicpmv.models.native.modeling:MiniCPMV4_7ForConditionalGeneration",
 )
-_OWN_CONVERTER = "llama.cpp's own convert_hf_to_gguf.py converts it as it is"
+_VLLM_HAS_ITS_OWN = (
+    "vLLM's class for it reads transformers' own files, and needs nothing of this package: start vLLM without plugins, "
+    "`VLLM_PLUGINS= vllm serve ...`"
+)
+_ENGINES_OF_4_6 = Engines(
+    gguf=OwnConverter(architecture="MiniCPMV4_6ForConditionalGeneration", since="b9049"),
+    vllm=f"{_VLLM_HAS_ITS_OWN}; vLLM has it since 0.22.0",
+)
+_ENGINES_OF_4_7 = Engines(
+    gguf=OwnConverter(
+        architecture="MiniCPMV4_7ForConditionalGeneration",
+        since="a version newer than the one in llama-cpp-python 0.3.36, whose converter lacks it",
+    ),
+    vllm=f"{_VLLM_HAS_ITS_OWN}; which vLLM is the first to have it is not known here",
+)
 _NO_LLAMA_CPP = "llama.cpp has no MiniCPM-V of this version"
 
 _ROWS: dict[str, Version] = {
@@ -216,7 +241,7 @@ _ROWS: dict[str, Version] = {
             reading=_READS_AS_4_6,
             network=_NETWORK_4_6,
             answering=Answering(max_input_tokens=32768, max_new_tokens=2048, repetition_penalty=1.0),
-            engines=Engines(gguf=_OWN_CONVERTER),
+            engines=_ENGINES_OF_4_6,
         ),
         Version(
             name="4.7",
@@ -227,7 +252,7 @@ _ROWS: dict[str, Version] = {
             reading=_READS_AS_4_7,
             network=_NETWORK_4_7,
             answering=Answering(max_input_tokens=32768, max_new_tokens=2048, repetition_penalty=1.0),
-            engines=Engines(gguf=_OWN_CONVERTER),
+            engines=_ENGINES_OF_4_7,
         ),
         Version(
             name="4.7-A3B",
@@ -240,7 +265,7 @@ _ROWS: dict[str, Version] = {
                 _NETWORK_4_7, language_model="transformers:Qwen3_5MoeForCausalLM", lora_on=_LORA_ON_EXPERTS
             ),
             answering=Answering(max_input_tokens=32768, max_new_tokens=2048, repetition_penalty=1.0),
-            engines=Engines(gguf=_OWN_CONVERTER),
+            engines=_ENGINES_OF_4_7,
         ),
         Version(
             name="o-2.6",

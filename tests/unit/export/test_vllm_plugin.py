@@ -67,6 +67,16 @@ def test_a_release_that_needs_its_own_code_in_vllm_is_refused_with_the_way() -> 
             config.from_dict({"model_type": "minicpmo"})
 
 
+@pytest.mark.parametrize(
+    ("name", "told"), [("4.6", "has it since 0.22.0"), ("4.7", "is not known"), ("4.7-A3B", "is not")]
+)
+def test_a_release_that_vllm_reads_by_itself_is_refused_with_the_way(name: str, told: str) -> None:
+    version = VERSIONS[name]
+    config = refusing_config(version)
+    with pytest.raises(UsageError, match=rf"`VLLM_PLUGINS= vllm serve \.\.\.`; .*{told}"):
+        config.from_dict({"model_type": version.network.model_type})
+
+
 def test_the_plugin_puts_the_refusal_in_the_place_of_the_config(tmp_path: Path) -> None:
     """In a process of its own, with a stub for vLLM: registering is for good."""
     (tmp_path / "config.json").write_text('{"model_type": "minicpmo", "version": "4.5"}', encoding="utf-8")

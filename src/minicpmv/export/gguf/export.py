@@ -15,6 +15,14 @@ from minicpmv.export.checkpoint import Checkpoint, open_checkpoint
 from minicpmv.export.gguf.files import refuse_replacing, write_tensors
 from minicpmv.export.gguf.language_model import architecture, language_tensors, write_language_sizes
 from minicpmv.export.gguf.limits import check_engine_can_run, differences
+from minicpmv.export.gguf.native_tensors import native_language_tensors, native_vision_tensors
+from minicpmv.export.gguf.own_converter import (
+    CONVERTER_TYPES,
+    Converter,
+    check_converted,
+    find_converter,
+    link_data,
+)
 from minicpmv.export.gguf.template import chat_template
 from minicpmv.export.gguf.type_names import OWN_TYPES
 from minicpmv.export.gguf.types import FILE_TYPES, NUMBER_FORMATS, find_llama_quantize, quantize_file, type_of
@@ -57,6 +65,7 @@ def export_gguf(
     kind: str = "auto",
     vision_kind: str = "auto",
     llama_quantize: str | None = None,
+    llama_cpp: str | None = None,
     run: bool = True,
     device: str | None = None,
     allow_other_base: bool = False,
@@ -72,6 +81,7 @@ def export_gguf(
         vision_kind: Number format of tower and resampler; ``auto`` is float16, or float32 with a float32 language
             model.
         llama_quantize: llama.cpp's tool, for the formats that only it writes.
+        llama_cpp: A checkout of llama.cpp, for the releases that its own converter converts.
         run: Whether to compare logits as well, for which the whole model is loaded.
         device: Device to run it on.
         allow_other_base: Whether an adapter may have been trained on other weights than its base's.
@@ -86,7 +96,9 @@ def export_gguf(
     compare_own_base(model, allow_other=allow_other_base)
     start = open_checkpoint(base or model)
     check_engine_can_run(start.config, start.path)
-    tool = None if kind in ("auto", *OWN_TYPES) else find_llama_quantize(llama_quantize, kind)
+    converter = find_converter(llama_cpp, start.config.minicpmv_version, start.path)
+    written = OWN_TYPES if converter is None else CONVERTER_TYPES
+    tool = None if kind in ("auto", *written) else find_llama_quantize(llama_quantize, kind, written)
     name = start.path.resolve().name if base is None else Path(model).resolve().name
     names = _names(start, name, kind, vision_kind)
     refuse_replacing([output / each for each in names], overwrite=overwrite)
@@ -101,7 +113,11 @@ def export_gguf(
                 )
                 whole = open_checkpoint(str(place))
             processor = MiniCPMVProcessor.from_pretrained(whole.path)
-            files = _write(whole, processor, [aside / each for each in names], kind, vision_kind, tool)
+            places = [aside / each for each in names]
+            if converter is None:
+                files = _write(whole, processor, places, kind, vision_kind, tool)
+            else:
+                files = _convert(whole, processor, places, kind, vision_kind, tool, converter)
             errors = check_tensors(whole, files)
             agreement = compare_logits(whole, processor, files, device) if run else None
             placed = [file.replace(output / file.name) for file, _ in files]
@@ -122,7 +138,12 @@ def _names(checkpoint: Checkpoint, name: str, kind: str, vision_kind: str) -> tu
 
 
 def _own_type(checkpoint: Checkpoint) -> str:
-    return type_of(checkpoint.weights.outlines["llm.model.embed_tokens.weight"].dtype)
+    return type_of(_dtype(checkpoint))
+
+
+def _dtype(checkpoint: Checkpoint) -> torch.dtype:
+    embeddings = checkpoint.config.minicpmv_version.network.parts.embeddings
+    return checkpoint.weights.outlines[f"{embeddings}.weight"].dtype
 
 
 def _vision_type(kind: str, vision_kind: str) -> str:
@@ -150,6 +171,34 @@ def _write(
         quantize_file(tool, floats[0], language[0], kind)
     vision = places[1], vision_tensors(config, shapes)
     _write_vision(vision, checkpoint, processor, vision_kind)
+    return [language, vision]
+
+
+def _convert(
+    checkpoint: Checkpoint,
+    processor: MiniCPMVProcessor,
+    places: Sequence[Path],
+    kind: str,
+    vision_kind: str,
+    tool: Path | None,
+    converter: Converter,
+) -> list[File]:
+    """Have llama.cpp's converter write both files; return them with the tensors that they should hold."""
+    config, shapes, own = checkpoint.config, checkpoint.shapes, _own_type(checkpoint)
+    kind = own if kind == "auto" else kind
+    data = places[0].with_name("data") / checkpoint.path.resolve().name
+    data.parent.mkdir()
+    link_data(checkpoint, processor, data)
+    half = _dtype(checkpoint) is torch.float16
+    language = places[0], native_language_tensors(config, shapes, half=half)
+    vision = places[1], native_vision_tensors(config, shapes)
+    floats = places[0] if tool is None else places[0].with_name(f"{own}-{places[0].name}")
+    converter.convert(data, floats, kind if tool is None else own, vision=False)
+    converter.convert(data, vision[0], _vision_type(kind, vision_kind), vision=True)
+    for file, tensors in ((floats, language[1]), vision):
+        check_converted(file, tensors)
+    if tool is not None:
+        quantize_file(tool, floats, language[0], kind)
     return [language, vision]
 
 

@@ -118,7 +118,7 @@ def read_back(file: Path, tensors: Sequence[EngineTensor]) -> Iterator[tuple[str
     for source, made_of_it in groupby(tensors, key=lambda tensor: tensor.source):
         pieces = list(made_of_it)
         values = [piece.undo(_values(file, in_file.get(piece.name), piece)) for piece in pieces]
-        whole = np.ascontiguousarray(np.concatenate(values) if len(values) > 1 else values[0])
+        whole = np.ascontiguousarray(np.concatenate(values, pieces[0].axis) if len(values) > 1 else values[0])
         yield source, torch.from_numpy(whole), in_file[pieces[0].name].tensor_type
 
 

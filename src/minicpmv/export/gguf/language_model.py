@@ -27,7 +27,7 @@ _SUFFIXES = (".weight", ".bias")
 def gguf_of(config: MiniCPMVConfig) -> Gguf:
     """Return llama.cpp's names for the release; ``limits`` has refused the releases that it does not know."""
     known = config.minicpmv_version.engines.gguf
-    assert not isinstance(known, str), known
+    assert isinstance(known, Gguf), known
     return known
 
 

@@ -35,12 +35,16 @@ class EngineTensor:
     """Shape in the file, slowest axis first."""
     rows: tuple[int, int] | None = None
     """First row of the source and the one after the last, or None for all. A source's tensors, in order, cover it."""
+    axis: int = 0
+    """Axis of the source along which its rows are counted."""
     change: _Change = _same
     undo: _Change = _same
+    rounding: float = 0.0
+    """How far the change and its undoing may be off, relative to the size of the source."""
 
     def of(self, source: Array) -> Array:
         """Compute the tensor from its source."""
-        part = source if self.rows is None else source[slice(*self.rows)]
+        part = source if self.rows is None else source[(slice(None),) * self.axis + (slice(*self.rows),)]
         return np.ascontiguousarray(self.change(part))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -93,8 +93,13 @@ def _bits(wanted: Type) -> float:
     return 8 * size / block
 
 
-def find_llama_quantize(given: str | None, wanted: str) -> Path:
+def find_llama_quantize(given: str | None, wanted: str, others: Sequence[str] = OWN_TYPES) -> Path:
     """Find llama.cpp's own tool: the given one, or the one on ``PATH``.
+
+    Args:
+        given: The tool, or None.
+        wanted: The type that needs it.
+        others: Types that need none.
 
     Raises:
         UsageError: It was not found.
@@ -104,7 +109,7 @@ def find_llama_quantize(given: str | None, wanted: str) -> Path:
         raise UsageError(
             f"--type {wanted}: found no {given or 'llama-quantize on PATH'}, expected llama.cpp's tool that writes "
             "this type\n  fix: name it with --llama-quantize, or choose one of "
-            f"{', '.join(OWN_TYPES)}, which need none"
+            f"{', '.join(others)}, which need none"
         )
     return Path(found)
 

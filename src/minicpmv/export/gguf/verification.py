@@ -23,8 +23,8 @@ from minicpmv.export.gguf.files import read_back
 from minicpmv.export.gguf.tensors import EngineTensor
 from minicpmv.export.gguf.types import ERROR_BOUNDS
 from minicpmv.inference.loading import default_device
-from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.releases.row import find_code
 
 __all__ = ["Agreement", "check_tensors", "compare_logits"]
 
@@ -57,10 +57,11 @@ def check_tensors(checkpoint: Checkpoint, files: Iterable[File]) -> dict[GGMLQua
     """
     largest: dict[GGMLQuantizationType, float] = {}
     for file, tensors in files:
+        rounding = {tensor.source: tensor.rounding for tensor in tensors}
         for name, found, kind in read_back(file, tensors):
             expected = checkpoint.weights.read(name).float()
             error = _relative(found - expected, expected)
-            bound = ERROR_BOUNDS[kind]
+            bound = max(ERROR_BOUNDS[kind], rounding[name])
             if not error <= bound:  # also where it is NaN
                 raise CheckpointError(
                     f"{file} {name}: found values that differ by {error:.2g} of their size in {kind.name}, expected at "
@@ -80,7 +81,8 @@ def compare_logits(
     """
     target = default_device(device)
     dtype: Any = torch.float32 if target.type == "cpu" else "auto"
-    model: Any = MiniCPMVForConditionalGeneration.from_pretrained(checkpoint.path, dtype=dtype)
+    model_class = find_code(checkpoint.config.minicpmv_version.network.model)
+    model: Any = model_class.from_pretrained(checkpoint.path, dtype=dtype)
     model.eval().to(target)
     content = [{"type": "image", "image": _picture(processor)}, {"type": "text", "text": _QUESTION}]
     inputs = processor.apply_chat_template([{"role": "user", "content": content}]).to(target)
