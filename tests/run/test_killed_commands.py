@@ -88,7 +88,10 @@ def _remove(folder: Path, names: tuple[str, ...]) -> None:
 
 def _state(folder: Path) -> set[tuple[str, int, int]]:
     with os.scandir(folder) as entries:
-        return {(each.name, each.inode(), each.stat().st_mtime_ns) for each in entries}
+        try:
+            return {(each.name, each.inode(), each.stat().st_mtime_ns) for each in entries}
+        except FileNotFoundError:  # one was renamed while it was looked at, which is a change too
+            return {("", 0, 0)}
 
 
 def _kill(words: list[str], folder: Path, moment: float, *, log: Path, while_writing: bool) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.repository import ROOT
+from tests.precision import bound, chosen_precision
 from tests.processes import started
 from tests.run.hosts import can_make_hosts, two_hosts
 from tests.run.prepared import prepared_python_within
@@ -38,6 +39,8 @@ def test_two_hosts_train_as_one_process_does(tmp_path: Path) -> None:
             "MASTER_PORT": "6001",
             "OMP_NUM_THREADS": "1",
         }
+        if chosen_precision() != "fp32":  # otherwise nothing is said
+            variables["PRECISION"] = chosen_precision()
         script = ["sh", str(ROOT / "finetune_lora.sh"), "--data_cache", "false", *_EXTRA]
         runs = [
             stack.enter_context(
@@ -55,5 +58,6 @@ def test_two_hosts_train_as_one_process_does(tmp_path: Path) -> None:
     assert [run.returncode for run in runs] == [0, 0], "\n".join(told)
     assert "2 processes on cpu" in told[0]
     assert "step 3/3" not in told[1], "one process speaks for all"
-    # Measured: 5e-7. One half of the records alone begins 0.07 higher.
-    assert losses(read_run(output)) == pytest.approx(losses(expected), abs=5e-6)
+    # Measured: 5e-7. One half of the records alone begins 0.07 higher. In bfloat16 0.010, because DeepSpeed rounds all
+    # weights themselves and autocast, in the one process, does not.
+    assert losses(read_run(output)) == pytest.approx(losses(expected), abs=bound(fp32=5e-6, bf16=0.03))

@@ -55,7 +55,7 @@ class MiniCPMVConfig(PreTrainedConfig):
     """
 
     model_type = "minicpmv"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
     sub_configs: ClassVar[dict[str, type[PreTrainedConfig]]] = {  # pyright: ignore[reportIncompatibleMethodOverride]
         "text_config": PreTrainedConfig,
         "vision_config": SiglipVisionConfig,

@@ -37,7 +37,7 @@ class MiniCPMVForConditionalGeneration(JoinedModel, PreTrainedModel, GenerationM
     _supports_attention_backend = True
     _no_split_modules = ["LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer", "GraniteDecoderLayer",
                          "VisionEncoderLayer", "VisionEmbeddings", "Resampler"]  # fmt: skip
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
 
     def __init__(self, config: MiniCPMVConfig) -> None:
         super().__init__(config)

@@ -590,9 +590,9 @@ class MiniCPMVTrainer(Trainer):
         """Return whether the processes wait for each other while they write a checkpoint."""
         return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled or self.state.best_global_step)
 
-    def _save(self, *args: Any, **kwargs: Any) -> None:
-        super()._save(*args, **kwargs)  # rank 0 writes all weights
-        if self._writes_in_turns:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        super().save_model(output_dir, _internal_call)  # rank 0 writes all weights
+        if self._writes_in_turns:  # not in _save: transformers before 5.23 calls it in the first process alone
             wait_for_all()
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

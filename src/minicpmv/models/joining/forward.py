@@ -32,6 +32,10 @@ __all__ = ["JoinsPictures"]
 #   D language width    E vision width
 
 
+_CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
+"""What transformers calls keys and values of earlier tokens; ``cache`` from 5.24 on."""
+
+
 class JoinsPictures(SeesPictures):
     """A language model that is shown pictures."""
 
@@ -68,6 +72,7 @@ class JoinsPictures(SeesPictures):
         cu_seq_lens_q: Tensor | None = None,
         mrope_position_ids: Tensor | None = None,
         layout: Layout | None = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """
@@ -105,6 +110,7 @@ class JoinsPictures(SeesPictures):
                 ``position_ids``, ``cu_seq_lens_q``, ``image_mask``, ``tgt_sizes`` and ``temporal_ids``. It also holds
                 the features of slices that were seen before, whose pixels do not come along. It spares the host all
                 questions to the device, each of which is a wait.
+            cache: ``past_key_values``, as transformers from 5.24 on calls it.
             kwargs: Passed on to the language model.
 
         Returns:
@@ -116,6 +122,7 @@ class JoinsPictures(SeesPictures):
             ValueError: Image arguments are incomplete or of a wrong type, slots and features differ in number, or
                 weights do not fit the labels.
         """
+        past_key_values = cache if past_key_values is None else past_key_values
         check_label_weights(labels, label_weights)
         training_step = labels is not None
         if layout is None:
@@ -157,7 +164,7 @@ class JoinsPictures(SeesPictures):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            **{_CACHE: past_key_values},
             # A cache would also switch off transformers' recognition of packed rows.
             use_cache=False if training_step or layout.samples is not None else use_cache,
             **kwargs,
@@ -178,10 +185,11 @@ class JoinsPictures(SeesPictures):
         else:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self._project(hidden_BTD[:, kept])
+        kept_cache: dict[str, Any] = {_CACHE: getattr(outputs, _CACHE)}
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **kept_cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

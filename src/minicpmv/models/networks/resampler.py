@@ -160,7 +160,7 @@ class Resampler(nn.Module):
         key_PD = value_PD + position_PD
         query_QD = self.ln_q(self.query)
         if self.pos_embed is not None:
-            query_QD = query_QD + self.pos_embed
+            query_QD = query_QD + self.pos_embed.to(query_QD.dtype)  # FSDP2 casts parameters, and this is a buffer
         tokens_TD = self.attn(query_QD, key_PD, value_PD, lengths)
         # `proj` multiplies from the right: a bare parameter, not a transposed Linear weight.
         return (self.ln_post(tokens_TD) @ self.proj).unflatten(0, (len(lengths), -1))

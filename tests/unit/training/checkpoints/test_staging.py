@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Trainer
 
+import minicpmv.training.trainer as trainer_module
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.files.atomic_files import STAGING
 from minicpmv.training.checkpoints.manifest import MANIFEST, find_fault, seal
@@ -110,6 +112,17 @@ def test_list_of_other_types_is_none(change: dict[str, Any], tmp_path: Path) -> 
     checkpoint = write(tmp_path, 5)
     _change_list(checkpoint, lambda content: content.update(change))
     assert find_fault(checkpoint) == f"{MANIFEST} is missing or incomplete"
+
+
+def test_process_waits_for_weights_that_it_does_not_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers before 5.23 calls ``_save`` in the first process alone: waiting there, it waited for ever."""
+    waited: list[str] = []
+    monkeypatch.setattr(trainer_module, "wait_for_all", lambda: waited.append("for all"))
+    monkeypatch.setattr(Trainer, "save_model", lambda *_: None)
+    other: Any = object.__new__(MiniCPMVTrainer)
+    other.is_deepspeed_enabled = True
+    other.save_model("checkpoint-5", _internal_call=True)
+    assert waited == ["for all"]
 
 
 def test_best_checkpoint_is_one_of_this_run(tmp_path: Path) -> None:
