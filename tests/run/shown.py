@@ -13,8 +13,10 @@ from tests.run.training import read_run, read_samples
 __all__ = ["check_metrics", "check_norms_of_parts", "check_samples", "check_throughput"]
 
 # Measured, at most: 1.8e-4 of a norm over ten steps. A process whose share is left out changes it by a tenth and more.
-# In bfloat16 9.4e-2: the bound finds a norm that was counted twice, or by half of the processes.
-_NORM = bound(fp32=1e-3, bf16=0.25)
+# In bfloat16 8e-3 over the first two steps. Later ones go their own way: a rounding more or less in the weights moves
+# the norm of a part by a quarter within five steps, while the losses stay together.
+_NORM = bound(fp32=1e-3, bf16=3e-2)
+_STEPS_ALIKE = bound(fp32=1000, bf16=2)
 
 
 def check_norms_of_parts(output: Path, reference: Path) -> None:
@@ -22,7 +24,8 @@ def check_norms_of_parts(output: Path, reference: Path) -> None:
     ours, theirs = ([entry for entry in read_run(run)["log"] if "loss" in entry] for run in (output, reference))
     for entry, expected in zip(ours, theirs, strict=True):
         norms = {name: norm for name, norm in entry.items() if name.startswith("grad_norm/")}
-        assert norms == pytest.approx({name: expected[name] for name in norms}, rel=_NORM)
+        if entry["step"] <= _STEPS_ALIKE:
+            assert norms == pytest.approx({name: expected[name] for name in norms}, rel=_NORM)
         learning = [part for part in read_run(output)["trained"] if part["trainable"]]
         assert len(norms) == len(learning)
         assert math.hypot(*norms.values()) == pytest.approx(entry["grad_norm"], rel=1e-5)
