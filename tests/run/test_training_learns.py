@@ -20,7 +20,10 @@ from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.inference.loading import load_model
+from minicpmv.models.skeleton import load_weights
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.releases.table import detect_version
+from minicpmv.training.learning.lora import quantization
 from tests.run.training import flags, losses, make_data, read_run, run_here, same_bytes
 from tests.tiny import FIXTURES
 
@@ -159,6 +162,28 @@ def test_q_lora_packs_the_language_model_and_nothing_else(data: str, live: list[
     names = [name for name in trained if ".lora_" in name or ".modules_to_save." in name]
     assert all(torch.equal(loaded[name], trained[name]) for name in names)
     assert any(trained[name].abs().max() > 1e-4 for name in names if "lora_B" in name)
+
+
+@pytest.mark.parametrize("fixture", ["v2_6", "v4_6"])
+def test_a_directory_that_bitsandbytes_packed_is_trained_and_loaded_again(
+    fixture: str, data: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    base = shutil.copytree(FIXTURES / fixture, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
+    version = detect_version(json.loads((base / "config.json").read_text(encoding="utf-8")))
+    packing = quantization(torch.float32, version.network)
+    packed = load_weights(
+        FIXTURES / fixture, dtype=torch.float32, quantization_config=packing, device_map={"": torch.device("cpu")}
+    )
+    packed.save_pretrained(base)
+    run = tmp_path / "run"
+    options = [*_SHORT, "--model_name_or_path", str(base), "--tune_vision", "false", "--lora_modules_to_save", "none"]
+    run_here(flags(data, run, *options, steps=2))
+    loaded, saved = load_model(run).model, load_file(run / "adapter_model.safetensors")
+    assert any(type(module).__module__.startswith("bitsandbytes") for module in loaded.modules())
+    tensors = loaded.state_dict()
+    assert all(torch.equal(tensors[name.replace(".weight", ".default.weight")], saved[name]) for name in saved)
+    assert any(tensor.abs().max() > 1e-5 for name, tensor in saved.items() if "lora_B" in name)
 
 
 def test_packed_weights_are_trained_through_lora_only(data: str, tmp_path: Path) -> None:

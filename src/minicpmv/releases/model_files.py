@@ -53,6 +53,8 @@ _MOST_BYTES = {"tokenizer.json": 2**28, ".index.json": 2**27, "": 2**25}
 """Of a JSON file, by how its name ends; the first that fits."""
 _READ = (".json", ".safetensors", ".bin", ".model", ".txt", ".jinja", ".pt")
 """Endings of what some reader may open."""
+_FOREIGN_PACKING = {"awq": "AWQ", "gptq": "GPTQ", "compressed-tensors": "llm-compressor"}
+"""``quant_method`` of released and often made checkpoints that cannot be read -> what makes them."""
 _HEAD_WIDTH = 128
 """Of the resampler: its heads are hidden_size // 128."""
 _NESTED = 64
@@ -138,6 +140,7 @@ def check_config(fields: Mapping[str, Any], where: object = "config.json") -> No
         CheckpointError: One is not.
     """
     rows = [row for row in VERSIONS.values() if row.network.model_type == fields.get("model_type")]
+    _refuse_foreign_packing(fields, where)
     nested = any(map(is_nested, rows))
     check_fields(dict(fields), NATIVE_CONFIG if nested else CONFIG, where=where, fix=_FIX)
     version = detect_version(fields)
@@ -149,6 +152,21 @@ def check_config(fields: Mapping[str, Any], where: object = "config.json") -> No
     for holds, key, found, expected in native_relations(fields) if nested else _relations(fields):
         if not holds:
             raise CheckpointError(f"{where}: {key}: found {quote(found)}, expected {expected}\n  fix: {_FIX}")
+
+
+def _refuse_foreign_packing(fields: Mapping[str, Any], where: object) -> None:
+    """Name what packed a released checkpoint whose weights only other engines read."""
+    packing = fields.get("quantization_config")
+    method = packing.get("quant_method") if isinstance(packing, Mapping) else None
+    if method not in _FOREIGN_PACKING:
+        return
+    release = detect_version(fields).model
+    raise CheckpointError(
+        f"{where}: quantization_config.quant_method: found {quote(method)}, expected unquantized weights, or those of "
+        f"bitsandbytes: {_FOREIGN_PACKING[method]} packs weights for engines that only answer, such as vLLM, and "
+        f"neither training nor chat reads them here\n  fix: take the unquantized {release}; --q_lora true keeps its "
+        "language model in 4 bits while it is trained"
+    )
 
 
 def _relations(fields: Mapping[str, Any]) -> Iterator[tuple[bool, str, object, str]]:

@@ -225,6 +225,9 @@ class Network:
     """Folders of a checkpoint that are copied whole, weights and all, because the released code reads them."""
     may_stay_float32: tuple[str, ...] = ()
     """Ends of the keys of tensors that stay in float32, in memory and in what is saved, if a checkpoint has them so."""
+    never_packed: tuple[str, ...] = ()
+    """Last pieces of the names of linear layers of the language model that ``--q_lora`` leaves as they are: too small
+    for 4 bits to save anything, and read by a recurrence that sums their rounding up."""
     undecayed: tuple[str, ...] = ()
     """Ends of the keys of parameters that no weight decay may pull to zero, besides biases and norms."""
     overflows_in_float16: bool = False

@@ -111,6 +111,7 @@ _NETWORK_4_6 = Network(
     lora_notices={},
     needed_fields=("text_config", "vision_config"),
     may_stay_float32=(".linear_attn.A_log", ".linear_attn.norm.weight"),
+    never_packed=("in_proj_a", "in_proj_b"),
     undecayed=(".linear_attn.A_log",),
     carried=("mtp.",),
 )

@@ -102,6 +102,22 @@ def test_nonsense_is_named_by_file_and_key(model: Path, file: str, key: str, val
     assert len(str(raised.value)) < 800
 
 
+@pytest.mark.parametrize(
+    ("method", "name"), [("awq", "AWQ"), ("gptq", "GPTQ"), ("compressed-tensors", "llm-compressor")]
+)
+@pytest.mark.parametrize(("fixture", "release"), [("v4_6", "openbmb/MiniCPM-V-4.6"), ("v4_5", "openbmb/MiniCPM-V-4_5")])
+def test_weights_that_were_packed_for_other_engines_are_refused_with_the_release_to_take(
+    method: str, name: str, fixture: str, release: str, tmp_path: Path
+) -> None:
+    copy_model(FIXTURES / fixture, tmp_path / "model")
+    packing = {"quant_method": method, "bits": 4, "group_size": 128, "version": "gemm", "modules_to_not_convert": None}
+    edit(tmp_path / "model" / "config.json", "quantization_config", packing)
+    with pytest.raises(
+        CheckpointError, match=rf"found '{method}'.*{name} packs weights(.|\n)*take the unquantized {release}; --q_lora"
+    ):
+        load_model(str(tmp_path / "model"))
+
+
 def test_unknown_keys_change_nothing(model: Path) -> None:
     edit(model / "config.json", "made_by", {"anything": [1, "x"]})
     check_model_files(model)

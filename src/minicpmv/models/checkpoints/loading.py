@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from safetensors import SafetensorError
+from torch import nn
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
@@ -126,6 +127,7 @@ class StrictLoading(CarriesTensors):
         _Misfits(missing, unexpected, {}).refuse(pretrained_model_name_or_path or "state_dict")
         if pretrained_model_name_or_path is not None and kwargs.get("generation_config") is None:
             _complete_generation(loaded, pretrained_model_name_or_path, kwargs)
+        _keep_packing(loaded)
         return cast("Any", (loaded, report)) if output_loading_info else loaded
 
     @classmethod
@@ -168,6 +170,29 @@ class StrictLoading(CarriesTensors):
                 {name: (was, expected) for name, was, expected in info.mismatched_keys},
             ).refuse(where, other_shapes_wanted=wish)
         return info, offload_index
+
+
+def _keep_packing(model: Any) -> None:
+    """Keep 4-bit layers as they were loaded, in training and when the model is asked, and all tensors their names.
+
+    On a CPU bitsandbytes would pack them again as soon as they are asked in evaluation mode: not all widths allow that,
+    and what is packed so is not trained on. That a file's weights were packed is for transformers a conversion without
+    a way back, which names in the file would have to go; they are the model's own.
+    """
+    for module in cast("nn.Module", model).modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  torch's type of a module's attributes
+    conversions = getattr(model, "_weight_conversions", None)
+    if conversions and getattr(model, "hf_quantizer", None) is not None:
+        model._weight_conversions = [each for each in conversions if _has_way_back(each)]
+
+
+def _has_way_back(conversion: Any) -> bool:
+    try:
+        conversion.reverse_transform()
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _complete_generation(model: Any, place: str | Path, options: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ from minicpmv.models.checkpoints.reference import REFERENCE, VERIFICATION, Refer
 from minicpmv.models.checkpoints.weight_files import find_weight_files
 from minicpmv.models.finiteness import find_not_finite
 from minicpmv.models.skeleton import load_weights
-from minicpmv.training.learning.lora import keep_packing, quantization
+from minicpmv.training.learning.lora import quantization
 from minicpmv.wording import list_few, name_few
 
 __all__ = ["describe_verification", "main", "verify"]
@@ -177,10 +177,9 @@ def _load(directory: Path, reference: Reference, device: torch.device, dtype: st
     place = base_of_adapter(directory)
     assert place is not None, "only an adapter's run loads its base in 4 bits"
     config: Any = AutoConfig.from_pretrained(place)
-    packing = quantization(getattr(torch, reference.autocast or dtype), config.minicpmv_version.network.parts)
+    packing = quantization(getattr(torch, reference.autocast or dtype), config.minicpmv_version.network)
     options = mode_options(mode_of_adapter(directory))
     base = load_weights(place, dtype=precision, quantization_config=packing, device_map={"": device}, **options)
-    keep_packing(base)
     return attach_adapter(base, directory)
 
 

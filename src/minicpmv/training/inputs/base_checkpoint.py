@@ -21,7 +21,7 @@ from minicpmv.releases.table import LLM_TYPES, Version, detect_version
 from minicpmv.training.distributed.console import notice, say
 from minicpmv.training.distributed.processes import raise_together
 from minicpmv.training.flags.declarations import RunArguments
-from minicpmv.training.learning.lora import keep_packing, quantization
+from minicpmv.training.learning.lora import quantization
 
 __all__ = ["BaseCheckpoint", "check_weights", "dtype_to_save", "load_base", "open_base", "stated_dtype"]
 
@@ -134,7 +134,7 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
     dtype = half if args.deepspeed or run.use_lora else torch.float32
     options: dict[str, Any] = {"dtype": dtype, "cache_dir": run.cache_dir, **mode_options(run.downsample_mode)}
     if run.q_lora:
-        options["quantization_config"] = quantization(half, read_model_config(base).minicpmv_version.network.parts)
+        options["quantization_config"] = quantization(half, read_model_config(base).minicpmv_version.network)
     device = _device_of_weights(run, args)
     if device is not None:
         options["device_map"] = {"": device}
@@ -146,7 +146,6 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
             f"{source}: found no model that can be loaded ({error}), expected one\n"
             "  fix: download the model and give its directory"
         ) from error
-    keep_packing(model)
     if not run.use_lora:
         raise_together(lambda: _read_carried(model, base) if args.should_save else None)
     return model

@@ -22,7 +22,6 @@ __all__ = [
     "add_lora",
     "as_plain_lora",
     "is_named",
-    "keep_packing",
     "modules_beside",
     "modules_to_save",
     "quantization",
@@ -87,28 +86,19 @@ def wanted_targets(model: nn.Module, run: LearningArguments) -> list[str]:
     )
 
 
-def quantization(compute_dtype: torch.dtype, parts: Parts) -> BitsAndBytesConfig:
+def quantization(compute_dtype: torch.dtype, network: Network) -> BitsAndBytesConfig:
     """Say how ``--q_lora`` loads the frozen linear layers of the language model."""
+    parts = network.parts
+    beside = (parts.embeddings, parts.connector, parts.tower, parts.head)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
-        # Trained fully, or read directly by code that does not know packed weights. The name of the argument is
-        # historical; it holds for 4 bits too.
-        llm_int8_skip_modules=list(modules_beside(parts).values()),
+        # Trained fully, or read directly by code that does not know packed weights. In full: transformers takes them as
+        # beginnings or ends of names. The name of the argument is historical; it holds for 4 bits too.
+        llm_int8_skip_modules=[*beside, *network.never_packed],
     )
-
-
-def keep_packing(model: nn.Module) -> None:
-    """Keep 4-bit layers as they were loaded, in training and when the model is asked.
-
-    On a CPU bitsandbytes would pack them again as soon as they are asked in evaluation mode: not all widths allow that,
-    and what is packed so is not trained on.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  torch's type of a module's attributes
 
 
 def add_lora(model: PreTrainedModel, run: LearningArguments, *, keep_dtype: bool) -> PeftModel:

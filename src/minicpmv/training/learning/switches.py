@@ -15,7 +15,7 @@ from torch import nn
 from minicpmv.errors import UsageError
 from minicpmv.models.adapters import foreign_adapters
 from minicpmv.models.adapters.adapter_config import read_adapter_config
-from minicpmv.releases.row import Network, Parts
+from minicpmv.releases.row import Network
 from minicpmv.training.flags.declarations import LearningArguments
 from minicpmv.training.learning.lora import is_named, modules_beside, modules_to_save, wanted_targets
 from minicpmv.training.learning.parts import PART_FLAGS, part_of, parts_of
@@ -117,7 +117,8 @@ def _check_beside_lora(run: LearningArguments, model: nn.Module, targets: list[s
                     "or the other\n  fix: narrow the expression, or set --tune_vision false (--tune_resampler, "
                     "--tune_output_head, --lora_modules_to_save)"
                 )
-    packed = [name for name, module in model.named_modules() if _is_packed(name, module, parts)] if run.q_lora else []
+    network = network_of(model)
+    packed = [name for name, module in model.named_modules() if _is_packed(name, module, network)] if run.q_lora else []
     doubly = [module for module in full if any(f"{name}.".startswith(f"{module}.") for name in packed)]
     if doubly:
         raise UsageError(
@@ -126,9 +127,10 @@ def _check_beside_lora(run: LearningArguments, model: nn.Module, targets: list[s
         )
 
 
-def _is_packed(name: str, module: nn.Module, parts: Parts) -> bool:
+def _is_packed(name: str, module: nn.Module, network: Network) -> bool:
     """Whether ``--q_lora`` keeps a module in 4 bits."""
-    return name.startswith(f"{parts.layers}.") and isinstance(module, nn.Linear)
+    is_of_layers = name.startswith(f"{network.parts.layers}.") and isinstance(module, nn.Linear)
+    return is_of_layers and name.rpartition(".")[2] not in network.never_packed
 
 
 def _heads_are_tied(model: nn.Module) -> bool:

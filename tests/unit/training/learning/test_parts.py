@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 import minicpmv  # noqa: F401  registers the models
 from minicpmv.errors import ConfigError
+from minicpmv.models.skeleton import build_skeleton
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.inputs.base_checkpoint import check_weights
-from minicpmv.training.learning.lora import add_lora
+from minicpmv.training.learning.lora import add_lora, quantization
 from minicpmv.training.learning.parts import PartSummary, format_parts, summarise_parts
 from minicpmv.training.learning.switches import resolve_learning
 from tests.tiny import FIXTURES
@@ -65,6 +67,25 @@ def test_no_norm_has_two_precisions_where_biases_are_trained_of_a_bfloat16_model
     assert not any(norm.weight.requires_grad for norm in norms)
     kept = {name for name, tensor in wrapped.named_parameters() if tensor.dtype == torch.bfloat16}
     assert "base_model.model.vpm.encoder.layers.0.self_attn.k_proj.weight" in kept, "linear layers stay as they were"
+
+
+@pytest.mark.parametrize(
+    ("fixture", "kinds"),
+    [
+        ("v2_6", "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj"),
+        ("v4_6", "q_proj k_proj v_proj o_proj in_proj_qkv in_proj_z out_proj gate_proj up_proj down_proj"),
+        ("v4_7", "q_proj k_proj v_proj o_proj in_proj_qkv in_proj_z out_proj gate_proj up_proj down_proj"),
+    ],
+)
+def test_four_bits_are_for_the_layers_of_the_language_model(fixture: str, kinds: str) -> None:
+    """By transformers' own reading of the names, which packs whatever is not named to be left out."""
+    skeleton: Any = build_skeleton(FIXTURES / fixture)
+    network = skeleton.config.minicpmv_version.network
+    left_out = quantization(torch.float32, network).llm_int8_skip_modules
+    linear = [name for name, module in skeleton.named_modules() if isinstance(module, nn.Linear)]
+    packed = [name for name in linear if should_convert_module(name, left_out)]
+    assert {name.rpartition(".")[2] for name in packed} == set(kinds.split())
+    assert all(name.startswith(f"{network.parts.layers}.") for name in packed)
 
 
 @pytest.mark.parametrize(
