@@ -250,7 +250,7 @@ def _prediction(question: Question, answer: str) -> Prediction:
         id=record.id,
         question=question.shown.turns[-1].text,
         answer=answer,
-        reference=record.turns[-1].text if record.turns[-1].role == "assistant" else None,
+        reference=record.turns[-1].spoken if record.turns[-1].role == "assistant" else None,
         references=record.references,
     )
 

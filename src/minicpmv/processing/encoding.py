@@ -19,6 +19,7 @@ from minicpmv.processing.frames import ImageLayout, lay_out_images
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.pictures.slicing import SlicePlan
 from minicpmv.processing.text.chat import ImageRef, Segment, Turn, left_out, render
+from minicpmv.processing.text.tools_frame import ToolsFrame
 from minicpmv.processing.tokenization import EncodedSample, Vocabulary, encode, spell_out
 from minicpmv.releases.table import Version
 
@@ -110,6 +111,7 @@ def write_conversation(
     continue_final_message: bool = False,
     enable_thinking: bool | None = None,
     default_system: bool = True,
+    tools_frame: ToolsFrame | None = None,
 ) -> WrittenConversation:
     """Plan the images and write the text.
 
@@ -125,6 +127,7 @@ def write_conversation(
         continue_final_message: As there.
         enable_thinking: As there.
         default_system: As there.
+        tools_frame: As there.
 
     Raises:
         UsageError: The conversation does not fit the version, or images and text do not fit each other.
@@ -144,6 +147,7 @@ def write_conversation(
         continue_final_message=continue_final_message,
         enable_thinking=enable_thinking,
         default_system=default_system,
+        tools_frame=tools_frame,
     )
     return WrittenConversation(
         segments=segments,

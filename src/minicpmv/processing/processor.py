@@ -26,8 +26,10 @@ from minicpmv.processing.image_processor import MiniCPMVImageProcessor, MiniCPMV
 from minicpmv.processing.pictures.patches import ImageSource, load_image
 from minicpmv.processing.pictures.slicing import SlicePlan
 from minicpmv.processing.template_options import check_template_options
-from minicpmv.processing.text.chat import Turn, system_of
+from minicpmv.processing.text.chat import Turn, roles_of, system_of
 from minicpmv.processing.text.messages import read_messages
+from minicpmv.processing.text.released_tools import read_tools_frame
+from minicpmv.processing.text.tools_frame import ToolsFrame
 from minicpmv.processing.tokenization import EncodedSample, Vocabulary
 from minicpmv.releases.model_files import check_model_files
 from minicpmv.releases.row import TokenRule, find_code
@@ -69,6 +71,8 @@ class MiniCPMVProcessor(ProcessorMixin):
         self.chat_template = getattr(tokenizer, "chat_template", None)
         self._vocabulary: Vocabulary | None = None
         self._vocabulary_of: tuple[int, int] | None = None
+        self._tools_frame: ToolsFrame | None = None
+        self._tools_frame_of: str | None = None
 
     # Loading and saving
 
@@ -167,6 +171,25 @@ class MiniCPMVProcessor(ProcessorMixin):
         """Whether a conversation without an instruction gets the dialect's own: as the checkpoint's template has it."""
         template = getattr(self.tokenizer, "chat_template", None)
         return template is None or system_of(self.version) in str(template)
+
+    @property
+    def tools_frame(self) -> ToolsFrame | None:
+        """How the checkpoint's own chat template announces tools; None where it has none, or does not write them.
+
+        It is rendered on the first access, in a process with limits; copies in other processes need not do so again.
+
+        Raises:
+            CheckpointError: The template writes tools or calls in a form that is not known here.
+        """
+        template = self.chat_template
+        if not isinstance(template, str):
+            return None
+        if self._tools_frame_of != template:
+            named = ("bos_token", "eos_token", "pad_token", "unk_token")
+            tokens = {name: str(token) for name in named if (token := getattr(self.tokenizer, name, None)) is not None}
+            self._tools_frame = read_tools_frame(template, tokens, self.version)
+            self._tools_frame_of = template
+        return self._tools_frame
 
     @property
     def model_input_names(self) -> list[str]:
@@ -279,6 +302,7 @@ class MiniCPMVProcessor(ProcessorMixin):
         use_image_id: bool | None = None,
         enable_thinking: bool | None = None,
         temporal_ids: Any = None,
+        tools: Any = None,
         processor_kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Any:
@@ -299,6 +323,7 @@ class MiniCPMVProcessor(ProcessorMixin):
             temporal_ids: For video (4.5): groups of time indices over the images in the order of the text, such as
                 ``[[0, 1, 2], [3, 4, 5]]``, -1 for an image without time. The frames of one group share one block of
                 image slots. For a batch a list of such lists, with None for a conversation without times.
+            tools: Functions that the model may call (4.6 and later), in OpenAI's form; the same for a whole batch.
             processor_kwargs: More of these arguments, as transformers' pipelines pass them.
             options: Others that transformers knows, if they ask for what is done anyway, such as ``padding=True``.
 
@@ -323,6 +348,7 @@ class MiniCPMVProcessor(ProcessorMixin):
                 "use_image_id": use_image_id,
                 "enable_thinking": enable_thinking,
                 "temporal_ids": temporal_ids,
+                "tools": tools,
             }
             return self.apply_chat_template(conversation, **(own | options | dict(processor_kwargs)))
         conversations, is_batch = as_batch(conversation)
@@ -335,7 +361,9 @@ class MiniCPMVProcessor(ProcessorMixin):
         texts: list[str] = []
         encoded: list[EncodedConversation] = []
         for index, messages in enumerate(conversations):
-            turns, images = read_messages(messages, where=f"conversation[{index}]" if is_batch else "conversation")
+            turns, images = read_messages(
+                messages, where=f"conversation[{index}]" if is_batch else "conversation", tools=tools
+            )
             pictures = [load_image(image) for image in images]
             written = self._write(
                 turns,
@@ -398,6 +426,7 @@ class MiniCPMVProcessor(ProcessorMixin):
                 f"use_image_id: found True, expected False or nothing: {self.version.model} has no tokens for it\n"
                 "  fix: leave use_image_id out"
             )
+        uses_tools = any(turn.tools or turn.calls for turn in turns) and "tool" in roles_of(self.version)
         return write_conversation(
             turns,
             image_sizes,
@@ -405,6 +434,7 @@ class MiniCPMVProcessor(ProcessorMixin):
             self.version,
             use_image_id=self.use_image_id if use_image_id is None else use_image_id,
             default_system=self.default_system,
+            tools_frame=self.tools_frame if uses_tools else None,
             **how,
         )
 
@@ -419,17 +449,19 @@ def _check_ids(config: Mapping[str, Any], processor: MiniCPMVProcessor, *, where
     Raises:
         CheckpointError: One has another.
     """
-    markup, vocabulary = processor.version.reading.markup, processor.vocabulary
+    markup = processor.version.reading.markup
     named = {
         "image_token_id": markup.slot,
         "video_token_id": markup.frame_slot,
         **dict(zip(("image_start_id", "image_end_id"), markup.image, strict=True)),
         **dict(zip(("slice_start_id", "slice_end_id"), markup.tile, strict=True)),
     }
-    ids = {key: vocabulary[token] for key, token in named.items() if token is not None}
-    for key, expected in (ids | {"newline_id": vocabulary.newline}).items():
-        stated = config.get(key)
-        if stated is not None and stated != expected:
+    for key in (*named, "newline_id"):
+        stated, token = config.get(key), named.get(key)
+        if stated is None or (key in named and token is None):
+            continue
+        expected = processor.vocabulary.newline if token is None else processor.vocabulary[token]
+        if stated != expected:
             raise CheckpointError(
                 f"{where}: {key}: found {stated} in config.json and {expected} in the tokenizer, expected one id for "
                 f"{named.get(key, chr(10))!r}\n  fix: use the files that belong to the weights"

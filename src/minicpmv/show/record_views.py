@@ -12,7 +12,8 @@ from minicpmv.data.sources.skipping import TOO_LONG
 from minicpmv.errors import DataError
 from minicpmv.models.networks.loss import IGNORED
 from minicpmv.processing.pictures.patches import load_image
-from minicpmv.processing.text.chat import ImageRef
+from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.tool_calls import spell_calls
 from minicpmv.show.pictures import Picture, show_picture
 from minicpmv.show.sequence import ImageRun, Kind, Word, arrange_tokens, classify, describe_weight
 from minicpmv.show.spelling import TokenSpelling
@@ -149,7 +150,15 @@ def _messages(record: Record, pictures: Sequence[Picture]) -> tuple[Message, ...
             role=turn.role,
             remark=describe_weight(turn.weight),
             is_trained=turn.role == "assistant" and turn.weight != 0,
-            parts=tuple(pictures[part.index] if isinstance(part, ImageRef) else part for part in turn.content),
+            parts=(
+                *(pictures[part.index] if isinstance(part, ImageRef) else part for part in turn.content),
+                *_said(turn),
+            ),
         )
         for turn in record.turns
     )
+
+
+def _said(turn: Turn) -> list[str]:
+    """Return the tools that a turn announces, and those it calls."""
+    return [*turn.tools, *([spell_calls("", turn.calls)] if turn.calls else [])]

@@ -335,13 +335,13 @@ def _messages() -> Iterator[Case]:
         "USER",
         "user ",
         "bot",
-        "tool",
-        "function",
-        "observation",
+        "ipython",
         "\u0000",
         "us\u00e9r",
     ):
         yield _message(f"role_{role!r}", "D122", {"role": role, "content": "Why?"})
+    for role in ("tool", "function", "observation"):
+        yield _message(f"role_{role!r}", "D123", {"role": role, "content": "Why?"})
     for name, message in {
         "nothing": {},
         "no_role": {"content": "Why?"},

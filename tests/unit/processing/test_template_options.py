@@ -94,7 +94,7 @@ def test_an_option_that_asks_for_what_is_done_anyway_passes(
         ({"truncation": True}, "truncation: found True.*\n  fix: .*text and images are never cut"),
         ({"max_length": 100}, "max_length: found 100, expected nothing"),
         ({"chat_template": "{{ messages }}"}, "the release's own format is written"),
-        ({"tools": [{"name": "weather"}]}, "the released models know no tools"),
+        ({"tools": [{"name": "weather"}]}, r"conversation\[0\]: found tools, expected none: \S+ was trained without"),
         ({"documents": [{"text": "a"}]}, "put the documents into a user turn"),
         ({"return_assistant_tokens_mask": True}, "take the labels of processor.encode_conversation"),
         ({"add_special_tokens": True}, "the format has all it needs"),
@@ -131,10 +131,19 @@ def test_an_answer_that_was_begun_goes_on(processor: MiniCPMVProcessor) -> None:
         processor.apply_chat_template(begun, continue_final_message=True, add_generation_prompt=True)
 
 
-@pytest.mark.parametrize("key", ["reasoning_content", "tool_calls"])
-def test_a_key_of_a_message_that_would_be_lost_is_refused(processor: MiniCPMVProcessor, key: str) -> None:
-    messages: list[dict[str, Any]] = [*ask(WIDE), {"role": "assistant", "content": "a", key: ["b"]}]
-    with pytest.raises(UsageError, match=rf"conversation\[1\]\.{key}: found a key that the format does not write"):
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("reasoning_content", "b", r"\.reasoning_content: found a key that the format does not write"),
+        ("tool_calls", ["b"], r"\.tool_calls\[0\]: found 'b', expected a list of calls"),
+        ("tool_calls", [{"name": "b"}], ": found calls of tools, expected none"),
+    ],
+)
+def test_a_key_of_a_message_that_would_be_lost_is_refused(
+    processor: MiniCPMVProcessor, key: str, value: Any, message: str
+) -> None:
+    messages: list[dict[str, Any]] = [*ask(WIDE), {"role": "assistant", "content": "a", key: value}]
+    with pytest.raises(UsageError, match=rf"conversation\[1\]{message}"):
         processor.apply_chat_template(messages, add_generation_prompt=False)
     messages[1][key] = None
     assert processor.apply_chat_template(messages, add_generation_prompt=False)

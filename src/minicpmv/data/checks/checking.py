@@ -24,6 +24,7 @@ from minicpmv.data.checks.placeholders import (
     parse_image_field,
     whole_answer,
 )
+from minicpmv.data.checks.tool_use import check_tools_of_version, may_follow
 from minicpmv.data.records.formats.json_list import RepeatedKeys
 from minicpmv.data.records.grounding import check_objects
 from minicpmv.data.records.record import RawRecord, quote
@@ -35,7 +36,7 @@ from minicpmv.releases.table import Version
 
 __all__ = ["RecordChecker", "check_image_value"]
 
-_ROLES = ("user", "assistant", "system")
+_ROLES = ("user", "assistant", "system", "tool")
 _ROLE_ALIASES = {
     "human": "user",
     "person": "user",
@@ -49,7 +50,8 @@ _CONVERSATIONS_ALIASES = ("conversation", "messages", "message", "dialog", "dial
 _MESSAGE_ALIASES = {"role": ("from", "speaker"), "content": ("value", "text", "message")}
 _CHOICES = {"choices", "options"}
 """Keys under which other tools list answers to choose from; the answer is then the index of one."""
-_TOOL_ROLES = ("tool", "tools", "function", "function_call", "tool_call", "observation", "tool_response", "ipython")
+_RESULT_ROLES = ("tools", "ipython", "tool_result", "tool_output", "function_response")
+"""Roles that probably mean the result of a tool."""
 _MAX_MISSPELT = 40
 """Most characters of a key that may be a misspelling of ours: comparing longer ones takes long."""
 _HIDES_THE_REST = {"D115", "D120", "D121", "D122", "D124"}
@@ -101,6 +103,8 @@ class RecordChecker:
         sound = cast("list[dict[str, str]]", messages)
         yield from _check_order(record, sound, for_training=self._for_training)
         yield from self._check_version(record, sound)
+        if self._version is not None:
+            yield from check_tools_of_version(record, fields, sound, self._version)
         if self._for_training:
             yield from _check_weights(record, sound)
         if image_faults:
@@ -115,7 +119,7 @@ class RecordChecker:
     def _check_version(self, record: RawRecord, messages: Sequence[Mapping[str, str]]) -> Iterator[Problem]:
         for number, message in enumerate(messages):
             name = f"conversations[{number}]"
-            if message["role"] not in self._roles:
+            if message["role"] not in self._roles and message["role"] != "tool":
                 found, expected = f"a {message['role']} turn", f"none: {self._model} was trained without"
                 fix = "remove the turn, or put its text into the first user turn"
                 yield Problem("D151", record.where(f"{name}.role"), found, expected, fix)
@@ -278,9 +282,9 @@ def _unknown_role(where: str, role: object) -> Problem:
     meant = role.strip().lower() if isinstance(role, str) else ""
     meant = _ROLE_ALIASES.get(meant, meant)
     fix = f"write '{meant}'" if meant in _ROLES else "write 'user' for questions and 'assistant' for answers"
-    if meant in _TOOL_ROLES:
-        fix = "tools cannot be trained here: write call and result into the texts, or leave the record out"
-    return Problem("D122", where, f"the role {quote(role)}", "user, assistant or system", fix)
+    if meant in _RESULT_ROLES:
+        fix = "write 'tool' for the result of a tool, and the call under 'tool_calls' of the answer before"
+    return Problem("D122", where, f"the role {quote(role)}", "user, assistant, system or tool", fix)
 
 
 def _check_content(record: RawRecord, name: str, message: Mapping[str, object]) -> Iterator[Problem]:
@@ -293,8 +297,8 @@ def _check_content(record: RawRecord, name: str, message: Mapping[str, object]) 
         return
     if not content.strip():
         where, found = record.where(name), "white space only" if content else "nothing"
-        if role == "assistant" and message.get("weight", 1) == 0:
-            return  # an answer that is only context may be empty
+        if role == "tool" or (role == "assistant" and (message.get("weight", 1) == 0 or message.get("tool_calls"))):
+            return  # an answer that is only context, or calls a tool, may be empty; so may a result
         if role == "assistant":
             yield Problem("D126", where, found, "an answer to learn", "write the answer or remove the record")
         else:
@@ -314,12 +318,16 @@ def _check_content(record: RawRecord, name: str, message: Mapping[str, object]) 
 def _check_order(record: RawRecord, messages: Sequence[Mapping[str, str]], *, for_training: bool) -> Iterator[Problem]:
     """Yield at most one problem about the order of roles: later ones would only follow from the first."""
     start = 1 if messages and messages[0]["role"] == "system" else 0
+    allowed: tuple[str, ...] = ("user",)
     for number, message in enumerate(messages[start:], start):
-        expected = "user" if (number - start) % 2 == 0 else "assistant"
-        if message["role"] == expected:
+        expected = allowed[0]
+        if message["role"] in allowed:
+            allowed = may_follow(message)
             continue
         if message["role"] == "system":
             fix = "put the system turn first"
+        elif message["role"] == "tool":
+            fix = "write the call under 'tool_calls' of the answer before, or remove the result"
         elif number == start:
             fix = "begin with the user's turn"
         else:

@@ -114,10 +114,10 @@ _KNOWN = _by_name(
         Meaning("sound: this version trains pictures and text", "leave the record out", decisive=True),
     ),
     (
-        "tools functions tool_calls function_call tool_call_id tool_call",
+        "tools functions tool_calls function_call tool_call_id tool_call tool_responses",
         Meaning(
-            "tools or tool calls, which cannot be trained here",
-            "write call and result into the texts, or leave the record out",
+            "tools or tool calls, which are read under 'tools' of the record and 'tool_calls' of an answer",
+            "write functions and calls there, and results as messages of the role 'tool'; or leave the record out",
             decisive=True,
         ),
     ),

@@ -16,6 +16,7 @@ from minicpmv.data.records.record import RawRecord
 from minicpmv.errors import Problem
 from minicpmv.processing.text.chat import ImageRef, Role, Turn
 from minicpmv.processing.text.thinking import THINK, THOUGHT
+from minicpmv.processing.text.tool_calls import make_call
 from minicpmv.wording import counted
 
 __all__ = [
@@ -93,7 +94,8 @@ def build_turns(messages: Sequence[Mapping[str, Any]], field: ImageField) -> tup
     for message in messages:
         role, text = cast("Role", message["role"]), message["content"]
         if role != "user":
-            turns.append(Turn(role, (whole_answer(message),), weight=float(message.get("weight", 1))))
+            calls = tuple(make_call(call) for call in message.get("tool_calls", ()))
+            turns.append(Turn(role, (whole_answer(message),), weight=float(message.get("weight", 1)), calls=calls))
             continue
         turns.append(Turn(role, leading + _split(text, positions, alone=not leading)))
         leading = ()

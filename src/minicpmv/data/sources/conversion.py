@@ -191,10 +191,12 @@ def _texts(record: RawRecord, sizes: Sequence[Size], target: _Target) -> tuple[d
             return text
 
     messages = fill_marks(fields["conversations"], objects_of(record) or None, sizes)
-    made: dict[str, Any] = {
+    made: dict[str, Any] = {"tools": fields["tools"]} if fields.get("tools") else {}
+    made |= {
         "conversations": [
             {"role": message["role"], "content": rewritten(message["content"], f"conversations[{number}].content")}
             | {key: message[key] for key in _OF_ANSWERS if key in message and key not in target.leave_out}
+            | ({"tool_calls": message["tool_calls"]} if "tool_calls" in message else {})
             for number, message in enumerate(messages)
         ]
     }

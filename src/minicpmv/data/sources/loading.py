@@ -29,6 +29,8 @@ from minicpmv.data.records.reading import log_notice, open_records
 from minicpmv.data.records.record import RawRecord, Record
 from minicpmv.data.records.sequences import LazySequence
 from minicpmv.errors import DataError, Problem, UsageError
+from minicpmv.processing.text.chat import announce_tools
+from minicpmv.processing.text.tool_calls import to_json
 from minicpmv.releases.table import Version
 
 __all__ = [
@@ -291,6 +293,9 @@ def build_record(raw: RawRecord, root: str, sizes: Sequence[Size]) -> Record:
     field = parse_image_field(fields.get("image"))
     messages = cast("list[dict[str, object]]", fields["conversations"])
     turns, order = build_turns(fill_marks(messages, objects_of(raw) or None, sizes), field)
+    if fields.get("tools"):
+        listed = tuple(to_json(tool) for tool in cast("list[object]", fields["tools"]))
+        turns = tuple(announce_tools(listed, turns))
     sources = [field.paths[position] for position in order]
     return Record(
         source=raw.source,

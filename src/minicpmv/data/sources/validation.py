@@ -193,7 +193,7 @@ def _keys(record: Record) -> Iterator[int]:
 
 def _digest(record: Record) -> int:
     """Digest what a record says, and its pictures by name, wherever the data lie."""
-    said = [[turn.role, turn.text] for turn in record.turns]
+    said = [[turn.role, turn.spoken, *turn.tools] for turn in record.turns]
     images = [
         hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else os.path.basename(image)
         for image in record.images

@@ -106,7 +106,7 @@ def sample_of(record: Record, *, answer: str = "", nats: float | None = None, we
     return make_sample(
         question=record.turns[-2].text,
         answer=answer,
-        references=record.references or (record.turns[-1].text,),
+        references=record.references or (record.turns[-1].spoken,),
         nats=nats,
         weight=weight,
     )
@@ -130,7 +130,7 @@ def line_of(
     """
     line: dict[str, Any] = {"id": record.id, **place, "question": record.turns[-2].text}
     line |= {} if answer is None else {"answer": answer}
-    line["reference"] = record.turns[-1].text
+    line["reference"] = record.turns[-1].spoken
     line |= {"images": image_names(record.images)} if record.images else {}
     line |= {"references": list(record.references)} if record.references else {}
     line |= {} if nats is None else {"nats": nats, "weight": weight}

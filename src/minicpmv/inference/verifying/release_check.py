@@ -6,9 +6,6 @@ asked for, by ``template_child`` in a process with limits. Weights are not read,
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,17 +20,13 @@ from minicpmv.models.checkpoints.weight_files import find_weight_files, read_sha
 from minicpmv.models.skeleton import build_skeleton
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.text.chat import control_tokens_of
-from minicpmv.releases.json_bounds import quote
+from minicpmv.processing.text.template_rendering import describe_difference, render_cases
 from minicpmv.releases.model_files import check_model_files
 from minicpmv.releases.row import find_code
 from minicpmv.releases.table import Version
 
 __all__ = ["Finding", "check_release", "compare_templates"]
 
-_SECONDS = 30.0
-"""For all renderings; each is a few hundred characters."""
-_AROUND = 40
-"""Characters shown of a difference."""
 _TURNS = [
     {"role": "user", "content": "What is it?"},
     {"role": "assistant", "content": "A cat."},
@@ -79,6 +72,8 @@ def check_release(folder: Path, *, with_template: bool) -> Iterator[Finding]:
     yield _check_weights(folder, skeleton, version)
     if with_template:
         yield compare_templates(processor, version)
+        if "tool" in find_code(version.reading.dialect).roles:
+            yield _check_tools(processor)
     else:
         yield Finding("template", "not rendered; --template renders it in a process with limits, and compares")
 
@@ -145,16 +140,26 @@ def compare_templates(processor: Any, version: Version) -> Finding:
     cases = dict(_cases(version))
     named = ("bos_token", "eos_token", "pad_token", "unk_token")
     tokens = {name: str(token) for name in named if (token := getattr(processor.tokenizer, name, None)) is not None}
-    theirs = _render({"template": template, "cases": list(cases.values()), "tokens": tokens})
+    theirs = render_cases(template, list(cases.values()), tokens)
     faults: list[str] = []
     for (name, (messages, option)), rendered in zip(cases.items(), theirs, strict=True):
         ours = str(processor.apply_chat_template(messages, tokenize=False, **option))
         if "error" in rendered:
             faults.append(f"{name}: the template cannot be rendered: {rendered['error']}")
         elif rendered["text"] != ours:
-            faults.append(f"{name}: {_difference(ours, rendered['text'])}")
+            faults.append(f"{name}: {describe_difference(ours, rendered['text'])}")
     same = len(cases) - len(faults)
     return Finding("template", f"{same} of {len(cases)} conversations are the same text as the directory's own", faults)
+
+
+def _check_tools(processor: Any) -> Finding:
+    try:
+        frame = processor.tools_frame
+    except CheckpointError as error:
+        return Finding("tools", "not written as here", [str(error).partition("\n  fix:")[0]])
+    if frame is None:
+        return Finding("tools", "the template knows none; records with tools cannot be trained")
+    return Finding("tools", "announced by the template, calls and results are the same text as the directory's own")
 
 
 def _cases(version: Version) -> Iterator[tuple[str, tuple[list[dict[str, str]], dict[str, bool]]]]:
@@ -169,32 +174,3 @@ def _cases(version: Version) -> Iterator[tuple[str, tuple[list[dict[str, str]], 
         for word, thinks in (("off", False), ("on", True)):
             options = {"add_generation_prompt": opens, "enable_thinking": thinks}
             yield f"{name}, thinking {word}", (messages, options)
-
-
-def _render(given: dict[str, Any]) -> list[dict[str, str]]:
-    program = Path(__file__).with_name("template_child.py")
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", str(program)],
-            input=json.dumps(given),
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            env={},
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return [{"error": f"it takes more than {_SECONDS:.0f} s"} for _ in given["cases"]]
-    if done.returncode:
-        why = f"its process ended with {done.returncode}: time or memory ran out"
-        return [{"error": why} for _ in given["cases"]]
-    return json.loads(done.stdout)
-
-
-def _difference(ours: str, theirs: str) -> str:
-    """Show where two texts part."""
-    start = next((at for at, pair in enumerate(zip(ours, theirs, strict=False)) if len(set(pair)) > 1), None)
-    at = min(len(ours), len(theirs)) if start is None else start
-    shown = (text[max(at - _AROUND, 0) : at + _AROUND] for text in (ours, theirs))
-    here, there = (quote(text) if text else "nothing" for text in shown)
-    return f"from character {at} on, this package writes {here}, the template {there}"

@@ -11,8 +11,19 @@ import math
 from collections.abc import Iterator, Sequence
 
 from minicpmv.errors import UsageError
-from minicpmv.processing.text.dialects import Dialect
-from minicpmv.processing.text.turns import ImageRef, ImageSegment, LeftOut, Role, Segment, TextKind, TextSegment, Turn
+from minicpmv.processing.text.dialects import Dialect, write_instruction
+from minicpmv.processing.text.tools_frame import ToolsFrame
+from minicpmv.processing.text.turns import (
+    ImageRef,
+    ImageSegment,
+    LeftOut,
+    Role,
+    Segment,
+    TextKind,
+    TextSegment,
+    Turn,
+    announce_tools,
+)
 from minicpmv.releases.row import find_code
 from minicpmv.releases.table import Version
 
@@ -26,6 +37,7 @@ __all__ = [
     "TextKind",
     "TextSegment",
     "Turn",
+    "announce_tools",
     "control_tokens_of",
     "left_out",
     "render",
@@ -44,6 +56,7 @@ def render(
     enable_thinking: bool | None = None,
     continue_final_message: bool = False,
     default_system: bool = True,
+    tools_frame: ToolsFrame | None = None,
 ) -> list[Segment]:
     """Write a conversation as its language model reads it.
 
@@ -55,10 +68,11 @@ def render(
             thinking, True opens it, None leaves it to the model. Without an opening it has no effect.
         continue_final_message: Whether to end inside the last turn, an assistant's, for the model to go on with it.
         default_system: Whether a conversation without an instruction gets the dialect's own, if that has one.
+        tools_frame: How the checkpoint's template announces tools; needed where a system turn has some.
 
     Raises:
-        UsageError: A role, or a setting, that this version's dialect does not know, an image in a wrong place, or a
-            weight that cannot act.
+        UsageError: A role, or a setting, that this version's dialect does not know, an image in a wrong place, a
+            weight that cannot act, or tools that cannot be announced.
     """
     dialect = _dialect_of(version)
     if enable_thinking is not None and not version.reading.thinking:
@@ -70,9 +84,11 @@ def render(
     adds_system = default_system and bool(dialect.system) and turns[0].role != "system"
     if adds_system:
         turns = [Turn("system", (dialect.system,)), *turns]
+    if tools_frame is not None:
+        turns = tools_frame.adapt(turns)
     if continue_final_message:
-        return _open_end(turns, dialect, add_generation_prompt=add_generation_prompt)
-    segments = list(dialect.write(turns, add_generation_prompt))
+        return _open_end(turns, dialect, tools_frame, add_generation_prompt=add_generation_prompt)
+    segments = _write(turns, dialect, tools_frame, add_generation_prompt=add_generation_prompt)
     if adds_system:  # the format's words, not the user's
         segments[1] = TextSegment(dialect.system, "template")
     if add_generation_prompt and enable_thinking is not None:
@@ -114,7 +130,25 @@ def _dialect_of(version: Version) -> Dialect:
     return find_code(version.reading.dialect)
 
 
-def _open_end(turns: Sequence[Turn], dialect: Dialect, *, add_generation_prompt: bool) -> list[Segment]:
+def _write(
+    turns: Sequence[Turn], dialect: Dialect, frame: ToolsFrame | None, *, add_generation_prompt: bool
+) -> list[Segment]:
+    """Write a conversation, its tools within the texts of the checkpoint's template."""
+    first, *rest = turns
+    if not first.tools:
+        return list(dialect.write(turns, add_generation_prompt))
+    if frame is None:
+        raise UsageError(
+            "tools: found tools, and a chat template that does not write them, expected one that does: how they are "
+            "announced is read from the checkpoint's own\n"
+            "  fix: add the released chat_template.jinja to the model's directory, or leave the tools out"
+        )
+    return [*frame.write(first.tools, write_instruction(first)), *dialect.write(rest, add_generation_prompt)]
+
+
+def _open_end(
+    turns: Sequence[Turn], dialect: Dialect, frame: ToolsFrame | None, *, add_generation_prompt: bool
+) -> list[Segment]:
     """Write a conversation up to the last character of its last turn."""
     if add_generation_prompt:
         raise UsageError(
@@ -126,7 +160,7 @@ def _open_end(turns: Sequence[Turn], dialect: Dialect, *, add_generation_prompt:
             f"continue_final_message: found a last turn of role {turns[-1].role!r}, expected the assistant's\n"
             "  fix: add the beginning of the answer, or leave continue_final_message out"
         )
-    segments = list(dialect.write(turns, False))
+    segments = _write(turns, dialect, frame, add_generation_prompt=False)
     ends = [isinstance(segment, TextSegment) and segment.kind == "end" for segment in segments]
     return segments[: len(ends) - 1 - ends[::-1].index(True)]
 
@@ -136,6 +170,7 @@ def _check(turns: Sequence[Turn], dialect: Dialect, version: Version) -> None:
         raise UsageError("conversation: found no turn, expected at least one\n  fix: add a user turn")
     for position, turn in enumerate(turns):
         where = f"conversation[{position}]"
+        _check_tools(turns, position, dialect, version)
         if turn.role not in dialect.roles:
             fix = "use one of those roles"
             if turn.role == "system":
@@ -163,6 +198,29 @@ def _check(turns: Sequence[Turn], dialect: Dialect, version: Version) -> None:
         raise UsageError(
             f"conversation: found no user turn, expected one: the format of {version.model} needs it\n"
             "  fix: add the question"
+        )
+
+
+def _check_tools(turns: Sequence[Turn], position: int, dialect: Dialect, version: Version) -> None:
+    """Make sure that tools, calls and results are where they can be."""
+    turn, where = turns[position], f"conversation[{position}]"
+    if turn.tools or turn.calls or turn.role == "tool":
+        found = "tools" if turn.tools else "calls of tools" if turn.calls else "the result of a tool"
+        if "tool" not in dialect.roles:
+            raise UsageError(
+                f"{where}: found {found}, expected none: {version.model} was trained without\n"
+                "  fix: leave the tools out, or take a release that knows them (4.6 and later)"
+            )
+        role = "system" if turn.tools else "assistant"
+        if turn.role not in (role, "tool") or (turn.role == "tool" and (turn.tools or turn.calls)):
+            raise UsageError(
+                f"{where}: found {found} in a turn of role {turn.role!r}, expected them in one of role {role!r}\n"
+                "  fix: move them there"
+            )
+    if turn.role == "tool" and not (position and (turns[position - 1].calls or turns[position - 1].role == "tool")):
+        raise UsageError(
+            f"{where}.role: found a result without a call before it, expected the answer that calls the tool\n"
+            "  fix: add the call to the answer before, or leave the result out"
         )
 
 

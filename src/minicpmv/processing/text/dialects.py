@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from minicpmv.processing.text.thinking import THINK, THOUGHT, split_thinking
+from minicpmv.processing.text.tool_calls import write_calls
 from minicpmv.processing.text.turns import ImageRef, ImageSegment, LeftOut, Role, Segment, TextSegment, Turn
 
-__all__ = ["CHATML", "LLAMA3", "MINICPM", "QWEN3", "QWEN3_5", "Dialect"]
+__all__ = ["CHATML", "LLAMA3", "MINICPM", "QWEN3", "QWEN3_5", "Dialect", "write_instruction"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +22,7 @@ class Dialect:
     write: Callable[[Sequence[Turn], bool], Iterator[Segment]]
     control_tokens: tuple[str, ...]
     roles: tuple[Role, ...] = ("system", "user", "assistant")
+    """With ``tool`` among them, it also writes calls."""
     plain_role_tags: tuple[str, ...] = ()
     typed_as_text: tuple[str, ...] = ()
     """Tokens of the format that the tokenizer calls ordinary, and that stay text where somebody types them. The
@@ -135,10 +137,13 @@ def _write_qwen3_5(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterat
     """Write ChatML with thinking: every answer after the last question has a block for it, none before has.
 
     White space around every message is removed. The head of a block is never trained, nor is a block that nobody
-    filled: whoever generates writes them into the prompt.
+    filled: whoever generates writes them into the prompt. Results that follow each other are one turn of the user.
     """
     asked = _last_question(turns)
     for position, turn in enumerate(turns):
+        if turn.role == "tool":
+            yield from _result(turns, position)
+            continue
         yield TextSegment(f"<|im_start|>{turn.role}\n", "template")
         if turn.role != "assistant":
             yield from _strip(list(_content(turn)))
@@ -153,10 +158,21 @@ def _write_qwen3_5(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterat
         elif position > asked:
             yield TextSegment(_NO_THINKING, "template")
         yield TextSegment(answer.text, "answer", turn.weight)
+        for text, is_format in write_calls(turn.calls, behind_text=bool(answer.text.strip())):
+            yield TextSegment(text, "answer_format" if is_format else "answer", turn.weight)
         yield TextSegment("<|im_end|>", "end", turn.weight)
         yield TextSegment("\n", "template")
     if add_generation_prompt:
         yield TextSegment("<|im_start|>assistant\n", "template")
+
+
+def _result(turns: Sequence[Turn], position: int) -> Iterator[Segment]:
+    """Write what a tool returned, within the turn of all results around it."""
+    is_first = not position or turns[position - 1].role != "tool"
+    is_last = position + 1 == len(turns) or turns[position + 1].role != "tool"
+    yield TextSegment(f"{'<|im_start|>user' if is_first else ''}\n<tool_response>\n", "template")
+    yield from _strip(list(_content(turns[position])))
+    yield TextSegment(f"\n</tool_response>{'<|im_end|>' + chr(10) if is_last else ''}", "template")
 
 
 def _last_question(turns: Sequence[Turn]) -> int:
@@ -184,11 +200,17 @@ QWEN3 = Dialect(
 QWEN3_5 = Dialect(
     write=_write_qwen3_5,
     control_tokens=("<|im_start|>", "<|im_end|>", THINK, THOUGHT),
+    roles=("system", "user", "assistant", "tool"),
     typed_as_text=(THINK, THOUGHT, "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"),
     needs_question=True,
     thinking_openings={False: _NO_THINKING, True: f"{THINK}\n"},
     left_out=_left_out_by_qwen,
 )
+
+
+def write_instruction(turn: Turn) -> list[Segment]:
+    """Write what a system turn says besides the tools that it announces, without white space around it."""
+    return _strip(list(_content(turn)))
 
 
 def _content(turn: Turn) -> Iterator[Segment]:

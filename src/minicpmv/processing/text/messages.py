@@ -13,17 +13,17 @@ from PIL import Image
 
 from minicpmv.errors import UsageError
 from minicpmv.processing.pictures.patches import ImageSource
-from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.chat import ImageRef, Turn, announce_tools
+from minicpmv.processing.text.tool_calls import ToolCall, ToolFault, make_call, read_calls, read_tools, to_json
 
 __all__ = ["read_messages"]
 
-_ROLES = ("system", "user", "assistant")
+_ROLES = ("system", "user", "assistant", "tool")
 _IMAGE_KEYS = ("image", "path", "url", "base64")
 _MEANINGFUL = {
     "reasoning_content": "write it as <think>...</think> at the start of the content",
     "reasoning": "write it as <think>...</think> at the start of the content",
     "thinking": "write it as <think>...</think> at the start of the content",
-    "tool_calls": "leave it out: the released models know no tools",
 }
 """Keys of a message that other formats write into the text; passing over them in silence would lose what they hold."""
 _FIX_OF_KIND = {
@@ -33,12 +33,15 @@ _FIX_OF_KIND = {
 """What to do with a part whose type contains a word."""
 
 
-def read_messages(messages: Sequence[Any], *, where: str = "conversation") -> tuple[list[Turn], list[ImageSource]]:
+def read_messages(
+    messages: Sequence[Any], *, where: str = "conversation", tools: Any = None
+) -> tuple[list[Turn], list[ImageSource]]:
     """Split messages into turns and the images they show, in the order of the text.
 
     Args:
         messages: One conversation.
         where: What to call it in an error.
+        tools: Functions that the model may call, in OpenAI's form, if any.
 
     Raises:
         UsageError: A message or a part of one is not understood.
@@ -47,6 +50,9 @@ def read_messages(messages: Sequence[Any], *, where: str = "conversation") -> tu
     images: list[ImageSource] = []
     for number, message in enumerate(messages):
         place = f"{where}[{number}]"
+        calls = _read_calls(message, place) if isinstance(message, Mapping) else ()
+        if calls and message.get("content") is None:
+            message = {**message, "content": ""}
         if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
             found = f"the keys {sorted(map(str, message))}" if isinstance(message, Mapping) else _kind(message)
             raise _error(place, found, "a message with 'role' and 'content'", "write {'role': 'user', 'content': ...}")
@@ -57,7 +63,7 @@ def read_messages(messages: Sequence[Any], *, where: str = "conversation") -> tu
         if role not in _ROLES:
             raise _error(f"{place}.role", repr(role), f"one of {', '.join(_ROLES)}", "use one of those roles")
         if isinstance(content, str):
-            turns.append(Turn(role, (content,)))
+            turns.append(Turn(role, (content,), calls=calls))
             continue
         if not isinstance(content, (list, tuple)) or not content:
             raise _error(
@@ -74,8 +80,28 @@ def read_messages(messages: Sequence[Any], *, where: str = "conversation") -> tu
                 images.append(value.source)
             else:
                 parts.append(value)
-        turns.append(Turn(role, tuple(parts)))
-    return turns, images
+        turns.append(Turn(role, tuple(parts), calls=calls))
+    return _announce(tools, turns), images
+
+
+def _read_calls(message: Mapping[str, Any], place: str) -> tuple[ToolCall, ...]:
+    if not message.get("tool_calls"):
+        return ()
+    try:
+        return tuple(make_call(call) for call in read_calls(message["tool_calls"]))
+    except ToolFault as fault:
+        raise _error(f"{place}.tool_calls{fault.place}", fault.found, fault.expected, fault.fix) from fault
+
+
+def _announce(tools: Any, turns: list[Turn]) -> list[Turn]:
+    """Put tools into the system turn, which is added where there is none."""
+    if not tools:
+        return turns
+    try:
+        listed = tuple(to_json(tool) for tool in read_tools(tools))
+    except ToolFault as fault:
+        raise _error(f"tools{fault.place}", fault.found, fault.expected, fault.fix) from fault
+    return announce_tools(listed, turns)
 
 
 class _Image:

@@ -5,12 +5,25 @@ Nothing is decided here; ``dialects`` write turns as segments, ``tokenization`` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
-__all__ = ["ImageRef", "ImageSegment", "LeftOut", "Role", "Segment", "TextKind", "TextSegment", "Turn"]
+from minicpmv.processing.text.tool_calls import ToolCall, spell_calls
 
-Role = Literal["system", "user", "assistant"]
+__all__ = [
+    "ImageRef",
+    "ImageSegment",
+    "LeftOut",
+    "Role",
+    "Segment",
+    "TextKind",
+    "TextSegment",
+    "Turn",
+    "announce_tools",
+]
+
+Role = Literal["system", "user", "assistant", "tool"]
 TextKind = Literal["template", "content", "answer", "answer_format", "end", "unwritten_end"]
 
 
@@ -37,11 +50,27 @@ class Turn:
     weight: float = 1.0
     """How much an assistant turn counts in the training loss, finite and not below 0; with 0 it is only read, as a
     question is. Other turns keep 1. It counts in training only."""
+    calls: tuple[ToolCall, ...] = ()
+    """Tools that an assistant turn calls, behind its text (4.6 and later). A turn of role ``tool`` is a result."""
+    tools: tuple[str, ...] = ()
+    """Functions that a system turn announces, each as JSON; its content may then be empty."""
 
     @property
     def text(self) -> str:
         """What is written in it, without its images."""
         return "\n".join(part for part in self.content if isinstance(part, str))
+
+    @property
+    def spoken(self) -> str:
+        """What is written in it with its calls: all that an answer says."""
+        return spell_calls(self.text, self.calls)
+
+
+def announce_tools(tools: tuple[str, ...], turns: Sequence[Turn]) -> list[Turn]:
+    """Put tools, each as JSON, into the system turn of a conversation, which is added where there is none."""
+    if turns and turns[0].role == "system":
+        return [replace(turns[0], tools=tools), *turns[1:]]
+    return [Turn("system", (), tools=tools), *turns]
 
 
 @dataclass(frozen=True, slots=True)

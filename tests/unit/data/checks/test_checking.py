@@ -77,14 +77,14 @@ def test_sound_records_have_no_problem(record: Any) -> None:
 def test_a_problem_reads_well() -> None:
     assert str(problem_of(with_messages(USER, {"role": "gpt", "content": "So."}))) == (
         "train.json:2 record 0 (id 'a7') conversations[1].role: [D122] found the role 'gpt', "
-        "expected user, assistant or system\n  fix: write 'assistant'"
+        "expected user, assistant, system or tool\n  fix: write 'assistant'"
     )
 
 
 def test_all_problems_are_reported_in_file_order() -> None:
     found = problems_of(
         5,
-        with_messages(USER, {"role": "assistant", "content": " "}, {"role": "tool", "content": 3}),
+        with_messages(USER, {"role": "assistant", "content": " "}, {"role": "critic", "content": 3}),
         {"id": "b", "images": ["a.png"], "conversations": conversation("Why?", "")},
     )
     assert [problem.code for problem in found] == ["D110", "D126", "D122", "D124", "D126"]
@@ -175,7 +175,7 @@ def test_d121_message_without_role_or_content() -> None:
         ("human", "write 'user'"),
         ("Assistant ", "write 'assistant'"),
         ("critic", "write 'user' for questions and 'assistant' for answers"),
-        ("tool", "tools cannot be trained here: write call and result into the texts, or leave the record out"),
+        ("ipython", "write 'tool' for the result of a tool, and the call under 'tool_calls' of the answer before"),
         (None, "write 'user' for questions and 'assistant' for answers"),
     ],
 )

@@ -157,7 +157,7 @@ def test_keys_of_records_without_messages_are_named(key: str, value: Any) -> Non
         ({"picture_name": "picture"}, "D112"),  # a file that is there, whatever its name
         ({"is_good": True}, "D160"),
         ({"label": 0}, "D160"),
-        ({"tools": "[...]"}, "D160"),
+        ({"tools": "[...]"}, "D166"),
         ({"rejected_response": "No."}, "D160"),
         ({"weight": 0}, "D160"),
         ({"points": [[1, 2], [3, 4]]}, "D160"),

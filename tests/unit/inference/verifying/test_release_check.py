@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minicpmv.cli.main import main
-from minicpmv.inference.verifying import release_check
 from minicpmv.inference.verifying.release_check import compare_templates
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.processing.text import template_rendering
 from tests.omni import write_omni
 from tests.parity.cases import VERSIONS
 from tests.tiny import FIXTURES
+from tests.tool_templates import with_tools
 
 _NOT_RELEASED = shutil.ignore_patterns("cases*", "inference*", "grads*", "resampler_temporal*", "images")
 
@@ -119,8 +120,28 @@ def test_what_a_template_does_wrong_is_a_difference(template: str, why: str) -> 
 
 
 def test_an_endless_template_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(release_check, "_SECONDS", 2.0)
+    monkeypatch.setattr(template_rendering, "_SECONDS", 2.0)
     inner = "{% for c in range(99999) %}{% endfor %}"
     endless = "{% for a in range(99999) %}{% for b in range(99999) %}" + inner + "{% endfor %}{% endfor %}"
     _, faults = compared(endless)
     assert all("more than 2 s" in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ("template", "said", "is_fault"),
+    [
+        (None, "tools: the template knows none", False),
+        (with_tools(), "tools: announced by the template", False),
+        (with_tools().replace("<parameter=", "<argument="), "tools: not written as here", True),
+    ],
+)
+def test_whether_the_template_writes_tools_as_here_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], template: str | None, said: str, *, is_fault: bool
+) -> None:
+    copy = shutil.copytree(FIXTURES / "v4_6", tmp_path / "model")
+    if template is not None:
+        (copy / "chat_template.jinja").write_text(template, encoding="utf-8")
+    code, lines = verified(copy, capsys, "--template")
+    assert code == int(is_fault)
+    assert any(line.startswith(said) for line in lines), lines
+    assert any("<argument=word>" in line for line in lines) == is_fault

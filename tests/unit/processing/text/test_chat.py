@@ -3,6 +3,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from typing import Any
+
 import pytest
 
 from minicpmv.errors import UsageError
@@ -13,7 +15,7 @@ QUESTION = Turn("user", (ImageRef(0), "What?"))
 ANSWER = Turn("assistant", ("A cat.",))
 
 
-def written(version: str, *turns: Turn, prompt: bool = False, **options: bool) -> str:
+def written(version: str, *turns: Turn, prompt: bool = False, **options: Any) -> str:
     """Spell segments out, answers in square brackets, images as {index}, ends that are not written as ^."""
     marks = {"answer": "[{}]", "end": "[{}]", "unwritten_end": "^", "template": "{}", "content": "{}"}
     segments = render(turns, VERSIONS[version], add_generation_prompt=prompt, **options)
@@ -157,7 +159,7 @@ def test_roles_depend_on_the_version() -> None:
     ("version", "turns", "message"),
     [
         ("2.6", (), "found no turn, expected at least one"),
-        ("2.6", (Turn("tool", ("x",)),), r"conversation\[0\].role: found 'tool', expected one of system, user, assis"),  # pyright: ignore[reportArgumentType]
+        ("2.6", (Turn("tool", ("x",)),), r"conversation\[0\]: found the result of a tool, expected none"),
         ("2.0", (Turn("system", ("x",)), QUESTION), "fix: put the instruction at the start of the first user turn"),
         ("2.6", (QUESTION, Turn("system", ("x",))), r"conversation\[1\].role: found a system turn after others"),
         ("2.5", (Turn("assistant", (ImageRef(0),)),), "found an image in a turn of role 'assistant'"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from minicpmv.errors import UsageError
 from minicpmv.processing.text.chat import ImageRef, ImageSegment, Turn, left_out, render
+from minicpmv.processing.text.tool_calls import ToolCall
 from minicpmv.releases.table import VERSIONS
 
 MARKS = {
@@ -21,7 +24,7 @@ ASKED = "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n"
 THOUGHT = "<think>\nA tail.\n</think>\n\nA cat."
 
 
-def written(*turns: Turn, prompt: bool = False, version: str = "4.6", **options: bool) -> str:
+def written(*turns: Turn, prompt: bool = False, version: str = "4.6", **options: Any) -> str:
     """Spell segments out: answers in square brackets, words of the format within them in << >>, images as {index}."""
     segments = render(turns, VERSIONS[version], add_generation_prompt=prompt, **options)
     return "".join(
@@ -70,3 +73,44 @@ def test_frames_of_one_film_touch_and_nothing_else_does() -> None:
 def test_releases_without_a_token_for_frames_refuse_them() -> None:
     with pytest.raises(UsageError, match="MiniCPM-V-2_6 has no token for frames"):
         written(Turn("user", (ImageRef(0, 0), "What?")), version="2.6")
+
+
+CALL = ToolCall("find", (("what", '"a cat"'),))
+CALLED = (
+    "<<<tool_call>\n<function=>>[find]<<>\n>><<<parameter=>>[what]<<>\n>>[a cat]<<\n</parameter>\n>>"
+    "<<</function>\n</tool_call>>>"
+)
+
+
+def test_a_call_is_trained_and_its_results_are_one_turn_of_the_user() -> None:
+    """Every answer since the question has its think block: results are no questions."""
+    results = (Turn("tool", (" Here.\n",)), Turn("tool", ("<tool_call>",)))
+    text = written(QUESTION, Turn("assistant", (THOUGHT,), calls=(CALL,)), *results, say("Found."))
+    thought = "<think>\n[A tail.]<<\n</think>\n\n>>[A cat.]" + CALLED.replace("<<<tool_call>", "<<\n\n<tool_call>", 1)
+    both = "\n<tool_response>\nHere.\n</tool_response>\n<tool_response>\n<tool_call>\n</tool_response><|im_end|>\n"
+    answer = "<|im_start|>assistant\n<think>\n\n</think>\n\n[Found.][<|im_end|>]\n"
+    assert text == f"{ASKED}{thought}[<|im_end|>]\n<|im_start|>user{both}{answer}"
+
+
+def test_a_call_may_be_all_that_is_answered_and_a_result_the_last_turn() -> None:
+    turns = (QUESTION, Turn("assistant", ("",), calls=(CALL, CALL)), Turn("tool", ("",)))
+    second = CALLED.replace("<<<tool_call>", "<<\n<tool_call>", 1)
+    result = "<|im_start|>user\n<tool_response>\n\n</tool_response><|im_end|>\n"
+    head = f"{ASKED}<think>\n\n</think>\n\n[]{CALLED}{second}[<|im_end|>]\n{result}"
+    assert written(*turns) == head
+    opened = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    assert written(*turns, prompt=True, enable_thinking=False) == head + opened
+
+
+@pytest.mark.parametrize(
+    ("turns", "why"),
+    [
+        ((QUESTION, Turn("tool", ("Here.",))), r"\[1\]\.role: found a result without a call before it"),
+        ((Turn("user", ("What?",), calls=(CALL,)),), r"\[0\]: found calls of tools in a turn of role 'user'"),
+        ((Turn("user", ("What?",), tools=("{}",)),), r"\[0\]: found tools in a turn of role 'user'"),
+        ((Turn("system", (), tools=("{}",)), QUESTION), "tools: found tools, and a chat template that does not write"),
+    ],
+)
+def test_tools_in_a_wrong_place_are_refused(turns: tuple[Turn, ...], why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        written(*turns)

@@ -13,6 +13,7 @@ from typing import cast
 
 from minicpmv.data.records.formats.json_list import mark_like
 from minicpmv.data.records.formats.parts import read_parts
+from minicpmv.data.records.formats.tool_use import has_foreign_role, join_call, read_called, read_role
 from minicpmv.data.records.record import RawRecord, Unread, quote
 from minicpmv.errors import Problem
 
@@ -29,6 +30,8 @@ __all__ = [
 _STYLE_KEYS = ("role", "content", "from", "value")
 _SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 """Values of ``from``; user, assistant and system are accepted as well."""
+_OF_RESULTS = ("tool_call_id", "name")
+"""Keys of a result that say of which call it is; results are written in the order of the calls."""
 _SWITCHES = ("loss", "train", "trainable", "training")
 """Keys that state whether an answer is trained: ms-swift's, axolotl's."""
 WEIGHT_KEYS = ("weight", "loss_weight", *_SWITCHES)
@@ -58,7 +61,13 @@ class Messages:
 
 def is_plain_message(message: object) -> bool:
     """Return whether a message is already in our form, with no other keys."""
-    return type(message) is dict and len(message) == 2 and "role" in message and isinstance(message.get("content"), str)
+    return (
+        type(message) is dict
+        and len(message) == 2
+        and "role" in message
+        and isinstance(message.get("content"), str)
+        and not has_foreign_role(message["role"])
+    )
 
 
 def read_plain_sharegpt(messages: list[object]) -> list[object] | None:
@@ -69,7 +78,7 @@ def read_plain_sharegpt(messages: list[object]) -> list[object] | None:
             return None
         given = cast("dict[str, object]", message)
         role, text = given.get("from"), given.get("value")
-        if not isinstance(role, str) or not isinstance(text, str):
+        if not isinstance(role, str) or not isinstance(text, str) or has_foreign_role(role):
             return None
         talk.append({"role": _SHAREGPT_ROLES.get(role, role), "content": text})
     return talk
@@ -107,6 +116,8 @@ def read_messages(
             read.talk.append(message)
             continue
         given = cast("dict[str, object]", message)
+        if any(given.get(key) for key in ("tool_calls", "function_call")):
+            given: dict[str, object] = {content_key: None, **given}
         lacking = [key for key in (role_key, content_key) if key not in given]
         if is_ours and lacking:  # the check of messages looks for the key that was meant
             read.talk.append(given)
@@ -117,13 +128,24 @@ def read_messages(
             read.faults.append(Problem("D121", record.where(name), found, f"the key {key!r}", f"add {key!r}"))
         role = given.get(role_key)
         role = _SHAREGPT_ROLES.get(role, role) if isinstance(role, str) and not is_ours else role
+        role, is_call = read_role(role)
+        rest: dict[str, object] = given | dict.fromkeys(_STYLE_KEYS)
         made = {"role": role, "content": given.get(content_key)}
+        if role == "assistant":
+            called, faults = read_called(record, name, rest, made["content"], is_call=is_call, content_key=content_key)
+            made |= called
+            read.faults += faults
+        elif role == "tool":
+            rest |= dict.fromkeys(_OF_RESULTS)
         if len(given) > 2:
             if is_ours:
                 _check_other_style(read, record, name, given)
-            made |= _read_rest(read, record, name, given | dict.fromkeys(_STYLE_KEYS), role)
+            made |= _read_rest(read, record, name, rest, role)
         if isinstance(made["content"], list):
             _read_content(read, record, f"{name}.{content_key}", made)
+        if is_call and join_call(read.talk, made):
+            read.texts.pop()
+            continue
         read.talk.append(mark_like(given, made))
     _check_indices(read, record)
     return read

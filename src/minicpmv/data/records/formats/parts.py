@@ -26,7 +26,7 @@ _IMAGE_SOURCES = ("image", "path", "url", "base64", "image_url", "value")
 _FIXES = {
     "video": "video cannot be trained yet: save the frames that matter as images, or leave the record out",
     "audio": "this version trains pictures and text: leave the record out",
-    "tool": "tools cannot be trained here: write call and result into the texts, or leave the record out",
+    "tool": "write the call under 'tool_calls' of the answer, and the result as a message of the role 'tool'",
     "reason": "write the thinking under 'reasoning_content' of the message, next to its content",
     "think": "write the thinking under 'reasoning_content' of the message, next to its content",
 }

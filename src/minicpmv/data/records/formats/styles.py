@@ -27,14 +27,17 @@ from minicpmv.data.records.formats.messages import (
     read_plain_sharegpt,
 )
 from minicpmv.data.records.formats.pairs import QUESTIONS, Pair, is_pair, read_pair
+from minicpmv.data.records.formats.tool_use import read_listed
 from minicpmv.data.records.record import OWN_NAMES, FieldNames, RawRecord, Unread
 from minicpmv.errors import Problem
 
 __all__ = ["to_own_form"]
 
-_OWN_KEYS = ("id", "image", "conversations", "references", "objects")
+_OWN_KEYS = ("id", "image", "tools", "conversations", "references", "objects")
 """Keys of a record in our form."""
-_READ = frozenset({"conversations", "messages", "image", "images", "references", "objects", "system", "system_prompt"})
+_READ = frozenset(
+    {"conversations", "messages", "image", "images", "references", "objects", "system", "system_prompt", "tools"}
+)
 _READ = _READ.union(QUESTIONS)
 """Keys of a record that decide its style."""
 _PROMPTED = ("prompt", "completion")
@@ -96,6 +99,7 @@ def to_own_form(record: RawRecord) -> RawRecord:
         kept = {key: value for key, value in fields.items() if key not in ("image", "images")}
         return dataclasses.replace(record, value=mark_like(written, kept | reading.own), names=reading.names)
     _read_instruction(reading)
+    _read_tools(reading)
     _read_objects(reading)
     _name_images(reading, image_key)
     return _finish(reading, written, how)
@@ -198,13 +202,14 @@ def _check_inner_keys(record: RawRecord, fields: Mapping[str, object], image_key
     image = fields.get(image_key)
     if isinstance(image, list) or is_image_struct(image):
         yield from _repeated_in(record, image, image_key)
-    yield from _repeated_in(record, fields.get("objects"), "objects")
+    for key in ("objects", "tools"):
+        yield from _repeated_in(record, fields.get(key), key)
     for talk in ("conversations", "messages"):
         messages = fields.get(talk)
         for number, message in enumerate(cast("list[object]", messages) if isinstance(messages, list) else ()):
-            for key in ("content", "value") if isinstance(message, dict) else ():
+            for key in ("content", "value", "tool_calls", "function_call") if isinstance(message, dict) else ():
                 content = cast("dict[str, object]", message).get(key)
-                if isinstance(content, list):
+                if isinstance(content, list) or key.endswith(("calls", "call")):
                     yield from _repeated_in(record, content, f"{talk}[{number}].{key}")
 
 
@@ -229,7 +234,7 @@ def _read_talk(reading: _Reading, talk: object, key: str) -> None:
     role_key, content_key = ("from", "value") if is_sharegpt(messages) else ("role", "content")
     read = read_messages(messages, reading.record, key, role_key=role_key, content_key=content_key)
     reading.names = _shared_names(key, reading.names.image, role=role_key, content=content_key)
-    if None in messages:
+    if len(read.texts) < len(messages):  # null is passed over, and calls join the answer before them
         reading.names = _names_with_texts(reading.names, tuple(read.texts))
     reading.own["conversations"] = read.talk
     reading.faults += read.faults
@@ -331,6 +336,18 @@ def _read_instruction(reading: _Reading) -> None:
         ]
         reading.own["conversations"] = [{"role": "system", "content": texts.pop()}, *messages]
         reading.names = _names_with_texts(reading.names, (keys[0], *places))
+
+
+def _read_tools(reading: _Reading) -> None:
+    """Take the functions that a record announces; an empty list, or text, announces none."""
+    value = reading.fields.get("tools")
+    reading.taken.add("tools")
+    if value in (None, [], {}) or (
+        isinstance(value, str) and value.strip() in ("", "[]", "{}", "null", "none", "None")
+    ):
+        return
+    reading.own["tools"], faults = read_listed(reading.record, value)
+    reading.faults += faults
 
 
 def _read_objects(reading: _Reading) -> None:
