@@ -340,6 +340,12 @@ def _messages() -> Iterator[Case]:
         "us\u00e9r",
     ):
         yield _message(f"role_{role!r}", "D122", {"role": role, "content": "Why?"})
+    for name, tools in {"text": "x", "number": 3, "no_name": [{}], "list": [[]]}.items():
+        yield Case(name=f"tools_{name}", code="D166", data=_json([{**GOOD, "tools": tools}]))
+        answer = {"role": "assistant", "tool_calls": tools}
+        yield Case(
+            name=f"calls_{name}", code="D166", data=_json([{"conversations": [GOOD["conversations"][0], answer]}])
+        )
     for role in ("tool", "function", "observation"):
         yield _message(f"role_{role!r}", "D123", {"role": role, "content": "Why?"})
     for name, message in {

@@ -125,7 +125,7 @@ def _check_weights(folder: Path, skeleton: Any, version: Version) -> Finding:
 
 
 def compare_templates(processor: Any, version: Version) -> Finding:
-    """Render the directory's chat template beside this package's prompts.
+    """Render the directory's chat template and compare it with this package's prompts.
 
     Args:
         processor: The directory's.

@@ -18,6 +18,7 @@ from minicpmv.processing.text.chat import ImageRef, Turn
 from tests.tiny import conversation, picture, save_picture, write_data
 
 SHAREGPT = [{"from": "human", "value": "<image>\nWhy?"}, {"from": "gpt", "value": "So."}]
+ASKED_PLAINLY = {"from": "human", "value": "Why?"}
 ASKED = {"type": "text", "text": "Why?"}
 ANSWER = {"role": "assistant", "content": "So."}
 EXPECTED = (Turn("user", (ImageRef(0), "Why?")), Turn("assistant", ("So.",)))
@@ -151,7 +152,7 @@ def test_d142_embedded_image_that_cannot_be_read() -> None:
         ({"images": ["a.png", "nope.png"], "messages": conversation("Why?", "So.")}, ("D141", "images[1]")),
         (asked(ASKED, {"type": "image", "path": "nope.png"}), ("D141", "messages[0].content[1].path")),
         (asked(ASKED, {"type": "image", "url": "https://x.org/a.png"}), ("D132", "messages[0].content[1].url")),
-        ({"conversations": [*SHAREGPT[:1], {"from": "tool", "value": "So."}]}, ("D123", "conversations[1].from")),
+        ({"conversations": [ASKED_PLAINLY, {"from": "tool", "value": "So."}]}, ("D123", "conversations[1].from")),
         ({"conversations": [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": ""}]},
          ("D126", "conversations[1].value")),
         ({"messages": conversation("Why?", "")}, ("D126", "messages[1].content")),
