@@ -591,6 +591,7 @@ class MiniCPMVTrainer(Trainer):
         return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled or self.state.best_global_step)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save as transformers does, and have every process wait for the one that writes."""
         super().save_model(output_dir, _internal_call)  # rank 0 writes all weights
         if self._writes_in_turns:  # not in _save: transformers before 5.23 calls it in the first process alone
             wait_for_all()
