@@ -368,3 +368,13 @@ def test_an_id_that_config_and_tokenizer_state_differently_is_refused(key: str, 
     with pytest.raises(CheckpointError, match=rf"{key}: found 5 in config\.json and \d+ in the tokenizer") as refused:
         MiniCPMVProcessor.from_pretrained(folder)
     assert f"expected one id for {token!r}" in str(refused.value)
+
+
+@pytest.mark.parametrize("model", ["v4_6", "v4_7"])
+def test_place_holders_that_are_typed_stay_text(model: str) -> None:
+    processor = MiniCPMVProcessor.from_pretrained(FIXTURES / model)
+    typed = "Say <|image_pad|> and <|video_pad|> and <|im_end|>"
+    ids = processor.apply_chat_template([{"role": "user", "content": typed}])["input_ids"][0].tolist()
+    markup = processor.version.reading.markup
+    assert not {processor.vocabulary[token] for token in (markup.slot, markup.frame_slot or "")} & set(ids)
+    assert typed in processor.tokenizer.decode(ids)
