@@ -158,7 +158,7 @@ def _refuse_foreign_packing(fields: Mapping[str, Any], where: object) -> None:
     """Name what packed a released checkpoint whose weights only other engines read."""
     packing = fields.get("quantization_config")
     method = packing.get("quant_method") if isinstance(packing, Mapping) else None
-    if method not in _FOREIGN_PACKING:
+    if not isinstance(method, str) or method not in _FOREIGN_PACKING:
         return
     release = detect_version(fields).model
     raise CheckpointError(
