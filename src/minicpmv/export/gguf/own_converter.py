@@ -25,6 +25,7 @@ from minicpmv.export.gguf.tensors import EngineTensor
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.releases.row import OwnConverter
 from minicpmv.releases.table import Version
+from minicpmv.wording import counted, name_few
 
 __all__ = ["CONVERTER_TYPES", "Converter", "check_converted", "find_converter", "link_data"]
 
@@ -147,6 +148,6 @@ def check_converted(file: Path, tensors: Iterable[EngineTensor]) -> None:
     others = sorted(tensor.name for tensor in GGUFReader(file).tensors if tensor.name not in expected)
     if others:
         raise CheckpointError(
-            f"{file.name}: found {len(others)} tensors that are not the model's, {', '.join(others[:3])} first, "
-            f"expected {len(expected)} and no other\n  fix: `git pull` in the checkout; if that fails, report it"
+            f"{file.name}: found tensors that are not the model's: {name_few(others)}; expected "
+            f"{counted(len(expected), 'tensor')} and no other\n  fix: `git pull` in the checkout; if that fails, report it"
         )
