@@ -149,5 +149,6 @@ def check_converted(file: Path, tensors: Iterable[EngineTensor]) -> None:
     if others:
         raise CheckpointError(
             f"{file.name}: found tensors that are not the model's: {name_few(others)}; expected "
-            f"{counted(len(expected), 'tensor')} and no other\n  fix: `git pull` in the checkout; if that fails, report it"
+            f"{counted(len(expected), 'tensor')} and no other\n"
+            "  fix: `git pull` in the checkout; if that fails, report it"
         )

@@ -106,7 +106,10 @@ def test_the_converter_gets_data_the_template_with_marks_and_no_code(tmp_path: P
         (lambda name, made: made[::-1].copy() if name == "blk.1.attn_gate.weight" else made, "in_proj_z.weight: found"),
         (lambda name, made: made - 1 if name == "blk.0.attn_norm.weight" else made, "input_layernorm.weight: found"),
         (lambda name, made: None if name == "v.vit_merger.ds_ln.bias" else made, "ds_ln.bias: found no such tensor"),
-        (lambda name, made: np.ones(3, np.float32) if name == "extra" else made, "tensors that are not the model's: extra; expected 55 tensors"),
+        (
+            lambda name, made: np.ones(3, np.float32) if name == "extra" else made,
+            "tensors that are not the model's: extra; expected 55 tensors",
+        ),
     ],
     ids=["rows", "a norm without its 1", "a missing tensor", "another tensor"],
 )
