@@ -46,7 +46,8 @@ class Footprint(NamedTuple):
     """Half-precision copies of weights that are also kept."""
     cached_copies: int
     """Copies of trained weights that autocast holds until the whole forward pass is over, kept or not."""
-    output: int
+    result: Blank
+    """Its output."""
     forward_peak: int
     """Peak of the forward pass, with kept tensors and output."""
     forward_copies: int
@@ -153,7 +154,7 @@ def trace(
             kept=kept,
             kept_copies=copies,
             cached_copies=ledger.cached_copies,
-            output=output,
+            result=Blank(tuple(result.shape), result.dtype, result.requires_grad),
             forward_peak=forward_peak,
             forward_copies=forward_copies,
             backward_peak=max(peak - output, 0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from minicpmv.errors import UsageError
 from minicpmv.estimation.devices import find_device
@@ -10,7 +11,7 @@ from minicpmv.estimation.engines import find_engine
 from minicpmv.estimation.optimizer_states import Trained, state_bytes
 from minicpmv.estimation.stages import Stage
 from minicpmv.estimation.timeline import play
-from minicpmv.estimation.tracing import Footprint
+from minicpmv.estimation.tracing import Blank, Footprint
 
 MATRIX, EMBEDDING, NORM = Trained((512, 256), False), Trained((1000, 256), True), Trained((256,), False)
 
@@ -74,7 +75,7 @@ def stage(name: str, *, is_recomputed: bool = False) -> Stage:
         kept=100,
         kept_copies=0,
         cached_copies=0,
-        output=10,
+        result=Blank((10,), torch.uint8),
         forward_peak=130,
         forward_copies=0,
         backward_peak=150,

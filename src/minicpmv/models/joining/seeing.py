@@ -85,7 +85,7 @@ class SeesPictures(HasParts):
         if unseen:
             seen_PE = self.tower(pixel_values, unseen, counts, pixel_table)
         elif is_sharded(self.tower):  # another rank may run it, and would wait for this one
-            self.tower(self._blank(tower_features.device), [self._blank_size], [1])
+            self.tower(self._blank(tower_features.device), [self.blank_size], [1])
         left = self.sizes_seen(sizes)
         rows = [rows * columns for rows, columns in left]
         return self.connector(join_in_order(known, rows, tower_features, seen_PE), left, times)
@@ -130,11 +130,11 @@ class SeesPictures(HasParts):
 
         Engines that shard or synchronise parameters wait for ever if one rank skips a module that another one runs.
         """
-        features_GQD = self._run_vision(self._blank(device), Layout(sizes=(self._blank_size,)), [1])
+        features_GQD = self._run_vision(self._blank(device), Layout(sizes=(self.blank_size,)), [1])
         return 0.0 * features_GQD.sum()
 
     @property
-    def _blank_size(self) -> tuple[int, int]:
+    def blank_size(self) -> tuple[int, int]:
         """Rows and columns of the smallest picture."""
         side = self.config.token_rule.side or 1
         return side, side
@@ -143,4 +143,4 @@ class SeesPictures(HasParts):
         """Patches of the smallest picture, (P, 588)."""
         # From the config: reading a weight's shape would make ZeRO-3 gather it on this rank alone.
         width = 3 * cast("int", self.config.vision_config.patch_size) ** 2
-        return torch.zeros(self._blank_size[0] * self._blank_size[1], width, device=device)
+        return torch.zeros(self.blank_size[0] * self.blank_size[1], width, device=device)

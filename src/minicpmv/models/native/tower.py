@@ -7,8 +7,8 @@ released classes expect it, they compute.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,8 @@ from minicpmv.models.native.exchanged import exchange
 from minicpmv.models.networks.flops import FlopWalk, walk_tower, walk_tower_layer
 from minicpmv.models.networks.pixels import read_pixels
 from minicpmv.models.networks.positions import fraction_buckets, grid_position_ids
-from minicpmv.models.networks.siglip import PatchEmbedding
+from minicpmv.models.networks.siglip import PatchEmbedding, shapes_of_patches
+from minicpmv.models.networks.steps import Step
 
 if TYPE_CHECKING:
     from transformers.models.minicpmv4_6 import modeling_minicpmv4_6 as released
@@ -76,6 +77,12 @@ def _by_window(sizes: Sequence[Size], device: torch.device) -> Tensor:
         orders.append(_window_order(rows, columns) + start)
         start += rows * columns
     return torch.cat(orders).to(device, non_blocking=True)
+
+
+def _keep_orders(sizes: Sequence[Size]) -> None:
+    """Make the orders of windows, which are kept for all batches."""
+    for size in dict.fromkeys(sizes):
+        _window_order(*size)
 
 
 class _Patches(PatchEmbedding):
@@ -174,6 +181,29 @@ class NativeTower(_Tower):
             grad = walk_tower_layer(walk, f"{name}.encoder.layers.{layer}", vision, grad, of=area)
         return grad or walk.trains(f"{name}.post_layernorm")
 
+    def steps(self, sizes: Sequence[Size]) -> Iterator[Step]:
+        """Yield the steps of its forward pass, see ``networks.steps``, for slices of these rows and columns."""
+        embeddings, name = self.embeddings, "vision tower"
+
+        def embed(patches_P588: Tensor, places_P: Tensor) -> Tensor:
+            values_P588 = patches_P588.to(embeddings.patch_embedding.weight.dtype)
+            return (embeddings.patch_embedding(values_P588) + embeddings.position_embedding(places_P))[None]
+
+        yield Step(name, [embeddings], embed, shapes_of_patches(sizes, embeddings.patch_embedding))
+        lengths = _lengths_of(sizes)
+        for number, layer in enumerate(self.encoder.layers):
+            yield Step(name, [layer], partial(_run_layer, layer, lengths), is_layer=True)
+            if number == self._merges_behind():
+                _keep_orders(sizes)
+                yield Step(name, [self.vit_merger], partial(self.vit_merger, sizes=sizes))
+                sizes = halve(sizes)
+                lengths = _lengths_of(sizes)
+        yield Step(name, [self.post_layernorm], lambda hidden: self.post_layernorm(hidden)[0])
+
+    def _merges_behind(self) -> int | None:
+        """Number of the layer behind which windows are merged; None where they are not."""
+        return self.config.insert_layer_id if merges_inside(self.release_config) else None
+
     def get_input_embeddings(self) -> nn.Module:
         """Override transformers: PEFT and gradient checkpointing ask for it."""
         return self.embeddings.patch_embedding
@@ -206,14 +236,18 @@ class NativeTower(_Tower):
         ids_P = grid_position_ids(sizes, side, hidden_PE.device, fraction_buckets)
         hidden = (hidden_PE + embeddings.position_embedding(ids_P))[None]
         lengths = _lengths_of(sizes)
-        last_before = self.config.insert_layer_id if merges_inside(self.release_config) else None
+        last_before = self._merges_behind()
         for number, layer in enumerate(self.encoder.layers):
-            hidden = layer(hidden, None, lengths=lengths)
+            hidden = _run_layer(layer, lengths, hidden)
             if number == last_before:
                 smaller = halve(sizes)
                 hidden = self.vit_merger(hidden, sizes=sizes)
                 lengths = _lengths_of(smaller)
         return self.post_layernorm(hidden)[0]
+
+
+def _run_layer(layer: nn.Module, lengths: Lengths, hidden: Tensor) -> Tensor:
+    return layer(hidden, None, lengths=lengths)
 
 
 def _lengths_of(sizes: Sequence[Size]) -> Lengths:
@@ -238,6 +272,14 @@ class NativeMerger(_Merger):
         inner = walk.linear(f"{name}.mlp.0.linear_1", width, width, grad=grad, unit="resampled_patches", of=of)
         hidden = config.text_config.hidden_size
         return walk.linear(f"{name}.mlp.0.linear_2", width, hidden, grad=inner, unit="resampled_patches", of=of)
+
+    def steps(self, sizes: Sequence[Size]) -> Iterator[Step]:
+        """Yield its one step, see ``networks.steps``, for slices of these rows and columns in features."""
+        seen = sizes
+        for _ in self.mlp:
+            _keep_orders(seen)
+            seen = halve(seen)
+        yield Step("resampler", [self], lambda features_PE: self(features_PE, sizes))
 
     def forward(self, hidden_states: Tensor, sizes: Any, times: None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """

@@ -7,7 +7,7 @@ the time as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.functional import linear
 from minicpmv.models.attention.varlen import attend
 from minicpmv.models.networks.flops import FlopWalk
 from minicpmv.models.networks.positions import SinePositions, find_patches
+from minicpmv.models.networks.steps import Step
 
 __all__ = ["Resampler"]
 
@@ -126,6 +127,13 @@ class Resampler(nn.Module):
         grad = walk.linear(f"{name}.attn.out_proj", width, width, grad=grad, unit="blocks", times=num_queries)
         grad |= walk.trains(f"{name}.ln_post")
         return walk.linear("", width, width, grad=grad, unit="blocks", times=num_queries, weight=f"{name}.proj")
+
+    def steps(self, sizes: Sequence[tuple[int, int]]) -> Iterator[Step]:
+        """Yield its one step, see ``steps``, for slices of these rows and columns in patches."""
+        # Made now: the table of positions is kept for all batches.
+        for dtype in (torch.float32, next(self.parameters()).dtype):
+            self.positions.of_grid(list(dict.fromkeys(sizes)), torch.device("cpu"), dtype)
+        yield Step("resampler", [self], lambda features_PE: self(features_PE, sizes))
 
     def forward(
         self,

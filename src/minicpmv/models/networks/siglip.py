@@ -6,7 +6,8 @@ It neither cuts pictures into patches (``processing.pictures.patches``) nor comp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -20,9 +21,10 @@ from minicpmv.models.attention.varlen import Lengths, attend
 from minicpmv.models.networks.flops import FlopWalk, walk_tower
 from minicpmv.models.networks.pixels import read_pixels
 from minicpmv.models.networks.positions import grid_position_ids, resize_table, row_position_ids
+from minicpmv.models.networks.steps import Shape, Step
 from minicpmv.releases.row import PositionScheme
 
-__all__ = ["TimmVisionTower", "VisionTower"]
+__all__ = ["TimmVisionTower", "VisionTower", "shapes_of_patches"]
 
 # Shape letters in this file
 #   P patches of all slices    E vision width    H heads    K channels of a head    N cells of the position table
@@ -178,6 +180,22 @@ class VisionTower(PreTrainedModel):
         """
         return walk_tower(walk, name, config.vision_config)
 
+    def steps(self, sizes: Sequence[tuple[int, int]]) -> Iterator[Step]:
+        """Yield the steps of its forward pass, see ``steps``, for slices of these rows and columns in patches."""
+        lengths, embeddings = [rows * columns for rows, columns in sizes], self.embeddings
+
+        def embed(patches_P588: Tensor, places_P: Tensor) -> Tensor:
+            values_P588 = patches_P588.to(embeddings.patch_embedding.weight.dtype)
+            if self.positions == "row":
+                values_P588 = values_P588.clone()  # 2.5 pads it
+            return embeddings.patch_embedding(values_P588) + embeddings.position_embedding(places_P)
+
+        yield Step("vision tower", [embeddings], embed, shapes_of_patches(sizes, embeddings.patch_embedding))
+        for layer in self.encoder.layers:
+            run = partial(_run_layer, layer, lengths)
+            yield Step("vision tower", [layer], run, is_layer=True)
+        yield Step("vision tower", [self.post_layernorm], self.post_layernorm)
+
     def get_input_embeddings(self) -> nn.Module:
         """Override transformers, which cannot guess the name: PEFT and gradient checkpointing ask for it."""
         return self.embeddings.patch_embedding
@@ -233,6 +251,21 @@ class VisionTower(PreTrainedModel):
 
 class TimmVisionTower(VisionTower):
     """The same tower for MiniCPM-V-2, whose checkpoint has timm's key names; ``checkpoint`` converts by this class."""
+
+
+def shapes_of_patches(sizes: Sequence[tuple[int, int]], embedding: nn.Conv2d) -> tuple[Shape, Shape]:
+    """Return the shapes of the bytes of slices and of the cells of their patches in the table of positions.
+
+    What reads them, ``read_pixels`` and ``positions``, looks up piece by piece, which takes long to follow and needs
+    less than the embeddings of the patches at any released width.
+    """
+    num_patches = sum(rows * columns for rows, columns in sizes)
+    num_values = embedding.in_channels * embedding.kernel_size[0] * embedding.kernel_size[1]
+    return ((num_patches, num_values), torch.uint8), ((num_patches,), torch.int64)
+
+
+def _run_layer(layer: nn.Module, lengths: Sequence[int], hidden_PE: Tensor) -> Tensor:
+    return layer(hidden_PE, lengths)
 
 
 def _longest_of_each(lengths: Sequence[int], slices_per_sample: Sequence[int]) -> list[tuple[int, int]]:
