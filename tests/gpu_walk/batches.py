@@ -15,18 +15,24 @@ from minicpmv.data.samples.collation import Collator, PackedCollator
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.sources.loading import load_records
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.releases.row import find_code
+from minicpmv.releases.table import VERSIONS
 from minicpmv.training.inputs.record_ids import NumberedCollator, NumberedDataset
 from tests.gpu_walk.report import Records, Release, Rows
-from tests.released_sizes import PRESUMED, RELEASED
+from tests.released_sizes import NATIVE, PRESUMED, RELEASED
 from tests.tiny import FIXTURES, conversation, picture, save_picture, write_data
 
 __all__ = ["RunInputs"]
 
-_FIXTURE: Mapping[Release, str] = {"2.0": "v2", "2.5": "v2_5", "2.6": "v2_6", "4.0": "v4", "4.5": "v4_5"}
+_FIXTURE: Mapping[Release, str] = {"2.0": "v2", "2.5": "v2_5", "2.6": "v2_6", "4.0": "v4", "4.5": "v4_5",
+                                   "4.6": "v4_6", "4.7": "v4_7", "o-4.5": "v4_5"}  # fmt: skip
 """Whose tokenizer a walk takes: those of the releases are larger, and no shape depends on that."""
+_SIZES: Mapping[Release, Any] = {**RELEASED, **PRESUMED, "4.7": NATIVE["4.6"], **NATIVE, "o-4.5": RELEASED["4.5"]}
 _NOT_RELEASED = ("head_dim", "slice_config", "vision_config")
 """Keys of the fixtures' configs that not all releases have."""
 _LAYERS = 2
+_KINDS = ["linear_attention", "full_attention"]
+"""Of the language model's layers of 4.6 and later; their towers merge windows between their two layers."""
 _SLICING = {"max_slice_nums": 9, "scale_resolution": 448, "patch_size": 14}
 _RECORDS: Mapping[Records, str] = {"pictures": "abcd", "weights": "abcde", "text": "bb"}
 """Which records a batch is made of, by their ids."""
@@ -48,7 +54,7 @@ class RunInputs:
     def __init__(self, release: Release, folder: Path) -> None:
         self.release: Release = release
         self.checkpoint = _write_checkpoint(release, folder / "checkpoint")
-        self.processor = MiniCPMVProcessor.from_pretrained(self.checkpoint)
+        self.processor: Any = find_code(VERSIONS[release].reading.processor).from_pretrained(self.checkpoint)
         self._items = _encode_records(self.processor, folder)
         self._questions = _encode_questions(self.processor)
 
@@ -109,11 +115,30 @@ def _write_checkpoint(release: Release, folder: Path) -> Path:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config = {key: value for key, value in config.items() if key not in _NOT_RELEASED} | (RELEASED | PRESUMED)[release]
+    if "text_config" in config:
+        _write_native(release, source, config, folder)
+        return folder
+    config = {key: value for key, value in config.items() if key not in _NOT_RELEASED} | _SIZES[release]
     config |= _SLICING | {"num_hidden_layers": _LAYERS}
+    if release.startswith("o-"):
+        config["model_type"] = VERSIONS[release].network.model_type
     if "vision_config" in config:
         config["vision_config"] = config["vision_config"] | {"num_hidden_layers": _LAYERS}
     else:  # 2.0 states its tower by name; the last block of those it is made with is dropped
         config["vision_config"] = {"num_hidden_layers": _LAYERS + 1}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
+
+
+def _write_native(release: Release, source: Path, config: dict[str, Any], folder: Path) -> None:
+    """Write the config of a release that has one for each part, and its way to cut pictures."""
+    parts = {}
+    for name in ("text_config", "vision_config"):
+        own = config[name]
+        parts[name] = own | _SIZES[release][name] | {"model_type": own["model_type"], "num_hidden_layers": _LAYERS}
+    parts["text_config"] |= {"layer_types": _KINDS, "tie_word_embeddings": config["tie_word_embeddings"]}
+    parts["vision_config"] |= {"insert_layer_id": 0}
+    (folder / "config.json").write_text(json.dumps(config | parts | {"insert_layer_id": 0}), encoding="utf-8")
+    pictures = json.loads((source / "preprocessor_config.json").read_text(encoding="utf-8"))
+    (folder / "preprocessor_config.json").write_text(json.dumps(pictures | _SLICING), encoding="utf-8")
+    shutil.copyfile(source / "chat_template.jinja", folder / "chat_template.jinja")

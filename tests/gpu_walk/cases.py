@@ -15,6 +15,9 @@ DEFAULT = (
     Case(release="2.6", recomputes=True),
     Case(release="4.0", method="adapters", precision="autocast float16"),
     Case(release="4.5", method="full", recomputes=True),
+    Case(release="4.6", method="full", recomputes=True),
+    Case(release="4.7"),
+    Case(release="o-4.5", method="adapters", precision="zero2 bfloat16"),
 )
 """Of each release one, and together every way of training at least once."""
 

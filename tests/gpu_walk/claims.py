@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
+from minicpmv.releases.table import VERSIONS
 from tests.gpu_walk.report import Crossing, Report
 
 __all__ = ["CLAIMS", "broken"]
@@ -23,10 +25,11 @@ def _all_that_learns_gets_a_gradient(report: Report) -> list[str]:
 
 def _attention_is_the_kernel(report: Report) -> list[str]:
     """Once in every layer of the tower, in the resampler and, of packed rows, in every layer of the language model."""
-    by_kernel = _attending(report, "vpm", "resampler", *(["llm"] if report.case.rows == "packed" else []))
+    parts = _parts(report)
+    by_kernel = _attending(report, *parts.seeing, *(parts.saying if report.case.rows == "packed" else ()))
     by_sdpa = [name for name in report.attentions if name not in by_kernel]
     again = _attending(report, *_recomputed(report)) if report.case.recomputes else []
-    learning = _attending(report, "llm") if report.case.method == "adapters" else report.attentions
+    learning = _attending(report, *parts.saying) if report.case.method == "adapters" else report.attentions
     gradients = sum(name in learning for name in by_kernel)
     return [
         *_differences("forward: the kernel", report.kernels, "forward", dict.fromkeys(by_kernel, 1)),
@@ -43,7 +46,8 @@ def _attention_is_the_kernel(report: Report) -> list[str]:
 
 def _answers_see_by_the_kernel(report: Report) -> list[str]:
     """A prompt's pictures are seen by the kernel, once; tokens attend by sdpa, which takes the cache."""
-    seeing, saying = _attending(report, "vpm", "resampler"), _attending(report, "llm")
+    parts = _parts(report)
+    seeing, saying = _attending(report, *parts.seeing), _attending(report, *parts.saying)
     found = _differences("prefill: the kernel", report.kernels, "prefill", dict.fromkeys(seeing, 1))
     for phase in ("prefill", "decode 1", "decode 2"):
         found += _differences(f"{phase}: sdpa", report.sdpa, phase, dict.fromkeys(saying, 1))
@@ -106,12 +110,26 @@ def broken(report: Report) -> dict[str, str]:
     return {name: "\n".join(faults) for name, faults in found.items() if faults}
 
 
+class _Parts(NamedTuple):
+    """Where in the model pictures are seen, and where tokens attend: beginnings of the names of modules."""
+
+    seeing: tuple[str, ...]
+    saying: tuple[str, ...]
+
+
+def _parts(report: Report) -> _Parts:
+    parts = VERSIONS[report.case.release].network.parts
+    return _Parts((parts.tower, parts.connector), (parts.language_model,))
+
+
 def _attending(report: Report, *parts: str) -> list[str]:
     return [name for name in report.attentions if name.startswith(parts)]
 
 
 def _recomputed(report: Report) -> list[str]:
-    return ["llm"] if report.case.method == "adapters" else ["llm", "vpm"]
+    """Layers; what merges windows between those of a tower is none."""
+    tower = VERSIONS[report.case.release].network.parts.tower
+    return [*_parts(report).saying, *([] if report.case.method == "adapters" else [f"{tower}.encoder"])]
 
 
 def _differences(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from minicpmv.data.samples.collation import Collator, PackedCollator
 from minicpmv.models import modeling
 from minicpmv.models.attention import varlen as attention
+from minicpmv.models.joining import forward as joining
 from minicpmv.models.networks import resampler, siglip
 from minicpmv.models.networks.layout import lay_out
 from minicpmv.models.networks.loss import IGNORED, summed_loss
@@ -58,7 +59,7 @@ def _times_on_the_host() -> AbstractContextManager[Any]:
 
 
 def _a_mask_that_is_looked_at() -> AbstractContextManager[Any]:
-    return patch.object(modeling, "mask_rows", lambda config, embeds, mask, lengths: mask)
+    return patch.object(joining, "mask_rows", lambda config, embeds, mask, lengths: mask)
 
 
 def _attention_before_its_cast() -> AbstractContextManager[Any]:
@@ -82,7 +83,7 @@ def _labels_by_a_mask() -> AbstractContextManager[Any]:
         hidden, targets = hidden[:, :-1][is_labelled], labels[:, 1:][is_labelled]
         return summed_loss(hidden, targets, project, num_chunks=num_chunks)
 
-    return patch.object(modeling, "labelled_token_loss", labelled_token_loss)
+    return patch.object(joining, "labelled_token_loss", labelled_token_loss)
 
 
 def _images_by_a_mask() -> AbstractContextManager[Any]:

@@ -31,8 +31,8 @@ from transformers.utils import import_utils
 
 from minicpmv.errors import MiniCPMVError
 from minicpmv.models.answering.answers import end_token_ids, generate_answers
-from minicpmv.models.configuration import MiniCPMVConfig
-from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.configuration import read_model_config
+from minicpmv.models.skeleton import model_class
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.resolution import resolve_settings
 from minicpmv.training.inputs.record_ids import take_numbers
@@ -137,8 +137,8 @@ class Walk:
         run = self._run
         dtype = torch.float32 if self._by_autocast and not run.use_lora else self._half
         with torch.device("meta"):
-            config = MiniCPMVConfig.from_pretrained(self._material.checkpoint)
-            model: Any = MiniCPMVForConditionalGeneration._from_config(config, dtype=dtype)
+            config: Any = read_model_config(self._material.checkpoint)
+            model: Any = model_class(config)._from_config(config, dtype=dtype)
             model.generation_config = GenerationConfig.from_pretrained(self._material.checkpoint)
             run, _ = resolve_learning(run, model, given=set())
             if run.use_lora:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -18,6 +19,7 @@ from minicpmv.errors import UsageError
 from minicpmv.models.networks.resampler import Resampler
 from minicpmv.models.networks.siglip import PatchEmbedding
 from minicpmv.training.trainer import MiniCPMVTrainer
+from tests.omni import write_omni
 from tests.run import engines
 from tests.run.forked import run_command
 from tests.run.training import flags, losses, make_data, read_run, run_here
@@ -80,6 +82,41 @@ def test_second_epoch_computes_nothing_and_losses_stay(
     assert losses(run) == pytest.approx(losses(without), abs=_LOSS)
     assert seen["tower"] == twice["tower"] / 2
     assert seen["resampler"] == twice["resampler"] / (2 if learns else 1)  # one that learns computes on
+
+
+@pytest.mark.parametrize("mode", ["16x", "4x"])
+@pytest.mark.parametrize("version", ["v4_6", "v4_7"])
+def test_features_are_kept_where_the_tower_merges_windows_and_where_it_does_not(
+    version: str, mode: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With known and unknown pictures in a batch, and a cache in which those of the other mode lie already."""
+    learns = [*_LORA, "--tune_embeddings", "false", "--downsample_mode", mode]
+    cached = ["--vision_cache", str(tmp_path / "cache"), "--per_device_train_batch_size", "2"]
+    other = ["--downsample_mode", {"16x": "4x", "4x": "16x"}[mode]]
+    train(only(1, data, tmp_path), tmp_path / "other", *learns, *cached, *other, model=version, steps=1)
+    capsys.readouterr()
+    told: list[tuple[str, str]] = []
+    for name in ("first", "again"):
+        run = train(data, tmp_path / name, *learns, *cached, model=version, steps=2)
+        told += re.findall(r"(\d+) slices read, (\d+) computed", capsys.readouterr().out)
+        without = train(data, tmp_path / f"{name} without", *learns, *cached[2:], model=version, steps=2)
+        assert losses(run) == pytest.approx(losses(without), abs=_LOSS)
+    (read, computed), again = told
+    assert (read, again) == ("0", (computed, "0"))
+    assert int(computed) > 2
+
+
+@pytest.mark.parametrize("name", ["o-2.6", "o-4.5"])
+def test_pictures_of_minicpm_o_are_kept(
+    name: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(write_omni(tmp_path / "omni", name))
+    without = train(data, tmp_path / "without", *_ALL_FROZEN, model=model, steps=8)
+    cached = ["--vision_cache", str(tmp_path / "cache")]
+    capsys.readouterr()
+    run = train(data, tmp_path / "with", *_ALL_FROZEN, *cached, model=model, steps=8)
+    assert "5 slices read, 5 computed" in capsys.readouterr().out
+    assert losses(run) == pytest.approx(losses(without), abs=_LOSS)
 
 
 def test_second_run_sees_no_image(

@@ -32,12 +32,18 @@ class KnownFeatures:
 
     store: FeatureStore
     kind: FeatureKind
-    """``tower_features``: what a resampler that learns reads, one row for each patch. ``image_features``: what a frozen
+    """``tower_features``: what a resampler that learns reads, one row for each feature. ``image_features``: what a frozen
     resampler made of them, one block for each slice."""
     made_by: str
     """Digest of everything except the image that features depend on: weights, sizes, precision."""
     attends_padding: bool
     """Whether features depend on the longest slice of their record, as they do for 2.5."""
+    patches_each: int = 1
+    """Patches that the tower makes one feature of: 4 where it merges windows, as 4.6 does with 16 patches a token."""
+
+    def count_rows(self, size: tuple[int, int]) -> int:
+        """Count the tower's features of a slice from its rows and columns in patches."""
+        return size[0] * size[1] // self.patches_each
 
     def keys(self, contents: Sequence[bytes], plans: Sequence[SlicePlan]) -> list[str]:
         """Name the features of a record's images.
@@ -58,11 +64,13 @@ class KnownFeatures:
         """Read the features of a record's images, end to end; None unless all are there.
 
         Returns:
-            (P, E), one row for each patch, or (S, Q, D), the tokens of each slice, as ``kind`` says.
+            (rows, E), the tower's features of each slice, or (S, Q, D), the tokens of each slice, as ``kind`` says.
         """
         found = []
         for key, plan in zip(keys, plans, strict=True):
-            features = self.store.read(key, plan.num_slices if self.kind == "image_features" else plan.num_patches)
+            by_slice = self.kind == "image_features"
+            num_rows = plan.num_slices if by_slice else sum(map(self.count_rows, plan.tgt_sizes))
+            features = self.store.read(key, num_rows)
             if features is None:
                 return None
             found.append(features)

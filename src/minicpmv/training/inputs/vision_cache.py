@@ -144,8 +144,16 @@ def find_features(
         store=FeatureStore(Path(run.vision_cache), max_bytes=int(run.vision_cache_gb * 1e9)),
         kind=kind,
         made_by=digest,
+        patches_each=_count_patches_each(base),
         attends_padding=config.minicpmv_version.network.vision_positions == "row",
     )
+
+
+def _count_patches_each(model: Any) -> int:
+    """Count the patches that the tower makes one feature of, by a slice that every release can merge."""
+    side = model.config.token_rule.side or 1
+    ((rows, columns),) = model.sizes_seen([(side, side)])
+    return side**2 // (rows * columns)
 
 
 def _bare(model: Any) -> Any:
@@ -225,9 +233,8 @@ class FeatureWriter(TrainerCallback):
         if self._known.kind == "image_features":
             return list(slices)
         assert layout.known is not None, "called only where images are looked up"
-        unseen = (
-            rows * columns for (rows, columns), known in zip(layout.sizes, layout.known, strict=True) if not known
-        )
+        sizes = zip(layout.sizes, layout.known, strict=True)
+        unseen = (self._known.count_rows(size) for size, known in sizes if not known)
         return [sum(islice(unseen, count)) for count in slices]
 
     def _take(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
