@@ -59,9 +59,15 @@ class Lengths(Sequence[int]):
         if device not in self._offsets:
             # Made under inference_mode, they could not be kept for a backward pass later.
             with torch.inference_mode(False):
-                on_host = torch.tensor([0, *accumulate(self._of_each)], dtype=torch.int32)
-                self._offsets[device] = on_host.to(device, non_blocking=True)
+                self._offsets[device] = self._make_offsets(device)
         return self._offsets[device]
+
+    def _make_offsets(self, device: torch.device) -> Tensor:
+        if len(set(self._of_each)) == 1:  # such as windows, of which there may be too many to send without a wait
+            length = self._of_each[0]
+            return torch.arange(0, length * len(self) + 1, length, dtype=torch.int32, device=device)
+        on_host = torch.tensor([0, *accumulate(self._of_each)], dtype=torch.int32)
+        return on_host.to(device, non_blocking=True)
 
     @never_compiled
     def apart(self, gap: int, device: torch.device) -> Tensor:

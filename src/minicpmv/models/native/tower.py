@@ -8,17 +8,16 @@ released classes expect it, they compute.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from minicpmv.models.attention.varlen import Lengths, attend
 from minicpmv.models.native.exchanged import exchange
 from minicpmv.models.networks.flops import FlopWalk, walk_tower, walk_tower_layer
 from minicpmv.models.networks.pixels import read_pixels
-from minicpmv.models.networks.positions import fraction_buckets, grid_position_ids
+from minicpmv.models.networks.positions import fraction_buckets, grid_position_ids, window_order
 from minicpmv.models.networks.siglip import PatchEmbedding, shapes_of_patches
 from minicpmv.models.networks.steps import Step
 
@@ -62,27 +61,6 @@ def halve(sizes: Sequence[Size]) -> list[Size]:
                 "each merging; plan slices with the checkpoint's own processor"
             )
     return [(rows // SIDE, columns // SIDE) for rows, columns in sizes]
-
-
-@lru_cache(maxsize=4096)
-def _window_order(rows: int, columns: int) -> Tensor:
-    places = torch.arange(rows * columns).view(rows // SIDE, SIDE, columns // SIDE, SIDE)
-    return places.transpose(1, 2).flatten()
-
-
-def _by_window(sizes: Sequence[Size], device: torch.device) -> Tensor:
-    """Number the patches of slices that lie end to end window by window, row by row in each; (P,) int64."""
-    orders, start = [], 0
-    for rows, columns in sizes:
-        orders.append(_window_order(rows, columns) + start)
-        start += rows * columns
-    return torch.cat(orders).to(device, non_blocking=True)
-
-
-def _keep_orders(sizes: Sequence[Size]) -> None:
-    """Make the orders of windows, which are kept for all batches."""
-    for size in dict.fromkeys(sizes):
-        _window_order(*size)
 
 
 class _Patches(PatchEmbedding):
@@ -129,7 +107,7 @@ class _MergesWindows(_WindowMerger):
         """
         if sizes is None:
             return super().forward(hidden_states, *args, **kwargs)
-        order_P = _by_window(sizes, hidden_states.device)
+        order_P = window_order(sizes, SIDE, hidden_states.device)
         ordered_PE = hidden_states[0].index_select(0, order_P)
         lengths = Lengths([SIDE**2] * (len(ordered_PE) // SIDE**2))
         attended, _ = self.self_attn(self.layer_norm1(ordered_PE)[None], lengths=lengths)
@@ -194,7 +172,6 @@ class NativeTower(_Tower):
         for number, layer in enumerate(self.encoder.layers):
             yield Step(name, [layer], partial(_run_layer, layer, lengths), is_layer=True)
             if number == self._merges_behind():
-                _keep_orders(sizes)
                 yield Step(name, [self.vit_merger], partial(self.vit_merger, sizes=sizes))
                 sizes = halve(sizes)
                 lengths = _lengths_of(sizes)
@@ -275,10 +252,6 @@ class NativeMerger(_Merger):
 
     def steps(self, sizes: Sequence[Size]) -> Iterator[Step]:
         """Yield its one step, see ``networks.steps``, for slices of these rows and columns in features."""
-        seen = sizes
-        for _ in self.mlp:
-            _keep_orders(seen)
-            seen = halve(seen)
         yield Step("resampler", [self], lambda features_PE: self(features_PE, sizes))
 
     def forward(self, hidden_states: Tensor, sizes: Any, times: None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -295,6 +268,7 @@ class NativeMerger(_Merger):
             return super().forward(hidden_states, sizes)
         for merge in self.mlp:
             smaller = halve(sizes)
-            windows = hidden_states.index_select(0, _by_window(sizes, hidden_states.device)).unflatten(0, (-1, SIDE**2))
+            order = window_order(sizes, SIDE, hidden_states.device)
+            windows = hidden_states.index_select(0, order).unflatten(0, (-1, SIDE**2))
             hidden_states, sizes = merge(windows.flatten(1)), smaller
         return hidden_states

@@ -23,6 +23,7 @@ __all__ = [
     "grid_position_ids",
     "resize_table",
     "row_position_ids",
+    "window_order",
 ]
 
 # Shape letters in this file
@@ -95,6 +96,24 @@ def find_patches(sizes: Sequence[Size], device: torch.device) -> PatchPlaces:
     place_P = torch.arange(num_patches, device=device) - start_S[slice_P]
     columns_P = size_S2[:, 1][slice_P]
     return PatchPlaces(slice_P, place_P // columns_P, place_P % columns_P)
+
+
+def window_order(sizes: Sequence[Size], side: int, device: torch.device) -> Tensor:
+    """List the patches of slices that lie end to end window by window, row by row in each; (P,) int64.
+
+    Args:
+        sizes: Rows and columns of each slice, whole multiples of ``side``.
+        side: Patches along each side of a window.
+        device: Where the numbers are needed.
+    """
+    places = find_patches(sizes, device)
+    columns_S = torch.tensor([columns for _, columns in sizes], device="cpu").to(device, non_blocking=True)
+    number_P = torch.arange(len(places.slice_P), device=device)
+    row_P, column_P = places.row_P % side, places.column_P % side
+    # A band of windows holds the same numbers in either order.
+    band_P = number_P - row_P * columns_S[places.slice_P] - places.column_P
+    moved_P = band_P + places.column_P // side * side**2 + row_P * side + column_P
+    return torch.empty_like(number_P).scatter_(0, moved_P, number_P)
 
 
 def grid_position_ids(

@@ -16,6 +16,7 @@ from minicpmv.models.networks.positions import (
     find_patches,
     grid_position_ids,
     row_position_ids,
+    window_order,
 )
 
 CPU = torch.device("cpu")
@@ -45,6 +46,20 @@ def test_patches_are_numbered_row_by_row_slice_by_slice() -> None:
         for column in range(columns)
     ]
     assert torch.stack(find_patches(SIZES, CPU), dim=1).tolist() == [list(each) for each in expected]
+
+
+def test_windows_lie_row_by_row_and_their_patches_too() -> None:
+    sizes = [(4, 6), (2, 2), (6, 4)]
+    starts = [0, 24, 28]
+    expected = [
+        start + (top + row) * columns + left + column
+        for start, (rows, columns) in zip(starts, sizes, strict=True)
+        for top in range(0, rows, 2)
+        for left in range(0, columns, 2)
+        for row in (0, 1)
+        for column in (0, 1)
+    ]
+    assert window_order(sizes, 2, CPU).tolist() == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
