@@ -14,9 +14,10 @@ import torch
 from benchmarks.gpu.cases import CommandFailed, Setting, bounded, run_python
 from benchmarks.gpu.lines import Lines, read_lines
 from benchmarks.gpu.running import Plan, run_stages
-from benchmarks.gpu.stages import STAGES, Stage
+from benchmarks.gpu.stages import STAGES, Stage, linear_layers
 from benchmarks.gpu.tracing import read_trace
 from benchmarks.gpu.worker import run_stage
+from minicpmv.models.native import linear_attention
 
 
 def test_the_page_names_every_stage_with_its_time() -> None:
@@ -105,3 +106,15 @@ def test_a_stage_that_takes_too_long_is_ended_and_the_next_one_runs(tmp_path: Pa
     of_kernels = [line for line in lines.written if line["stage"] == "kernels"]
     assert of_kernels[-1]["failed"] == "the time of its stage was over"
     assert {line["case"] for line in lines.written if line["stage"] == "facts"} > {"machine", "matrix products"}
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_sample_that_reads_the_one_before_it_does_not_hold(
+    is_told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not is_told:
+        monkeypatch.setattr(linear_attention, "_carry", lambda given, lengths: linear_attention._run_rule(given))
+    options: dict[str, Any] = {"is_small": True, "release": "2.6", "folder": tmp_path, "output": tmp_path / "x"}
+    for case in linear_layers.cases(Setting(device=torch.device("cpu"), traces=None, **options)):
+        (found,) = case.measure()
+        assert found["holds"] is is_told, found

@@ -19,6 +19,7 @@ class Stage(NamedTuple):
 STAGES: Mapping[str, Stage] = {
     "facts": Stage(15, "what the machine is, and what its matrix products and copies reach"),
     "kernels": Stage(25, "attention equals float32 one sequence at a time, forward and backward, by the kernel meant"),
+    "linear_layers": Stage(20, "layers that carry a state (4.6): packed equals alone, by flash-linear-attention"),
     "fixtures": Stage(30, "five tiny releases give the CPU's loss and gradients; padded equals packed"),
     "real_size": Stage(110, "seconds and memory of a step at the released size, where it goes, where the host waits"),
     "commands": Stage(120, "the training command trains, samples, saves, proves, resumes and answers"),
