@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn.functional import gelu
 
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
+from minicpmv.models.networks.steps import Step
 from minicpmv.releases.row import find_code
 
 __all__ = ["MadeUpConfig", "MadeUpModel", "Merger"]
@@ -47,6 +48,9 @@ class Merger(nn.Module):
         share = width // config.minicpmv_version.reading.token_side**2
         grad = walk.linear(f"{name}.inner", vision, width, grad=grad, unit="resampled_patches")
         return walk.linear(f"{name}.outer", share, width, grad=grad, unit="resampled_patches")
+
+    def steps(self, sizes: Sequence[tuple[int, int]]) -> Iterator[Step]:
+        yield Step("resampler", [self], lambda features_PE: self(features_PE, sizes))
 
     def forward(self, features_PE: Tensor, sizes: Sequence[tuple[int, int]], temporal_ids: Any = None) -> Tensor:
         """Return the tokens of all slices, end to end, (N, D)."""

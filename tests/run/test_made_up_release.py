@@ -70,6 +70,13 @@ def answer(model: Path, shown: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+def test_its_memory_is_estimated(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["estimate", str(base), "--use_cpu", "true", "--model_max_length", "1024", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert max(row["slices"] for row in rows) > 0
+
+
 def test_all_of_it_trains_and_what_is_saved_is_verified(base: Path, data: str, tmp_path: Path) -> None:
     run = train(base, data, tmp_path / "output", "--verify_saved", "true")
     result = json.loads((tmp_path / "output" / "verification.json").read_text(encoding="utf-8"))

@@ -32,7 +32,7 @@ class KnownFeatures:
 
     store: FeatureStore
     kind: FeatureKind
-    """``tower_features``: what a resampler that learns reads, one row for each feature. ``image_features``: what a frozen
+    """``tower_features``: what a resampler that learns reads, a row for each feature. ``image_features``: what a frozen
     resampler made of them, one block for each slice."""
     made_by: str
     """Digest of everything except the image that features depend on: weights, sizes, precision."""
