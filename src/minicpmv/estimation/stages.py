@@ -79,7 +79,7 @@ class Tracer:
 
         Args:
             steps: In the order of the forward pass.
-            given: What the first is given beside its own arguments.
+            given: What the first is given in addition to its own arguments.
             recomputes: Whether its layers are computed again in the backward pass.
             learns_first: Whether an adapter needs a gradient of what the first returns.
         """
