@@ -16,11 +16,11 @@ NODE_RANK=${NODE_RANK:-0}
 MASTER_ADDR=${MASTER_ADDR:-localhost}
 MASTER_PORT=${MASTER_PORT:-} # empty: a free port; 6001 with several nodes
 
-MODEL=${MODEL:-}         # directory or hub name: openbmb/MiniCPM-V-4_5, -V-4, -V-2_6, -Llama3-V-2_5 or -V-2
+MODEL=${MODEL:-}         # directory or hub name: openbmb/MiniCPM-V-4.7-1B, -V-4.6, -V-4_5, -V-4, -V-2_6, ...
 DATA=${DATA:-}           # JSON file of conversations, see README.md; MODEL and DATA both empty: the demo
 EVAL_DATA=${EVAL_DATA:-} # JSON file; empty: VALIDATION_SPLIT decides
 VALIDATION_SPLIT=${VALIDATION_SPLIT:-} # records of DATA to measure instead: 0.1, 200, 0; empty: 5 % of 100 records or more
-LLM_TYPE=${LLM_TYPE:-}   # qwen3, qwen2, llama3 or minicpm, checked against the model; empty: read from it
+LLM_TYPE=${LLM_TYPE:-}   # qwen3_5, qwen3, qwen2, llama3 or minicpm, checked against the model; empty: read from it
 MODEL_MAX_LENGTH=${MODEL_MAX_LENGTH:-2048} # tokens; with several images in a record 4096 or more
 
 EVAL_STEPS=${EVAL_STEPS:-}     # steps between evaluations; empty: an epoch, at most 1000

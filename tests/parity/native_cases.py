@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minicpmv.models.skeleton import load_weights
 from tests.parity.cases import FIXTURES
+
+_WITHOUT_US = """
+import json, sys
+sys.modules["minicpmv"] = None
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+folder, inputs = sys.argv[1:]
+model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+with torch.no_grad():
+    logits = model(**load_file(inputs)).logits[0, -1]
+print(json.dumps([type(model).__module__, logits.tolist()]))
+"""
 
 __all__ = ["NATIVE", "NativeCase", "PackedRow", "case_names", "load_case", "load_model", "load_packed"]
 
@@ -113,3 +130,30 @@ def load_model(version: str, mode: str = "16x", dtype: torch.dtype = torch.float
     model: Any = load_weights(FIXTURES / version, dtype=dtype)
     model.config.downsample_mode = "4x" if mode == "4x" else "16x"
     return model
+
+
+def native_inputs(version: str) -> dict[str, torch.Tensor]:
+    """A tiled picture, as transformers' own processor gives it."""
+    case = load_case(version, "image_tiled.16x")
+    prompt = case.prompt
+    pixels = prompt["pixel_values"].reshape(-1, 3, 14, 14).permute(1, 2, 0, 3).reshape(1, 3, 14, -1).contiguous()
+    kinds = {"mm_token_type_ids": (prompt["input_ids"] == case.slot).int()} if version == "v4_7" else {}
+    return {"input_ids": prompt["input_ids"], "pixel_values": pixels, "target_sizes": prompt["tgt_sizes"], **kinds}
+
+
+def logits_without_us(folder: Path, version: str) -> Tensor:
+    """Return what :func:`native_inputs` give at their end in a process that cannot import this package."""
+    with tempfile.TemporaryDirectory() as place:
+        inputs = Path(place, "inputs.safetensors")
+        save_file(native_inputs(version), inputs)
+        command = [sys.executable, "-c", _WITHOUT_US, str(folder), str(inputs)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    module, logits = json.loads(done.stdout.splitlines()[-1])
+    assert module.startswith("transformers.models.minicpmv4_")
+    return torch.tensor(logits)
+
+
+def last_logits(model: Any, version: str) -> Tensor:
+    """Return what a tiled picture and a question give at their end."""
+    with torch.no_grad():
+        return model.eval()(**load_case(version, "image_tiled.16x").prompt).logits[0, -1]

@@ -62,9 +62,9 @@ def make_mixed_data(folder: Path) -> str:
     return make_data(folder, text_only=(2, 4, 6))
 
 
-def train_alone(kind: str, data: str, output: Path) -> None:
+def train_alone(kind: str, data: str, output: Path, *more: str) -> None:
     """Train in one process, four records in one batch."""
-    run_here(_arguments(kind, data, output, ["--per_device_train_batch_size", "4"]))
+    run_here(_arguments(kind, data, output, ["--per_device_train_batch_size", "4", *more]))
 
 
 def train_with(engine: str, kind: str, data: str, output: Path, *more: str) -> None:

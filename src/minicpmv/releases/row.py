@@ -212,6 +212,9 @@ class Network:
     parts: Parts = field(default_factory=Parts)
     lora_on: Mapping[str, str] = field(default_factory=lambda: _LORA_ON)
     """Word of ``--lora_target_modules`` -> regular expression over full names of modules."""
+    lora_parameters: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Word of ``--lora_target_modules`` -> regular expression over full names of tensors that are no module of their
+    own, such as those that hold all experts of a layer."""
     lora_notices: Mapping[str, str] = field(default_factory=lambda: _LORA_NOTICES)
     """Full name of a module -> what whoever puts LoRA on it should know."""
     needed_fields: tuple[str, ...] = ("vision_config",)

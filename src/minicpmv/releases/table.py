@@ -263,7 +263,10 @@ _ROWS: dict[str, Version] = {
             llm_types=("qwen3_5_moe", "qwen"),
             reading=_READS_AS_4_7,
             network=replace(
-                _NETWORK_4_7, language_model="transformers:Qwen3_5MoeForCausalLM", lora_on=_LORA_ON_EXPERTS
+                _NETWORK_4_7,
+                language_model="transformers:Qwen3_5MoeForCausalLM",
+                lora_on=_LORA_ON_EXPERTS,
+                lora_parameters={"experts": rf"{_LAYER}\.mlp\.experts\.(gate_up_proj|down_proj)"},
             ),
             answering=Answering(max_input_tokens=32768, max_new_tokens=2048, repetition_penalty=1.0),
             engines=_ENGINES_OF_4_7,

@@ -31,7 +31,7 @@ from minicpmv.training.checkpoints.pickles import restrict_unpickling
 from minicpmv.training.checkpoints.resume import ResumePoint, prepare_directory
 from minicpmv.training.checkpoints.staging import list_checkpoints
 from minicpmv.training.distributed.console import complain, is_first_process, notice, say
-from minicpmv.training.distributed.engine import start_engine
+from minicpmv.training.distributed.engine import start_engine, tell_reads
 from minicpmv.training.distributed.fsdp import choose_units
 from minicpmv.training.distributed.processes import naming_lost_processes, raise_together, wait_for_all
 from minicpmv.training.dry_run import DryRunChecks, require_room, take_dry_run
@@ -181,6 +181,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
 
     set_seed(args.seed)  # before the model: LoRA matrices are initialised randomly
     model = _build_model(inputs, request.run, args)
+    tell_reads(model)
     rates = Rates.of_run(request.run, parts_of(model), learning_rate=args.learning_rate, weight_decay=args.weight_decay)
     parts = summarise_parts(model, rates_of=rates.of)
     checks.weights(model, inputs.base)
@@ -342,6 +343,7 @@ def _build_model(inputs: RunInputs, run: RunArguments, args: TrainingArguments) 
     if args.fsdp:
         choose_units(args, model)
     if run.use_lora:
+        set_seed(args.seed)  # under ZeRO-3 the layers of 4.6 and later draw numbers while they are built
         return add_lora(model, run, keep_dtype=bool(args.deepspeed))
     choose_trained_parts(model, run)
     return model

@@ -596,6 +596,13 @@ class MiniCPMVTrainer(Trainer):
         if self._writes_in_turns:  # not in _save: transformers before 5.23 calls it in the first process alone
             wait_for_all()
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if state_dict:  # DeepSpeed copies tied weights apart, and both would be written
+            tied: dict[str, str] = getattr(self._live_model, "all_tied_weights_keys", {})
+            pairs = {name: same for name, same in tied.items() if {name, same} <= state_dict.keys()}
+            state_dict = state_dict | {name: state_dict[same] for name, same in pairs.items()}
+        super()._save(output_dir, state_dict)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled or is_peft(self.model):
             super()._save_optimizer_and_scheduler(output_dir)

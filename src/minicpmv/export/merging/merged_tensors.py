@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from minicpmv.errors import CheckpointError
 from minicpmv.models.adapters.attaching import fitting_adapter
 from minicpmv.models.adapters.foreign_adapters import ADAPTER_WEIGHTS
+from minicpmv.models.checkpoints.key_names import cut_expert, is_expert
 from minicpmv.models.checkpoints.own_tensors import OwnTensors
 from minicpmv.models.checkpoints.weight_files import WeightReader
 from minicpmv.models.finiteness import is_finite
@@ -63,13 +64,18 @@ class MergedTensors:
         self._base = OwnTensors(base, skeleton)
         self._adapter = WeightReader([adapter / name for name in ADAPTER_WEIGHTS if (adapter / name).is_file()][:1])
         self._config = _alone(PeftConfig.from_pretrained(str(adapter)))
+        ends = tuple(f".{name}" for name in self._config.target_parameters or ())
+        self._bare = {name for name, _ in skeleton.named_parameters() if f".{name}".endswith(ends)}
+        """Names of tensors with LoRA that are no module of their own."""
         self._modules = dict(skeleton.named_modules())
         self._lora: dict[str, list[str]] = {}
+        self._last: tuple[str, dict[str, Tensor]] = "", {}
         self._full: dict[str, str] = {}
         for name in self._adapter.outlines:
             bare = name.removeprefix(_PREFIX)
             if ".lora_" in bare:
-                self._lora.setdefault(bare.partition(".lora_")[0], []).append(name)
+                # PEFT wraps a module twice where two of its tensors have LoRA.
+                self._lora.setdefault(bare.partition(".lora_")[0].removesuffix(".base_layer"), []).append(name)
             # PEFT saves biases of replaced modules under two more names: those of the unused base, and a duplicate.
             elif ".original_module." not in bare and ".modules_to_save." not in bare:
                 self._full[bare.replace(".base_layer.", ".")] = name
@@ -113,6 +119,8 @@ class MergedTensors:
         if not self.is_touched(name):
             return self._rounded(name, self._base.files.read(name), self._base_path, "download or copy the base again")
         merged = [self._merged(own) for own in self._base.pieces[name]]
+        if is_expert(name):
+            merged = [cut_expert(name, merged[0]).clone()]
         joined = merged[0] if len(merged) == 1 else torch.cat([piece.flatten() for piece in merged])
         fix = "copy the adapter again, or merge an earlier checkpoint of the run"
         return self._rounded(name, joined.reshape(self.outlines[name].shape), self._adapter_path, fix)
@@ -133,7 +141,9 @@ class MergedTensors:
 
     def _is_touched(self, own: str) -> bool:
         module, _, attribute = own.rpartition(".")
-        return own in self._full or (module in self._lora and (attribute == "weight" or self._config.lora_bias))
+        if own in self._full or own in self._bare:
+            return True
+        return module in self._lora and (attribute == "weight" or self._config.lora_bias)
 
     def _merged(self, own: str) -> Tensor:
         """Compute one of the model's own tensors after the merge, in float32."""
@@ -150,6 +160,8 @@ class MergedTensors:
 
     def _merge_lora(self, name: str) -> dict[str, Tensor]:
         """Let PEFT merge one module, and return its tensors."""
+        if self._last[0] == name:  # all experts of a layer are read one by one
+            return self._last[1]
         module = copy.copy(self._modules[name])
         module._parameters = dict(module._parameters)  # the skeleton's own modules are left unchanged
         tensors = {attribute: self._without_lora(f"{name}.{attribute}") for attribute in module.state_dict()}
@@ -157,11 +169,14 @@ class MergedTensors:
         with warnings.catch_warnings():
             # The rank patterns of other modules match nothing here; they all match in the whole model.
             warnings.filterwarnings("ignore", message=r"The following \w+_pattern keys did not match")
+            warnings.filterwarnings("ignore", message=r"target_\w+=.* were set but no \w+ was matched")
             wrapped = get_peft_model(cast("Any", _put_alone(name, module)), self._config)
         found = set_peft_model_state_dict(wrapped, {key: self._adapter.read(key) for key in self._lora[name]})
         assert not found.unexpected_keys, found.unexpected_keys  # the adapter was compared with the whole model
         merged = cast("Any", wrapped).merge_and_unload()
-        return {attribute: tensor.detach() for attribute, tensor in merged.get_submodule(name).state_dict().items()}
+        state = merged.get_submodule(name).state_dict()
+        self._last = name, {attribute: tensor.detach() for attribute, tensor in state.items()}
+        return self._last[1]
 
     def _outline(self, name: str, outline: Tensor, dtype: torch.dtype | None) -> Tensor:
         is_cast = dtype is not None and outline.is_floating_point() and name in self._base.pieces
@@ -169,7 +184,8 @@ class MergedTensors:
 
     def _refuse_tied(self, tied: set[str]) -> None:
         """Refuse an adapter that changes one of two tied weights, since PEFT trains only one of them."""
-        changed = {*self._full, *(f"{module}.weight" for module in self._lora)}
+        holders = {name.rpartition(".")[0] for name in self._bare}
+        changed = {*self._full, *self._bare, *(f"{module}.weight" for module in self._lora.keys() - holders)}
         apart = sorted(changed & tied | changed - self._base.homes.keys())
         if apart:
             raise CheckpointError(

@@ -248,7 +248,8 @@ def _misfits(found: Mapping[str, Shape], model: Any, *, rank: int | None) -> lis
         bare = name.removeprefix("base_model.model.")
         matrix = _MATRIX.fullmatch(bare)
         if matrix is not None:
-            module = modules.get(matrix["module"])
+            module = modules.get(matrix["module"].removesuffix(".base_layer"))  # of two tensors that a module holds
+            stacked = rank and rank * _num_experts(module)
             width = getattr(module, "in_features" if matrix["kind"] == "lora_A" else "out_features", None)
             axis = -1 if matrix["kind"] == "lora_A" else 0
             inner = shape[axis + 1] if len(shape) == 2 else rank
@@ -256,8 +257,8 @@ def _misfits(found: Mapping[str, Shape], model: Any, *, rank: int | None) -> lis
                 described.append(f"{name}: no such module")
             elif width is not None and shape[axis] != width:
                 described.append(f"{name}: found {list(shape)}, expected a width of {width}")
-            elif rank is not None and inner != rank:
-                described.append(f"{name}: found {list(shape)}, expected rank {rank}, as {ADAPTER_CONFIG} says")
+            elif rank is not None and inner != stacked:
+                described.append(f"{name}: found {list(shape)}, expected rank {stacked}, as {ADAPTER_CONFIG} says")
         elif ".lora_" not in bare:
             expected = shapes.get(bare.replace(".base_layer.", ".").replace(".modules_to_save.default.", "."))
             if expected is None:
@@ -265,6 +266,12 @@ def _misfits(found: Mapping[str, Shape], model: Any, *, rank: int | None) -> lis
             elif expected != shape:
                 described.append(f"{name}: found {list(shape)}, expected {list(expected)}")
     return described
+
+
+def _num_experts(module: Any) -> int:
+    """Count the matrices that a module holds in one tensor; PEFT puts theirs end to end."""
+    own = [] if module is None else module.named_parameters(recurse=False)
+    return max((tensor.shape[0] for name, tensor in own if tensor.ndim == 3 and name != "weight"), default=1)
 
 
 def _listed(lines: list[str]) -> str:

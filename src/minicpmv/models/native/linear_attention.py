@@ -30,6 +30,11 @@ _Base = released.Qwen3_5GatedDeltaNet if TYPE_CHECKING else nn.Module
 class LinearAttention(_Base):
     """Tells samples of packed rows apart; of other rows the released class knows all."""
 
+    @property
+    def read_directly(self) -> tuple[nn.Parameter, ...]:
+        """Weights that it reads without calling the module that has them, which ZeRO-3 has to be told."""
+        return (self.conv1d.weight,)
+
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, hidden_states: Tensor, *args: Any, sequence_lengths: Lengths | None = None, **kwargs: Any
     ) -> Tensor:

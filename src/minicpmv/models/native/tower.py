@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     _Tower, _Merger = released.MiniCPMV4_6VisionModel, released.MiniCPMV4_6Merger
     _WindowMerger, _Attention = released.MiniCPMV4_6ViTWindowAttentionMerger, released.MiniCPMV4_6VisionAttention
+    _Embeddings = released.MiniCPMV4_6VisionEmbeddings
 else:
-    _Tower = _Merger = _WindowMerger = _Attention = nn.Module
+    _Tower = _Merger = _WindowMerger = _Attention = _Embeddings = nn.Module
 
 __all__ = ["SIDE", "NativeMerger", "NativeTower", "halve", "merges_inside"]
 
@@ -68,6 +69,32 @@ class _Patches(PatchEmbedding):
 
     def forward(self, patches_P588: Tensor) -> Tensor:
         return super().forward(patches_P588) if patches_P588.ndim == 2 else nn.Conv2d.forward(self, patches_P588)
+
+
+class _EmbedsSlices(_Embeddings):
+    """Embeds patches with their positions. FSDP2 gathers it as a whole when it is called."""
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, pixel_values: Tensor, *args: Any, sizes: Sequence[Size] | None = None, pixel_table: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:  # fmt: skip
+        """
+        Args:
+            pixel_values: (P, 588).
+            args: The released class's.
+            sizes: Rows and columns of each slice.
+            pixel_table: (3, 256) float.
+            kwargs: The released class's.
+
+        Returns:
+            (P, E).
+        """
+        if sizes is None:
+            return super().forward(pixel_values, *args, **kwargs)
+        values = read_pixels(pixel_values, pixel_table, self.patch_embedding.weight.dtype)
+        hidden_PE = self.patch_embedding(values)
+        ids_P = grid_position_ids(sizes, self.num_patches_per_side, hidden_PE.device, fraction_buckets)
+        return hidden_PE + self.position_embedding(ids_P)
 
 
 class _AttendsByLength(_Attention):
@@ -126,6 +153,7 @@ class NativeTower(_Tower):
     def take_over(self, config: Any) -> None:
         """Exchange what is inside."""
         self.release_config = config
+        exchange(self.embeddings, _EmbedsSlices)
         exchange(self.embeddings.patch_embedding, _Patches)
         exchange(self.vit_merger, _MergesWindows)
         for module in (self.vit_merger.self_attn, *(layer.self_attn for layer in self.encoder.layers)):
@@ -206,12 +234,7 @@ class NativeTower(_Tower):
         """
         if sizes is None:
             return super().forward(pixel_values, **kwargs)
-        embeddings = self.embeddings
-        values = read_pixels(pixel_values, pixel_table, embeddings.patch_embedding.weight.dtype)
-        hidden_PE = embeddings.patch_embedding(values)
-        side = embeddings.num_patches_per_side
-        ids_P = grid_position_ids(sizes, side, hidden_PE.device, fraction_buckets)
-        hidden = (hidden_PE + embeddings.position_embedding(ids_P))[None]
+        hidden = self.embeddings(pixel_values, sizes=sizes, pixel_table=pixel_table)[None]
         lengths = _lengths_of(sizes)
         last_before = self._merges_behind()
         for number, layer in enumerate(self.encoder.layers):

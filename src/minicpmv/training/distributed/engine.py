@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
@@ -23,7 +24,15 @@ from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.flags.deepspeed_presets import offloads_optimizer
 from minicpmv.training.flags.resolution import build_training_arguments
 
-__all__ = ["load_deepspeed", "name_engine", "prepare_rendezvous", "quieten", "start_deepspeed", "start_engine"]
+__all__ = [
+    "load_deepspeed",
+    "name_engine",
+    "prepare_rendezvous",
+    "quieten",
+    "start_deepspeed",
+    "start_engine",
+    "tell_reads",
+]
 
 # Warnings that dependencies raise about each other; not actionable here. Each may go with the release named.
 _NOISE = (
@@ -145,3 +154,14 @@ def start_deepspeed(args: TrainingArguments) -> None:
         ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = args.distributed_state.backend if args.distributed_state is not None else None
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def tell_reads(model: nn.Module) -> None:
+    """Tell ZeRO-3 which weights a module reads without calling the module that has them, so that it gathers them.
+
+    DeepSpeed finds them by itself only while its own engine runs the model, and not where the model answers.
+    """
+    for module in model.modules():
+        for parameter in getattr(module, "read_directly", ()):
+            if hasattr(parameter, "ds_id"):
+                load_deepspeed().zero.register_external_parameter(module, parameter)

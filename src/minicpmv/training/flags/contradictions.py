@@ -141,13 +141,6 @@ def _check_beside_lora(run: LearningArguments) -> None:
             "--lora_preset official --lora_modules_to_save none: found both, expected one: the official recipe fully "
             "trains modules in addition to LoRA\n  fix: remove one of them, or use --lora_preset adapters_only"
         )
-    for name, module in BESIDE_LORA.items():
-        wish = getattr(run, name)
-        if listed is not None and wish is not None and wish != (module in listed):
-            raise UsageError(
-                f"--{name} {str(wish).lower()} --lora_modules_to_save {run.lora_modules_to_save}: found both, expected "
-                f"them to agree on {module}\n  fix: remove --{name}, or {'list' if wish else 'do not list'} {module}"
-            )
 
 
 # ------------------------------------------------------------------------------------------------------- evaluation

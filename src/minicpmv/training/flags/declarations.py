@@ -34,13 +34,8 @@ __all__ = ["BESIDE_LORA", "RATED", "LearningArguments", "RunArguments"]
 RATED = ("vision", "resampler", "embeddings", "lora")
 """What can have a learning rate and a weight decay of its own: ``--vision_lr``, ``--vision_weight_decay``, ..."""
 
-BESIDE_LORA = {
-    "tune_embeddings": "embed_tokens",
-    "tune_resampler": "resampler",
-    "tune_vision": "vpm",
-    "tune_output_head": "lm_head",
-}
-"""Flag -> the module that PEFT trains fully beside LoRA for it."""
+BESIDE_LORA = ("tune_embeddings", "tune_resampler", "tune_vision", "tune_output_head")
+"""Flags of what can be trained fully beside LoRA."""
 
 _CHANGES_BASE = r"pissa(_niter_[1-9]\d*)?|olora"
 _OWN_RATE = Range(without_least=True, instead="freeze the part instead")
@@ -64,7 +59,8 @@ class LearningArguments:
         "Train the whole resampler. Default: true, unless it gets LoRA.", group="What learns", resume="same"
     )
     tune_embeddings: bool | None = switch(
-        "Train the token embeddings. Default: as --tune_llm; with LoRA true, as in the official recipe.",
+        "Train the token embeddings. Default: as --tune_llm; with LoRA true, as in the official recipe, unless the "
+        "output head has the same weights.",
         group="What learns",
         resume="same",
     )
@@ -157,8 +153,8 @@ class LearningArguments:
     lora_target_modules: str = declare(
         DEFAULT_LORA_TARGET,
         "Modules that get LoRA: a regular expression over full names, or words separated by commas. A word is "
-        "attention or all-linear (both of the language model), vision-attention, vision-all-linear, resampler, or the "
-        "last name of modules inside the language model, such as q_proj.",
+        "attention or all-linear (both of the language model), vision-attention, vision-all-linear, resampler, "
+        "experts (4.7-A3B), or the last name of modules inside the language model, such as q_proj.",
         group="LoRA",
         resume="same",
     )

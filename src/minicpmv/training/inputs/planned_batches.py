@@ -193,7 +193,11 @@ def estimate_costs(lengths: LengthReport, config: MiniCPMVConfig, *, scale_resol
     patches_per_token = config.token_rule.patches_each(side)
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     attention = 2 * text.hidden_size * head * (text.num_attention_heads + text.num_key_value_heads)
-    per_token = text.num_hidden_layers * (attention + 3 * text.hidden_size * text.intermediate_size)
+    if getattr(text, "num_experts", 0):  # a token goes through those that are chosen for it, and one that all share
+        inner = text.num_experts_per_tok * text.moe_intermediate_size + text.shared_expert_intermediate_size
+    else:
+        inner = text.intermediate_size
+    per_token = text.num_hidden_layers * (attention + 3 * text.hidden_size * inner)
     per_layer = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
     weight = patches_per_token * vision.num_hidden_layers * per_layer / per_token
     return np.asarray(lengths.lengths) + weight * np.asarray(lengths.num_image_tokens)

@@ -16,7 +16,7 @@ from minicpmv.models.adapters.attaching import attach_adapter
 from minicpmv.releases.row import Network, Parts
 from minicpmv.training.flags.declarations import LearningArguments
 from minicpmv.training.learning.parts import leave_out_unread, parts_of
-from minicpmv.training.learning.targets import find_targets, network_of, resolve_target
+from minicpmv.training.learning.targets import find_parameters, find_targets, network_of, resolve_target
 
 __all__ = [
     "add_lora",
@@ -25,6 +25,7 @@ __all__ = [
     "modules_beside",
     "modules_to_save",
     "quantization",
+    "wanted_parameters",
     "wanted_targets",
 ]
 
@@ -76,12 +77,20 @@ def is_named(name: str, module: str) -> bool:
 
 
 def wanted_targets(model: nn.Module, run: LearningArguments) -> list[str]:
-    """Return the full names of the modules that get LoRA.
+    """Return the full names of the modules that get LoRA, and of tensors that are no module.
 
     Raises:
         UsageError: The flags name none, or one that cannot carry it.
     """
-    return find_targets(
+    modules = find_targets(
+        model, run.lora_target_modules, layers=run.lora_layers_to_transform, pattern=run.lora_layers_pattern
+    )
+    return [*modules, *wanted_parameters(model, run)]
+
+
+def wanted_parameters(model: nn.Module, run: LearningArguments) -> list[str]:
+    """Return the full names of tensors that get LoRA and are no module, such as those of experts."""
+    return find_parameters(
         model, run.lora_target_modules, layers=run.lora_layers_to_transform, pattern=run.lora_layers_pattern
     )
 
@@ -158,7 +167,9 @@ def _new_adapter(model: PreTrainedModel, run: LearningArguments, *, autocast: bo
                 network_of(model),
                 layers=run.lora_layers_to_transform,
                 pattern=run.lora_layers_pattern,
-            ),
+            )
+            or [],
+            target_parameters=wanted_parameters(model, run) or None,
             bias=run.lora_bias,
             modules_to_save=_placed(modules_to_save(run, parts_of(model)), network_of(model)) or None,
             use_rslora=run.use_rslora,

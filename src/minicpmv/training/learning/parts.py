@@ -192,7 +192,9 @@ def describe_recipe(summaries: Iterable[PartSummary]) -> str | None:
         return None
     total, learning = sum(row.parameters for row in rows), sum(row.trainable for row in rows)
     full = [row for row in rows if "full" in row.how]
-    official = [row for row in rows if row.part in _OFFICIAL_BESIDE_LORA]
+    tied = any(row.how == "tied" for row in rows)  # embeddings that are also the head stay frozen
+    recipe = _OFFICIAL_BESIDE_LORA - ({"token embeddings"} if tied else set())
+    official = [row for row in rows if row.part in recipe]
     if not full:
         more = sum(row.parameters - row.trainable for row in official)
         return (

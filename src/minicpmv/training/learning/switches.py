@@ -17,7 +17,13 @@ from minicpmv.models.adapters import foreign_adapters
 from minicpmv.models.adapters.adapter_config import read_adapter_config
 from minicpmv.releases.row import Network
 from minicpmv.training.flags.declarations import LearningArguments
-from minicpmv.training.learning.lora import is_named, modules_beside, modules_to_save, wanted_targets
+from minicpmv.training.learning.lora import (
+    is_named,
+    modules_beside,
+    modules_to_save,
+    wanted_parameters,
+    wanted_targets,
+)
 from minicpmv.training.learning.parts import PART_FLAGS, part_of, parts_of
 from minicpmv.training.learning.rates import check_rates
 from minicpmv.training.learning.targets import network_of, resolve_target
@@ -26,6 +32,11 @@ from minicpmv.wording import suggest
 __all__ = ["resolve_learning"]
 
 Settings = TypeVar("Settings", bound=LearningArguments)
+_NO_DROPOUT = "--lora_dropout: 0, since PEFT computes LoRA on experts without an input of its own to drop"
+_TIED = (
+    "--tune_embeddings: false, although the official recipe trains them: this model's output head is the same weights, "
+    "and PEFT would train a copy of one of the two, which cannot be merged"
+)
 _OF_ADAPTER = ("lora_r", "lora_alpha", "lora_dropout", "lora_bias", "use_rslora", "use_dora")
 
 
@@ -50,6 +61,14 @@ def resolve_learning(run: Settings, model: nn.Module, *, given: Set[str]) -> tup
     tied = _heads_are_tied(model)
     targets = wanted_targets(model, run) if run.use_lora else []
     with_lora = {part_of(f"{name}.", parts) for name in targets}
+    unexpected: list[str] = []
+    if run.use_lora and wanted_parameters(model, run):
+        _check_whole_tensors(run, given)
+        unexpected += [_NO_DROPOUT] * (run.lora_dropout > 0)
+        run = replace(run, lora_dropout=0.0)
+    only_adapters = run.lora_preset == "adapters_only" or run.listed_beside_lora is not None
+    if tied and run.use_lora and run.tune_embeddings is None and not only_adapters:
+        unexpected.append(_TIED)
     run = _fill_in(run, with_lora, modules_beside(parts), tied=tied)
     if run.use_lora:
         _check_beside_lora(run, model, targets)
@@ -69,33 +88,75 @@ def resolve_learning(run: Settings, model: nn.Module, *, given: Set[str]) -> tup
             "no activations\n  fix: remove the flag, or use --tune_vision true"
         )
     notices = network_of(model).lora_notices
-    return run, [f"--lora_target_modules: {text}" for name, text in notices.items() if name in targets]
+    told = [f"--lora_target_modules: {text}" for name, text in notices.items() if name in targets]
+    return run, [*told, *unexpected]
 
 
 def _fill_in(run: Settings, with_lora: Set[str], modules: Mapping[str, str], *, tied: bool) -> Settings:
     """Resolve open switches by the official recipe; a part with LoRA is not fully trained as well."""
     listed = run.listed_beside_lora
     if listed is not None:
+        _refuse_other_names(run, listed, modules)
         run = replace(run, **{name: module in listed for name, module in modules.items()})
     run = replace(run, tune_llm=not run.use_lora if run.tune_llm is None else run.tune_llm)
     only_adapters = run.lora_preset == "adapters_only"
     defaults = {
         "tune_vision": "vision tower" not in with_lora and not only_adapters,
         "tune_resampler": "resampler" not in with_lora and not only_adapters,
-        "tune_embeddings": (run.use_lora or run.tune_llm) and not only_adapters,
+        "tune_embeddings": (not tied if run.use_lora else run.tune_llm) and not only_adapters,
     }
     run = replace(run, **{name: default for name, default in defaults.items() if getattr(run, name) is None})
     if run.tune_output_head is None:
         head = not run.use_lora and bool(run.tune_embeddings if tied else run.tune_llm)
         run = replace(run, tune_output_head=head)
-    if tied and run.tune_output_head != (bool(run.tune_embeddings) and not run.use_lora):
+    if tied:
+        _refuse_parting(run)
+    return run
+
+
+def _refuse_other_names(run: LearningArguments, listed: list[str], modules: Mapping[str, str]) -> None:
+    for name, module in modules.items():
+        wish = getattr(run, name)
+        if wish is not None and wish != (module in listed):
+            raise UsageError(
+                f"--{name} {str(wish).lower()} --lora_modules_to_save {run.lora_modules_to_save}: found both, expected "
+                f"them to agree on {module}\n  fix: remove --{name}, or {'list' if wish else 'do not list'} {module}"
+            )
+
+
+def _refuse_parting(run: LearningArguments) -> None:
+    """Refuse flags by which a head and the embeddings that are its weights would no longer be the same."""
+    if run.use_lora and (run.tune_embeddings or run.tune_output_head):
+        one, other = ("token embeddings", "output head")[:: 1 if run.tune_embeddings else -1]
+        flag = "tune_embeddings" if run.tune_embeddings else "tune_output_head"
+        raise UsageError(
+            f"--{flag} true: found {one} that this model has in common with its {other}, expected them frozen beside "
+            "LoRA: PEFT would train a copy, and no checkpoint of this model holds two\n"
+            f"  fix: --{flag} false (and leave them out of --lora_modules_to_save), or train without --use_lora; an "
+            "adapter that has such a copy cannot be gone on from"
+        )
+    if not run.use_lora and run.tune_output_head != bool(run.tune_embeddings):
         raise UsageError(
             f"--tune_output_head {str(run.tune_output_head).lower()}: found an output head that has its weights in "
-            f"common with the token embeddings{', and stays as it is beside LoRA' if run.use_lora else ''}, "
-            "expected one with weights of its own\n"
+            "common with the token embeddings, expected both to learn or neither\n"
             "  fix: remove the flag, or use --tune_embeddings"
         )
-    return run
+
+
+def _check_whole_tensors(run: LearningArguments, given: Set[str]) -> None:
+    """Refuse what PEFT cannot do where LoRA is on tensors of many experts."""
+    others = {
+        f"--lora_dropout {run.lora_dropout:g}": "lora_dropout" in given and run.lora_dropout,
+        "--use_dora true": run.use_dora,
+        f"--init_lora_weights {run.init_lora_weights}": run.changes_base,
+    }
+    for written, is_asked in others.items():
+        if is_asked:
+            raise UsageError(
+                f"{written} --lora_target_modules {run.lora_target_modules}: found both, expected one: PEFT does not "
+                "do this on the tensors that hold all experts of a layer\n"
+                f"  fix: remove {written}, or the word from --lora_target_modules"
+            )
 
 
 def _check_beside_lora(run: LearningArguments, model: nn.Module, targets: list[str]) -> None:
@@ -152,6 +213,12 @@ def _read_adapter(path: str) -> dict[str, Any]:
     if config.get("peft_type") != "LORA":
         raise UsageError(
             f"--lora_weight_path: found no LoRA adapter in {path!r}, expected one\n  fix: name an adapter directory"
+        )
+    if config.get("target_parameters"):
+        raise UsageError(
+            f"--lora_weight_path: found LoRA on bare tensors in {path!r} (target_parameters, as of experts), expected "
+            "it on modules\n"
+            "  fix: --resume_from_checkpoint goes on with a run; or merge the adapter and start a new one on the result"
         )
     # Other tools keep what they trained fully in a file of its own, unsaid.
     unsaid = foreign_adapters.modules_beside(Path(path), config)

@@ -1,4 +1,4 @@
-"""Which modules get LoRA: from the words or the regular expression of a flag to full names."""
+"""Which modules and bare tensors get LoRA: from the words or the regular expression of a flag to full names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from minicpmv.errors import UsageError
 from minicpmv.releases.row import DEFAULT_LORA_TARGET, Network, Parts
 
-__all__ = ["find_targets", "network_of", "resolve_target"]
+__all__ = ["find_parameters", "find_targets", "network_of", "resolve_target"]
 
 _DEFAULT_WORD = "attention"
 """What the flag means where it is not given; its default spells that out for the released models."""
@@ -25,7 +25,7 @@ def network_of(model: Any) -> Network:
 def resolve_target(
     written: str, network: Network, *, layers: Sequence[int] | None = None, pattern: str | None = None
 ) -> str:
-    r"""Turn the flag into one regular expression over full names.
+    r"""Turn the flag into one regular expression over full names of modules; empty where its words name none.
 
     Args:
         written: Words, each a preset or a last name inside the language model, or an expression. Bare names would also
@@ -40,8 +40,8 @@ def resolve_target(
     """
     presets = network.lora_on
     target = presets[_DEFAULT_WORD] if written == DEFAULT_LORA_TARGET else written
-    if re.fullmatch(r"[\w-]+(,\s*[\w-]+)*,?", written):
-        words = [word.strip() for word in written.split(",") if word.strip()]
+    if words := _words(written):
+        words = [word for word in words if word not in network.lora_parameters]
         names = "|".join(word for word in words if word not in presets)
         inside = rf"{re.escape(network.parts.language_model)}\..*\.({names})"
         target = "|".join([inside] * bool(names) + [presets[word] for word in words if word in presets])
@@ -49,10 +49,29 @@ def resolve_target(
         # On the released class the expression must not reach what its checkpoint holds besides this model's modules.
         carried = "|".join(map(re.escape, network.carried))
         target = rf"(?!{carried})(?:{target})"
-    if layers is None:
+    return _in_layers(target, layers, pattern)
+
+
+def _words(written: str) -> list[str]:
+    """Return the words of the flag; none where it is an expression."""
+    if not re.fullmatch(r"[\w-]+(,\s*[\w-]+)*,?", written):
+        return []
+    return [word.strip() for word in written.split(",") if word.strip()]
+
+
+def _in_layers(target: str, layers: Sequence[int] | None, pattern: str | None) -> str:
+    if layers is None or not target:
         return target
     # PEFT has an option for this, but takes it only with a list of names.
     return rf"(?=.*\b{re.escape(pattern or 'layers')}\.({'|'.join(str(layer) for layer in layers)})\.)({target})"
+
+
+def find_parameters(model: nn.Module, written: str, *, layers: Sequence[int] | None, pattern: str | None) -> list[str]:
+    """Return the full names of tensors that get LoRA and are no module of their own."""
+    of_words = network_of(model).lora_parameters
+    asked = "|".join(of_words[word] for word in _words(written) if word in of_words)
+    target = re.compile(_in_layers(asked, layers, pattern))
+    return [name for name, _ in model.named_parameters() if target.fullmatch(name)]
 
 
 def find_targets(model: nn.Module, written: str, *, layers: Sequence[int] | None, pattern: str | None) -> list[str]:
@@ -72,6 +91,8 @@ def find_targets(model: nn.Module, written: str, *, layers: Sequence[int] | None
             f"--lora_target_modules {next(iter(presets))}"
         ) from error
     modules = dict(model.named_modules())
+    if not target.pattern:
+        return []
     hits = [name for name in modules if target.fullmatch(name)]
     for layer in layers or []:
         if not any(re.search(rf"\b{re.escape(pattern or 'layers')}\.{layer}\.", hit) for hit in hits):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +14,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 from minicpmv.errors import CheckpointError
 from minicpmv.models.skeleton import load_weights
 from tests.parity.cases import FIXTURES
-from tests.parity.native_cases import NATIVE, load_case, load_model
-
-_WITHOUT_US = """
-import json, sys
-sys.modules["minicpmv"] = None
-import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText
-folder, inputs = sys.argv[1:]
-model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-with torch.no_grad():
-    logits = model(**load_file(inputs)).logits[0, -1]
-print(json.dumps([type(model).__module__, logits.tolist()]))
-"""
+from tests.parity.native_cases import NATIVE, load_case, load_model, logits_without_us, native_inputs
 
 
 def read(folder: Path) -> Any:
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-
-
-def native_inputs(version: str) -> dict[str, torch.Tensor]:
-    """A tiled picture, as transformers' own processor gives it."""
-    case = load_case(version, "image_tiled.16x")
-    prompt = case.prompt
-    pixels = prompt["pixel_values"].reshape(-1, 3, 14, 14).permute(1, 2, 0, 3).reshape(1, 3, 14, -1).contiguous()
-    kinds = {"mm_token_type_ids": (prompt["input_ids"] == case.slot).int()} if version == "v4_7" else {}
-    return {"input_ids": prompt["input_ids"], "pixel_values": pixels, "target_sizes": prompt["tgt_sizes"], **kinds}
 
 
 @pytest.mark.parametrize("version", NATIVE)
@@ -65,12 +41,7 @@ def test_what_is_saved_answers_alike_where_this_package_is_not(version: str, tmp
             parameter.mul_(1.01)
         expected = model(**load_case(version, "image_tiled.16x").prompt).logits[0, -1]
     model.save_pretrained(tmp_path / "saved")
-    save_file(native_inputs(version), tmp_path / "inputs.safetensors")
-    given = [str(tmp_path / name) for name in ("saved", "inputs.safetensors")]
-    done = subprocess.run([sys.executable, "-c", _WITHOUT_US, *given], capture_output=True, text=True, check=True)
-    module, logits = json.loads(done.stdout.splitlines()[-1])
-    assert module.startswith("transformers.models.minicpmv4_")
-    torch.testing.assert_close(torch.tensor(logits), expected, atol=5e-5, rtol=0)
+    torch.testing.assert_close(logits_without_us(tmp_path / "saved", version), expected, atol=5e-5, rtol=0)
 
 
 @pytest.mark.parametrize("version", NATIVE)

@@ -19,6 +19,7 @@ from minicpmv.data.batches.packing import RowPlanner
 from minicpmv.data.samples.dataset import LengthReport
 from minicpmv.errors import ConfigError
 from minicpmv.models.configuration import MiniCPMVConfig
+from minicpmv.models.native.configuration import MiniCPMV4_7Config
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.inputs.planned_batches import (
@@ -29,6 +30,7 @@ from minicpmv.training.inputs.planned_batches import (
     make_loader,
     plan_batches,
 )
+from tests.released_sizes import NATIVE
 from tests.tiny import FIXTURES
 
 LENGTHS = np.random.default_rng(0).integers(1, 60, 50).tolist()
@@ -171,3 +173,15 @@ def test_images_cost_what_the_tower_does_for_them() -> None:
     assert text == 10
     assert seen > 100
     assert seen_small - 100 == pytest.approx((seen - 100) / 4)
+
+
+def test_a_token_of_experts_costs_those_that_are_chosen_for_it() -> None:
+    """8 of 512 wide and a shared one are as much as 4,608 of a dense layer."""
+    fields = NATIVE["4.7-A3B"]
+    dense = fields["text_config"] | {"model_type": "qwen3_5_text", "intermediate_size": 9 * 512}
+    lengths = lengths_of((10, 100), (0, 64))
+    first, second = (
+        estimate_costs(lengths, MiniCPMV4_7Config(**each), scale_resolution=448)
+        for each in (fields, fields | {"text_config": dense})
+    )
+    assert first.tolist() == second.tolist()

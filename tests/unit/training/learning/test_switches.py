@@ -13,6 +13,7 @@ from minicpmv.releases.row import Parts
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.learning.lora import modules_to_save, wanted_targets
+from minicpmv.training.learning.parts import parts_of
 from minicpmv.training.learning.switches import resolve_learning
 from tests.tiny import FIXTURES
 
@@ -170,10 +171,47 @@ def test_tied_head_goes_with_the_embeddings(flags: str, head: bool, model: nn.Mo
     assert settle(flags, Tied(model)).tune_output_head is head
 
 
-@pytest.mark.parametrize("flags", ["--tune_output_head false", "--use_lora --tune_output_head true"])
-def test_tied_head_cannot_differ_from_the_embeddings(flags: str, model: nn.Module) -> None:
-    with pytest.raises(UsageError, match="has its weights in common with the token embeddings"):
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("--tune_output_head false", "has its weights in common with the token embeddings"),
+        ("--tune_embeddings false --tune_output_head true", "has its weights in common with the token embeddings"),
+        ("--use_lora --tune_output_head true", "output head that this model has in common with its token embeddings"),
+        ("--use_lora --tune_embeddings true", "token embeddings that this model has in common with its output head"),
+        ("--use_lora --lora_modules_to_save embed_tokens", "PEFT would train a copy"),
+    ],
+)
+def test_tied_head_cannot_differ_from_the_embeddings(flags: str, told: str, model: nn.Module) -> None:
+    with pytest.raises(UsageError, match=told):
         settle(flags, Tied(model))
+
+
+@pytest.mark.parametrize(
+    ("flags", "trained", "is_told"),
+    [
+        ("--use_lora", "resampler vision", True),
+        ("--use_lora --lora_preset official", "resampler vision", True),
+        ("--use_lora --tune_embeddings false", "resampler vision", False),
+        ("--use_lora --lora_preset adapters_only", "", False),
+        ("--use_lora --lora_modules_to_save none", "", False),
+    ],
+)
+def test_tied_embeddings_stay_frozen_beside_lora(flags: str, trained: str, is_told: bool, model: nn.Module) -> None:
+    request = parse_arguments([*NEEDED, *flags.split()])
+    run, notices = resolve_learning(request.run, Tied(model), given=request.given)
+    assert {name for name in _SWITCHES if getattr(run, name)} == {f"tune_{word}" for word in trained.split()}
+    assert any("--tune_embeddings: false" in notice for notice in notices) is is_told
+
+
+@pytest.mark.parametrize("folder", ["v2_6", "v4_7"])
+def test_a_switch_and_a_list_of_modules_must_agree(folder: str) -> None:
+    """Each release has its own names of modules."""
+    model = build_skeleton(FIXTURES / folder)
+    parts = parts_of(model)
+    tower = parts.tower.rpartition(".")[2]
+    assert settle(f"--use_lora --lora_modules_to_save {tower} --tune_vision true", model).tune_vision
+    with pytest.raises(UsageError, match=f"expected them to agree on {tower}\n  fix: remove --tune_vision"):
+        settle(f"--use_lora --lora_modules_to_save {tower} --tune_vision false", model)
 
 
 @pytest.fixture
