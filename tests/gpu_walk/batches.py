@@ -27,7 +27,7 @@ __all__ = ["RunInputs"]
 _FIXTURE: Mapping[Release, str] = {"2.0": "v2", "2.5": "v2_5", "2.6": "v2_6", "4.0": "v4", "4.5": "v4_5",
                                    "4.6": "v4_6", "4.7": "v4_7", "o-4.5": "v4_5"}  # fmt: skip
 """Whose tokenizer a walk takes: those of the releases are larger, and no shape depends on that."""
-_SIZES: Mapping[Release, Any] = {**RELEASED, **PRESUMED, "4.7": NATIVE["4.6"], **NATIVE, "o-4.5": RELEASED["4.5"]}
+_SIZES: Mapping[str, Any] = {**RELEASED, **PRESUMED, "4.7": NATIVE["4.6"], **NATIVE, "o-4.5": RELEASED["4.5"]}
 _NOT_RELEASED = ("head_dim", "slice_config", "vision_config")
 """Keys of the fixtures' configs that not all releases have."""
 _LAYERS = 2

@@ -15,7 +15,7 @@ from tests.parity.native_cases import NATIVE, load_case, load_model
 def test_each_answer_has_the_tokens_of_its_prompts_pictures(version: str) -> None:
     model: Any = load_model(version).eval()
     assert isinstance(model, DrawsTokens)
-    prompt = dict(load_case(version, "image_tiled.16x").prompt)
+    prompt: dict[str, Any] = dict(load_case(version, "image_tiled.16x").prompt)
     prompt["position_ids"] = torch.arange(prompt["input_ids"].shape[1])[None]
     with torch.no_grad():
         ids, given = model._expand_inputs_for_generation(2, **prompt)
@@ -29,7 +29,7 @@ def test_each_answer_has_the_tokens_of_its_prompts_pictures(version: str) -> Non
 
 def test_pictures_go_to_the_first_step_alone() -> None:
     model: Any = load_model("v4_6").eval()
-    prompt = dict(load_case("v4_6", "image_tiled.16x").prompt)
+    prompt: dict[str, Any] = dict(load_case("v4_6", "image_tiled.16x").prompt)
     first = model.prepare_inputs_for_generation(**prompt, is_first_iteration=True, use_cache=True)
     later = model.prepare_inputs_for_generation(**prompt, is_first_iteration=False, use_cache=True)
     assert {"pixel_values", "tgt_sizes", "image_mask"} <= first.keys()
