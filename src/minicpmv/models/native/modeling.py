@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import GenerationMixin
 from transformers import MiniCPMV4_6ForConditionalGeneration as ReleasedModel4_6
 from transformers import MiniCPMV4_7ForConditionalGeneration as ReleasedModel4_7
+from transformers.core_model_loading import WeightConverter
 
 from minicpmv.models.checkpoints.weight_files import find_float32
 from minicpmv.models.joining.model import JoinedModel
@@ -73,7 +74,13 @@ class _NativeModel(JoinedModel):
             if load_config.dtype != torch.float32 and any(name.endswith(end) for name in wide):
                 load_config.dtype_plan[end.removeprefix(".")] = torch.float32
         load: Any = super()._load_pretrained_model
-        return load(model, state_dict, checkpoint_files, load_config, *args)
+        loaded = load(model, state_dict, checkpoint_files, load_config, *args)
+        # Under ZeRO-3 transformers remembers every name that it might have changed, not only those that it has, and
+        # would change all of them back in what is saved.
+        if hasattr(next(model.parameters()), "ds_id"):
+            remembered = getattr(model, "_weight_conversions", None) or []
+            model._weight_conversions = [each for each in remembered if isinstance(each, WeightConverter)]
+        return loaded
 
     @property
     def unread(self) -> tuple[str, ...]:
