@@ -18,6 +18,7 @@ from minicpmv.files.atomic_files import write_json
 from minicpmv.models.checkpoints.stored_tensors import StoredTensor, list_stored, read_range
 from minicpmv.models.checkpoints.weight_files import find_weight_files, read_shapes
 from minicpmv.releases.model_files import read_index
+from minicpmv.wording import name_few
 
 __all__ = ["Carried", "CarriesTensors", "Facts", "find_carried", "is_carried", "own_names"]
 
@@ -65,7 +66,7 @@ def find_carried(files: Sequence[str | Path], prefixes: Sequence[str]) -> Carrie
             named = [name for name in read_index(index) if is_carried(name, prefixes) and name not in tensors]
             if named:
                 raise CheckpointError(
-                    f"{index}: found {named[0]}{f' and {len(named) - 1} more' if named[1:] else ''} in no weight file, "
+                    f"{index}: found {name_few(named, most=1)} in no weight file, "
                     "expected the tensors that it names\n  fix: download or copy the checkpoint again"
                 )
     return Carried(tensors)
