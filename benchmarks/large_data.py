@@ -27,7 +27,7 @@ from minicpmv.data.batches.packing import RowPlanner
 from minicpmv.data.records.reading import open_records
 from minicpmv.data.samples.collation import Collator, PackedCollator
 from minicpmv.data.samples.dataset import ConversationDataset
-from minicpmv.data.sources.mixing import Source, load_mixture
+from minicpmv.data.sources.mixing import DataSource, load_mixture
 from minicpmv.processing.processor import MiniCPMVProcessor
 
 FIXTURE = Path(__file__).parents[1] / "tests" / "fixtures" / "v2_6"
@@ -73,7 +73,7 @@ def measure(path: str, *, check_first: bool) -> None:
 
     open_records(path)
     finish("opened")
-    records = load_mixture([Source(path)], check_first=check_first).records
+    records = load_mixture([DataSource(path)], check_first=check_first).records
     if check_first:
         finish("checked")
     dataset = ConversationDataset(records, processor, max_length=LENGTH)

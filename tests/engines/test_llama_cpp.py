@@ -99,7 +99,8 @@ def test_2_5_differs_by_its_positions_and_by_nothing_else(drive: Drive, tmp_path
     loaded, (our,), (their,) = _ask_both(drive, model, tmp_path / "gguf", asks, kind="f32")
     assert their["tokens"].tolist() == our.tokens
     assert distance(their["image"], our.image) > 0.1
-    loaded.model.vpm.positions = "grid"
+    tower: Any = loaded.model.vpm
+    tower.positions = "grid"
     other = ask(loaded, *asks[0], max_new_tokens=8)
     assert distance(their["image"], other.image) < 0.001
     assert distance(their["logits"], other.logits) < 0.001

@@ -7,6 +7,7 @@ is told nothing of other samples.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +68,8 @@ def _measure(setting: Setting, dtype: torch.dtype) -> Iterator[Finding]:
 def _make_layer(setting: Setting, dtype: torch.dtype) -> LinearAttention:
     sizes = NATIVE["4.6"]["text_config"] | {"num_hidden_layers": 2} | (_NARROW if setting.is_small else {})
     torch.manual_seed(0)
-    layer: nn.Module = Qwen3_5GatedDeltaNet(Qwen3_5TextConfig(**sizes), layer_idx=0)
+    config: Any = Qwen3_5TextConfig(**sizes)  # the class is declared to take the whole model's
+    layer: nn.Module = Qwen3_5GatedDeltaNet(config, layer_idx=0)
     exchange(layer, LinearAttention)
     assert isinstance(layer, LinearAttention)
     nn.init.constant_(layer.A_log, -3.0)  # as made, a state is forgotten within a token, and no leak would be seen

@@ -19,7 +19,9 @@ from minicpmv.releases.row import find_code
 __all__ = ["MiniCPMOForConditionalGeneration", "MiniCPMVForConditionalGeneration"]
 
 
-class MiniCPMVForConditionalGeneration(JoinedModel, PreTrainedModel, GenerationMixin):
+class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMethodOverride]  JoinedModel is no model
+    JoinedModel, PreTrainedModel, GenerationMixin
+):
     """Every MiniCPM-V release up to 4.5, told apart by its config.
 
     Loads a released directory with ``from_pretrained(path)``; ``save_pretrained`` writes the released layout.

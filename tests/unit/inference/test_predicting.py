@@ -113,7 +113,7 @@ def test_the_tower_sees_each_picture_once(version: str, times: int, records: Seq
     """2.5, whose tower looks at the pictures of a record together, sees the pair apart from each of the two alone."""
     loaded = load_model(FIXTURES / version)
     seen: list[int] = []
-    loaded.model.vpm.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    loaded.model.tower.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     list(predict(loaded, records, settings=SHORT, batch_size=2))
     assert len(seen) == times
 
@@ -124,7 +124,7 @@ def test_kept_features_stay_below_their_limit(loaded: LoadedModel, records: Sequ
     assert alone is not None
     pictures = SeenPictures(loaded, max_bytes=alone.nbytes)
     seen = Counter[str]()
-    handle = loaded.model.vpm.register_forward_pre_hook(lambda module, inputs: seen.update(["looks"]))
+    handle = loaded.model.tower.register_forward_pre_hook(lambda module, inputs: seen.update(["looks"]))
     for record in (first, first, last, first):
         found = pictures.features(record, None)
         assert found is not None

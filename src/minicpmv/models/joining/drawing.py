@@ -27,8 +27,8 @@ class DrawsTokens(SeesPictures):
             **kwargs: As ``forward`` describes them.
         """
         # Not a released class's own, which would add what it calls its pictures.
-        prepare: Any = GenerationMixin.prepare_inputs_for_generation
-        inputs: dict[str, Any] = prepare(self, input_ids, **kwargs)
+        drawing: Any = GenerationMixin
+        inputs: dict[str, Any] = drawing.prepare_inputs_for_generation(self, input_ids, **kwargs)
         if not kwargs.get("is_first_iteration", False) and kwargs.get("use_cache", True):
             for key in (*_PICTURES, "image_mask", "image_features", "layout"):
                 inputs.pop(key, None)
@@ -60,7 +60,9 @@ class DrawsTokens(SeesPictures):
         if mrope_position_ids is not None:
             # transformers counts on in each row from its last token, as the release does behind a prompt.
             kwargs["position_ids"] = torch.cat([kwargs["position_ids"][None], mrope_position_ids])
-        expand: Any = GenerationMixin._expand_inputs_for_generation
-        input_ids, kwargs = expand(self, expand_size, is_encoder_decoder, input_ids, **kwargs)
+        drawing: Any = GenerationMixin
+        input_ids, kwargs = drawing._expand_inputs_for_generation(
+            self, expand_size, is_encoder_decoder, input_ids, **kwargs
+        )
         kept = {key: value for key, value in (pictures | {"image_features": features}).items() if value is not None}
         return input_ids, kwargs | kept

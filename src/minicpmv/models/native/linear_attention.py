@@ -31,7 +31,7 @@ class LinearAttention(_Base):
     """Tells samples of packed rows apart; of other rows the released class knows all."""
 
     @property
-    def read_directly(self) -> tuple[nn.Parameter, ...]:
+    def read_directly(self) -> tuple[Tensor, ...]:
         """Weights that it reads without calling the module that has them, which ZeRO-3 has to be told."""
         return (self.conv1d.weight,)
 

@@ -61,7 +61,7 @@ class _NativeModel(JoinedModel):
         self.settle(self.config)
 
     @classmethod
-    def _load_pretrained_model(
+    def _load_pretrained_model(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls, model: Any, state_dict: Mapping[str, Any] | None, checkpoint_files: list[str] | None, load_config: Any,
         *args: Any,
     ) -> Any:  # fmt: skip
@@ -117,7 +117,9 @@ class _NativeModel(JoinedModel):
         return model_kwargs
 
 
-class MiniCPMV4_6ForConditionalGeneration(_NativeModel, ReleasedModel4_6):
+class MiniCPMV4_6ForConditionalGeneration(  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
+    _NativeModel, ReleasedModel4_6
+):
     """4.6."""
 
     config_class = MiniCPMV4_6Config
@@ -128,7 +130,9 @@ class MiniCPMV4_6ForConditionalGeneration(_NativeModel, ReleasedModel4_6):
         self.take_over()
 
 
-class MiniCPMV4_7ForConditionalGeneration(_NativeModel, ReleasedModel4_7):
+class MiniCPMV4_7ForConditionalGeneration(  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
+    _NativeModel, ReleasedModel4_7
+):
     """4.7."""
 
     config_class = MiniCPMV4_7Config

@@ -156,8 +156,9 @@ class NativeTower(_Tower):
         exchange(self.embeddings, _EmbedsSlices)
         exchange(self.embeddings.patch_embedding, _Patches)
         exchange(self.vit_merger, _MergesWindows)
-        for module in (self.vit_merger.self_attn, *(layer.self_attn for layer in self.encoder.layers)):
-            exchange(module, _AttendsByLength)
+        layers: list[Any] = list(self.encoder.layers)
+        for module in (self.vit_merger, *layers):
+            exchange(module.self_attn, _AttendsByLength)
 
     @staticmethod
     def count_flops(walk: FlopWalk, name: str, config: Any) -> bool:

@@ -182,7 +182,7 @@ def _walk_state(walk: FlopWalk, name: str, config: Any, grad: bool) -> bool:
         for each, output in outputs.items()
     ]
     mixed = any(learns) or any(walk.trains(f"{name}.{each}") for each in ("conv1d", "A_log", "dt_bias"))
-    walk.attention(values, grads=(mixed,) * 3, unit="tokens", times=3 * config.linear_key_head_dim, of=2)
+    walk.attention(values, grads=(mixed, mixed, mixed), unit="tokens", times=3 * config.linear_key_head_dim, of=2)
     return walk.linear(f"{name}.out_proj", values, width, grad=mixed or walk.trains(f"{name}.norm"), unit="tokens")
 
 

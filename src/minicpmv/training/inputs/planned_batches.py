@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ from minicpmv.data.batches.grouping import BatchPlanner, LengthGrouper
 from minicpmv.data.batches.packing import RowPlanner
 from minicpmv.data.batches.plan import Rows
 from minicpmv.data.samples.dataset import LengthReport
-from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.wording import counted
 
@@ -182,14 +181,14 @@ def count_steps(plan: BatchPlan, args: TrainingArguments, *, epochs: float | Non
     return math.ceil((args.num_train_epochs if epochs is None else epochs) * steps_per_epoch)
 
 
-def estimate_costs(lengths: LengthReport, config: MiniCPMVConfig, *, scale_resolution: int) -> npt.NDArray[np.float64]:
+def estimate_costs(lengths: LengthReport, config: Any, *, scale_resolution: int) -> npt.NDArray[np.float64]:
     """Estimate the work of each record in language-model tokens: its own, and the tower's work on its images.
 
     Work is proportional to weights, because a layer multiplies each token or patch by each of its weights; the part of
     attention that grows with length is left out. Every slice has about ``scale_resolution`` squared pixels.
     """
     vision, text = config.vision_config, config.text_config
-    side = scale_resolution // cast("int", vision.patch_size)
+    side = scale_resolution // vision.patch_size
     patches_per_token = config.token_rule.patches_each(side)
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     attention = 2 * text.hidden_size * head * (text.num_attention_heads + text.num_key_value_heads)

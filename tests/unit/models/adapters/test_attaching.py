@@ -175,7 +175,8 @@ def test_tower_is_run_backwards_only_if_something_learns_in_it(target: str, lear
     model = wrapped.base_model.model
     if learns:  # the older kind of recomputation, which loses every gradient behind inputs that need none
         older_name = getattr(model, "gradient_checkpointing_enable", None)  # before transformers 5.23
-        getattr(model, "activation_checkpointing_enable", older_name)({"use_reentrant": True})
+        enable: Any = getattr(model, "activation_checkpointing_enable", older_name)
+        enable({"use_reentrant": True})
     features = model.vpm.train()(torch.randn(6, 588), [(2, 3)], [1])
     assert features.requires_grad == learns
     if learns:
