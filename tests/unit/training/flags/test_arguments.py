@@ -121,10 +121,6 @@ def test_rows_are_packed_unless_something_speaks_against_it(extra: str, packing:
         ("--max_steps many", "--max_steps: found 'many', expected a whole number"),
         ("--use_lora --tune_llm true", "--tune_llm true --use_lora true: found both"),
         ("--lora_r 8", "--lora_r: found without --use_lora true"),
-        (
-            "--use_lora --tune_vision true --lora_modules_to_save resampler",
-            "^--tune_vision true --lora_modules_to_save resampler",
-        ),
         ("--use_dora true --init_lora_weights pissa", "--init_lora_weights, --use_dora: found without --use_lora true"),
         ("--lora_lr 1e-4", "--lora_lr: found without --use_lora true"),
         ("--vision_lr 0", "--vision_lr: found 0, expected more than 0"),
@@ -136,10 +132,6 @@ def test_rows_are_packed_unless_something_speaks_against_it(extra: str, packing:
         ("--q_lora --init_lora_weights pissa", "^--init_lora_weights pissa --q_lora true: found both"),
         ("--use_lora --lora_weight_path a --init_lora_weights olora", "^--init_lora_weights olora --lora_weight_path"),
         ("--use_lora --init_lora_weights pissa --lora_dropout 0.1", "^--lora_dropout 0.1 --init_lora_weights pissa"),
-        (
-            "--use_lora --tune_output_head --lora_modules_to_save none",
-            "^--tune_output_head true --lora_modules_to_save none",
-        ),
         ("--use_lora --lora_layer_replication [[0,2]]", "^--lora_layer_replication: found "),
         ("--max_slice_nums 0", "--max_slice_nums: found 0"),
         ("--packing false --pack_length 4096", "--pack_length: found 4096 without packing"),

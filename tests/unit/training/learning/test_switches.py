@@ -117,6 +117,8 @@ def test_layers_are_picked_by_number(model: nn.Module) -> None:
         ("--lora_target_modules vision-attention --lora_modules_to_save vpm", "already trained fully as vpm"),
         ("--lora_target_modules attention --lora_layers_to_transform 1 2", "--lora_layers_to_transform: found 2"),
         ("--lora_modules_to_save vit", "'vit', which names no module"),
+        ("--tune_vision true --lora_modules_to_save resampler", "--tune_vision true --lora_modules_to_save resampler"),
+        ("--tune_output_head --lora_modules_to_save none", "--tune_output_head true --lora_modules_to_save none"),
         ("--lora_weight_path nowhere", "found no adapter_config.json in 'nowhere'"),
         (
             "--vision_lr 1e-5 --tune_vision false",
