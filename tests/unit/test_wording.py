@@ -80,12 +80,6 @@ _BY_HAND = {
     "wording.py",
     "data/checks/duplicate_ids.py",  # counts ids of which it keeps only the first
     "data/records/path_faults.py",  # suggests files near a path, by another measure
-    "models/adapters/attaching.py",
-    "models/answering/finite_logits.py",
-    "models/checkpoints/loading.py",
-    "models/checkpoints/weight_files.py",
-    "processing/frames.py",
-    "processing/tokenization.py",
 }
 """Modules that may still word it themselves."""
 

@@ -17,6 +17,7 @@ from minicpmv.errors import UsageError
 from minicpmv.processing.pictures.slicing import SlicePlan
 from minicpmv.processing.text.chat import ImageRef, Turn
 from minicpmv.releases.table import Version
+from minicpmv.wording import counted
 
 __all__ = ["ImageBlock", "ImageLayout", "lay_out_images"]
 
@@ -123,7 +124,7 @@ def lay_out_images(
     if set(order) != set(range(num_images)):
         raise _error(
             "conversation",
-            f"references to images {sorted(set(order))} and {num_images} image(s)",
+            f"references to images {sorted(set(order))} and {counted(num_images, 'image')}",
             "every image to have its place in the text and the other way round",
             "give as many images as the conversation refers to",
         )
@@ -192,7 +193,7 @@ def _read_groups(temporal_ids: Any, num_images: int, version: Version) -> list[l
     if total != num_images:
         raise _error(
             "temporal_ids",
-            f"{total} time indices for {num_images} image(s)",
+            f"{total} time indices for {counted(num_images, 'image')}",
             "one for each image of the conversation, in the order of the text",
             "add [-1] for every image that is no frame" if total < num_images else "remove the surplus",
         )

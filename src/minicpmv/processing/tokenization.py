@@ -33,6 +33,7 @@ from minicpmv.processing.text.chat import (
 )
 from minicpmv.releases.row import TokenRule, find_code
 from minicpmv.releases.table import Version
+from minicpmv.wording import counted
 
 __all__ = ["MARKUP", "EncodedSample", "Vocabulary", "encode", "is_control_token", "spell_out", "spell_out_image"]
 
@@ -323,7 +324,7 @@ def _check_images(segments: Sequence[Segment], plans: Sequence[SlicePlan]) -> No
     used = {segment.index for segment in segments if isinstance(segment, ImageSegment)}
     if used != set(range(len(plans))):
         raise UsageError(
-            f"conversation: found references to images {sorted(used)} and {len(plans)} image(s), "
+            f"conversation: found references to images {sorted(used)} and {counted(len(plans), 'image')}, "
             "expected every image to have its place in the text and the other way round\n"
             "  fix: give as many images as the conversation refers to"
         )

@@ -122,8 +122,8 @@ def test_lists_and_training_hold_them_too(processor: MiniCPMVProcessor) -> None:
 @pytest.mark.parametrize(
     ("parts", "temporal_ids", "message"),
     [
-        ((FRAMES[0], FRAMES[1]), [[0]], r"found 1 time indices for 2 image\(s\).*\n  fix: add \[-1\] for every image"),
-        ((FRAMES[0],), [[0], [1]], r"found 2 time indices for 1 image\(s\).*\n  fix: remove the surplus"),
+        ((FRAMES[0], FRAMES[1]), [[0]], r"found 1 time indices for 2 images.*\n  fix: add \[-1\] for every image"),
+        ((FRAMES[0],), [[0], [1]], r"found 2 time indices for 1 image.*\n  fix: remove the surplus"),
         ((FRAMES[0],), [0], r"found \[0\], expected a list of groups"),
         ((FRAMES[0],), [[]], r"found \[\[\]\], expected a list of groups"),
         ((FRAMES[0],), 3, "found 3, expected a list of groups"),

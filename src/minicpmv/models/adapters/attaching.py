@@ -27,6 +27,7 @@ from minicpmv.models.checkpoints.key_names import own_shapes
 from minicpmv.models.checkpoints.weight_files import Shape, read_shapes
 from minicpmv.releases.model_files import read_object
 from minicpmv.releases.table import Version, detect_version, version_named
+from minicpmv.wording import list_few
 
 __all__ = ["attach_adapter", "attach_adapters", "fitting_adapter"]
 
@@ -129,7 +130,7 @@ def _fitting(model: Any, path: str | Path) -> Iterator[_Fitting]:
         misfits = _misfits(found, model, rank=None if config.get("rank_pattern") else config.get("r"))
         if misfits or trained_on.version not in (None, here.version):
             raise CheckpointError(
-                f"{given}: found an adapter of {trained_on}, expected one of {here}{_listed(misfits)}\n"
+                f"{given}: found an adapter of {trained_on}, expected one of {here}\n{_listed(misfits)}\n"
                 "  fix: load it on the model that it was trained on, or train one for this model"
             )
         _refuse_other_mode(model, given)
@@ -180,7 +181,7 @@ def _is_read(name: str) -> bool:
 def _refuse_missing(names: list[str], at_fault: str) -> None:
     if names:
         raise CheckpointError(
-            f"{at_fault.replace('{}', str(len(names)))}{_listed([f'{name}: missing' for name in names])}\n"
+            f"{at_fault.replace('{}', str(len(names)))}\n{_listed([f'{name}: missing' for name in names])}\n"
             "  fix: copy the file again; if it is whole, train again"
         )
 
@@ -275,5 +276,4 @@ def _num_experts(module: Any) -> int:
 
 
 def _listed(lines: list[str]) -> str:
-    shown = lines[:_MOST_SHOWN] + ([f"... and {len(lines) - _MOST_SHOWN} more"] if lines[_MOST_SHOWN:] else [])
-    return "".join(f"\n    {line}" for line in shown)
+    return list_few(lines, most=_MOST_SHOWN, indent="    ")

@@ -14,6 +14,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 
 from minicpmv.errors import NotFiniteError
 from minicpmv.models.finiteness import find_not_finite
+from minicpmv.wording import name_few
 
 __all__ = ["FiniteLogits", "StopAtNotFinite", "explain_not_finite"]
 
@@ -78,7 +79,7 @@ def explain_not_finite(model: Any, *, rows: Sequence[int] = ()) -> NotFiniteErro
     broken = find_not_finite(model.named_parameters())
     found = f"{name}: found logits that are not finite (NaN or infinite), expected numbers to choose a token by"
     if broken:
-        names = ", ".join(broken[:_SHOWN]) + (f" and {len(broken) - _SHOWN} more" if broken[_SHOWN:] else "")
+        names = name_few(broken, most=_SHOWN)
         return NotFiniteError(
             f"{found}; its weights are not finite: {names}\n"
             "  fix: use an earlier checkpoint, or train again with a lower --learning_rate; if it was copied, copy it "

@@ -24,6 +24,7 @@ from minicpmv.models.checkpoints.end_tokens import complete_end_ids, find_end_id
 from minicpmv.models.checkpoints.key_names import own_shapes, released_shapes
 from minicpmv.models.checkpoints.weight_files import Shape, find_broken_file, read_shapes
 from minicpmv.releases.model_files import check_model_files
+from minicpmv.wording import list_few
 
 __all__ = ["StrictLoading", "refuse_misfits"]
 
@@ -150,7 +151,7 @@ class StrictLoading(CarriesTensors):
             model._keys_to_ignore_on_load_unexpected |= {f"^{re.escape(prefix)}" for prefix in prefixes}
         where = load_config.pretrained_model_name_or_path or "state_dict"
         wish = load_config.ignore_mismatched_sizes
-        # A quantised file names other tensors than the model, and so may one with the caller's own key_mapping.
+        # A quantized file names other tensors than the model, and so may one with the caller's own key_mapping.
         as_released = load_config.hf_quantizer is None and (
             len(load_config.weight_mapping or []) == len(get_model_conversion_mapping(model))
         )
@@ -244,5 +245,4 @@ def _written(shape: Shape | None) -> str:
 
 
 def _listed(lines: list[str]) -> str:
-    shown = lines[:_MOST_SHOWN] + ([f"... and {len(lines) - _MOST_SHOWN} more"] if lines[_MOST_SHOWN:] else [])
-    return "\n".join(f"    {line}" for line in shown)
+    return list_few(lines, most=_MOST_SHOWN, indent="    ")

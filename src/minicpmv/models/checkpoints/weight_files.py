@@ -18,6 +18,7 @@ from transformers.modeling_utils import load_state_dict
 from minicpmv.errors import CheckpointError
 from minicpmv.machine.shortage import find_shortage
 from minicpmv.releases.model_files import read_index
+from minicpmv.wording import name_few
 
 __all__ = [
     "DTYPE_NAMES",
@@ -62,7 +63,7 @@ def read_shapes(files: Sequence[str | Path]) -> dict[str, Shape]:
     """
     absent = [Path(file) for file in files if not Path(file).is_file()]
     if absent:
-        names = ", ".join(file.name for file in absent[:5]) + (f" and {len(absent) - 5} more" if absent[5:] else "")
+        names = name_few(file.name for file in absent)
         raise CheckpointError(
             f"{absent[0].parent}: found {len(files) - len(absent)} of {len(files)} weight files, expected also "
             f"{names}\n  fix: download or copy the missing files into that directory"
@@ -144,7 +145,7 @@ def _outlines_in(file: Path) -> dict[str, Tensor]:
         for name, found in unknown.items():
             raise CheckpointError(
                 f"{file}: found {name} in {found}, expected one of {', '.join(_DTYPES)}\n"
-                "  fix: start from the release that is not quantised"
+                "  fix: start from the release that is not quantized"
             )
         return {
             name: torch.empty(part.get_shape(), dtype=_DTYPES[part.get_dtype()], device="meta")
