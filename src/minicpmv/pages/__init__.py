@@ -1,1 +1,1 @@
-"""Holds what the pages of ``show`` and ``report`` share: templates and embedded pictures. It knows no records."""
+"""Holds what the pages of ``show`` and ``report`` share: template engine, styles, pictures. It knows no records."""

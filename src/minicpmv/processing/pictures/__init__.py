@@ -1,1 +1,1 @@
-"""Turns a picture into slices and patches. It knows no torch and no text."""
+"""Turns a picture into slices and patches, and places its tokens on a canvas. It knows no torch and no text."""

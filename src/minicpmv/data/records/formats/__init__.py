@@ -1,1 +1,1 @@
-"""Reads one container or one style of conversation in each module. It knows no other record than the one it reads."""
+"""Reads one container, or one trait of conversations, in each module. It knows no record but the one it reads."""
