@@ -21,6 +21,7 @@ def model() -> Any:
 @pytest.mark.parametrize(("mode", "patches_each"), [("16x", 4), ("4x", 1)])
 def test_features_of_each_slice_are_those_of_the_slice_alone(model: Any, mode: str, patches_each: int) -> None:
     model.config.downsample_mode = mode
+    torch.manual_seed(0)
     patches = torch.randn(sum(rows * columns for rows, columns in SIZES), 588)
     with torch.no_grad():
         together = model.tower(patches, SIZES, [len(SIZES)])
@@ -36,6 +37,7 @@ def test_tokens_of_each_slice_are_those_of_the_slice_alone(model: Any) -> None:
     model.config.downsample_mode = "16x"
     seen = halve(SIZES)
     counts = [rows * columns for rows, columns in seen]
+    torch.manual_seed(0)
     features = torch.randn(sum(counts), model.config.vision_config.hidden_size)
     with torch.no_grad():
         together = model.connector(features, seen)
