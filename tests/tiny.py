@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from minicpmv.data.records.record import Record
-from minicpmv.processing.text.chat import Turn
+from minicpmv.processing.text.turns import Turn
 
 FIXTURES = Path(__file__).parent / "fixtures"
 

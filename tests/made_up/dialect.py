@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from minicpmv.processing.text.chat import Dialect, ImageRef, ImageSegment, Segment, TextSegment, Turn
+from minicpmv.processing.text.chat import Dialect
+from minicpmv.processing.text.turns import ImageRef, ImageSegment, Segment, TextSegment, Turn
 
 __all__ = ["SCRIPT"]
 

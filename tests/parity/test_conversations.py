@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from minicpmv.processing.processor import EncodedConversation, MiniCPMVProcessor
-from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.turns import ImageRef, Turn
 from tests.parity.cases import FIXTURES, VERSIONS
 from tests.parity.test_prompts import bounds, processor_of
 

@@ -16,7 +16,7 @@ from minicpmv.processing.encoding import EncodedConversation, write_conversation
 from minicpmv.processing.pictures.canvas import WrittenBlock, place_on_canvas
 from minicpmv.processing.pictures.slicing import SliceConfig, plan_slices
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.turns import ImageRef, Turn
 from minicpmv.releases.table import VERSIONS
 from tests.parity.cases import FIXTURES
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from minicpmv.processing.pictures.slicing import SliceConfig, plan_slices
-from minicpmv.processing.text.chat import ImageSegment
+from minicpmv.processing.text.turns import ImageSegment
 from minicpmv.processing.tokenization import spell_out
 from minicpmv.releases.row import TokenRule
 from minicpmv.releases.table import VERSIONS

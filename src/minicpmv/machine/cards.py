@@ -14,7 +14,7 @@ class Card(NamedTuple):
 
     name: str
     memory_gib: float | None
-    """What a program finds, which is less than what is sold."""
+    """Holds the memory that a program finds, which is less than what is sold."""
     half_tflops: float | None = None
     """Dense matrix products in bfloat16 with float32 sums; float16 where there is no bfloat16."""
     float32_tflops: float | None = None

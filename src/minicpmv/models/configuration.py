@@ -23,19 +23,20 @@ from minicpmv.releases.model_files import check_config, naming_faults, read_obje
 from minicpmv.releases.row import TokenRule, find_code
 from minicpmv.releases.table import Version, detect_version
 
-__all__ = ["MiniCPMOConfig", "MiniCPMVConfig", "read_model_config"]
+__all__ = ["CALL_ARGUMENTS", "MiniCPMOConfig", "MiniCPMVConfig", "read_model_config"]
 
 # What the released config classes assume where a file is silent.
 _CLASS_DEFAULTS = {"query_num": 64, "drop_vision_last_layer": True}
+
+CALL_ARGUMENTS = {"attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions"}
+"""Names of what transformers adds to a file's fields when it loads one. Stated in the file itself they have no effect:
+which kernel computes is for the machine and the caller."""
 
 # Never mirrored as attributes of the flat config: transformers keeps its own idea of them. Neither is a key that its
 # class has an attribute for, or that begins with an underscore: a file could otherwise replace parts of the program.
 _BOOKKEEPING = {"model_type", "torch_dtype", "dtype", "transformers_version", "_name_or_path", "name_or_path"}
 _OWN = {"minicpmv_version", "text_config", "vision_config"}
 _MIRRORED = {"architectures", "tie_word_embeddings"}
-# What transformers adds to the file's fields when it loads one. Stated in the file itself they have no effect: which
-# kernel computes is for the machine and the caller.
-_CALL_ARGUMENTS = {"attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions"}
 _ROPE = {"rope_theta", "rope_scaling"}
 # The parts are made from these once; a later change would reach config.json and not the model.
 _FIXED = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -63,7 +64,7 @@ class MiniCPMVConfig(PreTrainedConfig):
 
     def __init__(self, **fields: Any) -> None:
         _refuse_other_type(fields, self.model_type)
-        own = {key: fields.pop(key) for key in _CALL_ARGUMENTS & fields.keys()}
+        own = {key: fields.pop(key) for key in CALL_ARGUMENTS & fields.keys()}
         quantization = fields.pop("quantization_config", None)
         # The files say torch_dtype, transformers says dtype, and callers of either may give torch's own object.
         dtype = fields.pop("dtype", None) or fields.get("torch_dtype")
@@ -115,7 +116,7 @@ class MiniCPMVConfig(PreTrainedConfig):
             kwargs: Options of ``from_pretrained``. One that names a field replaces it, before anything is derived from
                 the field; of a field with fields of its own, such as ``vision_config``, only those that are given.
         """
-        fields = {key: value for key, value in config_dict.items() if key not in _CALL_ARGUMENTS}
+        fields = {key: value for key, value in config_dict.items() if key not in CALL_ARGUMENTS}
         check_fields(config_dict, CONFIG, where="config.json", fix="use the config.json that belongs to the weights")
         for key in (fields.keys() | _CLASS_DEFAULTS.keys()) & kwargs.keys() - {"torch_dtype", "dtype"}:
             value, given = fields.get(key), kwargs.pop(key)

@@ -18,8 +18,9 @@ from minicpmv.errors import UsageError
 from minicpmv.processing.frames import ImageLayout, lay_out_images
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.pictures.slicing import SlicePlan
-from minicpmv.processing.text.chat import ImageRef, Segment, Turn, left_out, render
+from minicpmv.processing.text.chat import left_out, render
 from minicpmv.processing.text.tools_frame import ToolsFrame
+from minicpmv.processing.text.turns import ImageRef, Segment, Turn
 from minicpmv.processing.tokenization import EncodedSample, Vocabulary, encode, spell_out
 from minicpmv.releases.table import Version
 

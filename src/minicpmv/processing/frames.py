@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from minicpmv.errors import UsageError
 from minicpmv.processing.pictures.slicing import SlicePlan
-from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.turns import ImageRef, Turn
 from minicpmv.releases.table import Version
 from minicpmv.wording import counted
 

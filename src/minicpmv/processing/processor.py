@@ -26,10 +26,11 @@ from minicpmv.processing.image_processor import MiniCPMVImageProcessor, MiniCPMV
 from minicpmv.processing.pictures.patches import ImageSource, load_image
 from minicpmv.processing.pictures.slicing import SlicePlan
 from minicpmv.processing.template_options import check_template_options
-from minicpmv.processing.text.chat import Turn, roles_of, system_of
+from minicpmv.processing.text.chat import roles_of, system_of
 from minicpmv.processing.text.messages import read_messages
 from minicpmv.processing.text.released_tools import read_tools_frame
 from minicpmv.processing.text.tools_frame import ToolsFrame
+from minicpmv.processing.text.turns import Turn
 from minicpmv.processing.tokenization import EncodedSample, Vocabulary
 from minicpmv.releases.model_files import check_model_files
 from minicpmv.releases.row import TokenRule, find_code

@@ -22,15 +22,8 @@ from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.models.networks.loss import IGNORED
 from minicpmv.processing.pictures.canvas import WrittenBlock
 from minicpmv.processing.pictures.slicing import SlicePlan
-from minicpmv.processing.text.chat import (
-    ImageSegment,
-    Segment,
-    TextKind,
-    TextSegment,
-    control_tokens_of,
-    role_tags_of,
-    typed_as_text,
-)
+from minicpmv.processing.text.chat import control_tokens_of, role_tags_of, typed_as_text
+from minicpmv.processing.text.turns import ImageSegment, Segment, TextKind, TextSegment
 from minicpmv.releases.row import TokenRule, find_code
 from minicpmv.releases.table import Version
 from minicpmv.wording import counted

@@ -53,6 +53,24 @@ _SPOKEN = (
     r"<\|/?(audio|spk|tts|listen|speak|interrupt|vad|emotion|speed|pitch|turn|chunk|timbre)\w*\|>"
     r"|</?(unit|answer|focus|line|perception|source_image|image_save_to)>"
 )
+_READS_AS_OMNI = Reading(
+    dialect=f"{_DIALECTS}:CHATML",
+    processor=f"{_PROCESSOR}:MiniCPMOProcessor",
+    tokenizer=f"{_TOKENIZERS}:MiniCPMOTokenizerFast",
+    terminators=("<|im_end|>", "<|endoftext|>", "<|tts_eos|>"),
+    markup=_NUMBERED,
+    never_text=_SPOKEN,
+)
+_NETWORK_OF_OMNI = Network(
+    model_type=_OMNI,
+    config="minicpmv.models.configuration:MiniCPMOConfig",
+    model="minicpmv.models.modeling:MiniCPMOForConditionalGeneration",
+    language_model="transformers:Qwen2ForCausalLM",
+    vision_positions="grid",
+    overflows_in_float16=True,
+    carried=_SPEECH,
+    whole_folders=("assets",),
+)
 _ENGINES_OF_OMNI = Engines(
     gguf="llama.cpp's converter knows no MiniCPM-o",
     vllm="vLLM's class for it, MiniCPMO, also hears, and needs the config, tokenizer and processor in the directory's "
@@ -78,18 +96,19 @@ _READS_AS_4_7 = replace(
     positions="minicpmv.processing.pictures.canvas:place_on_canvas",
 )
 _LAYER = r"model\.language_model\.layers\.\d+"
+_MIXERS = r"self_attn\.(q_proj|k_proj|v_proj|o_proj)|linear_attn\.(in_proj_qkv|in_proj_z|out_proj)"
+"""What looks from a token to others, in layers of either kind."""
 _LORA_ON_4_6 = {
-    "attention": rf"{_LAYER}\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|linear_attn\.(in_proj_qkv|in_proj_z|out_proj))",
-    "all-linear": rf"{_LAYER}\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|linear_attn\.(in_proj_qkv|in_proj_z|out_proj)"
-    r"|mlp\.(gate_proj|up_proj|down_proj))",
+    "attention": rf"{_LAYER}\.({_MIXERS})",
+    "all-linear": rf"{_LAYER}\.({_MIXERS}|mlp\.(gate_proj|up_proj|down_proj))",
     "vision-attention": r"model\.vision_tower\.encoder\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|out_proj)",
     "vision-all-linear": r"model\.vision_tower\.(encoder\.layers\.\d+|vit_merger)\..*(_proj|fc1|fc2|linear_1|linear_2)",
     "resampler": r"model\.merger\.mlp\.\d+\.(linear_1|linear_2)",
 }
 _LORA_ON_EXPERTS = _LORA_ON_4_6 | {
-    "all-linear": rf"{_LAYER}\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|linear_attn\.(in_proj_qkv|in_proj_z|out_proj)"
-    r"|mlp\.shared_expert\.(gate_proj|up_proj|down_proj))",
+    "all-linear": rf"{_LAYER}\.({_MIXERS}|mlp\.shared_expert\.(gate_proj|up_proj|down_proj))"
 }
+_ANSWERS_OF_4_6 = Answering(max_input_tokens=32768, max_new_tokens=2048, repetition_penalty=1.0)
 _NETWORK_4_6 = Network(
     model_type="minicpmv4_6",
     config="minicpmv.models.native.configuration:MiniCPMV4_6Config",
@@ -241,7 +260,7 @@ _ROWS: dict[str, Version] = {
             llm_types=("qwen3_5", "qwen"),
             reading=_READS_AS_4_6,
             network=_NETWORK_4_6,
-            answering=Answering(max_input_tokens=32768, max_new_tokens=2048, repetition_penalty=1.0),
+            answering=_ANSWERS_OF_4_6,
             engines=_ENGINES_OF_4_6,
         ),
         Version(
@@ -252,7 +271,7 @@ _ROWS: dict[str, Version] = {
             llm_types=("qwen3_5", "qwen"),
             reading=_READS_AS_4_7,
             network=_NETWORK_4_7,
-            answering=Answering(max_input_tokens=32768, max_new_tokens=2048, repetition_penalty=1.0),
+            answering=_ANSWERS_OF_4_6,
             engines=_ENGINES_OF_4_7,
         ),
         Version(
@@ -268,7 +287,7 @@ _ROWS: dict[str, Version] = {
                 lora_on=_LORA_ON_EXPERTS,
                 lora_parameters={"experts": rf"{_LAYER}\.mlp\.experts\.(gate_up_proj|down_proj)"},
             ),
-            answering=Answering(max_input_tokens=32768, max_new_tokens=2048, repetition_penalty=1.0),
+            answering=_ANSWERS_OF_4_6,
             engines=_ENGINES_OF_4_7,
         ),
         Version(
@@ -277,24 +296,8 @@ _ROWS: dict[str, Version] = {
             model="openbmb/MiniCPM-o-2_6",
             may_leave_version_out=True,
             llm_types=("qwen", "qwen2"),
-            reading=Reading(
-                dialect=f"{_DIALECTS}:CHATML",
-                processor=f"{_PROCESSOR}:MiniCPMOProcessor",
-                tokenizer=f"{_TOKENIZERS}:MiniCPMOTokenizerFast",
-                terminators=("<|im_end|>", "<|endoftext|>", "<|tts_eos|>"),
-                markup=_NUMBERED,
-                never_text=_SPOKEN,
-            ),
-            network=Network(
-                model_type=_OMNI,
-                config="minicpmv.models.configuration:MiniCPMOConfig",
-                model="minicpmv.models.modeling:MiniCPMOForConditionalGeneration",
-                language_model="transformers:Qwen2ForCausalLM",
-                vision_positions="grid",
-                overflows_in_float16=True,
-                carried=_SPEECH,
-                whole_folders=("assets",),
-            ),
+            reading=_READS_AS_OMNI,
+            network=_NETWORK_OF_OMNI,
             answering=Answering(max_input_tokens=8192, max_new_tokens=2048),
             engines=_ENGINES_OF_OMNI,
         ),
@@ -303,23 +306,9 @@ _ROWS: dict[str, Version] = {
             also_written=("4.5",),
             model="openbmb/MiniCPM-o-4_5",
             llm_types=("qwen", "qwen3"),
-            reading=Reading(
-                dialect=f"{_DIALECTS}:QWEN3",
-                processor=f"{_PROCESSOR}:MiniCPMOProcessor",
-                tokenizer=f"{_TOKENIZERS}:MiniCPMOTokenizerFast",
-                terminators=("<|im_end|>", "<|endoftext|>", "<|tts_eos|>"),
-                markup=_NUMBERED,
-                never_text=_SPOKEN,
-                thinking=True,
-            ),
-            network=Network(
-                model_type=_OMNI,
-                config="minicpmv.models.configuration:MiniCPMOConfig",
-                model="minicpmv.models.modeling:MiniCPMOForConditionalGeneration",
-                language_model="transformers:Qwen3ForCausalLM",
-                vision_positions="grid",
-                carried=_SPEECH,
-                whole_folders=("assets",),
+            reading=replace(_READS_AS_OMNI, dialect=f"{_DIALECTS}:QWEN3", thinking=True),
+            network=replace(
+                _NETWORK_OF_OMNI, language_model="transformers:Qwen3ForCausalLM", overflows_in_float16=False
             ),
             answering=Answering(max_input_tokens=8192, max_new_tokens=4096, repetition_penalty=1.03),
             engines=_ENGINES_OF_OMNI,
@@ -361,8 +350,7 @@ def version_named(stated: object, model_type: object = None) -> Version | None:
     """
     if model_type is None and str(stated) in VERSIONS:
         return VERSIONS[str(stated)]
-    rows = _rows_of(UNSTATED.network.model_type if model_type is None else model_type)
-    return next((row for row in rows if str(stated) in (row.name, *row.also_written)), None)
+    return _meant_by(stated, _rows_of(UNSTATED.network.model_type if model_type is None else model_type))
 
 
 def is_model_type(stated: object) -> bool:
@@ -400,7 +388,7 @@ def detect_version(config: Mapping[str, Any]) -> Version:
             f"({', '.join(UNSTATED.own_fields)}), expected 'version' to be one of {_names(rows)}\n"
             "  fix: add the version that the weights belong to"
         )
-    version = next((row for row in rows if str(stated) in (row.name, *row.also_written)), None)
+    version = _meant_by(stated, rows)
     if version is not None:
         return version
     raise CheckpointError(
@@ -411,6 +399,10 @@ def detect_version(config: Mapping[str, Any]) -> Version:
 
 def _rows_of(model_type: object) -> list[Version]:
     return [row for row in VERSIONS.values() if row.network.model_type == model_type]
+
+
+def _meant_by(stated: object, rows: Sequence[Version]) -> Version | None:
+    return next((row for row in rows if str(stated) in (row.name, *row.also_written)), None)
 
 
 def _names(rows: Sequence[Version]) -> str:

@@ -12,8 +12,8 @@ from minicpmv.data.sources.skipping import TOO_LONG
 from minicpmv.errors import DataError
 from minicpmv.models.networks.loss import IGNORED
 from minicpmv.processing.pictures.patches import load_image
-from minicpmv.processing.text.chat import ImageRef, Turn
 from minicpmv.processing.text.tool_calls import spell_calls
+from minicpmv.processing.text.turns import ImageRef, Turn
 from minicpmv.show.pictures import Picture, show_picture
 from minicpmv.show.sequence import ImageRun, Kind, Word, arrange_tokens, classify, describe_weight
 from minicpmv.show.spelling import TokenSpelling

@@ -11,7 +11,7 @@ import pytest
 from minicpmv.data.records.record import Record
 from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import DataError, Problem
-from minicpmv.processing.text.chat import ImageRef
+from minicpmv.processing.text.turns import ImageRef
 from minicpmv.releases.table import VERSIONS
 from tests.tiny import conversation, save_picture, write_data
 

@@ -17,7 +17,7 @@ from minicpmv.data.records.record import Record
 from minicpmv.errors import UsageError
 from minicpmv.inference.answer_file import PartialAnswers, check_output, check_place
 from minicpmv.inference.predicting import Prediction
-from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.turns import ImageRef, Turn
 from tests.tiny import save_picture
 
 RUN: dict[str, Any] = {"model": "a", "images": "2 files", "seed": 1}

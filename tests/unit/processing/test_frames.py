@@ -11,7 +11,7 @@ import torch
 from minicpmv.errors import UsageError
 from minicpmv.processing.frames import ImageBlock, lay_out_images
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.turns import ImageRef, Turn
 from minicpmv.releases.table import VERSIONS
 from tests.tiny import picture
 

@@ -19,7 +19,7 @@ from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.pictures.patches import ImageError
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.released_tokenizers import LlamaTokenizerWrapper, MiniCPMVTokenizerFast
-from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.turns import ImageRef, Turn
 from minicpmv.releases.table import VERSIONS
 from tests.parity.cases import FIXTURES
 from tests.unit.processing.conftest import MODELS

@@ -9,7 +9,7 @@ from tokenizers.processors import TemplateProcessing
 
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.turns import ImageRef, Turn
 from minicpmv.processing.tokenization import MARKUP, Vocabulary
 from minicpmv.releases.table import VERSIONS
 from tests.tiny import weigh

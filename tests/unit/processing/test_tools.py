@@ -10,9 +10,9 @@ import pytest
 from minicpmv.errors import UsageError
 from minicpmv.models.networks.loss import IGNORED
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.processing.text.chat import Turn, announce_tools
 from minicpmv.processing.text.template_rendering import render_cases
 from minicpmv.processing.text.tool_calls import make_call, read_calls, read_tools, to_json
+from minicpmv.processing.text.turns import Turn, announce_tools
 from tests.parity.cases import FIXTURES
 from tests.tool_templates import with_tools
 

@@ -30,8 +30,9 @@ from minicpmv.data.records.grounding import check_objects
 from minicpmv.data.records.record import RawRecord, quote
 from minicpmv.errors import Problem
 from minicpmv.processing.pictures.patches import ImageError, read_data_url
-from minicpmv.processing.text.chat import Role, Turn, left_out, roles_of
+from minicpmv.processing.text.chat import left_out, roles_of
 from minicpmv.processing.text.thinking import THINK, THOUGHT
+from minicpmv.processing.text.turns import Role, Turn
 from minicpmv.releases.table import Version
 
 __all__ = ["RecordChecker", "check_image_value"]

@@ -14,9 +14,9 @@ from typing import Any, cast
 
 from minicpmv.data.records.record import RawRecord
 from minicpmv.errors import Problem
-from minicpmv.processing.text.chat import ImageRef, Role, Turn
 from minicpmv.processing.text.thinking import THINK, THOUGHT
 from minicpmv.processing.text.tool_calls import make_call
+from minicpmv.processing.text.turns import ImageRef, Role, Turn
 from minicpmv.wording import counted
 
 __all__ = [

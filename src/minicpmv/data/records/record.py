@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from minicpmv.errors import Problem
-from minicpmv.processing.text.chat import Turn
+from minicpmv.processing.text.turns import Turn
 
 __all__ = ["OWN_NAMES", "FieldNames", "Level", "RawRecord", "Record", "Unread", "place", "quote"]
 

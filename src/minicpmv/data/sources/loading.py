@@ -29,8 +29,8 @@ from minicpmv.data.records.reading import log_notice, open_records
 from minicpmv.data.records.record import RawRecord, Record
 from minicpmv.data.records.sequences import LazySequence
 from minicpmv.errors import DataError, Problem, UsageError
-from minicpmv.processing.text.chat import announce_tools
 from minicpmv.processing.text.tool_calls import to_json
+from minicpmv.processing.text.turns import announce_tools
 from minicpmv.releases.table import Version
 
 __all__ = [

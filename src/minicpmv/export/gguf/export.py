@@ -133,21 +133,20 @@ def export_gguf(
 
 def _names(checkpoint: Checkpoint, name: str, kind: str, vision_kind: str) -> tuple[str, str]:
     """Return the names of the files: the language model's, and that of tower and resampler."""
-    kind = _own_type(checkpoint) if kind == "auto" else kind
-    return f"{name}-{kind}.gguf", f"mmproj-{name}-{_vision_type(kind, vision_kind)}.gguf"
+    _, kind, vision_kind = _settle(checkpoint, kind, vision_kind)
+    return f"{name}-{kind}.gguf", f"mmproj-{name}-{vision_kind}.gguf"
 
 
-def _own_type(checkpoint: Checkpoint) -> str:
-    return type_of(_dtype(checkpoint))
+def _settle(checkpoint: Checkpoint, kind: str, vision_kind: str) -> tuple[str, str, str]:
+    """Return the number format of the checkpoint itself, and what ``auto`` means by it for both files."""
+    own = type_of(_dtype(checkpoint))
+    kind = own if kind == "auto" else kind
+    return own, kind, vision_kind if vision_kind != "auto" else "f32" if kind == "f32" else "f16"
 
 
 def _dtype(checkpoint: Checkpoint) -> torch.dtype:
     embeddings = checkpoint.config.minicpmv_version.network.parts.embeddings
     return checkpoint.weights.outlines[f"{embeddings}.weight"].dtype
-
-
-def _vision_type(kind: str, vision_kind: str) -> str:
-    return vision_kind if vision_kind != "auto" else "f32" if kind == "f32" else "f16"
 
 
 def _write(
@@ -159,9 +158,8 @@ def _write(
     tool: Path | None,
 ) -> list[File]:
     """Write both files; return them with their tensors. llama.cpp's tool writes the formats that only it has."""
-    config, shapes, own = checkpoint.config, checkpoint.shapes, _own_type(checkpoint)
-    kind = own if kind == "auto" else kind
-    vision_kind = _vision_type(kind, vision_kind)
+    config, shapes = checkpoint.config, checkpoint.shapes
+    own, kind, vision_kind = _settle(checkpoint, kind, vision_kind)
     language = places[0], language_tensors(config, shapes)
     if tool is None:
         _write_language_model(language, checkpoint, processor, kind)
@@ -184,8 +182,8 @@ def _convert(
     converter: Converter,
 ) -> list[File]:
     """Have llama.cpp's converter write both files; return them with the tensors that they should hold."""
-    config, shapes, own = checkpoint.config, checkpoint.shapes, _own_type(checkpoint)
-    kind = own if kind == "auto" else kind
+    config, shapes = checkpoint.config, checkpoint.shapes
+    own, kind, vision_kind = _settle(checkpoint, kind, vision_kind)
     data = places[0].with_name("data") / checkpoint.path.resolve().name
     data.parent.mkdir()
     link_data(checkpoint, processor, data)
@@ -194,7 +192,7 @@ def _convert(
     vision = places[1], native_vision_tensors(config, shapes)
     floats = places[0] if tool is None else places[0].with_name(f"{own}-{places[0].name}")
     converter.convert(data, floats, kind if tool is None else own, vision=False)
-    converter.convert(data, vision[0], _vision_type(kind, vision_kind), vision=True)
+    converter.convert(data, vision[0], vision_kind, vision=True)
     for file, tensors in ((floats, language[1]), vision):
         check_converted(file, tensors)
     if tool is not None:

@@ -39,7 +39,7 @@ _CASES: dict[str, tuple[list[dict[str, str]], bool]] = {
     "an instruction and a question": ([{"role": "system", "content": "Be short."}, *_TURNS[:1]], True),
     "an instruction and three turns": ([{"role": "system", "content": "Be short."}, *_TURNS], True),
 }
-"""What is asked of both -> the messages, and whether the model is to answer."""
+"""Lists the conversations that both are asked to write: name -> messages, and whether the model is to answer."""
 
 
 @dataclass(slots=True)

@@ -66,7 +66,7 @@ class BaseIdentity:
     function: str
     """As ``digest_function`` has it: with other settings the same weights compute something else."""
     downsample_mode: str = ""
-    """In which the adapter was trained, whatever the base's files say; empty for a release without a choice."""
+    """Names the mode that the adapter was trained in, whatever the base's files say; empty without a choice."""
     before: tuple[BaseIdentity, ...] = ()
     """Other bases that the adapter was trained on earlier, oldest first, where that was allowed."""
 

@@ -7,15 +7,16 @@ bytes go from file to file. Which keys are carried is in the release's row (``Ne
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.files.atomic_files import write_json
 from minicpmv.models.checkpoints.stored_tensors import StoredTensor, list_stored, read_range
+from minicpmv.models.checkpoints.weight_digests import digest_all
 from minicpmv.models.checkpoints.weight_files import find_weight_files, read_shapes
 from minicpmv.releases.model_files import read_index
 from minicpmv.wording import name_few
@@ -27,7 +28,7 @@ Facts = dict[str, tuple[str, list[int], str]]
 
 _INDEX = "model.safetensors.index.json"
 _MOST_BYTES = 5 * 10**9
-"""Of a file; a larger tensor has one of its own."""
+"""The size of a file is limited to so many; a larger tensor has a file of its own."""
 _ALIGNMENT = 8
 
 
@@ -99,8 +100,7 @@ class Carried:
             CheckpointError: A file is gone, cut short or cannot be read.
         """
         if self._facts is None:
-            with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-                digests = list(threads.map(StoredTensor.digest, self.tensors.values()))
+            digests = digest_all(list(self.tensors.values()))
             self._facts = {
                 tensor.name: (tensor.dtype, list(tensor.shape), digest)
                 for tensor, digest in zip(self.tensors.values(), digests, strict=True)
@@ -195,9 +195,7 @@ def _write_shard(path: Path, tensors: Sequence[StoredTensor], facts: Facts) -> N
 
 
 def _width(tensor: StoredTensor) -> int:
-    count = 1
-    for side in tensor.shape:
-        count *= side
+    count = math.prod(tensor.shape)
     return tensor.num_bytes // count if count else 0
 
 

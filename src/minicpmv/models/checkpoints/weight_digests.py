@@ -20,10 +20,10 @@ import torch
 from transformers.modeling_utils import load_state_dict
 
 from minicpmv.errors import CheckpointError
-from minicpmv.models.checkpoints.stored_tensors import list_stored
+from minicpmv.models.checkpoints.stored_tensors import StoredTensor, list_stored
 from minicpmv.models.checkpoints.weight_files import DTYPE_NAMES, find_weight_files, read_shapes
 
-__all__ = ["KEPT", "WeightDigests", "digest_weights"]
+__all__ = ["KEPT", "WeightDigests", "digest_all", "digest_weights"]
 
 KEPT = Path("~/.cache/minicpmv/weights")
 """Where digests are kept unless another folder is named."""
@@ -67,7 +67,7 @@ def digest_weights(folder: Path, *, kept: Path | None = KEPT) -> WeightDigests:
     if known is not None:
         return known
     tensors = sorted(itertools.chain.from_iterable(map(_tensors_in, files)))
-    digests = _digest_all(tensors)
+    digests = digest_all(tensors)
     whole, shapes = hashlib.sha256(), hashlib.sha256()
     for tensor, digest in zip(tensors, digests, strict=True):
         whole.update(json.dumps([tensor.name, tensor.dtype, tensor.shape, digest]).encode() + b"\n")
@@ -103,8 +103,8 @@ def _digest_values(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
-def _digest_all(tensors: Sequence[_Tensor]) -> list[str]:
-    """Digest in threads, which let go of the interpreter and do not keep a process that ends."""
+def digest_all(tensors: Sequence[_Tensor | StoredTensor]) -> list[str]:
+    """Digest tensors in threads, which let go of the interpreter and do not keep a process that ends."""
     digests, faults = [""] * len(tensors), list[Exception]()
     largest_first = iter(sorted(range(len(tensors)), key=lambda index: -torch.Size(tensors[index].shape).numel()))
     taking = threading.Lock()

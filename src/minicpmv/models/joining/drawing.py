@@ -1,4 +1,4 @@
-"""What transformers' ``generate`` asks of a model: which inputs a step needs, and how rows are repeated."""
+"""Answers what transformers' ``generate`` asks of a model: which inputs a step needs, how rows are repeated."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ __all__ = ["JoinsPictures"]
 
 
 _CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
-"""What transformers calls keys and values of earlier tokens; ``cache`` from 5.24 on."""
+"""Is what transformers calls keys and values of earlier tokens: ``cache`` from 5.24 on."""
 
 
 class JoinsPictures(SeesPictures):

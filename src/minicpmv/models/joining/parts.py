@@ -1,4 +1,4 @@
-"""Where a network has its parts: asked of the release's row, so that nobody else knows how one names its modules."""
+"""Finds the parts of a network by the release's row, so that nobody else knows how one names its modules."""
 
 from __future__ import annotations
 

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from transformers import MiniCPMV4_6Config as ReleasedConfig4_6
 from transformers import MiniCPMV4_7Config as ReleasedConfig4_7
 from transformers import PreTrainedConfig
 
+from minicpmv.models.configuration import CALL_ARGUMENTS
 from minicpmv.releases.model_files import check_config, naming_faults
 from minicpmv.releases.row import TokenRule
 from minicpmv.releases.table import Version, detect_version
 
 __all__ = ["MiniCPMV4_6Config", "MiniCPMV4_7Config"]
 
-# What transformers adds to the file's fields when it loads one. Stated in the file itself they have no effect: which
-# kernel computes is for the machine and the caller.
-_CALL_ARGUMENTS = {"attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions"}
 _OWN = ("_released", "_as_read")
 _ABSENT = object()
 
@@ -35,10 +34,10 @@ class _NativeConfig(_Base):
     _released: dict[str, Any]
     """The file's fields."""
     _as_read: dict[str, Any]
-    """What transformers made of them."""
+    """The account that transformers gave of the config when it was made of them."""
 
     def __init__(self, **fields: Any) -> None:
-        own = {key: fields.pop(key) for key in _CALL_ARGUMENTS & fields.keys()}
+        own = {key: fields.pop(key) for key in CALL_ARGUMENTS & fields.keys()}
         released = {key: value for key, value in fields.items() if not key.startswith("_")}
         released.setdefault("model_type", self.model_type)
         for key in ("dtype", "torch_dtype"):  # callers of from_pretrained may give torch's own object
@@ -55,15 +54,14 @@ class _NativeConfig(_Base):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Make a config of a file's fields; options of ``from_pretrained`` that name a field replace it."""
-        fields = {key: value for key, value in config_dict.items() if key not in _CALL_ARGUMENTS}
+        fields = {key: value for key, value in config_dict.items() if key not in CALL_ARGUMENTS}
         return super().from_dict(fields, **kwargs)
 
     @property
     def minicpmv_version(self) -> Version:
         """The release."""
         this: Any = self
-        text = {"model_type": this.text_config.model_type}
-        return detect_version({"model_type": self.model_type, "text_config": text})
+        return _release_of(self.model_type, this.text_config.model_type)
 
     @property
     def token_rule(self) -> TokenRule:
@@ -83,6 +81,12 @@ class _NativeConfig(_Base):
     def to_diff_dict(self) -> dict[str, Any]:
         """Same as :meth:`to_dict`: a released file is complete, not a difference to some default."""
         return self.to_dict()
+
+
+@cache
+def _release_of(model_type: str, text_model_type: str) -> Version:
+    """Look a release up once: every part of a network is found by its row, in every step."""
+    return detect_version({"model_type": model_type, "text_config": {"model_type": text_model_type}})
 
 
 def _with_changes(released: Mapping[str, Any], before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

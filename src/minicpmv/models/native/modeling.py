@@ -50,6 +50,10 @@ class _NativeModel(JoinedModel):
     _released: type
     """transformers' class."""
 
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.take_over()
+
     def take_over(self) -> None:
         """Let the parts of a built network compute as batches of this package need it."""
         exchange(self.tower, NativeTower)
@@ -125,10 +129,6 @@ class MiniCPMV4_6ForConditionalGeneration(  # pyright: ignore[reportIncompatible
     config_class = MiniCPMV4_6Config
     _released = ReleasedModel4_6
 
-    def __init__(self, config: MiniCPMV4_6Config) -> None:
-        super().__init__(config)
-        self.take_over()
-
 
 class MiniCPMV4_7ForConditionalGeneration(  # pyright: ignore[reportIncompatibleMethodOverride, reportIncompatibleVariableOverride]
     _NativeModel, ReleasedModel4_7
@@ -137,10 +137,6 @@ class MiniCPMV4_7ForConditionalGeneration(  # pyright: ignore[reportIncompatible
 
     config_class = MiniCPMV4_7Config
     _released = ReleasedModel4_7
-
-    def __init__(self, config: MiniCPMV4_7Config) -> None:
-        super().__init__(config)
-        self.take_over()
 
     def _prepare_position_ids_for_generation(self, inputs_tensor: Any, model_kwargs: dict[str, Any]) -> Any:
         """Keep transformers from what it remembers of an earlier prompt, unless this one is its own."""

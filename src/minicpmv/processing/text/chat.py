@@ -15,29 +15,16 @@ from minicpmv.processing.text.dialects import Dialect, write_instruction
 from minicpmv.processing.text.tools_frame import ToolsFrame
 from minicpmv.processing.text.turns import (
     ImageRef,
-    ImageSegment,
     LeftOut,
     Role,
     Segment,
-    TextKind,
     TextSegment,
     Turn,
-    announce_tools,
 )
 from minicpmv.releases.row import find_code
 from minicpmv.releases.table import Version
 
 __all__ = [
-    "Dialect",
-    "ImageRef",
-    "ImageSegment",
-    "LeftOut",
-    "Role",
-    "Segment",
-    "TextKind",
-    "TextSegment",
-    "Turn",
-    "announce_tools",
     "control_tokens_of",
     "left_out",
     "render",

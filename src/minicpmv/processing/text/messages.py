@@ -13,8 +13,8 @@ from PIL import Image
 
 from minicpmv.errors import UsageError
 from minicpmv.processing.pictures.patches import ImageSource
-from minicpmv.processing.text.chat import ImageRef, Turn, announce_tools
 from minicpmv.processing.text.tool_calls import ToolCall, ToolFault, make_call, read_calls, read_tools, to_json
+from minicpmv.processing.text.turns import ImageRef, Turn, announce_tools
 
 __all__ = ["read_messages"]
 

@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from minicpmv.errors import CheckpointError
-from minicpmv.processing.text.chat import TextSegment, Turn, render
+from minicpmv.processing.text.chat import render
 from minicpmv.processing.text.template_rendering import describe_difference, render_cases
 from minicpmv.processing.text.tool_calls import make_call, read_calls, to_json
 from minicpmv.processing.text.tools_frame import ToolsFrame
+from minicpmv.processing.text.turns import TextSegment, Turn
 from minicpmv.releases.table import Version
 
 __all__ = ["read_tools_frame"]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from minicpmv.processing.text.chat import ImageRef, Role, Turn
+from minicpmv.processing.text.turns import ImageRef, Role, Turn
 from minicpmv.serving.errors import RequestError, refused
 
 __all__ = ["ChatRequest", "read_request"]

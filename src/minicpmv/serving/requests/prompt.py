@@ -9,7 +9,7 @@ from minicpmv.errors import MiniCPMVError, UsageError
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.models.answering.answers import thinking_setting
 from minicpmv.processing.encoding import EncodedConversation
-from minicpmv.processing.text.chat import Turn
+from minicpmv.processing.text.turns import Turn
 from minicpmv.serving.errors import RequestError, refused
 from minicpmv.serving.requests.chat_request import ChatRequest
 from minicpmv.serving.requests.request_images import Picture, read_pictures

@@ -26,7 +26,7 @@ from minicpmv.machine.description import describe_machine
 from minicpmv.machine.installed import list_versions
 from minicpmv.machine.value import Machine
 from minicpmv.models.adapters.base_identity import BaseIdentity
-from minicpmv.processing.text.chat import ImageRef
+from minicpmv.processing.text.turns import ImageRef
 from minicpmv.terminal.redaction import clean_settings
 from minicpmv.training.flags.arguments import Request
 from minicpmv.training.inputs.run_inputs import RunInputs

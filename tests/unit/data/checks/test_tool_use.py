@@ -12,8 +12,8 @@ from minicpmv.data.records.record import Record
 from minicpmv.data.sources.conversion import convert
 from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import DataError
-from minicpmv.processing.text.chat import Turn
 from minicpmv.processing.text.tool_calls import ToolCall
+from minicpmv.processing.text.turns import Turn
 from minicpmv.releases.table import VERSIONS
 from tests.tiny import write_data
 

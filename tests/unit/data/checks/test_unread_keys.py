@@ -20,7 +20,7 @@ from minicpmv.data.sources.cache import DataCache
 from minicpmv.data.sources.loading import Checked, check_records
 from minicpmv.data.sources.mixing import DataSource, load_mixture
 from minicpmv.data.sources.survey import Survey
-from minicpmv.processing.text.chat import Turn
+from minicpmv.processing.text.turns import Turn
 from tests.tiny import conversation, save_picture, write_data
 
 _ALIKE = settings(derandomize=True, deadline=None, database=None, max_examples=120)

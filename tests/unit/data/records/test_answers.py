@@ -7,7 +7,7 @@ import pytest
 from minicpmv.data.records.answers import LAST, Answers, Share
 from minicpmv.data.records.record import Record
 from minicpmv.errors import UsageError
-from minicpmv.processing.text.chat import Turn
+from minicpmv.processing.text.turns import Turn
 
 
 def _turns(*weights: float) -> tuple[Turn, ...]:

@@ -9,7 +9,7 @@ from minicpmv.data.records.formats import json_list
 from minicpmv.data.records.reading import read_records
 from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import DataError, Problem
-from minicpmv.processing.text.chat import ImageRef
+from minicpmv.processing.text.turns import ImageRef
 from tests.tiny import save_picture
 
 EXAMPLES = Path(__file__).parent / "examples"

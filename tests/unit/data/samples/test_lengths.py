@@ -14,7 +14,7 @@ from minicpmv.data.samples import lengths as lengths_module
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.samples.lengths import PackedRows, measure_lengths
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.turns import ImageRef, Turn
 from tests.tiny import FIXTURES
 
 PROCESSOR = MiniCPMVProcessor.from_pretrained(FIXTURES / "v2_6")

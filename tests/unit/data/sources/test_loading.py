@@ -9,7 +9,7 @@ import pytest
 
 from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import DataError, Problem, UsageError
-from minicpmv.processing.text.chat import ImageRef
+from minicpmv.processing.text.turns import ImageRef
 from tests.tiny import conversation, picture, save_picture, write_data
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from minicpmv.errors import UsageError
-from minicpmv.processing.text.chat import ImageRef, ImageSegment, TextSegment, Turn, left_out, render, roles_of
+from minicpmv.processing.text.chat import left_out, render, roles_of
+from minicpmv.processing.text.turns import ImageRef, ImageSegment, TextSegment, Turn
 from minicpmv.releases.table import VERSIONS
 
 QUESTION = Turn("user", (ImageRef(0), "What?"))

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from minicpmv.errors import UsageError
-from minicpmv.processing.text.chat import ImageRef, ImageSegment, Turn, left_out, render
+from minicpmv.processing.text.chat import left_out, render
 from minicpmv.processing.text.tool_calls import ToolCall
+from minicpmv.processing.text.turns import ImageRef, ImageSegment, Turn
 from minicpmv.releases.table import VERSIONS
 
 MARKS = {

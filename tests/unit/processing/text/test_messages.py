@@ -7,8 +7,8 @@ from PIL import Image
 
 from minicpmv.errors import UsageError
 from minicpmv.processing.pictures.patches import load_image
-from minicpmv.processing.text.chat import ImageRef, Turn
 from minicpmv.processing.text.messages import read_messages
+from minicpmv.processing.text.turns import ImageRef, Turn
 
 PICTURE = Image.new("RGB", (3, 3))
 

@@ -11,7 +11,7 @@ import pytest
 
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import LoadedModel, load_model
-from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.turns import ImageRef, Turn
 from minicpmv.serving.answers.batch import Event, Finished, Question, answer_together
 from minicpmv.serving.answers.sampling import Drawing
 from minicpmv.serving.answers.served_models import ServedModels

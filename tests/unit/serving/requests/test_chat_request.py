@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.turns import ImageRef, Turn
 from minicpmv.serving.errors import RequestError
 from minicpmv.serving.requests.chat_request import read_request
 

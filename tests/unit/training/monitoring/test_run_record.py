@@ -3,7 +3,7 @@ from __future__ import annotations
 import shlex
 
 from minicpmv.data.records.record import Record
-from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.turns import ImageRef, Turn
 from minicpmv.training.monitoring.progress import format_log
 from minicpmv.training.monitoring.run_record import chat_command
 

@@ -14,7 +14,7 @@ from minicpmv.data.records.record import Record
 from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import DataError, Problem
 from minicpmv.processing.pictures.patches import load_image
-from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.turns import ImageRef, Turn
 from tests.tiny import conversation, picture, save_picture, write_data
 
 SHAREGPT = [{"from": "human", "value": "<image>\nWhy?"}, {"from": "gpt", "value": "So."}]

@@ -12,7 +12,7 @@ from minicpmv.data.records.reading import read_records
 from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import DataError, UsageError
 from minicpmv.processing.pictures.patches import load_image
-from minicpmv.processing.text.chat import ImageRef, Turn
+from minicpmv.processing.text.turns import ImageRef, Turn
 from tests.tiny import conversation, picture, save_picture
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra `data`")
