@@ -26,7 +26,7 @@ from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_AR
 from transformers.trainer_utils import TrainOutput
 
 from minicpmv.data.batches.grouping import BatchPlanner
-from minicpmv.data.images.image_digests import PictureDigests
+from minicpmv.data.media.image_digests import PictureDigests
 from minicpmv.errors import CheckpointError, NotFiniteError
 from minicpmv.files.atomic_files import STAGING
 from minicpmv.files.disk_space import check_space, writing

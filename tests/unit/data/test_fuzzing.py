@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minicpmv.data.images.image_faults import ImageUse
-from minicpmv.data.images.image_files import survey_images
+from minicpmv.data.media.image_faults import ImageUse
+from minicpmv.data.media.image_files import survey_images
 from minicpmv.data.sources.loading import load_records
 from minicpmv.data.sources.survey import Survey
 from minicpmv.errors import DataError

@@ -96,7 +96,7 @@ def test_lines_are_found_wherever_blocks_end(block: int, tmp_path: Path, monkeyp
 
 def test_sizes_stay_with_their_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("minicpmv.data.sources.loading._AT_A_TIME", 2)
-    monkeypatch.setattr("minicpmv.data.images.image_sizes._REMEMBERED", 1)
+    monkeypatch.setattr("minicpmv.data.media.image_sizes._REMEMBERED", 1)
     for number in range(3):
         save_picture(tmp_path / f"{number}.png", 20 + number, 30)
     images: list[list[int]] = [[0], [], [1, 0], [2, 2], [], [0, 1, 2]]

@@ -19,7 +19,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from minicpmv.data.images.image_digests import PictureDigests
+from minicpmv.data.media.image_digests import PictureDigests
 from minicpmv.data.records.inline_images import describe_image, is_embedded, read_embedded
 from minicpmv.data.records.record import Record
 from minicpmv.data.records.sequences import Selected

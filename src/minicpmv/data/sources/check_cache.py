@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minicpmv.data.images.image_sizes import ImageSizes
+from minicpmv.data.media.image_sizes import ImageSizes
 from minicpmv.data.records.file_state import FileStates, are_unchanged
 from minicpmv.data.records.folders import data_folder
 from minicpmv.data.records.record import RawRecord

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from minicpmv.data.checks.duplicate_ids import digest_record
-from minicpmv.data.images.image_files import Size
+from minicpmv.data.media.image_files import Size
 from minicpmv.data.records.boxes import BoxError, scale_boxes
 from minicpmv.data.records.grounding import fill_marks
 from minicpmv.data.records.inline_images import data_url, image_kind, is_embedded, read_embedded

@@ -18,9 +18,9 @@ from minicpmv.data.checks.checking import RecordChecker, check_image_value
 from minicpmv.data.checks.duplicate_ids import IdRegister
 from minicpmv.data.checks.placeholders import build_turns, parse_image_field
 from minicpmv.data.checks.unread_keys import UnreadKeys
-from minicpmv.data.images.image_faults import ImageUse
-from minicpmv.data.images.image_files import Size
-from minicpmv.data.images.image_sizes import ImageSizes, SizeReader
+from minicpmv.data.media.image_faults import ImageUse
+from minicpmv.data.media.image_files import Size
+from minicpmv.data.media.image_sizes import ImageSizes, SizeReader
 from minicpmv.data.records.file_state import FileStates
 from minicpmv.data.records.folders import data_folder
 from minicpmv.data.records.grounding import check_boxes, fill_marks

@@ -19,8 +19,8 @@ from minicpmv.data.checks.checking import RecordChecker
 from minicpmv.data.checks.duplicate_ids import IdRegister
 from minicpmv.data.checks.lint import find_path_oddity, find_text_oddities, messages_of
 from minicpmv.data.checks.unread_keys import UnreadKeys
-from minicpmv.data.images.image_faults import ImageUse
-from minicpmv.data.images.image_files import Size, survey_images
+from minicpmv.data.media.image_faults import ImageUse
+from minicpmv.data.media.image_files import Size, survey_images
 from minicpmv.data.records.grounding import check_boxes
 from minicpmv.data.records.reading import open_records
 from minicpmv.data.records.record import RawRecord, Record

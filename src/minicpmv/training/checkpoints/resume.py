@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers import TrainingArguments
 
-from minicpmv.data.images.image_digests import Change, PictureDigests
+from minicpmv.data.media.image_digests import Change, PictureDigests
 from minicpmv.errors import CheckpointError, MiniCPMVError, UsageError
 from minicpmv.training.checkpoints.fingerprint import find_changes, find_extension, find_other_base, find_other_lengths
 from minicpmv.training.checkpoints.manifest import find_fault, read_manifest

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from minicpmv.data.images.image_digests import PictureDigests
+from minicpmv.data.media.image_digests import PictureDigests
 from minicpmv.data.samples.collation import Collator
 from minicpmv.data.samples.dataset import ConversationDataset, LengthReport
 from minicpmv.data.sources.cache import DataCache, Entry

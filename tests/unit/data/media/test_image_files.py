@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from minicpmv.data.images.image_faults import ImageUse
-from minicpmv.data.images.image_files import survey_images
+from minicpmv.data.media.image_faults import ImageUse
+from minicpmv.data.media.image_files import survey_images
 from tests.tiny import picture, save_picture
 
 

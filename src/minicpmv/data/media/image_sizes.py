@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from minicpmv.data.images.image_faults import ImageUse, describe_fault
-from minicpmv.data.images.image_files import MAX_SUGGESTIONS, Size, inspect_files
+from minicpmv.data.media.image_faults import ImageUse, describe_fault
+from minicpmv.data.media.image_files import MAX_SUGGESTIONS, Size, inspect_files
 from minicpmv.data.records.file_state import FileStates
 from minicpmv.data.records.inline_images import is_embedded
 from minicpmv.data.records.sequences import LazySequence

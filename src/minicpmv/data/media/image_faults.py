@@ -16,7 +16,7 @@ from typing import TypeGuard
 
 from PIL import Image
 
-from minicpmv.data.images.image_traits import DepthError
+from minicpmv.data.media.image_traits import DepthError
 from minicpmv.data.records.file_kinds import HEAD_BYTES, FileKind, find_kind
 from minicpmv.data.records.path_faults import find_path_fault, suggest_name
 from minicpmv.errors import Problem

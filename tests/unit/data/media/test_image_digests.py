@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from minicpmv.data.images import image_digests as picture_digests
-from minicpmv.data.images.image_digests import PictureDigests
+from minicpmv.data.media import image_digests as picture_digests
+from minicpmv.data.media.image_digests import PictureDigests
 from minicpmv.data.records.file_state import FileStates
 
 

@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from minicpmv.data.images.image_faults import ImageUse, describe_fault, is_file_path, name_of, others_of
-from minicpmv.data.images.image_traits import DepthError, Trait, check_depth, is_deep, traits_of
+from minicpmv.data.media.image_faults import ImageUse, describe_fault, is_file_path, name_of, others_of
+from minicpmv.data.media.image_traits import DepthError, Trait, check_depth, is_deep, traits_of
 from minicpmv.errors import Problem
 from minicpmv.processing.pictures.patches import DAMAGE, ImageError, load_image
 
