@@ -14,6 +14,7 @@ __all__ = [
     "DEFAULT_LORA_TARGET",
     "Answering",
     "Engines",
+    "FilmRule",
     "Gguf",
     "Markup",
     "Network",
@@ -99,6 +100,26 @@ class TokenRule:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class FilmRule:
+    """How a release takes frames of a film, and how it is fed with them; all as released unless a request says more."""
+
+    sampling: str
+    """Dotted name of the function that chooses the frames; ``minicpmv.processing.films.sampling``."""
+    fps: float = 1.0
+    """Frames a second that are wanted."""
+    max_frames: int
+    """Most frames of one film."""
+    max_blocks: int | None = None
+    """Most blocks of tokens of one film, where frames share them; None: as many as frames."""
+    max_group: int = 1
+    """Most frames that may share a block of tokens."""
+    max_slices: int = 1
+    """``max_slice_nums`` of each frame."""
+    has_time: bool = False
+    """Whether the model is told the time of each frame (4.5)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
     """How a conversation becomes tokens. Nothing here needs torch."""
 
@@ -127,6 +148,10 @@ class Reading:
     special or not: the speech of the o models."""
     temporal: bool = False
     """Whether frames of a video can share a block of image tokens (4.5)."""
+    films: FilmRule | None = None
+    """How films are read; None: the release takes none."""
+    no_films: str = ""
+    """Why it takes none, as the end of a sentence."""
     thinking: bool = False
     """Whether the dialect has a switch for thinking (4.5 and later)."""
 

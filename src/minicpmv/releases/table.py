@@ -17,6 +17,7 @@ from minicpmv.errors import CheckpointError
 from minicpmv.releases.row import (
     Answering,
     Engines,
+    FilmRule,
     Gguf,
     Markup,
     Network,
@@ -46,6 +47,9 @@ _NUMBERED = Markup(tile=_SLICE, number=("<image_id>", "</image_id>"))
 _DIALECTS = "minicpmv.processing.text.dialects"
 _PROCESSOR = "minicpmv.processing.processor"
 _TOKENIZERS = "minicpmv.processing.released_tokenizers"
+_SAMPLING = "minicpmv.processing.films.sampling"
+_64_BY_STEPS = FilmRule(sampling=f"{_SAMPLING}:by_steps", max_frames=64)
+_128_BY_SECONDS = FilmRule(sampling=f"{_SAMPLING}:by_seconds", max_frames=128)
 _OMNI = "minicpmo"
 _SPEECH = ("apm.", "audio_projection_layer.", "tts.")
 """Hearing and speech of the o models."""
@@ -59,6 +63,7 @@ _READS_AS_OMNI = Reading(
     tokenizer=f"{_TOKENIZERS}:MiniCPMOTokenizerFast",
     terminators=("<|im_end|>", "<|endoftext|>", "<|tts_eos|>"),
     markup=_NUMBERED,
+    films=_64_BY_STEPS,
     never_text=_SPOKEN,
 )
 _NETWORK_OF_OMNI = Network(
@@ -87,6 +92,7 @@ _READS_AS_4_6 = Reading(
     token_side=4,
     downsample_modes={"16x": 4, "4x": 2},
     file_classes=("MiniCPMV4_6ImageProcessor", "MiniCPMV4_6Processor"),
+    films=_128_BY_SECONDS,
     thinking=True,
 )
 _READS_AS_4_7 = replace(
@@ -171,6 +177,7 @@ _ROWS: dict[str, Version] = {
                 tokenizer=f"{_TOKENIZERS}:LlamaTokenizerWrapper",
                 terminators=("</s>",),
                 markup=_WRAPPED_GRID,
+                no_films="it was trained on single pictures",
             ),
             network=Network(
                 language_model="transformers:GraniteForCausalLM",
@@ -201,6 +208,7 @@ _ROWS: dict[str, Version] = {
                 tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
                 terminators=("<|eot_id|>", "<|end_of_text|>"),
                 markup=_WRAPPED_GRID,
+                no_films="it was trained on single pictures",
             ),
             network=Network(language_model="transformers:LlamaForCausalLM", vision_positions="row"),
             answering=Answering(max_input_tokens=2048, max_new_tokens=1024),
@@ -215,6 +223,7 @@ _ROWS: dict[str, Version] = {
                 tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
                 terminators=("<|im_end|>", "<|endoftext|>"),
                 markup=_NUMBERED,
+                films=_64_BY_STEPS,
             ),
             network=Network(
                 language_model="transformers:Qwen2ForCausalLM", vision_positions="grid", overflows_in_float16=True
@@ -232,6 +241,7 @@ _ROWS: dict[str, Version] = {
                 tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
                 terminators=("<|im_end|>", "<|endoftext|>", "</s>"),  # MiniCPM4's text models end with the last
                 markup=_NUMBERED,
+                films=_64_BY_STEPS,
             ),
             network=Network(language_model="transformers:LlamaForCausalLM", vision_positions="grid"),
             answering=Answering(max_input_tokens=8192, max_new_tokens=2048),
@@ -246,6 +256,14 @@ _ROWS: dict[str, Version] = {
                 tokenizer=f"{_TOKENIZERS}:MiniCPMVTokenizerFast",
                 terminators=("<|im_end|>", "<|endoftext|>"),
                 markup=_NUMBERED,
+                films=FilmRule(
+                    sampling=f"{_SAMPLING}:in_groups",
+                    fps=3.0,
+                    max_frames=540,
+                    max_blocks=180,
+                    max_group=6,
+                    has_time=True,
+                ),
                 temporal=True,
                 thinking=True,
             ),

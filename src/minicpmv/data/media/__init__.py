@@ -1,1 +1,1 @@
-"""Inspects the image files that records name. It knows no torch, and trains on nothing."""
+"""Inspects the pictures and films that records name, and decodes films. It knows no torch, and trains on nothing."""

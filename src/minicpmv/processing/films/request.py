@@ -1,0 +1,133 @@
+"""Reads what a record or a caller may ask of a film's frames. Nothing is raised: a check makes a problem of a fault."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+from minicpmv.processing.films.facts import FilmFacts
+
+__all__ = ["MAX_FRAMES", "FilmRequest", "RequestFault", "find_request_fault"]
+
+MAX_FRAMES = 2048
+"""Most frames of one film that anybody may ask for; the releases take 64 to 540 by themselves."""
+_MAX_RATE = 240.0
+"""Most frames a second that anybody may ask for."""
+_EXPECTED = {
+    "start": "seconds from the beginning of the film, 0 or more",
+    "end": "seconds from the beginning of the film, more than 0",
+    "fps": f"frames a second, more than 0 and at most {_MAX_RATE:g}",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmRequest:
+    """Which frames are asked for. What is None is left to the rule of the release."""
+
+    start: float | None = None
+    """Seconds. Frames before it are left out."""
+    end: float | None = None
+    """Seconds. Frames from there on are left out; an end behind the film's is the film's."""
+    fps: float | None = None
+    """Frames a second: how many are taken of a film or animation; how far apart the pictures of a folder or list are,
+    which are 1 second apart otherwise."""
+    max_frames: int | None = None
+    """Most frames taken."""
+    times: tuple[float, ...] | None = None
+    """Seconds, ascending: which frames of a film or animation are taken; when each picture of a folder or list was."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked, so that the release's rule decides alone."""
+        return self == FilmRequest()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFault:
+    """What is wrong with a request, in the words of a ``Problem``."""
+
+    field: str
+    """Of the request, such as ``start``."""
+    found: str
+    expected: str
+    fix: str
+
+
+def find_request_fault(request: FilmRequest, facts: FilmFacts | None = None) -> RequestFault | None:
+    """Return the first fault of a request; None if it can be followed.
+
+    Args:
+        request: Values as they were read, of any type.
+        facts: Those of the film, to see whether what is asked lies inside it; None before it has been opened.
+    """
+    fault = _find_wrong_value(request) or _find_contradiction(request)
+    return fault or (None if facts is None else _find_unfitting(request, facts))
+
+
+def _find_wrong_value(request: FilmRequest) -> RequestFault | None:
+    for name, expected in _EXPECTED.items():
+        value = getattr(request, name)
+        if value is not None and not _is_sound(name, value):
+            return RequestFault(name, f"{value!r:.60}", expected, f"correct {name}, or leave it out")
+    most = request.max_frames
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= MAX_FRAMES):
+        expected = f"a whole number from 1 to {MAX_FRAMES}"
+        return RequestFault("max_frames", f"{most!r:.60}", expected, "correct max_frames, or leave it out")
+    return None if request.times is None else _find_wrong_time(request.times)
+
+
+def _find_wrong_time(times: object) -> RequestFault | None:
+    if not isinstance(times, (tuple, list)) or not times:
+        return RequestFault("times", f"{times!r:.60}", "a list of seconds", "write times as [0.5, 1.0, 2.5]")
+    if len(times) > MAX_FRAMES:
+        return RequestFault("times", f"{len(times)} times", f"at most {MAX_FRAMES}", "ask for fewer frames")
+    for time in times:
+        if not _is_number(time) or time < 0:
+            expected = "seconds from the beginning of the film, 0 or more"
+            return RequestFault("times", f"{time!r:.60}", expected, "write times as [0.5, 1.0, 2.5]")
+    for before, after in pairwise(times):
+        if after <= before:
+            expected = "times in ascending order, each once"
+            return RequestFault("times", f"{after:g} behind {before:g}", expected, "sort the times")
+    return None
+
+
+def _find_contradiction(request: FilmRequest) -> RequestFault | None:
+    if request.end is not None and request.end <= (request.start or 0):
+        expected = f"an end behind the start ({request.start or 0:g})"
+        return RequestFault("end", f"{request.end:g}", expected, "correct start or end")
+    if request.times is not None and request.fps is not None:
+        return RequestFault("fps", "fps beside times", "one of the two", "remove fps: times say which frames are meant")
+    return None
+
+
+def _find_unfitting(request: FilmRequest, facts: FilmFacts) -> RequestFault | None:
+    length = f"the film's {facts.duration:g} seconds"
+    if request.start is not None and request.start >= facts.duration:
+        return RequestFault("start", f"{request.start:g}", f"a start within {length}", "correct start")
+    if request.times is None:
+        return None
+    if facts.is_chosen:
+        if len(request.times) != facts.frames:
+            found = f"{len(request.times)} times for {facts.frames} pictures"
+            return RequestFault("times", found, "one time for each picture", "add or remove times")
+        return None
+    for name in ("start", "end", "max_frames"):
+        if getattr(request, name) is not None:
+            expected = "one of the two"
+            return RequestFault(name, f"{name} beside times", expected, f"remove {name}: times say which are meant")
+    if request.times[-1] >= facts.duration:
+        return RequestFault("times", f"{request.times[-1]:g}", f"times within {length}", "remove what lies behind")
+    return None
+
+
+def _is_sound(name: str, value: object) -> bool:
+    if not _is_number(value):
+        return False
+    assert isinstance(value, (int, float)), "a number"
+    return (value > 0 or (name == "start" and value == 0)) and (name != "fps" or value <= _MAX_RATE)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
