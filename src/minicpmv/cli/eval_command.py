@@ -13,6 +13,7 @@ from minicpmv.cli.model_options import add_model_options, generation_settings, o
 from minicpmv.cli.output_file import check_output
 from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
+from minicpmv.wording import counted, name_few
 
 if TYPE_CHECKING:  # for annotations only: numpy is imported in the command's body
     from minicpmv.data.records.answers import Answers, Share
@@ -30,6 +31,7 @@ _BATCH_SIZE = 16
 _EXAMPLES = """examples:
   minicpmv eval output/lora heldout.json --metrics anls,exact_match --output scores.jsonl
   minicpmv eval --predictions predictions.jsonl --metrics rouge_l,cider
+  minicpmv eval output/lora pope.json --metrics yes_no
 """
 
 _OF_THE_MODEL = (
@@ -65,7 +67,8 @@ def _build_parser() -> argparse.ArgumentParser:
         "--metrics",
         default=_DEFAULT,
         metavar="NAME,...",
-        help="metrics to compute, with 95%% intervals (default: %(default)s); `--metrics list` lists all",
+        help="metrics to compute, with 95%% intervals (default: %(default)s); `--metrics list` lists all. yes_no and "
+        "chair are several that are read together; chair:FILE takes a vocabulary of objects",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the intervals (default: %(default)s)")
     parser.add_argument(
@@ -120,16 +123,27 @@ def run(arguments: Sequence[str]) -> int:
     from minicpmv.evaluation.scores import Scorer
 
     scorer, of_file = Scorer(metrics, seed=options.seed), ShareOfFile()
+    named: dict[str, list[Any]] = {metric.name: [] for metric in metrics if metric.names_records}
     with open_replacing(options.output) if options.output else nullcontext() as file:
         for line, sample in lines:
             scores = scorer.add(sample)
             of_file.add(line)
+            for name, ids in named.items():
+                ids += [line.get("id") or line.get("index", scorer.num_records - 1)] if scores[name] else []
             if file is not None:
                 write_line(file, {**line, "scores": scores})
         results = scorer.results()
     share = of_file.share() if asked is None else asked.share
     _print(options, metrics, results, scorer.num_records, share, other_base)
+    for metric in metrics:
+        _name_records(metric, named.get(metric.name), as_json=options.json)
     return 0
+
+
+def _name_records(metric: Metric, ids: Sequence[Any] | None, *, as_json: bool) -> None:
+    if ids:
+        few = name_few(map(repr, ids))
+        print(f"{metric.names_records} in {counted(len(ids), 'answer')}: {few}", file=sys.stderr if as_json else None)
 
 
 def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from minicpmv.data.records.answers import Share
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.base import MeanMetric, Metric, Sample
+from minicpmv.evaluation.metrics.registry import find_metrics
 from minicpmv.evaluation.resampling import (
     BLOCK,
     NUM_DRAWS,
@@ -126,12 +127,15 @@ def compare(first: str, second: str, metrics: Sequence[Metric], *, seed: int = 0
 def shared_metrics(first: str, second: str) -> list[str]:
     """Name the metrics with scores in the first line of both files; ``exact_match`` if there are none.
 
+    Metrics that may take a file are left out, since scores do not say which file it was.
+
     Raises:
         UsageError: A file cannot be read.
     """
     ours, theirs = (next(iter(read_answers(path))).fields.get("scores") for path in (first, second))
     both = [name for name in ours if name in theirs] if isinstance(ours, dict) and isinstance(theirs, dict) else []
-    return both or ["exact_match"]
+    found = find_metrics(both) if both else []
+    return [metric.name for metric in found if not metric.takes_file] or ["exact_match"]
 
 
 class _Side:

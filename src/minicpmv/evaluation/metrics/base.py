@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 __all__ = ["MeanMetric", "Metric", "Sample", "Statistics"]
@@ -47,8 +48,15 @@ class Metric(ABC):
     """Whether a record without references cannot be measured."""
     expects: ClassVar[str] = "an answer that is known"
     """Requirement of a record to be measured, for the message when none meets it."""
-    sees_all_first: ClassVar[bool] = False
+    sees_all_first: bool = False
     """Whether ``prepare`` must be given every record before the first is measured."""
+    takes_file: ClassVar[str] = ""
+    """What a file named behind the metric (``NAME:FILE``) holds; empty if the metric takes none."""
+    names_records: ClassVar[str] = ""
+    """What is wrong with a record whose score is 1, for a line that names such records; empty: no such line."""
+
+    def read_file(self, path: Path) -> None:  # noqa: B027 # only called where ``takes_file`` says something
+        """Take in the file named behind the metric."""
 
     def prepare(self, sample: Sample) -> None:  # noqa: B027 # most metrics have nothing to take in
         """Take in the references of one record, whose answer may not be known yet."""

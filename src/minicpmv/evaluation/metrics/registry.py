@@ -1,21 +1,24 @@
 """Finds metrics by name: those of this package, and those that other packages offer.
 
 Another package offers one by an entry point of the group ``minicpmv.metrics`` whose object is a subclass of ``Metric``.
-Only the requested ones are imported.
+Only the requested ones are imported. A name may stand for several metrics that are read together, and a metric may take
+a file, written behind its name: ``chair:objects.txt``.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.base import Metric
 from minicpmv.wording import suggest
 
-__all__ = ["BUILT_IN", "describe_metrics", "find_metrics", "known_names", "split_names"]
+__all__ = ["BUILT_IN", "FAMILIES", "describe_metrics", "find_metrics", "known_names", "name_of", "split_names"]
 
 GROUP = "minicpmv.metrics"
 
@@ -38,14 +41,37 @@ BUILT_IN = {
     "click_accuracy": "grounding:ClickAccuracy",
     "json_valid": "extraction:JSONValid",
     "json_field_accuracy": "extraction:JSONFieldAccuracy",
+    "yes_no_accuracy": "hallucination:YesNoAccuracy",
+    "yes_no_precision": "hallucination:YesNoPrecision",
+    "yes_no_recall": "hallucination:YesNoRecall",
+    "yes_no_f1": "hallucination:YesNoF1",
+    "yes_no_share": "hallucination:YesShare",
+    "yes_no_neither": "hallucination:YesNoNeither",
+    "chair_i": "hallucination:ObjectShare",
+    "chair_s": "hallucination:SentenceShare",
     "loss": "likelihood:Loss",
     "perplexity": "likelihood:Perplexity",
 }
+FAMILIES = {family: [name for name in BUILT_IN if name.startswith(f"{family}_")] for family in ("yes_no", "chair")}
+"""Names that stand for several metrics."""
 
 
 def split_names(written: str) -> list[str]:
-    """Split comma-separated names, dropping repeated ones."""
-    return list(dict.fromkeys(name.strip() for name in written.split(",") if name.strip()))
+    """Split comma-separated names, dropping repeated ones; the name of a family becomes those of its metrics.
+
+    >>> split_names("anls, chair:objects.txt, anls")
+    ['anls', 'chair_i:objects.txt', 'chair_s:objects.txt']
+    """
+    names: list[str] = []
+    for each in filter(None, map(str.strip, written.split(","))):
+        name, *file = each.split(":", 1)
+        names += [":".join([member, *file]) for member in FAMILIES.get(name, [name])]
+    return list(dict.fromkeys(names))
+
+
+def name_of(written: str) -> str:
+    """Return a metric's name without its file."""
+    return written.partition(":")[0]
 
 
 def known_names() -> list[str]:
@@ -54,28 +80,54 @@ def known_names() -> list[str]:
 
 
 def describe_metrics() -> list[tuple[str, str]]:
-    """Return every metric's name and description, which imports those of other packages.
+    """Return every metric's name and description, which imports those of other packages; families come last.
 
     Raises:
         UsageError: A package offers something that is not a metric.
     """
-    return [(name, _class_of(name, "--metrics").description) for name in known_names()]
+    described = [(name, _class_of(name, "--metrics").description) for name in known_names()]
+    return described + [(family, f"all of {', '.join(names)}") for family, names in FAMILIES.items()]
 
 
 def find_metrics(names: Sequence[str], *, flag: str = "--metrics") -> list[Metric]:
     """Make the metrics of these names, in that order.
 
     Args:
-        names: Distinct names.
+        names: Distinct names, from ``split_names``.
         flag: The flag that they came from.
 
     Raises:
-        UsageError: There is no such metric, two packages offer one of that name, or a package offers something else.
+        UsageError: There is no such metric, two packages offer one of that name, a package offers something else, or a
+            file behind a name cannot be read, or is given twice or to a metric that takes none.
         ConfigError: A package that the metric needs is not installed.
     """
     if not names:
         raise UsageError(f"{flag}: found no name, expected some of {', '.join(known_names())}\n  fix: add one")
-    return [_class_of(name, flag)() for name in names]
+    twice = [name for name, count in Counter(map(name_of, names)).items() if count > 1]
+    if twice:
+        raise UsageError(f"{flag}: found {twice[0]} with several files, expected one\n  fix: choose one of the files")
+    return [_make(written, flag) for written in names]
+
+
+def _make(written: str, flag: str) -> Metric:
+    name, _, file = written.partition(":")
+    metric = _class_of(name, flag)()
+    if ":" not in written:
+        return metric
+    if not metric.takes_file:
+        raise UsageError(
+            f"{flag}: found a file behind {name} ({file!r}), which takes none, expected the name alone\n"
+            f"  fix: write {name}"
+        )
+    try:
+        metric.read_file(Path(file))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UsageError(
+            f"{flag} {written}: found no file that can be read ({reason}), expected {metric.takes_file}\n"
+            "  fix: name such a file"
+        ) from error
+    return metric
 
 
 def _offered() -> dict[str, list[EntryPoint]]:

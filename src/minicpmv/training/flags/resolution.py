@@ -13,7 +13,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from minicpmv.errors import UsageError
-from minicpmv.evaluation.metrics.registry import find_metrics, split_names
+from minicpmv.evaluation.metrics.registry import find_metrics, name_of, split_names
 from minicpmv.machine.description import name_machine
 from minicpmv.machine.placement import refuse_crowding
 from minicpmv.machine.precision import emulates_bf16, precision
@@ -277,7 +277,7 @@ def _resolve_best_model(run: RunArguments, settings: dict[str, Any]) -> None:
     With several validation sets, the loss on the first one decides unless another metric is named.
     """
     sets = list(run.eval_sources) or [""]
-    measured = split_names(run.eval_metrics or "")
+    measured = {name_of(written): written for written in split_names(run.eval_metrics or "")}
     of_sets = {
         key_of(name, metric).removeprefix("eval_"): metric for name in sets for metric in (*OF_EVALUATION, *measured)
     }
@@ -293,7 +293,7 @@ def _resolve_best_model(run: RunArguments, settings: dict[str, Any]) -> None:
             f"  fix: {fix}"
         )
     if metric in measured:
-        (found,) = find_metrics([metric], flag="--eval_metrics")
+        (found,) = find_metrics([measured[metric]], flag="--eval_metrics")
         settings.setdefault("greater_is_better", found.higher_is_better)
 
 

@@ -10,7 +10,14 @@ import pytest
 
 from minicpmv.errors import ConfigError, UsageError
 from minicpmv.evaluation.metrics.base import Sample
-from minicpmv.evaluation.metrics.registry import BUILT_IN, describe_metrics, find_metrics, known_names, split_names
+from minicpmv.evaluation.metrics.registry import (
+    BUILT_IN,
+    FAMILIES,
+    describe_metrics,
+    find_metrics,
+    known_names,
+    split_names,
+)
 
 _PLUGIN = """
 from minicpmv.evaluation.metrics.base import MeanMetric
@@ -48,11 +55,13 @@ def offer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_names_are_those_of_the_classes() -> None:
     made = find_metrics(list(BUILT_IN))
     assert [metric.name for metric in made] == list(BUILT_IN)
-    assert [name for name, description in describe_metrics() if description] == known_names()
+    described = [name for name, description in describe_metrics() if description]
+    assert described == [*known_names(), *FAMILIES] == [*known_names(), "yes_no", "chair"]
 
 
 def test_names_are_split_at_commas_and_each_is_taken_once() -> None:
     assert split_names(" anls, cer,,anls ") == ["anls", "cer"]
+    assert split_names("chair:a.txt") == ["chair_i:a.txt", "chair_s:a.txt"]
 
 
 def test_package_offers_a_metric(offer) -> None:
