@@ -13,10 +13,12 @@ from safetensors.numpy import load_file
 
 from minicpmv.errors import UsageError
 from minicpmv.processing.encoding import EncodedConversation, write_conversation
+from minicpmv.processing.films.plan import FilmPlan
+from minicpmv.processing.films.shown import ShownFilm
 from minicpmv.processing.pictures.canvas import WrittenBlock, place_on_canvas
 from minicpmv.processing.pictures.slicing import SliceConfig, plan_slices
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.processing.text.turns import ImageRef, Turn
+from minicpmv.processing.text.turns import FilmRef, ImageRef, Part, Turn
 from minicpmv.releases.table import VERSIONS
 from tests.parity.cases import FIXTURES
 
@@ -42,47 +44,53 @@ def processor_of(model: str, mode: str) -> MiniCPMVProcessor:
     return MiniCPMVProcessor.from_pretrained(FIXTURES / model, downsample_mode="16x" if mode == "any" else mode)
 
 
-def read(messages: list[dict[str, Any]], model: str) -> tuple[list[Turn], list[Image.Image]]:
-    """Read stored messages, a film as its frames, a thought as it is written into a content."""
+def read(messages: list[dict[str, Any]], model: str) -> tuple[list[Turn], list[Image.Image], list[list[Image.Image]]]:
+    """Read stored messages, with the frames of each film; a thought as it is written into a content."""
     pictures: list[Image.Image] = []
+    films: list[list[Image.Image]] = []
     turns: list[Turn] = []
-    num_films = 0
 
-    def open_picture(name: str, film: int | None = None) -> ImageRef:
-        pictures.append(Image.open(FIXTURES / model / name).convert("RGB"))
-        return ImageRef(len(pictures) - 1, film)
+    def opened(name: str) -> Image.Image:
+        return Image.open(FIXTURES / model / name).convert("RGB")
 
     for message in messages:
-        content: list[str | ImageRef] = []
+        content: list[Part] = []
         parts = message["content"]
         for part in [{"type": "text", "text": parts}] if isinstance(parts, str) else parts:
             if part["type"] == "text":
                 content.append(part["text"])
             elif part["type"] == "image":
-                content.append(open_picture(part["image"]))
+                content.append(ImageRef(len(pictures)))
+                pictures.append(opened(part["image"]))
             else:
-                content += [open_picture(frame, num_films) for frame in part["video"]]
-                num_films += 1
+                content.append(FilmRef(len(films)))
+                films.append([opened(frame) for frame in part["video"]])
         if "reasoning_content" in message:
             content = [f"<think>\n{message['reasoning_content']}\n</think>\n\n{content[0]}"]
         turns.append(Turn(message["role"], tuple(content)))
-    return turns, pictures
+    return turns, pictures, films
 
 
 def encode(model: str, mode: str, entry: dict[str, Any], *, prompt: bool) -> EncodedConversation:
     processor = processor_of(model, mode)
-    turns, pictures = read(entry["messages"], model)
+    turns, pictures, films = read(entry["messages"], model)
+    plans = [FilmPlan(times=tuple(map(float, range(len(frames)))), size=frames[0].size) for frames in films]
     written = write_conversation(
         turns,
         [picture.size for picture in pictures],
         processor.image_processor,
         processor.version,
+        films=plans,
         use_image_id=entry.get("use_image_id", True),
         max_slice_nums=entry.get("max_slice_nums"),
         add_generation_prompt=prompt,
         enable_thinking=entry.get("enable_thinking", False) if prompt else None,
     )
-    return written.encode(processor.vocabulary, pictures)
+    shown = [
+        ShownFilm(plan, lambda convert, frames=frames: [convert(each) for each in frames])
+        for plan, frames in zip(plans, films, strict=True)
+    ]
+    return written.encode(processor.vocabulary, pictures, shown)
 
 
 @pytest.mark.parametrize(("model", "mode", "entry"), PROMPTS)

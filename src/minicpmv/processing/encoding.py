@@ -1,13 +1,16 @@
-"""From the turns and pictures of one conversation to everything the model reads of it.
+"""From the turns, pictures and films of one conversation to everything the model reads of it.
 
-Joins the steps: plans from sizes, blocks from ``temporal_ids``, segments from the dialect, tokens from the vocabulary,
-rows from pixels. Each step is its own module; messages and batches are the processor's.
+Joins the steps: plans from sizes, frames from the plans of films, blocks from ``temporal_ids``, segments from the
+dialect, tokens from the vocabulary, rows from pixels. Each step is its own module; messages and batches are the
+processor's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from minicpmv.errors import UsageError
+from minicpmv.processing.films.plan import FilmPlan
+from minicpmv.processing.films.shown import ShownFilm
 from minicpmv.processing.frames import ImageLayout, lay_out_images
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.pictures.slicing import SlicePlan
@@ -25,9 +30,6 @@ from minicpmv.processing.tokenization import EncodedSample, Vocabulary, encode, 
 from minicpmv.releases.table import Version
 
 __all__ = ["EncodedConversation", "WrittenConversation", "check_nothing_is_left_out", "write_conversation"]
-
-_TILES_OF_FRAMES = 1
-"""Most tiles of a frame of a film: none, as is recommended for all releases that write frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class WrittenConversation:
     segments: list[Segment]
     layout: ImageLayout
     plans: list[SlicePlan]
-    """One for each image."""
+    """One for each image, and behind them for each frame of each film."""
     image_processor: MiniCPMVImageProcessor
     version: Version
     use_image_id: bool
@@ -80,12 +82,19 @@ class WrittenConversation:
         plans = self.layout.plans(self.plans)
         return encode(self.segments, plans, vocabulary, self.version, **self._image_options())
 
-    def encode(self, vocabulary: Vocabulary, pictures: Sequence[Image.Image]) -> EncodedConversation:
-        """Encode text and pictures, which are RGB and have the sizes that the plans were made for."""
+    def encode(
+        self, vocabulary: Vocabulary, pictures: Sequence[Image.Image], films: Sequence[ShownFilm] = ()
+    ) -> EncodedConversation:
+        """Encode text, pictures and films.
+
+        Pictures and frames are RGB and have the sizes that the plans were made for. Each frame is cut as it is decoded.
+        """
         sample = self.tokens(vocabulary)
-        patches = [
-            self.image_processor.patches(picture, plan) for picture, plan in zip(pictures, self.plans, strict=True)
-        ]
+        plans = iter(self.plans)
+        patches = [self.image_processor.patches(picture, next(plans)) for picture in pictures]
+        for film in films:
+            plan, *_ = islice(plans, len(film.plan.times))  # that of each of its frames
+            patches += film.read(partial(self.image_processor.patches, plan=plan))
         none = np.zeros((0, 3 * self.image_processor.patch_size**2), dtype=np.uint8)
         return EncodedConversation(
             input_ids=sample.input_ids,
@@ -108,6 +117,8 @@ def write_conversation(
     use_image_id: bool,
     max_slice_nums: int | None = None,
     temporal_ids: Any = None,
+    films: Sequence[FilmPlan] = (),
+    video_max_slice_nums: int | None = None,
     add_generation_prompt: bool = False,
     continue_final_message: bool = False,
     enable_thinking: bool | None = None,
@@ -121,9 +132,11 @@ def write_conversation(
         image_sizes: (width, height) of each picture in pixels, by the index that ``ImageRef`` names.
         image_processor: The checkpoint's.
         version: The checkpoint's.
-        use_image_id: Whether images are numbered.
-        max_slice_nums: Another limit of tiles per picture than the checkpoint's. Frames of films are not cut.
+        use_image_id: Whether images are numbered. Frames of films are not, unless a release numbers films (4.6).
+        max_slice_nums: Another limit of tiles per picture than the checkpoint's.
         temporal_ids: As ``frames.lay_out_images`` reads them.
+        films: Plan of each film, by the index that ``FilmRef`` names.
+        video_max_slice_nums: Most tiles per frame of a film; as officially fed, 1, if not given.
         add_generation_prompt: As in ``chat.render``.
         continue_final_message: As there.
         enable_thinking: As there.
@@ -136,11 +149,16 @@ def write_conversation(
     frames = {
         part.index for turn in turns for part in turn.content if isinstance(part, ImageRef) and part.film is not None
     }
+    tiles_of_frames = video_max_slice_nums
+    if tiles_of_frames is None and version.reading.films is not None:
+        tiles_of_frames = version.reading.films.max_slices
     plans = [
-        image_processor.plan(size, _TILES_OF_FRAMES if index in frames else max_slice_nums)
+        image_processor.plan(size, tiles_of_frames if index in frames else max_slice_nums)
         for index, size in enumerate(image_sizes)
     ]
-    layout = lay_out_images(turns, num_images=len(plans), version=version, temporal_ids=temporal_ids)
+    layout = lay_out_images(turns, num_images=len(plans), version=version, temporal_ids=temporal_ids, films=films)
+    for film in films:
+        plans += [image_processor.plan(film.size, tiles_of_frames)] * len(film.times)
     segments = render(
         layout.turns,
         version,

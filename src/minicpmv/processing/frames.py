@@ -1,21 +1,24 @@
-"""Puts the images of a conversation into blocks: each its own, or the frames of a video group together (4.5).
+"""Puts the images of a conversation into blocks: each its own, or the frames of a film in groups (4.5).
 
-``temporal_ids`` holds one time index for each image, in groups: ``[[0, 1, 2], [3, 4, 5], [-1]]`` is two groups of three
-frames and a still image. A group takes as many image slots as one image does. Nothing is sampled from a video here.
+A film's frames are images behind those of the record. ``temporal_ids`` holds one time index for each image, in groups:
+``[[0, 1, 2], [3, 4, 5], [-1]]`` is two groups of three frames and a still image. A group takes as many image slots as
+one image does. Which frames of a film are shown is its plan's to say (``films``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minicpmv.errors import UsageError
+from minicpmv.processing.films.plan import FilmPlan
 from minicpmv.processing.pictures.slicing import SlicePlan
-from minicpmv.processing.text.turns import ImageRef, Turn
+from minicpmv.processing.text.turns import FilmRef, ImageRef, Part, Turn
 from minicpmv.releases.table import Version
 from minicpmv.wording import counted
 
@@ -106,20 +109,33 @@ def lay_out_images(
     num_images: int,
     version: Version,
     temporal_ids: Any = None,
+    films: Sequence[FilmPlan] = (),
 ) -> ImageLayout:
     """Group the images of a conversation.
 
     Args:
-        turns: The conversation; ``ImageRef(i)`` is its image i.
-        num_images: How many images there are.
+        turns: The conversation; ``ImageRef(i)`` is its image i, ``FilmRef(i)`` its film i.
+        num_images: How many images there are, frames of films not counted.
         version: Tells whether the model knows frames.
         temporal_ids: Groups of time indices over the images in the order of the text, as lists, tuples or arrays. None:
             every image is its own block and has no time.
+        films: Plan of each film. Its frames are the images behind the others, film after film.
 
     Raises:
-        UsageError: Images and text, or images and ``temporal_ids``, do not fit each other, or frames of one group do
-            not stand side by side in one turn.
+        UsageError: Images and text, films and text, or images and ``temporal_ids``, do not fit each other, or frames of
+            one group do not stand side by side in one turn.
     """
+    if films and temporal_ids is not None:
+        raise _error(
+            "temporal_ids",
+            "time indices and a film",
+            "one of them: a film has the times of its frames",
+            "leave temporal_ids out, or give the frames as images",
+        )
+    shown, of_films = _show_films(turns, films, num_images=num_images)
+    if of_films is not None and version.reading.temporal:
+        temporal_ids = of_films
+    turns, num_images = shown, num_images + sum(len(plan.times) for plan in films)
     order = [part.index for turn in turns for part in turn.content if isinstance(part, ImageRef)]
     if set(order) != set(range(num_images)):
         raise _error(
@@ -135,13 +151,45 @@ def lay_out_images(
     return ImageLayout(_with_blocks(turns, number_of), blocks, temporal_ids is not None)
 
 
+def _show_films(
+    turns: Sequence[Turn], films: Sequence[FilmPlan], *, num_images: int
+) -> tuple[Sequence[Turn], list[list[int]] | None]:
+    """Put frames in place of films, and group all images by time; None without a film that has times."""
+    places = [part.index for turn in turns for part in turn.content if isinstance(part, FilmRef)]
+    if sorted(places) != [*range(len(films))]:
+        raise _error(
+            "conversation",
+            f"references to films {sorted(places)} and {counted(len(films), 'film')}",
+            "every film to have one place in the text and the other way round",
+            "give as many films as the conversation refers to",
+        )
+    if not films:
+        return turns, None
+    firsts = list(accumulate((len(plan.times) for plan in films), initial=num_images))
+    groups: list[list[int]] = []
+    shown: list[Turn] = []
+    for turn in turns:
+        parts: list[Part] = []
+        for part in turn.content:
+            if isinstance(part, ImageRef):
+                groups.append([_STILL])
+            if not isinstance(part, FilmRef):
+                parts.append(part)
+                continue
+            plan, first = films[part.index], firsts[part.index]
+            parts += [ImageRef(first + number, part.index) for number in range(len(plan.times))]
+            groups += plan.temporal_ids or [[_STILL]] * len(plan.times)
+        shown.append(replace(turn, content=tuple(parts)))
+    return shown, groups if any(plan.time_ids is not None for plan in films) else None
+
+
 def _with_blocks(turns: Sequence[Turn], number_of: Sequence[int]) -> tuple[Turn, ...]:
     """Write one reference for each block; ``number_of`` holds the block's number of each image in order of the text."""
     numbers = iter(number_of)
     seen: set[int] = set()
     grouped: list[Turn] = []
     for position, turn in enumerate(turns):
-        parts: list[str | ImageRef] = []
+        parts: list[Part] = []
         before: int | None = None  # the block of the part before, if that is an image
         for part in turn.content:
             if not isinstance(part, ImageRef):

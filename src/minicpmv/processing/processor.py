@@ -22,6 +22,10 @@ from minicpmv.processing.encoding import (
     check_nothing_is_left_out,
     write_conversation,
 )
+from minicpmv.processing.films.facts import FilmFacts
+from minicpmv.processing.films.plan import FilmPlan, plan_film
+from minicpmv.processing.films.request import FilmRequest
+from minicpmv.processing.films.shown import OpenedFilm, ShownFilm
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor, MiniCPMVImagesKwargs
 from minicpmv.processing.pictures.patches import ImageSource, load_image
 from minicpmv.processing.pictures.slicing import SlicePlan
@@ -157,6 +161,29 @@ class MiniCPMVProcessor(ProcessorMixin):
         """How far pictures are shrunk, where a file or caller says it (4.6 and later)."""
         return self.image_processor.downsample_mode
 
+    def plan_film(self, facts: FilmFacts, request: FilmRequest) -> FilmPlan:
+        """Choose the frames of a film, as the release does.
+
+        Args:
+            facts: What its header says.
+            request: What is asked of it.
+
+        Raises:
+            UsageError: The release takes no films.
+        """
+        reading = self.version.reading
+        if reading.films is None:
+            raise UsageError(
+                f"film: found one, expected none: {self.version.model} takes none, because {reading.no_films}\n"
+                "  fix: take a release that does (2.6 and later)"
+            )
+        return plan_film(facts, request, reading.films)
+
+    def show_film(self, film: OpenedFilm) -> ShownFilm:
+        """Choose the frames of an opened film; they are decoded when they are asked for."""
+        plan = self.plan_film(film.facts, film.request)
+        return ShownFilm(plan, lambda convert: film.read(plan.times, convert))
+
     def tokens_of(self, plan: SlicePlan) -> list[int]:
         """Count the image tokens of each slice of a picture."""
         return [self.token_rule.count(size) for size in plan.tgt_sizes]
@@ -215,28 +242,33 @@ class MiniCPMVProcessor(ProcessorMixin):
         turns: Sequence[Turn],
         images: Sequence[ImageSource] = (),
         *,
+        films: Sequence[ShownFilm] = (),
         add_generation_prompt: bool = False,
         max_slice_nums: int | None = None,
+        video_max_slice_nums: int | None = None,
         use_image_id: bool | None = None,
         enable_thinking: bool | None = None,
         temporal_ids: Any = None,
     ) -> EncodedConversation:
-        """Encode one conversation: text, labels and pictures.
+        """Encode one conversation: text, labels, pictures and films.
 
         Args:
             turns: The conversation.
             images: Its pictures, by the index that ``ImageRef`` names.
+            films: Its films, by the index that ``FilmRef`` names.
             add_generation_prompt: Whether to end where the model shall go on. If not, this is a text to train on, and
                 whatever an answer holds must be in it.
             max_slice_nums: Another limit of tiles per picture than the checkpoint's.
+            video_max_slice_nums: Most tiles per frame of a film; 1 if not given.
             use_image_id: Another numbering of images than the checkpoint's.
             enable_thinking: For models with a thinking mode.
-            temporal_ids: Groups of time indices over the pictures in the order of the text, for video (4.5).
+            temporal_ids: Groups of time indices over the pictures in the order of the text, for video (4.5). Films
+                have their own.
 
         Raises:
             UsageError: The conversation does not fit the version, images and text do not fit each other, or the
                 version's format leaves out something of an answer to train on.
-            ImageError: A picture cannot be read.
+            ImageError: A picture or a film cannot be read.
         """
         pictures = [load_image(image) for image in images]
         if not add_generation_prompt:
@@ -247,29 +279,35 @@ class MiniCPMVProcessor(ProcessorMixin):
             use_image_id,
             add_generation_prompt=add_generation_prompt,
             max_slice_nums=max_slice_nums,
+            films=[film.plan for film in films],
+            video_max_slice_nums=video_max_slice_nums,
             enable_thinking=enable_thinking,
             temporal_ids=temporal_ids,
         )
-        return written.encode(self.vocabulary, pictures)
+        return written.encode(self.vocabulary, pictures, films)
 
     def encode_text(
         self,
         turns: Sequence[Turn],
         image_sizes: Sequence[tuple[int, int]] = (),
         *,
+        films: Sequence[FilmPlan] = (),
         add_generation_prompt: bool = False,
         max_slice_nums: int | None = None,
+        video_max_slice_nums: int | None = None,
         use_image_id: bool | None = None,
         enable_thinking: bool | None = None,
         temporal_ids: Any = None,
     ) -> EncodedSample:
-        """Encode as ``encode_conversation`` does, but from the pictures' sizes alone: cheap enough to measure lengths.
+        """Encode as ``encode_conversation`` does, but from sizes and plans alone: cheap enough to measure lengths.
 
         Args:
             turns: The conversation.
             image_sizes: (width, height) of each picture in pixels.
+            films: Plan of each film.
             add_generation_prompt: As in ``encode_conversation``.
             max_slice_nums: As there.
+            video_max_slice_nums: As there.
             use_image_id: As there.
             enable_thinking: As there.
             temporal_ids: As there.
@@ -285,6 +323,8 @@ class MiniCPMVProcessor(ProcessorMixin):
             use_image_id,
             add_generation_prompt=add_generation_prompt,
             max_slice_nums=max_slice_nums,
+            films=films,
+            video_max_slice_nums=video_max_slice_nums,
             enable_thinking=enable_thinking,
             temporal_ids=temporal_ids,
         )
@@ -300,6 +340,7 @@ class MiniCPMVProcessor(ProcessorMixin):
         return_dict: bool = True,
         return_tensors: str | None = "pt",
         max_slice_nums: int | None = None,
+        video_max_slice_nums: int | None = None,
         use_image_id: bool | None = None,
         enable_thinking: bool | None = None,
         temporal_ids: Any = None,
@@ -310,7 +351,8 @@ class MiniCPMVProcessor(ProcessorMixin):
         """Make the inputs of ``generate`` from messages in transformers' multimodal format.
 
         Args:
-            conversation: A list of messages, or a list of such lists, which makes a batch padded on the left.
+            conversation: A list of messages, or a list of such lists, which makes a batch padded on the left. A film is
+                a part ``{"type": "video", "video": film}`` with an opened film (``minicpmv.data.media.open_film``).
             add_generation_prompt: Whether to end where the model shall go on; True unless it shall go on with the last
                 message.
             continue_final_message: Whether the last message is the beginning of the answer.
@@ -318,6 +360,7 @@ class MiniCPMVProcessor(ProcessorMixin):
             return_dict: False returns ``input_ids`` only.
             return_tensors: ``"pt"``, ``"np"``, or None for lists.
             max_slice_nums: Another limit of tiles per picture than the checkpoint's.
+            video_max_slice_nums: Most tiles per frame of a film; 1 if not given.
             use_image_id: Another numbering of images than the checkpoint's.
             enable_thinking: Whether the model shall think before it answers (4.5). By default it shall not: as the
                 released ``chat()``, and as it is trained here.
@@ -336,7 +379,7 @@ class MiniCPMVProcessor(ProcessorMixin):
 
         Raises:
             UsageError: A message is not understood, or an option could not act.
-            ImageError: A picture cannot be read.
+            ImageError: A picture or a film cannot be read.
         """
         if processor_kwargs:
             own = {
@@ -346,6 +389,7 @@ class MiniCPMVProcessor(ProcessorMixin):
                 "return_dict": return_dict,
                 "return_tensors": return_tensors,
                 "max_slice_nums": max_slice_nums,
+                "video_max_slice_nums": video_max_slice_nums,
                 "use_image_id": use_image_id,
                 "enable_thinking": enable_thinking,
                 "temporal_ids": temporal_ids,
@@ -362,10 +406,11 @@ class MiniCPMVProcessor(ProcessorMixin):
         texts: list[str] = []
         encoded: list[EncodedConversation] = []
         for index, messages in enumerate(conversations):
-            turns, images = read_messages(
+            turns, images, opened = read_messages(
                 messages, where=f"conversation[{index}]" if is_batch else "conversation", tools=tools
             )
             pictures = [load_image(image) for image in images]
+            films = [self.show_film(film) for film in opened]
             written = self._write(
                 turns,
                 [picture.size for picture in pictures],
@@ -373,11 +418,13 @@ class MiniCPMVProcessor(ProcessorMixin):
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 max_slice_nums=max_slice_nums,
+                films=[film.plan for film in films],
+                video_max_slice_nums=video_max_slice_nums,
                 enable_thinking=enable_thinking,
                 temporal_ids=times[index],
             )
             if tokenize:
-                encoded.append(written.encode(self.vocabulary, pictures))
+                encoded.append(written.encode(self.vocabulary, pictures, films))
             else:
                 texts.append(written.text())
         if not tokenize:

@@ -237,7 +237,7 @@ def spell_out(
     for segment in segments:
         if isinstance(segment, ImageSegment):
             number, plan = numbers.of(segment), plans[segment.index]
-            slot = markup.slot if segment.film is None else markup.frame_slot
+            slot = None if segment.film is None else markup.frame_slot
             texts.append(spell_out_image(plan, version, token_rule=token_rule, number=number, slot=slot))
         elif segment.kind != "unwritten_end":
             texts.append(segment.text)

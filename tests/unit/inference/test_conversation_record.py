@@ -41,7 +41,7 @@ def ids_of_record(file: Path, loaded: LoadedModel) -> tuple[list[int], list[int]
 
 
 def ids_of_conversation(conversation: Conversation) -> tuple[list[int], list[int]]:
-    turns, images = read_messages(conversation._messages())
+    turns, images, _ = read_messages(conversation._messages())
     encoded = conversation.loaded.processor.encode_conversation(turns, images)
     return encoded.input_ids, encoded.labels
 

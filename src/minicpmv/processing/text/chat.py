@@ -16,6 +16,7 @@ from minicpmv.processing.text.tools_frame import ToolsFrame
 from minicpmv.processing.text.turns import (
     ImageRef,
     LeftOut,
+    Part,
     Role,
     Segment,
     TextSegment,
@@ -171,14 +172,15 @@ def _check(turns: Sequence[Turn], dialect: Dialect, version: Version) -> None:
                 f"{where}.role: found a system turn after others, expected it first\n  fix: move it to the start"
             )
         if turn.role != "user" and any(isinstance(part, ImageRef) for part in turn.content):
+            kind = "a film" if any(_is_frame(part) for part in turn.content) else "an image"
             raise UsageError(
-                f"{where}.content: found an image in a turn of role {turn.role!r}, expected images in user turns only\n"
-                "  fix: move the image to a user turn"
+                f"{where}.content: found {kind} in a turn of role {turn.role!r}, expected images in user turns only\n"
+                f"  fix: move the {kind.split()[1]} to a user turn"
             )
-        if version.reading.markup.frame_slot is None and any(_is_frame(part) for part in turn.content):
+        if version.reading.films is None and any(_is_frame(part) for part in turn.content):
             raise UsageError(
-                f"{where}.content: found frames of a film, expected images: {version.model} has no token for frames\n"
-                "  fix: give the frames as images"
+                f"{where}.content: found a film, expected none: {version.model} takes none, because "
+                f"{version.reading.no_films}\n  fix: take a release that does (2.6 and later)"
             )
         _check_weight(turn, f"{where}.weight")
     if dialect.needs_question and all(turn.role != "user" for turn in turns):
@@ -211,7 +213,7 @@ def _check_tools(turns: Sequence[Turn], position: int, dialect: Dialect, version
         )
 
 
-def _is_frame(part: str | ImageRef) -> bool:
+def _is_frame(part: Part) -> bool:
     return isinstance(part, ImageRef) and part.film is not None
 
 

@@ -10,7 +10,17 @@ from dataclasses import dataclass, field, replace
 
 from minicpmv.processing.text.thinking import THINK, THOUGHT, split_thinking
 from minicpmv.processing.text.tool_calls import write_calls
-from minicpmv.processing.text.turns import ImageRef, ImageSegment, LeftOut, Role, Segment, TextSegment, Turn
+from minicpmv.processing.text.turns import (
+    FilmRef,
+    ImageRef,
+    ImageSegment,
+    LeftOut,
+    Part,
+    Role,
+    Segment,
+    TextSegment,
+    Turn,
+)
 
 __all__ = ["CHATML", "LLAMA3", "MINICPM", "QWEN3", "QWEN3_5", "Dialect", "write_instruction"]
 
@@ -146,7 +156,7 @@ def _write_qwen3_5(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterat
             continue
         yield TextSegment(f"<|im_start|>{turn.role}\n", "template")
         if turn.role != "assistant":
-            yield from _strip(list(_content(turn)))
+            yield from _strip(list(_content(turn, frames_touch=True)))
             yield TextSegment("<|im_end|>\n", "template")
             continue
         answer = split_thinking(turn.text.strip())
@@ -213,14 +223,15 @@ def write_instruction(turn: Turn) -> list[Segment]:
     return _strip(list(_content(turn)))
 
 
-def _content(turn: Turn) -> Iterator[Segment]:
+def _content(turn: Turn, *, frames_touch: bool = False) -> Iterator[Segment]:
     for position, part in enumerate(turn.content):
-        if position and not _are_of_one_film(turn.content[position - 1], part):
+        if position and not (frames_touch and _are_of_one_film(turn.content[position - 1], part)):
             yield TextSegment("\n", "content")
+        assert not isinstance(part, FilmRef), "its frames are written"
         yield ImageSegment(part.index, part.film) if isinstance(part, ImageRef) else TextSegment(part, "content")
 
 
-def _are_of_one_film(*parts: str | ImageRef) -> bool:
+def _are_of_one_film(*parts: Part) -> bool:
     films = {part.film if isinstance(part, ImageRef) else None for part in parts}
     return len(films) == 1 and films != {None}
 

@@ -1,4 +1,4 @@
-"""Reads messages in transformers' multimodal format: a role, and a text or a list of text and image parts.
+"""Reads messages in transformers' multimodal format: a role, and a text or a list of text, image and video parts.
 
 The official ``chat()`` lists, in which a bare string is a text and a bare PIL image is an image, are read as well.
 Whether the roles fit the model is decided where the conversation is rendered.
@@ -12,9 +12,10 @@ from typing import Any
 from PIL import Image
 
 from minicpmv.errors import UsageError
+from minicpmv.processing.films.shown import OpenedFilm
 from minicpmv.processing.pictures.patches import ImageSource
 from minicpmv.processing.text.tool_calls import ToolCall, ToolFault, make_call, read_calls, read_tools, to_json
-from minicpmv.processing.text.turns import ImageRef, Turn, announce_tools
+from minicpmv.processing.text.turns import FilmRef, ImageRef, Part, Turn, announce_tools
 
 __all__ = ["read_messages"]
 
@@ -26,8 +27,8 @@ _MEANINGFUL = {
     "thinking": "write it as <think>...</think> at the start of the content",
 }
 """Keys of a message that other formats write into the text; passing over them in silence would lose what they hold."""
+_FILM_KEYS = ("video", "path", "url")
 _FIX_OF_KIND = {
-    "video": "for a video, give its frames as images",
     "audio": "leave it out: this version reads pictures and text",
 }
 """What to do with a part whose type contains a word."""
@@ -35,8 +36,8 @@ _FIX_OF_KIND = {
 
 def read_messages(
     messages: Sequence[Any], *, where: str = "conversation", tools: Any = None
-) -> tuple[list[Turn], list[ImageSource]]:
-    """Split messages into turns and the images they show, in the order of the text.
+) -> tuple[list[Turn], list[ImageSource], list[OpenedFilm]]:
+    """Split messages into turns and the images and films they show, each in the order of the text.
 
     Args:
         messages: One conversation.
@@ -48,6 +49,7 @@ def read_messages(
     """
     turns: list[Turn] = []
     images: list[ImageSource] = []
+    films: list[OpenedFilm] = []
     for number, message in enumerate(messages):
         place = f"{where}[{number}]"
         calls = _read_calls(message, place) if isinstance(message, Mapping) else ()
@@ -72,16 +74,19 @@ def read_messages(
                 "a text, or a list of parts",
                 "write [{'type': 'text', 'text': ...}]",
             )
-        parts: list[str | ImageRef] = []
+        parts: list[Part] = []
         for position, part in enumerate(content):
             value = _read_part(part, f"{place}.content[{position}]")
             if isinstance(value, _Image):
                 parts.append(ImageRef(len(images)))
                 images.append(value.source)
+            elif isinstance(value, _Film):
+                parts.append(FilmRef(len(films)))
+                films.append(value.source)
             else:
                 parts.append(value)
         turns.append(Turn(role, tuple(parts), calls=calls))
-    return _announce(tools, turns), images
+    return _announce(tools, turns), images, films
 
 
 def _read_calls(message: Mapping[str, Any], place: str) -> tuple[ToolCall, ...]:
@@ -109,12 +114,17 @@ class _Image:
         self.source = source
 
 
-def _read_part(part: Any, where: str) -> str | _Image:
+class _Film:
+    def __init__(self, source: OpenedFilm) -> None:
+        self.source = source
+
+
+def _read_part(part: Any, where: str) -> str | _Image | _Film:
     if isinstance(part, str):
         return part
     if isinstance(part, Image.Image):
         return _Image(part)
-    kinds = "a part of type 'text' or 'image'"
+    kinds = "a part of type 'text', 'image' or 'video'"
     if not isinstance(part, Mapping):
         raise _error(where, _kind(part), kinds, "write {'type': 'text', 'text': ...}")
     kind = part.get("type")
@@ -139,12 +149,27 @@ def _read_part(part: Any, where: str) -> str | _Image:
         if not isinstance(value, str):
             raise _error(f"{where}.image_url", _kind(value), "a string", "write {'type': 'image', 'image': path}")
         return _Image(value)
+    if kind in ("video", "video_url"):
+        return _Film(_read_film(part, where))
     raise _error(
         f"{where}.type",
         repr(kind) if "type" in part else "none",
         kinds,
         next((fix for word, fix in _FIX_OF_KIND.items() if word in str(kind)), "use 'text' or 'image'"),
     )
+
+
+def _read_film(part: Mapping[str, Any], where: str) -> OpenedFilm:
+    """Return the film of a part, opened; only above this room is one opened."""
+    value: Any = next((part[key] for key in (*_FILM_KEYS, "video_url") if part.get(key) is not None), None)
+    if not all(hasattr(value, name) for name in ("facts", "request", "read")):
+        raise _error(
+            where,
+            "a video part without a film" if value is None else f"a film that is not opened: {value!r:.60}",
+            "an opened film",
+            "write {'type': 'video', 'video': minicpmv.data.media.open_film(path)}",
+        )
+    return value
 
 
 def _kind(value: Any) -> str:

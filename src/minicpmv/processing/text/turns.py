@@ -12,9 +12,11 @@ from typing import Literal
 from minicpmv.processing.text.tool_calls import ToolCall, spell_calls
 
 __all__ = [
+    "FilmRef",
     "ImageRef",
     "ImageSegment",
     "LeftOut",
+    "Part",
     "Role",
     "Segment",
     "TextKind",
@@ -35,7 +37,19 @@ class ImageRef:
     """Position in the conversation's list of images, from 0."""
     film: int | None = None
     """Number of the film that it is a frame of, from 0 in the conversation; None for a picture. The frames of one film
-    stand side by side in one turn. Only releases with a token for frames write them so (4.6 and later)."""
+    are side by side in one turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilmRef:
+    """Stands in a turn's content where a film goes; ``frames`` puts its frames there."""
+
+    index: int
+    """Position in the conversation's list of films, from 0."""
+
+
+Part = str | ImageRef | FilmRef
+"""What the content of a turn is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +57,10 @@ class Turn:
     """What one side says."""
 
     role: Role
-    content: tuple[str | ImageRef, ...]
+    content: tuple[Part, ...]
     """Parts in order. They are joined by one newline each, as the released ``chat()`` does, so a part holds no newline
-    on the image's account: ``(ImageRef(0), "What is it?")`` reads ``<image>\\nWhat is it?``. Frames of one film are one
-    part here, nothing between them."""
+    on the image's account: ``(ImageRef(0), "What is it?")`` reads ``<image>\\nWhat is it?``. Only frames of one film
+    have nothing between them in releases with a token for frames (4.6 and later)."""
     weight: float = 1.0
     """How much an assistant turn counts in the training loss, finite and not below 0; with 0 it is only read, as a
     question is. Other turns keep 1. It counts in training only."""

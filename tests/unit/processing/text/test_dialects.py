@@ -71,9 +71,14 @@ def test_frames_of_one_film_touch_and_nothing_else_does() -> None:
     assert text == "<|im_start|>user\n{0}{1}\n{2}\n{3}\n{4}\nWhat?<|im_end|>\n"
 
 
-def test_releases_without_a_token_for_frames_refuse_them() -> None:
-    with pytest.raises(UsageError, match="MiniCPM-V-2_6 has no token for frames"):
-        written(Turn("user", (ImageRef(0, 0), "What?")), version="2.6")
+def test_releases_without_a_token_for_frames_write_them_as_pictures() -> None:
+    text = written(Turn("user", (ImageRef(0, 0), ImageRef(1, 0), "What?")), version="4.5")
+    assert text == "<|im_start|>user\n{0}\n{1}\nWhat?<|im_end|>\n"
+
+
+def test_releases_without_films_say_so() -> None:
+    with pytest.raises(UsageError, match=r"content: found a film, expected none: openbmb/MiniCPM-V-2 takes none"):
+        written(Turn("user", (ImageRef(0, 0), "What?")), version="2.0")
 
 
 CALL = ToolCall("find", (("what", '"a cat"'),))

@@ -16,20 +16,20 @@ PICTURE = Image.new("RGB", (3, 3))
 def test_parts_become_a_turn_and_its_images() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "image", "image": "x.png"}, {"type": "image", "path": "y.png"}]
     messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "b"}]
-    turns, images = read_messages(messages)
+    turns, images, _ = read_messages(messages)
     assert turns == [Turn("user", ("a", ImageRef(0), ImageRef(1))), Turn("assistant", ("b",))]
     assert images == ["x.png", "y.png"]
 
 
 def test_official_chat_lists_are_understood() -> None:
-    turns, images = read_messages([{"role": "user", "content": [PICTURE, "What?"]}])
+    turns, images, _ = read_messages([{"role": "user", "content": [PICTURE, "What?"]}])
     assert turns == [Turn("user", (ImageRef(0), "What?"))]
     assert images == [PICTURE]
 
 
 def test_base64_part_is_an_image() -> None:
     gif = "R0lGODlhAQABAIAAAAAAAP///ywAAAAAAQABAAACAUwAOw=="
-    _, images = read_messages([{"role": "user", "content": [{"type": "image", "base64": gif}]}])
+    _, images, _ = read_messages([{"role": "user", "content": [{"type": "image", "base64": gif}]}])
     assert load_image(images[0]).size == (1, 1)
 
 
@@ -45,8 +45,11 @@ def say(content: Any, role: str = "user") -> list[Any]:
         (say("a", role="human"), r"talk\[0\].role: found 'human', expected one of system, user, assistant"),
         (say(None), r"talk\[0\].content: found nothing, expected a text, or a list of parts"),
         (say([]), r"talk\[0\].content: found an empty list"),
-        (say([{"type": "video", "video": "a.mp4"}]), r"content\[0\].type: found 'video'.*\n  fix: for a video, give"),
-        (say([{"text": "a"}]), r"content\[0\].type: found none, expected a part of type 'text' or 'image'"),
+        (say([{"type": "video", "video": "a.mp4"}]), r"content\[0\]: found a film that is not opened: 'a.mp4'"),
+        (say([{"type": "video_url", "video_url": {"url": "a.mp4"}}]), r"content\[0\]: found a film that is not opened"),
+        (say([{"type": "video"}]), r"content\[0\]: found a video part without a film, expected an opened film"),
+        (say([{"type": "audio", "audio": "a.wav"}]), r"content\[0\].type: found 'audio'.*\n  fix: leave it out"),
+        (say([{"text": "a"}]), r"content\[0\].type: found none, expected a part of type 'text', 'image' or 'video'"),
         (say([{"type": "text"}]), r"content\[0\].text: found nothing, expected a string"),
         (say(["a", {"type": "image"}]), r"content\[1\]: found an image part without an image"),
         (say([{"type": "image", "image": "a", "url": "b"}]), "found an image part with image and url"),

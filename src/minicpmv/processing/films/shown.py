@@ -1,0 +1,45 @@
+"""Says what a reader of films offers to whoever encodes one. Decoders are above this room (``minicpmv.data.media``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from PIL import Image
+
+from minicpmv.processing.films.facts import FilmFacts
+from minicpmv.processing.films.plan import FilmPlan
+from minicpmv.processing.films.request import FilmRequest
+
+__all__ = ["Convert", "OpenedFilm", "ShownFilm"]
+
+Convert = Callable[[Image.Image], Any]
+"""What is kept in place of each decoded frame, which is RGB and has the film's size."""
+
+
+class OpenedFilm(Protocol):
+    """A film whose header has been read."""
+
+    @property
+    def facts(self) -> FilmFacts:
+        """What the header states."""
+        ...
+
+    @property
+    def request(self) -> FilmRequest:
+        """Which frames are asked for, without fault for these facts."""
+        ...
+
+    def read(self, times: Sequence[float], convert: Convert) -> Sequence[Any]:
+        """Decode the frames that are shown at some times, in seconds, and return what ``convert`` makes of each."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ShownFilm:
+    """A film with the frames that the model is shown."""
+
+    plan: FilmPlan
+    read: Callable[[Convert], Sequence[Any]]
+    """Decodes these frames, each only until it is converted, so that few are in memory in full size."""
