@@ -6,16 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from PIL import Image
-
 from minicpmv.processing.films.facts import FilmFacts
 from minicpmv.processing.films.plan import FilmPlan
 from minicpmv.processing.films.request import FilmRequest
 
 __all__ = ["Convert", "OpenedFilm", "ShownFilm"]
 
-Convert = Callable[[Image.Image], Any]
-"""What is kept in place of each decoded frame, which is RGB and has the film's size."""
+Convert = Callable[[Any], Any]
+"""Makes what is kept in place of each decoded frame: of a Pillow picture, which is RGB and has the film's size."""
 
 
 class OpenedFilm(Protocol):
