@@ -19,7 +19,9 @@ import importlib.util, os, sys
 root, extras = sys.argv[1], set(sys.argv[2].split(","))
 modules = ["accelerate", "gguf", "json5", "numpy", "peft", "PIL", "safetensors", "torch", "transformers", "wrapt"]
 if "dev" in extras:
-    modules += ["codespell_lib", "gradio", "importlinter", "openai", "playwright", "pyright", "pytest", "ruff", "uvicorn", "xdist"]
+    modules += ["av", "codespell_lib", "gradio", "importlinter", "openai", "playwright", "pyright", "pytest", "ruff", "uvicorn", "xdist"]
+if "films" in extras:
+    modules += ["av"]
 if "qlora" in extras:
     modules += ["bitsandbytes"]
 if sys.platform == "linux":

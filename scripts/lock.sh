@@ -11,7 +11,7 @@ set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-python3}
 UV=0.13.9
-EXTRAS="data qlora metrics serve ui dev"
+EXTRAS="data films qlora metrics serve ui dev"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -22,9 +22,9 @@ trap 'rm -rf "$work"' EXIT
 lock() {
     _from=$1 _name=$2
     shift 2
-    if [ -f "$ROOT/requirements/$_name.txt" ]; then # versions in an existing file are kept
-        cat "$ROOT/requirements/base.txt" "$ROOT/requirements/$_name.txt" >"$work/$_name.txt"
-    fi
+    for _known in base "$_name"; do # versions in existing files are kept
+        [ ! -f "$ROOT/requirements/$_known.txt" ] || cat "$ROOT/requirements/$_known.txt"
+    done >"$work/$_name.txt"
     "$work/uv/bin/uv" pip compile "$_from" --quiet --universal --python-version 3.10 --generate-hashes \
         --no-annotate --no-header --constraints "$ROOT/constraints.txt" --overrides "$work/overrides.txt" \
         --no-emit-package torch --output-file "$work/$_name.txt" "$@"

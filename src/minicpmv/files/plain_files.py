@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["UnusableFileError", "read_plain"]
+__all__ = ["UnusableFileError", "open_plain", "read_plain"]
 
 
 class UnusableFileError(OSError):
@@ -29,15 +30,27 @@ def read_plain(file: Path, *, most_bytes: int | None = None) -> bytes:
         UnusableFileError: It is a folder, FIFO, socket or device, or too large.
         OSError: The system cannot read it.
     """
+    with open_plain(file) as opened:
+        size = os.fstat(opened.fileno()).st_size
+        if most_bytes is not None and size > most_bytes:
+            raise UnusableFileError(f"{size:,} bytes, where {most_bytes:,} are the most")
+        return opened.read()
+
+
+def open_plain(file: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading, as ``read_plain`` does.
+
+    Raises:
+        FileNotFoundError: The file, or the target of the link, does not exist.
+        UnusableFileError: It is a folder, FIFO, socket or device.
+        OSError: The system cannot read it.
+    """
     try:
         # Opening a FIFO without a writer, or a serial line, would block otherwise.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except ValueError as error:  # a NUL in the name
         raise UnusableFileError(str(error)) from error
-    with open(descriptor, "rb") as opened:  # closes it
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnusableFileError("it is not a plain file")
-        if most_bytes is not None and status.st_size > most_bytes:
-            raise UnusableFileError(f"{status.st_size:,} bytes, where {most_bytes:,} are the most")
-        return opened.read()
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return open(descriptor, "rb")  # closes it
+    os.close(descriptor)
+    raise UnusableFileError("it is not a plain file")

@@ -50,6 +50,8 @@ class FilmError(MiniCPMVError):
         super().__init__(f"{where}: found {found}, expected {expected}\n  fix: {fix}")
 
     @classmethod
-    def of_picture(cls, error: ImageError) -> FilmError:
+    def of_picture(cls, error: ImageError, *, second: float | None = None) -> FilmError:
         """Return the fault of a film of pictures, one of which is faulty."""
-        return cls("a picture", where=error.where, found=error.found, expected=error.expected, fix=error.fix)
+        return cls(
+            "a picture", where=error.where, found=error.found, expected=error.expected, fix=error.fix, second=second
+        )

@@ -98,7 +98,7 @@ def _find_contradiction(request: FilmRequest) -> RequestFault | None:
         expected = f"an end behind the start ({request.start or 0:g})"
         return RequestFault("end", f"{request.end:g}", expected, "correct start or end")
     if request.times is not None and request.fps is not None:
-        return RequestFault("fps", "fps beside times", "one of the two", "remove fps: times say which frames are meant")
+        return RequestFault("fps", "fps together with times", "one of the two", "remove fps: times say which frames")
     return None
 
 
@@ -116,7 +116,7 @@ def _find_unfitting(request: FilmRequest, facts: FilmFacts) -> RequestFault | No
     for name in ("start", "end", "max_frames"):
         if getattr(request, name) is not None:
             expected = "one of the two"
-            return RequestFault(name, f"{name} beside times", expected, f"remove {name}: times say which are meant")
+            return RequestFault(name, f"{name} together with times", expected, f"remove {name}: times say which")
     if request.times[-1] >= facts.duration:
         return RequestFault("times", f"{request.times[-1]:g}", f"times within {length}", "remove what lies behind")
     return None

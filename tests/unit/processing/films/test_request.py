@@ -44,7 +44,7 @@ def test_what_can_be_followed_has_no_fault(request_: FilmRequest) -> None:
         ({"times": (1.0, 1.0)}, "times", "1 behind 1"),
         ({"times": tuple(map(float, range(MAX_FRAMES + 1)))}, "times", f"{MAX_FRAMES + 1} times"),
         ({"start": 2.0, "end": 1.0}, "end", "1"),
-        ({"times": (1.0,), "fps": 2}, "fps", "fps beside times"),
+        ({"times": (1.0,), "fps": 2}, "fps", "fps together with times"),
     ],
 )
 def test_a_fault_names_its_field(asked: dict[str, Any], field: str, found: str) -> None:
