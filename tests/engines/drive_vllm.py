@@ -3,8 +3,9 @@
     python drive_vllm.py REQUEST.json RESULT.npz
 
 REQUEST: ``model`` (a directory), ``asks`` (each a ``prompt`` with vLLM's picture mark, and ``images``),
-``max_new_tokens``, ``end_ids``; optionally ``adapter``. RESULT, for the n-th: ``tokens_n`` (the prompt's ids),
-``answer_n`` (ids, likeliest every time), ``logprobs_n`` (of the first token, over the whole vocabulary).
+``max_new_tokens``, ``end_ids``; optionally ``adapter`` and ``dtype`` (float32 if it is not given). RESULT, for the
+n-th: ``tokens_n`` (the prompt's ids), ``answer_n`` (ids, likeliest every time), ``logprobs_n`` (of the first token,
+over the whole vocabulary).
 """
 
 # pyright: reportMissingImports=false
@@ -27,7 +28,7 @@ def main(request_file: str, result_file: str) -> None:
     adapter = request.get("adapter")
     engine = LLM(
         model=request["model"],
-        dtype="float32",
+        dtype=request.get("dtype", "float32"),
         max_model_len=1024,
         max_num_seqs=4,
         enforce_eager=True,

@@ -14,9 +14,10 @@ from minicpmv.models.answering.answers import generate_answers
 
 __all__ = ["IMAGE_BLOCK", "Asked", "ask", "distance"]
 
-_ROW = r"({0}(<unk>)+{1}(\n(?={0}))?)+"
+_SLOTS = r"(<unk>|<\|image_pad\|>)+"
+_ROW = rf"({{0}}{_SLOTS}{{1}}(\n(?={{0}}))?)+"
 IMAGE_BLOCK = re.compile(
-    r"(<image_id>\d+</image_id>)?<image>(<unk>)+</image>"
+    rf"(<image_id>\d+</image_id>)?<image>{_SLOTS}</image>"
     f"({_ROW.format('<slice>', '</slice>')}|<slice>{_ROW.format('<image>', '</image>')}</slice>)?"
 )
 """What stands for one picture in our prompts; its number, where there is one, is the first group."""
@@ -49,7 +50,7 @@ def ask(loaded: LoadedModel, question: str, picture: str, *, max_new_tokens: int
     tokens = torch.where(inputs["image_mask"][0], -1, inputs["input_ids"][0]).tolist()
     while answer and answer[-1] in ends:
         answer.pop()
-    return Asked(tokens, features.flatten(0, 1).numpy(), logits.numpy(), answer)
+    return Asked(tokens, features.flatten(0, -2).float().numpy(), logits.float().numpy(), answer)
 
 
 def distance(found: Any, expected: Any) -> float:

@@ -9,7 +9,7 @@ import pytest
 
 from minicpmv.export.gguf.export import export_gguf
 from minicpmv.inference.loading import LoadedModel, load_model
-from tests.engines.conftest import Drive
+from tests.engines.conftest import Drive, choose_heldout
 from tests.engines.ours import IMAGE_BLOCK, Asked, ask, distance
 from tests.exportable import write_exportable
 from tests.tiny import save_picture
@@ -35,8 +35,10 @@ def _ask_both(
     kind: str,
     max_new_tokens: int = 8,
     llama_quantize: Path | None = None,
+    converter: Path | None = None,
 ) -> tuple[LoadedModel, list[Asked], list[dict[str, Any]]]:
-    done = export_gguf(str(model), gguf, kind=kind, run=False, llama_quantize=llama_quantize and str(llama_quantize))
+    quantize, checkout = (tool and str(tool) for tool in (llama_quantize, converter))
+    done = export_gguf(str(model), gguf, kind=kind, run=False, llama_quantize=quantize, llama_cpp=checkout)
     loaded = load_model(model, device="cpu")
     request = {
         "model": str(done.model),
@@ -104,6 +106,26 @@ def test_2_5_differs_by_its_positions_and_by_nothing_else(drive: Drive, tmp_path
     other = ask(loaded, *asks[0], max_new_tokens=8)
     assert distance(their["image"], other.image) < 0.001
     assert distance(their["logits"], other.logits) < 0.001
+
+
+# What was measured is in docs/deploy/llama_cpp.md; each bound is about three times that.
+@pytest.mark.parametrize(
+    ("kind", "features", "logits"), [("f32", 4e-4, 2e-4), ("f16", 0.002, 0.002), ("q8_0", 0.002, 0.03)]
+)
+def test_a_tuned_4_6_answers_alike(
+    drive: Drive, tuned_4_6: Path, converter: Path, tmp_path: Path, kind: str, features: float, logits: float
+) -> None:
+    asks = choose_heldout(tuned_4_6 / "demo")
+    square = len(asks)
+    asks.append(("Which digit is it?", save_picture(tmp_path / "cut.png", 224, 224)))
+    _, ours, theirs = _ask_both(drive, tuned_4_6 / "merged", tmp_path, asks, kind=kind, converter=converter)
+    for our, their in zip(ours, theirs, strict=True):
+        assert their["tokens"].tolist() == our.tokens
+        assert their["answer"].tolist() == our.answer
+        assert distance(their["image"], our.image) < features
+        assert distance(their["logits"], our.logits) < logits
+    assert ours[square].tokens.count(-1) == 5 * 4  # an overview and four slices
+    assert len({tuple(our.answer) for our in ours[:square]}) == 10  # every digit: it has learned
 
 
 def test_text_is_read_alike(drive: Drive, demo: Path, tmp_path: Path) -> None:
