@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from minicpmv.cli.dialogue import check_file, hold_dialogue
+from minicpmv.cli.dialogue import AnswerPrinter, check_file, hold_dialogue
 from minicpmv.cli.model_options import (
     add_model_options,
     add_sampling_options,
@@ -14,6 +14,7 @@ from minicpmv.cli.model_options import (
     open_model,
 )
 from minicpmv.cli.parser import CommandParser
+from minicpmv.cli.tools_file import check_release, read_tools_file
 
 __all__ = ["NAME", "SUMMARY", "run"]
 
@@ -38,6 +39,12 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("question", nargs="?", metavar="QUESTION", help="question; without one, a dialogue starts")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="picture to show; may be repeated")
     parser.add_argument("--system", metavar="TEXT", help="instruction before the first question (2.5 and later)")
+    parser.add_argument(
+        "--tools",
+        metavar="FILE",
+        help="JSON file of functions that the model may call, in OpenAI's form (4.6 and later); its calls are shown, "
+        "and in a dialogue /result gives their results",
+    )
     add_sampling_options(parser)
     return parser
 
@@ -49,6 +56,9 @@ def run(arguments: Sequence[str]) -> int:
     check_sampling(parser, options)
     for file in options.image:
         check_file(file)
+    tools = read_tools_file(options.tools) if options.tools else []
+    if tools:
+        check_release(options.model)
     loaded = open_model(options)
 
     from transformers import set_seed
@@ -57,10 +67,11 @@ def run(arguments: Sequence[str]) -> int:
 
     if options.seed is not None:
         set_seed(options.seed)
-    conversation = Conversation(loaded, settings=generation_settings(options), system=options.system)
+    conversation = Conversation(loaded, settings=generation_settings(options), system=options.system, tools=tools)
     if options.question is None:
         hold_dialogue(conversation, options.image)
     else:
-        conversation.ask(options.question, options.image, on_text=lambda text: print(text, end="", flush=True))
+        shown = AnswerPrinter()
+        conversation.ask(options.question, options.image, on_text=shown.text, on_call=shown.call)
         print(flush=True)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,9 @@ from minicpmv.wording import suggest
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
     from minicpmv.inference.chat import Conversation
+    from minicpmv.processing.text.tool_calls import ToolCall
 
-__all__ = ["check_file", "hold_dialogue"]
+__all__ = ["AnswerPrinter", "check_file", "hold_dialogue"]
 
 _WELCOME = "Type a question, or /help. Ctrl-C stops an answer, Ctrl-D ends."
 
@@ -57,9 +59,11 @@ class _Dialogue:
     def __init__(self, conversation: Conversation, images: Sequence[str]) -> None:
         self._conversation = conversation
         self._waiting = list(images)
+        self._results: list[str] = []
         self._is_over = False
         self._commands = {
             "/image": _Command(self._add_image, "show a picture with the next question; may be repeated", "FILE"),
+            "/result": _Command(self._take_result, "give the result of a tool that the answer calls", "TEXT"),
             "/images": _Command(self._list_images, "list the pictures for the next question"),
             "/undo": _Command(self._undo, "forget the last question, its pictures and its answer"),
             "/reset": _Command(self._reset, "start over"),
@@ -67,6 +71,8 @@ class _Dialogue:
             "/help": _Command(self._help, "show this"),
             "/quit": _Command(self._quit, "end; so does Ctrl-D"),
         }
+        if not conversation.tools:
+            del self._commands["/result"]
         with_files = [name for name, command in self._commands.items() if command.argument == "FILE"]
         self._terminal = Terminal(list(self._commands), with_files)
 
@@ -106,15 +112,37 @@ class _Dialogue:
 
     def _ask(self, question: str) -> None:
         images = self._waiting
+        self._answer(partial(self._conversation.ask, question, images))
+        self._waiting = []
+
+    def _take_result(self, text: str) -> None:
+        calls = self._conversation.calls
+        if not calls:
+            raise UsageError("/result: found no call in the last answer, expected one\n  fix: ask a question")
+        results = [*self._results, text]
+        if len(results) == len(calls):
+            self._answer(partial(self._conversation.give_results, results))
+        else:
+            self._results = results
+            self._name_next_call()
+
+    def _answer(self, ask: Callable[..., str]) -> None:
+        """Show an answer as it is written, and what it calls for."""
+        shown = AnswerPrinter()
         if not self._terminal.is_interactive:
-            self._conversation.ask(question, images, on_text=_show)
+            ask(on_text=shown.text, on_call=shown.call)
         else:
             with catch_interrupt() as is_over:
-                self._conversation.ask(question, images, on_text=_show, is_over=is_over)
+                ask(on_text=shown.text, on_call=shown.call, is_over=is_over)
         print(flush=True)
+        self._results = []
         if self._conversation.exchanges[-1].was_stopped:
             self._terminal.note("(stopped; the text so far is remembered, /undo forgets it)")
-        self._waiting = []
+        self._name_next_call()
+
+    def _name_next_call(self) -> None:
+        for call in self._conversation.calls[len(self._results) :][:1]:
+            self._terminal.note(f"(/result TEXT gives the result of {call})")
 
     def _add_image(self, file: str) -> None:
         path = str(Path(file).expanduser())
@@ -128,11 +156,13 @@ class _Dialogue:
 
     def _undo(self, _: str) -> None:
         forgotten = self._conversation.undo()
-        self._terminal.note("(nothing to forget)" if forgotten is None else f"(forgotten: {forgotten.question})")
+        self._results = []
+        shown = "" if forgotten is None else forgotten.question or ", ".join(forgotten.results)
+        self._terminal.note("(nothing to forget)" if forgotten is None else f"(forgotten: {shown})")
 
     def _reset(self, _: str) -> None:
         self._conversation.clear()
-        self._waiting = []
+        self._waiting, self._results = [], []
         self._terminal.note("(a new dialogue)")
 
     def _save(self, file: str) -> None:
@@ -155,5 +185,20 @@ class _Dialogue:
         self._is_over = True
 
 
-def _show(text: str) -> None:
-    print(text, end="", flush=True)
+class AnswerPrinter:
+    """Prints an answer as it is written, each call of a tool on a line of its own."""
+
+    def __init__(self) -> None:
+        self._has_begun = False
+
+    def text(self, text: str) -> None:
+        """Print a piece of text."""
+        self._print(text)
+
+    def call(self, call: ToolCall) -> None:
+        """Print a call."""
+        self._print(f"{chr(10) if self._has_begun else ''}-> {call}")
+
+    def _print(self, text: str) -> None:
+        self._has_begun = True
+        print(text, end="", flush=True)

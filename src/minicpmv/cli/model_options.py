@@ -108,7 +108,7 @@ def add_model_options(
     parser.add_argument(
         "--thinking",
         action="store_true",
-        help="let the model think before it answers (4.5 only; refused for other versions before they are loaded)",
+        help="let the model think before it answers (4.5 and later; refused for other versions before they are loaded)",
     )
     parser.add_argument(
         "--max-slice-nums",

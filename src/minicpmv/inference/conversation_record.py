@@ -59,14 +59,20 @@ def _make(conversation: Conversation) -> dict[str, Any]:
     exchanges = conversation.exchanges
     if not exchanges:
         raise UsageError("record: found no question yet, expected at least one with its answer\n  fix: ask first")
-    messages = [] if conversation.system is None else [{"role": "system", "content": conversation.system}]
-    for exchange in exchanges:
-        # The model does not read the thoughts of earlier answers when the dialogue continues.
-        said = exchange.answer if exchange is exchanges[-1] else without_thinking(exchange.answer)
-        messages.append({"role": "user", "content": "<image>\n" * len(exchange.images) + exchange.question})
-        messages.append({"role": "assistant", "content": said})
+    messages: list[dict[str, Any]] = []
+    for message in conversation.messages():
+        parts = message["content"]
+        shown = "<image>\n" * sum(part["type"] == "image" for part in parts)
+        text = "".join(part["text"] for part in parts if part["type"] == "text")
+        messages.append({**message, "content": shown + text})
+    # The model does not read the thoughts of earlier answers when the dialogue continues with a question.
+    asked = max(position for position, exchange in enumerate(exchanges) if not exchange.results)
+    answers = [message for message in messages if message["role"] == "assistant"]
+    for message in answers[:asked]:
+        message["content"] = without_thinking(message["content"])
     images = [_read(image) for exchange in exchanges for image in exchange.images]
-    return ({"image": images} if images else {}) | {"conversations": messages}
+    tools = {"tools": list(conversation.tools)} if conversation.tools else {}
+    return ({"image": images} if images else {}) | tools | {"conversations": messages}
 
 
 def _read(image: str) -> str:

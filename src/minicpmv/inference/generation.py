@@ -48,7 +48,7 @@ class GenerationSettings:
     max_slice_nums: int | None = None
     """Most tiles cut from one picture; by default the checkpoint's number."""
     enable_thinking: bool = False
-    """Let the model think before it answers; 4.5 only."""
+    """Let the model think before it answers; 4.5 and later."""
 
     def options(self, version: Version) -> dict[str, Any]:
         """Return the settings as arguments of transformers' ``generate``."""
@@ -83,6 +83,7 @@ def answer(
     on_text: Callable[[str], None] | None = None,
     is_over: Callable[[], bool] | None = None,
     seed: int | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Answer one conversation.
 
@@ -93,6 +94,7 @@ def answer(
         on_text: Called with each piece of the answer as soon as it is written.
         is_over: Called after each token; the answer ends where it returns True.
         seed: Seed for sampling this answer; by default torch's own random state is used.
+        tools: Functions that the model may call (4.6 and later), in OpenAI's form.
 
     Returns:
         The whole answer, without white space around it. With thinking it begins with ``<think>``, as the released
@@ -104,7 +106,7 @@ def answer(
         ImageError: A picture cannot be read.
         NotFiniteError: The model's logits are not finite.
     """
-    inputs = _encode(loaded, [messages], settings)
+    inputs = _encode(loaded, [messages], settings, tools)
     length = inputs["input_ids"].shape[1]
     positions = cast("int", loaded.model.config.text_config.max_position_embeddings)  # pyright: ignore[reportAttributeAccessIssue]
     if length >= positions:
@@ -124,12 +126,18 @@ def answer_batch(
     return draw_answers(loaded, _encode(loaded, conversations, settings), settings=settings)
 
 
-def _encode(loaded: LoadedModel, conversations: Sequence[Messages], settings: GenerationSettings) -> Mapping[str, Any]:
+def _encode(
+    loaded: LoadedModel,
+    conversations: Sequence[Messages],
+    settings: GenerationSettings,
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> Mapping[str, Any]:
     processor = loaded.processor
     return processor.apply_chat_template(
         [list(messages) for messages in conversations],
         max_slice_nums=settings.max_slice_nums,
         enable_thinking=thinking_setting(processor.version, settings.enable_thinking),
+        tools=list(tools) or None,
     ).to(loaded.device)
 
 

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from minicpmv.processing.text.tool_calls import ToolCall
 from minicpmv.serving.answers.batch import Event, Finished, Question
 from minicpmv.serving.answers.dispatcher import Dispatcher, Place
 from minicpmv.serving.answers.responses import AnswerWriter, error_response, json_response, server_sent
@@ -119,9 +120,9 @@ class ChatCompletions:
             return StreamingResponse(
                 chunks, headers=headers | {"cache-control": "no-cache"}, media_type="text/event-stream"
             )
-        text, end = await exchange.before_deadline(_unless_gone(request, _collect(first, exchange)))
+        pieces, end = await exchange.before_deadline(_unless_gone(request, _collect(first, exchange)))
         self._count(prompt, end)
-        return json_response(writer.whole(text, end), headers=headers)
+        return json_response(writer.whole(pieces, end), headers=headers)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         """Log a request: each one with the key, only a few if there is no key."""
@@ -148,11 +149,11 @@ class ChatCompletions:
         return chat, prepare(chat, self._served.loaded, self._settings)
 
     async def _stream(
-        self, event: str | Finished, exchange: _Exchange, writer: AnswerWriter, prompt: Prompt
+        self, event: str | ToolCall | Finished, exchange: _Exchange, writer: AnswerWriter, prompt: Prompt
     ) -> AsyncIterator[str]:
         yield writer.opening()
         try:
-            while isinstance(event, str):
+            while not isinstance(event, Finished):
                 yield writer.piece(event)
                 event = await exchange.before_deadline(exchange.next_event())
         except RequestError as error:  # too late for a status; clients raise an error event
@@ -192,8 +193,8 @@ class _Exchange:
                 code="timeout",
             ) from error
 
-    async def next_event(self) -> str | Finished:
-        """Return a piece of the answer, or its end."""
+    async def next_event(self) -> str | ToolCall | Finished:
+        """Return a piece of the answer, a call, or its end."""
         event = await self.events.get()
         if isinstance(event, RequestError):
             raise event
@@ -222,12 +223,12 @@ def _deliver(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], even
     loop.call_soon_threadsafe(events.put_nowait, event)
 
 
-async def _collect(event: str | Finished, exchange: _Exchange) -> tuple[str, Finished]:
-    pieces: list[str] = []
-    while isinstance(event, str):
+async def _collect(event: str | ToolCall | Finished, exchange: _Exchange) -> tuple[list[str | ToolCall], Finished]:
+    pieces: list[str | ToolCall] = []
+    while not isinstance(event, Finished):
         pieces.append(event)
         event = await exchange.next_event()
-    return "".join(pieces), event
+    return pieces, event
 
 
 async def _unless_gone(request: Request, work: Any) -> Any:

@@ -29,7 +29,7 @@ class ServerSettings:
     max_slice_nums: int | None = None
     """Most tiles cut from one picture; by default the checkpoint's own number."""
     enable_thinking: bool = False
-    """Whether the model thinks if a request does not state it; 4.5 only."""
+    """Whether the model thinks if a request does not state it; 4.5 and later."""
     max_body_bytes: int = 32 * 2**20
     """Largest request, and largest total of its external images."""
     max_image_pixels: int = 50_000_000

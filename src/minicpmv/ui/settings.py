@@ -22,7 +22,7 @@ class PageSettings:
     max_slice_nums: int | None = None
     """Initial limit on tiles cut from one picture; by default the checkpoint's own number."""
     enable_thinking: bool = False
-    """Whether thinking is on at first; 4.5 only."""
+    """Whether thinking is on at first; 4.5 and later."""
     max_image_bytes: int = 32 * 2**20
     """Largest image file."""
     max_image_pixels: int = 50_000_000

@@ -41,7 +41,7 @@ def ids_of_record(file: Path, loaded: LoadedModel) -> tuple[list[int], list[int]
 
 
 def ids_of_conversation(conversation: Conversation) -> tuple[list[int], list[int]]:
-    turns, images, _ = read_messages(conversation._messages())
+    turns, images, _ = read_messages(conversation.messages())
     encoded = conversation.loaded.processor.encode_conversation(turns, images)
     return encoded.input_ids, encoded.labels
 
@@ -59,7 +59,7 @@ def test_what_was_said_passes_the_check_and_trains_the_same_tokens(
     assert main(["check", str(file)]) == 0, capsys.readouterr().out
     ids, labels = ids_of_record(file, loaded)
     assert (ids, labels) == ids_of_conversation(conversation)
-    asked = loaded.processor.apply_chat_template(conversation._messages()[:-1])["input_ids"][0].tolist()
+    asked = loaded.processor.apply_chat_template(conversation.messages()[:-1])["input_ids"][0].tolist()
     assert ids[: len(asked)] == asked, "the prompt that the model was given"
     images = json.loads(file.read_text(encoding="utf-8"))[0]["image"]
     assert [image.partition(",")[0] for image in images] == ["data:image/png;base64"] * 3
@@ -73,7 +73,7 @@ def test_only_the_last_answer_keeps_its_thoughts(tmp_path: Path) -> None:
     save_record(conversation, tmp_path / "said.json")
     (record,) = json.loads((tmp_path / "said.json").read_text(encoding="utf-8"))
     assert [message["content"] for message in record["conversations"]] == ["What?", "A cat.", "Which colour?", second]
-    asked = thinking.processor.apply_chat_template(conversation._messages()[:-1], enable_thinking=True)
+    asked = thinking.processor.apply_chat_template(conversation.messages()[:-1], enable_thinking=True)
     prompt = asked["input_ids"][0].tolist()
     assert ids_of_record(tmp_path / "said.json", thinking)[0][: len(prompt)] == prompt
 

@@ -64,7 +64,7 @@ def thinking_setting(version: Version, enable_thinking: bool) -> bool | None:
         return bool(enable_thinking)
     if enable_thinking:
         raise UsageError(
-            f"thinking: found it asked of {version.model}, expected a version with a thinking mode (4.5)\n"
+            f"thinking: found it asked of {version.model}, expected a version with a thinking mode (4.5 and later)\n"
             "  fix: leave it off, or use openbmb/MiniCPM-V-4_5"
         )
     return None

@@ -12,7 +12,17 @@ from typing import Any, cast
 
 from minicpmv.releases.json_bounds import quote
 
-__all__ = ["ToolCall", "ToolFault", "make_call", "read_calls", "read_tools", "spell_calls", "to_json", "write_calls"]
+__all__ = [
+    "ToolCall",
+    "ToolFault",
+    "make_call",
+    "read_calls",
+    "read_tools",
+    "spell_calls",
+    "to_json",
+    "to_openai",
+    "write_calls",
+]
 
 _PYTHON_WORDS = {"true": "True", "false": "False", "null": "None"}
 _TOOL = {"type": "function", "function": {"name": "...", "description": "...", "parameters": {"type": "object"}}}
@@ -44,6 +54,14 @@ class ToolCall:
     in_python_words: bool = False
     """Whether ``true``, ``false`` and ``null`` are written as Python spells them; some templates do."""
 
+    def __str__(self) -> str:
+        """Spell it for a person.
+
+        >>> print(ToolCall("find", (("word", '"a cat"'), ("rows", "[1, 2]"))))
+        find(word="a cat", rows=[1, 2])
+        """
+        return f"{self.name}({', '.join(f'{name}={value}' for name, value in self.arguments)})"
+
 
 def to_json(value: object) -> str:
     """Write a value as the released templates do."""
@@ -53,6 +71,12 @@ def to_json(value: object) -> str:
 def make_call(call: Mapping[str, Any]) -> ToolCall:
     """Make a call of what ``read_calls`` returned."""
     return ToolCall(call["name"], tuple((name, to_json(value)) for name, value in call["arguments"].items()))
+
+
+def to_openai(call: ToolCall) -> dict[str, Any]:
+    """Return a call in OpenAI's form, its arguments as JSON text."""
+    arguments = ", ".join(f"{to_json(name)}: {value}" for name, value in call.arguments)
+    return {"type": "function", "function": {"name": call.name, "arguments": f"{{{arguments}}}"}}
 
 
 def write_calls(calls: tuple[ToolCall, ...], *, behind_text: bool) -> Iterator[tuple[str, bool]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from minicpmv.models.answering.answers import unwritten_ids
+from minicpmv.processing.text.answer_calls import overlap
 
 __all__ = ["AnswerText"]
 
@@ -65,7 +66,7 @@ class AnswerText:
             self.is_stopped = True
             piece, self._held = self._held[: min(found)], ""
             return self._without_outer_space(piece)
-        sure = len(self._held) - max((_overlap(self._held, stop) for stop in self._stops), default=0)
+        sure = len(self._held) - max((overlap(self._held, stop) for stop in self._stops), default=0)
         piece = self._held[:sure].rstrip()
         self._held = self._held[len(piece) :]
         return self._without_outer_space(piece)
@@ -74,9 +75,3 @@ class AnswerText:
         piece = piece.rstrip() if self._has_begun else piece.strip()
         self._has_begun = self._has_begun or bool(piece)
         return piece
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Count the characters at the end of a text that may begin a stop."""
-    longest = min(len(text), len(stop) - 1)
-    return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

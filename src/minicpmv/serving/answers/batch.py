@@ -18,6 +18,8 @@ from minicpmv.models.answering.answers import THINK_OPENING, generate_answers
 from minicpmv.models.answering.finite_logits import FiniteLogits, explain_not_finite
 from minicpmv.processing.batching import pad_left
 from minicpmv.processing.encoding import EncodedConversation
+from minicpmv.processing.text.answer_calls import CallReader
+from minicpmv.processing.text.tool_calls import ToolCall
 from minicpmv.serving.answers.answer_text import AnswerText
 from minicpmv.serving.answers.sampling import Drawing, RowDrawing
 from minicpmv.serving.answers.served_models import ServedModels
@@ -33,13 +35,13 @@ _log = logging.getLogger("uvicorn.error")
 class Finished:
     """Reports that an answer is complete."""
 
-    reason: Literal["stop", "length"]
+    reason: Literal["stop", "length", "tool_calls"]
     num_tokens: int
     """Tokens of the answer, including its end token."""
 
 
-Event = str | Finished | RequestError
-"""A piece of an answer, its end, or the error that prevents it."""
+Event = str | ToolCall | Finished | RequestError
+"""A piece of an answer or one of its calls, its end, or the error that prevents it."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -95,6 +97,9 @@ class _Row:
         self.is_done = self.has_failed = False
         self._text, self._end_ids = text, end_ids
         self._num_tokens = 0
+        prompt = question.prompt
+        self._calls = CallReader(prompt.tools, thinks=bool(prompt.enable_thinking)) if prompt.tools else None
+        self._has_called = False
 
     def take(self, token_id: int) -> None:
         """Send the question its next token."""
@@ -102,18 +107,30 @@ class _Row:
             self.is_done = True
             return
         if not self._num_tokens and self.question.prompt.enable_thinking:
-            self.question.deliver(THINK_OPENING)
+            self._deliver(THINK_OPENING)
         self._num_tokens += 1
         has_ended = token_id in self._end_ids
         if piece := self._text.push(token_id):
-            self.question.deliver(piece)
+            self._deliver(piece)
         is_full = self._num_tokens >= self.question.prompt.max_new_tokens
         if has_ended or is_full or self._text.is_stopped:
             if piece := self._text.end():
-                self.question.deliver(piece)
-            reason = "stop" if has_ended or self._text.is_stopped else "length"
+                self._deliver(piece)
+            self._deliver("", is_last=True)
+            reason = "tool_calls" if self._has_called else "stop"
+            if not (has_ended or self._text.is_stopped):
+                reason = "length"
             self.question.deliver(Finished(reason, self._num_tokens))
             self.is_done = True
+
+    def _deliver(self, text: str, *, is_last: bool = False) -> None:
+        """Pass on text, and the calls in it if tools were announced."""
+        pieces: list[str | ToolCall] = [text] if text else []
+        if self._calls is not None:
+            pieces = self._calls.push(text) + (self._calls.end() if is_last else [])
+        for piece in pieces:
+            self._has_called = self._has_called or isinstance(piece, ToolCall)
+            self.question.deliver(piece)
 
     def fail(self) -> None:
         """Report to the question that there is no answer, or no more of it."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from starlette.responses import Response
 
+from minicpmv.processing.text.tool_calls import ToolCall, to_openai
 from minicpmv.serving.answers.batch import Finished
 from minicpmv.serving.errors import RequestError
 
@@ -51,10 +52,15 @@ class AnswerWriter:
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self._model, self._num_prompt_tokens, self._include_usage = model, num_prompt_tokens, include_usage
         self._created = int(time.time())
+        self._num_calls = 0
 
-    def whole(self, text: str, end: Finished) -> dict[str, Any]:
+    def whole(self, pieces: Sequence[str | ToolCall], end: Finished) -> dict[str, Any]:
         """Return the whole answer as one object."""
-        message = {"role": "assistant", "content": text, "refusal": None}
+        text = "".join(piece for piece in pieces if isinstance(piece, str))
+        calls = [_call_object(piece) for piece in pieces if isinstance(piece, ToolCall)]
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if calls:
+            message |= {"content": text or None, "tool_calls": calls}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": end.reason}
         return self._object("chat.completion", [choice]) | {"usage": self._usage(end)}
 
@@ -62,9 +68,13 @@ class AnswerWriter:
         """Return the first chunk, which states the role."""
         return self._chunk({"role": "assistant", "content": ""})
 
-    def piece(self, text: str) -> str:
-        """Return a chunk of text."""
-        return self._chunk({"content": text})
+    def piece(self, piece: str | ToolCall) -> str:
+        """Return a chunk of text, or of one whole call."""
+        if isinstance(piece, str):
+            return self._chunk({"content": piece})
+        call = {"index": self._num_calls, **_call_object(piece)}
+        self._num_calls += 1
+        return self._chunk({"tool_calls": [call]})
 
     def ending(self, end: Finished) -> Iterable[str]:
         """Return the last chunks."""
@@ -73,7 +83,7 @@ class AnswerWriter:
             yield server_sent(self._object("chat.completion.chunk", []) | {"usage": self._usage(end)})
         yield END_OF_STREAM
 
-    def _chunk(self, delta: dict[str, str], reason: str | None = None) -> str:
+    def _chunk(self, delta: Mapping[str, Any], reason: str | None = None) -> str:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
         usage = {"usage": None} if self._include_usage else {}
         return server_sent(self._object("chat.completion.chunk", [choice]) | usage)
@@ -84,3 +94,7 @@ class AnswerWriter:
     def _usage(self, end: Finished) -> dict[str, int]:
         prompt, answer = self._num_prompt_tokens, end.num_tokens
         return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
+
+
+def _call_object(call: ToolCall) -> dict[str, Any]:
+    return {"id": f"call_{uuid.uuid4().hex}", **to_openai(call)}

@@ -13,10 +13,24 @@ from typing import Any
 
 from minicpmv.processing.text.turns import ImageRef, Role, Turn
 from minicpmv.serving.errors import RequestError, refused
+from minicpmv.serving.requests.tool_use import (
+    ReadMessage,
+    check_encodable,
+    order_results,
+    read_announced,
+    read_called,
+)
 
 __all__ = ["ChatRequest", "read_request"]
 
-_ROLES: Mapping[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+_MORE_KEYS = {"assistant": "tool_calls", "tool": "tool_call_id"}
 _MAX_STOPS = 4
 
 # None of them changes an answer.
@@ -35,17 +49,15 @@ _INACTIVE: Mapping[str, tuple[Any, ...]] = {
     "min_tokens": (0,),
     "modalities": (["text"],),
     "n": (1,),
-    "parallel_tool_calls": (False, True),
     "presence_penalty": (0,),
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
     "store": (False,),
     "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "top_logprobs": (0,),
 }
 _ACTIVE = ("model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature",
-           "top_p", "stop", "seed", "chat_template_kwargs")  # fmt: skip
+           "top_p", "stop", "seed", "chat_template_kwargs", "tools", "parallel_tool_calls")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +81,8 @@ class ChatRequest:
     seed: int | None = None
     enable_thinking: bool | None = None
     """Whether the model thinks; None for the server's default."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Functions that the model may call, as ``read_tools`` returns them."""
 
 
 def read_request(body: bytes) -> ChatRequest:
@@ -90,6 +104,7 @@ def read_request(body: bytes) -> ChatRequest:
     _refuse_unknown(options, {"include_usage", "include_obfuscation"}, "stream_options")
     if options.get("include_obfuscation"):
         raise refused("stream_options.include_obfuscation", "true", "false: chunks are not padded", "leave it out")
+    _take(fields, "parallel_tool_calls", bool, "true or false")
     template = _take(fields, "chat_template_kwargs", dict, "an object") or {}
     _refuse_unknown(template, {"enable_thinking"}, "chat_template_kwargs")
     temperature = _read_number(fields, "temperature", 0, 2)
@@ -112,6 +127,7 @@ def read_request(body: bytes) -> ChatRequest:
         stop=_read_stops(fields.get("stop")),
         seed=_read_seed(fields),
         enable_thinking=_take(template, "enable_thinking", bool, "true or false", where="chat_template_kwargs."),
+        tools=read_announced(fields),
     )
 
 
@@ -202,18 +218,26 @@ def _read_messages(value: Any) -> tuple[list[Turn], list[str]]:
     if not isinstance(value, list) or not value:
         found = "an empty list" if value == [] else _kind(value)
         raise refused("messages", found, "a list of messages", "write [{'role': 'user', 'content': ...}]")
-    turns: list[Turn] = []
+    read: list[ReadMessage] = []
     addresses: list[str] = []
     for number, message in enumerate(value):
         where = f"messages[{number}]"
         if not isinstance(message, dict):
             raise refused(where, _kind(message), "a message", "write {'role': 'user', 'content': ...}")
-        _refuse_unknown(message, {"role", "content"}, where)  # names and tool calls are not shown to the model
         role = message.get("role")
         if not isinstance(role, str) or role not in _ROLES:
             raise refused(f"{where}.role", f"{role!r:.60}", f"one of {', '.join(_ROLES)}", "use one of those roles")
-        turns.append(Turn(_ROLES[role], _read_content(message.get("content"), f"{where}.content", addresses)))
-    return turns, addresses
+        more = {_MORE_KEYS[role]} if role in _MORE_KEYS else set[str]()
+        _refuse_unknown(message, {"role", "content"} | more, where)  # names are not shown to the model
+        calls, call_ids = (), ()
+        if role == "assistant" and message.get("tool_calls") is not None:
+            calls, call_ids = read_called(message["tool_calls"], f"{where}.tool_calls")
+        content = message.get("content")
+        said = ("",) if calls and content is None else _read_content(content, f"{where}.content", addresses)
+        result_of = _take(message, "tool_call_id", str, "the id of a call", where=f"{where}.")
+        turn = Turn(_ROLES[role], said, calls=calls)
+        read.append(ReadMessage(turn=turn, where=where, call_ids=call_ids, result_of=result_of))
+    return order_results(read), addresses
 
 
 def _read_content(content: Any, where: str, addresses: list[str]) -> tuple[str | ImageRef, ...]:
@@ -252,15 +276,9 @@ def _read_address(value: Any, where: str) -> str:
 
 
 def _checked(value: Any, where: str) -> str:
-    """Return a text that UTF-8 can encode: JSON may hold half a surrogate pair."""
     if not isinstance(value, str):
         raise refused(where, _kind(value), "a string", "write a string")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(value[error.start]):04x}"
-        raise refused(where, f"half a character ({half})", "whole characters", "encode the text as UTF-8") from error
-    return value
+    return check_encodable(value, where)
 
 
 def _kind(value: Any) -> str:
