@@ -54,6 +54,15 @@ def test_an_adapter_on_experts_is_proved_and_merged(target: str, base: str, data
     assert (logits[0] - logits[1]).abs().max() > 1e-3
 
 
+def test_zero_3_cannot_gather_what_peft_reads_and_says_so(
+    base: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = words(base, data, tmp_path / "output", "experts", "--use_cpu", "true", "--deepspeed", "zero3")
+    assert train(arguments) == 2
+    assert "--lora_target_modules experts: found ZeRO-3 and LoRA on experts" in capsys.readouterr().err
+    assert not (tmp_path / "output").exists()
+
+
 @pytest.mark.parametrize(
     ("flag", "value"), [("lora_dropout", "0.1"), ("use_dora", "true"), ("init_lora_weights", "pissa")]
 )

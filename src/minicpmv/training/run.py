@@ -66,7 +66,7 @@ from minicpmv.training.learning.parts import (
 )
 from minicpmv.training.learning.rates import Rates
 from minicpmv.training.learning.recomputation import RecomputedLayers
-from minicpmv.training.learning.switches import resolve_learning
+from minicpmv.training.learning.switches import refuse_partitioned_experts, resolve_learning
 from minicpmv.training.monitoring.before_and_after import Measurement
 from minicpmv.training.monitoring.eval_metrics import EvalMetrics
 from minicpmv.training.monitoring.intervals import Stopper, describe_rhythm, resolve_rhythm
@@ -142,7 +142,7 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     settings = resolved.training
     for text in resolved.notices:
         notice(text)
-    base, run = _resolve_learning(resolved.run, given=request.given)
+    base, run = _resolve_learning(resolved.run, settings, given=request.given)
     request = replace(request, run=run)
     if settings.get("fp16") and base.version.network.overflows_in_float16:
         notice(
@@ -294,12 +294,15 @@ def _check_places(request: Request) -> None:
                 check_directory(place, asked_by=flag)
 
 
-def _resolve_learning(run: RunArguments, *, given: frozenset[str]) -> tuple[BaseCheckpoint, RunArguments]:
+def _resolve_learning(
+    run: RunArguments, settings: Mapping[str, Any], *, given: frozenset[str]
+) -> tuple[BaseCheckpoint, RunArguments]:
     """Decide what learns from the model's modules alone, before data are read."""
     base = open_base(run)
     check_weights(base.config, run)
     skeleton = build_skeleton(base.path)
     run, notices = resolve_learning(run, skeleton, given=given)
+    refuse_partitioned_experts(run, skeleton, settings)
     for text in notices:
         notice(text)
     return base, resolve_vision_cache(run, skeleton, given=given)

@@ -29,7 +29,7 @@ from minicpmv.training.learning.rates import check_rates
 from minicpmv.training.learning.targets import network_of, resolve_target
 from minicpmv.wording import suggest
 
-__all__ = ["resolve_learning"]
+__all__ = ["refuse_partitioned_experts", "resolve_learning"]
 
 Settings = TypeVar("Settings", bound=LearningArguments)
 _NO_DROPOUT = "--lora_dropout: 0, since PEFT computes LoRA on experts without an input of its own to drop"
@@ -157,6 +157,28 @@ def _check_whole_tensors(run: LearningArguments, given: Set[str]) -> None:
                 "do this on the tensors that hold all experts of a layer\n"
                 f"  fix: remove {written}, or the word from --lora_target_modules"
             )
+
+
+def refuse_partitioned_experts(run: LearningArguments, model: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Refuse LoRA on tensors of experts under ZeRO-3, which gathers weights where a module runs.
+
+    PEFT reads these outside of any: it would find empty ones, and end in a traceback. FSDP2 gathers whole layers.
+
+    Args:
+        run: The settings.
+        model: The base model; its weights may lie on the ``meta`` device.
+        settings: Those of transformers, with what DeepSpeed is to do.
+
+    Raises:
+        UsageError: Both are asked for.
+    """
+    zero: Any = (settings.get("deepspeed") or {}).get("zero_optimization") or {}
+    if zero.get("stage") == 3 and run.use_lora and wanted_parameters(model, run):
+        raise UsageError(
+            f"--deepspeed --lora_target_modules {run.lora_target_modules}: found ZeRO-3 and LoRA on experts, expected "
+            "one of them: ZeRO-3 gathers a module's weights when it runs, and PEFT reads those of experts outside\n"
+            "  fix: use --fsdp true or --deepspeed zero2, or remove the word from --lora_target_modules"
+        )
 
 
 def _check_beside_lora(run: LearningArguments, model: nn.Module, targets: list[str]) -> None:
