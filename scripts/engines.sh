@@ -7,6 +7,7 @@
 #   quantize   llm-compressor, which packs for vLLM: minutes and 1.5 GB
 #   openvino   optimum-intel, with pip's torch: minutes, and gigabytes; only if MINICPMV_RELEASED_CODE names a folder
 #              with the released `.py` files of openbmb/MiniCPM-V-2_6, from which it exports
+#   trl        TRL beside this environment's own packages: a minute
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-python3}
@@ -66,9 +67,17 @@ openvino() {
     install optimum-intel==2.2.0 openvino==2026.4.1 transformers==4.57.6 pillow==12.3.0
 }
 
+trl() {
+    # The packages of the environment that runs the tests come after its own.
+    "$PYTHON" -c "import sysconfig; print('import site; site.addsitedir(' + repr(sysconfig.get_path('purelib')) + ')')" \
+        >"$("$_folder/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")/outer.pth"
+    install --no-deps --require-hashes --requirement "$ROOT/requirements/trl.txt"
+}
+
 make_environment llama_cpp
 make_environment vllm
 make_environment quantize
+make_environment trl
 if [ -n "${MINICPMV_RELEASED_CODE:-}" ]; then
     make_environment openvino
 fi

@@ -26,7 +26,8 @@ from minicpmv.releases.table import Version, detect_version
 __all__ = ["CALL_ARGUMENTS", "MiniCPMOConfig", "MiniCPMVConfig", "read_model_config"]
 
 # What the released config classes assume where a file is silent.
-_CLASS_DEFAULTS = {"query_num": 64, "drop_vision_last_layer": True}
+# Those that save write no auto_map; TRL reads it of every class that transformers itself does not have.
+_CLASS_DEFAULTS: dict[str, Any] = {"query_num": 64, "drop_vision_last_layer": True, "auto_map": {}}
 
 CALL_ARGUMENTS = {"attn_implementation", "experts_implementation", "name_or_path", "num_labels", "output_attentions"}
 """Names of what transformers adds to a file's fields when it loads one. Stated in the file itself they have no effect:
@@ -80,7 +81,7 @@ class MiniCPMVConfig(PreTrainedConfig):
         mirrored = {key: value for key, value in released.items() if _is_mirrored(key)}
         self._mirrored = frozenset(mirrored)
         for key, default in _CLASS_DEFAULTS.items():
-            mirrored.setdefault(key, default)
+            mirrored.setdefault(key, copy.copy(default))
         with naming_faults("config.json", expected="settings that a model can be made of"):
             self.text_config: PreTrainedConfig = _text_config(released, self.minicpmv_version)
             self.vision_config: SiglipVisionConfig = _vision_config(released, self.minicpmv_version)

@@ -12,6 +12,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 
 from minicpmv.models.configuration import MiniCPMOConfig, MiniCPMVConfig
+from minicpmv.models.joining.headless import Headless
 from minicpmv.models.joining.model import JoinedModel
 from minicpmv.models.networks.resampler import CrossAttention, Resampler
 from minicpmv.releases.row import find_code
@@ -46,6 +47,11 @@ class MiniCPMVForConditionalGeneration(  # pyright: ignore[reportIncompatibleMet
         self.settle(config)
         self.build_parts(config)
         self.post_init()
+
+    @property
+    def base_model(self) -> Any:
+        """Override transformers: the model without its head, for callers that compute log-probabilities themselves."""
+        return Headless(self)
 
     def build_parts(self, config: MiniCPMVConfig) -> None:
         """Make the parts of the network under the names that the release's row has for them."""

@@ -1,4 +1,4 @@
-"""Tells one conversation from a batch, and joins a batch for generation, padded on the left."""
+"""Tells one conversation from a batch, and joins a batch: padded on the left for generation, or as lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minicpmv.errors import UsageError
 from minicpmv.processing.encoding import EncodedConversation
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 
-__all__ = ["PAD_ID", "as_batch", "pad_left", "times_of_each"]
+__all__ = ["PAD_ID", "as_batch", "join_lists", "pad_left", "times_of_each"]
 
 PAD_ID = 0
 """What the released processors pad with; the attention mask is what counts."""
@@ -64,6 +64,29 @@ def pad_left(
     if return_tensors == "np":
         return BatchFeature(arrays)
     return BatchFeature({name: array.tolist() for name, array in arrays.items()})
+
+
+def join_lists(encoded: Sequence[EncodedConversation], image_processor: MiniCPMVImageProcessor) -> BatchFeature:
+    """Join conversations as lists without padding, as transformers does unless tensors are asked for.
+
+    Args:
+        encoded: At least one.
+        image_processor: The one that has cut their pictures.
+
+    Returns:
+        The same names as from :func:`pad_left`; what is counted by token has each conversation's own length.
+    """
+    rows = pad_left(encoded, image_processor, None)
+    starts = [len(row) - len(sample.input_ids) for row, sample in zip(rows["input_ids"], encoded, strict=True)]
+    for name in {"input_ids", "attention_mask", "image_mask"} & rows.keys():
+        rows[name] = _unpad(rows[name], starts)
+    if "mrope_position_ids" in rows:
+        rows["mrope_position_ids"] = [_unpad(of_kind, starts) for of_kind in rows["mrope_position_ids"]]
+    return rows
+
+
+def _unpad(rows: Sequence[list[Any]], starts: Sequence[int]) -> list[list[Any]]:
+    return [row[start:] for row, start in zip(rows, starts, strict=True)]
 
 
 def _pad_positions(sample: EncodedConversation, length: int) -> NDArray[np.int64]:

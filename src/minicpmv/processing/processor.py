@@ -14,7 +14,7 @@ from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
 
 from minicpmv.errors import CheckpointError, UsageError
-from minicpmv.processing.batching import as_batch, pad_left, times_of_each
+from minicpmv.processing.batching import as_batch, join_lists, pad_left, times_of_each
 from minicpmv.processing.decoding import decode_generated
 from minicpmv.processing.encoding import (
     EncodedConversation,
@@ -189,6 +189,11 @@ class MiniCPMVProcessor(ProcessorMixin):
         return [self.token_rule.count(size) for size in plan.tgt_sizes]
 
     @property
+    def image_token_id(self) -> int:
+        """The token that holds the place of an image token."""
+        return self.vocabulary.slot
+
+    @property
     def use_image_id(self) -> bool:
         """Whether images are numbered in the text."""
         stated = self.image_processor.use_image_id
@@ -336,9 +341,9 @@ class MiniCPMVProcessor(ProcessorMixin):
         *,
         add_generation_prompt: bool | None = None,
         continue_final_message: bool = False,
-        tokenize: bool = True,
+        tokenize: bool | None = None,
         return_dict: bool = True,
-        return_tensors: str | None = "pt",
+        return_tensors: str | None = "auto",
         max_slice_nums: int | None = None,
         video_max_slice_nums: int | None = None,
         use_image_id: bool | None = None,
@@ -351,14 +356,17 @@ class MiniCPMVProcessor(ProcessorMixin):
         """Make the inputs of ``generate`` from messages in transformers' multimodal format.
 
         Args:
-            conversation: A list of messages, or a list of such lists, which makes a batch padded on the left. A film is
-                a part ``{"type": "video", "video": film}`` with an opened film (``minicpmv.data.media.open_film``).
+            conversation: A list of messages, or a list of such lists, which makes a batch; its tensors are padded
+                on the left. A film is a part ``{"type": "video", "video": film}`` with an opened film
+                (``minicpmv.data.media.open_film``).
             add_generation_prompt: Whether to end where the model shall go on; True unless it shall go on with the last
                 message.
             continue_final_message: Whether the last message is the beginning of the answer.
-            tokenize: False returns the text, image blocks written out, instead of inputs.
+            tokenize: False returns the text, image blocks written out, instead of inputs. Left out, it is True.
             return_dict: False returns ``input_ids`` only.
-            return_tensors: ``"pt"``, ``"np"``, or None for lists.
+            return_tensors: ``"pt"``, ``"np"``, or None for lists, each conversation as long as it is unless
+                ``padding=True`` asks for more. ``"auto"`` is ``"pt"``, for ``generate``; but None where
+                ``tokenize=True`` is written out, as callers that know transformers' own processors expect.
             max_slice_nums: Another limit of tiles per picture than the checkpoint's.
             video_max_slice_nums: Most tiles per frame of a film; 1 if not given.
             use_image_id: Another numbering of images than the checkpoint's.
@@ -397,7 +405,9 @@ class MiniCPMVProcessor(ProcessorMixin):
             }
             return self.apply_chat_template(conversation, **(own | options | dict(processor_kwargs)))
         conversations, is_batch = as_batch(conversation)
-        check_template_options(options, num_conversations=len(conversations))
+        if return_tensors == "auto":
+            return_tensors = None if tokenize else "pt"
+        check_template_options(options, may_be_unpadded=return_tensors is None or len(conversations) == 1)
         times = times_of_each(temporal_ids, len(conversations)) if is_batch else [temporal_ids]
         if add_generation_prompt is None:
             add_generation_prompt = not continue_final_message
@@ -423,13 +433,16 @@ class MiniCPMVProcessor(ProcessorMixin):
                 enable_thinking=enable_thinking,
                 temporal_ids=times[index],
             )
-            if tokenize:
+            if tokenize is not False:
                 encoded.append(written.encode(self.vocabulary, pictures, films))
             else:
                 texts.append(written.text())
-        if not tokenize:
+        if tokenize is False:
             return texts if is_batch else texts[0]
-        inputs = pad_left(encoded, self.image_processor, return_tensors)
+        if return_tensors is None and options.get("padding") not in (True, "longest"):
+            inputs = join_lists(encoded, self.image_processor)
+        else:
+            inputs = pad_left(encoded, self.image_processor, return_tensors)
         return inputs if return_dict else inputs["input_ids"]
 
     def post_process_image_text_to_text(

@@ -29,7 +29,8 @@ _PASSING: Mapping[str, Sequence[Any]] = {
 }
 """Values that change nothing: left out, or what is done anyway."""
 _FIXES: Mapping[str, str] = {
-    "padding": "leave it out: several conversations are padded to the longest, on the left",
+    "padding": "leave it out: several conversations are padded to the longest, on the left; return_tensors=None gives "
+    "lists without padding",
     "padding_side": "leave it out: generation pads on the left; minicpmv.data.samples.collation pads for training",
     "truncation": "leave it out, and shorten the conversation: text and images are never cut",
     "max_length": "leave it out, and shorten the conversation: text and images are never cut",
@@ -40,12 +41,12 @@ _FIXES: Mapping[str, str] = {
 }
 
 
-def check_template_options(options: Mapping[str, Any], *, num_conversations: int) -> None:
+def check_template_options(options: Mapping[str, Any], *, may_be_unpadded: bool) -> None:
     """Check options that have no effect.
 
     Args:
         options: By name.
-        num_conversations: Size of the batch; one conversation needs no padding.
+        may_be_unpadded: Whether nothing is padded: one conversation, or lists.
 
     Raises:
         UsageError: One of them asks for something that would not happen.
@@ -57,7 +58,7 @@ def check_template_options(options: Mapping[str, Any], *, num_conversations: int
                 "  fix: leave it out"
             )
         passing = _PASSING[name]
-        if name == "padding" and num_conversations == 1:
+        if name == "padding" and may_be_unpadded:
             passing = (*passing, False, "do_not_pad")
         if value not in passing:
             wanted = " or ".join(repr(known) for known in passing if known is not None)

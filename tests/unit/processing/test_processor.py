@@ -228,6 +228,24 @@ def test_return_types_are_as_asked(processor: MiniCPMVProcessor) -> None:
         processor.apply_chat_template(MESSAGES, return_tensors="tf")
 
 
+def test_tokenize_written_out_gives_lists_as_long_as_each_prompt(processor: MiniCPMVProcessor) -> None:
+    """As transformers' own processors do: TRL takes such rows for ids, and padding in them for tokens of the prompt."""
+    batch = [MESSAGES, [{"role": "user", "content": "Hi"}]]
+    alone = [processor.apply_chat_template(each)["input_ids"][0].tolist() for each in batch]
+    assert len(alone[0]) != len(alone[1])
+    for found in (
+        processor.apply_chat_template(batch, tokenize=True, return_dict=True),
+        processor.apply_chat_template(batch, return_tensors=None, padding=False),
+    ):
+        assert found["input_ids"] == alone
+        assert found["attention_mask"] == [[1] * len(ids) for ids in alone]
+        assert [sum(row) for row in found["image_mask"]] == [len(found["tgt_sizes"]) * processor.query_num, 0]
+    assert processor.apply_chat_template(batch, tokenize=True, return_dict=False) == alone
+    padded = processor.apply_chat_template(batch, tokenize=True, padding=True)["input_ids"]
+    assert padded == processor.apply_chat_template(batch)["input_ids"].tolist()
+    assert torch.is_tensor(processor.apply_chat_template(batch, tokenize=True, return_tensors="pt")["input_ids"])
+
+
 def test_image_processor_alone_gives_the_same_pixels(processor: MiniCPMVProcessor) -> None:
     inputs = processor.apply_chat_template(MESSAGES)
     alone = processor.image_processor(WIDE, return_tensors="pt")

@@ -1,4 +1,4 @@
-"""Completes a generation config by the tokens at which an answer ends.
+"""Finds ids of tokens in a tokenizer's files, and completes a generation config by those at which an answer ends.
 
 Released configs miss some: 2.5's has no ``<|eot_id|>``, with which each of its answers ends, so that ``generate`` alone
 would write on to the limit. Which tokens end an answer is in ``versions``, and their ids are in the tokenizer's files;
@@ -7,7 +7,7 @@ the tokenizer itself is not loaded for them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformers.utils.hub import cached_file
 from minicpmv.releases.model_files import naming_faults, read_object
 from minicpmv.releases.table import Version
 
-__all__ = ["complete_end_ids", "find_end_ids"]
+__all__ = ["complete_end_ids", "find_end_ids", "find_token_ids"]
 
 _OPTIONS = ("cache_dir", "local_files_only", "revision", "subfolder", "token")
 
@@ -28,6 +28,17 @@ def find_end_ids(place: str | Path, version: Version, **options: Any) -> list[in
         place: A model's directory, or its name on the hub.
         version: Its release.
         options: Those of ``from_pretrained``, of which the ones that say where files are count.
+    """
+    return list(find_token_ids(place, version.reading.terminators, **options).values())
+
+
+def find_token_ids(place: str | Path, tokens: Sequence[str], **options: Any) -> dict[str, int]:
+    """Return the ids of special tokens by token, in their order, from the first file that knows one of them.
+
+    Args:
+        place: As for :func:`find_end_ids`.
+        tokens: Tokens to look for.
+        options: As for :func:`find_end_ids`.
     """
     where = {name: options[name] for name in _OPTIONS if options.get(name) is not None}
     for file, ids_in in _FILES.items():
@@ -42,9 +53,9 @@ def find_end_ids(place: str | Path, version: Version, **options: Any) -> list[in
         if found is not None:
             with naming_faults(found, expected="the tokens of a tokenizer"):
                 ids = ids_in(read_object(Path(found), expected="a tokenizer's", fix="download or copy the file again"))
-            if ends := [ids[token] for token in version.reading.terminators if token in ids]:
-                return ends
-    return []
+            if known := {token: ids[token] for token in tokens if token in ids}:
+                return known
+    return {}
 
 
 def complete_end_ids(stated: int | list[int] | None, ends: list[int]) -> int | list[int] | None:

@@ -20,7 +20,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from minicpmv.errors import CheckpointError
 from minicpmv.models.checkpoints.carried import CarriesTensors, find_carried, is_carried, own_names
-from minicpmv.models.checkpoints.end_tokens import complete_end_ids, find_end_ids
+from minicpmv.models.checkpoints.end_tokens import complete_end_ids, find_end_ids, find_token_ids
 from minicpmv.models.checkpoints.key_names import own_shapes, released_shapes
 from minicpmv.models.checkpoints.weight_files import Shape, find_broken_file, read_shapes
 from minicpmv.releases.model_files import check_model_files
@@ -197,9 +197,16 @@ def _has_way_back(conversion: Any) -> bool:
 
 
 def _complete_generation(model: Any, place: str | Path, options: Mapping[str, Any]) -> None:
-    """Have ``generate`` stop where ``chat`` does."""
-    ends = find_end_ids(place, model.config.minicpmv_version, **options)
+    """Have ``generate`` stop where ``chat`` does, and let the config say which token holds an image's places.
+
+    Trainers that sample suppress that token (TRL's GRPOTrainer); releases before 4.6 do not state it in the file.
+    """
+    version = model.config.minicpmv_version
+    ends = find_end_ids(place, version, **options)
     model.generation_config.eos_token_id = complete_end_ids(model.generation_config.eos_token_id, ends)
+    if getattr(model.config, "image_token_id", None) is None:
+        slot = version.reading.markup.slot
+        model.config.image_token_id = find_token_ids(place, [slot], **options).get(slot)
 
 
 def refuse_misfits(found: Mapping[str, Shape], model: Any, where: object) -> None:

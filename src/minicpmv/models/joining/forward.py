@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from minicpmv.models.attention.packed_rows import (
     PACKED_ATTENTION,
@@ -72,9 +72,10 @@ class JoinsPictures(SeesPictures):
         cu_seq_lens_q: Tensor | None = None,
         mrope_position_ids: Tensor | None = None,
         layout: Layout | None = None,
+        return_hidden: bool = False,
         cache: Any = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast | BaseModelOutputWithPast:
         """
         Rows are padded, with an ``attention_mask``, or packed: samples end to end, told apart by ``position_ids`` that
         start anew, and no ``attention_mask``. A sample's result is the same in both, and alone.
@@ -110,6 +111,8 @@ class JoinsPictures(SeesPictures):
                 ``position_ids``, ``cu_seq_lens_q``, ``image_mask``, ``tgt_sizes`` and ``temporal_ids``. It also holds
                 the features of slices that were seen before, whose pixels do not come along. It spares the host all
                 questions to the device, each of which is a wait.
+            return_hidden: Whether to return ``last_hidden_state``, (B, T, D), instead of logits or a loss, for callers
+                that have a head of their own (``base_model``).
             cache: ``past_key_values``, as transformers from 5.24 on calls it.
             kwargs: Passed on to the language model.
 
@@ -170,6 +173,13 @@ class JoinsPictures(SeesPictures):
             **kwargs,
         )
         hidden_BTD = outputs.last_hidden_state
+        kept: dict[str, Any] = {
+            _CACHE: getattr(outputs, _CACHE),
+            "hidden_states": outputs.hidden_states,
+            "attentions": outputs.attentions,
+        }
+        if return_hidden:
+            return BaseModelOutputWithPast(last_hidden_state=hidden_BTD, **kept)
         loss = logits = None
         if labels is not None:
             assert layout.label_places is not None, "it was made of a batch with labels"
@@ -183,16 +193,9 @@ class JoinsPictures(SeesPictures):
                 num_chunks=count_chunks(self.config.text_config.vocab_size),
             )
         else:
-            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits = self._project(hidden_BTD[:, kept])
-        kept_cache: dict[str, Any] = {_CACHE: getattr(outputs, _CACHE)}
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            **kept_cache,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+            last = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self._project(hidden_BTD[:, last])
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)
 
     def _all_positions(self, position_ids: Tensor | None, mrope_position_ids: Tensor) -> Tensor:
         """Put the position in the row before those of time, row and column, (4, B, T)."""
