@@ -22,6 +22,7 @@ CASES = {
     "training": "samples per second, FLOP/s and memory of training, beside the plain way",
     "vocabulary": "memory with a vocabulary of 128,256 words, beside the plain way",
     "images": "from files to patch rows on one core, beside decoding and the plain way",
+    "films": "from film files to pictures on one core, compared with decoding alone",
     "frozen_tower": "a second epoch that reads a frozen tower's features, beside one that computes them",
     "gains": "a training step as it is, and with one gain at a time switched off",
     "merging": "memory and time of merging an adapter, beside the plain way",
