@@ -167,7 +167,7 @@ def test_bombs_are_named_in_little_memory(tmp_path: Path) -> None:
 
 
 def test_a_size_that_grows_inside_the_film_takes_no_memory(tmp_path: Path) -> None:
-    path = Path(make_film(tmp_path / "grows.ts", num_frames=2, changes_to=(8192, 4608)))
+    path = Path(make_film(tmp_path / "grows.ts", num_frames=4, rate=1, changes_to=(8192, 4608)))
     ((end, _),) = _read([path])
     assert end.startswith("named ")
 

@@ -48,6 +48,7 @@ def _fault(path: str, times: Sequence[float] = _EVERY_FOURTH) -> FilmError:
         ("a.mov", "mpeg4"),
         ("a.webm", "libvpx-vp9"),
         ("a.avi", "mpeg4"),
+        ("b.avi", "libx264"),
         ("a.flv", "libx264"),
         ("a.ts", "libx264"),
     ],
@@ -131,6 +132,22 @@ def test_a_file_that_was_cut_off_ends_early(folder: Path) -> None:
     assert _numbers(str(cut), [0.0, 0.4]) == [0, 10]
 
 
+def test_a_recording_that_begins_between_key_frames_begins_with_its_first_whole_frame(folder: Path) -> None:
+    content = Path(make_film(folder / "whole.ts", size=(128, 96), key_every=30)).read_bytes()
+    late = folder / "late.ts"
+    late.write_bytes(content[188 * 40 :])
+    first, second = _numbers(str(late), [0.0, 1.0])
+    assert first > 0
+    assert second == first + 25
+
+
+def test_two_recordings_in_one_file_are_damage_where_time_goes_back(folder: Path) -> None:
+    content = Path(make_film(folder / "whole.ts")).read_bytes()
+    twice = folder / "twice.ts"
+    twice.write_bytes(content * 2)
+    assert _fault(str(twice)).kind == "damaged"
+
+
 def test_an_mp4_file_that_was_cut_off_has_no_index(folder: Path) -> None:
     path = make_film(folder / "long.mp4")
     cut = folder / "cut.mp4"
@@ -162,6 +179,7 @@ def test_faults_of_the_whole_file_are_told_apart(folder: Path) -> None:
     assert _fault(str(text)).kind == "not a film"
     assert "web page" in _fault(str(text)).found
     assert _fault(str(junk)).kind == "not a film"
+    assert "save it as MP4" in _fault(make_film(folder / "a.mpg", codec="mpeg2video", num_frames=30)).fix
     assert _fault(make_sound(folder / "sound.m4a")).kind == "no pictures"
     two = _fault(make_film(folder / "two.mkv", tracks=2, num_frames=5))
     assert (two.kind, two.found) == ("several tracks", "2 video tracks (64 x 48, 64 x 48)")
