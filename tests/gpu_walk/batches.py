@@ -25,7 +25,8 @@ from tests.tiny import FIXTURES, conversation, picture, save_picture, write_data
 __all__ = ["RunInputs"]
 
 _FIXTURE: Mapping[Release, str] = {"2.0": "v2", "2.5": "v2_5", "2.6": "v2_6", "4.0": "v4", "4.5": "v4_5",
-                                   "4.6": "v4_6", "4.7": "v4_7", "o-4.5": "v4_5"}  # fmt: skip
+                                   "4.6": "v4_6", "4.7": "v4_7", "4.7-A3B": "v4_7",
+                                   "o-4.5": "v4_5"}  # fmt: skip
 """Whose tokenizer a walk takes: those of the releases are larger, and no shape depends on that."""
 _SIZES: Mapping[str, Any] = {**RELEASED, **PRESUMED, "4.7": NATIVE["4.6"], **NATIVE, "o-4.5": RELEASED["4.5"]}
 _NOT_RELEASED = ("head_dim", "slice_config", "vision_config")
@@ -135,7 +136,8 @@ def _write_native(release: Release, source: Path, config: dict[str, Any], folder
     parts = {}
     for name in ("text_config", "vision_config"):
         own = config[name]
-        parts[name] = own | _SIZES[release][name] | {"model_type": own["model_type"], "num_hidden_layers": _LAYERS}
+        parts[name] = own | _SIZES[release][name] | {"num_hidden_layers": _LAYERS}
+    parts["vision_config"]["model_type"] = config["vision_config"]["model_type"]  # 4.7 has the sizes of 4.6
     parts["text_config"] |= {"layer_types": _KINDS, "tie_word_embeddings": config["tie_word_embeddings"]}
     parts["vision_config"] |= {"insert_layer_id": 0}
     (folder / "config.json").write_text(json.dumps(config | parts | {"insert_layer_id": 0}), encoding="utf-8")

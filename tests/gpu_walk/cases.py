@@ -17,6 +17,7 @@ DEFAULT = (
     Case(release="4.5", method="full", recomputes=True),
     Case(release="4.6", method="full", recomputes=True),
     Case(release="4.7"),
+    Case(release="4.7-A3B", method="adapters", precision="zero2 bfloat16"),
     Case(release="o-4.5", method="adapters", precision="zero2 bfloat16"),
 )
 """Of each release one, and together every way of training at least once."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 __all__ = ["METHODS", "PRECISIONS", "RELEASES", "ROWS", "Case", "Crossing", "Report", "read_report", "write_report"]
 
-Release = Literal["2.0", "2.5", "2.6", "4.0", "4.5", "4.6", "4.7", "o-4.5"]
+Release = Literal["2.0", "2.5", "2.6", "4.0", "4.5", "4.6", "4.7", "4.7-A3B", "o-4.5"]
 Method = Literal["lora", "adapters", "full"]
 Precision = Literal["zero2 bfloat16", "autocast bfloat16", "autocast float16"]
 Rows = Literal["packed", "padded"]

@@ -62,6 +62,20 @@ def test_losses_are_those_of_an_uncompiled_run(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("version", ["v4_6", "v4_7"])
+def test_layers_that_transformers_computes_compile_to_the_same_losses(
+    version: str, data: str, frames: Any, tmp_path: Path
+) -> None:
+    found: list[list[float]] = []
+    for name, extra in (("plain", ""), ("compiled", _COMPILED)):
+        words = ["--save_strategy", "no", "--packing", "true", "--model_max_length", "256", "--use_lora"]
+        words += ["--lora_dropout", "0", *extra.split()]
+        found.append(losses(run_here(flags(data, tmp_path / name, *words, model=version, steps=3))))
+    assert found[1] == pytest.approx(found[0], rel=_LOSS)
+    assert frames["ok"] == frames["total"] > 0
+
+
+@pytest.mark.slow
 def test_answers_and_evaluation_compile_nothing(data: str, frames: Any, tmp_path: Path) -> None:
     _run(data, tmp_path / "alone", _COMPILED)
     alone = dict(frames)

@@ -30,6 +30,7 @@ def test_vision_steps_one_after_the_other_make_image_tokens(
     model: Any = load_weights(FIXTURES / version, dtype=torch.float32).eval()
     if mode is not None:
         model.config.downsample_mode = mode
+    torch.manual_seed(0)
     patches = torch.randn(sum(rows * columns for rows, columns in SIZES), 588)
     places = grid_position_ids(SIZES, getattr(model.tower.embeddings, table_side), torch.device("cpu"), buckets)
     given: list[torch.Tensor] = [patches, places]
@@ -50,6 +51,7 @@ def test_language_steps_have_every_layer_once_and_end_in_a_loss() -> None:
     steps = list(model.language_steps(20, 4, 7))
     assert [step.part for step in steps] == ["token embeddings", *["language model"] * len(model.layers), "loss"]
     assert [step.is_layer for step in steps] == [False, *[True] * len(model.layers), False]
+    torch.manual_seed(0)
     given: list[torch.Tensor] = [torch.arange(20)[None], torch.arange(4), torch.randn(4, 64)]
     for step in steps:
         others = [torch.ones(shape, dtype=dtype) for shape, dtype in step.others]
