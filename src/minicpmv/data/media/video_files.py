@@ -40,6 +40,8 @@ _INDEXED = ("mov", "avi")
 _DECODERS = (
     "h264,hevc,vp8,vp9,av1,libdav1d,mpeg1video,mpeg2video,mpeg4,h263,flv,mjpeg,prores,dnxhd,msmpeg4,msmpeg4v2,wmv2"
 )
+_BY_PYTHON = (OSError, ValueError, OverflowError)
+"""Errors of the file, which PyAV lets through, such as of a jump before its start; and of numbers too large for C."""
 _TOLERANCE = 0.001
 """Seconds that a frame may begin after the time that is asked for: containers round to thousandths."""
 _SLACK = 0.5
@@ -166,13 +168,15 @@ class VideoFile:
             return self._open.enter_context(
                 av.open(file, io_open=_open_nothing, options=options, metadata_errors="replace")
             )
-        except (av.error.FFmpegError, ValueError) as error:
+        except (av.error.FFmpegError, *_BY_PYTHON) as error:
             kind = find_kind(head)
             known = isinstance(error, av.error.ArgumentError)  # what is known, and not among the formats
             found = "a kind of file that is not read as a film" if known else "data in which FFmpeg recognises no film"
             expected = "a film file (MP4, MOV, MKV, WebM, AVI, FLV, TS), GIF, WebP or APNG"
             fix = "if it is a film, save it as MP4" if known else _AGAIN
-            raise self._fault("not a film", kind.name if kind else found, expected, fix) from error
+            if kind is not None:
+                found = "a video that FFmpeg cannot open" if kind.name == "a video" else kind.name
+            raise self._fault("not a film", found, expected, fix) from error
 
     def _choose_stream(self) -> Any:
         streams = self._container.streams
@@ -233,7 +237,7 @@ class VideoFile:
                     times.append((packet.pts - self._start) * self._base)
                 if len(times) > _MAX_DECODED:
                     raise self._fault("too long", f"more than {_MAX_DECODED:,} frames", "fewer", "cut it into parts")
-        except av.error.FFmpegError:
+        except (av.error.FFmpegError, *_BY_PYTHON):
             pass  # what was read counts
         num_frames, last = max(1, len(times)), max(times, default=0.0)
         each = last / (num_frames - 1) if num_frames > 1 and last > 0 else 1 / 25
@@ -279,8 +283,9 @@ class VideoFile:
                 except av.error.InvalidDataError:
                     if has_begun:
                         yield now, None
-        except av.error.FFmpegError as error:
-            raise self._fault("damaged", f"damage at {now:.1f} s ({error.strerror})", "a film", _AGAIN, now) from error
+        except (av.error.FFmpegError, *_BY_PYTHON) as error:
+            found = f"damage at {now:.1f} s ({type(error).__name__}: {error})"
+            raise self._fault("damaged", found, "a film", _AGAIN, now) from error
 
     def _key_before(self, seconds: float) -> float | None:
         """Return when the last key frame up to a time is, in decoding order, if the file has an index."""
@@ -359,7 +364,7 @@ class _Coming:
         if time > end + _SLACK:
             stated = self._film._duration() or time
             found = f"frames up to {end:.1f} of {stated:.1f} s"
-            fix = f"{_AGAIN}: it was cut off"
+            fix = f"{_AGAIN} if it was cut off; if only its sound is longer, ask for an end of {end:.2f} s"
             raise self._film._fault("ends early", found, f"the frame at {time:.1f} s", fix, end)
 
 

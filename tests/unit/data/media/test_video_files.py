@@ -127,6 +127,7 @@ def test_a_file_that_was_cut_off_ends_early(folder: Path) -> None:
     assert error.second is not None
     assert 1.0 < error.second < 3.4
     assert f"frames up to {error.second:.1f} of 4.0 s" in error.found
+    assert f"ask for an end of {error.second:.2f} s" in error.fix
     last = round(error.second * 25) - 1
     assert _numbers(str(cut), [0.0, 3.9], is_whole=False) == [0, last]
     assert _numbers(str(cut), [0.0, 0.4]) == [0, 10]
@@ -179,6 +180,7 @@ def test_faults_of_the_whole_file_are_told_apart(folder: Path) -> None:
     assert _fault(str(text)).kind == "not a film"
     assert "web page" in _fault(str(text)).found
     assert _fault(str(junk)).kind == "not a film"
+    assert _fault(str(junk)).found == "a video that FFmpeg cannot open"
     assert "save it as MP4" in _fault(make_film(folder / "a.mpg", codec="mpeg2video", num_frames=30)).fix
     assert _fault(make_sound(folder / "sound.m4a")).kind == "no pictures"
     two = _fault(make_film(folder / "two.mkv", tracks=2, num_frames=5))
