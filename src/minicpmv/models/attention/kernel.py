@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from minicpmv.devices.inspection import look_at
 from minicpmv.machine.kernels import attention_kernel
 
-__all__ = ["attend_by_kernel", "find_fault_of_kernel", "has_kernel"]
+__all__ = ["aligns_at_the_end", "attend_by_kernel", "find_fault_of_kernel", "has_kernel"]
 
 # Shape letters in this file
 #   T tokens of all sequences    H heads    K channels of a head
@@ -63,7 +64,8 @@ def attend_by_kernel(
         query_places: Where each sequence of queries starts, and where the last one ends; int32, on the same device.
         key_places: The same of the keys.
         longest: Tokens of the longest sequence of queries, and of keys.
-        is_causal: Whether a query sees only keys up to its own place.
+        is_causal: Whether a query sees only keys up to its own place; the last query and the last key of a sequence are
+            at the same place, where :func:`aligns_at_the_end`.
         scale: Factor before the softmax; ``1 / sqrt(K)`` if not given.
 
     Returns:
@@ -98,30 +100,55 @@ def _is_served(device: torch.device) -> bool:
     return found is None
 
 
-def find_fault_of_kernel(device: torch.device) -> str | None:
-    """Try the kernel on a small case, forward and backward; return what is wrong with it."""
+@cache
+def aligns_at_the_end(device: torch.device) -> bool:
+    """Whether a causal sequence with more keys than queries ends with both, tried once for each device.
+
+    flash-attention's own documentation says so, torch's says nothing.
+    """
+    found = find_fault_of_kernel(device, is_branched=True)
+    if found is not None:
+        _logger.warning(
+            "notice: attention on %s: the variable-length kernel %s where two answers see one prompt, so these are "
+            "attended without it",
+            look_at(device).name,
+            found,
+        )
+    return found is None
+
+
+def find_fault_of_kernel(device: torch.device, *, is_branched: bool = False) -> str | None:
+    """Try the kernel on a small case, forward and backward; return what is wrong with it.
+
+    Args:
+        device: Where to try it.
+        is_branched: Whether to try sequences with more keys than queries.
+    """
     # In a thread of its own, because autocast, inference mode and the hooks of recomputation are a thread's.
     with ThreadPoolExecutor(1) as apart:
-        return apart.submit(_try, device).result()
+        return apart.submit(_try, device, is_branched).result()
 
 
-def _try(device: torch.device) -> str | None:
-    lengths, places = (3, 130, 64), torch.tensor([0, 3, 133, 197], dtype=torch.int32, device=device)
+def _try(device: torch.device, is_branched: bool) -> str | None:
+    lengths = (3, 130, 64)
+    key_lengths = (40, 130, 150) if is_branched else lengths
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
-        torch.randn(sum(lengths), heads, 64, generator=generator).to(device, torch.float16).requires_grad_()
-        for heads in (4, 2, 2)
+        torch.randn(sum(of_each), heads, 64, generator=generator).to(device, torch.float16).requires_grad_()
+        for of_each, heads in ((lengths, 4), (key_lengths, 2), (key_lengths, 2))
     )
     weight = torch.randn(query.shape, generator=generator).to(device, torch.float16)
+    places, key_places = (
+        torch.tensor([0, *accumulate(of_each)], dtype=torch.int32, device=device) for of_each in (lengths, key_lengths)
+    )
+    longest = max(lengths), max(key_lengths)
     for is_causal in (False, True):
         try:
-            attended = attend_by_kernel(
-                query, key, value, places, places, (max(lengths), max(lengths)), is_causal=is_causal, scale=None
-            )
+            attended = attend_by_kernel(query, key, value, places, key_places, longest, is_causal=is_causal, scale=None)
             found = [attended, *torch.autograd.grad((attended * weight).sum(), (query, key, value))]
         except RuntimeError as error:
             return f"refuses ({str(error).splitlines()[0]})"
-        expected = _written_out(query, key, value, lengths, weight, is_causal=is_causal)
+        expected = _written_out(query, key, value, (lengths, key_lengths), weight, is_causal=is_causal)
         if not all(
             torch.allclose(left, right, atol=2e-2, rtol=2e-2) for left, right in zip(found, expected, strict=True)
         ):
@@ -133,19 +160,19 @@ def _written_out(
     query_THK: Tensor,
     key_THK: Tensor,
     value_THK: Tensor,
-    lengths: tuple[int, ...],
+    lengths: tuple[tuple[int, ...], tuple[int, ...]],
     weight_THK: Tensor,
     *,
     is_causal: bool,
 ) -> list[Tensor]:
     """Attend one sequence after the other; return values and gradients."""
-    parts = zip(*(each.split(list(lengths)) for each in (query_THK, key_THK, value_THK)), strict=True)
-    attended_THK = torch.cat(
-        [
-            scaled_dot_product_attention(
-                *(each.transpose(0, 1) for each in part), is_causal=is_causal, enable_gqa=True
-            ).transpose(0, 1)
-            for part in parts
-        ]
-    )
+    own, seen = lengths
+    split = zip((query_THK, key_THK, value_THK), (own, seen, seen), strict=True)
+    attended = []
+    for part in zip(*(each.split(list(of_each)) for each, of_each in split), strict=True):
+        query, key, value = (each.transpose(0, 1) for each in part)
+        mask = torch.ones(query.shape[1], key.shape[1], dtype=torch.bool, device=key.device)
+        mask = mask.tril(key.shape[1] - query.shape[1]) if is_causal else mask
+        attended.append(scaled_dot_product_attention(query, key, value, mask, enable_gqa=True).transpose(0, 1))
+    attended_THK = torch.cat(attended)
     return [attended_THK, *torch.autograd.grad((attended_THK * weight_THK).sum(), (query_THK, key_THK, value_THK))]

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import create_causal_mask, sdpa_mask
 
+from minicpmv.models.attention.branches import Branches
 from minicpmv.models.attention.varlen import attend
 
 __all__ = [
@@ -54,12 +55,17 @@ def _packed_attention(
         )
         return attended, None
     query_THK, key_THK, value_THK = (tensor.transpose(1, 2).flatten(0, 1) for tensor in (query, key, value))
+    key_lengths = sequence_lengths
+    if isinstance(sequence_lengths, Branches):
+        places = sequence_lengths.key_places(key.device)
+        key_THK, value_THK = (each.index_select(0, places) for each in (key_THK, value_THK))
+        key_lengths = sequence_lengths.keys
     attended_THK = attend(
         query_THK,
         key_THK,
         value_THK,
         query_lengths=sequence_lengths,
-        key_lengths=sequence_lengths,
+        key_lengths=key_lengths,
         is_causal=True,
         scale=scaling,
         dropout=dropout,

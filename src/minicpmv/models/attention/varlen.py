@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from minicpmv.models.attention.kernel import attend_by_kernel, has_kernel
+from minicpmv.models.attention.kernel import aligns_at_the_end, attend_by_kernel, has_kernel
 from minicpmv.models.attention.products import PRODUCTS_ARE_FASTER, attend_by_products
 
 __all__ = ["Lengths", "attend", "never_compiled", "without_products"]
@@ -106,7 +106,8 @@ def attend(
         value_THK: Values, one for each key.
         query_lengths: Tokens of each sequence in ``query_THK``; sums to its length.
         key_lengths: Tokens of each sequence in ``key_THK``; one for each entry of ``query_lengths``.
-        is_causal: Whether a query sees only keys up to its own place; both lengths are then the same.
+        is_causal: Whether a query sees only keys up to its own place. The last query and the last key of a sequence
+            are at the same place; a sequence may have more keys than queries then, not fewer.
         scale: Factor before the softmax; ``1 / sqrt(K)`` if not given.
         dropout: Share of attention weights to drop.
 
@@ -118,7 +119,9 @@ def attend(
         # As autocast itself does for sdpa, but the kernel is chosen by what it will read: rotary angles are float32.
         half = torch.get_autocast_dtype("cuda")
         query_THK, key_THK, value_THK = (each.to(half) for each in (query_THK, key_THK, value_THK))
-    if dropout == 0.0 and has_kernel(query_THK):  # it drops nothing
+    is_branched = is_causal and list(query_lengths) != list(key_lengths)
+    # It drops nothing.
+    if dropout == 0.0 and has_kernel(query_THK) and (not is_branched or aligns_at_the_end(query_THK.device)):
         return _attend_by_kernel(
             query_THK, key_THK, value_THK, _as_lengths(query_lengths), _as_lengths(key_lengths), is_causal, scale
         )
@@ -166,11 +169,22 @@ def _attend_alike(
     query_NHTK, key_NHTK, value_NHTK = (
         tensor.unflatten(0, (num_sequences, -1)).transpose(1, 2) for tensor in (query_THK, key_THK, value_THK)
     )
-    if _learns_by_products(query_NHTK, key_NHTK, value_NHTK) and options["dropout_p"] == 0.0:
+    is_shifted = options["is_causal"] and query_NHTK.shape[2] != key_NHTK.shape[2]
+    is_plain = options["dropout_p"] == 0.0 and not is_shifted
+    if is_plain and _learns_by_products(query_NHTK, key_NHTK, value_NHTK):
         query, key, value = (each.to(torch.bfloat16) for each in (query_NHTK, key_NHTK, value_NHTK))  # as autocast does
         attended_NHTK = attend_by_products(query, key, value, is_causal=options["is_causal"], scale=options["scale"])
         return attended_NHTK.transpose(1, 2).flatten(0, 1)
+    if is_shifted:
+        options = options | {"is_causal": False, "attn_mask": _at_the_end(query_NHTK.shape[2], key_NHTK)}
     return scaled_dot_product_attention(query_NHTK, key_NHTK, value_NHTK, **options).transpose(1, 2).flatten(0, 1)
+
+
+def _at_the_end(num_queries: int, key_NHTK: Tensor) -> Tensor:
+    """Let the last of fewer queries see all keys, each one before it one key less; torch itself would let the first."""
+    num_keys = key_NHTK.shape[2]
+    seen = torch.ones(num_queries, num_keys, dtype=torch.bool, device=key_NHTK.device)
+    return seen.tril(num_keys - num_queries)
 
 
 @contextmanager

@@ -6,12 +6,14 @@ prompts and training live elsewhere.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from minicpmv.models.attention.branches import Branches
 from minicpmv.models.attention.packed_rows import (
     PACKED_ATTENTION,
     by_kind,
@@ -23,9 +25,9 @@ from minicpmv.models.attention.packed_rows import (
 from minicpmv.models.attention.varlen import Lengths
 from minicpmv.models.joining.seeing import SeesPictures
 from minicpmv.models.networks.layout import Layout
-from minicpmv.models.networks.loss import check_label_weights, count_chunks, labelled_token_loss
+from minicpmv.models.networks.loss import check_label_weights, count_chunks, labelled_log_probs, labelled_token_loss
 
-__all__ = ["JoinsPictures"]
+__all__ = ["JoinsPictures", "ModelOutput"]
 
 # Shape letters in this file
 #   B rows    T tokens    P patches of all slices    S slices    G blocks of image tokens    Q tokens of a block
@@ -34,6 +36,14 @@ __all__ = ["JoinsPictures"]
 
 _CACHE = "cache" if "cache" in CausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 """Is what transformers calls keys and values of earlier tokens: ``cache`` from 5.24 on."""
+
+
+@dataclass
+class ModelOutput(CausalLMOutputWithPast):
+    """What a forward pass returns."""
+
+    log_probs: Tensor | None = None
+    """(M,) float32, of labelled tokens."""
 
 
 class JoinsPictures(SeesPictures):
@@ -73,9 +83,10 @@ class JoinsPictures(SeesPictures):
         mrope_position_ids: Tensor | None = None,
         layout: Layout | None = None,
         return_hidden: bool = False,
+        return_log_probs: bool = False,
         cache: Any = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast | BaseModelOutputWithPast:
+    ) -> ModelOutput | BaseModelOutputWithPast:
         """
         Rows are padded, with an ``attention_mask``, or packed: samples end to end, told apart by ``position_ids`` that
         start anew, and no ``attention_mask``. A sample's result is the same in both, and alone.
@@ -113,13 +124,15 @@ class JoinsPictures(SeesPictures):
                 questions to the device, each of which is a wait.
             return_hidden: Whether to return ``last_hidden_state``, (B, T, D), instead of logits or a loss, for callers
                 that have a head of their own (``base_model``).
+            return_log_probs: Whether to return ``log_probs`` of the labelled tokens instead of their loss.
             cache: ``past_key_values``, as transformers from 5.24 on calls it.
             kwargs: Passed on to the language model.
 
         Returns:
-            With labels the loss, ``sum(weight * nats) / sum(weight)``, and no logits: they are never computed for a
-            token that is not trained, nor for one of weight 0. Without labels
-            the logits, (B, T or ``logits_to_keep``, vocabulary).
+            With labels the loss, ``sum(weight * nats) / sum(weight)``, or ``log_probs``, (M,) float32 in nats, one for
+            each of the layout's label places, whatever they weigh. No logits then: they are never computed for a
+            token that is not trained, nor for one of weight 0. Without labels the logits, (B, T or
+            ``logits_to_keep``, vocabulary).
 
         Raises:
             ValueError: Image arguments are incomplete or of a wrong type, slots and features differ in number, or
@@ -180,22 +193,25 @@ class JoinsPictures(SeesPictures):
         }
         if return_hidden:
             return BaseModelOutputWithPast(last_hidden_state=hidden_BTD, **kept)
-        loss = logits = None
+        loss = logits = log_probs = None
         if labels is not None:
             assert layout.label_places is not None, "it was made of a batch with labels"
-            loss = labelled_token_loss(
-                hidden_BTD,
-                labels,
-                layout.label_places,
-                self._project,
-                weights_BT=label_weights,
-                num_items_in_batch=num_items_in_batch,
-                num_chunks=count_chunks(self.config.text_config.vocab_size),
-            )
+            labelled: Any = (hidden_BTD, labels, layout.label_places, self._project)
+            how: Any = {
+                "sources_M": layout.label_sources,
+                "num_chunks": count_chunks(self.config.text_config.vocab_size),
+            }
+            if return_log_probs:
+                log_probs = labelled_log_probs(*labelled, **how)
+            else:
+                of_step = {"weights_BT": label_weights, "num_items_in_batch": num_items_in_batch}
+                loss = labelled_token_loss(*labelled, **how, **of_step)
+        elif return_log_probs:
+            raise ValueError("return_log_probs came without labels; pass both, or neither")
         else:
             last = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             logits = self._project(hidden_BTD[:, last])
-        return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)
+        return ModelOutput(loss=loss, logits=logits, log_probs=log_probs, **kept)
 
     def _all_positions(self, position_ids: Tensor | None, mrope_position_ids: Tensor) -> Tensor:
         """Put the position in the row before those of time, row and column, (4, B, T)."""
@@ -216,6 +232,11 @@ class JoinsPictures(SeesPictures):
             kwargs["sequence_lengths"] = samples
             # transformers would make a mask of T x T, which nothing reads
             return by_kind(config, nothing_masked(device), None)
+        if isinstance(samples, Branches):
+            raise ValueError(
+                f"attention {config._attn_implementation!r} has no way to let two answers see one prompt; expected "
+                f"{PACKED_ATTENTION!r} (attn_implementation sdpa, which is the default)"
+            )
         if is_hybrid(config):
             kwargs["sequence_lengths"] = samples
         if cu_seq_lens is not None:

@@ -4,6 +4,8 @@ Nothing but the state and the convolution looks from a token to those before it.
 samples, held apart by as many zeros as it has taps beyond the first, which is what it reads before the start of a row.
 The state starts anew at each sample: on CUDA with flash-linear-attention in one call that knows the offsets, elsewhere
 sample by sample. Both are always told together; projections run once, so that engines that shard them count alike.
+A branch has both run over what it continues and itself, and keeps its own part: the state behind a prompt is computed
+again for each answer, to the bit as before.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from torch.nn.functional import softplus
 from transformers.models.qwen3_5 import modeling_qwen3_5 as released
 from transformers.utils.import_utils import is_flash_linear_attention_available
 
+from minicpmv.models.attention.branches import Branches
 from minicpmv.models.attention.varlen import Lengths, never_compiled
 
 __all__ = ["LinearAttention"]
@@ -52,17 +55,24 @@ class LinearAttention(_Base):
     # Which samples there are is data.
     @never_compiled
     def _run_packed(self, hidden_BTD: Tensor, lengths: Lengths) -> Tensor:
-        mixed_NC = self._convolve_apart(self.in_proj_qkv(hidden_BTD).flatten(0, 1), lengths)
+        mixed_NC = self.in_proj_qkv(hidden_BTD).flatten(0, 1)
+        beta_NH = self.in_proj_b(hidden_BTD).flatten(0, 1).sigmoid()
+        step_NH = softplus(self.in_proj_a(hidden_BTD).flatten(0, 1).float() + self.dt_bias)
+        decay_NH = -self.A_log.float().exp() * step_NH
+        rows = lengths
+        if isinstance(lengths, Branches):
+            places, rows = lengths.key_places(hidden_BTD.device), lengths.keys
+            mixed_NC, beta_NH, decay_NH = (each.index_select(0, places) for each in (mixed_NC, beta_NH, decay_NH))
+        mixed_NC = self._convolve_apart(mixed_NC, rows)
         widths = [self.key_dim, self.key_dim, self.value_dim]
         heads = (self.head_k_dim, self.head_k_dim, self.head_v_dim)
         query, key, value = (
             each.unflatten(-1, (-1, width))[None]
             for each, width in zip(mixed_NC.split(widths, dim=-1), heads, strict=True)
         )
-        beta = self.in_proj_b(hidden_BTD).flatten(0, 1).sigmoid()[None]
-        step = softplus(self.in_proj_a(hidden_BTD).flatten(0, 1).float() + self.dt_bias)
-        decay = (-self.A_log.float().exp() * step)[None]
-        carried = _carry((query, key, value, decay, beta), lengths)
+        carried = _carry((query, key, value, decay_NH[None], beta_NH[None]), rows)
+        if isinstance(lengths, Branches):
+            carried = carried.index_select(1, lengths.query_places(hidden_BTD.device))
         gate = self.in_proj_z(hidden_BTD).reshape(-1, self.head_v_dim)
         normed = self.norm(carried.reshape(-1, self.head_v_dim), gate)
         return self.out_proj(normed.view(*hidden_BTD.shape[:2], -1))

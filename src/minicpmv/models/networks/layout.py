@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from minicpmv.models.attention.branches import Branches
 from minicpmv.models.attention.varlen import Lengths, never_compiled
 from minicpmv.models.networks.loss import IGNORED
 
@@ -23,11 +24,11 @@ __all__ = ["Layout", "lay_out"]
 # Shape letters in this file
 #   B rows    T tokens of a row    M labelled tokens    S slices    G blocks of image tokens    Q tokens of a block
 
-_READ_FROM = ("position_ids", "cu_seq_lens_q", "image_mask", "tgt_sizes", "temporal_ids", "known_slices")
+_READ_FROM = ("position_ids", "cu_seq_lens_q", "segments", "image_mask", "tgt_sizes", "temporal_ids", "known_slices")
 """What says nothing beyond the layout that is made of it."""
 _CACHED = {"tower_features": "tower_features", "image_features": "known_tokens"}
 """Argument of a batch that holds known slices -> its name in the layout."""
-_TENSORS = ("tower_features", "known_tokens", "image_places", "label_places")
+_TENSORS = ("tower_features", "known_tokens", "image_places", "label_places", "label_sources")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,11 @@ class Layout:
     """Lengths, sizes and places of a batch. Places count through its rows, one after the other."""
 
     samples: Lengths | None = None
-    """Tokens of each sample in packed rows, row after row; they sum to B * T. None where each row is one sample."""
+    """Tokens of each sample in packed rows, row after row; they sum to B * T. ``Branches`` where an answer continues a
+    prompt that another sample begins with. None where each row is one sample."""
+    ranks: tuple[int, ...] = ()
+    """Of each sample, 1 if its answer is to become more likely, -1 if less likely, 0 if it has none. Empty where answers
+    are not compared."""
     tokens_of_each: tuple[int, ...] = ()
     """Tokens of each sample without padding, packed or not; empty where padded rows came without their mask."""
     sizes: tuple[tuple[int, int], ...] = ()
@@ -55,7 +60,11 @@ class Layout:
     image_places: Tensor | None = None
     """(G * Q,) int64, the places of image tokens, in order; None without images."""
     label_places: Tensor | None = None
-    """(M,) int64, the places of tokens that are trained; None without labels. The token before predicts each."""
+    """(M,) int64, the places of tokens that are trained; None without labels. The token before predicts each, or:"""
+    label_sources: Tensor | None = None
+    """(M,) int64, the place of the token that predicts each; None where it is the one before."""
+    labels_of_each: tuple[int, ...] = ()
+    """Trained tokens of each sample, or of each row; empty without labels."""
     label_weight: float = 0.0
     """What the labels weigh together: how many there are, where none has a weight."""
 
@@ -65,6 +74,7 @@ class Layout:
         *,
         position_ids: Tensor | None = None,
         cu_seq_lens_q: Tensor | None = None,
+        segments: Tensor | None = None,
         attention_mask: Tensor | None = None,
         image_mask: Tensor | None = None,
         tgt_sizes: Tensor | None = None,
@@ -81,6 +91,8 @@ class Layout:
             position_ids: (B, T) int64, of rows that nothing masks and no cache precedes. A sample begins wherever a
                 position is not its predecessor's next.
             cu_seq_lens_q: (samples + 1,) int, the offsets of the samples in a single row. They count instead.
+            segments: (samples, 4) int, of answers that are compared: tokens of each sample, the place of the first
+                token that it continues and their number, 0 for none, and its rank. They count before all others.
             attention_mask: (B, T), 1 on real tokens. Needed for ``tokens_of_each`` alone.
             image_mask: (B, T) bool.
             tgt_sizes: (S, 2) int.
@@ -95,7 +107,9 @@ class Layout:
         Raises:
             ValueError: The offsets do not rise from 0, or not to the row's end.
         """
-        samples = _find_samples(position_ids, cu_seq_lens_q)
+        samples, ranks = _find_samples(position_ids, cu_seq_lens_q), ()
+        if segments is not None:
+            samples, ranks = _read_segments(segments.tolist())
         tokens_of_each = tuple(samples or ())
         if attention_mask is not None:
             tokens_of_each = tuple(attention_mask.sum(dim=1).tolist())
@@ -107,12 +121,17 @@ class Layout:
             image_places = mask_BT.flatten().nonzero().flatten().to(image_mask.device, non_blocking=True)
             parts = mask_BT.flatten().split(list(samples)) if samples is not None else mask_BT
             slots_of_each = tuple(int(part.sum()) for part in parts)
-        label_places, label_weight = None, 0.0
+        label_places, label_sources, label_weight = None, None, 0.0
+        labels_of_each: tuple[int, ...] = ()
         if labels is not None:
             label_places, label_weight = _find_labels(labels.cpu(), label_weights, samples)
+            labels_of_each = _count_labels(label_places, samples, labels.shape)
+            if isinstance(samples, Branches):
+                label_sources = _find_sources(label_places, samples).to(labels.device, non_blocking=True)
             label_places = label_places.to(labels.device, non_blocking=True)
         return cls(
             samples=samples,
+            ranks=ranks,
             tokens_of_each=tokens_of_each,
             sizes=() if tgt_sizes is None else tuple((rows, columns) for rows, columns in tgt_sizes.tolist()),
             slots_of_each=slots_of_each,
@@ -120,6 +139,8 @@ class Layout:
             known=None if known_slices is None else tuple(known_slices.tolist()),
             image_places=image_places,
             label_places=label_places,
+            label_sources=label_sources,
+            labels_of_each=labels_of_each,
             label_weight=label_weight,
         )
 
@@ -137,11 +158,15 @@ class Layout:
 
     @never_compiled
     def position_ids(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        """Count the tokens of each sample in packed rows from 0; int64 of a shape, (B, T)."""
+        """Count the tokens of each sample in packed rows, from 0 or from what it continues; int64 of a shape, (B, T)."""
         assert self.samples is not None, "rows are packed"
         offsets = self.samples.offsets(device).long()
         total = sum(self.samples)
-        starts = offsets[:-1].repeat_interleave(offsets.diff(), output_size=total)
+        begins = offsets[:-1]
+        if isinstance(self.samples, Branches):
+            behind = torch.tensor([number for _, number in self.samples.prefixes])
+            begins = begins - behind.to(device, non_blocking=True)
+        starts = begins.repeat_interleave(offsets.diff(), output_size=total)
         return (torch.arange(total, device=device) - starts).view(*shape)
 
 
@@ -171,6 +196,30 @@ def _find_samples(position_ids: Tensor | None, offsets: Tensor | None) -> Length
     return Lengths([end - start for start, end in pairwise([*edges, starts_BT.numel()])])
 
 
+def _read_segments(segments: list[list[int]]) -> tuple[Lengths, tuple[int, ...]]:
+    """Return the tokens of each sample, as branches where one continues another, and their ranks."""
+    lengths, prefixes = [each[0] for each in segments], [(each[1], each[2]) for each in segments]
+    is_branched = any(number for _, number in prefixes)
+    return Branches(lengths, prefixes) if is_branched else Lengths(lengths), tuple(each[3] for each in segments)
+
+
+def _count_labels(places_M: Tensor, samples: Lengths | None, shape: Sequence[int]) -> tuple[int, ...]:
+    """Count the trained tokens of each sample, or of each row."""
+    ends = torch.tensor(list(accumulate(samples))) if samples is not None else torch.arange(1, shape[0] + 1) * shape[1]
+    number_M = torch.bucketize(places_M, ends, right=True)
+    return tuple(torch.bincount(number_M, minlength=len(ends)).tolist())
+
+
+def _find_sources(places_M: Tensor, samples: Branches) -> Tensor:
+    """Return the places of the tokens that predict those at some places: of a branch's first, the last it continues."""
+    before = {
+        start: first + number - 1
+        for start, (first, number) in zip(samples.starts, samples.prefixes, strict=True)
+        if number
+    }
+    return torch.tensor([before.get(place, place - 1) for place in places_M.tolist()], dtype=torch.int64)
+
+
 def _check_offsets(offsets: list[int], position_ids: Tensor | None) -> Lengths | None:
     lengths = [end - start for start, end in pairwise(offsets)]
     end = offsets[-1] if position_ids is None else position_ids.numel()
@@ -189,7 +238,10 @@ def _find_labels(labels_BT: Tensor, weights_BT: Tensor | None, samples: Lengths 
     labelled_BT = labels_BT != IGNORED
     labelled_BT[:, 0] = False
     if samples is not None:
-        labelled_BT.view(-1)[samples.offsets(labels_BT.device)[:-1].long()] = False
+        starts = samples.offsets(labels_BT.device)[:-1].long()
+        if isinstance(samples, Branches):
+            starts = starts[torch.tensor([number == 0 for _, number in samples.prefixes])]
+        labelled_BT.view(-1)[starts] = False
     if weights_BT is None:
         places = labelled_BT.flatten().nonzero().flatten()
         return places, float(len(places))

@@ -13,7 +13,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["IGNORED", "check_label_weights", "count_chunks", "labelled_token_loss", "summed_loss"]
+__all__ = [
+    "IGNORED",
+    "check_label_weights",
+    "count_chunks",
+    "labelled_log_probs",
+    "labelled_token_loss",
+    "summed_loss",
+]
 
 IGNORED = -100
 """The label of a token that is not trained."""
@@ -56,6 +63,7 @@ def labelled_token_loss(
     places_M: Tensor,
     project: Callable[[Tensor], Tensor],
     *,
+    sources_M: Tensor | None = None,
     weights_BT: Tensor | None = None,
     num_items_in_batch: Tensor | int | None = None,
     num_chunks: int = 1,
@@ -70,6 +78,7 @@ def labelled_token_loss(
         places_M: Int64, the places of the labels that count, through the rows one after the other; never the first of
             a row.
         project: From hidden states (M, D) to logits (M, V).
+        sources_M: Int64, the place of the token that predicts each; the one before, if not given.
         weights_BT: How much each label counts, from 0 on. Without them all count as 1.
         num_items_in_batch: Labelled tokens of the whole optimizer step over all micro-batches and ranks, or the sum of
             their weights if any batch of the step has weights. Without it, that of this batch.
@@ -82,8 +91,7 @@ def labelled_token_loss(
     """
     device = hidden_BTD.device
     places_M = places_M.to(device, non_blocking=True)
-    hidden_MD = hidden_BTD.flatten(0, 1).index_select(0, places_M - 1)
-    targets_M = labels_BT.to(device, non_blocking=True).flatten().index_select(0, places_M)
+    hidden_MD, targets_M = _pick(hidden_BTD, labels_BT, places_M, sources_M)
     weights_M = None
     if weights_BT is not None:
         weights_M = weights_BT.to(device, torch.float32, non_blocking=True).flatten().index_select(0, places_M)
@@ -94,6 +102,49 @@ def labelled_token_loss(
         return summed / (num_items_in_batch or 1)
     total = num_items_in_batch.to(device, non_blocking=True)
     return summed / total.masked_fill(total == 0, 1)  # not clamped: weights may well sum to less than 1
+
+
+def labelled_log_probs(
+    hidden_BTD: Tensor,
+    labels_BT: Tensor,
+    places_M: Tensor,
+    project: Callable[[Tensor], Tensor],
+    *,
+    sources_M: Tensor | None = None,
+    num_chunks: int = 1,
+) -> Tensor:
+    """Logarithm of the probability of each labelled token given everything before it; weights of labels do not matter.
+
+    Args:
+        hidden_BTD: As in :func:`labelled_token_loss`, like all others.
+        labels_BT: Unshifted.
+        places_M: Int64.
+        project: From hidden states (M, D) to logits (M, V).
+        sources_M: Int64, the place of the token that predicts each; the one before, if not given.
+        num_chunks: How often ``project`` is called.
+
+    Returns:
+        (M,) float32, in the order of ``places_M``.
+    """
+    places_M = places_M.to(hidden_BTD.device, non_blocking=True)
+    hidden_MD, targets_M = _pick(hidden_BTD, labels_BT, places_M, sources_M)
+
+    def look_up(hidden_MD: Tensor, targets_M: Tensor) -> Tensor:
+        logits_MV = project(hidden_MD).float()
+        return -cross_entropy(logits_MV, targets_M.to(logits_MV.device), reduction="none")
+
+    if num_chunks == 1:
+        return look_up(hidden_MD, targets_M)
+    chunks = zip(hidden_MD.tensor_split(num_chunks), targets_M.tensor_split(num_chunks), strict=True)
+    return torch.cat([checkpoint(look_up, *each, use_reentrant=False) for each in chunks])
+
+
+def _pick(hidden_BTD: Tensor, labels_BT: Tensor, places_M: Tensor, sources_M: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the hidden states that predict labelled tokens, (M, D), and these tokens, (M,)."""
+    device = hidden_BTD.device
+    sources_M = places_M - 1 if sources_M is None else sources_M.to(device, non_blocking=True)
+    hidden_MD = hidden_BTD.flatten(0, 1).index_select(0, sources_M)
+    return hidden_MD, labels_BT.to(device, non_blocking=True).flatten().index_select(0, places_M)
 
 
 def summed_loss(

@@ -16,7 +16,12 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from minicpmv.models.attention import kernel as attention_kernel
 from minicpmv.models.attention import varlen as attention
-from minicpmv.models.attention.kernel import attend_by_kernel, find_fault_of_kernel, has_kernel
+from minicpmv.models.attention.kernel import (
+    aligns_at_the_end,
+    attend_by_kernel,
+    find_fault_of_kernel,
+    has_kernel,
+)
 from minicpmv.models.attention.varlen import attend
 
 _CUDA = torch.device("cuda:0")
@@ -164,6 +169,43 @@ def test_trial_finds_a_kernel_that_is_not_right(
     monkeypatch.setattr(attention_kernel, "varlen_attn", kernel)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert find_fault_of_kernel(torch.device("cpu")) == fault
+
+
+def _unequal(align: Callable[[int, int], int]) -> Callable[..., torch.Tensor]:
+    """A kernel that takes more keys than queries, and places the queries among the keys as said."""
+
+    def kernel(query: Any, key: Any, value: Any, starts: Any, ends: Any, *_: int, **options: Any) -> torch.Tensor:
+        parts = [
+            query.tensor_split(starts[1:-1].long()),
+            *(each.tensor_split(ends[1:-1].long()) for each in (key, value)),
+        ]
+        found = []
+        for part in zip(*parts, strict=True):
+            own, seen, given = (each.transpose(0, 1) for each in part)
+            mask = torch.ones(own.shape[1], seen.shape[1], dtype=torch.bool)
+            mask = mask.tril(align(*mask.shape)) if options["window_size"] == (-1, 0) else mask
+            found.append(scaled_dot_product_attention(own, seen, given, mask, enable_gqa=True).transpose(0, 1))
+        return torch.cat(found)
+
+    return kernel
+
+
+@pytest.mark.parametrize(
+    ("align", "is_right"), [(lambda own, seen: seen - own, True), (lambda own, seen: 0, False)], ids=["end", "start"]
+)
+def test_a_kernel_that_aligns_at_the_start_attends_no_branches(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    align: Callable[[int, int], int],
+    is_right: bool,
+) -> None:
+    monkeypatch.setattr(attention_kernel, "varlen_attn", _unequal(align))
+    monkeypatch.setattr(attention_kernel, "look_at", lambda device: SimpleNamespace(name="a card"))
+    aligns_at_the_end.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert aligns_at_the_end(torch.device("cpu")) == is_right
+    aligns_at_the_end.cache_clear()
+    assert ("where two answers see one prompt" in caplog.text) != is_right
 
 
 @pytest.mark.parametrize("fault", [None, "refuses (nothing)"])

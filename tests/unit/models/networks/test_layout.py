@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
 
+from minicpmv.models.attention.branches import Branches
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.models.networks.layout import Layout, lay_out
 from tests.invariants.samples import packed, padded, samples_of
@@ -107,3 +108,23 @@ def test_images_without_a_layout_of_them_are_refused() -> None:
     batch = packed(samples_of("v2_6"))
     with pytest.raises(ValueError, match="without tgt_sizes or image_mask"):
         model(**batch | {"layout": Layout.read(position_ids=batch["position_ids"], labels=batch["labels"])})
+
+
+def test_segments_make_branches_whose_first_token_is_predicted_by_the_prompts_last() -> None:
+    """A prompt of 3 with answers of 2 and 1, then a lone answer."""
+    segments = torch.tensor([[5, 0, 0, 1], [1, 0, 3, -1], [2, 0, 0, 0]])
+    labels = torch.tensor([[-100, -100, -100, 7, 8, 9, -100, 5]])
+    layout = Layout.read(segments=segments, labels=labels)
+    assert isinstance(layout.samples, Branches)
+    assert layout.ranks == (1, -1, 0)
+    assert layout.label_places is not None
+    assert layout.label_places.tolist() == [3, 4, 5, 7]
+    assert layout.label_sources is not None
+    assert layout.label_sources.tolist() == [2, 3, 2, 6]
+    assert layout.labels_of_each == (2, 1, 1)
+    assert layout.position_ids((1, 8), torch.device("cpu")).tolist() == [[0, 1, 2, 3, 4, 3, 0, 1]]
+
+
+def test_labels_of_padded_rows_are_counted_by_row() -> None:
+    labels = torch.tensor([[-100, 7, 8], [-100, -100, 5]])
+    assert Layout.read(labels=labels).labels_of_each == (2, 1)

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from minicpmv.models.networks.layout import Layout
-from minicpmv.models.networks.loss import IGNORED, count_chunks, labelled_token_loss
+from minicpmv.models.networks.loss import IGNORED, count_chunks, labelled_log_probs, labelled_token_loss
 
 
 def token_loss(hidden, labels, project, *, weights_BT=None, **options):
@@ -162,3 +162,29 @@ def test_weights_of_a_batch_add_up_as_its_loss_is_divided(case) -> None:
     assert weight == 3.75
     divided = token_loss(hidden, labels, head, weights_BT=WEIGHTS, num_items_in_batch=torch.tensor(weight))
     assert torch.equal(divided, token_loss(hidden, labels, head, weights_BT=WEIGHTS))
+
+
+@pytest.mark.parametrize("num_chunks", [1, 2, 9])
+def test_log_probabilities_are_those_of_the_labels_in_order(case, num_chunks) -> None:
+    hidden, labels, head = case
+    places = Layout.read(labels=labels).label_places
+    assert places is not None
+    found = labelled_log_probs(hidden, labels, places, head, num_chunks=num_chunks)
+    every = head(hidden).log_softmax(-1).flatten(0, 1)
+    expected = torch.stack([every[place - 1, labels.flatten()[place]] for place in places.tolist()])
+    torch.testing.assert_close(found, expected)
+    assert found.dtype == torch.float32
+
+
+def test_log_probabilities_come_from_the_sources_that_are_named(case) -> None:
+    hidden, labels, head = case
+    found = labelled_log_probs(hidden, labels, torch.tensor([3]), head, sources_M=torch.tensor([0]))
+    torch.testing.assert_close(found[0], head(hidden)[0, 0].log_softmax(-1)[1])
+
+
+def test_log_probabilities_of_nothing_have_a_gradient_path(case) -> None:
+    hidden, labels, head = case
+    found = labelled_log_probs(hidden, labels, torch.zeros(0, dtype=torch.int64), head, num_chunks=2)
+    found.sum().backward()
+    assert len(found) == 0
+    assert not hidden.grad.any()
