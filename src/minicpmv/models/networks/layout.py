@@ -39,8 +39,8 @@ class Layout:
     """Tokens of each sample in packed rows, row after row; they sum to B * T. ``Branches`` where an answer continues a
     prompt that another sample begins with. None where each row is one sample."""
     ranks: tuple[int, ...] = ()
-    """Of each sample, 1 if its answer is to become more likely, -1 if less likely, 0 if it has none. Empty where answers
-    are not compared."""
+    """Of each sample, 1 if its answer is to become more likely, -1 if less likely, 0 if it has none. Empty where
+    answers are not compared."""
     tokens_of_each: tuple[int, ...] = ()
     """Tokens of each sample without padding, packed or not; empty where padded rows came without their mask."""
     sizes: tuple[tuple[int, int], ...] = ()
@@ -158,7 +158,7 @@ class Layout:
 
     @never_compiled
     def position_ids(self, shape: Sequence[int], device: torch.device) -> Tensor:
-        """Count the tokens of each sample in packed rows, from 0 or from what it continues; int64 of a shape, (B, T)."""
+        """Count the tokens of each sample in packed rows, from 0 or what it continues; int64 of a shape, (B, T)."""
         assert self.samples is not None, "rows are packed"
         offsets = self.samples.offsets(device).long()
         total = sum(self.samples)

@@ -1,0 +1,1 @@
+"""States what a run optimises, as functions of log-probabilities. It knows no data and no training."""
