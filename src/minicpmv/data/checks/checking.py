@@ -24,10 +24,11 @@ from minicpmv.data.checks.placeholders import (
     parse_image_field,
     whole_answer,
 )
+from minicpmv.data.checks.preferences import check_kind, check_rejected
 from minicpmv.data.checks.tool_use import check_tools_of_version, may_follow
 from minicpmv.data.records.formats.json_list import RepeatedKeys
 from minicpmv.data.records.grounding import check_objects
-from minicpmv.data.records.record import RawRecord, quote
+from minicpmv.data.records.record import Kind, RawRecord, quote
 from minicpmv.errors import Problem
 from minicpmv.processing.pictures.patches import ImageError, read_data_url
 from minicpmv.processing.text.chat import left_out, roles_of
@@ -66,13 +67,15 @@ class RecordChecker:
         version: The model to be trained, if known. Some versions have no system turns, some support thinking.
         for_training: Whether answers are learned: then the last turn must be an answer, with text.
             Otherwise records are questions to a model, and may end with one.
+        kind: What the run makes of records; if not given, they may be of any kind.
     """
 
-    def __init__(self, *, version: Version | None = None, for_training: bool = True) -> None:
+    def __init__(self, *, version: Version | None = None, for_training: bool = True, kind: Kind | None = None) -> None:
         self._roles = _ROLES if version is None else roles_of(version)
         self._version = version
         self._model = "" if version is None else version.model
         self._for_training = for_training
+        self._kind: Kind | None = kind
 
     def check(self, record: RawRecord, root: str | None = None) -> Iterator[Problem]:
         """Yield every problem of a record except unread keys, which ``unread_keys`` names once for all records.
@@ -108,6 +111,9 @@ class RecordChecker:
             yield from check_tools_of_version(record, fields, sound, self._version)
         if self._for_training:
             yield from _check_weights(record, sound)
+            yield from check_kind(record, fields, self._kind)
+            if "rejected" in fields and sound[-1]["role"] == "assistant":
+                yield from check_rejected(record, fields["rejected"], sound, self._version)
         if image_faults:
             return
         images = parse_image_field(fields.get("image"))

@@ -125,8 +125,8 @@ _KNOWN = _by_name(
         "rejected chosen rejected_response chosen_response rejected_messages chosen_messages rejected_images "
         "rejected_answer chosen_answer preference kto_tag",
         Meaning(
-            "a pair for preference training, which is not supported here",
-            "keep the answer to be learnt in the messages, and remove the other",
+            "a pair for preference training, in a form that is not read",
+            "keep the better answer in the messages, and write the other one under 'rejected'",
             decisive=True,
         ),
     ),

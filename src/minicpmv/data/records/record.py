@@ -13,10 +13,13 @@ from typing import Literal, cast
 from minicpmv.errors import Problem
 from minicpmv.processing.text.turns import Turn
 
-__all__ = ["OWN_NAMES", "FieldNames", "Level", "RawRecord", "Record", "Unread", "place", "quote"]
+__all__ = ["OWN_NAMES", "FieldNames", "Kind", "Level", "RawRecord", "Record", "Unread", "place", "quote"]
 
 Level = Literal["record", "message", "answer", "part", "image", "objects"]
 """Level of a key: an answer is a message of the assistant, an image the struct of one."""
+
+Kind = Literal["conversation", "pair", "answer"]
+"""What a run does with a record: learn its answers, tell the last one from a worse one, or learn whether it is good."""
 
 _MAX_QUOTED = 60
 """Most characters of a user's value that a message repeats."""
@@ -140,6 +143,10 @@ class Record:
     """The conversation; ``ImageRef(i)`` in a turn is ``images[i]``."""
     references: tuple[str, ...] = ()
     """Accepted alternatives to the last answer, if the record lists any. Training does not read them."""
+    rejected: tuple[Turn, ...] = ()
+    """Turns that stand instead of the last answer and are worse, ending in an answer; none if there is no worse one."""
+    desirable: bool | None = None
+    """Whether the last answer is good, where answers are judged one by one."""
 
     def where(self, field: str = "") -> str:
         """Name this record, or one field of it."""

@@ -67,6 +67,8 @@ class PackedCollator:
 
     pad_token_id: int
     """The only token of a row without samples."""
+    compares: bool = False
+    """Whether answers are compared; then a row without samples says that it has none."""
 
     def __call__(self, samples: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
         """Join samples as :meth:`join` does, with a layout as ``Collator`` has it."""
@@ -79,7 +81,8 @@ class PackedCollator:
             ``input_ids``, ``labels`` and ``position_ids`` [1, T] int64, and no ``attention_mask``. If any sample has
             weights, also ``label_weights`` [1, T] float32, 0 where there is no label. If any sample has an image, also
             ``image_mask`` [1, T] bool, and of slices what ``Collator`` returns. If tokens have three positions each,
-            ``mrope_position_ids`` [3, 1, T] int64, which restart with each sample.
+            ``mrope_position_ids`` [3, 1, T] int64, which restart with each sample. Where answers are compared,
+            ``segments`` [answers, 4] int64, and of their values under the reference what items hold, end to end.
         """
         samples = _present(samples) or [_nothing(self.pad_token_id)]
         positions = [torch.arange(len(sample["input_ids"])) for sample in samples]
@@ -92,6 +95,11 @@ class PackedCollator:
             batch["label_weights"] = torch.cat([_weights(sample) for sample in samples])[None]
         if _has_rows(samples):
             batch["mrope_position_ids"] = torch.cat([_rows(sample) for sample in samples], dim=1)[:, None]
+        if any("segments" in sample for sample in samples) or self.compares:
+            batch["segments"] = _join_segments(samples)
+            for name in ("reference_log_probs", "answer_keys"):
+                if parts := [sample[name] for sample in samples if name in sample]:
+                    batch[name] = torch.cat(parts)
         if _has_image(samples):
             batch["image_mask"] = _join(samples, "image_mask")[None]
             batch |= _join_slices(samples)
@@ -107,7 +115,7 @@ _OF_SLICES = (
     "picture_keys",
     "slices_per_picture",
 )
-_READ_BY_THE_HOST = ("picture_keys", "slices_per_picture")
+_READ_BY_THE_HOST = ("picture_keys", "slices_per_picture", "answer_keys")
 
 
 def _lay_out(batch: dict[str, Tensor]) -> dict[str, Any]:
@@ -127,6 +135,18 @@ def _nothing(token_id: int) -> dict[str, Tensor]:
         "labels": torch.tensor([IGNORED]),
         "tgt_sizes": torch.zeros(0, 2, dtype=torch.int64),
     }
+
+
+def _join_segments(samples: Sequence[dict[str, Tensor]]) -> Tensor:
+    """Join where answers are; each counts the places that it continues from its record's first token."""
+    joined, start = [], 0
+    for sample in samples:
+        length = len(sample["input_ids"])
+        segments = sample.get("segments", torch.tensor([[length, 0, 0, 0]])).clone()
+        segments[:, 1] += start * (segments[:, 2] > 0)
+        joined.append(segments)
+        start += length
+    return torch.cat(joined)
 
 
 def _has_weights(samples: Sequence[dict[str, Tensor]]) -> bool:

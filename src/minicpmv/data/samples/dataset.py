@@ -10,7 +10,9 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,9 @@ from minicpmv.data.media.image_digests import PictureDigests
 from minicpmv.data.records.inline_images import describe_image, is_embedded, read_embedded
 from minicpmv.data.records.record import Record
 from minicpmv.data.records.sequences import Selected
+from minicpmv.data.samples.answer_scores import KnownScores
 from minicpmv.data.samples.cached_features import KnownFeatures, picture_size
+from minicpmv.data.samples.compared import Comparison, Encoded, Tokens
 from minicpmv.data.samples.length_policy import Fit, Limits, OnLongRecord, fit_record
 from minicpmv.data.samples.token_counts import FIT, measure
 from minicpmv.data.sources.cache import Entry
@@ -31,15 +35,14 @@ from minicpmv.data.sources.skipping import TOO_LONG, SkipLog, Skipped
 from minicpmv.errors import ConfigError, DataError, Problem
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.pictures.patches import ImageError, load_image
-from minicpmv.processing.processor import EncodedConversation, MiniCPMVProcessor
-from minicpmv.processing.tokenization import EncodedSample
+from minicpmv.processing.processor import MiniCPMVProcessor
 
 __all__ = ["ConversationDataset", "LengthReport"]
 
 _logger = logging.getLogger(__name__)
 
-_STOPS_ANY_RUN = {"D204", "D205"}
-"""Codes that are not about one record: the data file has changed, or too many records are bad."""
+_STOPS_ANY_RUN = {"D204", "D205", "D206"}
+"""Codes that are not about one record: what is there has changed since the run began, or too many records are bad."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +74,9 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
     With ``known``, a record with images also has ``known_slices`` [S] bool: all true, and what ``KnownFeatures`` found
     stands in place of pixels; or all false, and ``picture_keys`` [images, 32] uint8 and ``slices_per_picture`` [images]
     int64 say what to store.
+    Where answers are compared, ``segments`` [answers, 4] int64 says where they are, as ``Layout.read`` takes it. With
+    ``scores``, ``reference_log_probs`` [labels] float32 is what was found there, or ``answer_keys`` [answers, 32] uint8
+    says what to store.
 
     Args:
         records: From ``load_records`` or ``load_mixture``.
@@ -79,6 +85,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         max_slice_nums: Most tiles per image; the checkpoint's own number if not given.
         on_long_record: What becomes of a record that does not fit, see ``fitting.Limits``. ``skip`` leaves it out.
         truncate_answers: Whether a record that does not fit otherwise loses the end of its last answer.
+        comparison: Which answers of a record there are; by default those of the conversation.
 
     Raises:
         ConfigError: A limit cannot work.
@@ -93,6 +100,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         max_slice_nums: int | None = None,
         on_long_record: OnLongRecord = "fewer_slices",
         truncate_answers: bool = False,
+        comparison: Comparison | None = None,
     ) -> None:
         for name, value in (("model_max_length", max_length), ("max_slice_nums", max_slice_nums)):
             if value is not None and value < 1:
@@ -105,10 +113,13 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             on_long_record=on_long_record,
             truncate_answers=truncate_answers,
         )
+        self.comparison = comparison or Comparison()
         self.skip_log: SkipLog | None = None
         """Where a record that turns out bad when it is asked for is written down; without it, that is an error."""
         self.known: KnownFeatures | None = None
         """Where features of images are looked up before the images are decoded."""
+        self.scores: KnownScores | None = None
+        """Where log-probabilities of compared answers under the reference are looked up."""
         self.digests: PictureDigests | None = None
         """Remembers what each image file that was read held."""
         self._fits = np.zeros(len(records), FIT)  # a length of 0: nobody has looked
@@ -153,14 +164,47 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         fit = self.fit(index, record)
         if self.known is not None and record.images:
             return self._encode_or_find(record, fit, self.known)
-        images = [_load(record, position, self._read(record, position)) for position in range(len(record.images))]
-        return self._with_pixels(record, fit, images)
+        contents = [self._read(record, position) for position in range(len(record.images))]
+        images = [_load(record, position, content) for position, content in enumerate(contents)]
+        return self._with_pixels(record, fit, images, contents)
 
-    def _with_pixels(self, record: Record, fit: Fit, images: Sequence[Image]) -> dict[str, Tensor]:
-        sample = self.processor.encode_conversation(record.turns, images, max_slice_nums=fit.max_slice_nums)
-        return _tokens(record, fit, sample) | _pixels(
-            sample.pixel_values, sample.tgt_sizes, self.processor.image_processor
+    def _with_pixels(
+        self, record: Record, fit: Fit, images: Sequence[Image], contents: Sequence[bytes]
+    ) -> dict[str, Tensor]:
+        sample, tokens = self.comparison.encode(
+            record,
+            partial(self.processor.encode_conversation, images=images, max_slice_nums=fit.max_slice_nums),
+            partial(
+                self.processor.encode_text,
+                image_sizes=[image.size for image in images],
+                max_slice_nums=fit.max_slice_nums,
+            ),
         )
+        pixels = _pixels(sample.pixel_values, sample.tgt_sizes, self.processor.image_processor)
+        return self._tokens(record, fit, tokens, contents) | pixels
+
+    def _tokens(self, record: Record, fit: Fit, tokens: Any, contents: Sequence[bytes]) -> dict[str, Tensor]:
+        item = _tokens(record, fit, tokens)
+        if isinstance(tokens, Tokens) and self.scores is not None:
+            try:
+                item |= self.scores.describe(tokens, contents, fit.max_slice_nums)
+            except KeyError:
+                raise DataError([_unscored(record)]) from None
+        return item
+
+    def is_scored(self, index: int) -> bool:
+        """Return whether the reference's values of a record's answers are known; no image is decoded."""
+        assert self.scores is not None, "asked only where there are scores"
+        try:
+            record = self.records[index]
+            fit = self.fit(index, record)
+            contents = [self._read(record, position) for position in range(len(record.images))]
+            sizes = [_size(record, position, content) for position, content in enumerate(contents)]
+        except DataError:  # whoever needs the record says so
+            return False
+        encode = partial(self.processor.encode_text, image_sizes=sizes, max_slice_nums=fit.max_slice_nums)
+        _, tokens = self.comparison.encode(record, encode, encode)
+        return self.scores.has(tokens, contents, fit.max_slice_nums)
 
     def _encode_or_find(self, record: Record, fit: Fit, known: KnownFeatures) -> dict[str, Tensor]:
         """Encode a record with images, which are decoded only if their features are not all known."""
@@ -170,11 +214,12 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         keys = known.keys(contents, plans)
         features = known.find(keys, plans)
         if features is not None:
-            sample = self.processor.encode_text(record.turns, sizes, max_slice_nums=fit.max_slice_nums)
+            encode = partial(self.processor.encode_text, image_sizes=sizes, max_slice_nums=fit.max_slice_nums)
+            _, tokens = self.comparison.encode(record, encode, encode)
             tgt_sizes = [size for plan in plans for size in plan.tgt_sizes]
-            return _tokens(record, fit, sample) | known.describe_known(features, tgt_sizes)
+            return self._tokens(record, fit, tokens, contents) | known.describe_known(features, tgt_sizes)
         images = [_load(record, position, content) for position, content in enumerate(contents)]
-        return self._with_pixels(record, fit, images) | known.describe_unknown(keys, plans)
+        return self._with_pixels(record, fit, images, contents) | known.describe_unknown(keys, plans)
 
     def _read(self, record: Record, position: int) -> bytes:
         """Return the bytes of an image's file, and remember what they are."""
@@ -265,8 +310,20 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             sizes = record.image_sizes
             if sizes is None:
                 sizes = tuple(_load(record, position).size for position in range(len(record.images)))
-            self._fits[index] = fit_record(record, sizes, self.processor, self.limits)
+            self._fits[index] = fit_record(record, sizes, self.processor, self.limits, self.comparison)
         return Fit(*self._fits[index].item())
+
+    def as_conversations(self) -> ConversationDataset:
+        """Return the same records as conversations, which are learnt as they are: of two answers the better one."""
+        limits = self.limits
+        return ConversationDataset(
+            self.records,
+            self.processor,
+            max_length=limits.max_length,
+            max_slice_nums=limits.max_slice_nums,
+            on_long_record=limits.on_long_record,
+            truncate_answers=limits.truncate_answers,
+        )
 
     def readable_records(self) -> Iterator[Record]:
         """Yield the records, passing over those that are bad where they are checked only when they are read."""
@@ -293,7 +350,7 @@ def _nothing(image_processor: MiniCPMVImageProcessor) -> dict[str, Tensor]:
     }
 
 
-def _tokens(record: Record, fit: Fit, sample: EncodedConversation | EncodedSample) -> dict[str, Tensor]:
+def _tokens(record: Record, fit: Fit, sample: Encoded) -> dict[str, Tensor]:
     if len(sample.input_ids) != fit.length + fit.num_cut:
         raise DataError([_resized(record)])
     tokens = {
@@ -305,6 +362,8 @@ def _tokens(record: Record, fit: Fit, sample: EncodedConversation | EncodedSampl
         tokens["label_weights"] = torch.tensor(sample.label_weights[: fit.length], dtype=torch.float32)
     if sample.position_rows is not None:
         tokens["position_rows"] = torch.from_numpy(sample.position_rows[:, : fit.length])
+    if isinstance(sample, Tokens):
+        tokens["segments"] = torch.tensor(sample.segments, dtype=torch.int64)
     return tokens
 
 
@@ -317,6 +376,16 @@ def _pixels(
         "pixel_table": torch.from_numpy(image_processor.pixel_table()),
         "tgt_sizes": torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2),
     }
+
+
+def _unscored(record: Record) -> Problem:
+    return Problem(
+        code="D206",
+        where=record.where(),
+        found="no value of its answers under the reference, which were all computed before the first step",
+        expected="a record, and images, as they were then",
+        fix="restore what has changed since; or start again, which computes what is missing",
+    )
 
 
 def _load(record: Record, position: int, content: bytes | None = None) -> Image:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 from minicpmv.data.records.record import Record
+from minicpmv.data.samples.compared import Comparison, Encoded
 from minicpmv.data.sources.skipping import TOO_LONG
 from minicpmv.errors import DataError, Problem
 from minicpmv.models.networks.loss import IGNORED
@@ -54,7 +56,11 @@ class Fit(NamedTuple):
 
 
 def fit_record(
-    record: Record, image_sizes: Sequence[tuple[int, int]], processor: MiniCPMVProcessor, limits: Limits
+    record: Record,
+    image_sizes: Sequence[tuple[int, int]],
+    processor: MiniCPMVProcessor,
+    limits: Limits,
+    comparison: Comparison,
 ) -> Fit:
     """Find the most slices per image with which a record fits, and cut its last answer if that is allowed and needed.
 
@@ -63,6 +69,7 @@ def fit_record(
         image_sizes: (width, height) of its images in pixels.
         processor: The checkpoint's.
         limits: What to fit into.
+        comparison: Which answers there are.
 
     Raises:
         DataError: It is too long nevertheless (D201).
@@ -70,9 +77,10 @@ def fit_record(
     keeps_slices = limits.on_long_record == "error" or not image_sizes
     fewest = limits.max_slice_nums if keeps_slices else 1
     wanted = 0
-    sample = EncodedSample([], [], [], [], [])
+    sample: Any = EncodedSample([], [], [], [], [])
     for max_slice_nums in range(limits.max_slice_nums, fewest - 1, -1):
-        sample = processor.encode_text(record.turns, image_sizes, max_slice_nums=max_slice_nums)
+        encode = partial(processor.encode_text, image_sizes=image_sizes, max_slice_nums=max_slice_nums)
+        _, sample = comparison.encode(record, encode, encode)
         wanted = wanted or len(sample.input_ids)
         if len(sample.input_ids) <= limits.max_length:
             return _fit(sample, len(sample.input_ids), max_slice_nums, wanted)
@@ -81,7 +89,7 @@ def fit_record(
     raise DataError([_too_long(record, sample, limits, num_images=len(image_sizes))])
 
 
-def _fit(sample: EncodedSample, length: int, max_slice_nums: int, wanted: int) -> Fit:
+def _fit(sample: Encoded, length: int, max_slice_nums: int, wanted: int) -> Fit:
     return Fit(
         max_slice_nums=max_slice_nums,
         length=length,
@@ -102,7 +110,7 @@ def _start_of_last_answer(answer_mask: Sequence[bool]) -> int:
     return position
 
 
-def _too_long(record: Record, sample: EncodedSample, limits: Limits, *, num_images: int) -> Problem:
+def _too_long(record: Record, sample: Encoded, limits: Limits, *, num_images: int) -> Problem:
     length, needed = len(sample.input_ids), f"set --model_max_length to {len(sample.input_ids)} or more"
     images = f", {sum(sample.image_mask)} of them for images" if num_images else ""
     if num_images and limits.on_long_record == "error":

@@ -17,7 +17,7 @@ import numpy as np
 from minicpmv.data.media.image_sizes import ImageSizes
 from minicpmv.data.records.file_state import FileStates, are_unchanged
 from minicpmv.data.records.folders import data_folder
-from minicpmv.data.records.record import RawRecord
+from minicpmv.data.records.record import Kind, RawRecord
 from minicpmv.data.sources.cache import DataCache, Entry
 from minicpmv.data.sources.loading import Checked, check_image_root, check_records
 from minicpmv.data.sources.source_digests import Content
@@ -35,6 +35,7 @@ def check_or_recall(
     image_root: str | os.PathLike[str] | None,
     version: Version | None,
     cache: DataCache | None,
+    kind: Kind | None = None,
 ) -> tuple[Checked, FileStates, bool]:
     """Return what ``check_records`` finds, the image files as they are, and whether all that is recalled.
 
@@ -45,13 +46,14 @@ def check_or_recall(
         image_root: As for ``check_records``.
         version: As there.
         cache: Where results are; None checks, and keeps nothing.
+        kind: As for ``check_records``.
 
     Raises:
         UsageError: ``image_root`` is not a folder.
     """
     states = FileStates()
     if cache is None:
-        return check_records(raw, image_root=image_root, version=version, states=states), states, False
+        return check_records(raw, image_root=image_root, version=version, states=states, kind=kind), states, False
     check_image_root(image_root, name="image root")
     # Where relative images start, as it is spelled: image files are known by their names.
     folder = os.path.join(os.getcwd(), Path(data_folder(path) if image_root is None else image_root))
@@ -60,11 +62,12 @@ def check_or_recall(
         content=content,
         folder=[folder, os.path.realpath(folder)],
         version=None if version is None else version.name,
+        reads=kind,
     )
     recalled = _recall(entry, raw)
     if recalled is not None:
         return *recalled, True
-    checked = check_records(raw, image_root=image_root, version=version, states=states)
+    checked = check_records(raw, image_root=image_root, version=version, states=states, kind=kind)
     if not len(checked.bad):
         (ends, pixels), (paths, numbers) = checked.sizes.as_arrays(), states.as_arrays()
         said = json.dumps([dataclasses.astuple(notice) for notice in checked.notices]).encode()

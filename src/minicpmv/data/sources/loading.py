@@ -26,7 +26,7 @@ from minicpmv.data.records.folders import data_folder
 from minicpmv.data.records.grounding import check_boxes, fill_marks
 from minicpmv.data.records.inline_images import is_embedded, read_embedded
 from minicpmv.data.records.reading import log_notice, open_records
-from minicpmv.data.records.record import RawRecord, Record
+from minicpmv.data.records.record import Kind, RawRecord, Record
 from minicpmv.data.records.sequences import LazySequence
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.processing.text.tool_calls import to_json
@@ -77,6 +77,7 @@ class Records(LazySequence[Record]):
             which raises a ``DataError`` if it has a problem.
         image_root: Folder at which relative image paths start; each data file's own folder if not given.
         version: The model to be trained, if known; for records that are not checked yet.
+        kind: As for ``RecordChecker``, likewise.
     """
 
     def __init__(
@@ -86,11 +87,13 @@ class Records(LazySequence[Record]):
         *,
         image_root: str | os.PathLike[str] | None = None,
         version: Version | None = None,
+        kind: Kind | None = None,
     ) -> None:
         self._raw = raw
         self._sizes = sizes
         self._roots = ImageRoots(image_root)
         self._version = version
+        self._kind: Kind | None = kind
 
     def __len__(self) -> int:
         return len(self._raw)
@@ -98,7 +101,7 @@ class Records(LazySequence[Record]):
     def _item(self, index: int) -> Record:
         raw, sizes, position = self._raw[index], self._sizes, index
         if sizes is None:
-            checked = _check([raw], self._roots, self._version)
+            checked = _check([raw], self._roots, self._version, kind=self._kind)
             if checked.problems:
                 raise DataError([problem for _, problem in checked.problems])
             sizes, position = checked.sizes, 0
@@ -140,6 +143,7 @@ def check_records(
     states: FileStates | None = None,
     for_training: bool = True,
     leave_out: Collection[str] = (),
+    kind: Kind | None = None,
 ) -> Checked:
     """Read every record once, judge it, and look at its images, a few hundred records at a time.
 
@@ -150,12 +154,14 @@ def check_records(
         states: Where the state of every image file is taken down before it is opened.
         for_training: As for ``RecordChecker``.
         leave_out: Keys that are to be left out: they are no problem, whatever they hold.
+        kind: As for ``RecordChecker``.
 
     Raises:
         UsageError: ``image_root`` is not a folder.
     """
     check_image_root(image_root, name="image root")
-    return _check(raw, ImageRoots(image_root), version, states, for_training=for_training, leave_out=leave_out)
+    roots = ImageRoots(image_root)
+    return _check(raw, roots, version, states, for_training=for_training, leave_out=leave_out, kind=kind)
 
 
 def check_image_root(image_root: str | os.PathLike[str] | None, *, name: str) -> None:
@@ -183,8 +189,9 @@ def _check(
     *,
     for_training: bool = True,
     leave_out: Collection[str] = (),
+    kind: Kind | None = None,
 ) -> Checked:
-    checker = RecordChecker(version=version, for_training=for_training)
+    checker = RecordChecker(version=version, for_training=for_training, kind=kind)
     ids, unread, reader, sizes = IdRegister(), UnreadKeys(leave_out), SizeReader(states), ImageSizes()
     problems: list[tuple[int, Problem]] = []
     unreadable: list[int] = []
@@ -296,6 +303,7 @@ def build_record(raw: RawRecord, root: str, sizes: Sequence[Size]) -> Record:
     if fields.get("tools"):
         listed = tuple(to_json(tool) for tool in cast("list[object]", fields["tools"]))
         turns = tuple(announce_tools(listed, turns))
+    rejected, _ = build_turns(cast("list[dict[str, object]]", fields.get("rejected") or []), parse_image_field(None))
     sources = [field.paths[position] for position in order]
     return Record(
         source=raw.source,
@@ -308,4 +316,6 @@ def build_record(raw: RawRecord, root: str, sizes: Sequence[Size]) -> Record:
         image_sizes=tuple(sizes[position] for position in order),
         turns=turns,
         references=tuple(cast("list[str]", fields.get("references") or ())),
+        rejected=rejected,
+        desirable=cast("bool | None", fields.get("label")),
     )

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from minicpmv.data.checks.unread_keys import UnreadKeys
 from minicpmv.data.records.file_state import FileStates
 from minicpmv.data.records.folders import data_folder
-from minicpmv.data.records.record import RawRecord, Record
+from minicpmv.data.records.record import Kind, RawRecord, Record
 from minicpmv.data.records.sequences import Concatenated, Selected
 from minicpmv.data.sources.cache import DataCache
 from minicpmv.data.sources.check_cache import check_or_recall
@@ -144,6 +144,7 @@ def load_mixture(
     check_first: bool = True,
     cache: DataCache | None = None,
     split: SplitSize | None = None,
+    kind: Kind | None = None,
 ) -> Mixture:
     """Load every source, and mix them; see ``load_records`` and ``mix``.
 
@@ -157,6 +158,7 @@ def load_mixture(
         check_first: Whether all records are checked now, or each when it is asked for.
         cache: Where it is kept which sources are sound; by default all are checked.
         split: How many records are held out, each once whatever the weights; needs ``check_first``.
+        kind: As for ``RecordChecker``.
 
     Raises:
         DataError: With the problems of all sources.
@@ -174,10 +176,10 @@ def load_mixture(
             raw, content = open_source(source.path)
             contents[source.path] = content
             if not check_first:
-                loaded.append((source, Records(raw, None, image_root=image_root, version=version)))
+                loaded.append((source, Records(raw, None, image_root=image_root, version=version, kind=kind)))
                 continue
             checked, states, is_recalled = check_or_recall(
-                raw, content, source.path, image_root=image_root, version=version, cache=cache
+                raw, content, source.path, image_root=image_root, version=version, cache=cache, kind=kind
             )
         except DataError as error:
             problems += error.problems
@@ -191,7 +193,7 @@ def load_mixture(
         if not skip_bad or len(checked.bad) == len(raw):
             problems += [problem for _, problem in checked.problems]
         elif len(checked.bad):
-            left_out |= _name_bad(checked, image_root, version)
+            left_out |= _name_bad(checked, image_root, version, kind)
             records = Selected(records, np.delete(np.arange(len(raw)), checked.bad))
         loaded.append((source, records))
     if problems:
@@ -222,7 +224,7 @@ def _digest(*arrays: NDArray[Any]) -> str:
 
 
 def _name_bad(
-    checked: Checked, image_root: str | os.PathLike[str] | None, version: Version | None
+    checked: Checked, image_root: str | os.PathLike[str] | None, version: Version | None, kind: Kind | None
 ) -> dict[str, list[Problem]]:
     """Give each bad record its problems; an image that several have is a problem of all of them."""
     found: dict[int, list[Problem]] = {}
@@ -231,18 +233,20 @@ def _name_bad(
     named: dict[str, list[Problem]] = {}
     for position in checked.bad.tolist():
         raw = checked.raw[position]
-        named[raw.where()] = found.get(position) or _check_alone(raw, image_root, version)
+        named[raw.where()] = found.get(position) or _check_alone(raw, image_root, version, kind)
     return named
 
 
-def _check_alone(raw: RawRecord, image_root: str | os.PathLike[str] | None, version: Version | None) -> list[Problem]:
+def _check_alone(
+    raw: RawRecord, image_root: str | os.PathLike[str] | None, version: Version | None, kind: Kind | None
+) -> list[Problem]:
     """Return the problems of a record that are named once for its file: of unread keys, and of images."""
     fields = cast("dict[str, object]", raw.value)
     if not fields.get("image"):  # only keys are left, and there may be a record of them in each line
         unread = UnreadKeys()
         unread.add(raw, 0, data_folder(raw.source) if image_root is None else os.fspath(image_root))
         return [problem for _, problem in unread.problems()]
-    return [problem for _, problem in check_records([raw], image_root=image_root, version=version).problems]
+    return [problem for _, problem in check_records([raw], image_root=image_root, version=version, kind=kind).problems]
 
 
 def mix(loaded: Sequence[tuple[DataSource, Sequence[Record]]], *, seed: int) -> Sequence[Record]:

@@ -33,12 +33,12 @@ from minicpmv.errors import Problem
 
 __all__ = ["to_own_form"]
 
-_OWN_KEYS = ("id", "image", "tools", "conversations", "references", "objects")
+_OWN_KEYS = ("id", "image", "tools", "conversations", "references", "objects", "rejected", "label")
 """Keys of a record in our form."""
 _READ = frozenset(
     {"conversations", "messages", "image", "images", "references", "objects", "system", "system_prompt", "tools"}
 )
-_READ = _READ.union(QUESTIONS)
+_READ = _READ.union(QUESTIONS, ("rejected", "label"))
 """Keys of a record that decide its style."""
 _PROMPTED = ("prompt", "completion")
 _OBJECT_KEYS = ("ref", "bbox", "bbox_type", "image_id")
@@ -101,6 +101,7 @@ def to_own_form(record: RawRecord) -> RawRecord:
     _read_instruction(reading)
     _read_tools(reading)
     _read_objects(reading)
+    _read_preference(reading, is_talk=talk_key in fields)
     _name_images(reading, image_key)
     return _finish(reading, written, how)
 
@@ -202,7 +203,7 @@ def _check_inner_keys(record: RawRecord, fields: Mapping[str, object], image_key
     image = fields.get(image_key)
     if isinstance(image, list) or is_image_struct(image):
         yield from _repeated_in(record, image, image_key)
-    for key in ("objects", "tools"):
+    for key in ("objects", "tools", "rejected"):
         yield from _repeated_in(record, fields.get(key), key)
     for talk in ("conversations", "messages"):
         messages = fields.get(talk)
@@ -348,6 +349,29 @@ def _read_tools(reading: _Reading) -> None:
         return
     reading.own["tools"], faults = read_listed(reading.record, value)
     reading.faults += faults
+
+
+def _read_preference(reading: _Reading, *, is_talk: bool) -> None:
+    """Take the worse answer to a conversation, text or messages; and whether its own answer is good."""
+    fields = reading.fields
+    if not is_talk:
+        return
+    if isinstance(fields.get("label"), bool):
+        reading.own["label"] = fields["label"]
+        reading.taken.add("label")
+    if "rejected" not in fields or "chosen" in fields:
+        return
+    reading.taken.add("rejected")
+    written = fields["rejected"]
+    if isinstance(written, str):
+        reading.own["rejected"] = [{"role": "assistant", "content": written}]
+        return
+    messages = cast("list[object]", written if isinstance(written, list) else [written])
+    role_key, content_key = ("from", "value") if is_sharegpt(messages) else ("role", "content")
+    read = read_messages(messages, reading.record, "rejected", role_key=role_key, content_key=content_key)
+    reading.own["rejected"] = read.talk
+    reading.faults += read.faults
+    reading.unread += read.unread
 
 
 def _read_objects(reading: _Reading) -> None:

@@ -1,0 +1,130 @@
+"""Better and worse answers: what can be compared, and which run reads which record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from minicpmv.data.checks.checking import RecordChecker
+from minicpmv.data.records.formats.styles import to_own_form
+from minicpmv.data.records.record import Kind, RawRecord, Record
+from minicpmv.data.sources.loading import load_records
+from minicpmv.errors import Problem
+from minicpmv.releases.table import VERSIONS
+from tests.tiny import conversation
+
+
+def record(**more: Any) -> dict[str, Any]:
+    return {"id": "a7", "conversations": conversation("Why?", "So."), **more}
+
+
+def problems(value: dict[str, Any], *, kind: Kind | None = None, **options: Any) -> list[Problem]:
+    raw = to_own_form(RawRecord(source="train.json", index=0, line=1, value=value))
+    return list(RecordChecker(kind=kind, **options).check(raw))
+
+
+def load(folder: Path, value: dict[str, Any]) -> Record:
+    path = folder / "train.json"
+    path.write_text(json.dumps([value]), encoding="utf-8")
+    (found,) = load_records(path)
+    return found
+
+
+@pytest.mark.parametrize(
+    "rejected",
+    [
+        "No.",
+        {"role": "assistant", "content": "No."},
+        [{"role": "assistant", "content": "No."}],
+        {"from": "gpt", "value": "No."},
+    ],
+    ids=["text", "message", "messages", "sharegpt"],
+)
+def test_a_worse_answer_is_read_in_every_form(tmp_path: Path, rejected: Any) -> None:
+    found = load(tmp_path, record(rejected=rejected))
+    assert [(turn.role, turn.text) for turn in found.rejected] == [("assistant", "No.")]
+    assert [turn.text for turn in found.turns] == ["Why?", "So."]
+
+
+def test_a_worse_way_with_tools_is_read(tmp_path: Path) -> None:
+    rejected = [
+        {"role": "assistant", "content": "", "tool_calls": [{"name": "find", "arguments": {}}]},
+        {"role": "tool", "content": "nothing"},
+        {"role": "assistant", "content": "No."},
+    ]
+    found = load(tmp_path, record(rejected=rejected))
+    assert [turn.role for turn in found.rejected] == ["assistant", "tool", "assistant"]
+    assert found.rejected[0].calls
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_a_judgement_is_read(tmp_path: Path, label: bool) -> None:
+    assert load(tmp_path, record(label=label)).desirable is label
+
+
+def test_a_record_without_either_has_neither(tmp_path: Path) -> None:
+    found = load(tmp_path, record())
+    assert (found.rejected, found.desirable) == ((), None)
+
+
+def test_a_label_that_is_no_judgement_is_not_read() -> None:
+    raw = to_own_form(RawRecord(source="train.json", index=0, line=1, value=record(label="cat")))
+    assert [unread.key for unread in raw.unread] == ["label"]
+
+
+@pytest.mark.parametrize(
+    ("rejected", "found", "place"),
+    [
+        ("", "nothing", "rejected[0].content"),
+        (" ", "white space only", "rejected[0].content"),
+        ([], "no answer", "rejected"),
+        (7, "7", "rejected[0]"),
+        ("So.", "the same answer twice", "rejected"),
+        ({"role": "user", "content": "No."}, "the role 'user'", "rejected[0].role"),
+        ([{"role": "assistant", "content": "No."}] * 2, "the role 'assistant'", "rejected[1].role"),
+        ({"role": "assistant", "content": "No.", "weight": 0}, "an answer of weight 0", "rejected"),
+        ("a\0b", "'a\\x00b'", "rejected[0].content"),
+        (
+            [
+                {"role": "assistant", "content": "", "tool_calls": [{"name": "find", "arguments": {}}]},
+                {"role": "tool", "content": "nothing"},
+            ],
+            "a tool's result at the end",
+            "rejected",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_named(rejected: Any, found: str, place: str) -> None:
+    (problem,) = problems(record(rejected=rejected))
+    assert (problem.code, problem.found) == ("D180", found)
+    assert problem.where.endswith(f" {place}")
+
+
+def test_a_worse_answer_that_a_release_does_not_write_is_named() -> None:
+    thinking = "<think>\nHm.\n</think>\n\nNo."
+    found = problems(record(rejected=[*conversation("", thinking)[1:]]), version=VERSIONS["4.5"])
+    assert [problem.code for problem in found] == []
+    odd = "<think>\nHm.\n</think> No.</think>"
+    assert all(problem.code == "D152" for problem in problems(record(rejected=odd), version=VERSIONS["4.5"]))
+
+
+@pytest.mark.parametrize("kind", ["conversation", "pair", "answer"])
+@pytest.mark.parametrize(
+    ("more", "held"), [({}, "conversation"), ({"rejected": "No."}, "pair"), ({"label": True}, "answer")]
+)
+def test_a_record_of_another_kind_than_the_run_reads_is_named(more: dict[str, Any], held: Kind, kind: Kind) -> None:
+    found = [problem.code for problem in problems(record(**more), kind=kind)]
+    assert found == ([] if held == kind else ["D181"])
+    assert problems(record(**more)) == []
+
+
+def test_message_says_which_run_reads_it() -> None:
+    (problem,) = problems(record(rejected="No."), kind="conversation")
+    assert str(problem) == (
+        "train.json:1 record 0 (id 'a7') rejected: [D181] found a rejected answer, expected neither 'rejected' nor "
+        "'label': --objective sft learns every answer\n"
+        "  fix: train with --objective dpo, or remove the key to learn the answer"
+    )
