@@ -1,5 +1,6 @@
-# What finetune_lora.sh and finetune_ds.sh have in common; both source this file. POSIX sh.
-# In: the variables at their top, and ROOT. Training itself stands in the two scripts, flag by flag.
+# What the scripts finetune_*.sh have in common; they source this file. POSIX sh.
+# In: the variables at their top, and ROOT; HAS_DEMO=no where nothing can be trained without data. Training itself is in the
+# scripts, flag by flag.
 
 # Ends the script with the wrong use that "$1" says, mended by "$2".
 _wrong_use() {
@@ -25,6 +26,10 @@ find_dry_run() {
 check_variables() {
     DEMO=no
     if [ -z "$MODEL" ] && [ -z "$DATA" ]; then
+        if [ "${HAS_DEMO:-yes}" = no ]; then
+            _wrong_use "found neither MODEL nor DATA, expected both: this script has no demo" \
+                "set MODEL to a model directory or hub name, and DATA to a JSON file; docs/preference.md shows one"
+        fi
         DEMO=yes
         if [ "$NNODES" != 1 ]; then
             _wrong_use "found NNODES=$NNODES without MODEL and DATA, expected 1: the demo runs on one machine" \

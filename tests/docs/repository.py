@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-SCRIPTS = [ROOT / "finetune_lora.sh", ROOT / "finetune_ds.sh", ROOT / "test.sh", *sorted(ROOT.glob("scripts/*.sh"))]
-TRAINING_SCRIPTS = SCRIPTS[:2]
+TRAINING_SCRIPTS = [ROOT / name for name in ("finetune_lora.sh", "finetune_ds.sh", "finetune_dpo.sh")]
+SCRIPTS = [*TRAINING_SCRIPTS, ROOT / "test.sh", *sorted(ROOT.glob("scripts/*.sh"))]
 # Also where git is absent and .venv or output/ lie about: only where documents are.
 DOCUMENTS = [
     *sorted(ROOT.glob("*.md")),

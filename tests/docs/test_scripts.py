@@ -40,7 +40,7 @@ def test_script_is_posix_shell(script: Path) -> None:
     assert bashisms == []
 
 
-@pytest.mark.parametrize("script", [*SCRIPTS[:3], ROOT / ".ci/run"], ids=_name)
+@pytest.mark.parametrize("script", [*SCRIPTS[:4], ROOT / ".ci/run"], ids=_name)
 def test_script_is_executable(script: Path) -> None:
     assert script.stat().st_mode & stat.S_IXUSR
 
@@ -59,6 +59,12 @@ def test_one_of_model_and_data_alone_is_wrong_use(script: Path, given: str) -> N
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith(f"found {given}=somewhere without {missing}, expected both")
     assert f"fix: set {missing}" in ended.stderr
+
+
+def test_preferences_have_no_demo() -> None:
+    ended = _run(ROOT / "finetune_dpo.sh")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("found neither MODEL nor DATA, expected both")
 
 
 @pytest.mark.parametrize("script", TRAINING_SCRIPTS, ids=_name)
@@ -90,7 +96,7 @@ def bare_checkout(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("script", SCRIPTS[:3], ids=_name)
 def test_missing_python_is_said_with_a_fix(script: Path, bare_checkout: Path) -> None:
-    ended = _run(bare_checkout / script.name)
+    ended = _run(bare_checkout / script.name, MODEL="m", DATA="d")
     assert ended.returncode == 2
     assert ended.stderr.startswith("found no /nowhere/python, expected Python 3.10 or newer\n  fix: ")
     assert not (bare_checkout / ".venv").exists()
@@ -123,7 +129,7 @@ def _training_flags(script: Path) -> list[str]:
     values += (
         "EPOCHS=1 BATCH_SIZE=1 ACCUMULATION=1 LEARNING_RATE=1e-4 SAVE_STEPS=9 MEASURE=4 EVAL_STEPS= VALIDATION_SPLIT= "
     )
-    values += "LORA_PRESET=official TUNE_VISION=true\n"
+    values += "LORA_PRESET=official TUNE_VISION=true PREFERENCE_LOSS=sigmoid BETA=0.1\n"
     ran = subprocess.run([_POSIX_SHELL, "-euc", values + printed], capture_output=True, text=True, check=True)
     return ran.stdout.splitlines()
 
@@ -154,8 +160,8 @@ def test_flags_of_the_script_are_known_and_modern(script: Path) -> None:
 
     request = parse_arguments(_training_flags(script))
     assert list(request.notices) == []
-    assert request.run.use_lora == ("lora" in script.name)
-    assert request.run.tune_llm == ("lora" not in script.name)
+    assert request.run.use_lora == ("ds" not in script.name)
+    assert request.run.tune_llm == ("ds" in script.name)
 
 
 def test_launcher_ends_with_the_exit_code_of_the_training(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from minicpmv.errors import UsageError
-from minicpmv.objectives.losses import LOSSES, Loss
+from minicpmv.objectives.losses import LOSSES, Term
 from minicpmv.wording import suggest
 
 __all__ = ["NLL", "PUBLISHED", "Mixture", "parse_mixture"]
@@ -26,7 +26,7 @@ PUBLISHED = {
 class Mixture:
     """Losses with their weights, and that of the supervised loss."""
 
-    parts: tuple[tuple[Loss, float], ...]
+    parts: tuple[tuple[Term, float], ...]
     nll: float = 0.0
 
     @property

@@ -22,7 +22,7 @@ __all__ = ["SUMS", "BatchLoss", "Preference", "describe_sums"]
 # Shape letters in this file
 #   M labelled tokens    A answers    C better answers    R worse answers    N pairs, or single answers
 
-SUMS = (
+SUMS: tuple[str, ...] = (
     "loss",
     "nll",
     "units",
@@ -121,7 +121,8 @@ class Preference:
             losses = [weight * loss.compute(whole, signs_A, how).sum() for loss, weight in self.mixture.parts]
             right = (signs_A * rewards_A > 0).sum()
         else:
-            pair = Pair(*(Answer(*(each[side::2] for each in whole)) for side in (0, 1)))
+            sides = [Answer(policy_A[side::2], reference_A[side::2], lengths_A[side::2]) for side in (0, 1)]
+            pair = Pair(*sides)
             losses = [weight * loss.compute(pair, how).sum() for loss, weight in self.mixture.parts]
             right = (rewards_A[0::2] > rewards_A[1::2]).sum()
         preference = torch.stack(losses).sum()

@@ -50,6 +50,7 @@ from minicpmv.training.inputs.planned_batches import (
     estimate_costs,
     plan_batches,
 )
+from minicpmv.training.inputs.reference_values import find_scores
 from minicpmv.training.inputs.run_inputs import RunInputs, open_inputs_together
 from minicpmv.training.inputs.shared_memory import Workers, resolve_workers
 from minicpmv.training.inputs.vision_cache import advise, resolve_vision_cache, use_vision_cache
@@ -64,6 +65,7 @@ from minicpmv.training.learning.parts import (
     parts_of,
     summarise_parts,
 )
+from minicpmv.training.learning.preferences import PreferenceLoss
 from minicpmv.training.learning.rates import Rates
 from minicpmv.training.learning.recomputation import RecomputedLayers
 from minicpmv.training.learning.switches import refuse_partitioned_experts, resolve_learning
@@ -214,11 +216,16 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     for text in describe_little_effect(args, rates, trained, num_steps=num_steps):
         notice(text)
 
+    scores = find_scores(request.run, model, args)
+
     def build(plan: BatchPlan, args: TrainingArguments, interruption: Interruption | None = None) -> MiniCPMVTrainer:
         trainer = _build_trainer(inputs, model, request, args, plan, interruption, workers)
         trainer.rates, trainer.fingerprint, trainer.base = rates, fingerprint, identity
         trainer.ways_to_need_less = ways_to_need_less(request.run, args)
         trainer.pictures = inputs.pictures
+        trainer.compare_answers(
+            PreferenceLoss.of_run(request.run, args), scores, has_new_adapter=_has_new_adapter(request.run)
+        )
         trainer.add_callback(RecomputedLayers.of_run(request.run))
         trainer.add_callback(CompiledLayers(resolved.compilation))
         if request.run.early_stopping and not request.run.dry_run:
@@ -379,9 +386,9 @@ def _build_trainer(
             args=args,
             train_dataset=inputs.train,
             eval_dataset=inputs.first_validation if "" in inputs.validation else dict(inputs.validation) or None,
-            data_collator=inputs.collator,
+            data_collator=_collator(inputs, request.run) if request.run.mixture else inputs.collator,
             plan=plan,
-            train_collator=PackedCollator(inputs.collator.pad_token_id) if request.run.packing else None,
+            train_collator=_collator(inputs, request.run) if request.run.packing or request.run.mixture else None,
             write_companions=None if request.run.use_lora else write_companions,
             interruption=interruption,
             samples=_samples(inputs, request.run, args),
@@ -394,6 +401,15 @@ def _build_trainer(
             f"training arguments: found what transformers' Trainer refuses ({error}), expected what it accepts\n"
             "  fix: change or remove the flag that it names (`minicpmv train --help` explains each)"
         ) from error
+
+
+def _collator(inputs: RunInputs, run: RunArguments) -> PackedCollator:
+    return PackedCollator(inputs.collator.pad_token_id, compares=run.mixture is not None)
+
+
+def _has_new_adapter(run: RunArguments) -> bool:
+    """Whether the model without its adapter is the one that the run starts from."""
+    return run.use_lora and not run.lora_weight_path and not run.changes_base and run.lora_bias == "none"
 
 
 def _eval_metrics(inputs: RunInputs, run: RunArguments) -> dict[str, EvalMetrics]:

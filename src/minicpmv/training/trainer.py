@@ -10,7 +10,7 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -27,12 +27,14 @@ from transformers.trainer_utils import TrainOutput
 
 from minicpmv.data.batches.grouping import BatchPlanner
 from minicpmv.data.media.image_digests import PictureDigests
+from minicpmv.data.samples.answer_scores import KnownScores
 from minicpmv.errors import CheckpointError, NotFiniteError
 from minicpmv.files.atomic_files import STAGING
 from minicpmv.files.disk_space import check_space, writing
 from minicpmv.machine.shortage import naming_shortage
 from minicpmv.models.adapters.base_identity import BaseIdentity, write_base
 from minicpmv.models.networks.flops import flops_of_each
+from minicpmv.objectives.preference import SUMS
 from minicpmv.report.evaluations import key_of
 from minicpmv.training.checkpoints.checkpoint_size import estimate_bytes
 from minicpmv.training.checkpoints.manifest import find_fault, num_bytes, seal
@@ -44,7 +46,14 @@ from minicpmv.training.checkpoints.trained_weights import ChangeWatch, refuse_no
 from minicpmv.training.distributed.console import notice, say
 from minicpmv.training.distributed.engine import name_engine
 from minicpmv.training.distributed.fsdp import check_sharded, gather_idle, hand_out, hold_head, keep_whole, whole
-from minicpmv.training.distributed.processes import gather, num_processes, raise_together, take_maximum, wait_for_all
+from minicpmv.training.distributed.processes import (
+    add_up,
+    gather,
+    num_processes,
+    raise_together,
+    take_maximum,
+    wait_for_all,
+)
 from minicpmv.training.inputs.planned_batches import (
     BatchPlan,
     Collate,
@@ -54,8 +63,10 @@ from minicpmv.training.inputs.planned_batches import (
     make_loader,
 )
 from minicpmv.training.inputs.record_ids import NumberedCollator, NumberedDataset, take_numbers
+from minicpmv.training.inputs.reference_values import score_missing
 from minicpmv.training.inputs.shared_memory import Workers
 from minicpmv.training.inputs.vision_cache import FeatureWriter
+from minicpmv.training.learning.preferences import AtStart, MeanReward, PreferenceLoss, log_probs_of, switched_off
 from minicpmv.training.learning.rates import Rates, split_groups
 from minicpmv.training.learning.targets import network_of
 from minicpmv.training.monitoring.before_and_after import Measurement
@@ -150,6 +161,13 @@ class MiniCPMVTrainer(Trainer):
         """Identity of the base weights, stored with each adapter."""
         self.pictures: PictureDigests | None = None
         """Digests of the training images, stored in each checkpoint."""
+        self.preferences: PreferenceLoss | None = None
+        """The loss where answers are compared; see :meth:`compare_answers`."""
+        self._scores: KnownScores | None = None
+        """Values of the reference, computed where they are missing before the first step."""
+        self._has_new_adapter = False
+        self._measured_sums = torch.zeros(len(SUMS))
+        """Running sums of compared answers for this evaluation on this process."""
         self.features: FeatureWriter | None = None
         """Stores image features of frozen modules; see :meth:`keep_features`."""
         self.changes = ChangeWatch()
@@ -158,6 +176,59 @@ class MiniCPMVTrainer(Trainer):
         for shown in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown)
         self.add_callback(RunProgress(bar=not self.args.disable_tqdm))
+
+    def compare_answers(
+        self, preferences: PreferenceLoss | None, scores: KnownScores | None, *, has_new_adapter: bool
+    ) -> None:
+        """Optimise which of two answers is preferred; None learns the answers as they are.
+
+        Args:
+            preferences: The loss.
+            scores: Where the reference's values of answers are kept, if they are.
+            has_new_adapter: Whether the model without its adapter is the reference, at any step.
+        """
+        self.preferences, self._scores = preferences, scores
+        self._has_new_adapter = has_new_adapter
+        if preferences is not None:
+            self.add_callback(MeanReward())
+            self.add_callback(preferences)
+            preferences.mean_reward = self._find_mean_reward
+        if scores is not None:
+            self.add_callback(AtStart(self._score_answers))
+
+    def _find_mean_reward(self) -> MeanReward:
+        return next(each for each in self.callback_handler.callbacks if isinstance(each, MeanReward))
+
+    def _score_answers(self) -> None:
+        """Have the reference score every answer that it has not scored yet."""
+        assert self._scores is not None, "called only with them"
+        sets: Any = self.eval_dataset
+        validation = list(sets.values()) if isinstance(sets, dict) else [] if sets is None else [sets]
+        datasets: list[Any] = [self.train_dataset, *validation]
+
+        def load(records: Any, plan: BatchPlan) -> DataLoader[Any]:
+            number = self._workers.training
+            loader = make_loader(records, PlannedBatches(plan), self.args, self._train_collator, num_workers=number)
+            return _sheltered(self.accelerator.prepare(loader))
+
+        def ask(batch: dict[str, Any]) -> Tensor:
+            if self.features is not None:
+                self.features.expect(batch)
+            with self._naming_shortage(lambda: describe_batch(batch)):
+                return log_probs_of(model, self._prepare_inputs(batch))
+
+        with self._asking() as model, switched_off(model) if self._has_new_adapter else nullcontext():
+            score_missing(
+                self._scores,
+                datasets,
+                ask=ask,
+                load=load,
+                capacity=max(int(each.lengths.max()) for each in datasets),
+                args=self.args,
+                has_moved=self.state.global_step > 0 and not self._has_new_adapter,
+            )
+        if self.features is not None:
+            self.features.wait()
 
     def keep_features(self, writer: FeatureWriter | None) -> None:
         """Store features that are not in the cache yet; None if there is nothing to store."""
@@ -256,7 +327,28 @@ class MiniCPMVTrainer(Trainer):
         if self._held is not None:
             self._held.reshard()
         self._boundary.note_loss(loss, numbers)
-        self._epoch_loss.add(loss, args[0] if args else kwargs.get("num_items_in_batch"))
+        items = args[0] if args else kwargs.get("num_items_in_batch")
+        self._epoch_loss.add(loss, items[0] if self.preferences is not None and isinstance(items, Tensor) else items)
+        return loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Override transformers: answers may be compared; a batch in which they are not is learned as it is."""
+        layout = inputs.get("layout")
+        if self.preferences is None or layout is None or not layout.ranks:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        assert not return_outputs, "only losses are asked for"
+        assert isinstance(num_items_in_batch, Tensor), "a step counts its pairs"
+        found = self.preferences.of_batch(model, self._live_model, inputs)
+        self.preferences.note(found)
+        loss = self.preferences.preference.divide(found, num_items_in_batch.to(found.sums.device, non_blocking=True))
+        if self.args.average_tokens_across_devices:  # the gradients of processes are averaged
+            loss = loss * self.accelerator.num_processes
         return loss
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
@@ -266,6 +358,12 @@ class MiniCPMVTrainer(Trainer):
         """
         if not batch_samples:
             return None
+        if self.preferences is not None:
+            counts = self.preferences.count([batch["layout"] for batch in batch_samples])
+            counts = counts.to(device, non_blocking=True)
+            if self.args.average_tokens_across_devices and self.args.world_size > 1:
+                counts = cast("Tensor", self.accelerator.gather(counts[None])).sum(dim=0)
+            return counts
         weight = torch.tensor([batch["layout"].label_weight for batch in batch_samples]).sum()
         weight = weight.to(device, non_blocking=True)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
@@ -318,6 +416,8 @@ class MiniCPMVTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Override transformers: add norms of parts, throughput and memory to a line with a training loss."""
         if "loss" in logs:
+            if self.preferences is not None:
+                logs |= self.preferences.read(self.state.global_step)
             logs |= self._part_norms | self._throughput.read(self.args.device) | {"memory_gib": memory_gib()}
             self._part_norms = {}
         super().log(logs, *args, **kwargs)
@@ -395,19 +495,26 @@ class MiniCPMVTrainer(Trainer):
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss per token over all processes; transformers averages batches, however small they are."""
         self._measured = (0.0, 0.0)
+        self._measured_sums = torch.zeros(len(SUMS))
         output = super().evaluation_loop(*args, **kwargs)
         both: Any = self.accelerator.reduce(torch.tensor(self._measured, device=self.args.device))
         total, weight = both.tolist()
         prefix = kwargs.get("metric_key_prefix", "eval")
         metrics: Any = output.metrics
         mean = total / weight if weight else float("nan")
+        if self.preferences is not None:
+            sums = add_up(self._measured_sums.to(self.args.device)).tolist()
+            told = self.preferences.describe(dict(zip(SUMS, sums, strict=True)))
+            mean = told.pop("loss", float("nan"))
+            metrics |= {f"{prefix}_{name}": value for name, value in told.items()}
         metrics[f"{prefix}_loss"] = mean
         if not math.isfinite(mean):
             why = "the loss of some record is not finite" if weight else "no record has a trained token"
             notice(f"step {self.state.global_step}: {prefix}_loss is {mean}: {why}; no checkpoint is the best by it")
         eval_metrics = self.eval_metrics.get(prefix.removeprefix("eval").removeprefix("_"))
         if eval_metrics is not None:
-            found = eval_metrics.of_loss(total, weight) | self._measure_answers(eval_metrics.measure)
+            of_loss = {} if self.preferences is not None else eval_metrics.of_loss(total, weight)
+            found = of_loss | self._measure_answers(eval_metrics.measure)
             metrics |= {f"{prefix}_{name}": value for name, value in found.items()}
         return output
 
@@ -426,6 +533,11 @@ class MiniCPMVTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         if self.features is not None:
             self.features.expect(inputs)
+        if self.preferences is not None:
+            with torch.no_grad(), self.accelerator.autocast(), self._naming_shortage(lambda: describe_batch(inputs)):
+                sums = self.preferences.of_batch(model, self._live_model, inputs).sums
+            self._measured_sums += sums.cpu()
+            return sums[0], None, None
         weight = inputs["layout"].label_weight
         with torch.no_grad(), self.accelerator.autocast(), self._naming_shortage(lambda: describe_batch(inputs)):
             loss: Any = self.compute_loss(model, inputs)  # this batch's mean on this process

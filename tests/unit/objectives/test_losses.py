@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -17,8 +15,8 @@ def answer(total: float, reference: float, length: int) -> Answer:
 PAIR = Pair(answer(-12, -12.5, 5), answer(-14, -13, 4))
 
 
-def of(name: str, pair: Pair = PAIR, **how: Any) -> float:
-    return LOSSES[name].compute(pair, How(**how)).item()
+def of(name: str, pair: Pair = PAIR, how: How | None = None) -> float:
+    return LOSSES[name].compute(pair, how or How()).item()
 
 
 @pytest.mark.parametrize(
@@ -47,7 +45,7 @@ def of(name: str, pair: Pair = PAIR, **how: Any) -> float:
     ],
 )
 def test_value(name: str, how: dict[str, float], expected: float) -> None:
-    assert of(name, **how) == pytest.approx(expected, rel=2e-7)
+    assert of(name, how=How(**how)) == pytest.approx(expected, rel=2e-7)
 
 
 def test_every_loss_of_pairs_has_a_value_above() -> None:

@@ -106,7 +106,11 @@ def verify_saved(
 def choose_batch(
     dataset: ConversationDataset, collator: Collator, *, most_tokens: int
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Collate the first few records, one with an image among them; the first may exceed ``most_tokens``."""
+    """Collate the first few records, one with an image among them; the first may exceed ``most_tokens``.
+
+    Of answers that are compared, the better ones: whoever loads the model computes their loss without a reference.
+    """
+    dataset = dataset if dataset.comparison.kind == "conversation" else dataset.as_conversations()
     chosen: dict[str, dict[str, Tensor]] = {}
     longest = 0
     for number in _in_order(dataset)[: 2 * _MOST_RECORDS]:

@@ -62,8 +62,8 @@ def parse_arguments(arguments: Sequence[str]) -> Request:
     check_contradictions(run, training, given)
     run = _resolve_best(run, training)
     run, packing_notices = _resolve_packing(run, training)
-    if run.changes_base:
-        run = replace(run, lora_dropout=0.0)
+    if run.changes_base or (run.objective == "dpo" and "lora_dropout" not in given):
+        run = replace(run, lora_dropout=0.0)  # the model is compared with itself
     training.pop("load_best_model_at_end", None)
     return Request(run, training, given, (*notices, *packing_notices), tuple(clean_command(arguments)))
 

@@ -7,6 +7,7 @@ model's modules in ``learning``, such as an expression that hits none of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from dataclasses import fields
 from typing import Any
 
 from minicpmv.data.sources.validation import parse_split
@@ -73,6 +74,7 @@ def check_contradictions(run: RunArguments, training: Mapping[str, Any], given: 
     _check_samples(run, given)
     _check_eval_metrics(run, given)
     _check_policies(run, training)
+    _check_preferences(run, given)
 
 
 # ------------------------------------------------------------------------------------------------------ what learns
@@ -223,4 +225,86 @@ def _check_policies(run: RunArguments, training: Mapping[str, Any]) -> None:
         raise UsageError(
             "--save_rounding stochastic --use_lora true: found both, expected one: LoRA's tensors are not rounded\n"
             "  fix: remove --save_rounding"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------- preferences
+
+_OF_PREFERENCES = tuple(
+    field.name
+    for field in fields(RunArguments)
+    if field.metadata["group"] == "Preferences" and field.name != "objective"
+)
+_ACTS_ON = {
+    "label_smoothing": ("sigmoid", "robust", "exo_pair"),
+    "simpo_gamma": ("simpo",),
+    "discopop_tau": ("discopop",),
+}
+"""Setting -> the losses that read it."""
+
+
+def _check_preferences(run: RunArguments, given: Set[str]) -> None:
+    asked = [name for name in _OF_PREFERENCES if name in given]
+    mixture = run.mixture
+    if mixture is None:
+        if asked:
+            raise UsageError(
+                f"--{', --'.join(asked)}: found without --objective dpo, expected both\n"
+                "  fix: add it, or remove the flag"
+            )
+        return
+    for name, losses in _ACTS_ON.items():
+        if name in given and getattr(run, name) and not set(losses) & set(mixture.names):
+            raise UsageError(
+                f"--{name}: found with --preference_loss {mixture}, expected {' or '.join(losses)}, which read it\n"
+                f"  fix: remove --{name}, or choose another loss"
+            )
+    if "exo_pair" in mixture.names and not run.label_smoothing:
+        raise UsageError(
+            "--preference_loss exo_pair: found --label_smoothing 0, expected more: it is part of the formula\n"
+            "  fix: --label_smoothing 0.001"
+        )
+    if mixture.is_unpaired and run.segment_weight != 1:
+        raise UsageError(
+            f"--segment_weight: found with --preference_loss {mixture}, expected a loss of pairs: they are where two "
+            "answers differ\n  fix: remove it"
+        )
+    if run.truncate_answers:
+        raise UsageError(
+            "--truncate_answers true --objective dpo: found both, expected one: a cut answer is another answer\n"
+            "  fix: remove --truncate_answers; --model_max_length is the length of question and answers together"
+        )
+    of_reference = [name for name in ("precompute_ref_log_probs", "reference_cache") if name in given]
+    if of_reference and not mixture.needs_reference:
+        raise UsageError(
+            f"--{of_reference[0]}: found with --preference_loss {mixture}, expected a loss that compares with a "
+            "reference\n  fix: remove the flag"
+        )
+    if mixture.needs_reference and not run.precompute_ref_log_probs:
+        _check_adapter_off(run, given)
+
+
+def _check_adapter_off(run: RunArguments, given: Set[str]) -> None:
+    """Refuse to switch an adapter off where what is left is not the model that the run started from."""
+    found = (
+        "training without LoRA"
+        if not run.use_lora
+        else f"--init_lora_weights {run.init_lora_weights}"
+        if run.changes_base
+        else "--lora_weight_path"
+        if run.lora_weight_path
+        else f"--lora_bias {run.lora_bias}"
+        if run.lora_bias != "none"
+        else None
+    )
+    if found is not None:
+        raise UsageError(
+            f"--precompute_ref_log_probs false: found {found}, expected a new adapter: without that, the model is not "
+            "the one that the run started from, and no second copy is kept\n"
+            "  fix: remove the flag; the reference's values are then stored before the first step"
+        )
+    if "reference_cache" in given:
+        raise UsageError(
+            "--reference_cache --precompute_ref_log_probs false: found both, expected one: nothing is stored\n"
+            "  fix: remove one of them"
         )

@@ -38,6 +38,7 @@ Group = Literal[
     "Model",
     "Data",
     "What learns",
+    "Preferences",
     "LoRA",
     "Batches and length",
     "Precision and memory",

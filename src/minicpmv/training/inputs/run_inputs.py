@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from minicpmv.data.media.image_digests import PictureDigests
 from minicpmv.data.samples.collation import Collator
+from minicpmv.data.samples.compared import Comparison
 from minicpmv.data.samples.dataset import ConversationDataset, LengthReport
 from minicpmv.data.sources.cache import DataCache, Entry
 from minicpmv.data.sources.mixing import DataSource, Mixture, load_mixture
@@ -117,6 +118,7 @@ def open_inputs(run: RunArguments, base: BaseCheckpoint, output_dir: str, *, see
             check_first=run.check_first,
             cache=cache,
             split=split,
+            kind=run.kind,
         )
 
     train_mixture = load(run.train_sources, run.split)
@@ -201,6 +203,8 @@ def _kept_lengths(
     files = sorted(path for path in base.path.iterdir() if path.suffix in _PROCESSOR_FILES and path.is_file())
     processor = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     limits = asdict(dataset.limits) | mode_options(dataset.processor.downsample_mode)
+    if dataset.comparison.kind != "conversation":
+        limits |= asdict(dataset.comparison)
     return cache.entry("lengths", records=mixture.identity, processor=processor, limits=limits)
 
 
@@ -223,6 +227,7 @@ def _make_dataset(run: RunArguments, mixture: Mixture, processor: MiniCPMVProces
         max_slice_nums=run.max_slice_nums,
         on_long_record=run.on_long_record,
         truncate_answers=run.truncate_answers,
+        comparison=Comparison(kind=run.kind, segment_weight=run.segment_weight),
     )
 
 

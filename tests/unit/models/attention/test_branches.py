@@ -48,7 +48,7 @@ def test_attention_with_more_keys_than_queries_ends_with_both(dtype: torch.dtype
         list(ROWS)
     )
     for number, seen in enumerate(places.split(list(ROWS.keys))):
-        whole = [each[seen].transpose(0, 1) for each in (query, key, value)]
-        expected = scaled_dot_product_attention(*whole, is_causal=True, enable_gqa=True).transpose(0, 1)
+        own, theirs, given = (each[seen].transpose(0, 1) for each in (query, key, value))
+        expected = scaled_dot_product_attention(own, theirs, given, is_causal=True, enable_gqa=True).transpose(0, 1)
         bound = 1e-6 if dtype == torch.float32 else 2e-2
         torch.testing.assert_close(found[number], expected[-ROWS[number] :], atol=bound, rtol=0)
