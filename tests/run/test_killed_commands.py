@@ -33,6 +33,10 @@ COMMANDS = {
     "export": Written("export {models}/exportable --output out --no-logits", ("out",)),
     "eval": Written("eval {models}/base {data} --output out --max-new-tokens 4", ("out",)),
     "predict": Written("predict {models}/base {data} --output out --max-new-tokens 4", ("out", "out.run.json")),
+    "pairs": Written(
+        "pairs {models}/base {data} --output out --max-new-tokens 4 --answers 2 --judge cer --keep-lengths",
+        ("out", "out.run.json", "out.answers.jsonl", "out.answers.jsonl.run.json"),
+    ),
     "convert": Written("convert {data} --output out", ("out",)),
     "demo": Written("demo --output out", ("out",)),
     "merge": Written("merge {models}/lora out --no-verify", ("out",), is_repeatable=False),

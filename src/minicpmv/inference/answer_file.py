@@ -13,7 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from io import FileIO
@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from minicpmv.data.records.answers import Answers
+from minicpmv.data.records.answers import Answers, Draws
 from minicpmv.data.records.file_state import FileState
 from minicpmv.data.records.inline_images import is_embedded
 from minicpmv.data.records.record import Record
@@ -34,7 +34,7 @@ from minicpmv.inference.identity import describe_differences
 from minicpmv.inference.predicting import Prediction
 from minicpmv.terminal.streams import advise
 
-__all__ = ["PartialAnswers", "check_output", "check_place"]
+__all__ = ["PartialAnswers", "check_output", "check_place", "write_finished"]
 
 _STATE_DIGITS = 16
 
@@ -116,7 +116,7 @@ class PartialAnswers:
         output: Path,
         run: Mapping[str, Any],
         *,
-        asked: Answers,
+        asked: Answers | Draws,
         batches: Sequence[NDArray[np.int64]],
     ) -> None:
         self._output = output
@@ -228,6 +228,30 @@ class PartialAnswers:
                 digest.update(line)
                 file.write(line)
         return digest.hexdigest()
+
+
+def write_finished(output: Path, run: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> int:
+    """Write a whole file in one step, with a record of the run that made it, for ``check_output``.
+
+    Args:
+        output: The file.
+        run: Identity of the run.
+        lines: What its lines hold.
+
+    Returns:
+        The number of lines.
+
+    Raises:
+        UsageError: The disk is full, or fails.
+    """
+    digest, number = hashlib.sha256(), 0
+    with _refused(output), replacing(output, refused=lambda error: error) as file:
+        for number, content in enumerate(lines, 1):  # noqa: B007
+            line = _line(content)
+            digest.update(line)
+            file.write(line)
+        write_json(_proof(output), {"run": dict(run), "answers": number, "sha256": digest.hexdigest()})
+    return number
 
 
 @contextmanager

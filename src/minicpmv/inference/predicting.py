@@ -31,7 +31,7 @@ from minicpmv.processing.batching import pad_left
 from minicpmv.processing.encoding import EncodedConversation
 from minicpmv.wording import counted
 
-__all__ = ["Answering", "Prediction", "predict"]
+__all__ = ["Answering", "Prediction", "Predictor", "predict"]
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Answering:
             UsageError: A conversation does not fit the model's version.
             MemoryShortageError: A single record exceeds the memory.
         """
-        return _Predictor(loaded, self).answer_all(batches)
+        return Predictor(loaded, self).answer_all(batches)
 
 
 class _Encoded(NamedTuple):
@@ -103,7 +103,7 @@ class _Batch(NamedTuple):
     """Pictures that :class:`SeenPictures` has opened ahead."""
 
 
-class _Predictor:
+class Predictor:
     """Answers batches of questions.
 
     Args:
@@ -123,6 +123,7 @@ class _Predictor:
         """Most tokens per batch, longest answers included: half of the smallest batch that exceeded the memory."""
 
     def answer_all(self, batches: Iterable[Sequence[Question]]) -> Generator[list[Prediction]]:
+        """See ``Answering``."""
         with closing(ahead(batches, self._encode)) as encoded:
             for batch in encoded:
                 yield self._answer(batch)
@@ -146,7 +147,7 @@ class _Predictor:
         return _Batch(rows, {} if pictures is None else pictures.open(asked))
 
     def _answer(self, batch: _Batch) -> list[Prediction]:
-        waiting, said = [batch.rows], list[str]()
+        waiting, said = [batch.rows], list[Any]()
         while waiting:
             rows = waiting.pop(0)
             found = self._draw(rows, batch.opened)
@@ -155,9 +156,31 @@ class _Predictor:
                 waiting[:0] = [rows[:middle], rows[middle:]]
             else:
                 said += found
-        return [_prediction(row.question, answer) for row, answer in zip(batch.rows, said, strict=True)]
+        return [self.result(row.question, answer) for row, answer in zip(batch.rows, said, strict=True)]
 
-    def _draw(self, rows: Sequence[_Encoded], opened: MutableMapping[Any, Any]) -> list[str] | None:
+    def result(self, question: Question, said: Any) -> Prediction:
+        """Make the result of a question of what ``draw`` returned for it."""
+        record = question.record
+        return Prediction(
+            index=int(question.index),
+            id=record.id,
+            question=question.shown.turns[-1].text,
+            answer=said,
+            reference=record.turns[-1].spoken if record.turns[-1].role == "assistant" else None,
+            references=record.references,
+        )
+
+    def draw(self, inputs: dict[str, Any], indices: Sequence[int]) -> Sequence[Any]:
+        """Answer the rows of a batch.
+
+        Args:
+            inputs: The model's inputs, padded on the left, on its device.
+            indices: Positions of the questions.
+        """
+        seeds = [_own_seed(self._work.seed, index) for index in indices]
+        return draw_answers(self._loaded, inputs, settings=self._settings, seeds=seeds)
+
+    def _draw(self, rows: Sequence[_Encoded], opened: MutableMapping[Any, Any]) -> Sequence[Any] | None:
         """Answer rows together; None if they exceed the memory."""
         length = max(len(row.text.input_ids) for row in rows) + self._settings.max_new_tokens
         if len(rows) > 1 and len(rows) * length > self._room:
@@ -181,10 +204,9 @@ class _Predictor:
         answers = f"answers of up to {self._settings.max_new_tokens:,}"
         return f"{counted(len(rows), 'record')} at once, with prompts of up to {longest:,} tokens and {answers}"
 
-    def _draw_together(self, rows: Sequence[_Encoded], opened: MutableMapping[Any, Any]) -> list[str]:
-        seeds = [_own_seed(self._work.seed, row.question.index) for row in rows]
+    def _draw_together(self, rows: Sequence[_Encoded], opened: MutableMapping[Any, Any]) -> Sequence[Any]:
         try:
-            return draw_answers(self._loaded, self._inputs(rows, opened), settings=self._settings, seeds=seeds)
+            return self.draw(self._inputs(rows, opened), [row.question.index for row in rows])
         except NotFiniteError as error:
             where = rows[error.rows[0]].question.record.where()
             raise NotFiniteError(f"{where}: {error}", rows=error.rows) from error
@@ -241,18 +263,6 @@ def predict(
     )
     batches = (choose(records, batch.tolist(), max_slice_nums=settings.max_slice_nums) for batch in plan)
     yield from chain.from_iterable(answering(loaded, batches))
-
-
-def _prediction(question: Question, answer: str) -> Prediction:
-    record = question.record
-    return Prediction(
-        index=int(question.index),
-        id=record.id,
-        question=question.shown.turns[-1].text,
-        answer=answer,
-        reference=record.turns[-1].spoken if record.turns[-1].role == "assistant" else None,
-        references=record.references,
-    )
 
 
 def _own_seed(seed: int, index: int) -> int:

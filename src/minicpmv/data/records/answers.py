@@ -15,7 +15,7 @@ from minicpmv.data.records.record import Record
 from minicpmv.data.records.sequences import LazySequence
 from minicpmv.errors import UsageError
 
-__all__ = ["FIRST", "LAST", "Answers", "Share", "cut_before", "find_answers"]
+__all__ = ["FIRST", "LAST", "Answers", "Draws", "Share", "cut_before", "find_answers"]
 
 LAST = "the last one of each record"
 FIRST = "the first one of each record"
@@ -109,3 +109,27 @@ class Answers(LazySequence[Record]):
         """
         number, turn, _, of = self._asked[index].tolist()
         return {"index": number} | ({"turn": turn} if self.every else {}) | ({"of_answers": of} if of > 1 else {})
+
+
+class Draws(LazySequence[Record]):
+    """Asks for several answers in place of each.
+
+    Args:
+        asked: The answers.
+        number: How many there are of each.
+    """
+
+    def __init__(self, asked: Answers, number: int) -> None:
+        self.asked = asked
+        """What is asked once."""
+        self.number = number
+
+    def __len__(self) -> int:
+        return len(self.asked) * self.number
+
+    def _item(self, index: int) -> Record:
+        return self.asked[index // self.number]
+
+    def fields(self, index: int) -> dict[str, int]:
+        """Return the fields of an answer's position: those of ``Answers.fields``, and ``draw``, its number from 1."""
+        return self.asked.fields(index // self.number) | {"draw": index % self.number + 1}

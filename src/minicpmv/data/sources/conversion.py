@@ -26,7 +26,7 @@ from minicpmv.files.atomic_files import replacing
 from minicpmv.terminal.streams import advise
 from minicpmv.wording import counted
 
-__all__ = ["Conversion", "convert"]
+__all__ = ["Conversion", "convert", "in_own_form"]
 
 _OF_ANSWERS = ("weight", "reasoning_content")
 """Keys that an answer may have in addition to its text."""
@@ -114,6 +114,22 @@ def convert(
     _write(target.output, "".join(lines).encode())
     unread |= {key for record in records for key in _optional_keys(record) if key.split(": ")[-1] in leave_out}
     return Conversion(num_records=len(lines), left_out=tuple(sorted(unread)), notices=tuple(notices))
+
+
+def in_own_form(record: RawRecord, sizes: Sequence[Size], output: str, *, image_root: str | None) -> dict[str, Any]:
+    """Return what ``convert`` writes of a sound record.
+
+    Args:
+        record: The record.
+        sizes: Those of its images.
+        output: The file that it will be in, which paths of images start from.
+        image_root: Folder at which relative image paths of the data start; each file's own folder if not given.
+    """
+    target = _Target(
+        output=Path(output), roots=ImageRoots(image_root), image_dir=None, pixel_boxes=False, leave_out=frozenset()
+    )
+    texts, _ = _texts(record, sizes, target)
+    return _whole(record, texts, target)
 
 
 def _optional_keys(record: RawRecord) -> Iterator[str]:
@@ -214,6 +230,10 @@ def _from_output(path: str | Path, target: _Target) -> str:
 
 
 def _line(record: RawRecord, texts: dict[str, Any], target: _Target) -> str:
+    return json.dumps(_whole(record, texts, target), ensure_ascii=False) + "\n"
+
+
+def _whole(record: RawRecord, texts: dict[str, Any], target: _Target) -> dict[str, Any]:
     fields = _fields(record)
     image = fields.get("image")
     made: dict[str, Any] = {} if fields.get("id") is None else {"id": fields["id"]}
@@ -224,7 +244,7 @@ def _line(record: RawRecord, texts: dict[str, Any], target: _Target) -> str:
         made["image"] = [_written(record, value, target) for value in cast("list[str | bytes]", image)]
     elif image:
         made["image"] = _written(record, cast("str | bytes", image), target)
-    return json.dumps(made | texts, ensure_ascii=False) + "\n"
+    return made | texts
 
 
 def _written(record: RawRecord, source: str | bytes, target: _Target) -> str:

@@ -1,0 +1,375 @@
+"""Runs ``minicpmv pairs``: samples answers, judges them, and writes better ones with worse ones."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minicpmv.cli.model_options import add_model_options, generation_settings, model_name, open_many, positive_int
+from minicpmv.cli.parser import CommandParser
+from minicpmv.terminal.redaction import clean_settings
+from minicpmv.wording import counted
+
+if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
+    from minicpmv.data.records.answers import Draws
+    from minicpmv.data.records.record import Record
+    from minicpmv.data.records.sequences import LazySequence
+    from minicpmv.data.sources.loading import Checked
+    from minicpmv.evaluation.metrics.base import Metric
+    from minicpmv.evaluation.pairing import Pair, Scored
+    from minicpmv.inference.generation import GenerationSettings
+    from minicpmv.inference.model_processes import Work
+
+__all__ = ["NAME", "SUMMARY", "run"]
+
+NAME = "pairs"
+SUMMARY = "sample answers, judge them, and pair better with worse ones for preference training"
+
+_EXAMPLES = """examples:
+  minicpmv pairs output/lora train.json --judge anls --output pairs.jsonl
+  minicpmv pairs output/lora train.json --output pairs.jsonl \\
+      --judge-question 'Question: {question} Answer: {answer} Is this answer right? Answer yes or no.'
+"""
+_BATCH_SIZE = 16
+_LEAST_LIKELY = 0.1
+"""Probability of yes and no together, below which a judge is taken not to answer the question."""
+_STEP_OF_JUDGE = 1.0
+"""Smallest gap of scores that count accepted questions."""
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog=f"minicpmv {NAME}",
+        description="Ask a model the last question of every record several times, with random tokens; score each "
+        "answer by a metric against the recorded one, or by a model's yes or no to questions about it; and write pairs "
+        "of a better and a worse answer to the same question, as records for training with preferences. Answers are "
+        "kept in FILE.answers.jsonl, a model's judgements in FILE.judged.jsonl. The same command resumes after it was "
+        "interrupted or killed, and gives the same pairs.",
+        epilog=_EXAMPLES,
+    )
+    add_model_options(parser, max_new_tokens=512, with_thoughts=2048, many=True)
+    parser.add_argument("data", metavar="DATA", help="file of records, as for training; they may end with a question")
+    parser.add_argument("--output", required=True, metavar="FILE", help="file for the pairs, as JSON Lines")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace FILE, its answers and judgements, if of another run"
+    )
+    judge = parser.add_mutually_exclusive_group(required=True)
+    judge.add_argument(
+        "--judge", metavar="METRIC", help="score answers by this metric (`minicpmv eval --metrics list` lists all)"
+    )
+    judge.add_argument(
+        "--judge-question",
+        action="append",
+        metavar="TEXT",
+        help="score answers by a model: the question that it is asked about each, together with the pictures, with "
+        "{question} and {answer} in it. The answer scores 1 if yes is likelier than no as the first token, else 0; the "
+        "option may be repeated, and scores add up",
+    )
+    parser.add_argument(
+        "--judge-model",
+        type=model_name,
+        metavar="MODEL",
+        help="with --judge-question: the model that judges (default: the one that answers)",
+    )
+    parser.add_argument(
+        "--answers", type=positive_int, default=10, metavar="N", help="answers to each (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--temperature", type=_positive, default=0.7, metavar="T", help="of the answers (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--min-gap",
+        type=_not_negative,
+        metavar="G",
+        help=f"least difference between the scores of a pair (default: {_STEP_OF_JUDGE:g} with --judge-question; any "
+        "with --judge)",
+    )
+    parser.add_argument(
+        "--pairs-per-question",
+        type=positive_int,
+        default=2,
+        metavar="N",
+        help="most pairs of one (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--keep-lengths",
+        action="store_true",
+        help="keep all pairs; by default some are dropped until the better answer is as often the longer one as the "
+        "shorter one, so that training does not learn a length",
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of answers and pairs (default: %(default)s)")
+    parser.add_argument(
+        "--image-root", metavar="DIR", help="folder where relative image paths start (default: DATA's own)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive_int,
+        default=_BATCH_SIZE,
+        metavar="N",
+        help="answers made at once (default: %(default)s)",
+    )
+    parser.set_defaults(sample=True, batch_tokens=None)
+    return parser
+
+
+def _positive(text: str) -> float:
+    return _number(text, allows_zero=False)
+
+
+def _not_negative(text: str) -> float:
+    return _number(text, allows_zero=True)
+
+
+def _number(text: str, *, allows_zero: bool) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not (0 <= value < float("inf")) or (not value and not allows_zero):
+        at_least = "of at least 0" if allows_zero else "above 0"
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number {at_least}")
+    return value
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Sample, judge, pair and write; say what was written."""
+    parser = _build_parser()
+    options = parser.parse_intermixed_args(arguments)
+    _check_usage(parser, options)
+    from minicpmv.inference.answer_file import check_output, check_place, write_finished
+
+    metric = None if options.judge is None else _find_metric(options.judge)
+    output = Path(options.output)
+    check_place(output)
+    settings = generation_settings(options)
+    draws, checked, identity = _read(options, settings)
+    described = identity | {
+        "judge": options.judge or options.judge_question,
+        "judge_model": options.judge_model,
+        "min_gap": _gap(options),
+        "pairs_per_question": options.pairs_per_question,
+        "keep_lengths": options.keep_lengths,
+    }
+    if check_output(output, described, overwrite=options.overwrite):
+        print(f"{output} holds this run's pairs: nothing to do")
+        return 0
+    if metric is not None:
+        _prepare(metric, draws)
+    answers = [line["answer"] for line in _sample(options, settings, draws, identity)]
+    scores = _judge(options, draws, answers, identity) if metric is None else _measure(metric, draws, answers)
+    pairs, said = _pair(options, draws, answers, scores)
+    sign = 1 if metric is None or metric.higher_is_better else -1
+    number = write_finished(output, described, (_line(options, checked, draws, pair, sign) for pair in pairs))
+    print(f"wrote {counted(number, 'pair')} of {counted(len(draws.asked), 'question')} to {output}{said}")
+    return 0
+
+
+def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.answers < 2:
+        parser.error("--answers: found 1, expected at least 2, of which one may be better\n  fix: --answers 10")
+    if options.judge_model and not options.judge_question:
+        parser.error(
+            "--judge-model: found without --judge-question, expected both\n"
+            "  fix: add the question that it is asked, or remove it"
+        )
+    for question in options.judge_question or ():
+        if "{answer}" not in question:
+            parser.error(
+                f"--judge-question: found {question!r}, expected {{answer}} in it, where the answer belongs\n"
+                "  fix: 'Question: {question} Answer: {answer} Is this answer right? Answer yes or no.'"
+            )
+
+
+def _gap(options: argparse.Namespace) -> float:
+    return (_STEP_OF_JUDGE if options.judge_question else 0.0) if options.min_gap is None else options.min_gap
+
+
+def _find_metric(name: str) -> Metric:
+    from minicpmv.errors import UsageError
+    from minicpmv.evaluation.metrics.registry import find_metrics, split_names
+
+    metrics = find_metrics(split_names(name), flag="--judge")
+    if len(metrics) != 1 or not metrics[0].needs_answers:
+        found = "a metric of losses" if len(metrics) == 1 else f"{len(metrics)} metrics"
+        raise UsageError(f"--judge {name}: found {found}, expected one that scores answers\n  fix: --judge anls")
+    return metrics[0]
+
+
+def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[Draws, Checked, dict[str, Any]]:
+    """Check the data; return what is asked, the records as written, and everything that the answers depend on."""
+    from minicpmv.data.records.answers import Answers, Draws
+    from minicpmv.data.records.file_state import FileStates
+    from minicpmv.data.records.reading import log_notice
+    from minicpmv.data.sources.loading import Records, check_records
+    from minicpmv.data.sources.source_digests import open_source
+    from minicpmv.errors import DataError
+    from minicpmv.inference.identity import describe_identity
+    from minicpmv.inference.loading import compare_own_base, default_device, find_version
+
+    raw, content = open_source(options.data)
+    images = FileStates()
+    version = find_version(options.model)
+    checked = check_records(raw, image_root=options.image_root, version=version, states=images, for_training=False)
+    if checked.problems:
+        raise DataError([problem for _, problem in checked.problems])
+    for notice in checked.notices:
+        log_notice(notice)
+    identity = describe_identity(
+        model=options.model,
+        data=options.data,
+        content=content,
+        images=images,
+        settings=settings,
+        turns="last",
+        seed=options.seed,
+        batch_size=options.batch_size,
+        max_batch_tokens=None,
+        device=default_device(options.device),
+        dtype=options.dtype,
+        other_base=compare_own_base(options.model, allow_other=options.allow_other_base),
+    )
+    asked = Answers(Records(raw, checked.sizes, image_root=options.image_root))
+    return Draws(asked, options.answers), checked, clean_settings(identity | {"answers": options.answers})
+
+
+def _sample(
+    options: argparse.Namespace, settings: GenerationSettings, draws: Draws, identity: dict[str, Any]
+) -> list[dict[str, Any]]:
+    from minicpmv.inference.predicting import Answering
+
+    work = Answering(settings=settings, seed=options.seed)
+    return _fill(options, "answers", draws, work, settings, identity)
+
+
+def _judge(
+    options: argparse.Namespace, draws: Draws, answers: Sequence[str], identity: dict[str, Any]
+) -> list[float | None]:
+    """Score answers by how many questions a model says yes to."""
+    from minicpmv.evaluation.measuring.judging import JudgedAnswers, Judging
+    from minicpmv.inference.generation import GenerationSettings
+
+    judging = copy.copy(options)
+    judging.model = options.judge_model or options.model
+    judging.thinking = False
+    settings = GenerationSettings(max_new_tokens=1, max_slice_nums=options.max_slice_nums)
+    accepted = [0.0] * len(answers)
+    for number, question in enumerate(options.judge_question):
+        asked = JudgedAnswers(draws, answers, question)
+        what = identity | {"judge": judging.model, "question": question}
+        kind = f"judged{number + 1 if number else ''}"
+        lines = _fill(judging, kind, asked, Judging(max_slice_nums=options.max_slice_nums), settings, what)
+        unsure = sum(line["yes"] + line["no"] < _LEAST_LIKELY for line in lines)
+        if unsure:
+            print(
+                f"{question!r}: yes and no together are less likely than {_LEAST_LIKELY:.0%} for "
+                f"{unsure:,} of {counted(len(lines), 'answer')}: the judge may not answer such questions by yes or no",
+                file=sys.stderr,
+            )
+        accepted = [score + (line["yes"] > line["no"]) for score, line in zip(accepted, lines, strict=True)]
+    return list(accepted)
+
+
+def _fill(
+    options: argparse.Namespace,
+    kind: str,
+    asked: Draws | LazySequence[Any],
+    work: Work[Any, Any],
+    settings: GenerationSettings,
+    identity: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Let a model answer what is left of a file next to the output; return all its lines."""
+    from tqdm import tqdm
+
+    from minicpmv.inference.answer_file import PartialAnswers, check_output
+    from minicpmv.inference.questions import choose, plan_questions
+
+    path, limit = Path(f"{options.output}.{kind}.jsonl"), settings.max_slice_nums
+    if not check_output(path, identity, overwrite=options.overwrite):
+        with open_many(options, num_batches=-(-len(asked) // options.batch_size)) as models:
+            batches = plan_questions(models.processor, asked, settings=settings, batch_size=options.batch_size)
+            with (
+                PartialAnswers(path, identity, asked=asked, batches=batches) as file,  # pyright: ignore[reportArgumentType]
+                tqdm(total=len(asked), unit=f" {kind}", disable=not sys.stderr.isatty()) as bar,
+            ):
+                bar.update(sum(map(len, batches[: file.num_done])))
+                left = (choose(asked, each.tolist(), max_slice_nums=limit) for each in batches[file.num_done :])
+                for found in models.map(work, left):
+                    file.add(found)
+                    bar.update(len(found))
+                file.finish()
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def _measure(metric: Metric, draws: Draws, answers: Sequence[str]) -> list[float | None]:
+    """Score answers by a metric; lower is worse, whatever the metric's direction. None where it is undefined."""
+    from minicpmv.evaluation.measuring.asking import sample_of
+    from minicpmv.evaluation.scores import measure
+
+    sign = 1.0 if metric.higher_is_better else -1.0
+    scores: list[float | None] = []
+    for index, answer in enumerate(answers):
+        record = draws[index]
+        found = measure(metric, sample_of(record, answer=answer)) if _has_answer(record) else None
+        scores.append(None if found is None else sign * metric.score(found))
+    return scores
+
+
+def _prepare(metric: Metric, draws: Draws) -> None:
+    """Show the records to a metric that needs all of them first; refuse data that it cannot measure."""
+    from minicpmv.errors import UsageError
+    from minicpmv.evaluation.measuring.asking import sample_of
+
+    known = [sample_of(record) for record in draws.asked if _has_answer(record)]
+    if not known:
+        raise UsageError(
+            f"--judge {metric.name}: found no record with an answer, expected {metric.expects}\n"
+            "  fix: add answers or 'references' to the records, or judge by a model (--judge-question)"
+        )
+    for sample in known if metric.sees_all_first else ():
+        metric.prepare(sample)
+
+
+def _has_answer(record: Record) -> bool:
+    return record.turns[-1].role == "assistant"
+
+
+def _pair(
+    options: argparse.Namespace, draws: Draws, answers: Sequence[str], scores: Sequence[float | None]
+) -> tuple[list[Pair], str]:
+    """Return the pairs, and in words what was dropped."""
+    from minicpmv.evaluation.pairing import Scored, balance_lengths, find_pairs
+
+    found: list[Pair] = []
+    for index in range(len(draws.asked)):
+        scored: list[Scored] = []
+        for draw in range(draws.number):
+            place = index * draws.number + draw
+            score = scores[place]
+            if score is not None and answers[place].strip():
+                scored.append(Scored(answers[place], score, draw + 1))
+        found += find_pairs(index, scored, min_gap=_gap(options), most=options.pairs_per_question, seed=options.seed)
+    kept = found if options.keep_lengths else balance_lengths(found)
+    said = "" if len(kept) == len(found) else f"; {counted(len(found) - len(kept), 'pair')} dropped to balance lengths"
+    longer, shorter = sum(pair.longer > 0 for pair in kept), sum(pair.longer < 0 for pair in kept)
+    return kept, f"{said} (the better answer is longer in {longer:,}, shorter in {shorter:,})"
+
+
+def _line(options: argparse.Namespace, checked: Checked, draws: Draws, pair: Pair, sign: int) -> dict[str, Any]:
+    """Return the record of a pair: the conversation with the better answer, and the worse one."""
+    from minicpmv.data.sources.conversion import in_own_form
+
+    place = draws.asked.fields(pair.index)["index"]
+    made = in_own_form(checked.raw[place], checked.sizes[place], options.output, image_root=options.image_root)
+    asked = draws.asked[pair.index].turns
+    turns = made["conversations"][: len(asked) - (asked[-1].role == "assistant")]
+    made["conversations"] = [*turns, {"role": "assistant", "content": pair.chosen.text}]
+    made.pop("references", None)
+    values = {"chosen": sign * pair.chosen.score, "rejected": sign * pair.rejected.score}
+    scores = {"by": options.judge or "accepted", **values}
+    return made | {"rejected": pair.rejected.text, "scores": scores}
