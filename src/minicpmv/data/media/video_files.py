@@ -164,10 +164,10 @@ class VideoFile:
             "max_pixels": str(MAX_PIXELS),
             "threads": "1",
         }
+        # Titles in any encoding: before 19, PyAV fails on them unless it is told not to; 19 knows the word no longer.
+        lenient = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
         try:
-            return self._open.enter_context(
-                av.open(file, io_open=_open_nothing, options=options, metadata_errors="replace")
-            )
+            return self._open.enter_context(av.open(file, io_open=_open_nothing, options=options, **lenient))
         except (av.error.FFmpegError, *_BY_PYTHON) as error:
             kind = find_kind(head)
             known = isinstance(error, av.error.ArgumentError)  # what is known, and not among the formats

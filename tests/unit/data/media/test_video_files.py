@@ -215,11 +215,13 @@ def test_without_pyav_the_message_says_how_to_install_it(folder: Path, monkeypat
 
 def test_a_film_is_read_in_one_thread_and_nothing_stays_open(folder: Path) -> None:
     path = make_film(folder / "a.mp4")
-    before = len(list(Path("/proc/self/task").iterdir())), len(list(Path("/proc/self/fd").iterdir()))
+    threads, files = Path("/proc/self/task"), Path("/proc/self/fd")
+    before = len(list(threads.iterdir())), len(list(files.iterdir()))
     _numbers(path, _EVERY_FOURTH)
     with pytest.raises(FilmError):
         inspect_film(Film(source=make_sound(folder / "sound.m4a")))
-    assert (len(list(Path("/proc/self/task").iterdir())), len(list(Path("/proc/self/fd").iterdir()))) == before
+    assert len(list(threads.iterdir())) <= before[0]  # an encoder's may still be ending
+    assert len(list(files.iterdir())) == before[1]
 
 
 def test_a_file_may_have_any_name(folder: Path) -> None:
