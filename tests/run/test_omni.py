@@ -255,7 +255,7 @@ def test_sound_in_a_record_is_refused_by_name(
     assert main(["check", data, "--model", str(bases["o-4.5"])]) == 1
     found = capsys.readouterr().out
     assert told in found
-    assert "this version trains pictures and text" in found
+    assert "this version trains pictures, films and text" in found
 
 
 @_BOTH

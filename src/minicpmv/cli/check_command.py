@@ -71,7 +71,12 @@ def _build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="check only header and end of image files, as a run does at its start, instead of decoding all of them",
     )
-    parser.add_argument("--no-images", action="store_true", help="do not open image files")
+    parser.add_argument(
+        "--decode-films",
+        action="store_true",
+        help="decode every film to its end, which takes long, instead of reading its header",
+    )
+    parser.add_argument("--no-images", action="store_true", help="do not open image files, nor films")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead (keys: docs/data.md)")
     return parser
 
@@ -114,6 +119,8 @@ def _check(options: argparse.Namespace) -> int:
     shown = _print_new(survey, 0, options)
     if not options.no_images:
         survey.read_images(decode=not options.headers_only, on_progress=partial(_progress, things="images"))
+        shown = _print_new(survey, shown, options)
+        survey.read_films(decode=options.decode_films, on_progress=partial(_progress, things="films"))
         shown = _print_new(survey, shown, options)
     lengths = _measure(survey, options) if options.model else None
     _print_new(survey, shown, options)

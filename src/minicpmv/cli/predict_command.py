@@ -129,7 +129,7 @@ def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[An
         dtype=options.dtype,
         other_base=compare_own_base(options.model, allow_other=options.allow_other_base),
     )
-    records = Records(raw, checked.sizes, image_root=options.image_root)
+    records = Records(raw, checked.sizes, checked.films, image_root=options.image_root)
     return Answers(records, every=options.turns == "all"), clean_settings(identity)
 
 

@@ -98,6 +98,7 @@ def run(arguments: Sequence[str]) -> int:
     if unreadable := [finding.problem for finding in survey.findings if finding.record is None]:
         raise DataError(unreadable)
     survey.read_images(decode=False)
+    survey.read_films()
     num_records, num_sound = len(survey.records), len(survey.sound_records())
     count = options.sample or _SAMPLED
     chosen = select_records(survey, names=options.record, sample=count, seed=options.seed)

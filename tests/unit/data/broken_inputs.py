@@ -268,7 +268,23 @@ def _records() -> Iterator[Case]:
         "picture_key": ("D112", {**GOOD, "picture": ["a.png"]}),
         "two_image_keys": ("D117", {**GOOD, "image": "a.png", "images": ["b.png"]}),
         "two_styles": ("D117", {**GOOD, "messages": GOOD["conversations"]}),
-        "part_of_a_video": ("D118", {"messages": [{"role": "user", "content": [{"type": "video", "path": "a.mp4"}]}]}),
+        "part_of_a_sound": ("D118", {"messages": [{"role": "user", "content": [{"type": "audio", "path": "a.wav"}]}]}),
+        "film_of_a_number": ("D130", {**GOOD, "video": 5}),
+        "film_inside": ("D130", {**GOOD, "video": "data:video/mp4;base64,AAAA"}),
+        "film_of_no_frames": ("D130", {**GOOD, "video": {"video": []}}),
+        "film_under_a_name": ("D131", {**GOOD, "video": {"clip": "a.mp4"}}),
+        "film_at_an_address": ("D132", {**GOOD, "video": "https://example.com/a.mp4"}),
+        "film_before_its_start": ("D144", {**GOOD, "video": {"video": "a.mp4", "start": -1}}),
+        "film_of_words": ("D144", {**GOOD, "video": {"video": "a.mp4", "times": ["now"]}}),
+        "film_that_is_not_there": ("D145", {**GOOD, "video": "nowhere.mp4"}),
+        "films_without_marks": (
+            "D134",
+            {"video": ["a.mp4", "b.mp4"], "conversations": conversation("<video>?", "So.")},
+        ),
+        "mark_without_a_film": ("D133", {"conversations": conversation("<video>Why?", "So.")}),
+        "key_of_no_film": ("D136", {"video": "a.mp4", "conversations": conversation("<video_00>Why?", "So.")}),
+        "nearly_a_film": ("D138", {"conversations": conversation("<Video>Why?", "So.")}),
+        "number_of_a_film": ("D160", {**GOOD, "video": {"video": "a.mp4", "speed": 2}}),
         "rejected_key": ("D160", {**GOOD, "rejected": "No."}),
         "label_key": ("D160", {**GOOD, "label": False}),
         "boxes_key": ("D160", {**GOOD, "regions": [[1, 2, 3, 4]]}),
@@ -381,7 +397,7 @@ def _messages() -> Iterator[Case]:
         "ref": "<ref-object>?",
         "box": "<bbox>?",
         "img": "<img>a.png</img>?",
-        "video": "<video>Why?",
+        "video": "<|video_pad|>Why?",
     }.items():
         yield Case(name=f"mark_of_a_{name}", code="D161", data=_json([{"conversations": conversation(text, "So.")}]))
     for name, blank in {

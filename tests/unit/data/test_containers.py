@@ -310,6 +310,7 @@ def test_any_bytes_behind_any_mark_are_records_or_named(
     survey = Survey([str(file)])
     survey.read_texts()
     survey.read_images()
+    survey.read_films()
     assert survey.findings
     if any(finding.problem.severity == "problem" for finding in survey.findings):
         with pytest.raises(DataError):

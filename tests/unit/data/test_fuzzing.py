@@ -65,6 +65,7 @@ def survives(data: bytes) -> None:
         survey = Survey([str(file)])
         survey.read_texts()
         survey.read_images()
+        survey.read_films()
         survey.statistics()
         is_sound = all(finding.problem.severity == "notice" for finding in survey.findings)
         assert all(str(finding.problem) for finding in survey.findings)

@@ -15,12 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import cast
 
+from minicpmv.data.checks.film_values import check_film_value, check_films_of_version
 from minicpmv.data.checks.foreign_marks import check_marks
 from minicpmv.data.checks.foreign_records import describe_foreign
 from minicpmv.data.checks.placeholders import (
-    IMAGE_KEY,
-    PLAIN_PLACEHOLDERS,
+    IMAGE,
     check_placeholders,
+    parse_film_field,
     parse_image_field,
     whole_answer,
 )
@@ -92,7 +93,10 @@ class RecordChecker:
             yield Problem("D110", record.where(), found, "an object", "write {...} or remove it")
             return
         fields = cast("dict[str, object]", record.value)
-        image_faults = list(check_image_value(record, fields.get("image")))
+        image_faults = [
+            *check_image_value(record, fields.get("image")),
+            *check_film_value(record, fields.get("video")),
+        ]
         yield from _check_keys(record, fields)
         yield from _check_id(record, fields.get("id"))
         yield from _check_references(record, fields.get("references"))
@@ -109,6 +113,7 @@ class RecordChecker:
         yield from self._check_version(record, sound)
         if self._version is not None:
             yield from check_tools_of_version(record, fields, sound, self._version)
+            yield from check_films_of_version(record, fields.get("video"), self._version)
         if self._for_training:
             yield from _check_weights(record, sound)
             yield from check_kind(record, fields, self._kind)
@@ -121,7 +126,7 @@ class RecordChecker:
         if objects is not None:
             yield from check_objects(record, sound, objects, len(images.paths))
         marks = list(check_marks(record, sound, images.paths, root, has_objects=objects is not None))
-        yield from marks or check_placeholders(record, sound, images)
+        yield from marks or check_placeholders(record, sound, images, parse_film_field(fields.get("video")))
 
     def _check_version(self, record: RawRecord, messages: Sequence[Mapping[str, str]]) -> Iterator[Problem]:
         for number, message in enumerate(messages):
@@ -219,9 +224,9 @@ def check_image_value(record: RawRecord, value: object) -> Iterator[Problem]:
     elif isinstance(value, dict):
         mapping = cast("dict[str, object]", value)
         entries = [(f"image[{key!r}]", path) for key, path in mapping.items()]
-        allowed = PLAIN_PLACEHOLDERS if len(mapping) == 1 else ()
+        allowed = IMAGE.plain if len(mapping) == 1 else ()
         for key in mapping:
-            if key not in allowed and not IMAGE_KEY.fullmatch(key):
+            if key not in allowed and not IMAGE.key.fullmatch(key):
                 fix = "rename the key here and in the text"
                 yield Problem("D131", record.where("image"), f"the key {key!r}", "keys such as '<image_00>'", fix)
         yield from _check_repeated(record, "image", mapping)

@@ -65,6 +65,14 @@ _AT_ANOTHER_PLACE = _by_name(
         ),
     ),
     (
+        "video videos",
+        Meaning(
+            "read only as films of the record",
+            "name films under 'video' of the record, with <video> where each belongs",
+            decisive=True,
+        ),
+    ),
+    (
         "objects references system system_prompt",
         Meaning("read only next to the messages", "move the key there, or remove it", decisive=True),
     ),
@@ -102,16 +110,16 @@ _SAID_ELSEWHERE = _by_name(
 """Keys whose texts matter at any length, unless the messages contain them."""
 _KNOWN = _by_name(
     (
-        "video videos frames",
+        "frames",
         Meaning(
-            "video, which cannot be trained yet",
-            "save the frames that matter as images under 'image', or leave the record out",
+            "the frames of a film, or how many are taken",
+            "write pictures as {'video': [...]} under 'video' of the record, and a number as 'max_frames' beside it",
             decisive=True,
         ),
     ),
     (
         "audio audios speech",
-        Meaning("sound: this version trains pictures and text", "leave the record out", decisive=True),
+        Meaning("sound: this version trains pictures, films and text", "leave the record out", decisive=True),
     ),
     (
         "tools functions tool_calls function_call tool_call_id tool_call tool_responses",

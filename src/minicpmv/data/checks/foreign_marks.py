@@ -1,4 +1,4 @@
-"""Finds marks of other tools in the text that need something missing: a picture, a box, a video.
+"""Finds marks of other tools in the text that need something missing: a picture, a box, a film.
 
 From such text the model would learn the letters, and see nothing. Our own placeholders are judged in
 ``placeholders``; marks that need nothing are a notice, in ``lint``.
@@ -25,7 +25,7 @@ _SHOWS_A_PICTURE = re.compile(
     r"|<image_soft_token>|<image_placeholder>"
 )
 _BEHIND_A_PICTURE = re.compile(r"<\|(?:vision_end|image_end|end_of_image)\|>")
-_FILM_OR_SOUND = re.compile(r"<(?P<kind>video|audio)>|<\|(?P<padded>video|audio)(?:_pad|_\d+)?\|>")
+_FILM_OR_SOUND = re.compile(r"<(?P<kind>audio)>|<\|(?P<padded>video|audio)(?:_pad|_\d+)?\|>")
 _MARKDOWN = re.compile(r"!\[[^\]\n]*\]\((?!https?:)(?P<path>[^)\n]+)\)")
 _ENDING = re.compile(rf"\.(?:{'|'.join(sorted(IMAGE_ENDINGS))})\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\s<>\"'`()\[\]|]*$")
@@ -102,9 +102,10 @@ def _find_picture_mark(text: str, *, is_asked: bool) -> tuple[str, str, str] | N
     if film is None:
         return None
     if (film["kind"] or film["padded"]) == "video":
-        fix = "save the frames that matter as images, and write <image> for each; or leave the record out"
-        return repr(film[0]), "images only: video cannot be trained yet", fix
-    return repr(film[0]), "images only: this version trains pictures and text", "leave the record out"
+        fix = "write <video> in place of it"
+        return repr(film[0]), "the film under 'video' of the record, and <video> in its place", fix
+    expected = "images and films only: this version trains pictures, films and text"
+    return repr(film[0]), expected, "leave the record out"
 
 
 def _find_path(text: str, shown: set[str], root: str | None) -> tuple[str, str, str] | None:

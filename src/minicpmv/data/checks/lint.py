@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import cast
 
 from minicpmv.data.checks.foreign_marks import is_picture_mark
-from minicpmv.data.checks.placeholders import IMAGE_KEY, PLAIN_PLACEHOLDERS
+from minicpmv.data.checks.placeholders import PLACEHOLDER
 from minicpmv.data.records.record import RawRecord, quote
 from minicpmv.errors import Problem
 from minicpmv.wording import counted
@@ -24,7 +24,6 @@ _CONTROL_TOKEN = re.compile(
     r"|<(?:start|end)_of_turn>"
 )
 """Control tokens: those of MiniCPM-V's releases and of the templates that data are copied from."""
-_PLACEHOLDER = re.compile(rf"{'|'.join(PLAIN_PLACEHOLDERS)}|{IMAGE_KEY.pattern}")
 _CONTROL_CHARACTER = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u202a-\u202e\u2066-\u2069]")
 """Control characters except tab, line feed, carriage return, and NUL, a problem; and marks that reorder text."""
 
@@ -38,7 +37,7 @@ def find_text_oddities(record: RawRecord) -> Iterator[Problem]:
 
 def _oddities_of(role: object, content: str) -> Iterator[tuple[str, str, str, str]]:
     """Yield code, found, expected and fix."""
-    token = next(_control_tokens(role, content), None) or (role != "user" and _PLACEHOLDER.search(content)) or None
+    token = next(_control_tokens(role, content), None) or (role != "user" and PLACEHOLDER.search(content)) or None
     if token:
         expected = "no mark of a template; it is plain text here and ends no turn and shows no image"
         yield "D311", quote(token.group()), expected, "remove it, unless the text is about it"

@@ -17,6 +17,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from minicpmv.data.checks.film_values import film_places
 from minicpmv.data.checks.foreign_keys import HARMLESS, SWITCHES, is_part_of_the_talk, meaning_of
 from minicpmv.data.checks.key_values import (
     are_points,
@@ -54,6 +55,7 @@ _SHOWN = {
     "answer": "messages: ",
     "part": "parts: ",
     "image": "images: ",
+    "film": "films: ",
     "objects": "objects: ",
 }
 
@@ -241,8 +243,8 @@ def _find_judgement(each: Unread) -> str | None:
         is_weighed = each.level == "answer" or _WEIGHING.search(each.key.lower())
         if is_weighed and any(is_number(leaf) or _is_text(leaf, _NUMBER) for leaf in leaves):
             return f"{told}: {quote(value)}"
-    if each.level == "objects" and any(map(is_number, leaves)):
-        return f"a number next to boxes: {quote(value)}"
+    if each.level in ("objects", "film") and any(map(is_number, leaves)):
+        return f"a number next to {'boxes' if each.level == 'objects' else 'a film'}: {quote(value)}"
     return None
 
 
@@ -307,5 +309,6 @@ def _is_known(value: object, record: RawRecord) -> bool:
     if isinstance(image, dict):
         image = list(cast("dict[str, object]", image).values())
     paths = cast("list[object]", image) if isinstance(image, list) else [image]
-    known = {os.path.basename(path) for path in paths if isinstance(path, str)}.union(_texts_of(record))
+    films = [path for _, film in film_places(fields.get("video")) for path in texts_in(film)]
+    known = {os.path.basename(path) for path in (*paths, *films) if isinstance(path, str)}.union(_texts_of(record))
     return all(text in known or os.path.basename(text) in known for text in texts)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -17,29 +16,12 @@ from minicpmv.data.media.chosen_frames import chosen_facts, chosen_frames, list_
 from minicpmv.data.media.film_faults import FilmError
 from minicpmv.data.media.video_files import VideoFile
 from minicpmv.data.records.path_faults import find_path_fault, suggest_name
+from minicpmv.data.records.record import Film
 from minicpmv.processing.films.facts import FilmFacts
-from minicpmv.processing.films.request import FilmRequest
 
 __all__ = ["Film", "inspect_film", "read_frames"]
 
 _HEAD_BYTES = 16
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Film:
-    """Names one film of one record."""
-
-    source: str | tuple[str, ...]
-    """Path of a film file, an animation (GIF, WebP, APNG) or a folder of frames; or the paths of frames in order."""
-    request: FilmRequest = field(default_factory=FilmRequest)
-    """Which of its frames are asked for, without fault."""
-
-    @property
-    def name(self) -> str:
-        """The name in messages: its path, or that of its first frame and how many follow."""
-        if isinstance(self.source, str):
-            return self.source
-        return f"{self.source[0]} and {len(self.source) - 1} more" if self.source else "an empty list of pictures"
 
 
 def inspect_film(film: Film) -> FilmFacts:

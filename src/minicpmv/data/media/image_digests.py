@@ -83,10 +83,31 @@ class PictureDigests:
             path: Path as opened by the check before the run.
             content: The whole content.
         """
+        place = self._place(path)
+        if place is not None:
+            self.digests[place] = np.frombuffer(_digest(content), np.uint8)
+
+    def note_files(self, paths: Sequence[str]) -> None:
+        """Remember the content of the files of a film, which are read here unless they were before.
+
+        Raises:
+            OSError: One cannot be read.
+        """
+        for path in paths:
+            place = self._place(path)
+            if place is not None and not self.digests[place].any():
+                digest = hashlib.sha256()
+                with Path(path).open("rb") as file:
+                    while chunk := file.read(2**20):
+                        digest.update(chunk)
+                self.digests[place] = np.frombuffer(digest.digest()[:_BYTES], np.uint8)
+
+    def _place(self, path: str) -> int | None:
+        """Find a file among those of the data."""
         key = np.frombuffer(_digest_name(os.fsencode(os.path.join(os.getcwd(), path))), np.uint64)[0]
         position = int(np.searchsorted(self._keys, key))
-        if position < len(self._keys) and self._keys[position] == key:
-            self.digests[self._places[position]] = np.frombuffer(_digest(content), np.uint8)
+        is_there = position < len(self._keys) and self._keys[position] == key
+        return int(self._places[position]) if is_there else None
 
     def as_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays for a later :meth:`compare` and :meth:`recall`."""

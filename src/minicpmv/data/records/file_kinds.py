@@ -67,8 +67,8 @@ _TABLE = FileKind(name="a spreadsheet or another office document", data_fix="sav
 _MODEL = FileKind(name="the weights of a model", data_fix="give a data file here; the model has a flag of its own")
 _VIDEO = FileKind(
     name="a video",
-    data_fix="give a file of records; video cannot be trained on",
-    image_fix="video cannot be trained on; save a frame: ffmpeg -i {path} -frames:v 1 {stem}.png",
+    data_fix="give a file of records that names it under 'video'",
+    image_fix="name it under 'video' of the record, with <video> in the text",
 )
 _SOUND = FileKind(name="a sound recording", data_fix="give a file of records; sound cannot be trained on")
 _WEB_PAGE = FileKind(

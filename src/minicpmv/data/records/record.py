@@ -7,16 +7,18 @@ ones into records.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from minicpmv.errors import Problem
+from minicpmv.processing.films.facts import FilmFacts
+from minicpmv.processing.films.request import FilmRequest
 from minicpmv.processing.text.turns import Turn
 
-__all__ = ["OWN_NAMES", "FieldNames", "Kind", "Level", "RawRecord", "Record", "Unread", "place", "quote"]
+__all__ = ["OWN_NAMES", "FieldNames", "Film", "Kind", "Level", "RawRecord", "Record", "Unread", "place", "quote"]
 
-Level = Literal["record", "message", "answer", "part", "image", "objects"]
-"""Level of a key: an answer is a message of the assistant, an image the struct of one."""
+Level = Literal["record", "message", "answer", "part", "image", "film", "objects"]
+"""Level of a key: an answer is a message of the assistant, an image or film the struct of one."""
 
 Kind = Literal["conversation", "pair", "answer"]
 """What a run does with a record: learn its answers, tell the last one from a worse one, or learn whether it is good."""
@@ -52,8 +54,11 @@ class FieldNames:
     role: str = "role"
     content: str = "content"
     image: str = "image"
+    video: str = "video"
     parts: tuple[str, ...] = ()
     """Fields of images that are parts of messages: ``messages[0].content[1].image_url.url``."""
+    film_parts: tuple[str, ...] = ()
+    """The same of films."""
     texts: tuple[str, ...] = ()
     """Field of each message's text, if not all of them are in one list: ``("system", "question")``."""
 
@@ -63,11 +68,13 @@ class FieldNames:
         >>> FieldNames(content="value", conversations="talk").written("conversations[0].content")
         'talk[0].value'
         """
-        if field.startswith("image"):
-            match = re.fullmatch(r"image\[(\d+)\]", field)
-            if match and int(match[1]) < len(self.parts):
-                return self.parts[int(match[1])]
-            return self.image + field.removeprefix("image")
+        for name, theirs, parts in (("image", self.image, self.parts), ("video", self.video, self.film_parts)):
+            if not field.startswith(name):
+                continue
+            match = re.match(rf"{name}\[(\d+)\]", field)
+            if match and int(match[1]) < len(parts):
+                return parts[int(match[1])] + field[match.end() :]
+            return theirs + field.removeprefix(name)
         if not field.startswith("conversations"):
             return field
         if self.texts and (match := re.match(r"conversations\[(\d+)\]", field)):
@@ -124,8 +131,25 @@ class RawRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Film:
+    """Names one film of one record."""
+
+    source: str | tuple[str, ...]
+    """Path of a film file, an animation or a folder of frames; or the paths of its frames in order."""
+    request: FilmRequest = field(default_factory=FilmRequest)
+    """Which of its frames are asked for; ``checks`` make sure that it has no fault."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it: its path, or that of its first frame and how many follow."""
+        if isinstance(self.source, str):
+            return self.source
+        return f"{self.source[0]} and {len(self.source) - 1} more" if self.source else "an empty list of pictures"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Record:
-    """Holds one sound conversation with its images."""
+    """Holds one sound conversation with its images and films."""
 
     source: str
     """The file it came from, as the user wrote it."""
@@ -139,8 +163,12 @@ class Record:
     """Paths to open, or the bytes of embedded image files, in the order of the turns."""
     image_sizes: tuple[tuple[int, int], ...] | None = None
     """Size in pixels, (width, height), of each image; None if not read yet."""
+    films: tuple[Film, ...] = ()
+    """Films to open, in the order of the turns."""
+    film_facts: tuple[FilmFacts, ...] | None = None
+    """What the header of each film states; None if not read yet."""
     turns: tuple[Turn, ...]
-    """The conversation; ``ImageRef(i)`` in a turn is ``images[i]``."""
+    """The conversation; ``ImageRef(i)`` in a turn is ``images[i]``, ``FilmRef(i)`` is ``films[i]``."""
     references: tuple[str, ...] = ()
     """Accepted alternatives to the last answer, if the record lists any. Training does not read them."""
     rejected: tuple[Turn, ...] = ()

@@ -41,7 +41,7 @@ _ABANDONED = 3600
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _CODE = ("__init__.py", "data/**/*.py", "models/**/*.py", "processing/**/*.py", "releases/**/*.py")
 """Of this package: its version, and what reads, judges and counts."""
-_PACKAGES = ("json5", "numpy", "pillow", "pyarrow", "sentencepiece", "tokenizers", "transformers")
+_PACKAGES = ("av", "json5", "numpy", "pillow", "pyarrow", "sentencepiece", "tokenizers", "transformers")
 """The same of other packages; one that is not installed counts as such."""
 
 

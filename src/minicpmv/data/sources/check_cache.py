@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minicpmv.data.media.film_facts import FilmFactsList
 from minicpmv.data.media.image_sizes import ImageSizes
 from minicpmv.data.records.file_state import FileStates, are_unchanged
 from minicpmv.data.records.folders import data_folder
@@ -25,6 +26,9 @@ from minicpmv.errors import Problem
 from minicpmv.releases.table import Version
 
 __all__ = ["check_or_recall"]
+
+_OF_FILMS = ("film_ends", "film_numbers", "film_time_ends", "film_times")
+"""Names of the arrays of ``FilmFactsList``."""
 
 
 def check_or_recall(
@@ -71,7 +75,9 @@ def check_or_recall(
     if not len(checked.bad):
         (ends, pixels), (paths, numbers) = checked.sizes.as_arrays(), states.as_arrays()
         said = json.dumps([dataclasses.astuple(notice) for notice in checked.notices]).encode()
-        entry.store(ends=ends, pixels=pixels, paths=paths, states=numbers, notices=np.frombuffer(said, np.uint8))
+        films = dict(zip(_OF_FILMS, checked.films.as_arrays(), strict=True))
+        told = np.frombuffer(said, np.uint8)
+        entry.store(ends=ends, pixels=pixels, paths=paths, states=numbers, notices=told, **films)
     return checked, states, False
 
 
@@ -81,5 +87,6 @@ def _recall(entry: Entry, raw: Sequence[RawRecord]) -> tuple[Checked, FileStates
         return None
     notices = tuple(Problem(*said) for said in json.loads(found["notices"].tobytes()))
     sizes = ImageSizes.from_arrays(found["ends"], found["pixels"])
-    checked = Checked(raw=raw, sizes=sizes, problems=[], bad=np.zeros(0, np.int64), notices=notices)
+    films = FilmFactsList.from_arrays(*(found[name] for name in _OF_FILMS))
+    checked = Checked(raw=raw, sizes=sizes, films=films, problems=[], bad=np.zeros(0, np.int64), notices=notices)
     return checked, FileStates.from_arrays(found["paths"], found["states"])

@@ -16,6 +16,7 @@ from typing import Any, cast
 from minicpmv.data.checks.duplicate_ids import digest_record
 from minicpmv.data.media.image_files import Size
 from minicpmv.data.records.boxes import BoxError, scale_boxes
+from minicpmv.data.records.films import REQUEST_KEYS
 from minicpmv.data.records.grounding import fill_marks
 from minicpmv.data.records.inline_images import data_url, image_kind, is_embedded, read_embedded
 from minicpmv.data.records.reading import open_records
@@ -178,7 +179,7 @@ def _check_repeated(records: Sequence[RawRecord], roots: ImageRoots) -> tuple[li
         if other.source == record.source:
             continue
         is_same_root = os.path.realpath(roots.of(other)) == os.path.realpath(roots.of(record))
-        if digest_record(other) == digest_record(record) and (is_same_root or not _fields(record).get("image")):
+        if digest_record(other) == digest_record(record) and (is_same_root or not _shows(record)):
             found, fix = f"the same record as {other.where()}", "leave one of the two out"
             problems.append(Problem("D114", record.where("id"), found, "every record once", fix))
         else:
@@ -190,6 +191,11 @@ def _check_repeated(records: Sequence[RawRecord], roots: ImageRoots) -> tuple[li
     fix = "nothing, if an id names the picture; else give each record its own"
     expected = "every id once; records are identified by their positions"
     return [Problem("D331", records[0].source, found, expected, fix, severity="notice")], problems
+
+
+def _shows(record: RawRecord) -> bool:
+    fields = _fields(record)
+    return bool(fields.get("image") or fields.get("video"))
 
 
 def _texts(record: RawRecord, sizes: Sequence[Size], target: _Target) -> tuple[dict[str, Any], list[Problem]]:
@@ -244,7 +250,19 @@ def _whole(record: RawRecord, texts: dict[str, Any], target: _Target) -> dict[st
         made["image"] = [_written(record, value, target) for value in cast("list[str | bytes]", image)]
     elif image:
         made["image"] = _written(record, cast("str | bytes", image), target)
+    if fields.get("video"):
+        made["video"] = _written_films(record, fields["video"], target)
     return made | texts
+
+
+def _written_films(record: RawRecord, value: Any, target: _Target) -> Any:
+    """Return a ``video`` value with the paths that the new file must have; every other value is as it was."""
+    if isinstance(value, str):
+        return _written(record, value, target)
+    if isinstance(value, list):
+        return [_written_films(record, each, target) for each in cast("list[Any]", value)]
+    fields = cast("dict[str, Any]", value)
+    return {key: each if key in REQUEST_KEYS else _written_films(record, each, target) for key, each in fields.items()}
 
 
 def _written(record: RawRecord, source: str | bytes, target: _Target) -> str:

@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 
 from minicpmv.data.checks.checking import RecordChecker, check_image_value
 from minicpmv.data.checks.duplicate_ids import IdRegister
-from minicpmv.data.checks.placeholders import build_turns, parse_image_field
+from minicpmv.data.checks.film_values import check_film_value, film_places
+from minicpmv.data.checks.placeholders import FilmField, build_turns, parse_film_field, parse_image_field
 from minicpmv.data.checks.unread_keys import UnreadKeys
+from minicpmv.data.media.film_facts import FilmFactsList, FilmReader, FilmUse
 from minicpmv.data.media.image_faults import ImageUse
 from minicpmv.data.media.image_files import Size
 from minicpmv.data.media.image_sizes import ImageSizes, SizeReader
 from minicpmv.data.records.file_state import FileStates
+from minicpmv.data.records.films import read_film
 from minicpmv.data.records.folders import data_folder
 from minicpmv.data.records.grounding import check_boxes, fill_marks
 from minicpmv.data.records.inline_images import is_embedded, read_embedded
@@ -29,6 +32,7 @@ from minicpmv.data.records.reading import log_notice, open_records
 from minicpmv.data.records.record import Kind, RawRecord, Record
 from minicpmv.data.records.sequences import LazySequence
 from minicpmv.errors import DataError, Problem, UsageError
+from minicpmv.processing.films.facts import FilmFacts
 from minicpmv.processing.text.tool_calls import to_json
 from minicpmv.processing.text.turns import announce_tools
 from minicpmv.releases.table import Version
@@ -40,6 +44,7 @@ __all__ = [
     "build_record",
     "check_image_root",
     "check_records",
+    "film_uses",
     "image_uses",
     "load_records",
     "objects_of",
@@ -57,6 +62,8 @@ class Checked:
     """In the order of the files; read when asked for."""
     sizes: ImageSizes
     """Of the images of each, as its ``image`` value lists them; none where they cannot be told."""
+    films: FilmFactsList
+    """What the headers of the films of each state, likewise."""
     problems: list[tuple[int, Problem]]
     """Each with the position of its record, in the order of the records. An image that cannot be read is one problem,
     of the first record that has it; so is a key that nothing reads."""
@@ -75,6 +82,7 @@ class Records(LazySequence[Record]):
         raw: As read.
         sizes: Of the images of each, or None if nobody has looked: then each record is checked when it is asked for,
             which raises a ``DataError`` if it has a problem.
+        films: Of the films of each, if somebody has looked.
         image_root: Folder at which relative image paths start; each data file's own folder if not given.
         version: The model to be trained, if known; for records that are not checked yet.
         kind: As for ``RecordChecker``, likewise.
@@ -84,13 +92,14 @@ class Records(LazySequence[Record]):
         self,
         raw: Sequence[RawRecord],
         sizes: ImageSizes | None,
+        films: FilmFactsList | None = None,
         *,
         image_root: str | os.PathLike[str] | None = None,
         version: Version | None = None,
         kind: Kind | None = None,
     ) -> None:
         self._raw = raw
-        self._sizes = sizes
+        self._sizes, self._films = sizes, films
         self._roots = ImageRoots(image_root)
         self._version = version
         self._kind: Kind | None = kind
@@ -99,13 +108,13 @@ class Records(LazySequence[Record]):
         return len(self._raw)
 
     def _item(self, index: int) -> Record:
-        raw, sizes, position = self._raw[index], self._sizes, index
-        if sizes is None:
+        raw, sizes, films, position = self._raw[index], self._sizes, self._films, index
+        if sizes is None or films is None:
             checked = _check([raw], self._roots, self._version, kind=self._kind)
             if checked.problems:
                 raise DataError([problem for _, problem in checked.problems])
-            sizes, position = checked.sizes, 0
-        return build_record(raw, self._roots.of(raw), sizes[position])
+            sizes, films, position = checked.sizes, checked.films, 0
+        return build_record(raw, self._roots.of(raw), sizes[position], films[position])
 
 
 def load_records(
@@ -132,7 +141,7 @@ def load_records(
         raise DataError([problem for _, problem in checked.problems])
     for notice in checked.notices:
         log_notice(notice)
-    return Records(checked.raw, checked.sizes, image_root=image_root)
+    return Records(checked.raw, checked.sizes, checked.films, image_root=image_root)
 
 
 def check_records(
@@ -193,10 +202,12 @@ def _check(
 ) -> Checked:
     checker = RecordChecker(version=version, for_training=for_training, kind=kind)
     ids, unread, reader, sizes = IdRegister(), UnreadKeys(leave_out), SizeReader(states), ImageSizes()
+    film_reader, films = FilmReader(states), FilmFactsList()
     problems: list[tuple[int, Problem]] = []
     unreadable: list[int] = []
     for start in range(0, len(raw), _AT_A_TIME):
         uses: list[list[ImageUse]] = []
+        uses_of_films: list[list[FilmUse]] = []
         with_boxes: dict[int, RawRecord] = {}
         for position in range(start, min(start + _AT_A_TIME, len(raw))):
             record, num_problems = raw[position], len(problems)
@@ -206,18 +217,22 @@ def _check(
             if record.unread or record.reading:
                 unread.add(record, position, root)
             uses.append(list(image_uses(record, root, record=position)))
+            uses_of_films.append(list(film_uses(record, root, record=position)))
             if len(problems) == num_problems and objects_of(record):
                 with_boxes[position] = record
         found = iter(reader.read([use for of_record in uses for use in of_record]))
-        for position, of_record in enumerate(uses, start):
+        found_films = iter(film_reader.read([use for of_record in uses_of_films for use in of_record]))
+        for position, (of_record, of_films) in enumerate(zip(uses, uses_of_films, strict=True), start):
             known = [next(found) for _ in of_record]
+            known_films = [next(found_films) for _ in of_films]
             sizes.append([size for size in known if size is not None])
-            if None in known:
+            films.append([facts for facts in known_films if facts is not None])
+            if None in known or None in known_films:
                 unreadable.append(position)
             elif record := with_boxes.get(position):
                 problems += [(position, each) for each in check_boxes(record, objects_of(record), sizes[position])]
     repeated = ids.judge(raw)
-    problems += [*repeated.problems, *reader.problems()]
+    problems += [*repeated.problems, *reader.problems(), *film_reader.problems()]
     for _, notice in repeated.notices:
         log_notice(notice)
     for positions, problem in unread.problems():
@@ -226,7 +241,15 @@ def _check(
     problems.sort(key=lambda found: found[0])
     bad = np.unique(np.array([*unreadable, *(position for position, _ in problems)], dtype=np.int64))
     notices = tuple(notice for _, notice in sorted(unread.notices(), key=lambda found: found[0]))
-    return Checked(raw=raw, sizes=sizes, problems=problems, bad=bad, notices=notices, left_out=tuple(unread.names()))
+    return Checked(
+        raw=raw,
+        sizes=sizes,
+        films=films,
+        problems=problems,
+        bad=bad,
+        notices=notices,
+        left_out=tuple(unread.names()),
+    )
 
 
 def objects_of(record: RawRecord) -> dict[str, object]:
@@ -283,27 +306,47 @@ def image_uses(raw: RawRecord, root: str, *, record: int) -> Iterator[ImageUse]:
         )
 
 
+def film_uses(raw: RawRecord, root: str, *, record: int) -> Iterator[FilmUse]:
+    """Yield each film of a record, or nothing if the record is not sound enough to tell.
+
+    Args:
+        raw: As read.
+        root: Folder at which its relative paths start.
+        record: What stands for the record in the uses.
+    """
+    if raw.faults or not isinstance(raw.value, dict):
+        return
+    value = cast("dict[str, object]", raw.value).get("video")
+    if not value or any(True for _ in check_film_value(raw, value)):
+        return
+    for field, film in film_places(value):
+        yield FilmUse(record=record, where=raw.where(field), film=read_film(film, root))
+
+
 def _open_as(root: str, source: str | bytes) -> str | bytes:
     """Return what is opened for an image value: an embedded image as it is, or the path of its file."""
     return source if is_embedded(source) else str(Path(root, cast("str", source)))
 
 
-def build_record(raw: RawRecord, root: str, sizes: Sequence[Size]) -> Record:
+def build_record(raw: RawRecord, root: str, sizes: Sequence[Size], films: Sequence[FilmFacts] = ()) -> Record:
     """Make a record of a raw one that has no problem.
 
     Args:
         raw: As read.
         root: Folder at which its relative paths start.
         sizes: Pixels, (width, height) of its images as its ``image`` value lists them.
+        films: Facts of its films as its ``video`` value lists them.
     """
     fields = cast("dict[str, object]", raw.value)
-    field = parse_image_field(fields.get("image"))
+    field, film_field = parse_image_field(fields.get("image")), parse_film_field(fields.get("video"))
     messages = cast("list[dict[str, object]]", fields["conversations"])
-    turns, order = build_turns(fill_marks(messages, objects_of(raw) or None, sizes), field)
+    filled = fill_marks(messages, objects_of(raw) or None, sizes)
+    turns, order, film_order = build_turns(filled, field, film_field)
     if fields.get("tools"):
         listed = tuple(to_json(tool) for tool in cast("list[object]", fields["tools"]))
         turns = tuple(announce_tools(listed, turns))
-    rejected, _ = build_turns(cast("list[dict[str, object]]", fields.get("rejected") or []), parse_image_field(None))
+    worse = cast("list[dict[str, object]]", fields.get("rejected") or [])
+    rejected, _, _ = build_turns(worse, parse_image_field(None), FilmField())
     sources = [field.paths[position] for position in order]
     return Record(
         source=raw.source,
@@ -314,6 +357,8 @@ def build_record(raw: RawRecord, root: str, sizes: Sequence[Size]) -> Record:
             read_embedded(source) if is_embedded(source) else cast("str", _open_as(root, source)) for source in sources
         ),
         image_sizes=tuple(sizes[position] for position in order),
+        films=tuple(read_film(film_field.films[position], root) for position in film_order),
+        film_facts=tuple(films[position] for position in film_order),
         turns=turns,
         references=tuple(cast("list[str]", fields.get("references") or ())),
         rejected=rejected,

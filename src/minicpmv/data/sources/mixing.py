@@ -188,8 +188,10 @@ def load_mixture(
         notices += checked.notices
         files.append(states)
         name = Path(source.path).name  # decides with the seed which records a broken weight takes
-        identity.append([name, source.weight, content, _digest(*checked.sizes.as_arrays(), checked.bad)])
-        records: Sequence[Record] = Records(raw, checked.sizes, image_root=image_root)
+        identity.append(
+            [name, source.weight, content, _digest(*checked.sizes.as_arrays(), *checked.films.as_arrays(), checked.bad)]
+        )
+        records: Sequence[Record] = Records(raw, checked.sizes, checked.films, image_root=image_root)
         if not skip_bad or len(checked.bad) == len(raw):
             problems += [problem for _, problem in checked.problems]
         elif len(checked.bad):
@@ -242,7 +244,9 @@ def _check_alone(
 ) -> list[Problem]:
     """Return the problems of a record that are named once for its file: of unread keys, and of images."""
     fields = cast("dict[str, object]", raw.value)
-    if not fields.get("image"):  # only keys are left, and there may be a record of them in each line
+    if not fields.get("image") and not fields.get(
+        "video"
+    ):  # only keys are left, and there may be a record of them in each line
         unread = UnreadKeys()
         unread.add(raw, 0, data_folder(raw.source) if image_root is None else os.fspath(image_root))
         return [problem for _, problem in unread.problems()]

@@ -19,14 +19,23 @@ from minicpmv.data.checks.checking import RecordChecker
 from minicpmv.data.checks.duplicate_ids import IdRegister
 from minicpmv.data.checks.lint import find_path_oddity, find_text_oddities, messages_of
 from minicpmv.data.checks.unread_keys import UnreadKeys
+from minicpmv.data.media.film_facts import FilmReader, FilmUse, find_decoding_fault, word_film_fault
 from minicpmv.data.media.image_faults import ImageUse
 from minicpmv.data.media.image_files import Size, survey_images
 from minicpmv.data.records.grounding import check_boxes
 from minicpmv.data.records.reading import open_records
-from minicpmv.data.records.record import RawRecord, Record
+from minicpmv.data.records.record import Film, RawRecord, Record
 from minicpmv.data.records.sequences import Concatenated, LazySequence, Selected
-from minicpmv.data.sources.loading import ImageRoots, build_record, check_image_root, image_uses, objects_of
+from minicpmv.data.sources.loading import (
+    ImageRoots,
+    build_record,
+    check_image_root,
+    film_uses,
+    image_uses,
+    objects_of,
+)
 from minicpmv.errors import DataError, Problem
+from minicpmv.processing.films.facts import FilmFacts
 from minicpmv.releases.table import Version
 
 __all__ = ["Finding", "RecordName", "SoundRecords", "Statistics", "Survey"]
@@ -73,6 +82,11 @@ class Statistics:
     """Of all messages."""
     image_sizes: tuple[Size, Size, Size] | None
     """Pixels, (width, height) of the smallest, the median and the largest readable file by area; None without any."""
+    films: int = 0
+    """Uses, not files."""
+    film_files: int = 0
+    film_durations: tuple[float, float, float] | None = None
+    """Seconds of the shortest, the median and the longest readable film; None without any."""
 
 
 class SoundRecords(LazySequence[Record]):
@@ -94,7 +108,9 @@ class SoundRecords(LazySequence[Record]):
         survey = self._survey
         raw = survey.records[int(self.positions[index])]
         root = survey.roots.of(raw)
-        return build_record(raw, root, [survey.image_sizes[use.path] for use in image_uses(raw, root, record=0)])
+        sizes = [survey.image_sizes[use.path] for use in image_uses(raw, root, record=0)]
+        films = [survey.film_facts[use.film] for use in film_uses(raw, root, record=0)]
+        return build_record(raw, root, sizes, films)
 
 
 @dataclass(slots=True)
@@ -109,6 +125,8 @@ class Survey:
     num_image_files: int = 0
     image_sizes: dict[str | bytes, Size] = field(default_factory=dict[str | bytes, Size])
     """Pixels, (width, height) of each readable file by its path or bytes."""
+    film_facts: dict[Film, FilmFacts] = field(default_factory=dict["Film", FilmFacts])
+    """What the header of each readable film states."""
     records: Sequence[RawRecord] = ()
     """Of all files, sound or not, as far as they can be read; read when asked for."""
     _num_records: int = 0
@@ -116,6 +134,7 @@ class Survey:
     _num_turns: int = 0
     _num_characters: int = 0
     _uses: list[ImageUse] = field(default_factory=list[ImageUse])
+    _film_uses: list[FilmUse] = field(default_factory=list[FilmUse])
     _with_boxes: list[int] = field(default_factory=list[int])
     roots: ImageRoots = field(init=False)
     """Where the relative paths of each record start."""
@@ -161,6 +180,7 @@ class Survey:
             uses = list(image_uses(record, root, record=position))
             self._num_with_images += bool(uses)
             self._uses += uses
+            self._film_uses += film_uses(record, root, record=position)
             oddities = [find_path_oddity(use.where, use.written) for use in uses if use.written]
             self._add(record, position, [oddity for oddity in oddities if oddity])
             self._num_records += 1
@@ -195,8 +215,35 @@ class Survey:
                 sizes = [self.image_sizes[use.path] for use in uses]
                 self.add(position, check_boxes(record, objects_of(record), sizes))
 
+    def read_films(self, *, decode: bool = False, on_progress: Callable[[int, int], None] | None = None) -> None:
+        """Read the header of every film once.
+
+        Args:
+            decode: Whether to decode every film as well, all of it that a record asks for.
+            on_progress: Called with the number of films seen and of all.
+
+        Raises:
+            UsageError: What decodes films is not installed.
+        """
+        reader = FilmReader()
+        for use, facts in zip(self._film_uses, reader.read(self._film_uses), strict=True):
+            if facts is not None:
+                self.film_facts[use.film] = facts
+        for position, problem in reader.problems():
+            self.add(position, [problem])
+        if not decode:
+            return
+        first = {use.film: use for use in reversed(self._film_uses) if use.film in self.film_facts}
+        for number, (film, use) in enumerate(first.items(), 1):
+            if fault := find_decoding_fault(film, self.film_facts[film]):
+                del self.film_facts[film]
+                self.add(use.record, [word_film_fault(use.where, fault)])
+            if on_progress is not None:
+                on_progress(number, len(first))
+
     def statistics(self) -> Statistics:
         """Count what was read until now."""
+        seconds = sorted(facts.duration for facts in self.film_facts.values())
         sizes = sorted(self.image_sizes.values(), key=lambda size: size[0] * size[1])
         return Statistics(
             records=self._num_records,
@@ -207,6 +254,9 @@ class Survey:
             image_files=self.num_image_files,
             characters=self._num_characters,
             image_sizes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else None,
+            films=len(self._film_uses),
+            film_files=len({use.film.source for use in self._film_uses}),
+            film_durations=(seconds[0], seconds[len(seconds) // 2], seconds[-1]) if seconds else None,
         )
 
     def sound_records(self) -> SoundRecords:
@@ -218,6 +268,7 @@ class Survey:
             for position in (finding.record.position, *finding.also)
         ]
         unreadable = [use.record for use in self._uses if use.path not in self.image_sizes]
+        unreadable += [use.record for use in self._film_uses if use.film not in self.film_facts]
         return SoundRecords(self, np.delete(np.arange(self._num_records), [*faulty, *unreadable]))
 
     def problems_of(self, position: int) -> list[Problem]:
@@ -232,6 +283,11 @@ class Survey:
                 first = next(other for other in self._uses if other.path == use.path)
                 same = [problem for problem in self._problems_at(first.record) if problem.where == first.where]
                 problems += [replace(problem, where=use.where) for problem in same]
+        for use in film_uses(self.records[position], self.roots.of(self.records[position]), record=position):
+            if use.film not in self.film_facts and not any(where.startswith(use.where) for where in named):
+                first = next(other for other in self._film_uses if other.film == use.film)
+                same = [each for each in self._problems_at(first.record) if each.where.startswith(first.where)]
+                problems += [replace(each, where=use.where) for each in same]
         return problems
 
     def _problems_at(self, position: int) -> list[Problem]:

@@ -64,6 +64,11 @@ def statistics_lines(statistics: Statistics, lengths: Mapping[str, Any] | None) 
     if statistics.image_sizes:
         smallest, middle, largest = (f"{width} x {height}" for width, height in statistics.image_sizes)
         rows.append(("image sizes", f"{smallest} to {largest}, median {middle} pixels"))
+    if statistics.films:
+        rows.append(("films", f"{statistics.films:,} in {statistics.film_files:,} files"))
+    if statistics.film_durations:
+        shortest, middle, longest = (f"{seconds:,.1f}" for seconds in statistics.film_durations)
+        rows.append(("film lengths", f"{shortest} to {longest}, median {middle} seconds"))
     if lengths is not None:
         rows += _length_rows(lengths)
     width = max(len(name) for name, _ in rows)
@@ -77,6 +82,11 @@ def _length_rows(lengths: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "trained", f"{lengths['trained_share']:.1%} of all tokens"
     if lengths["slices_per_image"]:
         yield "slices", f"{_words(lengths['slices_per_image'])} for an image"
+    if lengths["frames_per_film"]:
+        yield "frames", f"{_words(lengths['frames_per_film'])} for a film"
+        yield "", lengths["first_film"]
+    if lengths["fewer_frames"]:
+        yield "too long", f"{counted(lengths['fewer_frames'], 'record')} with fewer frames, or more in a block"
     yield "too long", f"{lengths['fewer_slices']:,} get fewer slices, {lengths['too_long']:,} do not fit"
     if lengths["packed"]:
         yield from _step_rows(lengths)

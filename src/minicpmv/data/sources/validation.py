@@ -183,10 +183,13 @@ def _join(number: int, keys: NDArray[np.uint64], places: NDArray[np.int64]) -> N
 
 
 def _keys(record: Record) -> Iterator[int]:
-    """Yield what a record has in common with those that must stay with it: its pictures, or else its questions."""
+    """Yield what a record has in common with those that must stay with it: pictures, films, or else its questions."""
     for image in record.images:
         yield _number(image if isinstance(image, bytes) else os.path.realpath(image).encode())
-    if not record.images:
+    for film in record.films:
+        for path in (film.source,) if isinstance(film.source, str) else film.source:
+            yield _number(os.path.realpath(path).encode())
+    if not record.images and not record.films:
         asked = [turn.text for turn in record.turns if turn.role != "assistant"]
         yield _number(json.dumps(asked).encode())
 
@@ -198,7 +201,11 @@ def _digest(record: Record) -> int:
         hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else os.path.basename(image)
         for image in record.images
     ]
-    return _number(json.dumps([said, images]).encode())
+    films = [
+        [os.path.basename(film.source) if isinstance(film.source, str) else film.name, repr(film.request)]
+        for film in record.films
+    ]
+    return _number(json.dumps([said, images, *([films] if films else [])]).encode())
 
 
 def _number(content: bytes) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from minicpmv.processing.films.facts import FilmFacts
@@ -36,6 +36,19 @@ class FilmRequest:
     """Most frames taken."""
     times: tuple[float, ...] | None = None
     """Seconds, ascending: which frames of a film or animation are taken; when each picture of a folder or list was."""
+
+    def filled(self, facts: FilmFacts, *, fps: float | None, max_frames: int | None) -> FilmRequest:
+        """Return the request with a caller's own numbers where it leaves them open.
+
+        Frames that somebody has chosen keep their distance, and times that are asked for are all taken.
+        """
+        if self.times is not None and not facts.is_chosen:
+            return self
+        return replace(
+            self,
+            fps=self.fps if facts.is_chosen or self.fps is not None else fps,
+            max_frames=max_frames if self.max_frames is None else self.max_frames,
+        )
 
     @property
     def is_empty(self) -> bool:

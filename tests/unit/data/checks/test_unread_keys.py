@@ -194,6 +194,7 @@ def test_a_key_is_named_once_for_each_file_with_its_count_and_all_its_records_ar
     survey = Survey([path, write_data(tmp_path / "b.json", records)])
     survey.read_texts()
     survey.read_images()
+    survey.read_films()
     assert [finding.problem.code for finding in survey.findings] == ["D160", "D320"] * 2
     assert survey.sound_records().positions.tolist() == [0, 3, 6, 9, 12, 15]
     assert [problem.code for problem in survey.problems_of(8)] == ["D160"]

@@ -169,7 +169,7 @@ def test_missing_rights_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"<!doctype html><p>404", "a web page", "download the image itself"),
         (b"<svg xmlns=''/>", "an SVG drawing", "rsvg-convert 'my a.png' -o 'my a'.png"),
         (b"%PDF-1.7\n", "a PDF document", "pdftoppm"),
-        (b"\0\0\0\x18ftypisom" + bytes(100), "a video", "ffmpeg -i 'my a.png'"),
+        (b"\0\0\0\x18ftypisom" + bytes(100), "a video", "name it under 'video' of the record"),
         (b"PK\x03\x04" + bytes(100), "a ZIP archive", "unpack it"),
     ],
 )

@@ -22,6 +22,7 @@ def read(*paths: str) -> Survey:
     survey = Survey(paths)
     survey.read_texts()
     survey.read_images()
+    survey.read_films()
     return survey
 
 

@@ -14,7 +14,7 @@ from minicpmv.data.records.formats.json_list import RepeatedKeys
 from minicpmv.data.records.record import Unread
 from minicpmv.processing.pictures.patches import ImageError, read_data_url
 
-__all__ = ["is_image_struct", "plain_image", "plain_images"]
+__all__ = ["is_image_struct", "path_of", "plain_image", "plain_images"]
 
 _STRUCT_KEYS = ("bytes", "path", "url")
 """Keys of a struct that hold the image; the first that is not null counts."""
@@ -54,7 +54,7 @@ def plain_image(value: object, place: str, report: Report) -> object:
                 return read_data_url(value)
             except ImageError:
                 return value
-        return _path_of(value) if value.startswith("file:") else value
+        return path_of(value)
     if not is_image_struct(value):
         return value
     struct = {key: entry for key, entry in cast("dict[str, object]", value).items() if entry is not None}
@@ -73,12 +73,14 @@ def is_image_struct(value: object) -> bool:
     return not keys.isdisjoint(_STRUCT_KEYS) and not any(str(key).startswith("<") for key in keys)
 
 
-def _path_of(uri: str) -> str:
-    """Return the path of a ``file:`` URI; one of another machine is kept, and refused as an address."""
+def path_of(text: str) -> str:
+    """Return the path of a ``file:`` URI; one of another machine, and any other text, is kept."""
+    if not text.startswith("file:"):
+        return text
     try:
-        parts = urlsplit(uri)
+        parts = urlsplit(text)
     except ValueError:  # brackets that are not an IPv6 address
-        return uri
+        return text
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or not parts.path.startswith("/"):
-        return uri
+        return text
     return unquote(parts.path)

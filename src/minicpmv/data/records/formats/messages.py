@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from minicpmv.data.records.formats.json_list import mark_like
-from minicpmv.data.records.formats.parts import read_parts
+from minicpmv.data.records.formats.parts import Shown, read_parts
 from minicpmv.data.records.formats.tool_use import has_foreign_role, join_call, read_called, read_role
 from minicpmv.data.records.record import RawRecord, Unread, quote
 from minicpmv.errors import Problem
@@ -48,11 +48,9 @@ class Messages:
 
     talk: list[object] = field(default_factory=list)
     """Messages in our form; one that is not an object, or lacks role or content, is kept as is."""
-    images: list[object] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
-    bare: list[str] = field(default_factory=list)
-    indices: list[object] = field(default_factory=list)
-    """Fields of image parts without an image, as in ``Parts``, of all messages."""
+    images: Shown = field(default_factory=Shown)
+    films: Shown = field(default_factory=Shown)
+    """Those of the parts of all messages."""
     texts: list[str] = field(default_factory=list)
     """Field of each message's text."""
     unread: list[Unread] = field(default_factory=list)
@@ -147,7 +145,8 @@ def read_messages(
             read.texts.pop()
             continue
         read.talk.append(mark_like(given, made))
-    _check_indices(read, record)
+    _check_indices(read, record, read.images, "image")
+    _check_indices(read, record, read.films, "video")
     return read
 
 
@@ -163,13 +162,13 @@ def _check_other_style(read: Messages, record: RawRecord, name: str, given: Mapp
             read.faults.append(Problem("D117", record.where(name), found, "one of them", "remove the one not meant"))
 
 
-def _check_indices(read: Messages, record: RawRecord) -> None:
-    """Report an image part whose index is not that of the next image of the record."""
-    for number, (name, index) in enumerate(zip(read.bare, read.indices, strict=True)):
+def _check_indices(read: Messages, record: RawRecord, shown: Shown, kind: str) -> None:
+    """Report a part whose index is not that of the next image, or film, of the record."""
+    for number, (name, index) in enumerate(zip(shown.bare, shown.indices, strict=True)):
         if index is not None and index != number:
-            found = f"the index {quote(index)} of image part number {number}"
-            expected = f"{number}: image parts show the images of the record in order"
-            fix = "list the images in the order of the parts, and number them from 0 or leave 'index' out"
+            found = f"the index {quote(index)} of {kind} part number {number}"
+            expected = f"{number}: {kind} parts show the {kind}s of the record in order"
+            fix = f"list the {kind}s in the order of the parts, and number them from 0 or leave 'index' out"
             read.faults.append(Problem("D118", record.where(name), found, expected, fix))
             return
 
@@ -179,10 +178,8 @@ def _read_content(read: Messages, record: RawRecord, place: str, made: dict[str,
     parts = read_parts(content, record=record, place=place, images_allowed=made["role"] == "user")
     made["content"] = parts.text
     read.faults += parts.problems
-    read.images += parts.images
-    read.places += parts.places
-    read.bare += parts.bare
-    read.indices += parts.indices
+    read.images.extend(parts.images)
+    read.films.extend(parts.films)
     read.unread += parts.unread
 
 

@@ -15,8 +15,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import cast
+from typing import Literal, cast
 
+from minicpmv.data.records.films import is_film_struct, plain_films
 from minicpmv.data.records.formats.images import is_image_struct, plain_images
 from minicpmv.data.records.formats.json_list import RepeatedKeys, mark_like
 from minicpmv.data.records.formats.messages import (
@@ -27,18 +28,19 @@ from minicpmv.data.records.formats.messages import (
     read_plain_sharegpt,
 )
 from minicpmv.data.records.formats.pairs import QUESTIONS, Pair, is_pair, read_pair
+from minicpmv.data.records.formats.parts import Shown
 from minicpmv.data.records.formats.tool_use import read_listed
 from minicpmv.data.records.record import OWN_NAMES, FieldNames, RawRecord, Unread
 from minicpmv.errors import Problem
 
 __all__ = ["to_own_form"]
 
-_OWN_KEYS = ("id", "image", "tools", "conversations", "references", "objects", "rejected", "label")
+_OWN_KEYS = ("id", "image", "video", "tools", "conversations", "references", "objects", "rejected", "label")
 """Keys of a record in our form."""
 _READ = frozenset(
     {"conversations", "messages", "image", "images", "references", "objects", "system", "system_prompt", "tools"}
 )
-_READ = _READ.union(QUESTIONS, ("rejected", "label"))
+_READ = _READ.union(QUESTIONS, ("rejected", "label", "video", "videos"))
 """Keys of a record that decide its style."""
 _PROMPTED = ("prompt", "completion")
 _OBJECT_KEYS = ("ref", "bbox", "bbox_type", "image_id")
@@ -76,16 +78,20 @@ def to_own_form(record: RawRecord) -> RawRecord:
     reading = _Reading(record, {key: value for key, value in written.items() if not _is_left_out(key, value)})
     fields = reading.fields
     talk_key = _present(fields, "conversations", "messages")
-    image_key = _present(fields, "image", "images")
+    image_key, film_key = _present(fields, "image", "images"), _present(fields, "video", "videos")
     reading.faults += [
         *_mixed(record, fields, "conversations", "messages"),
         *_mixed(record, fields, "image", "images"),
-        *_check_inner_keys(record, fields, image_key),
+        *_mixed(record, fields, "video", "videos"),
+        *_check_inner_keys(record, fields, image_key, film_key),
     ]
-    reading.taken |= {"image", "images", "conversations", "messages"}  # one is empty, or both are reported above
-    reading.names = _shared_names(talk_key, image_key)
+    # Of each pair one is empty, or both are reported above.
+    reading.taken |= {"image", "images", "video", "videos", "conversations", "messages"}
+    reading.names = _shared_names(talk_key, image_key, video=film_key)
     if image_key in fields:
         reading.own["image"] = plain_images(fields[image_key], image_key, reading.unread.append)
+    if film_key in fields:
+        reading.own["video"] = plain_films(fields[film_key], film_key, reading.unread.append)
     how = ""
     if talk_key in fields:
         _read_talk(reading, fields[talk_key], talk_key)
@@ -96,13 +102,14 @@ def to_own_form(record: RawRecord) -> RawRecord:
     elif is_pair(fields):
         how = _read_pair(reading).reading
     else:  # the check of records looks for the key that was meant
-        kept = {key: value for key, value in fields.items() if key not in ("image", "images")}
+        kept = {key: value for key, value in fields.items() if key not in ("image", "images", "video", "videos")}
         return dataclasses.replace(record, value=mark_like(written, kept | reading.own), names=reading.names)
     _read_instruction(reading)
     _read_tools(reading)
     _read_objects(reading)
     _read_preference(reading, is_talk=talk_key in fields)
-    _name_images(reading, image_key)
+    _name_images(reading, image_key, "parts")
+    _name_images(reading, film_key, "film_parts")
     return _finish(reading, written, how)
 
 
@@ -165,21 +172,23 @@ def _finish(reading: _Reading, written: Mapping[str, object], how: str) -> RawRe
 
 
 def _is_left_out(key: str, value: object) -> bool:
-    return value is None or (key in ("image", "images") and isinstance(value, str) and not value)
+    return value is None or (key in ("image", "images", "video", "videos") and isinstance(value, str) and not value)
 
 
-def _name_images(reading: _Reading, image_key: str) -> None:
-    """Keep the original indices of images in a list that contains null."""
-    written = reading.fields.get(image_key)
+def _name_images(reading: _Reading, key: str, of: Literal["parts", "film_parts"]) -> None:
+    """Keep the original indices of images, or films, in a list that contains null."""
+    written = reading.fields.get(key)
     entries = cast("list[object]", written) if isinstance(written, list) else []
     if None in entries:
-        places = (f"{image_key}[{number}]" for number, entry in enumerate(entries) if entry is not None)
-        reading.names = dataclasses.replace(reading.names, parts=tuple(places))
+        places = tuple(f"{key}[{number}]" for number, entry in enumerate(entries) if entry is not None)
+        reading.names = dataclasses.replace(reading.names, **{of: places})
 
 
 @lru_cache(maxsize=32)  # one shared object per style, not one for each of millions of records
-def _shared_names(conversations: str, image: str, *, role: str = "role", content: str = "content") -> FieldNames:
-    return FieldNames(conversations=conversations, role=role, content=content, image=image)
+def _shared_names(
+    conversations: str, image: str, *, role: str = "role", content: str = "content", video: str = "video"
+) -> FieldNames:
+    return FieldNames(conversations=conversations, role=role, content=content, image=image, video=video)
 
 
 @lru_cache(maxsize=256)
@@ -198,11 +207,14 @@ def _mixed(record: RawRecord, fields: Mapping[str, object], first: str, second: 
         yield Problem("D117", record.where(), found, "one of them", "join what they hold, or remove one")
 
 
-def _check_inner_keys(record: RawRecord, fields: Mapping[str, object], image_key: str) -> Iterator[Problem]:
-    """Yield a problem for repeated keys in values that are not kept: parts, and structs of images."""
-    image = fields.get(image_key)
-    if isinstance(image, list) or is_image_struct(image):
-        yield from _repeated_in(record, image, image_key)
+def _check_inner_keys(
+    record: RawRecord, fields: Mapping[str, object], image_key: str, film_key: str
+) -> Iterator[Problem]:
+    """Yield a problem for repeated keys in values that are not kept: parts, and structs of images and films."""
+    for key, is_struct in ((image_key, is_image_struct), (film_key, is_film_struct)):
+        value = fields.get(key)
+        if isinstance(value, list) or is_struct(value):
+            yield from _repeated_in(record, value, key)
     for key in ("objects", "tools", "rejected"):
         yield from _repeated_in(record, fields.get(key), key)
     for talk in ("conversations", "messages"):
@@ -234,7 +246,8 @@ def _read_talk(reading: _Reading, talk: object, key: str) -> None:
     messages = cast("list[object]", talk)
     role_key, content_key = ("from", "value") if is_sharegpt(messages) else ("role", "content")
     read = read_messages(messages, reading.record, key, role_key=role_key, content_key=content_key)
-    reading.names = _shared_names(key, reading.names.image, role=role_key, content=content_key)
+    video = reading.names.video
+    reading.names = _shared_names(key, reading.names.image, role=role_key, content=content_key, video=video)
     if len(read.texts) < len(messages):  # null is passed over, and calls join the answer before them
         reading.names = _names_with_texts(reading.names, tuple(read.texts))
     reading.own["conversations"] = read.talk
@@ -266,7 +279,8 @@ def _read_prompted(reading: _Reading) -> str:
             getattr(whole, each.name).extend(getattr(read, each.name))
     reading.own["conversations"] = whole.talk
     reading.taken |= set(_PROMPTED)
-    reading.names = _names_with_texts(_shared_names("prompt", reading.names.image), tuple(whole.texts))
+    names = _shared_names("prompt", reading.names.image, video=reading.names.video)
+    reading.names = _names_with_texts(names, tuple(whole.texts))
     reading.faults += whole.faults
     reading.unread += whole.unread
     _place_images(reading, whole)
@@ -279,17 +293,26 @@ def _as_context(message: object) -> object:
 
 
 def _place_images(reading: _Reading, read: Messages) -> None:
-    """Take the images of parts, or report images in two places or in none."""
-    image = reading.own.get("image")
-    if image and read.images:
-        found = f"images both under {reading.names.image!r} and in the messages"
-        reading.refuse("D117", "", found, "one of them", "name each image in one place")
-    elif read.bare and not image:
-        fix = "write {'type': 'image', 'path': ...}, or name the images under 'images' of the record"
-        reading.refuse("D118", read.bare[0], "an image part without an image", "its path or data", fix)
-    elif read.images:
-        reading.own["image"] = read.images
-        reading.names = dataclasses.replace(reading.names, parts=tuple(read.places))
+    """Take the images and films of parts, or report images or films in two places or in none."""
+    _place_shown(reading, read.images, "image", "parts")
+    _place_shown(reading, read.films, "video", "film_parts")
+
+
+def _place_shown(
+    reading: _Reading, read: Shown, kind: Literal["image", "video"], of: Literal["parts", "film_parts"]
+) -> None:
+    known, key = reading.own.get(kind), getattr(reading.names, kind)
+    if known and read.values:
+        found = f"{kind}s both under {key!r} and in the messages"
+        reading.refuse("D117", "", found, "one of them", f"name each {kind} in one place")
+    elif read.bare and not known:
+        fix = f"write {{'type': '{kind}', 'path': ...}}, or name the {kind}s under '{kind}s' of the record"
+        what = "an image part without an image" if kind == "image" else "a video part without a video"
+        expected = "its path or data" if kind == "image" else "its path"
+        reading.refuse("D118", read.bare[0], what, expected, fix)
+    elif read.values:
+        reading.own[kind] = read.values
+        reading.names = dataclasses.replace(reading.names, **{of: tuple(read.places)})
 
 
 def _check_second_talk(reading: _Reading) -> None:

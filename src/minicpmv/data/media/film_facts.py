@@ -1,0 +1,234 @@
+"""Reads the headers of the films that records name, and holds what they state in a few bytes for each.
+
+A film that many records use is opened once, unless very many others come in between.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from minicpmv.data.media.film_faults import FilmError
+from minicpmv.data.media.films import inspect_film, read_frames
+from minicpmv.data.media.image_faults import others_of
+from minicpmv.data.records.file_state import FileStates
+from minicpmv.data.records.record import Film
+from minicpmv.data.records.sequences import LazySequence
+from minicpmv.errors import Problem, UsageError
+from minicpmv.processing.films.facts import FilmFacts
+from minicpmv.processing.films.request import find_request_fault
+
+__all__ = ["FilmFactsList", "FilmReader", "FilmUse", "files_of", "find_decoding_fault", "word_film_fault"]
+
+_REMEMBERED = 100_000
+"""Most films that are remembered, about 50 MB."""
+_WORTH_THREADS = 4
+"""Films."""
+_CODES = {"missing": "D145", "not local": "D132", "ends early": "D147"}
+"""Codes of faults; of all others D146."""
+_NUMBERS = 6
+"""Numbers that are held of each film, besides the times of its frames."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmUse:
+    """Names one film in one record."""
+
+    record: int
+    """Position of the record in its file."""
+    where: str
+    """Place as in messages."""
+    film: Film
+    """With paths to open."""
+
+
+class FilmFactsList(LazySequence["tuple[FilmFacts, ...]"]):
+    """Holds the facts of each record's films, in the order of adding."""
+
+    def __init__(self) -> None:
+        self._ends = array("q")  # end of each record's films, counted in films
+        self._numbers = array("d")  # duration, rate, frames or -1, width, height, and 1 for frames that were chosen
+        self._time_ends = array("q")  # end of each film's frame times, counted in times; -1 before it: it has none
+        self._times = array("d")
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def append(self, facts: Sequence[FilmFacts]) -> None:
+        """Add the facts of the next record's films."""
+        for each in facts:
+            frames = -1 if each.num_frames is None else each.num_frames
+            self._numbers.extend([each.duration, each.rate, frames, *each.size, each.is_chosen])
+            self._times.extend(each.frame_times or ())
+            self._time_ends.append(len(self._times))
+        self._ends.append(len(self._time_ends))
+
+    def as_arrays(self) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+        """Return what :meth:`from_arrays` takes.
+
+        Returns:
+            Where each record's films end, (N,); the numbers of each film, (6 * M,); where each film's frame times end,
+            (M,); and all times.
+        """
+        return (
+            np.array(self._ends, np.int64),
+            np.array(self._numbers, np.float64),
+            np.array(self._time_ends, np.int64),
+            np.array(self._times, np.float64),
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        ends: NDArray[np.int64],
+        numbers: NDArray[np.float64],
+        time_ends: NDArray[np.int64],
+        times: NDArray[np.float64],
+    ) -> FilmFactsList:
+        """Make the facts again that :meth:`as_arrays` returned as (N,), (6 * M,), (M,) and (T,) numbers."""
+        facts = cls()
+        for name, values in (("_ends", ends), ("_numbers", numbers), ("_time_ends", time_ends), ("_times", times)):
+            getattr(facts, name).frombytes(values.tobytes())
+        return facts
+
+    def _item(self, index: int) -> tuple[FilmFacts, ...]:
+        return tuple(self._facts(film) for film in range(self._ends[index - 1] if index else 0, self._ends[index]))
+
+    def _facts(self, film: int) -> FilmFacts:
+        duration, rate, frames, width, height, is_chosen = self._numbers[film * _NUMBERS : (film + 1) * _NUMBERS]
+        times = self._times[self._time_ends[film - 1] if film else 0 : self._time_ends[film]]
+        return FilmFacts(
+            duration=duration,
+            rate=rate,
+            num_frames=None if frames < 0 else int(frames),
+            size=(int(width), int(height)),
+            frame_times=tuple(times) or None,
+            is_chosen=bool(is_chosen),
+        )
+
+
+@dataclass(slots=True)
+class _Fault:
+    use: FilmUse
+    """The first."""
+    error: FilmError
+    uses: int
+
+
+class FilmReader:
+    """Opens films, and remembers their faults.
+
+    Args:
+        states: Receives the state of each file before it is opened.
+    """
+
+    def __init__(self, states: FileStates | None = None) -> None:
+        self._states = states
+        self._known: dict[Film, FilmFacts] = {}
+        self._faults: dict[Film, _Fault] = {}
+        self._unfitting: list[tuple[int, Problem]] = []
+
+    def read(self, uses: Sequence[FilmUse]) -> list[FilmFacts | None]:
+        """Return the facts of each film; None if it cannot be used as the record asks.
+
+        Raises:
+            UsageError: What decodes films is not installed.
+        """
+        if len(self._known) > _REMEMBERED:
+            self._known.clear()
+        new: dict[Film, FilmUse] = {}
+        for use in uses:
+            if use.film not in self._known and use.film not in self._faults:
+                new.setdefault(use.film, use)
+        if self._states is not None:
+            for film in new:
+                for path in files_of(film):
+                    self._states.add(path)
+        for use, outcome in zip(new.values(), _inspect(list(new)), strict=True):
+            if isinstance(outcome, FilmError):
+                self._faults[use.film] = _Fault(use, outcome, 0)
+            else:
+                self._known[use.film] = outcome
+        return [self._judge(use) for use in uses]
+
+    def _judge(self, use: FilmUse) -> FilmFacts | None:
+        if use.film in self._faults:
+            self._faults[use.film].uses += 1
+            return None
+        facts = self._known[use.film]
+        fault = find_request_fault(use.film.request, facts)
+        if fault is None:
+            return facts
+        where = f"{use.where}.{fault.field}"
+        self._unfitting.append((use.record, Problem("D144", where, fault.found, fault.expected, fault.fix)))
+        return None
+
+    def problems(self) -> list[tuple[int, Problem]]:
+        """Word one problem for each film that cannot be read, and each request that does not fit its film."""
+        faults = [
+            (fault.use.record, word_film_fault(fault.use.where, fault.error, num_others=fault.uses - 1))
+            for fault in self._faults.values()
+        ]
+        return [*faults, *self._unfitting]
+
+
+def word_film_fault(where: str, error: FilmError, *, num_others: int = 0) -> Problem:
+    """Word the fault of a film that a record names.
+
+    Args:
+        where: Place in the record.
+        error: What is wrong with it.
+        num_others: How many further uses the film has.
+    """
+    joint = ": " if error.kind == "missing" else " in "
+    found = f"{error.found}{joint}{error.where!r}{others_of(num_others)}"
+    return Problem(_CODES.get(error.kind, "D146"), where, found, error.expected, error.fix)
+
+
+def files_of(film: Film) -> list[str]:
+    """Return the files that a film is made of: one, or its pictures; of a folder all files in it."""
+    if not isinstance(film.source, str):
+        return list(film.source)
+    if not os.path.isdir(film.source):
+        return [film.source]
+    return sorted(entry.path for entry in os.scandir(film.source) if entry.is_file())
+
+
+def _inspect(films: Sequence[Film]) -> Iterator[FilmFacts | FilmError]:
+    if len(films) < _WORTH_THREADS:
+        yield from map(_look, films)
+        return
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    try:
+        yield from pool.map(_look, films)
+    finally:
+        pool.shutdown(cancel_futures=True)  # at Ctrl-C, only running reads are awaited
+
+
+def _look(film: Film) -> FilmFacts | FilmError:
+    try:
+        return inspect_film(film)
+    except FilmError as error:
+        if error.kind == "not installed":
+            raise UsageError(
+                f"{error.where}: found {error.found}, expected {error.expected}\n  fix: {error.fix}"
+            ) from error
+        return error
+
+
+def find_decoding_fault(film: Film, facts: FilmFacts) -> FilmError | None:
+    """Decode a film to its end, or that of the clip that is asked for; return what is wrong with it, if anything."""
+    end = facts.duration if film.request.end is None else min(film.request.end, facts.duration)
+    try:
+        decode: Any = read_frames  # what is kept may be anything
+        decode(film, [film.request.start or 0.0, end], convert=lambda frame: None)
+    except FilmError as error:
+        return error
+    return None
