@@ -13,6 +13,7 @@ import jinja2
 from minicpmv import __version__
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.pages.templates import make_environment
+from minicpmv.show.films import Film, describe_frames
 from minicpmv.show.record_views import view_record
 from minicpmv.show.sequence import ImageRun
 from minicpmv.show.spelling import TokenSpelling
@@ -69,6 +70,8 @@ def render_page(dataset: ConversationDataset, header: Header) -> str:
 def _environment() -> jinja2.Environment:
     environment = make_environment("minicpmv.show")
     environment.filters["length_in_pixels"] = _length
+    environment.filters["frames"] = describe_frames
+    environment.tests["film"] = lambda value: isinstance(value, Film)
     environment.tests["image_run"] = lambda value: isinstance(value, ImageRun)
     return environment
 

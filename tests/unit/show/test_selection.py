@@ -19,6 +19,7 @@ def survey_of(folder: Path, *records: dict[str, Any]) -> Survey:
     survey = Survey([write_data(folder / "train.json", [{"conversations": talk, **record} for record in records])])
     survey.read_texts()
     survey.read_images()
+    survey.read_films()
     return survey
 
 
