@@ -22,7 +22,7 @@ from minicpmv.machine.precision import precision_of
 from minicpmv.machine.support import refuse_unusable
 from minicpmv.models.adapters.adapter_config import read_adapter_config
 from minicpmv.models.adapters.attaching import attach_adapter
-from minicpmv.models.adapters.base_identity import mode_of_adapter, warn_of_base
+from minicpmv.models.adapters.base_identity import film_settings_of_adapter, mode_of_adapter, warn_of_base
 from minicpmv.models.answering.answers import end_token_ids
 from minicpmv.models.checkpoints.downsampling import mode_options
 from minicpmv.models.joining.model import JoinedModel
@@ -195,7 +195,8 @@ def load_model(
     if adapter is not None:
         model = cast("JoinedModel", attach_adapter(model, adapter))
     model.to(cast("Any", target))  # transformers leaves the method untyped
-    return LoadedModel(str(path), base, model.eval(), MiniCPMVProcessor.from_pretrained(base, **options))
+    processor = MiniCPMVProcessor.from_pretrained(base, **options, **film_settings_of_adapter(adapter))
+    return LoadedModel(str(path), base, model.eval(), processor)
 
 
 def load_processor(path: str | Path) -> MiniCPMVProcessor:
@@ -205,7 +206,8 @@ def load_processor(path: str | Path) -> MiniCPMVProcessor:
         CheckpointError: There is no model at ``path``.
     """
     base, adapter = _locate(path)
-    return MiniCPMVProcessor.from_pretrained(base, **mode_options(mode_of_adapter(adapter)))
+    options = mode_options(mode_of_adapter(adapter)) | film_settings_of_adapter(adapter)
+    return MiniCPMVProcessor.from_pretrained(base, **options)
 
 
 def _choose_dtype(base: str, device: torch.device) -> torch.dtype | None:

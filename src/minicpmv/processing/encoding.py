@@ -62,6 +62,8 @@ class WrittenConversation:
     layout: ImageLayout
     plans: list[SlicePlan]
     """One for each image, and behind them for each frame of each film."""
+    film_plans: tuple[FilmPlan, ...]
+    """Which frames each film shows."""
     image_processor: MiniCPMVImageProcessor
     version: Version
     use_image_id: bool
@@ -149,7 +151,7 @@ def write_conversation(
     frames = {
         part.index for turn in turns for part in turn.content if isinstance(part, ImageRef) and part.film is not None
     }
-    tiles_of_frames = video_max_slice_nums
+    tiles_of_frames = video_max_slice_nums or image_processor.video_max_slice_nums
     if tiles_of_frames is None and version.reading.films is not None:
         tiles_of_frames = version.reading.films.max_slices
     plans = [
@@ -172,6 +174,7 @@ def write_conversation(
         segments=segments,
         layout=layout,
         plans=plans,
+        film_plans=tuple(films),
         image_processor=image_processor,
         version=version,
         use_image_id=use_image_id,

@@ -77,8 +77,11 @@ class ImageLayout:
 
     def sizes(self, plans: Sequence[SlicePlan]) -> list[tuple[int, int]]:
         """Return (rows, columns) of each slice in patches: the overviews of a block's images, then their tiles."""
-        sizes = [plan.tgt_sizes for plan in plans]
-        return [size for block in self.blocks for size in _side_by_side([sizes[image] for image in block.images])]
+        return self.in_order([plan.tgt_sizes for plan in plans])
+
+    def in_order(self, slices: Sequence[Sequence[_Item]]) -> list[_Item]:
+        """Return what belongs to each slice in the order of ``sizes``, given that of each image, slice after slice."""
+        return [item for block in self.blocks for item in _side_by_side([slices[image] for image in block.images])]
 
     def times(self, plans: Sequence[SlicePlan]) -> list[tuple[int, int]] | None:
         """Return for each slice whether it opens a block of query tokens (1 or 0), and its time; None without times."""
@@ -99,8 +102,7 @@ class ImageLayout:
             plans: One for each image.
         """
         ends = [np.cumsum([rows * columns for rows, columns in plan.tgt_sizes])[:-1] for plan in plans]
-        slices = [np.split(rows, end) for rows, end in zip(patches, ends, strict=True)]
-        return [rows for block in self.blocks for rows in _side_by_side([slices[image] for image in block.images])]
+        return self.in_order([np.split(rows, end) for rows, end in zip(patches, ends, strict=True)])
 
 
 def lay_out_images(

@@ -37,6 +37,9 @@ class MiniCPMVImagesKwargs(ImagesKwargs, total=False):
     patch_size: int
     use_image_id: bool
     downsample_mode: str
+    video_fps: float
+    max_frames: int
+    video_max_slice_nums: int
 
 
 class MiniCPMVImageProcessor(BaseImageProcessor):
@@ -73,6 +76,12 @@ class MiniCPMVImageProcessor(BaseImageProcessor):
     """What 4.6 and later call ``norm_mean`` and ``norm_std``."""
     downsample_mode: str | None = None
     """How many patches an image token stands for, where there is a choice (4.6 and later); None: the release's own."""
+    video_fps: float | None = None
+    """Frames a second that are taken of a film; None: as the release takes them, as for the next two."""
+    max_frames: int | None = None
+    """Most frames that are taken of a film."""
+    video_max_slice_nums: int | None = None
+    """Most tiles cut from one frame."""
     _reads_as: Version | None = None
     _stated_classes: tuple[str, str] | None = None
 

@@ -177,7 +177,9 @@ class MiniCPMVProcessor(ProcessorMixin):
                 f"film: found one, expected none: {self.version.model} takes none, because {reading.no_films}\n"
                 "  fix: take a release that does (2.6 and later)"
             )
-        return plan_film(facts, request, reading.films)
+        images = self.image_processor
+        asked = request.filled(facts, fps=images.video_fps, max_frames=images.max_frames)
+        return plan_film(facts, asked, reading.films)
 
     def show_film(self, film: OpenedFilm) -> ShownFilm:
         """Choose the frames of an opened film; they are decoded when they are asked for."""
@@ -334,6 +336,37 @@ class MiniCPMVProcessor(ProcessorMixin):
             temporal_ids=temporal_ids,
         )
         return written.tokens(self.vocabulary)
+
+    def write(
+        self,
+        turns: Sequence[Turn],
+        image_sizes: Sequence[tuple[int, int]] = (),
+        *,
+        films: Sequence[FilmPlan] = (),
+        max_slice_nums: int | None = None,
+        video_max_slice_nums: int | None = None,
+    ) -> WrittenConversation:
+        """Write a conversation to train on, with its images planned: what is left to do is tokens and pixels.
+
+        Args:
+            turns: As in ``encode_text``.
+            image_sizes: As there.
+            films: As there.
+            max_slice_nums: As there.
+            video_max_slice_nums: As there.
+
+        Raises:
+            UsageError: As there.
+        """
+        check_nothing_is_left_out(turns, self.version)
+        return self._write(
+            turns,
+            image_sizes,
+            None,
+            films=films,
+            max_slice_nums=max_slice_nums,
+            video_max_slice_nums=video_max_slice_nums,
+        )
 
     def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]  narrower on purpose
         self,

@@ -168,6 +168,9 @@ _DOWNSAMPLE_MODE = or_null(Text(20))
 _ONLY_TRUE = OneOf((True, None))
 
 PREPROCESSOR: dict[str, Rule] = {
+    "video_fps": or_null(Number(0, 240, is_above=True)),
+    "max_frames": or_null(whole(1, 2048)),
+    "video_max_slice_nums": or_null(whole(1, 1000)),
     **_SLICING,
     "slice_mode": FLAG,
     "use_image_id": or_null(FLAG),

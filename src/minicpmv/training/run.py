@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from minicpmv.machine.shortage import naming_shortage
 from minicpmv.models.adapters.base_identity import follow_base
 from minicpmv.models.checkpoints.companions import copy_companions
 from minicpmv.models.checkpoints.downsampling import mode_in, state_downsample_mode
+from minicpmv.models.checkpoints.film_settings import film_settings_of, state_film_settings
 from minicpmv.models.skeleton import build_skeleton
 from minicpmv.report.run_directory import SAMPLES
 from minicpmv.terminal.redaction import secrets_in
@@ -176,7 +178,12 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     earlier = start.path or request.run.lora_weight_path
     if earlier is not None and request.run.use_lora:
         identity = follow_base(identity, earlier)
-    identity = replace(identity, downsample_mode=mode_in(inputs.config, inputs.version) or "")
+    shown = film_settings_of(inputs.train.processor.image_processor)
+    identity = replace(
+        identity,
+        downsample_mode=mode_in(inputs.config, inputs.version) or "",
+        film_settings=json.dumps(shown) if shown else "",
+    )
     checks.directory(settings["output_dir"], start)
     if args.should_save and not request.run.dry_run:
         inputs.skip_log.begin(inputs.skipped, afresh=start.path is None)
@@ -378,6 +385,7 @@ def _build_trainer(
     def write_companions(directory: Path) -> None:
         copy_companions(inputs.base, directory, dtype=model.dtype)
         state_downsample_mode(directory, request.run.downsample_mode)
+        state_film_settings(directory, film_settings_of(inputs.train.processor.image_processor))
 
     eval_metrics = _eval_metrics(inputs, request.run)
     try:

@@ -1,4 +1,4 @@
-"""Plans which records share a packed row, and which rows a step, from lengths alone. It knows no torch and no data.
+"""Plans which records share a packed row, and which rows a step, from numbers alone. It knows no torch and no data.
 
 A packed row holds several records end to end, none of which sees another. The planner fills rows tightly, leaves no
 short one behind where avoidable, and places every record exactly once; the collator makes the tensors.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from heapq import heapreplace
 from typing import Any
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from minicpmv.data.batches.plan import Indices, Rows, draw_order
 from minicpmv.errors import ConfigError
 
-__all__ = ["RowPlanner", "even_rows", "group_rows", "pack_rows", "split_rows"]
+__all__ = ["PatchBound", "RowPlanner", "even_rows", "group_rows", "pack_rows", "split_rows"]
 
 Lengths = npt.NDArray[np.integer[Any]]
 """[records] Tokens of each record."""
@@ -37,7 +38,21 @@ _SPARE = 0.001
 """Share of rows by which a later epoch may exceed the first in that case."""
 
 
-def pack_rows(lengths: Lengths, order: Indices, *, capacity: int, window: int) -> Rows:
+@dataclass(frozen=True, slots=True)
+class PatchBound:
+    """Bounds what the vision tower sees in a row, where tokens do not: frames that share a block take patches alone."""
+
+    patches: Lengths
+    """Patches of each record; the caller guarantees that none exceeds the bound."""
+    most: int
+    """Patches of a row."""
+
+    def holds(self, rows: Sequence[Indices]) -> bool:
+        """Whether no row has more."""
+        return all(int(self.patches[row].sum()) <= self.most for row in rows)
+
+
+def pack_rows(lengths: Lengths, order: Indices, *, capacity: int, window: int, bound: PatchBound | None = None) -> Rows:
     """Fill rows with records, choosing each time the longest record ahead that still fits.
 
     A row begins with the oldest unplaced record, at place p of the order, and takes others from the places up to
@@ -48,6 +63,7 @@ def pack_rows(lengths: Lengths, order: Indices, *, capacity: int, window: int) -
         order: Each index of ``lengths`` once, in the order without packing.
         capacity: Most tokens of a row.
         window: Places to look ahead, 1 or more.
+        bound: Most patches of a row; None: as many as its tokens allow.
 
     Returns:
         Rows with their records in the given order.
@@ -67,11 +83,18 @@ def pack_rows(lengths: Lengths, order: Indices, *, capacity: int, window: int) -
             insort(ahead, key)
         seen = end
         space, row = capacity, list[int]()
+        seen_by_tower = 0
         found = bisect_right(ahead, int(keys[oldest])) - 1
         while found >= 0:
-            key = ahead.pop(found)
-            length = -(-key >> 32)
-            place = (length << 32) - key
+            length = -(-ahead[found] >> 32)
+            place = (length << 32) - ahead[found]
+            if bound is not None:
+                patches = int(bound.patches[order[place]])
+                if row and seen_by_tower + patches > bound.most:
+                    found -= 1  # the next shorter one may have fewer
+                    continue
+                seen_by_tower += patches
+            ahead.pop(found)
             space -= length
             row.append(place)
             taken[place] = True
@@ -104,7 +127,15 @@ def split_rows(rows: Rows, lengths: Lengths, *, num_rows: int) -> Rows:
     return rows
 
 
-def even_rows(rows: Rows, lengths: Lengths, *, capacity: int, window: int, draws: np.random.Generator) -> Rows:
+def even_rows(
+    rows: Rows,
+    lengths: Lengths,
+    *,
+    capacity: int,
+    window: int,
+    draws: np.random.Generator,
+    bound: PatchBound | None = None,
+) -> Rows:
     """Spread the records of the last row over the rows before it.
 
     :func:`pack_rows` takes the longest that fits, so its last row is short and holds the leftovers, often
@@ -119,6 +150,7 @@ def even_rows(rows: Rows, lengths: Lengths, *, capacity: int, window: int, draws
         capacity: Most tokens of a row.
         window: Most records to redistribute.
         draws: Breaks ties between rows and between records.
+        bound: As for :func:`pack_rows`.
 
     Returns:
         The same number of rows with the same records; those within a row are in the order of ``lengths``.
@@ -130,7 +162,7 @@ def even_rows(rows: Rows, lengths: Lengths, *, capacity: int, window: int, draws
         for jitter in _JITTER:
             counted = lengths[records] * draws.uniform(1 - jitter, 1, len(records))
             dealt = _deal(records[np.argsort(-counted)], lengths, num_rows=num_dealt, capacity=capacity)
-            if dealt is not None:
+            if dealt is not None and (bound is None or bound.holds(dealt)):
                 sizes = np.concatenate([rows.sizes[:first], [len(row) for row in dealt]])
                 return Rows.of_sizes(np.concatenate([rows.records[: rows.bounds[first]], *dealt]), sizes)
         num_dealt //= 2
@@ -216,6 +248,8 @@ class RowPlanner:
         shuffle: Whether records come in a new order in every epoch, or always in the original one; then the last row
             has the rest.
         window: Records to look ahead, see :func:`pack_rows`.
+        patches: Patches of each record; needed for ``max_patches`` alone.
+        max_patches: Most patches of a row, or those of the record that has most; None: as many as its tokens allow.
 
     Raises:
         ConfigError: A record is longer than a row, or there is none.
@@ -231,6 +265,8 @@ class RowPlanner:
         seed: int = 0,
         shuffle: bool = True,
         window: int = _RECORDS_AHEAD,
+        patches: npt.ArrayLike | None = None,
+        max_patches: int | None = None,
     ) -> None:
         self._lengths = np.asarray(lengths, np.int32)
         if not len(self._lengths):
@@ -242,6 +278,10 @@ class RowPlanner:
                 "  fix: make the rows longer, or the records shorter"
             )
         self.capacity = capacity
+        self._bound: PatchBound | None = None
+        if max_patches is not None and patches is not None:
+            counted = np.asarray(patches, np.int64)
+            self._bound = PatchBound(counted, max(max_patches, int(counted.max())))
         self._costs = self._lengths if costs is None else np.asarray(costs)
         self._num_ranks = num_ranks
         self._seed = seed
@@ -287,7 +327,9 @@ class RowPlanner:
         rows = split_rows(rows, self._lengths, num_rows=self.num_rows)
         draws = np.random.default_rng([self._seed, epoch, 1])
         if self._shuffle:
-            rows = even_rows(rows, self._lengths, capacity=self.capacity, window=self._window, draws=draws)
+            rows = even_rows(
+                rows, self._lengths, capacity=self.capacity, window=self._window, draws=draws, bound=self._bound
+            )
             rows = rows.arranged(draws.permutation(len(rows)))
         rows = group_rows(rows, self._costs, num_ranks=self._num_ranks, window=self._num_ranks * _ROWS_AHEAD)
         if self._shuffle and self._num_ranks > 1 and len(rows) == self.num_rows:  # the last step has the rest
@@ -299,4 +341,4 @@ class RowPlanner:
         order = np.arange(self.num_records, dtype=np.int32)
         if self._shuffle:
             order = draw_order(self.num_records, seed=self._seed, epoch=epoch)
-        return pack_rows(self._lengths, order, capacity=self.capacity, window=self._window)
+        return pack_rows(self._lengths, order, capacity=self.capacity, window=self._window, bound=self._bound)

@@ -1,7 +1,8 @@
 """Finds cached features of images that a frozen tower has seen before, in this run or another, to use without pixels.
 
-An image is identified by the digest of its file's bytes, so an edited file is another image, whatever its name. Its key
-also covers how it is cut and the weights of the tower. The images of a record are all cached, or all computed again.
+An image is identified by the digest of its file's bytes, so an edited file is another image, whatever its name; a frame
+of a film by that of the film's files and its time. A key also covers how the image is cut and the weights of the tower.
+The images of a record are all cached, or all computed again.
 """
 
 from __future__ import annotations
@@ -21,9 +22,18 @@ from minicpmv.data.samples.feature_store import FeatureStore
 from minicpmv.processing.pictures.patches import DAMAGE
 from minicpmv.processing.pictures.slicing import SlicePlan
 
-__all__ = ["FeatureKind", "KnownFeatures", "picture_size"]
+__all__ = ["CachedSlices", "FeatureKind", "KnownFeatures", "picture_size"]
 
 FeatureKind = Literal["tower_features", "image_features"]
+
+
+@dataclass(frozen=True, slots=True)
+class CachedSlices:
+    """One entry of the cache: slices that are next to each other in the text."""
+
+    key: str
+    sizes: Sequence[tuple[int, int]]
+    """(rows, columns) of each slice in patches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,32 +55,32 @@ class KnownFeatures:
         """Count the tower's features of a slice from its rows and columns in patches."""
         return size[0] * size[1] // self.patches_each
 
-    def keys(self, contents: Sequence[bytes], plans: Sequence[SlicePlan]) -> list[str]:
+    def name(self, contents: Sequence[str], plans: Sequence[SlicePlan]) -> list[str]:
         """Name the features of a record's images.
 
         Args:
-            contents: Bytes of the image files.
+            contents: Digest of each image file; of a frame, that of its film's files and the time.
             plans: Slice plan of each image.
         """
         longest = max(rows * columns for plan in plans for rows, columns in plan.tgt_sizes)
         keys = []
         for content, plan in zip(contents, plans, strict=True):
-            described = [self.kind, self.made_by, hashlib.sha256(content).hexdigest(), asdict(plan)]
+            described = [self.kind, self.made_by, content, asdict(plan)]
             described += [longest] if self.attends_padding else []
             keys.append(hashlib.sha256(json.dumps(described).encode()).hexdigest())
         return keys
 
-    def find(self, keys: Sequence[str], plans: Sequence[SlicePlan]) -> Tensor | None:
+    def find(self, entries: Sequence[CachedSlices]) -> Tensor | None:
         """Read the features of a record's images, end to end; None unless all are there.
 
         Returns:
             (rows, E), the tower's features of each slice, or (S, Q, D), the tokens of each slice, as ``kind`` says.
         """
         found = []
-        for key, plan in zip(keys, plans, strict=True):
+        for entry in entries:
             by_slice = self.kind == "image_features"
-            num_rows = plan.num_slices if by_slice else sum(map(self.count_rows, plan.tgt_sizes))
-            features = self.store.read(key, num_rows)
+            num_rows = len(entry.sizes) if by_slice else sum(map(self.count_rows, entry.sizes))
+            features = self.store.read(entry.key, num_rows)
             if features is None:
                 return None
             found.append(features)
@@ -84,12 +94,12 @@ class KnownFeatures:
             "known_slices": torch.ones(len(sizes), dtype=torch.bool),
         }
 
-    def describe_unknown(self, keys: Sequence[str], plans: Sequence[SlicePlan]) -> dict[str, Tensor]:
+    def describe_unknown(self, entries: Sequence[CachedSlices]) -> dict[str, Tensor]:
         """Return the tensors of an item in addition to pixels, with which the computed features can be stored."""
         return {
-            "known_slices": torch.zeros(sum(plan.num_slices for plan in plans), dtype=torch.bool),
-            "picture_keys": torch.tensor([list(bytes.fromhex(key)) for key in keys], dtype=torch.uint8),
-            "slices_per_picture": torch.tensor([plan.num_slices for plan in plans]),
+            "known_slices": torch.zeros(sum(len(entry.sizes) for entry in entries), dtype=torch.bool),
+            "picture_keys": torch.tensor([list(bytes.fromhex(entry.key)) for entry in entries], dtype=torch.uint8),
+            "slices_per_picture": torch.tensor([len(entry.sizes) for entry in entries]),
         }
 
 

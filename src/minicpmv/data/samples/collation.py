@@ -108,6 +108,7 @@ class PackedCollator:
 
 _OF_SLICES = (
     "pixel_values",
+    "temporal_ids",
     "tgt_sizes",
     "tower_features",
     "image_features",
@@ -176,6 +177,8 @@ def _join_slices(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     joined = {}
     for name in _OF_SLICES:
         parts = [sample[name] for sample in samples if name in sample and len(sample[name])]
+        if parts and name == "temporal_ids":
+            parts = [_times(sample) for sample in samples]
         if parts:
             joined[name] = torch.cat(parts)
     # One table for all, of the samples that have pixels, and have them as bytes.
@@ -184,6 +187,15 @@ def _join_slices(samples: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         assert all(table.equal(tables[0]) for table in tables), "one image processor has cut all pictures of a data set"
         joined["pixel_table"] = tables[0]
     return joined
+
+
+def _times(sample: dict[str, Tensor]) -> Tensor:
+    """Return for each slice whether it opens a block, and its time; -1 in a sample without times."""
+    return (
+        sample["temporal_ids"]
+        if "temporal_ids" in sample
+        else torch.tensor([[1, -1]] * len(sample["tgt_sizes"]), dtype=torch.int64).reshape(-1, 2)
+    )
 
 
 def _join(samples: Sequence[dict[str, Tensor]], name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Provides records as a map-style torch dataset. Pictures are opened on access; nothing is changed silently.
+"""Provides records as a map-style torch dataset. Pictures and films are opened on access; nothing is changed silently.
 
 A record that is too long is made to fit, or refused, as ``fitting`` says. A record that turns out bad is an error, or,
 where the user said so, an item without tokens, which collators pass over.
@@ -6,11 +6,11 @@ where the user said so, an item without tokens, which collators pass over.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +21,36 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from minicpmv.data.media.film_facts import files_of
+from minicpmv.data.media.film_faults import FilmError
 from minicpmv.data.media.image_digests import PictureDigests
+from minicpmv.data.media.opened_films import ReadFilm, digest_film
 from minicpmv.data.records.inline_images import describe_image, is_embedded, read_embedded
-from minicpmv.data.records.record import Record
+from minicpmv.data.records.record import Film, Record
 from minicpmv.data.records.sequences import Selected
 from minicpmv.data.samples.answer_scores import KnownScores
-from minicpmv.data.samples.cached_features import KnownFeatures, picture_size
+from minicpmv.data.samples.cached_features import CachedSlices, KnownFeatures, picture_size
 from minicpmv.data.samples.compared import Comparison, Encoded, Tokens
-from minicpmv.data.samples.length_policy import Fit, Limits, OnLongRecord, fit_record
+from minicpmv.data.samples.length_policy import Fit, Limits, OnLongRecord, fit_record, plan_films, writing
 from minicpmv.data.samples.token_counts import FIT, measure
 from minicpmv.data.sources.cache import Entry
 from minicpmv.data.sources.skipping import TOO_LONG, SkipLog, Skipped
 from minicpmv.errors import ConfigError, DataError, Problem
+from minicpmv.processing.encoding import WrittenConversation
+from minicpmv.processing.films.plan import FilmPlan
+from minicpmv.processing.films.shown import Convert, ShownFilm
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.pictures.patches import ImageError, load_image
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.processing.text.turns import Turn
+from minicpmv.wording import counted
 
 __all__ = ["ConversationDataset", "LengthReport"]
 
 _logger = logging.getLogger(__name__)
 
+_LARGEST_SLICE = 1.1
+"""Patches of the largest slice, for each of a square one: sides are rounded to whole patches."""
 _STOPS_ANY_RUN = {"D204", "D205", "D206"}
 """Codes that are not about one record: what is there has changed since the run began, or too many records are bad."""
 
@@ -55,8 +65,14 @@ class LengthReport:
     """Number of tokens with a label of any weight."""
     num_image_tokens: NDArray[np.int32]
     """Number of image slots among all tokens."""
+    num_patches: NDArray[np.int32]
+    """Number of patches of all slices of all images and frames."""
+    patches_per_token: float | None
+    """Patches for each image token of a picture, where frames of films may have more (4.5); None where none has."""
     num_reduced: int
     """Records whose images get fewer slices."""
+    num_thinned: int
+    """Records whose films show fewer frames, or more of them in a block."""
     num_cut: int
     """Records whose last answer loses its end."""
     left_out: Skipped
@@ -68,12 +84,13 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
     An item holds ``input_ids`` and ``labels`` [T] int64, ``image_mask`` [T] bool, ``pixel_values`` [P, 588] uint8 and
     ``tgt_sizes`` [S, 2] int64, the last two without rows for a record without images, and ``pixel_table`` [3, 256]
-    float32, which says what a byte of each channel stands for. A skipped record has T = 0. Where
+    float32, which says what a byte of each channel stands for. A skipped record has T = 0. A record with a film of
+    which the model is told the times (4.5) also has ``temporal_ids`` [S, 2] int64. Where
     labels do not all count alike, it also has ``label_weights`` [T] float32, 0 where there is no label. Where tokens
     have three positions each, it has ``position_rows`` [3, T] int64.
-    With ``known``, a record with images also has ``known_slices`` [S] bool: all true, and what ``KnownFeatures`` found
-    stands in place of pixels; or all false, and ``picture_keys`` [images, 32] uint8 and ``slices_per_picture`` [images]
-    int64 say what to store.
+    With ``known``, a record with images or films also has ``known_slices`` [S] bool: all true, and what
+    ``KnownFeatures`` found is in place of pixels; or all false, and ``picture_keys`` [images, 32] uint8 and
+    ``slices_per_picture`` [images] int64 say what to store; with films both have a row for each slice.
     Where answers are compared, ``segments`` [answers, 4] int64 says where they are, as ``Layout.read`` takes it. With
     ``scores``, ``reference_log_probs`` [labels] float32 is what was found there, or ``answer_keys`` [answers, 32] uint8
     says what to store.
@@ -137,6 +154,11 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         """Tokens of images of each record; of one that nobody has measured, all its tokens."""
         return self._known_or_most("num_image_tokens")
 
+    @property
+    def may_have_films(self) -> bool:
+        """Whether a record has a film, or nobody has measured one."""
+        return bool((self._fits["length"] == 0).any() or self._fits["has_films"].any())
+
     def _known_or_most(self, name: str) -> NDArray[np.int32]:
         return np.where(self._fits["length"] > 0, self._fits[name], self.limits.max_length)
 
@@ -162,26 +184,33 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
     def _encode(self, index: int) -> dict[str, Tensor]:
         record = self.records[index]
         fit = self.fit(index, record)
-        if self.known is not None and record.images:
-            return self._encode_or_find(record, fit, self.known)
+        films = fit.shown(plan_films(record, self.processor))
         contents = [self._read(record, position) for position in range(len(record.images))]
+        if self.known is not None and (record.images or films):
+            return self._encode_or_find(record, fit, films, contents, self.known)
         images = [_load(record, position, content) for position, content in enumerate(contents)]
-        return self._with_pixels(record, fit, images, contents)
+        write = writing(self.processor, [image.size for image in images], films, fit.max_slice_nums)
+        return self._with_pixels(record, fit, films, contents, images, write)
 
     def _with_pixels(
-        self, record: Record, fit: Fit, images: Sequence[Image], contents: Sequence[bytes]
+        self,
+        record: Record,
+        fit: Fit,
+        films: Sequence[FilmPlan],
+        contents: Sequence[bytes],
+        images: Sequence[Image],
+        write: Callable[[Sequence[Turn]], WrittenConversation],
     ) -> dict[str, Tensor]:
+        shown = [self._show(record, position, plan) for position, plan in enumerate(films)]
+        vocabulary = self.processor.vocabulary
         sample, tokens = self.comparison.encode(
             record,
-            partial(self.processor.encode_conversation, images=images, max_slice_nums=fit.max_slice_nums),
-            partial(
-                self.processor.encode_text,
-                image_sizes=[image.size for image in images],
-                max_slice_nums=fit.max_slice_nums,
-            ),
+            lambda turns: write(turns).encode(vocabulary, images, shown),
+            lambda turns: write(turns).tokens(vocabulary),
         )
         pixels = _pixels(sample.pixel_values, sample.tgt_sizes, self.processor.image_processor)
-        return self._tokens(record, fit, tokens, contents) | pixels
+        seen = [*contents, *self._name_films(record, films)]
+        return self._tokens(record, fit, tokens, seen) | _times(sample.temporal_ids) | pixels
 
     def _tokens(self, record: Record, fit: Fit, tokens: Any, contents: Sequence[bytes]) -> dict[str, Tensor]:
         item = _tokens(record, fit, tokens)
@@ -198,28 +227,101 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         try:
             record = self.records[index]
             fit = self.fit(index, record)
+            films = fit.shown(plan_films(record, self.processor))
             contents = [self._read(record, position) for position in range(len(record.images))]
             sizes = [_size(record, position, content) for position, content in enumerate(contents)]
+            seen = [*contents, *self._name_films(record, films)]
         except DataError:  # whoever needs the record says so
             return False
-        encode = partial(self.processor.encode_text, image_sizes=sizes, max_slice_nums=fit.max_slice_nums)
-        _, tokens = self.comparison.encode(record, encode, encode)
-        return self.scores.has(tokens, contents, fit.max_slice_nums)
+        write, vocabulary = writing(self.processor, sizes, films, fit.max_slice_nums), self.processor.vocabulary
+        _, tokens = self.comparison.encode(
+            record, lambda turns: write(turns).tokens(vocabulary), lambda turns: write(turns).tokens(vocabulary)
+        )
+        return self.scores.has(tokens, seen, fit.max_slice_nums)
 
-    def _encode_or_find(self, record: Record, fit: Fit, known: KnownFeatures) -> dict[str, Tensor]:
-        """Encode a record with images, which are decoded only if their features are not all known."""
-        contents = [self._read(record, position) for position in range(len(record.images))]
+    def _name_films(self, record: Record, films: Sequence[FilmPlan]) -> list[bytes]:
+        """Say what the model sees of films, for scores of answers; nothing where none are kept."""
+        if self.scores is None:
+            return []
+        digests = [self._digest(record, film) for film in record.films]
+        return [f"{digest} {plan}".encode() for digest, plan in zip(digests, films, strict=True)]
+
+    def _show(self, record: Record, position: int, plan: FilmPlan) -> ShownFilm:
+        """Return a film that is decoded when it is read, each frame kept as the patches that it is cut into."""
+        film, facts = record.films[position], record.film_facts
+        assert facts is not None, "planned"
+        opened = ReadFilm(film, facts[position])
+
+        def read(convert: Convert) -> Sequence[Any]:
+            try:
+                return opened.read(plan.times, convert)
+            except FilmError as error:
+                found = f"{error.found} in {error.where!r}, whose header looked sound"
+                where = record.where(f"film {position}")
+                raise DataError([Problem("D202", where, found, error.expected, error.fix)]) from error
+
+        if self.digests is not None:
+            self.digests.note_files(files_of(film))
+        return ShownFilm(plan, read)
+
+    def _encode_or_find(
+        self,
+        record: Record,
+        fit: Fit,
+        films: Sequence[FilmPlan],
+        contents: Sequence[bytes],
+        known: KnownFeatures,
+    ) -> dict[str, Tensor]:
+        """Encode a record with images or films, which are decoded only if their features are not all known."""
         sizes = [_size(record, position, content) for position, content in enumerate(contents)]
-        plans = [self.processor.image_processor.plan(size, fit.max_slice_nums) for size in sizes]
-        keys = known.keys(contents, plans)
-        features = known.find(keys, plans)
+        write, vocabulary = writing(self.processor, sizes, films, fit.max_slice_nums), self.processor.vocabulary
+        written = write(record.turns)
+        entries = self._name_slices(record, written, contents, films, known)
+        features = known.find(entries)
         if features is not None:
-            encode = partial(self.processor.encode_text, image_sizes=sizes, max_slice_nums=fit.max_slice_nums)
-            _, tokens = self.comparison.encode(record, encode, encode)
-            tgt_sizes = [size for plan in plans for size in plan.tgt_sizes]
-            return self._tokens(record, fit, tokens, contents) | known.describe_known(features, tgt_sizes)
+            _, tokens = self.comparison.encode(
+                record, lambda turns: write(turns).tokens(vocabulary), lambda turns: write(turns).tokens(vocabulary)
+            )
+            seen = [*contents, *self._name_films(record, films)]
+            found = known.describe_known(features, written.layout.sizes(written.plans))
+            return self._tokens(record, fit, tokens, seen) | _times(written.layout.times(written.plans)) | found
         images = [_load(record, position, content) for position, content in enumerate(contents)]
-        return self._with_pixels(record, fit, images, contents) | known.describe_unknown(keys, plans)
+        return self._with_pixels(record, fit, films, contents, images, write) | known.describe_unknown(entries)
+
+    def _name_slices(
+        self,
+        record: Record,
+        written: WrittenConversation,
+        contents: Sequence[bytes],
+        films: Sequence[FilmPlan],
+        known: KnownFeatures,
+    ) -> list[CachedSlices]:
+        """Name the cached features of a record, in the order of the text.
+
+        Each picture is one entry. In a record with films each slice is one, since the slices of frames in one block lie
+        between each other.
+        """
+        names = [hashlib.sha256(content).hexdigest() for content in contents]
+        for film, plan in zip(record.films, films, strict=True):
+            digest = self._digest(record, film)
+            names += [f"{digest} {time!r}" for time in plan.times]
+        keys = known.name(names, written.plans)
+        if not films:
+            return [CachedSlices(key, plan.tgt_sizes) for key, plan in zip(keys, written.plans, strict=True)]
+        slices = [
+            [CachedSlices(_of_slice(key, number), [size]) for number, size in enumerate(plan.tgt_sizes)]
+            for key, plan in zip(keys, written.plans, strict=True)
+        ]
+        return written.layout.in_order(slices)
+
+    def _digest(self, record: Record, film: Film) -> str:
+        try:
+            if self.digests is not None:
+                self.digests.note_files(files_of(film))
+            return digest_film(film)
+        except OSError as error:
+            found, fix = f"{film.name!r}, which cannot be read ({error.strerror})", "leave films alone during a run"
+            raise DataError([Problem("D202", record.where("video"), found, "the film as it was", fix)]) from error
 
     def _read(self, record: Record, position: int) -> bytes:
         """Return the bytes of an image's file, and remember what they are."""
@@ -258,10 +360,16 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         if left_out:
             keep = np.delete(np.arange(total), list(left_out))
             self.records, self._fits = Selected(self.records, keep), self._fits[keep]
+        is_thinned = (self._fits["max_frames"] > 0) | (self._fits["group"] > 0)
         num_reduced = self._warn(
-            self._fits["wanted"] - self._fits["num_cut"] > self._fits["length"],
+            (self._fits["wanted"] - self._fits["num_cut"] > self._fits["length"]) & ~is_thinned,
             "get fewer slices per image",
             "A larger --model_max_length keeps all slices",
+        )
+        num_thinned = self._warn(
+            is_thinned,
+            "show fewer frames of their films, taken evenly, or more frames in a block",
+            "A larger --model_max_length, or a lower --video_fps or --max_frames, shows what is asked for",
         )
         num_cut = self._warn(
             self._fits["num_cut"] > 0,
@@ -272,10 +380,21 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             lengths=self._fits["length"].copy(),
             num_trained=self._fits["num_trained"].copy(),
             num_image_tokens=self._fits["num_image_tokens"].copy(),
+            num_patches=self._fits["num_patches"].copy(),
+            patches_per_token=self.patches_per_token,
             num_reduced=num_reduced,
+            num_thinned=num_thinned,
             num_cut=num_cut,
             left_out=named,
         )
+
+    @property
+    def patches_per_token(self) -> float | None:
+        """Patches for each image token of a picture, where frames of films may have more (4.5); else None."""
+        if not self.processor.version.reading.temporal:
+            return None
+        images = self.processor.image_processor
+        return _LARGEST_SLICE * (images.scale_resolution / images.patch_size) ** 2 / self.processor.query_num
 
     def _warn(self, concerned: NDArray[np.bool_], what: str, remedy: str) -> int:
         positions = np.flatnonzero(concerned)
@@ -290,7 +409,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
                 self.records[int(positions[0])].where(),
                 fit.wanted,
                 fit.length,
-                "" if fit.num_cut else f" with max_slice_nums {fit.max_slice_nums}",
+                "" if fit.num_cut else _describe(fit),
                 remedy,
             )
         return len(positions)
@@ -339,6 +458,23 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             return self.records[index].where()
         except DataError:
             return error.problems[0].where
+
+
+def _describe(fit: Fit) -> str:
+    """Say with which limits a record fits."""
+    if not fit.max_frames:
+        return f" with max_slice_nums {fit.max_slice_nums}"
+    group = f", {fit.group} in a block" if fit.group > 1 else ""
+    return f" with at most {counted(fit.max_frames, 'frame')} of each film{group}"
+
+
+def _of_slice(key: str, number: int) -> str:
+    return hashlib.sha256(f"{key} {number}".encode()).hexdigest()
+
+
+def _times(times: Sequence[tuple[int, int]] | None) -> dict[str, Tensor]:
+    """Hold the times of slices, where the model is told any."""
+    return {} if times is None else {"temporal_ids": torch.tensor(times, dtype=torch.int64).reshape(-1, 2)}
 
 
 def _nothing(image_processor: MiniCPMVImageProcessor) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import numpy as np
 from minicpmv.data.batches.packing import RowPlanner
 from minicpmv.data.records.record import Record
 from minicpmv.data.samples.dataset import ConversationDataset
-from minicpmv.data.samples.length_policy import Fit
+from minicpmv.data.samples.length_policy import Fit, plan_films
 from minicpmv.errors import DataError, Problem
 from minicpmv.processing.pictures.slicing import plan_slices
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -62,8 +62,14 @@ class Lengths:
     """Tokens with a label among all, 0 to 1."""
     slices_per_image: Spread | None
     """Overview included; None without images."""
+    frames_per_film: Spread | None
+    """Frames that are shown of a film; None without films."""
+    first_film: str | None
+    """The first film, and the times of its frames."""
     fewer_slices: int
     """Records whose images get fewer slices than the model would cut."""
+    fewer_frames: int
+    """Records whose films show fewer frames, or more of them in a block, than the model would be shown."""
     too_long: int
     """Records that do not fit with one slice per image either."""
     batch_size: int
@@ -102,29 +108,39 @@ def measure_lengths(
     """
     dataset = ConversationDataset(records, processor, max_length=max_length, max_slice_nums=max_slice_nums)
     problems: list[tuple[int, Problem]] = []
-    measured = np.zeros((len(dataset), 2), dtype=np.int32)  # all and trained tokens; 0 where a record does not fit
+    measured = np.zeros((len(dataset), 3), dtype=np.int32)  # all and trained tokens, patches; 0 where one does not fit
     uses: Counter[tuple[tuple[int, int], int]] = Counter()  # sizes repeat
-    num_reduced = 0
+    frames: list[int] = []
+    first_film: str | None = None
+    num_reduced = num_thinned = 0
     for index, record in enumerate(dataset.records):
         fit = _fit(dataset, index, record, problems)
         if fit is not None:
-            measured[index] = fit.length, fit.num_trained
-            num_reduced += fit.wanted > fit.length
+            measured[index] = fit.length, fit.num_trained, fit.num_patches
+            num_thinned += fit.max_frames > 0
+            num_reduced += fit.wanted > fit.length and not fit.max_frames
+            plans = fit.shown(plan_films(record, processor))
+            frames += [len(plan.times) for plan in plans]
+            if plans and first_film is None:
+                first_film = f"{record.films[0].name}: {_seconds(plans[0].times)}"
             uses.update((size, fit.max_slice_nums) for size in record.image_sizes or ())
         if on_progress is not None:
             on_progress(index + 1, len(dataset))
     tokens = measured[measured[:, 0] > 0]
-    total, num_trained = tokens.sum(axis=0, dtype=np.int64).tolist()
+    total, num_trained, _ = tokens.sum(axis=0, dtype=np.int64).tolist()
     lengths = Lengths(
         records=len(tokens),
         tokens=spread(tokens[:, 0]) if len(tokens) else None,
         total_tokens=total,
         trained_share=num_trained / total if total else None,
         slices_per_image=spread(_slices(uses, processor)) if uses else None,
+        frames_per_film=spread(np.array(frames)) if frames else None,
+        first_film=first_film,
         fewer_slices=num_reduced,
+        fewer_frames=num_thinned,
         too_long=len(problems),
         batch_size=batch_size,
-        packed=plan_rows(tokens[:, 0], pack_length or max_length, batch_size) if len(tokens) else None,
+        packed=_plan(dataset, tokens, pack_length or max_length, batch_size) if len(tokens) else None,
         steps_per_epoch=math.ceil(len(tokens) / batch_size),
         padding_in_batches_of_4=padding_share(tokens[:, 0], 4) if len(tokens) else None,
     )
@@ -148,9 +164,42 @@ def _slices(uses: Counter[tuple[tuple[int, int], int]], processor: MiniCPMVProce
     return np.repeat(np.array(numbers, dtype=np.int64), list(uses.values()))
 
 
-def plan_rows(lengths: np.ndarray, pack_length: int, batch_size: int) -> PackedRows:
-    """Plan an epoch of packed rows, ``batch_size`` of them in a step, given the tokens of each record, one or more."""
-    planner = RowPlanner(lengths, capacity=pack_length, seed=_SEED)
+def _plan(dataset: ConversationDataset, tokens: np.ndarray, pack_length: int, batch_size: int) -> PackedRows:
+    patches_per_token = dataset.patches_per_token
+    most = None if patches_per_token is None else int(pack_length * patches_per_token)
+    return plan_rows(tokens[:, 0], pack_length, batch_size, patches=tokens[:, 2], max_patches=most)
+
+
+def _seconds(times: Sequence[float], *, shown: int = 8) -> str:
+    """Word the times of frames.
+
+    >>> _seconds([0.0, 0.5, 1.0])
+    '0, 0.5, 1 s'
+    """
+    words = [f"{time:.4g}" for time in times]
+    if len(words) > shown:
+        words = [*words[: shown - 2], "...", words[-1]]
+    return f"{', '.join(words)} s"
+
+
+def plan_rows(
+    lengths: np.ndarray,
+    pack_length: int,
+    batch_size: int,
+    *,
+    patches: np.ndarray | None = None,
+    max_patches: int | None = None,
+) -> PackedRows:
+    """Plan an epoch of packed rows.
+
+    Args:
+        lengths: Tokens of each record, one or more.
+        pack_length: Most tokens of a row.
+        batch_size: Rows of a step.
+        patches: Patches of each record.
+        max_patches: Most patches of a row.
+    """
+    planner = RowPlanner(lengths, capacity=pack_length, seed=_SEED, patches=patches, max_patches=max_patches)
     return PackedRows(
         pack_length=pack_length,
         rows=planner.num_rows,

@@ -34,10 +34,11 @@ from minicpmv.files.disk_space import check_space, writing
 from minicpmv.files.places import check_directory
 from minicpmv.inference.loading import base_of_adapter, default_device
 from minicpmv.machine.installed import list_versions
-from minicpmv.models.adapters.base_identity import mode_of_adapter, warn_of_base
+from minicpmv.models.adapters.base_identity import film_settings_of_adapter, mode_of_adapter, warn_of_base
 from minicpmv.models.checkpoints.carried import find_carried
 from minicpmv.models.checkpoints.companions import copy_companions, num_bytes_of_folders
 from minicpmv.models.checkpoints.downsampling import state_downsample_mode
+from minicpmv.models.checkpoints.film_settings import state_film_settings
 from minicpmv.models.checkpoints.weight_files import find_weight_files
 from minicpmv.releases.directories import find_directory
 from minicpmv.releases.model_files import read_config
@@ -131,6 +132,7 @@ def merge_adapter(
                 files = _write(tensors, staged, settings.max_shard_size, lambda done: on_tensor(done, total))
                 copy_companions(base, staged, dtype=settings.dtype)
                 state_downsample_mode(staged, mode_of_adapter(adapter))
+                state_film_settings(staged, film_settings_of_adapter(adapter))
             _refuse_other_carried(base, staged, config)
             described, agreements = None, []
             if device is not None:

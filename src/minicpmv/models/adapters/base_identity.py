@@ -19,6 +19,7 @@ from typing import Any
 from minicpmv.errors import CheckpointError
 from minicpmv.files.plain_files import read_plain
 from minicpmv.models.adapters.function_digest import digest_function
+from minicpmv.models.checkpoints.film_settings import film_options
 from minicpmv.models.checkpoints.weight_digests import KEPT, digest_weights
 from minicpmv.models.configuration import read_model_config
 from minicpmv.releases.directories import find_directory
@@ -29,6 +30,7 @@ __all__ = [
     "BaseIdentity",
     "OtherBaseWarning",
     "compare_base",
+    "film_settings_of_adapter",
     "follow_base",
     "identify_base",
     "mode_of_adapter",
@@ -67,6 +69,8 @@ class BaseIdentity:
     """As ``digest_function`` has it: with other settings the same weights compute something else."""
     downsample_mode: str = ""
     """Names the mode that the adapter was trained in, whatever the base's files say; empty without a choice."""
+    film_settings: str = ""
+    """JSON of how films were shown to it, where a run chose numbers of its own; see ``checkpoints.film_settings``."""
     before: tuple[BaseIdentity, ...] = ()
     """Other bases that the adapter was trained on earlier, oldest first, where that was allowed."""
 
@@ -105,8 +109,9 @@ def write_base(directory: Path, base: BaseIdentity) -> None:
     """State the base of the adapter in a directory that is not yet in its place."""
     stated = asdict(base)
     for each in (stated, *stated["before"]):
-        if not each["downsample_mode"]:
-            del each["downsample_mode"]
+        for name in ("downsample_mode", "film_settings"):
+            if not each[name]:
+                del each[name]
     for each in stated["before"]:
         del each["before"]
     if not base.before:
@@ -142,6 +147,24 @@ def mode_of_adapter(adapter: str | Path | None) -> str | None:
     """
     base = None if adapter is None else read_base(adapter)
     return (base.downsample_mode or None) if base is not None else None
+
+
+def film_settings_of_adapter(adapter: str | Path | None) -> dict[str, Any]:
+    """Return how films were shown while an adapter was trained, as options of ``from_pretrained``.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    base = None if adapter is None else read_base(adapter)
+    if base is None or not base.film_settings:
+        return {}
+    try:
+        return film_options(**json.loads(base.film_settings))
+    except (ValueError, TypeError, AssertionError, RecursionError) as error:
+        raise CheckpointError(
+            f"{adapter}/{BASE_FILE}: film_settings: found {base.film_settings!r:.60}, expected what a run wrote\n"
+            "  fix: restore the file"
+        ) from error
 
 
 def _identity(stated: Mapping[str, Any]) -> BaseIdentity:

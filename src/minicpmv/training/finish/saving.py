@@ -25,6 +25,7 @@ from minicpmv.files.disk_space import writing
 from minicpmv.models.adapters.base_identity import write_base
 from minicpmv.models.checkpoints.companions import copy_companions
 from minicpmv.models.checkpoints.downsampling import state_downsample_mode
+from minicpmv.models.checkpoints.film_settings import film_settings_of, state_film_settings
 from minicpmv.models.checkpoints.weight_files import find_float32, find_weight_files
 from minicpmv.models.finiteness import find_not_finite
 from minicpmv.models.skeleton import build_skeleton
@@ -152,6 +153,8 @@ def save_full(
                 model.save_pretrained(str(staged), state_dict=cast)
                 copy_companions(base, staged, dtype=dtype)
                 state_downsample_mode(staged, getattr(model.config, "downsample_mode", None))
+                dataset: Any = trainer.train_dataset
+                state_film_settings(staged, film_settings_of(dataset.processor.image_processor))
 
     raise_together(check)
     raise_together(write)

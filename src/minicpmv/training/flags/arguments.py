@@ -78,7 +78,7 @@ def _resolve_packing(run: RunArguments, training: Mapping[str, Any]) -> tuple[Ru
     """Decide whether rows are packed if the command line does not, with notices on why they are not.
 
     Raises:
-        UsageError: ``--pack_length`` has no effect, or is too short.
+        UsageError: ``--pack_length`` or ``--pack_patches`` has no effect, or the former is too short.
     """
     notices: list[str] = []
     if run.packing is None:
@@ -87,6 +87,11 @@ def _resolve_packing(run: RunArguments, training: Mapping[str, Any]) -> tuple[Ru
         asked += [] if run.check_first else ["--check_first false"]
         run = replace(run, packing=not asked)
         notices = [f"{flag}: records are padded, not packed; without it they are packed" for flag in asked]
+    if run.pack_patches is not None and not run.packing:
+        raise UsageError(
+            f"--pack_patches: found {run.pack_patches} without packing, expected packed rows\n"
+            "  fix: remove the flag, or what turns packing off"
+        )
     if run.pack_length is None:
         return run, notices
     if not run.packing:

@@ -399,6 +399,29 @@ class RunArguments(LearningArguments):
         resume="same",
         range=COUNT,
     )
+    video_fps: float | None = declare(
+        None,
+        "Frames a second that are taken of a film. What is saved states it, and the next two. Default: as the release "
+        "is officially fed (1; 4.5: 3).",
+        group="Batches and length",
+        resume="same",
+        range=Range(most=240, without_least=True),
+    )
+    max_frames: int | None = declare(
+        None,
+        "Most frames of one film. Default: as the release is officially fed (2.6, 4.0, o: 64; 4.5: 540; 4.6, 4.7: "
+        "128).",
+        group="Batches and length",
+        resume="same",
+        range=Range(least=1, most=2048),
+    )
+    video_max_slice_nums: int | None = declare(
+        None,
+        "Most tiles cut from one frame of a film. Default: 1; official examples of 2.6 also use 2.",
+        group="Batches and length",
+        resume="same",
+        range=COUNT,
+    )
     packing: bool | None = switch(
         "Train on packed rows: records end to end, up to --pack_length tokens, without attending to each other. "
         "--per_device_train_batch_size counts such rows; several of them form one longer row. Default: true, unless a "
@@ -410,6 +433,15 @@ class RunArguments(LearningArguments):
     pack_length: int | None = declare(
         None,
         "Tokens of a packed row. Default: --model_max_length.",
+        group="Batches and length",
+        resume="same",
+        range=COUNT,
+    )
+    pack_patches: int | None = declare(
+        None,
+        "Most patches that the vision tower sees in a packed row, or those of the record that has most. Default: for "
+        "releases whose frames share blocks of tokens (4.5) as many as a row of pictures alone would have; for others "
+        "no bound beside --pack_length, which implies one.",
         group="Batches and length",
         resume="same",
         range=COUNT,

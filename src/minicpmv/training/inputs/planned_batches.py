@@ -127,6 +127,8 @@ def plan_batches(
             num_ranks=args.world_size,
             seed=seed,
             shuffle=shuffle,
+            patches=lengths.num_patches,
+            max_patches=_most_patches(run, lengths, args.per_device_train_batch_size),
         )
     common: dict[str, Any] = {
         "batch_size": args.per_device_train_batch_size,
@@ -149,6 +151,15 @@ class StepPlan(NamedTuple):
     records_per_step: float
     tokens_per_step: float | None
     """Tokens of a step; None with ``--check_first false``, where they are unknown."""
+
+
+def _most_patches(run: RunArguments, lengths: LengthReport, num_rows: int) -> int | None:
+    """Return the most patches of a row that holds so many rows of ``pack_length``; None without a bound."""
+    if run.pack_patches is not None:
+        return run.pack_patches * num_rows
+    if lengths.patches_per_token is None:
+        return None
+    return int((run.pack_length or run.model_max_length) * num_rows * lengths.patches_per_token)
 
 
 def describe_plan(plan: RowPlanner | BatchPlanner, args: TrainingArguments, lengths: LengthReport | None) -> StepPlan:
@@ -198,8 +209,10 @@ def estimate_costs(lengths: LengthReport, config: Any, *, scale_resolution: int)
         inner = text.intermediate_size
     per_token = text.num_hidden_layers * (attention + 3 * text.hidden_size * inner)
     per_layer = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
-    weight = patches_per_token * vision.num_hidden_layers * per_layer / per_token
-    return np.asarray(lengths.lengths) + weight * np.asarray(lengths.num_image_tokens)
+    weight = vision.num_hidden_layers * per_layer / per_token
+    if lengths.patches_per_token is not None:  # frames that share a block cost the tower as much as others
+        return np.asarray(lengths.lengths) + weight * np.asarray(lengths.num_patches)
+    return np.asarray(lengths.lengths) + weight * patches_per_token * np.asarray(lengths.num_image_tokens)
 
 
 def make_loader(

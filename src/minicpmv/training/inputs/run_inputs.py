@@ -24,6 +24,7 @@ from minicpmv.data.sources.source_digests import Content
 from minicpmv.data.sources.validation import SplitSize, ValidationSplit
 from minicpmv.errors import UsageError
 from minicpmv.models.checkpoints.downsampling import mode_options
+from minicpmv.models.checkpoints.film_settings import FILM_FIELDS, film_options, film_settings_of
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.releases.table import Version
 from minicpmv.training.distributed.console import notice, say
@@ -129,7 +130,11 @@ def open_inputs(run: RunArguments, base: BaseCheckpoint, output_dir: str, *, see
     for mixture in mixtures:
         for found in mixture.notices:
             notice(str(found))
-    processor = MiniCPMVProcessor.from_pretrained(base.path, **mode_options(run.downsample_mode))
+    processor = MiniCPMVProcessor.from_pretrained(
+        base.path,
+        **mode_options(run.downsample_mode),
+        **film_options(**{name: getattr(run, name) for name in FILM_FIELDS}),
+    )
     train, *validation = datasets = [_make_dataset(run, mixture, processor) for mixture in mixtures]
     reports: list[LengthReport] = []
     if run.check_first:
@@ -203,6 +208,7 @@ def _kept_lengths(
     files = sorted(path for path in base.path.iterdir() if path.suffix in _PROCESSOR_FILES and path.is_file())
     processor = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     limits = asdict(dataset.limits) | mode_options(dataset.processor.downsample_mode)
+    limits |= film_settings_of(dataset.processor.image_processor)
     if dataset.comparison.kind != "conversation":
         limits |= asdict(dataset.comparison)
     return cache.entry("lengths", records=mixture.identity, processor=processor, limits=limits)

@@ -111,7 +111,12 @@ def advise(run: RunArguments, model: nn.Module, *, has_images: bool, num_epochs:
 
 
 def find_features(
-    run: RunArguments, model: Any, image_processor: MiniCPMVImageProcessor, args: TrainingArguments
+    run: RunArguments,
+    model: Any,
+    image_processor: MiniCPMVImageProcessor,
+    args: TrainingArguments,
+    *,
+    has_films: bool = False,
 ) -> KnownFeatures:
     """Find the cache of features for this run's frozen modules. Every process must call it.
 
@@ -120,11 +125,15 @@ def find_features(
         model: Bare or wrapped by PEFT, with everything that is trained enabled.
         image_processor: The checkpoint's.
         args: Precision in which the modules compute.
+        has_films: Whether the data may have films.
     """
     assert not _trains(model, "vision tower"), "resolve_vision_cache has refused it"
     # Where slices have unequal numbers of tokens, only the tower's rows are counted by the plan of a picture.
     is_uneven = model.config.token_rule.is_uneven
-    kind: FeatureKind = "tower_features" if is_uneven or _trains(model, "resampler") else "image_features"
+    # Blocks that frames share (4.5) have no slice of their own; their frames are what the tower made of each.
+    shares_blocks = has_films and model.config.minicpmv_version.reading.temporal
+    is_read = is_uneven or shares_blocks or _trains(model, "resampler")
+    kind: FeatureKind = "tower_features" if is_read else "image_features"
     config, base = model.config, _bare(model)
     depends: dict[str, Any] = {
         "meaning": _MEANING,
@@ -320,4 +329,6 @@ def use_vision_cache(
     if run.vision_cache is None:
         return None
     present = [dataset for dataset in datasets if dataset is not None]
-    return FeatureWriter(model, find_features(run, model, present[0].processor.image_processor, args), present)
+    has_films = any(dataset.may_have_films for dataset in present)
+    known = find_features(run, model, present[0].processor.image_processor, args, has_films=has_films)
+    return FeatureWriter(model, known, present)

@@ -219,3 +219,30 @@ def test_planning_takes_little_memory_for_each_record() -> None:
 def test_what_cannot_be_packed_is_named(lengths: list[int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RowPlanner(lengths, capacity=8)
+
+
+def test_patches_bound_rows_that_tokens_do_not() -> None:
+    """Half of the records are films, of few tokens and many patches."""
+    lengths = np.array([10, 40] * 30)
+    patches = np.array([900, 50] * 30)
+    free = RowPlanner(lengths, capacity=100, seed=1)
+    bound = RowPlanner(lengths, capacity=100, seed=1, patches=patches, max_patches=1500)
+    for epoch in range(4):
+        rows = list(bound.rows(epoch))
+        assert sorted(record for row in rows for record in row) == [*range(60)]
+        assert max(patches[row].sum() for row in rows if row) <= 1500
+        assert max(lengths[row].sum() for row in rows if row) <= 100
+    assert max(patches[row].sum() for row in free.rows(0)) > 1500
+
+
+def test_a_bound_that_nothing_reaches_changes_no_row() -> None:
+    lengths = np.random.default_rng(0).integers(1, 60, 500)
+    patches = lengths * 16
+    free = RowPlanner(lengths, capacity=100, seed=3, num_ranks=2)
+    bound = RowPlanner(lengths, capacity=100, seed=3, num_ranks=2, patches=patches, max_patches=1600)
+    assert all(list(free.rows(epoch)) == list(bound.rows(epoch)) for epoch in range(3))
+
+
+def test_the_record_with_most_patches_has_a_row_whatever_the_bound() -> None:
+    planner = RowPlanner([5, 5, 5], capacity=10, seed=0, patches=[1000, 10, 10], max_patches=20)
+    assert sorted(record for row in planner.rows(0) for record in row) == [0, 1, 2]

@@ -29,19 +29,19 @@ def known_in(folder: Path, *, kind: FeatureKind = "tower_features", attends_padd
 
 def test_image_has_one_key_beside_any_other(tmp_path: Path) -> None:
     known = known_in(tmp_path)
-    (alone,) = known.keys([b"small"], [_SMALL])
-    assert known.keys([b"large", b"small"], [_LARGE, _SMALL])[1] == alone
-    assert known.keys([b"other"], [_SMALL]) != [alone]
-    assert known.keys([b"large"], [_LARGE]) != known.keys([b"large"], [plan_slices(150, 80, _UNCUT)])
+    (alone,) = known.name(["small"], [_SMALL])
+    assert known.name(["large", "small"], [_LARGE, _SMALL])[1] == alone
+    assert known.name(["other"], [_SMALL]) != [alone]
+    assert known.name(["large"], [_LARGE]) != known.name(["large"], [plan_slices(150, 80, _UNCUT)])
 
 
 def test_key_covers_the_longest_slice_where_padding_is_attended(tmp_path: Path) -> None:
     known = known_in(tmp_path, attends_padding=True)
     longer = plan_slices(70, 70, SliceConfig(scale_resolution=70))
     assert max(rows * columns for rows, columns in longer.tgt_sizes) > 16, "than the other's only slice"
-    (alone,) = known.keys([b"small"], [_SMALL])
-    assert known.keys([b"small", b"small"], [_SMALL, _SMALL]) == [alone, alone]
-    assert known.keys([b"small", b"long"], [_SMALL, longer])[0] != alone
+    (alone,) = known.name(["small"], [_SMALL])
+    assert known.name(["small", "small"], [_SMALL, _SMALL]) == [alone, alone]
+    assert known.name(["small", "long"], [_SMALL, longer])[0] != alone
 
 
 def dataset_in(folder: Path) -> ConversationDataset:

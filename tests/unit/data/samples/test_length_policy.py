@@ -127,3 +127,70 @@ def test_skipping_leaves_out_only_what_fewer_slices_do_not_help(tmp_path: Path) 
     assert [problem.code for problem in report.left_out[name]] == ["D201"]
     assert report.lengths.tolist() == [len(item["input_ids"]) for item in dataset]
     assert report.num_reduced == 2
+
+
+def film_of(folder: Path, *, num_frames: int, name: str, **settings: Any) -> ConversationDataset:
+    """One record with a film of that many frames, 0.5 seconds apart, and a text."""
+    for number in range(num_frames):
+        save_picture(folder / "film" / f"{number:02}.png", 60, 40, seed=number)
+    record = {"video": {"video": "film", "fps": 2}, "conversations": conversation("<video>\nWhat?", "So.")}
+    data = write_data(folder / "train.json", [record])
+    return ConversationDataset(load_records(data), processor_of(name), **settings)
+
+
+@pytest.mark.parametrize("name", ["v2_6", "v4_6"])
+def test_films_show_as_many_frames_as_fit_evenly(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    whole = film_of(tmp_path, num_frames=12, name=name, max_length=2048)
+    num_tokens = len(ids_of(whole))
+    per_frame = num_tokens - len(ids_of(film_of(tmp_path / "less", num_frames=11, name=name, max_length=2048)))
+    dataset = film_of(tmp_path, num_frames=12, name=name, max_length=num_tokens - 2 * per_frame)
+    fit, report = dataset.fit(0), dataset.check_lengths()
+    assert (fit.max_frames, fit.group, fit.length, fit.wanted) == (10, 1, num_tokens - 2 * per_frame, num_tokens)
+    assert (report.num_thinned, report.num_reduced, report.num_cut) == (1, 0, 0)
+    assert report.num_patches.tolist() == [int(dataset[0]["tgt_sizes"].prod(dim=1).sum())]
+    assert "1 of 1 records exceed" in caplog.text
+    assert "show fewer frames of their films, taken evenly" in caplog.text
+    assert "with at most 10 frames of each film" in caplog.text
+    assert len(ids_of(dataset)) == fit.length
+    smallest = film_of(tmp_path, num_frames=12, name=name, max_length=num_tokens - 11 * per_frame)
+    assert smallest.fit(0).max_frames == 1
+    with pytest.raises(DataError, match=r"\[D201\].*of them for films with one frame of each film"):
+        film_of(tmp_path, num_frames=12, name=name, max_length=num_tokens - 12 * per_frame).fit(0)
+    with pytest.raises(DataError, match=r"allow fewer slices and frames \(--on_long_record fewer_slices\)"):
+        film_of(tmp_path, num_frames=12, name=name, max_length=num_tokens - 1, on_long_record="error").fit(0)
+
+
+def test_groups_grow_before_less_than_half_of_the_frames_is_left(tmp_path: Path) -> None:
+    whole = film_of(tmp_path, num_frames=12, name="v4_5", max_length=2048)
+    num_tokens, fit = len(ids_of(whole)), whole.fit(0)
+    assert (fit.max_frames, fit.group) == (0, 0)
+    assert whole[0]["temporal_ids"].tolist() == [[1, 5 * number] for number in range(12)]
+    per_block = num_tokens - len(ids_of(film_of(tmp_path / "less", num_frames=11, name="v4_5", max_length=2048)))
+    fits = [
+        film_of(tmp_path, num_frames=12, name="v4_5", max_length=num_tokens - gone * per_block).fit(0)
+        for gone in (3, 6, 7, 9, 11)
+    ]
+    # Twelve blocks; then 9, 6, 5, 3 and 1 of them.
+    assert [(fit.max_frames, fit.group) for fit in fits] == [(9, 1), (6, 1), (10, 2), (6, 2), (6, 6)]
+    item = film_of(tmp_path, num_frames=12, name="v4_5", max_length=num_tokens - 11 * per_block)[0]
+    assert item["temporal_ids"][:, 0].tolist() == [1, 0, 0, 0, 0, 0]
+    assert int(item["image_mask"].sum()) == processor_of("v4_5").query_num
+
+
+def test_settings_of_the_processor_choose_the_frames_where_a_record_does_not(tmp_path: Path) -> None:
+    for number in range(6):
+        save_picture(tmp_path / "film" / f"{number}.png", 90, 50, seed=number)
+    texts = conversation("<video>\nWhat?", "So.")
+    data = write_data(
+        tmp_path / "train.json",
+        [
+            {"id": "0", "video": "film", "conversations": texts},
+            {"id": "1", "video": {"video": "film", "max_frames": 5}, "conversations": texts},
+        ],
+    )
+    processor = MiniCPMVProcessor.from_pretrained(FIXTURES / "v2_6", max_frames=2, video_max_slice_nums=2)
+    dataset = ConversationDataset(load_records(data), processor, max_length=2048)
+    assert [len(item["tgt_sizes"]) for item in dataset] == [2 * 3, 5 * 3]
+    processor.save_pretrained(tmp_path / "saved")
+    again = MiniCPMVProcessor.from_pretrained(tmp_path / "saved").image_processor
+    assert (again.max_frames, again.video_max_slice_nums, again.video_fps) == (2, 2, None)

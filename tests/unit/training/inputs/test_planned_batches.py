@@ -41,7 +41,10 @@ def lengths_of(lengths: Sequence[int], num_image_tokens: Sequence[int]) -> Lengt
         lengths=np.array(lengths, np.int32),
         num_trained=np.ones(len(lengths), np.int32),
         num_image_tokens=np.array(num_image_tokens, np.int32),
+        num_patches=np.zeros(len(lengths), np.int32),
+        patches_per_token=None,
         num_reduced=0,
+        num_thinned=0,
         num_cut=0,
         left_out={},
     )
