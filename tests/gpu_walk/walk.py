@@ -170,7 +170,7 @@ class Walk:
         with device.during("batch"):
             batch = self._send(batch)
             trainer = cast("Any", SimpleNamespace(args=args, preferences=None))
-        weight = MiniCPMVTrainer._get_num_items_in_batch(trainer, [batch], _DEVICE)
+            weight = MiniCPMVTrainer._get_num_items_in_batch(trainer, [batch], _DEVICE)
             numbers = take_numbers(batch)
             count_work(batch["layout"])
         # Anomaly detection lets the gradient of an operation know the line of the operation.
