@@ -199,7 +199,7 @@ def _shows(record: RawRecord) -> bool:
 
 
 def _texts(record: RawRecord, sizes: Sequence[Size], target: _Target) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the conversation, and the references if there are any, as the new file has them."""
+    """Return the conversation, what is worse than its answer, and the references, as the new file has them."""
     fields = _fields(record)
     problems: list[Problem] = []
 
@@ -222,6 +222,12 @@ def _texts(record: RawRecord, sizes: Sequence[Size], target: _Target) -> tuple[d
             for number, message in enumerate(messages)
         ]
     }
+    if "rejected" in fields:
+        made["rejected"] = [
+            {**turn, "content": rewritten(turn["content"], f"rejected[{number}].content")}
+            for number, turn in enumerate(fields["rejected"])
+        ]
+    made |= {"label": fields["label"]} if "label" in fields else {}
     if fields.get("references") and "references" not in target.leave_out:
         made["references"] = [
             rewritten(text, f"references[{number}]") for number, text in enumerate(fields["references"])

@@ -158,7 +158,7 @@ def test_keys_of_records_without_messages_are_named(key: str, value: Any) -> Non
         ({"is_good": True}, "D160"),
         ({"label": 0}, "D160"),
         ({"tools": "[...]"}, "D166"),
-        ({"rejected_response": "No."}, "D160"),
+        ({"rejected_images": ["b.png"]}, "D160"),
         ({"weight": 0}, "D160"),
         ({"points": [[1, 2], [3, 4]]}, "D160"),
     ],

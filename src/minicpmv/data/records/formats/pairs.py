@@ -1,23 +1,33 @@
 """Reads records without messages: a question and an answer, as in Alpaca, ms-swift and VQA sets.
 
 They become messages. How a record was read is reported once per file, because it is an interpretation.
+
+It also brings a better and a worse answer, in the forms of other tools, to a conversation and ``rejected``: RLHF-V's
+JSON text, TRL's lists of messages, LLaMA-Factory's turns, ms-swift's answers. That only moves what is there.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
+from minicpmv.data.records.formats.json_list import mark_like
 from minicpmv.data.records.record import RawRecord, Unread, quote
 from minicpmv.errors import Problem
 
-__all__ = ["ANSWERS", "QUESTIONS", "Pair", "is_pair", "read_pair"]
+__all__ = ["ANSWERS", "PREFERENCE_KEYS", "QUESTIONS", "Pair", "is_pair", "read_pair", "unify_preference"]
 
 QUESTIONS = ("instruction", "query", "question", "prompt")
-ANSWERS = ("output", "response", "answer", "multiple_choice_answer", "answers", "completion")
+ANSWERS = ("output", "response", "answer", "multiple_choice_answer", "answers", "completion", "chosen")
 _AGREED = ("answer", "multiple_choice_answer")
 """Keys of the agreed answer in a record that holds those of all annotators under ``answers``."""
+PREFERENCE_KEYS = ("chosen", "rejected_response", "rejected_messages", "kto_tag")
+"""Keys of other tools that are read here."""
+_OF_RLHF_V = frozenset(("image", "image_path", "ds_name", "origin_dataset", "chosen", "rejected"))
+"""Columns of RLHF-V's and RLAIF-V's sets."""
+_TEXT_OF_PAIR = frozenset(("question", "chosen", "rejected"))
 
 
 @dataclass(slots=True)
@@ -135,3 +145,99 @@ def _text_of(answer: object, place: str, unread: list[Unread]) -> object:
     rest = ((key, value) for key, value in fields.items() if key != "answer" and value is not None)
     unread += [Unread("part", place, key, value) for key, value in rest]
     return fields["answer"]
+
+
+def unify_preference(fields: dict[str, object]) -> dict[str, object]:
+    """Return a record's fields with a pair of answers in our form; the fields themselves where there is none.
+
+    A pair of strings next to a question stays: ``chosen`` is an answer that ``pairs`` reads.
+
+    Args:
+        fields: The fields as written, without null.
+    """
+    made = _open_text(fields)
+    talk_key = next((key for key in ("conversations", "messages") if isinstance(made.get(key), list)), None)
+    if talk_key is not None:
+        made = _of_conversation(made, talk_key)
+    elif isinstance(made.get("chosen"), list) and isinstance(made.get("rejected"), list):
+        made = _of_lists(made)
+    if made.keys() >= _OF_RLHF_V:  # the picture itself is there; this is its place in the set
+        made = {key: value for key, value in made.items() if key != "image_path"}
+    return made if made is fields else mark_like(fields, made)
+
+
+def _open_text(fields: dict[str, object]) -> dict[str, object]:
+    """Open RLHF-V's ``text``: question, chosen and rejected as one JSON object, mostly spelled out as a text."""
+    written = fields.get("text")
+    if isinstance(written, str) and written.lstrip().startswith("{"):
+        try:
+            written = json.loads(written)
+        except ValueError:
+            return fields
+    if not isinstance(written, dict) or not _TEXT_OF_PAIR >= cast("dict[str, object]", written).keys() >= {"chosen"}:
+        return fields
+    if _TEXT_OF_PAIR & fields.keys():
+        return fields
+    return {key: value for key, value in fields.items() if key != "text"} | cast("dict[str, object]", written)
+
+
+def _of_conversation(fields: dict[str, object], talk_key: str) -> dict[str, object]:
+    """Read what is next to a conversation: LLaMA-Factory's turns, ms-swift's keys."""
+    made, talk = dict(fields), cast("list[object]", fields[talk_key])
+    if isinstance(made.get("kto_tag"), bool) and "label" not in made:
+        made["label"] = made.pop("kto_tag")
+    if "chosen" in made and "rejected" in made and talk and not _is_answer(talk[-1]):
+        made[talk_key] = [*talk, _turn_like(talk[-1], made.pop("chosen"))]
+    if "rejected" in made:
+        return made
+    if isinstance(made.get("rejected_response"), str | list):
+        made["rejected"] = made.pop("rejected_response")
+    elif isinstance(whole := made.get("rejected_messages"), list):
+        rest = _beyond(talk, cast("list[object]", whole))
+        if rest is not None:
+            made["rejected"] = rest
+            del made["rejected_messages"]
+    return made
+
+
+def _of_lists(fields: dict[str, object]) -> dict[str, object]:
+    """Read TRL's two lists of messages: answers behind ``prompt``, or two conversations with a common beginning."""
+    made = dict(fields)
+    chosen, rejected = cast("list[object]", made["chosen"]), cast("list[object]", made["rejected"])
+    if isinstance(made.get("prompt"), list):
+        made["completion"] = made.pop("chosen")
+        return made
+    rest = _beyond(chosen, rejected)
+    if rest is None or "prompt" in made:
+        return fields
+    del made["chosen"]
+    return made | {"messages": chosen, "rejected": rest}
+
+
+def _beyond(talk: list[object], other: list[object]) -> list[object] | None:
+    """Return the messages of another conversation in place of the answer of this one; None if questions differ."""
+    same = 0
+    while same < min(len(talk), len(other)) and talk[same] == other[same]:
+        same += 1
+    while same and _is_answer(other[same - 1]):  # equal answers, or turns of one answer: the check names them
+        same -= 1
+    is_last = all(_role(message) != "user" for message in (*talk[same:], *other[same:]))
+    return other[same:] if is_last else None
+
+
+def _role(message: object) -> object:
+    given = cast("Mapping[str, Any]", message) if isinstance(message, dict) else {}
+    role = given.get("role", given.get("from"))
+    return {"human": "user", "gpt": "assistant"}.get(role, role) if isinstance(role, str) else role
+
+
+def _is_answer(message: object) -> bool:
+    return _role(message) == "assistant"
+
+
+def _turn_like(last: object, answer: object) -> object:
+    """Return an answer as a turn of a conversation's style, where it is a text alone."""
+    if not isinstance(answer, str):
+        return answer
+    is_sharegpt = isinstance(last, dict) and "from" in last
+    return {"from": "gpt", "value": answer} if is_sharegpt else {"role": "assistant", "content": answer}

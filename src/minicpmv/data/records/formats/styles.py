@@ -27,7 +27,7 @@ from minicpmv.data.records.formats.messages import (
     read_messages,
     read_plain_sharegpt,
 )
-from minicpmv.data.records.formats.pairs import QUESTIONS, Pair, is_pair, read_pair
+from minicpmv.data.records.formats.pairs import PREFERENCE_KEYS, QUESTIONS, Pair, is_pair, read_pair, unify_preference
 from minicpmv.data.records.formats.parts import Shown
 from minicpmv.data.records.formats.tool_use import read_listed
 from minicpmv.data.records.record import OWN_NAMES, FieldNames, RawRecord, Unread
@@ -40,7 +40,7 @@ _OWN_KEYS = ("id", "image", "video", "tools", "conversations", "references", "ob
 _READ = frozenset(
     {"conversations", "messages", "image", "images", "references", "objects", "system", "system_prompt", "tools"}
 )
-_READ = _READ.union(QUESTIONS, ("rejected", "label", "video", "videos"))
+_READ = _READ.union(QUESTIONS, PREFERENCE_KEYS, ("rejected", "label", "video", "videos"))
 """Keys of a record that decide its style."""
 _PROMPTED = ("prompt", "completion")
 _OBJECT_KEYS = ("ref", "bbox", "bbox_type", "image_id")
@@ -75,7 +75,8 @@ def to_own_form(record: RawRecord) -> RawRecord:
     plain = _read_plain(record, written)
     if plain is not None:
         return plain
-    reading = _Reading(record, {key: value for key, value in written.items() if not _is_left_out(key, value)})
+    given = {key: value for key, value in written.items() if not _is_left_out(key, value)}
+    reading = _Reading(record, unify_preference(given))
     fields = reading.fields
     talk_key = _present(fields, "conversations", "messages")
     image_key, film_key = _present(fields, "image", "images"), _present(fields, "video", "videos")
@@ -107,7 +108,7 @@ def to_own_form(record: RawRecord) -> RawRecord:
     _read_instruction(reading)
     _read_tools(reading)
     _read_objects(reading)
-    _read_preference(reading, is_talk=talk_key in fields)
+    _read_preference(reading, is_talk=talk_key in fields or _is_prompted(fields))
     _name_images(reading, image_key, "parts")
     _name_images(reading, film_key, "film_parts")
     return _finish(reading, written, how)
@@ -377,12 +378,10 @@ def _read_tools(reading: _Reading) -> None:
 def _read_preference(reading: _Reading, *, is_talk: bool) -> None:
     """Take the worse answer to a conversation, text or messages; and whether its own answer is good."""
     fields = reading.fields
-    if not is_talk:
-        return
-    if isinstance(fields.get("label"), bool):
+    if is_talk and isinstance(fields.get("label"), bool):
         reading.own["label"] = fields["label"]
         reading.taken.add("label")
-    if "rejected" not in fields or "chosen" in fields:
+    if "rejected" not in fields or not (is_talk or "chosen" in reading.taken):
         return
     reading.taken.add("rejected")
     written = fields["rejected"]
