@@ -48,7 +48,7 @@ class PatchBound:
     """Patches of a row."""
 
     def holds(self, rows: Sequence[Indices]) -> bool:
-        """Whether no row has more."""
+        """Return whether no row has more."""
         return all(int(self.patches[row].sum()) <= self.most for row in rows)
 
 

@@ -16,8 +16,8 @@ from functools import lru_cache
 from typing import cast
 
 from minicpmv.data.checks.film_values import check_film_value, check_films_of_version
-from minicpmv.data.checks.foreign_marks import check_marks
-from minicpmv.data.checks.foreign_records import describe_foreign
+from minicpmv.data.checks.other_tools.foreign_marks import check_marks
+from minicpmv.data.checks.other_tools.foreign_records import describe_foreign
 from minicpmv.data.checks.placeholders import (
     IMAGE,
     check_placeholders,

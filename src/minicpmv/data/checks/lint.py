@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import cast
 
-from minicpmv.data.checks.foreign_marks import is_picture_mark
+from minicpmv.data.checks.other_tools.foreign_marks import is_picture_mark
 from minicpmv.data.checks.placeholders import PLACEHOLDER
 from minicpmv.data.records.record import RawRecord, quote
 from minicpmv.errors import Problem

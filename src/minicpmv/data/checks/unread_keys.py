@@ -2,7 +2,7 @@
 
 A key matters by its content: a picture, sound or video, boxes, a number or boolean next to an answer, a boolean of the
 record, a long text. Then it is a problem of every record that has it; otherwise a notice. The meaning of keys in other
-tools is in ``foreign_keys``.
+tools is in ``other_tools.foreign_keys``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minicpmv.data.checks.film_values import film_places
-from minicpmv.data.checks.foreign_keys import HARMLESS, SWITCHES, is_part_of_the_talk, meaning_of
 from minicpmv.data.checks.key_values import (
     are_points,
     find_boxes,
@@ -28,6 +27,7 @@ from minicpmv.data.checks.key_values import (
     leaves_of,
     texts_in,
 )
+from minicpmv.data.checks.other_tools.foreign_keys import HARMLESS, SWITCHES, is_part_of_the_talk, meaning_of
 from minicpmv.data.records.record import RawRecord, Unread, quote
 from minicpmv.errors import Problem
 

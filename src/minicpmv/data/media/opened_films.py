@@ -1,4 +1,4 @@
-"""Opens the films of a record for whoever encodes it, and says what a film's files hold."""
+"""Opens the films of a record for its encoding, and says what a film's files hold."""
 
 from __future__ import annotations
 

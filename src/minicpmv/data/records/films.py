@@ -1,7 +1,7 @@
 """Reads what a record says of its films: where each is, and which of its frames are asked for.
 
-A film is a path, a list of the paths of its frames, or an object that holds one of these beside what is asked. Nothing
-is opened here, and nothing is judged.
+A film is a path, a list of the paths of its frames, or an object that holds one of these together with what is
+asked. Nothing is opened here, and nothing is judged.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ class Film:
 
     @property
     def name(self) -> str:
-        """What messages call it: its path, or that of its first frame and how many follow."""
+        """The name in messages: its path, or that of its first frame and how many follow."""
         if isinstance(self.source, str):
             return self.source
         return f"{self.source[0]} and {len(self.source) - 1} more" if self.source else "an empty list of pictures"

@@ -156,7 +156,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
     @property
     def may_have_films(self) -> bool:
-        """Whether a record has a film, or nobody has measured one."""
+        """Return whether a record has a film, or nobody has measured one."""
         return bool((self._fits["length"] == 0).any() or self._fits["has_films"].any())
 
     def _known_or_most(self, name: str) -> NDArray[np.int32]:

@@ -170,7 +170,12 @@ def score_missing(
         num_records += len(dataset)
         num_new += len(missing)
         if len(missing) and has_moved:
-            raise UsageError(_gone(scores, len(missing), len(dataset)))
+            raise UsageError(
+                f"--reference_cache: found values of {len(dataset) - len(missing):,} of "
+                f"{counted(len(dataset), 'record')} in {scores.store.directory}, expected all: the reference is the "
+                "model as the run started, of which a resumed run has no copy\n"
+                "  fix: restore the folder, and the data and settings that it was filled with; or start again"
+            )
         if len(missing):
             _score(scores, Subset(dataset, missing.tolist()), dataset.lengths[missing], ask, load, capacity, args)
         wait_for_all()
@@ -183,15 +188,6 @@ def score_missing(
         say(f"reference: {counted(num_new, 'record')} scored in {seconds:.1f} s{recalled} ({scores.store.directory})")
     else:
         say(f"reference: all {counted(num_records, 'record')} were scored before ({scores.store.directory})")
-
-
-def _gone(scores: KnownScores, num_missing: int, num_records: int) -> str:
-    return (
-        f"--reference_cache: found values of {num_records - num_missing:,} of {counted(num_records, 'record')} in "
-        f"{scores.store.directory}, expected all: the reference is the model as the run started, of which a "
-        "resumed run has no copy\n"
-        "  fix: restore the folder, and the data and settings that it was filled with; or start again"
-    )
 
 
 def _find_missing(dataset: ConversationDataset, args: TrainingArguments) -> NDArray[np.int64]:

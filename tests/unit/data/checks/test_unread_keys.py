@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minicpmv.cli.main import main
-from minicpmv.data.checks.foreign_keys import HARMLESS as DESCRIBING
-from minicpmv.data.checks.foreign_keys import meaning_of
+from minicpmv.data.checks.other_tools.foreign_keys import HARMLESS as DESCRIBING
+from minicpmv.data.checks.other_tools.foreign_keys import meaning_of
 from minicpmv.data.records.reading import open_records
 from minicpmv.data.sources.cache import DataCache
 from minicpmv.data.sources.loading import Checked, check_records

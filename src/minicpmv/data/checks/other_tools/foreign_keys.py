@@ -113,7 +113,7 @@ _KNOWN = _by_name(
         "frames",
         Meaning(
             "the frames of a film, or how many are taken",
-            "write pictures as {'video': [...]} under 'video' of the record, and a number as 'max_frames' beside it",
+            "write pictures as {'video': [...]} under 'video' of the record, and a number as 'max_frames' next to it",
             decisive=True,
         ),
     ),
