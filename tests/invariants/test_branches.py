@@ -160,7 +160,7 @@ def test_an_answer_that_sees_the_other_one_is_noticed(version: str) -> None:
 
 @pytest.mark.parametrize("version", ["v2_6", "v4_6"])
 def test_bfloat16_is_computed_as_exactly(version: str) -> None:
-    """Measured: 0.02, the rounding of products over other numbers of rows."""
+    """Measured on a CPU: 0 in every release. The bound is chosen: bfloat16 moves tokens by up to 0.055 from float32."""
     pairs = pairs_of(version)
     model = build(version).to(torch.bfloat16).eval()
     with torch.no_grad():
