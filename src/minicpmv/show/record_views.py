@@ -19,6 +19,7 @@ from minicpmv.processing.pictures.patches import load_image
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.text.tool_calls import spell_calls
 from minicpmv.processing.text.turns import FilmRef, ImageRef, Part, Turn
+from minicpmv.show.answers import Answers, compare_answers
 from minicpmv.show.films import Film, show_film
 from minicpmv.show.pictures import Picture, show_picture
 from minicpmv.show.sequence import ImageRun, Kind, Word, arrange_tokens, classify, describe_weight
@@ -82,6 +83,8 @@ class RecordView:
     lengths: Lengths
     error: str = ""
     """Error that training would raise for it; empty if it would be used."""
+    answers: Answers | None = None
+    """The better and the worse answer; None if the record has no worse one."""
 
 
 def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpelling) -> RecordView:
@@ -162,6 +165,7 @@ def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpellin
             max_frames=fit.max_frames,
         ),
         error=error,
+        answers=compare_answers(record),
     )
 
 
