@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 # The modules whose classes are registered, and all that those need, live in these packages.
 _REGISTERED = [
     ".".join(("minicpmv", *path.relative_to(Path(__file__).parent).with_suffix("").parts))
-    for package in ("files", "machine", "devices", "releases", "models", "processing")
+    for package in ("files", "machine", "devices", "releases", "models", "processing", "data")
     for path in (Path(__file__).parent / package).rglob("*.py")
     if path.stem != "__init__"
 ]

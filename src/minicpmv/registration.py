@@ -21,10 +21,12 @@ from transformers import (
 # From its own module: what the top level offers under this name refuses everything when there is no torchvision.
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
+from minicpmv.data.media.opened_films import open_film
 from minicpmv.errors import UsageError
 from minicpmv.models.adapters.peft_loading import watch_peft
 from minicpmv.models.checkpoints.key_names import register_conversions
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
+from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.released_tokenizers import (
     LlamaTokenizerWrapper,
     MiniCPMOTokenizerFast,
@@ -39,6 +41,7 @@ __all__ = ["register"]
 def register() -> None:
     """Register config, models, tokenizer and processors, and watch PEFT; calling it again changes nothing."""
     register_conversions()
+    MiniCPMVProcessor.film_opener = staticmethod(open_film)
     for version in {version.network.model_type: version for version in VERSIONS.values()}.values():
         _register(version)
     # Registered by the class names in tokenizer_config.json, not for MiniCPMVConfig: for a tokenizer found through its
@@ -92,8 +95,8 @@ class _NoVideoProcessor:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **_options: Any) -> Any:
         raise UsageError(
-            f"{pretrained_model_name_or_path}: found no video processor, expected frames as images instead\n"
-            "  fix: give them to AutoProcessor's apply_chat_template, with temporal_ids (4.5)"
+            f"{pretrained_model_name_or_path}: found no video processor, expected films in messages instead\n"
+            "  fix: give {'type': 'video', 'video': path} to AutoProcessor's apply_chat_template"
         )
 
 

@@ -19,6 +19,7 @@ _MADE_ELSEWHERE = {
     "files/disk_space.py check_space": "_message words it; tests/unit/files/test_disk_space.py reads it",
     "files/disk_space.py writing": "_message words it; tests/unit/files/test_disk_space.py reads it",
     "inference/predicting.py _draw_together": "puts the question before an error of explain_not_finite",
+    "serving/requests/sent_films.py line": "carries the error that another process has worded",
     "inference/questions.py encode_question": "puts the question before an error of the processor",
     "machine/support.py refuse_unusable": "_word_unused words it; tests/unit/machine/test_support.py reads it",
     "models/adapters/attaching.py _refuse_missing": "its caller words the beginning; test_attaching.py reads it",

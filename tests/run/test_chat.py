@@ -23,6 +23,7 @@ from minicpmv.cli.main import main
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.terminal.escapes import escape
 from tests.docs.repository import ROOT, code_blocks
+from tests.films import make_film
 from tests.parity.cases import FIXTURES
 from tests.processes import started
 from tests.run.forked import minicpmv
@@ -196,11 +197,34 @@ def test_a_wrong_command_that_is_piped_in_ends_it(
     assert "/nonsense: found no such command" in shown.err
 
 
+def test_a_film_is_asked_about_and_the_times_of_its_frames_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_film(tmp_path / "a.mp4", num_frames=75)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--video-fps", "2", "--start", "1", "--end", "2.5", "--max-new-tokens", "8"]
+    assert main(["chat", str(FIXTURES / "v2_6"), "What happens?", "--video", "a.mp4", *flags]) == 0
+    one = capsys.readouterr()
+    assert one.err.startswith("(a.mp4: 4 frames of 3 s, at 1, 1.48, 1.96, 2.44 s)")
+    assert main(["chat", str(FIXTURES / "v2_5"), "What happens?", "--video", "a.mp4"]) == 2
+    assert "--video: found a film for openbmb/MiniCPM-Llama3-V-2_5, expected none, because" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("/video a.mp4\n/images\nWhat happens?\n/save said.json\n"))
+    assert main(["chat", str(FIXTURES / "v2_6"), *flags]) == 0
+    assert capsys.readouterr().out == f"a.mp4\n{one.out}"
+    (record,) = json.loads((tmp_path / "said.json").read_text(encoding="utf-8"))
+    assert record["videos"] == [{"video": str(tmp_path / "a.mp4"), "start": 1.0, "end": 2.5, "fps": 2.0}]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere/at/all", "hi"], "found no directory 'nowhere/at/all'"),
         ([FIXTURES / "v2_6", "--image", "no.png", "hi"], "found no file 'no.png'"),
+        ([FIXTURES / "v2_6", "--video", "no.mp4", "hi"], "no.mp4: found no such file"),
+        (
+            [FIXTURES / "v2_6", "--video", "no.mp4", "--start", "-1", "hi"],
+            "no.mp4: start: found -1.0, expected seconds",
+        ),
         ([FIXTURES / "components", "hi"], "found neither config.json nor adapter_config.json"),
         ([FIXTURES / "v2", "--system", "Be brief.", "hi"], "found 'system', expected one of user, assistant"),
     ],

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from minicpmv.cli.main import main
+from tests.films import make_film
 from tests.parity.cases import FIXTURES
 from tests.run.forked import minicpmv
 from tests.run.test_chat import SLICED, released_answer
+from tests.tiny import conversation, write_data
 
 MODEL = FIXTURES / "v2_6"
 QUESTION = "Describe this image in detail."
@@ -52,6 +58,25 @@ def test_blank_images_take_the_picture_away(tmp_path: Path) -> None:
     done = minicpmv("eval", MODEL, data, "--max-new-tokens", "12", "--blank-images")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].split() == ["exact_match", "0.0%", "0.0%", "to", "79.3%", "1"]
+
+
+def test_films_are_asked_about_and_their_frames_shuffled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_film(tmp_path / "a.mp4", num_frames=100)
+    record = {"video": {"video": "a.mp4", "fps": 2}, "conversations": conversation("<video>\nWhat?", "So.")}
+    data = write_data(tmp_path / "d.json", [record])
+    said: list[dict[str, Any]] = []
+    for number, flag in enumerate([[], ["--shuffle-frames"], ["--blank-images"]]):
+        output = tmp_path / f"{number}.jsonl"
+        command = ["eval", str(FIXTURES / "v4_5"), data, "--max-new-tokens", "8", "--output", str(output), *flag]
+        assert main(command) == 0
+        said.append(json.loads(output.read_text(encoding="utf-8")))
+    assert len({line["answer"] for line in said}) == 3
+    film = {"video": str(tmp_path / "a.mp4"), "fps": 2, "shown_at": [0.24, 0.72, 1.24, 1.72, 2.24, 2.72, 3.24, 3.72]}
+    assert [line["videos"] for line in said] == [[film]] * 3
+    capsys.readouterr()
+    for more, message in (("--blank-images", "found both"), ("--metrics=loss", "--shuffle-frames: found with loss")):
+        assert main(["eval", str(FIXTURES / "v4_5"), data, "--shuffle-frames", more]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_thoughts_are_written_down_but_do_not_count(tmp_path: Path) -> None:

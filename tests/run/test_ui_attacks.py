@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.films import make_film
 from tests.processes import started, wait_for
 from tests.run.prepared import prepared_python
 from tests.tiny import FIXTURES, save_picture
@@ -128,20 +129,34 @@ def test_a_path_that_is_no_uploaded_file_is_refused_at_once(
     assert visitor.ask("GET", "/config")[0] == 200
 
 
-def test_an_uploaded_picture_is_answered(page: tuple[int, Path], tmp_path: Path) -> None:
-    port, _ = page
-    visitor = Visitor(port)
+def _ask_about(visitor: Visitor, name: str, content: bytes, session: str) -> str:
+    """Upload a file and ask about it; return all that the page is then sent."""
     event, components = visitor.event()
-    save_picture(tmp_path / "a.png", 60, 60, seed=1)
-    form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n%s\r\n--x--\r\n'
+    form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="%s"\r\n\r\n%s\r\n--x--\r\n'
     kind = {"content-type": "multipart/form-data; boundary=x"}
-    status, said = visitor.ask("POST", "/gradio_api/upload", form % (tmp_path / "a.png").read_bytes(), **kind)
+    status, said = visitor.ask("POST", "/gradio_api/upload", form % (name.encode(), content), **kind)
     assert status == 200
     (path,) = json.loads(said)
     box = {"text": "hi", "files": [{"path": path, "meta": _FILE}]}
-    status, said = visitor.send(_values(components, box), event, "s2")
+    status, said = visitor.send(_values(components, box), event, session)
     assert status == 200
     assert '"success":true' in said.replace(" ", "")
+    return said
+
+
+def test_an_uploaded_picture_is_answered(page: tuple[int, Path], tmp_path: Path) -> None:
+    save_picture(tmp_path / "a.png", 60, 60, seed=1)
+    assert '"found' not in _ask_about(Visitor(page[0]), "a.png", (tmp_path / "a.png").read_bytes(), "s2")
+
+
+def test_an_uploaded_film_is_answered_and_a_hostile_one_refused_in_words(
+    page: tuple[int, Path], tmp_path: Path
+) -> None:
+    visitor = Visitor(page[0])
+    whole = Path(make_film(tmp_path / "a.mp4", num_frames=30)).read_bytes()
+    assert "expected" not in _ask_about(visitor, "a.mp4", whole, "s3")
+    for content in (b"#EXTM3U\n/etc/passwd\n", os.urandom(9000), whole[: len(whole) // 2], b"no film"):
+        assert "film b.mp4: found" in _ask_about(visitor, "b.mp4", content, "s4")
 
 
 @pytest.mark.parametrize("value", [[], {"a": 1}, "1" * 5000, "x", True, -1, 10**30])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from minicpmv.cli.dialogue import AnswerPrinter, check_file, hold_dialogue
+from minicpmv.cli.film_options import add_film_options, film_opener, name_frames
+from minicpmv.cli.film_options import check_release as check_films
 from minicpmv.cli.model_options import (
     add_model_options,
     add_sampling_options,
@@ -24,20 +27,22 @@ SUMMARY = "talk to a base model, a fully tuned model or an adapter"
 _EXAMPLES = """examples:
   minicpmv chat output/lora --image cat.jpg "What is this?"
   minicpmv chat output/lora --image page1.png --image page2.png
+  minicpmv chat output/lora --video match.mp4 --start 60 --end 90 "Who scores?"
 """
 
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
-        description="Ask one QUESTION about any number of images, or start a dialogue if no question is given. "
+        description="Ask one QUESTION about any number of images and films, or start a dialogue if there is none. "
         "Answers are streamed, with the likeliest token each time unless --sample is given. In a dialogue, /help lists "
-        "the commands: add pictures, undo, start over, save as a training record.",
+        "the commands: add pictures and films, undo, start over, save as a training record.",
         epilog=_EXAMPLES,
     )
     add_model_options(parser, max_new_tokens=1024, with_thoughts=2048)
     parser.add_argument("question", nargs="?", metavar="QUESTION", help="question; without one, a dialogue starts")
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="picture to show; may be repeated")
+    add_film_options(parser)
     parser.add_argument("--system", metavar="TEXT", help="instruction before the first question (2.5 and later)")
     parser.add_argument(
         "--tools",
@@ -56,6 +61,10 @@ def run(arguments: Sequence[str]) -> int:
     check_sampling(parser, options)
     for file in options.image:
         check_file(file)
+    open_one = film_opener(options)
+    films = [open_one(film) for film in options.video]
+    if films:
+        check_films(options.model)
     tools = read_tools_file(options.tools) if options.tools else []
     if tools:
         check_release(options.model)
@@ -69,9 +78,11 @@ def run(arguments: Sequence[str]) -> int:
         set_seed(options.seed)
     conversation = Conversation(loaded, settings=generation_settings(options), system=options.system, tools=tools)
     if options.question is None:
-        hold_dialogue(conversation, options.image)
+        hold_dialogue(conversation, options.image, films, open_one)
     else:
         shown = AnswerPrinter()
-        conversation.ask(options.question, options.image, on_text=shown.text, on_call=shown.call)
+        for line in name_frames(loaded.processor, films):
+            print(line, file=sys.stderr)
+        conversation.ask(options.question, options.image, films=films, on_text=shown.text, on_call=shown.call)
         print(flush=True)
     return 0

@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minicpmv.cli.film_options import name_frames
 from minicpmv.cli.terminal import Terminal, catch_interrupt
 from minicpmv.errors import MiniCPMVError, UsageError
 from minicpmv.wording import suggest
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
+    from minicpmv.data.media.opened_films import ReadFilm
     from minicpmv.inference.chat import Conversation
     from minicpmv.processing.text.tool_calls import ToolCall
 
@@ -35,17 +37,24 @@ def check_file(file: str) -> None:
         )
 
 
-def hold_dialogue(conversation: Conversation, images: Sequence[str]) -> None:
+def hold_dialogue(
+    conversation: Conversation,
+    images: Sequence[str],
+    films: Sequence[ReadFilm] = (),
+    open_film: Callable[[str], ReadFilm] | None = None,
+) -> None:
     """Answer lines until there are no more, or /quit.
 
     Args:
         conversation: The conversation with the model.
         images: Pictures that are shown before the first question.
+        films: Films that are.
+        open_film: Opens those that are named later.
 
     Raises:
         MiniCPMVError: A line that was piped in, not typed, cannot be answered.
     """
-    _Dialogue(conversation, images).run()
+    _Dialogue(conversation, images, films, open_film).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +65,25 @@ class _Command:
 
 
 class _Dialogue:
-    def __init__(self, conversation: Conversation, images: Sequence[str]) -> None:
+    def __init__(
+        self,
+        conversation: Conversation,
+        images: Sequence[str],
+        films: Sequence[ReadFilm],
+        open_film: Callable[[str], ReadFilm] | None,
+    ) -> None:
         self._conversation = conversation
         self._waiting = list(images)
+        self._films = list(films)
+        self._open_film = open_film
         self._results: list[str] = []
         self._is_over = False
         self._commands = {
             "/image": _Command(self._add_image, "show a picture with the next question; may be repeated", "FILE"),
             "/result": _Command(self._take_result, "give the result of a tool that the answer calls", "TEXT"),
-            "/images": _Command(self._list_images, "list the pictures for the next question"),
-            "/undo": _Command(self._undo, "forget the last question, its pictures and its answer"),
+            "/video": _Command(self._add_film, "show a film with the next question, behind its pictures", "FILE"),
+            "/images": _Command(self._list_shown, "list the pictures and films for the next question"),
+            "/undo": _Command(self._undo, "forget the last question, what was shown with it and its answer"),
             "/reset": _Command(self._reset, "start over"),
             "/save": _Command(self._save, "write the dialogue as a record of training data", "FILE"),
             "/help": _Command(self._help, "show this"),
@@ -73,11 +91,14 @@ class _Dialogue:
         }
         if not conversation.tools:
             del self._commands["/result"]
+        if open_film is None or conversation.loaded.processor.version.reading.films is None:
+            del self._commands["/video"]
         with_files = [name for name, command in self._commands.items() if command.argument == "FILE"]
         self._terminal = Terminal(list(self._commands), with_files)
 
     def run(self) -> None:
         self._terminal.note(_WELCOME)
+        self._name_frames(self._films)
         while not self._is_over:
             try:
                 self._take(self._terminal.read())
@@ -112,8 +133,8 @@ class _Dialogue:
 
     def _ask(self, question: str) -> None:
         images = self._waiting
-        self._answer(partial(self._conversation.ask, question, images))
-        self._waiting = []
+        self._answer(partial(self._conversation.ask, question, images, films=self._films))
+        self._waiting, self._films = [], []
 
     def _take_result(self, text: str) -> None:
         calls = self._conversation.calls
@@ -151,8 +172,18 @@ class _Dialogue:
         count = len(self._waiting)
         self._terminal.note(f"({count} picture{'s'[: count > 1]} will be shown with the next question)")
 
-    def _list_images(self, _: str) -> None:
-        print("\n".join(self._waiting) or "none", flush=True)
+    def _add_film(self, file: str) -> None:
+        assert self._open_film is not None, "the command is there only with it"
+        film = self._open_film(str(Path(file).expanduser()))
+        self._films.append(film)
+        self._name_frames([film])
+
+    def _name_frames(self, films: Sequence[ReadFilm]) -> None:
+        for line in name_frames(self._conversation.loaded.processor, films):
+            self._terminal.note(line)
+
+    def _list_shown(self, _: str) -> None:
+        print("\n".join([*self._waiting, *(film.film.name for film in self._films)]) or "none", flush=True)
 
     def _undo(self, _: str) -> None:
         forgotten = self._conversation.undo()
@@ -162,7 +193,7 @@ class _Dialogue:
 
     def _reset(self, _: str) -> None:
         self._conversation.clear()
-        self._waiting, self._results = [], []
+        self._waiting, self._films, self._results = [], [], []
         self._terminal.note("(a new dialogue)")
 
     def _save(self, file: str) -> None:

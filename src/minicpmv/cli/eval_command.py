@@ -38,6 +38,7 @@ _OF_THE_MODEL = (
     ("image_root", "--image-root"),
     ("batch_size", "--batch-size"),
     ("blank_images", "--blank-images"),
+    ("shuffle_frames", "--shuffle-frames"),
     ("model_max_length", "--model-max-length"),
     ("device", "--device"),
     ("processes", "--processes"),
@@ -48,6 +49,7 @@ _OF_THE_MODEL = (
     ("turns", "--turns"),
 )
 """Options that have no effect with a file of answers."""
+_OF_WHAT_IS_SHOWN = (("blank_images", "--blank-images"), ("shuffle_frames", "--shuffle-frames"))
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -83,7 +85,12 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--blank-images",
         action="store_true",
-        help="show grey pictures instead, to find what the model answers without seeing",
+        help="show grey pictures and frames instead, to find what the model answers without seeing",
+    )
+    parser.add_argument(
+        "--shuffle-frames",
+        action="store_true",
+        help="show the frames of each film in another order, to find what the model answers without it",
     )
     parser.add_argument(
         "--model-max-length",
@@ -190,9 +197,12 @@ def _find_answers(options: argparse.Namespace, metrics: Sequence[Metric]) -> Ans
     from minicpmv.data.records.answers import Answers
     from minicpmv.data.sources.loading import load_records
 
-    if options.blank_images and not all(metric.needs_answers for metric in metrics):
+    changed = [flag for name, flag in _OF_WHAT_IS_SHOWN if getattr(options, name)]
+    if len(changed) > 1:
+        raise UsageError(f"{' '.join(changed)}: found both, expected one of them\n  fix: remove one of the two")
+    if changed and not all(metric.needs_answers for metric in metrics):
         raise UsageError(
-            "--blank-images: found with loss or perplexity, which are measured on the pictures themselves, expected "
+            f"{changed[0]}: found with loss or perplexity, which are measured on the pictures themselves, expected "
             "metrics of answers only\n  fix: remove one of the two"
         )
     if options.model_max_length and all(metric.needs_answers for metric in metrics):
@@ -232,7 +242,7 @@ def _ask(
             settings=settings,
             batch_size=batch_size,
             max_length=options.model_max_length or 2048,
-            blank_images=options.blank_images,
+            shown_as="blank" if options.blank_images else "shuffled" if options.shuffle_frames else "they are",
             on_progress=report,
         )
     if sys.stderr.isatty():

@@ -35,8 +35,8 @@ _EXAMPLES = """examples:
 def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
-        description="Answer POST /v1/chat/completions with text and images, for OpenAI's clients. A request's `model` "
-        "chooses the base or an adapter; waiting requests are batched. SIGTERM finishes running answers.",
+        description="Answer POST /v1/chat/completions with text, images and films, for OpenAI's clients. A request's "
+        "`model` chooses the base or an adapter; waiting requests are batched. SIGTERM finishes running answers.",
         epilog=_EXAMPLES,
     )
     add_model_options(parser, max_new_tokens=1024, with_thoughts=2048)
@@ -64,11 +64,23 @@ def _build_parser() -> argparse.ArgumentParser:
         type=positive_int,
         default=32 * 2**20,
         metavar="N",
-        help="largest request, and largest total of the image files that it names (default: 33554432)",
+        help="largest request, and largest total of the files that it names (default: 33554432)",
     )
+    add(
+        "--max-video-frames",
+        type=positive_int,
+        default=128,
+        metavar="N",
+        help="frames shown, summed over a request's films (default: 128)",
+    )
+    add("--max-video-seconds", type=float, default=600.0, metavar="S", help="longest film (default: 600)")
     add("--request-timeout", type=float, default=300.0, metavar="S", help="seconds for one request (default: 300)")
-    add("--allowed-image-root", metavar="DIR", help="let requests name image files in this folder (default: none)")
-    add("--allow-remote-images", action="store_true", help="fetch images from the public web")
+    add(
+        "--allowed-image-root",
+        metavar="DIR",
+        help="let requests name images and films in this folder (default: none)",
+    )
+    add("--allow-remote-images", action="store_true", help="fetch images and films from the public web")
     return parser
 
 
@@ -110,7 +122,7 @@ def run(arguments: Sequence[str]) -> int:
 def _settings(options: argparse.Namespace) -> ServerSettings:
     from minicpmv.serving.settings import ServerSettings
 
-    for name in ("batch_delay_ms", "request_timeout"):
+    for name in ("batch_delay_ms", "request_timeout", "max_video_seconds"):
         least = 0 if name == "batch_delay_ms" else 1
         if not least <= getattr(options, name) < float("inf"):
             flag = f"--{name.replace('_', '-')}"
@@ -140,6 +152,8 @@ def _settings(options: argparse.Namespace) -> ServerSettings:
         enable_thinking=options.thinking,
         max_body_bytes=options.max_body_bytes,
         max_image_pixels=options.max_image_pixels,
+        max_video_frames=options.max_video_frames,
+        max_video_seconds=options.max_video_seconds,
         request_timeout_seconds=options.request_timeout,
         allowed_image_root=None if root is None else Path(root),
         allow_remote_images=options.allow_remote_images,

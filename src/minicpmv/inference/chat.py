@@ -1,4 +1,4 @@
-"""Holds a conversation with one model: questions and pictures in, answers out as they are written."""
+"""Holds a conversation with one model: questions, pictures and films in, answers out as they are written."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from minicpmv.errors import UsageError
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.machine.shortage import naming_shortage
+from minicpmv.processing.films.shown import OpenedFilm
 from minicpmv.processing.text.answer_calls import CallReader, split_calls
 from minicpmv.processing.text.messages import read_messages
 from minicpmv.processing.text.tool_calls import ToolCall, to_openai
@@ -19,8 +20,8 @@ from minicpmv.wording import counted
 __all__ = ["Conversation", "Exchange"]
 
 _SMALLER = (
-    "start over (/reset in a dialogue), show fewer pictures, or have them cut into fewer tiles (--max-slice-nums 1 is "
-    "the least)"
+    "start over (/reset in a dialogue), show fewer pictures, or frames of films (--max-frames), or have pictures cut "
+    "into fewer tiles (--max-slice-nums 1 is the least)"
 )
 
 
@@ -37,6 +38,8 @@ class Exchange:
     """Whether the caller ended the answer before the model did."""
     results: tuple[str, ...] = ()
     """Results of the calls of the answer before, instead of a question."""
+    films: tuple[OpenedFilm, ...] = ()
+    """Films shown before the question, behind the images."""
 
 
 class Conversation:
@@ -107,12 +110,13 @@ class Conversation:
         question: str,
         images: Sequence[str | Path] = (),
         *,
+        films: Sequence[OpenedFilm] = (),
         on_text: Callable[[str], None] | None = None,
         on_call: Callable[[ToolCall], None] | None = None,
         is_over: Callable[[], bool] | None = None,
         seed: int | None = None,
     ) -> str:
-        """Ask the next question; images come before its text. A question that fails is not remembered.
+        """Ask the next question; images and then films come before its text. A question that fails is not remembered.
 
         The returned answer includes its thoughts; the model's format leaves them out when the next question is asked.
         An answer that ``is_over`` ends is remembered as far as it was written.
@@ -120,6 +124,7 @@ class Conversation:
         Args:
             question: Text of the question.
             images: Image files.
+            films: Films, from ``minicpmv.data.media.opened_films.open_film``.
             on_text: As for ``generation.answer``, without the calls of tools if there is ``on_call``.
             on_call: Called with each call of a tool as soon as it is written.
             is_over: As for ``generation.answer``.
@@ -128,9 +133,10 @@ class Conversation:
         Raises:
             UsageError: The model's format does not allow it, or the conversation has become too long.
             ImageError: A picture cannot be read.
+            FilmError: A film cannot be read.
             MemoryShortageError: Memory ran out.
         """
-        exchange = Exchange(question, tuple(map(str, images)), "")
+        exchange = Exchange(question, tuple(map(str, images)), "", films=tuple(films))
         return self._answer(exchange, on_text=on_text, on_call=on_call, is_over=is_over, seed=seed)
 
     def give_results(
@@ -205,14 +211,17 @@ class Conversation:
 def _asked(exchange: Exchange) -> list[dict[str, Any]]:
     if exchange.results:
         return [_message("tool", result) for result in exchange.results]
-    return [_message("user", exchange.question, exchange.images)]
+    return [_message("user", exchange.question, exchange.images, exchange.films)]
 
 
 def _describe(messages: Sequence[Mapping[str, Any]]) -> str:
-    num_images = sum(piece["type"] == "image" for message in messages for piece in message["content"])
-    return f"this conversation, of {counted(len(messages), 'message')} with {counted(num_images, 'picture')}"
+    kinds = [piece["type"] for message in messages for piece in message["content"]]
+    pictures, films = counted(kinds.count("image"), "picture"), counted(kinds.count("video"), "film")
+    shown = f"{pictures} and {films}" if "video" in kinds else pictures
+    return f"this conversation, of {counted(len(messages), 'message')} with {shown}"
 
 
-def _message(role: str, text: str, images: Sequence[str] = ()) -> dict[str, Any]:
+def _message(role: str, text: str, images: Sequence[str] = (), films: Sequence[OpenedFilm] = ()) -> dict[str, Any]:
     pictures = [{"type": "image", "image": image} for image in images]
-    return {"role": role, "content": [*pictures, {"type": "text", "text": text}]}
+    shown = [{"type": "video", "video": film} for film in films]
+    return {"role": role, "content": [*pictures, *shown, {"type": "text", "text": text}]}

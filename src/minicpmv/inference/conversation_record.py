@@ -1,25 +1,31 @@
 """Saves a conversation as one record of training data, with its pictures embedded, so that the file can be moved.
 
+Films are too large for that: the record has their paths in full, with what was asked of their frames.
 The record is checked like any other before it is written, so it can be trained on, and reads like the conversation.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from minicpmv.data.checks.checking import RecordChecker
+from minicpmv.data.media.opened_films import ReadFilm
 from minicpmv.data.records.formats.styles import to_own_form
 from minicpmv.data.records.inline_images import data_url
 from minicpmv.data.records.record import RawRecord
 from minicpmv.errors import DataError, UsageError
 from minicpmv.files.atomic_files import write_whole
 from minicpmv.inference.chat import Conversation
+from minicpmv.processing.films.shown import OpenedFilm
 from minicpmv.processing.pictures.patches import ImageError
 from minicpmv.processing.text.thinking import without_thinking
 
 __all__ = ["save_record"]
+
+_MARKS = {"image": "<image>\n", "video": "<video>\n"}
 
 
 def save_record(conversation: Conversation, path: str | Path) -> None:
@@ -62,7 +68,7 @@ def _make(conversation: Conversation) -> dict[str, Any]:
     messages: list[dict[str, Any]] = []
     for message in conversation.messages():
         parts = message["content"]
-        shown = "<image>\n" * sum(part["type"] == "image" for part in parts)
+        shown = "".join(_MARKS.get(part["type"], "") for part in parts)
         text = "".join(part["text"] for part in parts if part["type"] == "text")
         messages.append({**message, "content": shown + text})
     # The model does not read the thoughts of earlier answers when the dialogue continues with a question.
@@ -72,7 +78,22 @@ def _make(conversation: Conversation) -> dict[str, Any]:
         message["content"] = without_thinking(message["content"])
     images = [_read(image) for exchange in exchanges for image in exchange.images]
     tools = {"tools": list(conversation.tools)} if conversation.tools else {}
-    return ({"image": images} if images else {}) | tools | {"conversations": messages}
+    films = [_describe(film) for exchange in exchanges for film in exchange.films]
+    shown = ({"image": images} if images else {}) | ({"videos": films} if films else {})
+    return shown | tools | {"conversations": messages}
+
+
+def _describe(opened: OpenedFilm) -> Any:
+    if not isinstance(opened, ReadFilm):
+        raise UsageError(
+            "record: found a film that was sent and is not kept, expected pictures or films with a place\n"
+            "  fix: ask about its file with minicpmv chat --video, and /save that"
+        )
+    film = opened.film
+    paths = [film.source] if isinstance(film.source, str) else film.source
+    places = [str(Path(path).absolute()) for path in paths]
+    asked = {key: value for key, value in asdict(film.request).items() if value is not None}
+    return {"video": places[0] if isinstance(film.source, str) else places, **asked}
 
 
 def _read(image: str) -> str:

@@ -1,15 +1,18 @@
-"""Computes the vision features of pictures, once for each picture, however many records show it.
+"""Computes the vision features of pictures and films, once for each, however many records show it.
 
-Each picture is computed separately, so its features do not depend on the pictures or records before it.
+Each picture is computed separately, so its features do not depend on the pictures or records before it. A record with a
+film is computed as a whole: frames that share a block are resampled together, and other records that show the same
+pictures and films in the same order have the same features.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import random
 from collections import OrderedDict
 from collections.abc import Container, Iterable, MutableMapping, Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,12 +20,30 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from minicpmv.data.media.opened_films import ReadFilm
 from minicpmv.data.records.inline_images import describe_image
 from minicpmv.data.records.record import Record
 from minicpmv.inference.loading import LoadedModel
+from minicpmv.processing.films.shown import Convert, ShownFilm
 from minicpmv.processing.pictures.patches import ImageError, load_image
+from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.processing.text.turns import FilmRef, ImageRef
 
-__all__ = ["Opened", "SeenPictures", "count_pictures", "name_picture", "open_picture"]
+__all__ = [
+    "Opened",
+    "SeenPictures",
+    "ShownAs",
+    "count_films",
+    "count_pictures",
+    "name_film",
+    "name_picture",
+    "open_picture",
+    "show_film",
+]
+
+ShownAs = Literal["they are", "blank", "shuffled"]
+"""How pictures and frames are shown: ``blank`` is grey of the same size; ``shuffled`` shows the frames of each film in
+another order, and pictures as they are."""
 
 _MOST_BYTES = 256 * 2**20
 """Most bytes of cached features (for 4.5 in bfloat16 those of 512 slices), and of pixels opened ahead."""
@@ -31,13 +52,47 @@ _GREY = (128, 128, 128)
 
 def count_pictures(record: Record) -> int:
     """Count the pictures that a record's turns show; they are the first of its images."""
-    return sum(not isinstance(part, str) for turn in record.turns for part in turn.content)
+    return sum(isinstance(part, ImageRef) for turn in record.turns for part in turn.content)
+
+
+def count_films(record: Record) -> int:
+    """Count the films that a record's turns show; they are the first of its films."""
+    return sum(isinstance(part, FilmRef) for turn in record.turns for part in turn.content)
 
 
 def name_picture(record: Record, position: int) -> bytes:
     """Return an identifier of a picture: a digest of its path, or of its bytes if it is embedded."""
     image = record.images[position]
     return hashlib.sha256(image if isinstance(image, bytes) else b"path " + os.fsencode(image)).digest()
+
+
+def name_film(record: Record, position: int) -> bytes:
+    """Return an identifier of a film and of what is asked of its frames."""
+    return hashlib.sha256(b"film " + repr(record.films[position]).encode(errors="surrogateescape")).digest()
+
+
+def show_film(processor: MiniCPMVProcessor, record: Record, position: int, shown_as: ShownAs = "they are") -> ShownFilm:
+    """Choose the frames of one of a record's films, which are decoded when they are asked for.
+
+    Shuffled frames stand in an order that depends only on their number; the times that the model is told do not move.
+
+    Raises:
+        UsageError: The release takes no films.
+    """
+    assert record.film_facts is not None, "headers are read with the record"
+    facts = record.film_facts[position]
+    plan = processor.plan_film(facts, record.films[position].request)
+    opened = ReadFilm(record.films[position], facts)
+
+    def read(convert: Convert) -> Sequence[Any]:
+        if shown_as == "blank":
+            return [convert(Image.new("RGB", plan.size, _GREY))] * len(plan.times)
+        frames = list(opened.read(plan.times, convert))
+        if shown_as == "shuffled":
+            random.Random(0).shuffle(frames)
+        return frames
+
+    return ShownFilm(plan, read)
 
 
 def open_picture(record: Record, position: int, *, blank: bool = False) -> Image.Image:
@@ -71,6 +126,8 @@ class Opened(NamedTuple):
     """(patches of all its slices, 588) of each picture."""
     sizes: list[tuple[int, int]]
     """(rows, columns) in patches of each slice."""
+    times: list[tuple[int, int]] | None = None
+    """As ``EncodedConversation.temporal_ids``."""
 
     @property
     def num_bytes(self) -> int:
@@ -83,13 +140,14 @@ class SeenPictures:
 
     Args:
         loaded: The model. Its vision side must not be sharded.
-        blank: Use a grey picture of the same size instead of each.
+        shown_as: How pictures and frames are shown.
         max_bytes: Most bytes to cache; the last picture is always kept.
     """
 
-    def __init__(self, loaded: LoadedModel, *, blank: bool = False, max_bytes: int = _MOST_BYTES) -> None:
+    def __init__(self, loaded: LoadedModel, *, shown_as: ShownAs = "they are", max_bytes: int = _MOST_BYTES) -> None:
         self._loaded = loaded
-        self._blank = blank
+        self._shown_as: ShownAs = shown_as
+        self._blank = shown_as == "blank"
         self._max_bytes = max_bytes
         self._kept: OrderedDict[_Key, Tensor] = OrderedDict()
         self._num_bytes = 0
@@ -107,6 +165,7 @@ class SeenPictures:
 
         Raises:
             ImageError: A picture cannot be read.
+            FilmError: A film cannot be read.
         """
         opened: dict[_Key, Opened] = {}
         num_bytes = 0
@@ -123,7 +182,7 @@ class SeenPictures:
     def features(
         self, record: Record, max_slice_nums: int | None, opened: MutableMapping[_Key, Opened] | None = None
     ) -> Tensor | None:
-        """Return the tokens of a record's pictures, (slices, Q, D); None if it has none.
+        """Return the tokens of a record's pictures and films, (slices, Q, D); None if it has none.
 
         Args:
             record: The record with the pictures.
@@ -132,14 +191,17 @@ class SeenPictures:
 
         Raises:
             ImageError: A picture cannot be read.
+            FilmError: A film cannot be read.
         """
         groups = self._groups(record)
         found = [self._find(record, group, max_slice_nums, {} if opened is None else opened) for group in groups]
         return torch.cat(found) if found else None
 
     def _groups(self, record: Record) -> list[tuple[int, ...]]:
-        """Return the positions of the pictures that are computed together."""
+        """Return the positions of the pictures that are computed together; with films all, and the films with them."""
         positions = tuple(range(count_pictures(record)))
+        if count_films(record):
+            return [positions]
         if self._together:
             return [positions] if positions else []
         return [(position,) for position in positions]
@@ -163,7 +225,14 @@ class SeenPictures:
         return features
 
     def _key(self, record: Record, positions: Sequence[int], max_slice_nums: int | None) -> _Key:
-        return (max_slice_nums, *(self._name(record, position) for position in positions))
+        if not count_films(record):
+            return (max_slice_nums, *(self._name(record, position) for position in positions))
+        parts = [part for turn in record.turns for part in turn.content if not isinstance(part, str)]
+        names = (
+            name_film(record, part.index) if isinstance(part, FilmRef) else self._name(record, part.index)
+            for part in parts
+        )
+        return (max_slice_nums, *names)
 
     def _name(self, record: Record, position: int) -> object:
         if self._blank and record.image_sizes is not None:
@@ -171,11 +240,23 @@ class SeenPictures:
         return name_picture(record, position)
 
     def _open(self, record: Record, positions: Sequence[int], max_slice_nums: int | None) -> Opened:
-        processor = self._loaded.processor.image_processor
         pictures = [open_picture(record, position, blank=self._blank) for position in positions]
+        if num_films := count_films(record):
+            return self._open_films(record, num_films, pictures, max_slice_nums)
+        processor = self._loaded.processor.image_processor
         plans = [processor.plan(picture.size, max_slice_nums) for picture in pictures]
         patches = [processor.patches(picture, plan) for picture, plan in zip(pictures, plans, strict=True)]
         return Opened(patches, [size for plan in plans for size in plan.tgt_sizes])
+
+    def _open_films(
+        self, record: Record, num_films: int, pictures: Sequence[Image.Image], max_slice_nums: int | None
+    ) -> Opened:
+        processor = self._loaded.processor
+        films = [show_film(processor, record, number, self._shown_as) for number in range(num_films)]
+        encoded = processor.encode_conversation(
+            record.turns, pictures, films=films, add_generation_prompt=True, max_slice_nums=max_slice_nums
+        )
+        return Opened([encoded.pixel_values], encoded.tgt_sizes, encoded.temporal_ids)
 
     @torch.no_grad()
     def _see(self, opened: Opened) -> Tensor:
@@ -183,4 +264,5 @@ class SeenPictures:
         pixel_values = torch.from_numpy(np.concatenate(opened.patches)).to(device)
         pixel_table = torch.from_numpy(self._loaded.processor.image_processor.pixel_table()).to(device)
         sizes = torch.tensor(opened.sizes, device=device)
-        return self._loaded.model.get_image_features(pixel_values, sizes, pixel_table=pixel_table)
+        times = None if opened.times is None else torch.tensor(opened.times, device=device)
+        return self._loaded.model.get_image_features(pixel_values, sizes, temporal_ids=times, pixel_table=pixel_table)

@@ -22,7 +22,7 @@ from minicpmv.inference.ahead import ahead
 from minicpmv.inference.batching import BATCH_SIZE
 from minicpmv.inference.generation import GenerationSettings, draw_answers
 from minicpmv.inference.loading import LoadedModel
-from minicpmv.inference.picture_features import SeenPictures
+from minicpmv.inference.picture_features import SeenPictures, ShownAs
 from minicpmv.inference.questions import Question, choose, encode_question, plan_questions
 from minicpmv.machine.shortage import MemoryShortageError, naming_shortage
 from minicpmv.models.answering.answers import thinking_setting
@@ -68,8 +68,8 @@ class Answering:
     """How tokens are chosen."""
     seed: int = 0
     """With ``sample``, seed of each record's random numbers, together with its position."""
-    blank_images: bool = False
-    """Show a grey picture of the same size instead of each image, to test what the model answers without seeing."""
+    shown_as: ShownAs = "they are"
+    """How pictures and frames are shown; changed, to test what the model answers without seeing them or their order."""
 
     def __call__(self, loaded: LoadedModel, batches: Iterable[Sequence[Question]]) -> Generator[list[Prediction]]:
         """Answer batch by batch; the texts and pictures of the next one are read while the device computes.
@@ -84,6 +84,7 @@ class Answering:
         Raises:
             DataError: A record is no longer readable.
             ImageError: A picture cannot be read.
+            FilmError: A film cannot be read.
             NotFiniteError: The logits for a record are not finite. None of its batch is answered then.
             UsageError: A conversation does not fit the model's version.
             MemoryShortageError: A single record exceeds the memory.
@@ -118,7 +119,7 @@ class Predictor:
         thinking_setting(loaded.processor.version, work.settings.enable_thinking)  # refused here, not in a thread
         self._pictures: SeenPictures | None = None
         if not is_sharded(loaded.model):  # otherwise only the whole model's forward gathers the weights
-            self._pictures = SeenPictures(loaded, blank=work.blank_images)
+            self._pictures = SeenPictures(loaded, shown_as=work.shown_as)
         self._room: float = float("inf")
         """Most tokens per batch, longest answers included: half of the smallest batch that exceeded the memory."""
 
@@ -138,7 +139,7 @@ class Predictor:
                     question,
                     settings=self._settings,
                     with_pixels=pictures is None,
-                    blank_images=self._work.blank_images,
+                    shown_as=self._work.shown_as,
                 ),
             )
             for question in questions
@@ -220,6 +221,7 @@ class Predictor:
             features = [of_record for of_record in found if of_record is not None]
             inputs.pop("pixel_values", None)
             inputs.pop("tgt_sizes", None)
+            inputs.pop("temporal_ids", None)
             if features:
                 inputs["image_features"] = torch.cat(features)
         return {name: value.to(self._loaded.device) for name, value in inputs.items()}
@@ -233,7 +235,7 @@ def predict(
     batch_size: int | None = BATCH_SIZE,
     max_batch_tokens: int | None = None,
     seed: int = 0,
-    blank_images: bool = False,
+    shown_as: ShownAs = "they are",
 ) -> Iterator[Prediction]:
     """Answer every record, the longest first.
 
@@ -245,7 +247,7 @@ def predict(
         batch_size: Most records answered at once; None for any number.
         max_batch_tokens: Most tokens answered at once, see ``plan_batches``.
         seed: As for ``Answering``.
-        blank_images: As for ``Answering``.
+        shown_as: As for ``Answering``.
 
     Yields:
         Answers as they come.
@@ -253,11 +255,12 @@ def predict(
     Raises:
         DataError: A record is no longer readable.
         ImageError: A picture cannot be read.
+        FilmError: A film cannot be read.
         NotFiniteError: The logits for a record are not finite.
         UsageError: The version cannot think, or a conversation does not fit it.
         MemoryShortageError: A single record exceeds the memory.
     """
-    answering = Answering(settings=settings, seed=seed, blank_images=blank_images)
+    answering = Answering(settings=settings, seed=seed, shown_as=shown_as)
     plan = plan_questions(
         loaded.processor, records, settings=settings, batch_size=batch_size, max_batch_tokens=max_batch_tokens
     )

@@ -17,7 +17,15 @@ from minicpmv.data.records.record import Record
 from minicpmv.errors import UsageError
 from minicpmv.inference.batching import plan_batches
 from minicpmv.inference.generation import GenerationSettings
-from minicpmv.inference.picture_features import count_pictures, name_picture, open_picture
+from minicpmv.inference.picture_features import (
+    ShownAs,
+    count_films,
+    count_pictures,
+    name_film,
+    name_picture,
+    open_picture,
+    show_film,
+)
 from minicpmv.models.answering.answers import thinking_setting
 from minicpmv.processing.encoding import EncodedConversation
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -107,12 +115,13 @@ def encode_question(
     *,
     settings: GenerationSettings,
     with_pixels: bool = False,
-    blank_images: bool = False,
+    shown_as: ShownAs = "they are",
 ) -> EncodedConversation:
-    """Encode a question's text, or its pictures as well.
+    """Encode a question's text, or its pictures and films as well.
 
     Raises:
         ImageError: A picture cannot be read.
+        FilmError: A film cannot be read.
         UsageError: The conversation does not fit the model's version.
     """
     shown = question.shown
@@ -121,13 +130,17 @@ def encode_question(
         "max_slice_nums": question.max_slice_nums,
         "enable_thinking": thinking_setting(processor.version, settings.enable_thinking),
     }
-    numbers = range(count_pictures(shown))
+    num_pictures, num_films = count_pictures(shown), count_films(shown)
     try:
+        films = [show_film(processor, shown, number, shown_as) for number in range(num_films)]
         if with_pixels or shown.image_sizes is None:
-            pictures = [open_picture(shown, number, blank=blank_images) for number in numbers]
-            encoded = processor.encode_conversation(shown.turns, pictures, **how)
-            return encoded if with_pixels else replace(encoded, pixel_values=_NO_PIXELS)
-        sample = processor.encode_text(shown.turns, shown.image_sizes[: len(numbers)], **how)
+            pictures = [open_picture(shown, number, blank=shown_as == "blank") for number in range(num_pictures)]
+            if with_pixels:
+                return processor.encode_conversation(shown.turns, pictures, films=films, **how)
+            sizes = [picture.size for picture in pictures]
+        else:
+            sizes = list(shown.image_sizes[:num_pictures])
+        sample = processor.encode_text(shown.turns, sizes, films=[film.plan for film in films], **how)
     except UsageError as error:
         raise UsageError(f"{shown.where()}: {error}") from error
     known = (sample.input_ids, sample.labels, sample.image_mask)
@@ -135,11 +148,12 @@ def encode_question(
 
 
 def _group(question: Question) -> int:
-    """Return a group number for the pictures of a question; one without pictures has its own group."""
+    """Return a group number for the pictures and films of a question; one without any has its own group."""
     described = b"".join(_names(question)) or f"text {question.index}".encode()
     return int.from_bytes(hashlib.sha256(described).digest()[:8], "big", signed=True)
 
 
 def _names(question: Question) -> Iterator[bytes]:
     shown = question.shown
-    return (name_picture(shown, number) for number in range(count_pictures(shown)))
+    yield from (name_picture(shown, number) for number in range(count_pictures(shown)))
+    yield from (name_film(shown, number) for number in range(count_films(shown)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
@@ -25,7 +25,7 @@ from minicpmv.processing.encoding import (
 from minicpmv.processing.films.facts import FilmFacts
 from minicpmv.processing.films.plan import FilmPlan, plan_film
 from minicpmv.processing.films.request import FilmRequest
-from minicpmv.processing.films.shown import OpenedFilm, ShownFilm
+from minicpmv.processing.films.shown import OpenedFilm, OpenFilm, ShownFilm
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor, MiniCPMVImagesKwargs
 from minicpmv.processing.pictures.patches import ImageSource, load_image
 from minicpmv.processing.pictures.slicing import SlicePlan
@@ -54,6 +54,9 @@ class MiniCPMVProcessor(ProcessorMixin):
     Raises:
         CheckpointError: The release is not known, or the tokenizer is not that release's.
     """
+
+    film_opener: ClassVar[OpenFilm | None] = None
+    """Opens the films that messages name; ``minicpmv.registration`` sets it, since decoders are above this room."""
 
     def __init__(
         self,
@@ -390,8 +393,8 @@ class MiniCPMVProcessor(ProcessorMixin):
 
         Args:
             conversation: A list of messages, or a list of such lists, which makes a batch; its tensors are padded
-                on the left. A film is a part ``{"type": "video", "video": film}`` with an opened film
-                (``minicpmv.data.media.open_film``).
+                on the left. A film is a part ``{"type": "video", "video": path}``, or with the paths of frames, and if
+                wanted ``start``, ``end``, ``fps``, ``max_frames`` or ``times``; or with a film that was opened before.
             add_generation_prompt: Whether to end where the model shall go on; True unless it shall go on with the last
                 message.
             continue_final_message: Whether the last message is the beginning of the answer.
@@ -450,7 +453,10 @@ class MiniCPMVProcessor(ProcessorMixin):
         encoded: list[EncodedConversation] = []
         for index, messages in enumerate(conversations):
             turns, images, opened = read_messages(
-                messages, where=f"conversation[{index}]" if is_batch else "conversation", tools=tools
+                messages,
+                where=f"conversation[{index}]" if is_batch else "conversation",
+                tools=tools,
+                open_film=self.film_opener,
             )
             pictures = [load_image(image) for image in images]
             films = [self.show_film(film) for film in opened]

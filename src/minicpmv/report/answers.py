@@ -13,6 +13,7 @@ from minicpmv.evaluation.metrics.base import Metric, Sample
 from minicpmv.evaluation.metrics.registry import find_metrics
 from minicpmv.evaluation.score_files import Answered, ShareOfFile, make_sample, read_answers
 from minicpmv.evaluation.scores import measure, shown
+from minicpmv.report.answer_films import FilmOfLine, read_films
 from minicpmv.report.run_directory import Entry, Run
 
 __all__ = ["KINDS", "AnswerSet", "Kind", "Pair", "Value", "compare_files", "compare_samples"]
@@ -37,6 +38,7 @@ class Pair:
     scores: tuple[float | None, float | None]
     """Scores of these two; None where the metric cannot measure."""
     images: Sequence[str]
+    films: Sequence[FilmOfLine]
     kind: Kind
 
 
@@ -166,6 +168,7 @@ def _pair_of_samples(name: str, asked: Sequence[Entry], metric: Metric) -> Pair:
         answers=answers,
         scores=(first, last),
         images=_texts(asked[-1].get("images")),
+        films=read_films(asked[-1].get("videos")),
         kind=_judge((first, last), metric),
     )
 
@@ -179,6 +182,7 @@ def _pair_of_lines(before: Answered, after: Answered, metric: Metric) -> Pair:
         answers=[(when, str(each.fields.get("answer") or "")) for when, each in (("before", before), ("after", after))],
         scores=scores,
         images=_texts(after.fields.get("images") or before.fields.get("images")),
+        films=read_films(after.fields.get("videos") or before.fields.get("videos")),
         kind=_judge(scores, metric),
     )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from minicpmv.data.records.answers import LAST, Share
+from minicpmv.report.answer_films import Films, Strip
 from minicpmv.report.answer_images import Picture, Pictures
 from minicpmv.report.answers import AnswerSet, Kind, Pair
 from minicpmv.report.differences import given_settings, list_settings
@@ -56,6 +57,8 @@ class ShownPair:
     pictures: Sequence[Picture]
     num_hidden: int
     """Images beyond."""
+    strips: Sequence[Strip]
+    """Frames of its films."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +98,8 @@ def view_run(run: Run, answers: Sequence[AnswerSet], *, name: str) -> RunView:
     """Word the facts of a run."""
     facts, status = run.facts, str(run.facts.get("status") or "unknown")
     words = {"stopped_by": facts.get("stopped_by", "a signal"), "step": run.last_step}
-    pictures = Pictures(Path(str(facts.get("working_directory") or ".")))
+    folder = Path(str(facts.get("working_directory") or "."))
+    pictures, films = Pictures(folder), Films(folder)
     return RunView(
         run=run,
         name=name,
@@ -103,7 +107,7 @@ def view_run(run: Run, answers: Sequence[AnswerSet], *, name: str) -> RunView:
         is_finished=status == "finished",
         facts=_facts(run),
         numbers=[*_numbers_of_answers(answers), *_numbers_of_log(run)],
-        answers=[_view_answers(each, pictures) for each in answers],
+        answers=[_view_answers(each, pictures, films) for each in answers],
         sources=_sources(facts),
         statistics=_statistics(facts),
         histogram=_histogram(facts),
@@ -199,9 +203,14 @@ def _training_loss(run: Run) -> list[Number]:
     return [Number(name="training loss, mean until now", value=f"{sum(logged) / len(logged):.3g}")]
 
 
-def _view_answers(found: AnswerSet, pictures: Pictures) -> Answers:
+def _view_answers(found: AnswerSet, pictures: Pictures, films: Films) -> Answers:
     shown = [
-        ShownPair(pair=pair, pictures=pictures.of(pair.images), num_hidden=pictures.num_hidden(pair.images))
+        ShownPair(
+            pair=pair,
+            pictures=pictures.of(pair.images),
+            num_hidden=pictures.num_hidden(pair.images),
+            strips=films.of(pair.films),
+        )
         for pair in found.pairs
     ]
     labels: dict[Kind, str] = {"better": "better", "worse": "worse", "right": "right as before", "wrong": "unchanged"}

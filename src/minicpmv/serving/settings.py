@@ -31,9 +31,13 @@ class ServerSettings:
     enable_thinking: bool = False
     """Whether the model thinks if a request does not state it; 4.5 and later."""
     max_body_bytes: int = 32 * 2**20
-    """Largest request, and largest total of its external images."""
+    """Largest request, and largest total of its images and films."""
     max_image_pixels: int = 50_000_000
     """Most pixels, width times height, summed over the images of a request."""
+    max_video_frames: int = 128
+    """Most frames shown, summed over the films of a request."""
+    max_video_seconds: float = 600.0
+    """Longest film of a request."""
     request_timeout_seconds: float = 300.0
     """Time from the end of a request's headers to its answer's last byte."""
     allowed_image_root: Path | None = None

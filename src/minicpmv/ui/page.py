@@ -68,7 +68,7 @@ class Page:
                 self._problem = gradio.HTML(visible=False, elem_id="problem")
                 self._box = gradio.MultimodalTextbox(
                     placeholder="Ask something",
-                    file_types=["image"],
+                    file_types=self._file_types(),
                     file_count="multiple",
                     sources=["upload"],
                     show_label=False,
@@ -84,6 +84,10 @@ class Page:
                 self._controls = Controls([speaker.loaded for speaker in speakers], self._settings)
         self._record = gradio.DownloadButton(visible="hidden")
         self._wire()
+
+    def _file_types(self) -> list[str]:
+        takes_films = all(speaker.loaded.processor.version.reading.films for speaker in self._room.speakers)
+        return ["image", "video"] if takes_films else ["image"]
 
     def _heading(self) -> str:
         first = self._room.speakers[0].loaded
@@ -130,23 +134,25 @@ class Page:
     def _ask_again(self, given: _Update, request: gradio.Request) -> Iterator[_Update]:
         session = self._session(request)
         try:
-            question, images = session.undo()
+            question, files = session.undo()
         except MiniCPMVError as error:
             yield self._problem_update(error)
             return
-        yield from self._answer(session, question, images, given)
+        yield from self._answer(session, question, files, given)
 
-    def _answer(self, session: Session, question: str, images: Sequence[str], given: _Update) -> Iterator[_Update]:
+    def _answer(self, session: Session, question: str, files: Sequence[str], given: _Update) -> Iterator[_Update]:
         box, problem = dict[str, Any](), None
         try:
-            check_uploads(images, max_pixels=self._settings.max_image_pixels)
+            images, films = check_uploads(files, max_pixels=self._settings.max_image_pixels)
             chosen = self._controls.read(given)
-            answering = session.ask(question, images, settings=chosen.settings, system=chosen.system, seed=chosen.seed)
+            answering = session.ask(
+                question, images, films, settings=chosen.settings, system=chosen.system, seed=chosen.seed
+            )
             yield self._while_answering(session)
             for _ in answering:
                 yield self._show(session)
         except MiniCPMVError as error:
-            box, problem = {"value": {"text": question, "files": list(images)}}, error
+            box, problem = {"value": {"text": question, "files": list(files)}}, error
         yield self._show(session) | self._at_rest(box) | self._problem_update(problem)
 
     def _end_answer(self, request: gradio.Request) -> None:
@@ -155,10 +161,10 @@ class Page:
     def _take_back(self, request: gradio.Request) -> _Update:
         session = self._session(request)
         try:
-            question, images = session.undo()
+            question, files = session.undo()
         except MiniCPMVError as error:
             return self._problem_update(error)
-        box = gradio.MultimodalTextbox(value={"text": question, "files": list(images)})
+        box = gradio.MultimodalTextbox(value={"text": question, "files": list(files)})
         return self._show(session) | {self._box: box} | self._problem_update(None)
 
     def _start_anew(self, request: gradio.Request) -> _Update:

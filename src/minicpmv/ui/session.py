@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from minicpmv.errors import UsageError
 from minicpmv.inference.chat import Conversation
 from minicpmv.inference.generation import GenerationSettings
+from minicpmv.serving.requests.sent_films import UploadedFilm
 from minicpmv.ui.speakers import Speaker
 from minicpmv.ui.turns import Turns
+from minicpmv.ui.uploads import paths_of
 
 __all__ = ["Pending", "Room", "Session"]
 
@@ -26,6 +28,7 @@ class Pending:
     images: tuple[str, ...]
     written: list[str]
     """Text of each speaker's answer so far."""
+    films: tuple[UploadedFilm, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Session:
         self,
         question: str,
         images: Sequence[str],
+        films: Sequence[UploadedFilm] = (),
         *,
         settings: GenerationSettings,
         system: str | None = None,
@@ -60,6 +64,7 @@ class Session:
         Args:
             question: Text of the question.
             images: Image files, shown before it.
+            films: Films, shown behind the images.
             settings: Settings of generation.
             system: Instruction for the whole conversation.
             seed: Seed for sampled tokens.
@@ -67,14 +72,15 @@ class Session:
         Raises:
             UsageError: The question is empty, or a format does not allow it.
             ImageError: A picture cannot be read.
+            FilmError: A film cannot be read.
             MemoryShortageError: There is too little memory for it.
         """
-        if not (question.strip() or images):
-            raise UsageError("question: found none, expected a text or a picture\n  fix: write one")
+        if not (question.strip() or images or films):
+            raise UsageError("question: found none, expected a text, a picture or a film\n  fix: write one")
         for conversation in self.conversations:
             conversation.settings, conversation.system = settings, system
         self._stopped.clear()
-        self.pending = Pending(question, tuple(images), ["" for _ in self.conversations])
+        self.pending = Pending(question, tuple(images), ["" for _ in self.conversations], tuple(films))
         with ThreadPoolExecutor(1, thread_name_prefix="question") as pool:
             # In a separate thread: a page that stops reading must not keep the lock.
             answering = pool.submit(self._answer_all, self.pending, seed)
@@ -91,7 +97,7 @@ class Session:
         self._stopped.set()
 
     def undo(self) -> tuple[str, tuple[str, ...]]:
-        """Forget the last question and its answers, and return it with its images.
+        """Forget the last question and its answers, and return it with its files, images and then films.
 
         Raises:
             UsageError: There is no question yet.
@@ -99,7 +105,7 @@ class Session:
         forgotten, *_ = [conversation.undo() for conversation in self.conversations]
         if forgotten is None:
             raise UsageError("conversation: found no question, expected one to take back\n  fix: ask first")
-        return forgotten.question, forgotten.images
+        return forgotten.question, (*forgotten.images, *paths_of(forgotten.films))
 
     def clear(self) -> None:
         """Forget the conversations."""
@@ -132,7 +138,12 @@ class Session:
             is_answered = False
             try:
                 self.conversations[number].ask(
-                    pending.question, pending.images, on_text=show, is_over=is_over, seed=seed
+                    pending.question,
+                    pending.images,
+                    films=pending.films,
+                    on_text=show,
+                    is_over=is_over,
+                    seed=seed,
                 )
                 is_answered = True
             finally:

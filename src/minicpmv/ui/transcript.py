@@ -10,6 +10,7 @@ from typing import Any
 from minicpmv.inference.chat import Exchange
 from minicpmv.processing.text.thinking import THINK, THOUGHT, split_thinking
 from minicpmv.ui.session import Pending
+from minicpmv.ui.uploads import paths_of
 
 __all__ = ["show_exchanges"]
 
@@ -25,18 +26,19 @@ def show_exchanges(exchanges: Sequence[Exchange], pending: Pending | None, numbe
     """Return the messages of one speaker's conversation, with the question that is being answered, if any."""
     shown = [message for exchange in exchanges for message in _exchange(exchange)]
     if pending is not None:
-        shown += [*_question(pending.question, pending.images), *_answer(pending.written[number], is_whole=False)]
+        files = (*pending.images, *paths_of(pending.films))
+        shown += [*_question(pending.question, files), *_answer(pending.written[number], is_whole=False)]
     return shown
 
 
 def _exchange(exchange: Exchange) -> Iterator[dict[str, Any]]:
-    yield from _question(exchange.question, exchange.images)
+    yield from _question(exchange.question, (*exchange.images, *paths_of(exchange.films)))
     yield from _answer(exchange.answer, is_whole=True, end=_STOPPED if exchange.was_stopped else "")
 
 
-def _question(text: str, images: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for image in images:
-        yield {"role": "user", "content": {"path": image, "alt_text": Path(image).name}}
+def _question(text: str, files: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for file in files:
+        yield {"role": "user", "content": {"path": file, "alt_text": Path(file).name}}
     if text:
         yield {"role": "user", "content": escape_markup(text)}
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from minicpmv.cli.main import main
+from minicpmv.data.media.opened_films import open_film
 from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import DataError, UsageError
 from minicpmv.inference.chat import Conversation, Exchange
@@ -16,6 +17,8 @@ from minicpmv.inference.conversation_record import save_record
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import LoadedModel, load_model
 from minicpmv.processing.text.messages import read_messages
+from minicpmv.serving.requests.sent_films import UploadedFilm
+from tests.films import make_film
 from tests.tiny import FIXTURES
 
 WIDE = str(FIXTURES / "v2_6" / "images" / "wide_150x80.png")
@@ -76,6 +79,22 @@ def test_only_the_last_answer_keeps_its_thoughts(tmp_path: Path) -> None:
     asked = thinking.processor.apply_chat_template(conversation.messages()[:-1], enable_thinking=True)
     prompt = asked["input_ids"][0].tolist()
     assert ids_of_record(tmp_path / "said.json", thinking)[0][: len(prompt)] == prompt
+
+
+def test_films_are_saved_by_their_paths_and_train_the_same_tokens(loaded: LoadedModel, tmp_path: Path) -> None:
+    film = open_film(make_film(tmp_path / "a.mp4", num_frames=75), end=2)
+    conversation = said(loaded, Exchange("Equal?", (SMALL,), "No.", films=(film,)))
+    save_record(conversation, tmp_path / "said.json")
+    (record,) = load_records(str(tmp_path / "said.json"))
+    asked = loaded.processor.apply_chat_template(conversation.messages()[:-1])["input_ids"][0].tolist()
+    plan = loaded.processor.plan_film(film.facts, record.films[0].request)
+    assert record.image_sizes is not None
+    (size,) = record.image_sizes
+    ids = loaded.processor.encode_text(record.turns, [size], films=[plan]).input_ids
+    assert ids[: len(asked)] == asked
+    sent: Any = UploadedFilm(film.film.name, film.facts, film.request, 60)
+    with pytest.raises(UsageError, match="found a film that was sent and is not kept"):
+        save_record(said(loaded, Exchange("?", (), "No.", films=(sent,))), tmp_path / "sent.json")
 
 
 def test_lines_are_added_to_a_jsonl_file(loaded: LoadedModel, tmp_path: Path) -> None:

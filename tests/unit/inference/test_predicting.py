@@ -153,7 +153,7 @@ def test_what_is_drawn_depends_on_seed_and_record_alone(loaded: LoadedModel, rec
 def test_grey_pictures_are_seen_in_place_of_all(loaded: LoadedModel, records: Sequence[Record], tmp_path: Path) -> None:
     grey = tmp_path / "grey.png"
     Image.new("RGB", (150, 80), (128, 128, 128)).save(grey)
-    (said,) = predict(loaded, [records[3]], settings=SHORT, blank_images=True)
+    (said,) = predict(loaded, [records[3]], settings=SHORT, shown_as="blank")
     assert said.answer == ask_alone(loaded, replace(records[3], images=(str(grey),)), SHORT)
     assert said.answer != ask_alone(loaded, records[3], SHORT)
 

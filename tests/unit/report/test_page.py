@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from minicpmv.report.writing import write_report
+from tests.films import make_film
 from tests.tiny import save_picture
 from tests.unit.report.runs import LOG, answer_line, facts, sample, write_lines, write_run
 from tests.unit.show.pages import read_page
@@ -154,3 +155,13 @@ def test_a_page_needs_nothing_beside_it(tmp_path: Path) -> None:
     assert "@import" not in read.style
     assert "http" not in page.replace("fetch", "").partition("<body>")[0]
     assert "//" not in page.rpartition("<script>")[2].replace("// ", "").replace("/** ", ""), "no address in our script"
+
+
+def test_answers_about_a_film_have_a_strip_of_its_frames(tmp_path: Path) -> None:
+    make_film(tmp_path / "a.mp4", num_frames=50)
+    videos = [{"video": str(tmp_path / "a.mp4"), "shown_at": [0.0, 1.5]}, {"video": "gone.mp4", "shown_at": [0.0]}]
+    samples = [sample(step, "no", videos=videos) for step in (0, 3)]
+    page = page_of(write_run(tmp_path / "run", samples=samples))
+    assert page.count('<li><img src="data:image/png;base64,') == 2
+    assert 'alt="frame at 1.5 seconds"' in page
+    assert "gone.mp4: no such file" in words_of(page)

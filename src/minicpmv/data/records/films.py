@@ -7,19 +7,16 @@ asked. Nothing is opened here, and nothing is judged.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
 from minicpmv.data.records.formats.images import path_of
 from minicpmv.data.records.formats.json_list import RepeatedKeys
 from minicpmv.data.records.record import Film, Unread
-from minicpmv.processing.films.request import FilmRequest
+from minicpmv.processing.films.request import REQUEST_KEYS, FilmRequest
 
-__all__ = ["REQUEST_KEYS", "is_film_struct", "plain_film", "plain_films", "read_film"]
+__all__ = ["is_film_struct", "plain_film", "plain_films", "read_film"]
 
-REQUEST_KEYS = tuple(each.name for each in fields(FilmRequest))
-"""Keys of an object that ask for frames."""
 _SOURCE_KEYS = ("video", "path", "url", "bytes")
 """Keys of an object that hold the film; the first that is not null counts."""
 _STILL = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".ppm")

@@ -17,6 +17,7 @@ from minicpmv.data.records.record import Record
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.samples.length_policy import Fit, plan_films
 from minicpmv.errors import DataError, Problem
+from minicpmv.processing.films.plan import word_times
 from minicpmv.processing.pictures.slicing import plan_slices
 from minicpmv.processing.processor import MiniCPMVProcessor
 
@@ -122,7 +123,7 @@ def measure_lengths(
             plans = fit.shown(plan_films(record, processor))
             frames += [len(plan.times) for plan in plans]
             if plans and first_film is None:
-                first_film = f"{record.films[0].name}: {_seconds(plans[0].times)}"
+                first_film = f"{record.films[0].name}: {word_times(plans[0].times)}"
             uses.update((size, fit.max_slice_nums) for size in record.image_sizes or ())
         if on_progress is not None:
             on_progress(index + 1, len(dataset))
@@ -168,18 +169,6 @@ def _plan(dataset: ConversationDataset, tokens: np.ndarray, pack_length: int, ba
     patches_per_token = dataset.patches_per_token
     most = None if patches_per_token is None else int(pack_length * patches_per_token)
     return plan_rows(tokens[:, 0], pack_length, batch_size, patches=tokens[:, 2], max_patches=most)
-
-
-def _seconds(times: Sequence[float], *, shown: int = 8) -> str:
-    """Word the times of frames.
-
-    >>> _seconds([0.0, 0.5, 1.0])
-    '0, 0.5, 1 s'
-    """
-    words = [f"{time:.4g}" for time in times]
-    if len(words) > shown:
-        words = [*words[: shown - 2], "...", words[-1]]
-    return f"{', '.join(words)} s"
 
 
 def plan_rows(

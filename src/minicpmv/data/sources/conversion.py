@@ -16,7 +16,6 @@ from typing import Any, cast
 from minicpmv.data.checks.duplicate_ids import digest_record
 from minicpmv.data.media.image_files import Size
 from minicpmv.data.records.boxes import BoxError, scale_boxes
-from minicpmv.data.records.films import REQUEST_KEYS
 from minicpmv.data.records.grounding import fill_marks
 from minicpmv.data.records.inline_images import data_url, image_kind, is_embedded, read_embedded
 from minicpmv.data.records.reading import open_records
@@ -24,6 +23,7 @@ from minicpmv.data.records.record import RawRecord
 from minicpmv.data.sources.loading import ImageRoots, check_records, objects_of
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.files.atomic_files import replacing
+from minicpmv.processing.films.request import REQUEST_KEYS
 from minicpmv.terminal.streams import advise
 from minicpmv.wording import counted
 

@@ -19,10 +19,13 @@ from minicpmv.evaluation.score_files import make_sample
 from minicpmv.inference.batching import BATCH_SIZE
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.model_processes import Models
+from minicpmv.inference.picture_features import ShownAs
 from minicpmv.inference.predicting import Answering, Prediction
 from minicpmv.inference.questions import choose, plan_questions
+from minicpmv.processing.films.request import REQUEST_KEYS
+from minicpmv.processing.processor import MiniCPMVProcessor
 
-__all__ = ["ask", "line_of", "sample_of"]
+__all__ = ["ask", "describe_films", "line_of", "sample_of"]
 
 _AT_A_TIME = 1024
 """Most records whose answers are held in memory."""
@@ -36,7 +39,7 @@ def ask(
     settings: GenerationSettings,
     batch_size: int = BATCH_SIZE,
     max_length: int,
-    blank_images: bool = False,
+    shown_as: ShownAs = "they are",
     on_progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[dict[str, Any], Sample]]:
     """Yield the line and the sample of each answer, in order, computing only what some metric needs.
@@ -48,7 +51,7 @@ def ask(
         settings: Settings of generation.
         batch_size: Records that are answered at once.
         max_length: Most tokens of a record whose loss is measured.
-        blank_images: As for ``Predictor``.
+        shown_as: As for ``Answering``.
         on_progress: Called with the number of answers done so far.
 
     Raises:
@@ -69,7 +72,7 @@ def ask(
 
         answers: Any = repeat(None)
         if is_answered:
-            answering = Answering(settings=settings, blank_images=blank_images)
+            answering = Answering(settings=settings, shown_as=shown_as)
             plan = plan_questions(models.processor, chosen, settings=settings, batch_size=batch_size)
             answers = _in_order(models, answering, chosen, plan, tell=None if is_measured else tell)
         losses: Any = repeat((None, None))
@@ -78,7 +81,8 @@ def ask(
             losses = models.map(measuring, Selected(asked.records, here))
         for number, (record, answer, (nats, weight)) in enumerate(zip(chosen, answers, losses, strict=False)):
             said = None if answer is None else answer.answer
-            yield line_of(record, asked.fields(start + number), said, nats, weight)
+            films = describe_films(record, models.processor)
+            yield line_of(record, asked.fields(start + number), said, nats, weight, films=films)
             if is_measured:
                 tell(number + 1)
 
@@ -112,12 +116,26 @@ def sample_of(record: Record, *, answer: str = "", nats: float | None = None, we
     )
 
 
+def describe_films(record: Record, processor: MiniCPMVProcessor) -> list[dict[str, Any]]:
+    """Describe a record's films for a file of answers: as a record names each, and the times of the frames shown."""
+    return [
+        {
+            "video": film.source if isinstance(film.source, str) else list(film.source),
+            **{key: value for key in REQUEST_KEYS if (value := getattr(film.request, key)) is not None},
+            "shown_at": list(processor.plan_film(facts, film.request).times),
+        }
+        for film, facts in zip(record.films, record.film_facts or (), strict=True)
+    ]
+
+
 def line_of(
     record: Record,
     place: Mapping[str, int],
     answer: str | None,
     nats: float | None = None,
     weight: float | None = None,
+    *,
+    films: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[dict[str, Any], Sample]:
     """Return a record's line for a file of answers, and its sample for metrics.
 
@@ -127,11 +145,13 @@ def line_of(
         answer: The model's answer, if one was asked for.
         nats: Loss of the record's answers, if it was measured.
         weight: Weight of their tokens.
+        films: From ``describe_films``.
     """
     line: dict[str, Any] = {"id": record.id, **place, "question": record.turns[-2].text}
     line |= {} if answer is None else {"answer": answer}
     line["reference"] = record.turns[-1].spoken
     line |= {"images": image_names(record.images)} if record.images else {}
+    line |= {"videos": list(films)} if films else {}
     line |= {"references": list(record.references)} if record.references else {}
     line |= {} if nats is None else {"nats": nats, "weight": weight}
     return line, sample_of(record, answer=answer or "", nats=nats, weight=weight)

@@ -16,8 +16,10 @@ from minicpmv.processing.films.request import FilmRequest, find_request_fault
 from minicpmv.processing.films.sampling import Clip, Limits, Sample, spread
 from minicpmv.releases.row import FilmRule, find_code
 
-__all__ = ["FilmPlan", "plan_film"]
+__all__ = ["FilmPlan", "plan_film", "word_times"]
 
+_MOST_WORDED = 8
+"""Times that are written out."""
 _TICK = 0.1
 """Seconds. Unit of 4.5's time ids."""
 
@@ -108,6 +110,18 @@ def plan_film(facts: FilmFacts, request: FilmRequest, rule: FilmRule) -> FilmPla
         group=min(group, rule.max_group),
         time_ids=_time_ids([time - start for time in times], clip.duration) if rule.has_time else None,
     )
+
+
+def word_times(times: Sequence[float]) -> str:
+    """Word the times of frames, in seconds.
+
+    >>> word_times([0.0, 0.5, 1.0])
+    '0, 0.5, 1 s'
+    """
+    words = [f"{time:.4g}" for time in times]
+    if len(words) > _MOST_WORDED:
+        words = [*words[: _MOST_WORDED - 2], "...", words[-1]]
+    return f"{', '.join(words)} s"
 
 
 def _clip_of(facts: FilmFacts, request: FilmRequest) -> Clip:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
+from typing import Any
 
 from minicpmv.processing.films.facts import FilmFacts
 
-__all__ = ["MAX_FRAMES", "FilmRequest", "RequestFault", "find_request_fault"]
+__all__ = ["MAX_FRAMES", "REQUEST_KEYS", "FilmRequest", "RequestFault", "find_request_fault"]
 
 MAX_FRAMES = 2048
 """Most frames of one film that anybody may ask for; the releases take 64 to 540 by themselves."""
@@ -37,6 +39,14 @@ class FilmRequest:
     times: tuple[float, ...] | None = None
     """Seconds, ascending: which frames of a film or animation are taken; when each picture of a folder or list was."""
 
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, Any]) -> FilmRequest:
+        """Make a request of JSON values, which may be of any type until ``find_request_fault`` has seen them."""
+        asked: dict[str, Any] = {key: fields.get(key) for key in REQUEST_KEYS}
+        if isinstance(asked["times"], list):
+            asked["times"] = tuple(asked["times"])
+        return cls(**asked)
+
     def filled(self, facts: FilmFacts, *, fps: float | None, max_frames: int | None) -> FilmRequest:
         """Return the request with a caller's own numbers where it leaves them open.
 
@@ -54,6 +64,10 @@ class FilmRequest:
     def is_empty(self) -> bool:
         """Whether nothing is asked, so that the release's rule decides alone."""
         return self == FilmRequest()
+
+
+REQUEST_KEYS = tuple(each.name for each in fields(FilmRequest))
+"""Names under which frames are asked for."""
 
 
 @dataclass(frozen=True, slots=True)

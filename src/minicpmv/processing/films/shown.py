@@ -10,7 +10,7 @@ from minicpmv.processing.films.facts import FilmFacts
 from minicpmv.processing.films.plan import FilmPlan
 from minicpmv.processing.films.request import FilmRequest
 
-__all__ = ["Convert", "OpenedFilm", "ShownFilm"]
+__all__ = ["Convert", "OpenFilm", "OpenedFilm", "ShownFilm"]
 
 Convert = Callable[[Any], Any]
 """Makes what is kept in place of each decoded frame: of a Pillow picture, which is RGB and has the film's size."""
@@ -31,6 +31,19 @@ class OpenedFilm(Protocol):
 
     def read(self, times: Sequence[float], convert: Convert) -> Sequence[Any]:
         """Decode the frames that are shown at some times, in seconds, and return what ``convert`` makes of each."""
+        ...
+
+
+class OpenFilm(Protocol):
+    """Opens the film of a message."""
+
+    def __call__(self, source: Any, **asked: Any) -> OpenedFilm:
+        """Open a film.
+
+        Args:
+            source: Path of a film file, an animation or a folder of frames; or the paths of its frames.
+            asked: What is asked of its frames, by the names of ``FilmRequest``.
+        """
         ...
 
 

@@ -6,13 +6,15 @@ Whether the roles fit the model is decided where the conversation is rendered.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
 from minicpmv.errors import UsageError
-from minicpmv.processing.films.shown import OpenedFilm
+from minicpmv.processing.films.request import REQUEST_KEYS
+from minicpmv.processing.films.shown import OpenedFilm, OpenFilm
 from minicpmv.processing.pictures.patches import ImageSource
 from minicpmv.processing.text.tool_calls import ToolCall, ToolFault, make_call, read_calls, read_tools, to_json
 from minicpmv.processing.text.turns import FilmRef, ImageRef, Part, Turn, announce_tools
@@ -35,7 +37,11 @@ _FIX_OF_KIND = {
 
 
 def read_messages(
-    messages: Sequence[Any], *, where: str = "conversation", tools: Any = None
+    messages: Sequence[Any],
+    *,
+    where: str = "conversation",
+    tools: Any = None,
+    open_film: OpenFilm | None = None,
 ) -> tuple[list[Turn], list[ImageSource], list[OpenedFilm]]:
     """Split messages into turns and the images and films they show, each in the order of the text.
 
@@ -43,9 +49,11 @@ def read_messages(
         messages: One conversation.
         where: What to call it in an error.
         tools: Functions that the model may call, in OpenAI's form, if any.
+        open_film: Opens a film that a message names by its path; without it, films must be opened.
 
     Raises:
         UsageError: A message or a part of one is not understood.
+        MiniCPMVError: ``open_film`` refuses a film.
     """
     turns: list[Turn] = []
     images: list[ImageSource] = []
@@ -76,7 +84,7 @@ def read_messages(
             )
         parts: list[Part] = []
         for position, part in enumerate(content):
-            value = _read_part(part, f"{place}.content[{position}]")
+            value = _read_part(part, f"{place}.content[{position}]", open_film)
             if isinstance(value, _Image):
                 parts.append(ImageRef(len(images)))
                 images.append(value.source)
@@ -119,7 +127,7 @@ class _Film:
         self.source = source
 
 
-def _read_part(part: Any, where: str) -> str | _Image | _Film:
+def _read_part(part: Any, where: str, open_film: OpenFilm | None) -> str | _Image | _Film:
     if isinstance(part, str):
         return part
     if isinstance(part, Image.Image):
@@ -150,7 +158,7 @@ def _read_part(part: Any, where: str) -> str | _Image | _Film:
             raise _error(f"{where}.image_url", _kind(value), "a string", "write {'type': 'image', 'image': path}")
         return _Image(value)
     if kind in ("video", "video_url"):
-        return _Film(_read_film(part, where))
+        return _Film(_read_film(part, where, open_film))
     raise _error(
         f"{where}.type",
         repr(kind) if "type" in part else "none",
@@ -159,17 +167,27 @@ def _read_part(part: Any, where: str) -> str | _Image | _Film:
     )
 
 
-def _read_film(part: Mapping[str, Any], where: str) -> OpenedFilm:
-    """Return the film of a part, opened; only above this room is one opened."""
+def _read_film(part: Mapping[str, Any], where: str, open_film: OpenFilm | None) -> OpenedFilm:
+    """Return the film of a part: opened by the caller, or here by its path, with what the part asks of its frames."""
     value: Any = next((part[key] for key in (*_FILM_KEYS, "video_url") if part.get(key) is not None), None)
-    if not all(hasattr(value, name) for name in ("facts", "request", "read")):
-        raise _error(
-            where,
-            "a video part without a film" if value is None else f"a film that is not opened: {value!r:.60}",
-            "an opened film",
-            "write {'type': 'video', 'video': minicpmv.data.media.open_film(path)}",
-        )
-    return value
+    if isinstance(value, Mapping) and isinstance(value.get("url"), str):  # as OpenAI's interface has it
+        value = value["url"]
+    asked = {key: part[key] for key in REQUEST_KEYS if part.get(key) is not None}
+    opened: Any = value
+    if all(hasattr(opened, name) for name in ("facts", "request", "read")):
+        if asked:
+            name = next(iter(asked))
+            fix = f"give {name} where the film is opened"
+            raise _error(f"{where}.{name}", "it beside an opened film", "a path beside it", fix)
+        return opened
+    is_path = isinstance(value, (str, os.PathLike))
+    is_list = isinstance(value, (list, tuple)) and all(isinstance(frame, (str, os.PathLike)) for frame in value)
+    if open_film is None or not (is_path or is_list):
+        found = "a video part without a film" if value is None else f"{value!r:.60}"
+        fix = "write {'type': 'video', 'video': path}; frames that are pictures already are parts of type 'image'"
+        raise _error(where, found, "the path of a film, or the paths of its frames", fix)
+    source: Any = value
+    return open_film(os.fspath(source) if is_path else [os.fspath(frame) for frame in source], **asked)
 
 
 def _kind(value: Any) -> str:

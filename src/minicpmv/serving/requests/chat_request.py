@@ -1,7 +1,7 @@
 """Reads the body of a chat completion request, and refuses parameters that would have no effect.
 
 A parameter that should change the answer and is not supported is an error. Those that only describe the request to
-OpenAI's own service are ignored. Images stay addresses here.
+OpenAI's own service are ignored. Images and films stay addresses here.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from minicpmv.processing.text.turns import ImageRef, Role, Turn
+from minicpmv.processing.films.request import REQUEST_KEYS, FilmRequest, find_request_fault
+from minicpmv.processing.text.turns import FilmRef, ImageRef, Part, Role, Turn
 from minicpmv.serving.errors import RequestError, refused
+from minicpmv.serving.requests.request_films import AskedFilm
 from minicpmv.serving.requests.tool_use import (
     ReadMessage,
     check_encodable,
@@ -68,6 +70,8 @@ class ChatRequest:
     turns: list[Turn]
     addresses: list[str]
     """Addresses of the images, by the index of ``ImageRef``: ``data:``, ``file:`` or web addresses, or paths."""
+    films: list[AskedFilm]
+    """Films, by the index of ``FilmRef``."""
     stream: bool = False
     include_usage: bool = False
     """Whether a stream ends with its token counts."""
@@ -96,7 +100,7 @@ def read_request(body: bytes) -> ChatRequest:
     model = _take(fields, "model", str, "the name of a model")
     if model is None:
         raise refused("model", "none", "the name of a model", "write one that GET /v1/models lists")
-    turns, addresses = _read_messages(fields.get("messages"))
+    turns, addresses, films = _read_messages(fields.get("messages"))
     stream = bool(_take(fields, "stream", bool, "true or false"))
     options = _take(fields, "stream_options", dict, "an object") or {}
     if options and not stream:
@@ -119,6 +123,7 @@ def read_request(body: bytes) -> ChatRequest:
         model=model,
         turns=turns,
         addresses=addresses,
+        films=films,
         stream=stream,
         include_usage=bool(_take(options, "include_usage", bool, "true or false", where="stream_options.")),
         max_tokens=_read_length(fields),
@@ -214,12 +219,13 @@ def _read_stops(value: Any) -> tuple[str, ...]:
     return tuple(_checked(stop, "stop") for stop in stops)
 
 
-def _read_messages(value: Any) -> tuple[list[Turn], list[str]]:
+def _read_messages(value: Any) -> tuple[list[Turn], list[str], list[AskedFilm]]:
     if not isinstance(value, list) or not value:
         found = "an empty list" if value == [] else _kind(value)
         raise refused("messages", found, "a list of messages", "write [{'role': 'user', 'content': ...}]")
     read: list[ReadMessage] = []
     addresses: list[str] = []
+    films: list[AskedFilm] = []
     for number, message in enumerate(value):
         where = f"messages[{number}]"
         if not isinstance(message, dict):
@@ -233,21 +239,21 @@ def _read_messages(value: Any) -> tuple[list[Turn], list[str]]:
         if role == "assistant" and message.get("tool_calls") is not None:
             calls, call_ids = read_called(message["tool_calls"], f"{where}.tool_calls")
         content = message.get("content")
-        said = ("",) if calls and content is None else _read_content(content, f"{where}.content", addresses)
+        said = ("",) if calls and content is None else _read_content(content, f"{where}.content", addresses, films)
         result_of = _take(message, "tool_call_id", str, "the id of a call", where=f"{where}.")
         turn = Turn(_ROLES[role], said, calls=calls)
         read.append(ReadMessage(turn=turn, where=where, call_ids=call_ids, result_of=result_of))
-    return order_results(read), addresses
+    return order_results(read), addresses, films
 
 
-def _read_content(content: Any, where: str, addresses: list[str]) -> tuple[str | ImageRef, ...]:
-    """Read one message's parts; addresses of images are added to ``addresses``."""
+def _read_content(content: Any, where: str, addresses: list[str], films: list[AskedFilm]) -> tuple[Part, ...]:
+    """Read one message's parts; addresses of images are added to ``addresses``, films to ``films``."""
     if isinstance(content, str):
         return (_checked(content, where),)
     if not isinstance(content, list) or not content:
         found = "an empty list" if content == [] else _kind(content)
         raise refused(where, found, "a text, or a list of parts", "write [{'type': 'text', 'text': ...}]")
-    parts: list[str | ImageRef] = []
+    parts: list[Part] = []
     for position, part in enumerate(content):
         place = f"{where}[{position}]"
         kind = part.get("type") if isinstance(part, dict) else None
@@ -258,9 +264,13 @@ def _read_content(content: Any, where: str, addresses: list[str]) -> tuple[str |
             _refuse_unknown(part, {"type", "image_url"}, place)
             parts.append(ImageRef(len(addresses)))
             addresses.append(_read_address(part.get("image_url"), f"{place}.image_url"))
+        elif kind == "video_url":
+            _refuse_unknown(part, {"type", "video_url", *REQUEST_KEYS}, place)
+            parts.append(FilmRef(len(films)))
+            films.append(_read_film(part, place))
         else:
             found = f"the type {kind!r:.60}" if isinstance(part, dict) else _kind(part)
-            raise refused(place, found, "a part of type 'text' or 'image_url'", "use one of those types")
+            raise refused(place, found, "a part of type 'text', 'image_url' or 'video_url'", "use one of those types")
     return tuple(parts)
 
 
@@ -273,6 +283,20 @@ def _read_address(value: Any, where: str) -> str:
             f"{where}.detail", f"{value['detail']!r:.60}", "'auto': the model chooses its slices", "leave it out"
         )
     return _checked(value["url"], f"{where}.url")
+
+
+def _read_film(part: Mapping[str, Any], where: str) -> AskedFilm:
+    """Read the part of a film, which may say what is asked of its frames."""
+    value = part.get("video_url")
+    if not isinstance(value, dict) or not isinstance(value.get("url"), str):
+        raise refused(
+            f"{where}.video_url", _kind(value), "an object with 'url'", "write {'url': 'data:video/mp4;base64,...'}"
+        )
+    _refuse_unknown(value, {"url"}, f"{where}.video_url")
+    request = FilmRequest.of_fields(part)
+    if fault := find_request_fault(request):
+        raise refused(f"{where}.{fault.field}", fault.found, fault.expected, fault.fix)
+    return AskedFilm(_checked(value["url"], f"{where}.video_url.url"), request)
 
 
 def _checked(value: Any, where: str) -> str:

@@ -1,11 +1,17 @@
-"""Turns a request into the model's inputs: checked and counted at once, decoded only when its batch begins."""
+"""Turns a request into the model's inputs: checked and counted at once, decoded only when its batch begins.
+
+Films are decoded at once, since that takes long and may fail; what the model sees of them waits in a temporary file.
+"""
 
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
+
+import numpy as np
 
 from minicpmv.errors import CheckpointError, MiniCPMVError, UsageError
 from minicpmv.inference.loading import LoadedModel
@@ -16,6 +22,7 @@ from minicpmv.processing.text.tool_calls import to_json
 from minicpmv.processing.text.turns import Turn, announce_tools
 from minicpmv.serving.errors import RequestError, refused
 from minicpmv.serving.requests.chat_request import ChatRequest
+from minicpmv.serving.requests.request_films import open_films
 from minicpmv.serving.requests.request_images import Picture, read_pictures
 from minicpmv.serving.settings import ServerSettings
 
@@ -34,6 +41,8 @@ class Prompt:
     enable_thinking: bool | None
     tools: tuple[Mapping[str, Any], ...] = ()
     """Functions that the answer may call."""
+    encoded: EncodedConversation | None = None
+    """The inputs of a request with films, whose pixels are on the disk."""
 
     def encode(self, loaded: LoadedModel) -> EncodedConversation:
         """Decode the images and make the model's inputs.
@@ -41,6 +50,8 @@ class Prompt:
         Raises:
             RequestError: An image is damaged after its header.
         """
+        if self.encoded is not None:
+            return self.encoded
         try:
             return loaded.processor.encode_conversation(
                 self.turns,
@@ -80,38 +91,59 @@ def prepare(request: ChatRequest, loaded: LoadedModel, settings: ServerSettings)
     if request.tools:
         _check_tools(loaded)
     turns = announce_tools(tuple(map(to_json, request.tools)), request.turns) if request.tools else request.turns
+    encoded = None
     try:
-        thinking = thinking_setting(loaded.processor.version, thinks)
+        how: dict[str, Any] = {
+            "add_generation_prompt": True,
+            "max_slice_nums": settings.max_slice_nums,
+            "enable_thinking": thinking_setting(loaded.processor.version, thinks),
+        }
         pictures = read_pictures(request.addresses, settings)
-        sample = loaded.processor.encode_text(
-            turns,
-            [picture.size for picture in pictures],
-            add_generation_prompt=True,
-            max_slice_nums=settings.max_slice_nums,
-            enable_thinking=thinking,
-        )
+        bytes_left = settings.max_body_bytes - sum(len(picture.content) for picture in pictures)
+        with open_films(request.films, loaded.processor, settings, bytes_left=bytes_left) as films:
+            sizes, plans = [picture.size for picture in pictures], [film.plan for film in films]
+            sample = loaded.processor.encode_text(turns, sizes, films=plans, **how)
+            num_tokens = len(sample.input_ids)
+            room = _find_room(request, num_tokens, context_length(loaded, settings))
+            if films:
+                contents = [picture.content for picture in pictures]
+                encoded = _put_aside(loaded.processor.encode_conversation(turns, contents, films=films, **how))
     except MiniCPMVError as error:
         raise _refused(error, num_added=len(turns) - len(request.turns)) from error
-    num_tokens, longest = len(sample.input_ids), context_length(loaded, settings)
-    room = longest - num_tokens
-    if room < (request.max_tokens or 1):
-        asked = f" and an answer of up to {request.max_tokens}" if request.max_tokens else ""
-        raise refused(
-            "messages",
-            f"a prompt of {num_tokens} tokens{asked}",
-            f"at most {longest} tokens together",
-            "shorten the conversation, send fewer or smaller images, or lower max_tokens",
-            code="context_length_exceeded",
-        )
     return Prompt(
         turns=turns,
         pictures=pictures,
         num_tokens=num_tokens,
         max_new_tokens=request.max_tokens or min(settings.max_new_tokens, room),
         max_slice_nums=settings.max_slice_nums,
-        enable_thinking=thinking,
+        enable_thinking=how["enable_thinking"],
         tools=request.tools,
+        encoded=encoded,
     )
+
+
+def _find_room(request: ChatRequest, num_tokens: int, longest: int) -> int:
+    """Return the most tokens of the answer."""
+    room = longest - num_tokens
+    if room < (request.max_tokens or 1):
+        asked = f" and an answer of up to {request.max_tokens}" if request.max_tokens else ""
+        frames = ", ask for fewer frames of films (max_frames)" if request.films else ""
+        raise refused(
+            "messages",
+            f"a prompt of {num_tokens} tokens{asked}",
+            f"at most {longest} tokens together",
+            f"shorten the conversation, send fewer or smaller images{frames}, or lower max_tokens",
+            code="context_length_exceeded",
+        )
+    return room
+
+
+def _put_aside(encoded: EncodedConversation) -> EncodedConversation:
+    """Move pixels to a file without a name, which is gone when nobody refers to it any more."""
+    with tempfile.TemporaryFile() as file:
+        pixels = np.memmap(file, encoded.pixel_values.dtype, "w+", shape=encoded.pixel_values.shape)
+    pixels[:] = encoded.pixel_values
+    return replace(encoded, pixel_values=pixels)
 
 
 def _check_tools(loaded: LoadedModel) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from minicpmv.processing.pictures.patches import ImageError, read_data_url
@@ -13,7 +14,10 @@ from minicpmv.serving.errors import refused
 from minicpmv.serving.requests.remote_images import fetch
 from minicpmv.serving.settings import ServerSettings
 
-__all__ = ["Picture", "read_pictures"]
+__all__ = ["Picture", "read_content", "read_pictures"]
+
+
+_WORDS = {"image": "an image file", "film": "a film file"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ def read_pictures(addresses: Sequence[str], settings: ServerSettings) -> list[Pi
     bytes_left, pixels_left = settings.max_body_bytes, settings.max_image_pixels
     for number, address in enumerate(addresses):
         where = f"messages image {number}"
-        content = _read(address, where, settings, bytes_left)
+        content = read_content(address, where, settings, bytes_left)
         size = _size(content, where)
         bytes_left -= len(content)
         pixels_left -= size[0] * size[1]
@@ -50,7 +54,14 @@ def read_pictures(addresses: Sequence[str], settings: ServerSettings) -> list[Pi
     return pictures
 
 
-def _read(address: str, where: str, settings: ServerSettings, most_bytes: int) -> bytes:
+def read_content(
+    address: str, where: str, settings: ServerSettings, most_bytes: int, *, kind: Literal["image", "film"] = "image"
+) -> bytes:
+    """Return the bytes at an address, from where the server may read.
+
+    Raises:
+        RequestError: It may not, or there is nothing, or too much.
+    """
     if address.startswith("data:"):
         try:
             return read_data_url(address)
@@ -62,20 +73,20 @@ def _read(address: str, where: str, settings: ServerSettings, most_bytes: int) -
                 where,
                 "a web address",
                 "a data: URL: this server fetches nothing",
-                "send the image's bytes, or start the server with --allow-remote-images",
+                f"send the {kind}'s bytes, or start the server with --allow-remote-images",
             )
-        return fetch(address, where, max_bytes=most_bytes)
-    return _read_file(address, where, settings.allowed_image_root, most_bytes)
+        return fetch(address, where, max_bytes=most_bytes, kind=kind)
+    return _read_file(address, where, settings.allowed_image_root, most_bytes, kind)
 
 
-def _read_file(address: str, where: str, root: Path | None, most_bytes: int) -> bytes:
+def _read_file(address: str, where: str, root: Path | None, most_bytes: int, kind: str) -> bytes:
     """Read a file in the allowed folder. Errors do not reveal whether files exist elsewhere."""
     if root is None:
         raise refused(
             where,
             "a file's path",
             "a data: URL: this server opens no files",
-            "send the image's bytes, or start the server with --allowed-image-root",
+            f"send the {kind}'s bytes, or start the server with --allowed-image-root",
         )
     parts = urlsplit(address) if address.startswith("file:") else None
     name = address if parts is None else unquote(parts.path)
@@ -84,15 +95,14 @@ def _read_file(address: str, where: str, root: Path | None, most_bytes: int) -> 
         file = (allowed / name).resolve()
         inside = file.is_relative_to(allowed) and (parts is None or parts.netloc in ("", "localhost"))
         if not inside or not file.is_file():
-            raise refused(
-                where, f"{name!r:.200}", "an image file in the server's --allowed-image-root", "correct the path"
-            )
+            expected = f"{_WORDS[kind]} in the server's --allowed-image-root"
+            raise refused(where, f"{name!r:.200}", expected, "correct the path")
         size = file.stat().st_size
         if size > most_bytes:
-            raise refused(where, f"a file of {size} bytes", f"at most {most_bytes} bytes", "shrink the image")
+            raise refused(where, f"a file of {size} bytes", f"at most {most_bytes} bytes", f"shrink the {kind}")
         return file.read_bytes()
     except (OSError, ValueError, RuntimeError) as error:  # no permission, a NUL in the name, a cycle of links
-        raise refused(where, f"{name!r:.200}", "an image file that can be read", "correct the path") from error
+        raise refused(where, f"{name!r:.200}", f"{_WORDS[kind]} that can be read", "correct the path") from error
 
 
 def _size(content: bytes, where: str) -> tuple[int, int]:

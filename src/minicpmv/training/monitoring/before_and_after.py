@@ -18,7 +18,7 @@ from minicpmv.data.records.sequences import Concatenated, Selected
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.errors import DataError, UsageError
 from minicpmv.evaluation.comparison import compare
-from minicpmv.evaluation.measuring.asking import line_of
+from minicpmv.evaluation.measuring.asking import describe_films, line_of
 from minicpmv.evaluation.metrics.registry import find_metrics
 from minicpmv.evaluation.score_files import open_replacing, read_answers, write_line
 from minicpmv.evaluation.scores import Scorer, shown
@@ -60,10 +60,11 @@ class Measurement:
             for positions in [[position for of, position, _ in fitting if of is dataset]]
         ]
         self._asked = Concatenated(self._of_sets)
+        self._processor = next(iter(sets.values())).processor
         self._answers = ValidationAnswers(
             self._asked,
             [max_slice_nums for _, _, max_slice_nums in fitting],
-            processor=next(iter(sets.values())).processor,
+            processor=self._processor,
             max_new_tokens=_MAX_NEW_TOKENS,
             batch_size=batch_size,
         )
@@ -122,7 +123,9 @@ class Measurement:
         scorer = Scorer(find_metrics(METRICS))
         for said in answered:
             record = self._asked[said.index]
-            line, sample = line_of(record, places[said.index], said.answer)
+            line, sample = line_of(
+                record, places[said.index], said.answer, films=describe_films(record, self._processor)
+            )
             yield said.index, {**line, "record": record.where(), "scores": scorer.add(sample)}
 
 

@@ -22,12 +22,14 @@ from minicpmv.data.records.inline_images import image_names
 from minicpmv.data.records.record import Record, quote
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.errors import DataError
+from minicpmv.evaluation.measuring.asking import describe_films
 from minicpmv.files.atomic_files import write_whole
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.inference.predicting import Answering, Prediction
 from minicpmv.inference.questions import Question
 from minicpmv.models.networks.cached_slices import is_sharded
+from minicpmv.processing.processor import MiniCPMVProcessor
 
 __all__ = ["AskAtStart", "Samples"]
 
@@ -90,7 +92,7 @@ class Samples:
         found = list(zip(self._questions, self._ask(model), strict=True))
         if not is_leader:
             return []
-        _replace_from(self._path, step, [_describe(step, question, said) for question, said in found])
+        _replace_from(self._path, step, [_describe(step, question, said, self._processor) for question, said in found])
         return [_shorten(step, question, said) for question, said in found]
 
     def _ask(self, model: Any) -> list[Prediction]:
@@ -129,15 +131,18 @@ def _first_questions(dataset: ConversationDataset) -> Iterator[_Question]:
         yield _Question(cut_before(record, places[0]), fit.max_slice_nums, len(places))
 
 
-def _describe(step: int, question: _Question, said: Prediction) -> dict[str, Any]:
-    return {
+def _describe(step: int, question: _Question, said: Prediction, processor: MiniCPMVProcessor) -> dict[str, Any]:
+    films = describe_films(question.record, processor)
+    line = {
         "step": step,
         "record": question.record.where(),
         "images": image_names(question.record.images),
+        **({"videos": films} if films else {}),
         "question": said.question,
         "expected": said.reference,
         "answer": said.answer,
-    } | ({"of_answers": question.of_answers} if question.of_answers > 1 else {})
+    }
+    return line | ({"of_answers": question.of_answers} if question.of_answers > 1 else {})
 
 
 def _shorten(step: int, question: _Question, said: Prediction) -> str:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from minicpmv.data.media.film_faults import FilmError
 from minicpmv.data.media.opened_films import digest_film, open_film
 from minicpmv.data.records.record import Film
 from minicpmv.data.sources.loading import load_records
 from minicpmv.data.sources.survey import Survey
 from minicpmv.errors import UsageError
+from minicpmv.inference.generation import GenerationSettings, answer
+from minicpmv.inference.loading import load_model
 from minicpmv.processing.films.request import FilmRequest
 from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.films import make_film, number_of
@@ -32,6 +37,29 @@ def test_an_opened_film_is_what_the_processor_takes(film: str) -> None:
     assert [number_of(frame) for frame in opened.read(shown.plan.times, lambda frame: frame)] == [25, 75]
     asked = [{"role": "user", "content": [{"type": "video", "video": opened}, {"type": "text", "text": "What?"}]}]
     assert processor.apply_chat_template(asked)["tgt_sizes"].shape == (2, 2)
+
+
+def test_a_path_in_a_message_is_opened_with_what_is_asked_beside_it(film: str) -> None:
+    processor = MiniCPMVProcessor.from_pretrained(FIXTURES / "v4_5")
+
+    def encode(**part: Any) -> Any:
+        content = [{"type": "video"} | part, {"type": "text", "text": "What?"}]
+        return processor.apply_chat_template([{"role": "user", "content": content}])
+
+    for asked in ({}, {"start": 1, "end": 3}, {"times": [0.5, 2.0]}):
+        by_path, opened = encode(video=film, **asked), encode(video=open_film(film, **asked))
+        for name, values in opened.items():
+            assert torch.equal(by_path[name], values), name
+    with pytest.raises(FilmError, match="found no such file"):
+        encode(video="none.mp4")
+
+
+def test_the_released_chat_takes_a_path(film: str) -> None:
+    loaded = load_model(FIXTURES / "v2_6")
+    asked: Any = [{"role": "user", "content": [{"type": "video", "video": film}, "What?"]}]
+    said = loaded.model.chat(msgs=asked, tokenizer=loaded.processor.tokenizer, sampling=False, num_beams=1,
+                             repetition_penalty=1.0, max_new_tokens=8, processor=loaded.processor)  # fmt: skip
+    assert said.strip() == answer(loaded, asked, settings=GenerationSettings(max_new_tokens=8))
 
 
 def test_what_cannot_be_asked_of_a_film_is_refused(film: str) -> None:

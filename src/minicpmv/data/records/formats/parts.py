@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from minicpmv.data.records.films import REQUEST_KEYS, plain_film
+from minicpmv.data.records.films import plain_film
 from minicpmv.data.records.formats.images import plain_image
 from minicpmv.data.records.record import RawRecord, Unread, quote
 from minicpmv.errors import Problem
+from minicpmv.processing.films.request import REQUEST_KEYS
 
 __all__ = ["Parts", "Shown", "read_parts"]
 

@@ -1,0 +1,69 @@
+"""Defines the options for films that are talked about, opens the films, and says which frames the model is shown."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from minicpmv.cli.model_options import positive_int
+from minicpmv.errors import UsageError
+
+if TYPE_CHECKING:  # for annotations only: importing them would load torch before any option is read
+    from minicpmv.data.media.opened_films import ReadFilm
+    from minicpmv.processing.processor import MiniCPMVProcessor
+
+__all__ = ["add_film_options", "check_release", "film_opener", "name_frames"]
+
+
+def add_film_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--video``, and what is asked of the frames of all films."""
+    add = parser.add_argument
+    add(
+        "--video",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="film, animation or folder of frames to show (2.6 and later); may be repeated. The next four are for all",
+    )
+    add("--video-fps", type=float, metavar="F", help="frames a second to show (default: as the model was trained)")
+    add("--max-frames", type=positive_int, metavar="N", help="most frames to show of a film (default: likewise)")
+    add("--start", type=float, metavar="S", help="second at which films begin (default: 0)")
+    add("--end", type=float, metavar="S", help="second at which films end (default: their own end)")
+
+
+def film_opener(options: argparse.Namespace) -> Callable[[str], ReadFilm]:
+    """Return what opens a film with the frames that the options ask for."""
+    from minicpmv.data.media.opened_films import open_film
+
+    asked = {"fps": options.video_fps, "max_frames": options.max_frames, "start": options.start, "end": options.end}
+    return lambda path: open_film(path, **asked)
+
+
+def check_release(model: str) -> None:
+    """Make sure that a model's release takes films, before its weights are loaded.
+
+    Raises:
+        UsageError: It does not.
+    """
+    from minicpmv.inference.loading import find_version
+
+    version = find_version(model)
+    if version.reading.films is None:
+        raise UsageError(
+            f"--video: found a film for {version.model}, expected none, because {version.reading.no_films}\n"
+            "  fix: take a release that does (2.6 and later)"
+        )
+
+
+def name_frames(processor: MiniCPMVProcessor, films: Sequence[ReadFilm]) -> list[str]:
+    """Return a line for each film: how many frames the model is shown, and when they are."""
+    from minicpmv.processing.films.plan import word_times
+    from minicpmv.wording import counted
+
+    plans = [processor.plan_film(film.facts, film.request) for film in films]
+    return [
+        f"({film.film.name}: {counted(len(plan.times), 'frame')} of {film.facts.duration:.4g} s, at "
+        f"{word_times(plan.times)})"
+        for film, plan in zip(films, plans, strict=True)
+    ]
