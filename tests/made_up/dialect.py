@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from minicpmv.processing.text.chat import Dialect
-from minicpmv.processing.text.turns import ImageRef, ImageSegment, Segment, TextSegment, Turn
+from minicpmv.processing.text.turns import FilmRef, ImageRef, ImageSegment, Segment, TextSegment, Turn
 
 __all__ = ["SCRIPT"]
 
@@ -21,6 +21,7 @@ def _write(turns: Sequence[Turn], add_generation_prompt: bool) -> Iterator[Segme
             continue
         yield TextSegment(_ASKS, "template")
         for part in turn.content:
+            assert not isinstance(part, FilmRef), "the release sees pictures only"
             yield ImageSegment(part.index) if isinstance(part, ImageRef) else TextSegment(part, "content")
     if add_generation_prompt:
         yield TextSegment(_ANSWERS, "template")
