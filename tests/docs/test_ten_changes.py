@@ -21,7 +21,8 @@ from tests.docs.repository import ROOT
 _SOURCES = ROOT / "src/minicpmv"
 _SECTION = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Ten changes")[2].partition("\n## ")[0]
 _ROWS = [line for line in _SECTION.splitlines() if line.startswith("| ")][1:]
-_OTHER_DOCUMENTS = ("docs/data.md", "docs/evaluation.md", "docs/inference.md", "docs/clusters.md", "README.md")
+_PAGES = "data evaluation inference clusters preference films"
+_OTHER_DOCUMENTS = (*(f"docs/{page}.md" for page in _PAGES.split()), "README.md")
 
 
 def _read(name: str) -> str:

@@ -294,3 +294,27 @@ def test_loss_is_by_token_and_perplexity_its_exponential() -> None:
         assert made.value([sum(column) for column in zip(*rows, strict=True)]) == pytest.approx(expected)
         assert len(rows) == 2
     assert metric("perplexity").value((1e6, 1.0)) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("yes_no_accuracy", 4 / 7),
+        ("yes_no_precision", 2 / 3),
+        ("yes_no_recall", 2 / 4),
+        ("yes_no_f1", 4 / 7),
+        ("yes_no_share", 3 / 7),
+        ("yes_no_neither", 1 / 7),
+    ],
+)
+def test_yes_no_follows_the_definitions_of_pope(name: str, expected: float) -> None:
+    """2 true yes, 1 false yes, 1 false no, 2 true no, and one that says neither where yes was right."""
+    answers = ["Yes", "Yes, it is.", "yes", "No", "No.", "no", "A dog."]
+    right = [["yes"], ["yes"], ["no"], ["yes"], ["no"], ["no"], ["yes"]]
+    assert of_all(name, answers, right) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("chair_i", 2 / 4), ("chair_s", 1 / 2)])
+def test_chair_follows_its_definition(name: str, expected: float) -> None:
+    """Mentions that are in no reference of theirs by all mentions, and captions with one by all captions."""
+    assert of_all(name, ["A cat and a sofa.", "A cat, and a sofa."], [["cat", "sofa"], ["dog"]]) == expected
