@@ -123,6 +123,7 @@ def _check(options: argparse.Namespace) -> int:
         survey.read_films(decode=options.decode_films, on_progress=partial(_progress, things="films"))
         shown = _print_new(survey, shown, options)
     lengths = _measure(survey, options) if options.model else None
+    survey.judge_pairs()
     _print_new(survey, shown, options)
     statistics, findings = survey.statistics(), survey.findings
     if options.json:
@@ -205,5 +206,7 @@ def _measure(survey: Survey, options: argparse.Namespace) -> dict[str, Any]:
     )
     for position, problem in problems:
         survey.add(int(sound.positions[position]), [problem])
+    tokenizer = processor.tokenizer
+    survey.measure_pairs(lambda text: len(tokenizer.encode(text, add_special_tokens=False)))
     assert survey.version is not None
     return {"name": survey.version.model, "model_max_length": options.model_max_length, **asdict(lengths)}

@@ -34,6 +34,7 @@ from minicpmv.data.sources.loading import (
     image_uses,
     objects_of,
 )
+from minicpmv.data.sources.pair_lengths import PairLengths, Unit, compare_lengths, judge_lengths, measure_pair
 from minicpmv.errors import DataError, Problem
 from minicpmv.processing.films.facts import FilmFacts
 from minicpmv.releases.table import Version
@@ -87,6 +88,8 @@ class Statistics:
     film_files: int = 0
     film_durations: tuple[float, float, float] | None = None
     """Seconds of the shortest, the median and the longest readable film; None without any."""
+    pairs: PairLengths | None = None
+    """Lengths of better and worse answers; None without pairs."""
 
 
 class SoundRecords(LazySequence[Record]):
@@ -136,6 +139,8 @@ class Survey:
     _uses: list[ImageUse] = field(default_factory=list[ImageUse])
     _film_uses: list[FilmUse] = field(default_factory=list[FilmUse])
     _with_boxes: list[int] = field(default_factory=list[int])
+    _pairs: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
+    _unit: Unit = "characters"
     roots: ImageRoots = field(init=False)
     """Where the relative paths of each record start."""
 
@@ -177,6 +182,8 @@ class Survey:
             texts = [content for _, _, content in messages_of(record)]
             self._num_turns += len(texts)
             self._num_characters += sum(map(len, texts))
+            if (lengths := measure_pair(record, len)) is not None:
+                self._pairs[position] = lengths
             uses = list(image_uses(record, root, record=position))
             self._num_with_images += bool(uses)
             self._uses += uses
@@ -241,6 +248,18 @@ class Survey:
             if on_progress is not None:
                 on_progress(number, len(first))
 
+    def measure_pairs(self, num_tokens: Callable[[str], int]) -> None:
+        """Measure the answers of pairs again, in tokens."""
+        measured = {position: measure_pair(self.records[position], num_tokens) for position in self._pairs}
+        self._pairs = {position: lengths for position, lengths in measured.items() if lengths is not None}
+        self._unit = "tokens"
+
+    def judge_pairs(self) -> None:
+        """Add a notice if lengths tell better answers from worse ones."""
+        notice = judge_lengths(compare_lengths(self._pairs.values(), self._unit), list(map(os.fspath, self.paths)))
+        if notice is not None:
+            self.findings.append(Finding(notice, os.fspath(self.paths[0])))
+
     def statistics(self) -> Statistics:
         """Count what was read until now."""
         seconds = sorted(facts.duration for facts in self.film_facts.values())
@@ -256,6 +275,7 @@ class Survey:
             image_sizes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else None,
             films=len(self._film_uses),
             film_files=len({use.film.source for use in self._film_uses}),
+            pairs=compare_lengths(self._pairs.values(), self._unit),
             film_durations=(seconds[0], seconds[len(seconds) // 2], seconds[-1]) if seconds else None,
         )
 

@@ -69,6 +69,14 @@ def statistics_lines(statistics: Statistics, lengths: Mapping[str, Any] | None) 
     if statistics.film_durations:
         shortest, middle, longest = (f"{seconds:,.1f}" for seconds in statistics.film_durations)
         rows.append(("film lengths", f"{shortest} to {longest}, median {middle} seconds"))
+    if (pairs := statistics.pairs) is not None:
+        share = (
+            "all are of equal length"
+            if pairs.longer_share is None
+            else f"the better answer is longer in {pairs.longer_share:.1%}"
+        )
+        unequal = "" if pairs.unequal in (0, pairs.pairs) else f" of {pairs.unequal:,} that differ in length"
+        rows.append(("pairs", f"{pairs.pairs:,}; {share}{unequal}, in {pairs.unit}"))
     if lengths is not None:
         rows += _length_rows(lengths)
     width = max(len(name) for name, _ in rows)
