@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 import minicpmv
+from minicpmv.data.media.film_faults import FilmError
 from minicpmv.errors import CheckpointError, DataError, MiniCPMVError, NotFiniteError, Problem, UsageError
 from minicpmv.processing.pictures.patches import ImageError
 
@@ -21,6 +22,7 @@ _EXAMPLES = [
     DataError([_PROBLEM]),
     DataError("Traceback ...\nDataError: a"),
     ImageError(where="a.png", found="nothing", expected="a picture", fix="add it"),
+    FilmError("damaged", where="a.mp4", found="a damaged frame", expected="a whole film", fix="add it", second=1.5),
 ]
 
 
