@@ -14,6 +14,7 @@ from minicpmv.errors import Problem
 from minicpmv.processing.films.facts import FilmFacts
 from minicpmv.processing.films.request import FilmRequest
 from minicpmv.processing.text.turns import Turn
+from minicpmv.wording import name_few
 
 __all__ = ["OWN_NAMES", "FieldNames", "Film", "Kind", "Level", "RawRecord", "Record", "Unread", "place", "quote"]
 
@@ -144,7 +145,7 @@ class Film:
         """The name in messages: its path, or that of its first frame and how many follow."""
         if isinstance(self.source, str):
             return self.source
-        return f"{self.source[0]} and {len(self.source) - 1} more" if self.source else "an empty list of pictures"
+        return name_few(self.source, most=1) if self.source else "an empty list of pictures"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
