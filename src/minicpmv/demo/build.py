@@ -1,4 +1,4 @@
-"""Unpacks the demo: the base model's directory and the digits as picture files with their JSON files.
+"""Unpacks the demo: the base model's directory, and the digits, or the drawn films, with their JSON files.
 
 It only copies and draws, and needs neither torch nor transformers, so that ``minicpmv demo`` takes about a second.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from PIL import Image
 
-from minicpmv.demo.data import write_split
+from minicpmv.demo.data import Split, write_split
+from minicpmv.demo.films import write_films
 from minicpmv.demo.sheets import ASSETS
 from minicpmv.errors import UsageError
 from minicpmv.files.atomic_files import staging
@@ -36,13 +39,18 @@ class DemoPaths:
     """Records for reporting, once."""
 
 
-def build_demo(output: str | Path) -> DemoPaths:
+def build_demo(output: str | Path, *, films: bool = False) -> DemoPaths:
     """Write the demo under ``output`` and return its paths. Existing parts of it are kept and completed.
 
     Everything is written to a temporary place first, so a killed process leaves nothing under the demo's names.
 
+    Args:
+        output: The directory.
+        films: Whether its task is the one on films, which takes half a minute to draw.
+
     Raises:
         UsageError: Another file has one of the demo's names, or ``output`` cannot be written to.
+        FilmError: PyAV, which encodes films, is not installed.
     """
     folder = Path(output)
     check_directory(folder, asked_by="--output")
@@ -53,7 +61,7 @@ def build_demo(output: str | Path) -> DemoPaths:
     try:
         staged.parent.mkdir(parents=True, exist_ok=True)
         with staging(staged):
-            _write(staged)
+            _write(staged, write_films if films else write_split)
             if is_new:
                 os.replace(staged, place)
             else:
@@ -72,13 +80,13 @@ def build_demo(output: str | Path) -> DemoPaths:
     )
 
 
-def _write(folder: Path) -> None:
+def _write(folder: Path, write: Callable[[Path, Split], object]) -> None:
     model = folder / "model"
     model.mkdir()
     for file in sorted((ASSETS / "base").iterdir()):
         shutil.copyfile(file, model / file.name)  # not its mode: an installed package may be read-only
-    for split in ("train", "validation", "heldout"):
-        write_split(folder, split)
+    for split in get_args(Split):
+        write(folder, split)
 
 
 def _refuse_others(staged: Path, place: Path) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "PICTURE_PIXELS",
     "QUESTION",
     "Digit",
+    "Split",
     "digit_picture",
     "digits_of",
     "moved_picture",

@@ -22,7 +22,7 @@ from minicpmv.data.records.file_kinds import HEAD_BYTES, find_kind
 from minicpmv.files.plain_files import open_plain
 from minicpmv.processing.films.facts import FilmFacts
 
-__all__ = ["MAX_PIXELS", "MAX_SECONDS", "VideoFile"]
+__all__ = ["MAX_PIXELS", "MAX_SECONDS", "VideoFile", "import_av"]
 
 MAX_PIXELS = 36_000_000
 """Most pixels of a frame: 8K has 33 million."""
@@ -147,7 +147,7 @@ class VideoFile:
         self._is_at_start = True
 
     def _open_container(self) -> Any:
-        av = _import_av(self._path)
+        av = import_av(self._path)
         file = self._open.enter_context(open_plain(self._path))
         head = file.read(HEAD_BYTES)
         if not head:
@@ -180,7 +180,7 @@ class VideoFile:
 
     def _choose_stream(self) -> Any:
         streams = self._container.streams
-        covers = _import_av(self._path).stream.Disposition.attached_pic
+        covers = import_av(self._path).stream.Disposition.attached_pic
         films = [stream for stream in streams.video if not stream.disposition & covers]
         if not films:
             kinds = ", ".join(dict.fromkeys(stream.type for stream in streams)) or "nothing"
@@ -228,7 +228,7 @@ class VideoFile:
 
     def _count(self) -> tuple[int, float]:
         """Return the number of frames, and seconds from the first to the end of the last, by reading the whole file."""
-        av = _import_av(self._path)
+        av = import_av(self._path)
         times: list[float] = []
         self._reopen()
         try:
@@ -249,7 +249,7 @@ class VideoFile:
         A sign of damage is yielded as None in place of a frame, but not before the first frame: a recording may begin
         between two key frames.
         """
-        av = _import_av(self._path)
+        av = import_av(self._path)
         if seconds is None and not self._is_at_start:
             self._reopen()
         self._is_at_start = False
@@ -396,10 +396,19 @@ def _open_nothing(url: str, *_: object) -> Any:
     raise PermissionError(f"a film may name no other file, and names {url!r:.100}")
 
 
-def _import_av(path: str) -> Any:
+def import_av(path: str) -> Any:
+    """Return PyAV's module, for a film that is read or written.
+
+    Raises:
+        FilmError: It is not installed.
+    """
     try:
         return importlib.import_module("av")
     except ImportError as error:
         raise FilmError(
-            "not installed", where=path, found="a film but no PyAV to read it", expected="PyAV", fix=_INSTALL
+            "not installed",
+            where=path,
+            found="a film but no PyAV, which reads and writes films",
+            expected="PyAV",
+            fix=_INSTALL,
         ) from error

@@ -1,0 +1,137 @@
+"""Defines the demo's task on films, which no single frame answers: what lights up last, and how many times.
+
+Films are drawn, never recorded: a second shows a coloured disc or nothing. A film ends dark, so its last frame
+knows no answer, and a shuffled film has lost the one that was asked for. Held-out films differ from all others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from minicpmv.data.media.video_files import import_av
+from minicpmv.demo.data import PICTURE_PIXELS, Split
+
+__all__ = ["FILMS_OF_SPLIT", "FILM_COLOURS", "Disc", "Film", "draw_film", "picture_of", "write_films"]
+
+FILMS_OF_SPLIT: dict[Split, int] = {"train": 1_600, "validation": 200, "heldout": 400}
+FILM_COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (214, 40, 40),
+    "green": (46, 148, 66),
+    "blue": (40, 80, 200),
+    "yellow": (245, 208, 40),
+    "purple": (124, 50, 160),
+}
+COUNTS = ("one", "two", "three", "four")
+SECONDS = 12
+RATE = 4
+"""Frames a second; all frames of a second are alike."""
+
+_DARK = (24, 24, 24)
+_DISC_PIXELS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Disc:
+    """What a second shows, if it is not dark."""
+
+    colour: str
+    corner: tuple[int, int]
+    """Left and top of it in pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """Holds a film, by what each of its seconds shows, with a question and its answer."""
+
+    seconds: tuple[Disc | None, ...]
+    question: str
+    answer: str
+
+
+def draw_film(split: Split, number: int) -> Film:
+    """Make up a film, the same for the same number.
+
+    Those of even numbers ask which of two to four colours came last, the others how many times one colour lit up, one
+    to four. Answers take turns, so that a constant one scores exactly 20 % or 25 %.
+    """
+    rng = Random(f"demo film {split} {number}")
+    turn = number // 2
+    colours = list(FILM_COLOURS)
+    if number % 2 == 0:
+        last = colours[turn % len(colours)]
+        shown = [*rng.sample([colour for colour in colours if colour != last], rng.randint(1, 3)), last]
+        return Film(_lay_out(rng, shown, apart=0), "Which colour lights up last?", last)
+    count = turn % len(COUNTS) + 1
+    shown = [rng.choice(colours)] * count
+    return Film(_lay_out(rng, shown, apart=1), "How many times does it light up?", COUNTS[count - 1])
+
+
+def picture_of(second: Disc | None) -> Image.Image:
+    """Draw what a second shows, 56 x 56 pixels."""
+    picture = Image.new("RGB", (PICTURE_PIXELS, PICTURE_PIXELS), _DARK)
+    if second is not None:
+        left, top = second.corner
+        box = (left, top, left + _DISC_PIXELS, top + _DISC_PIXELS)
+        ImageDraw.Draw(picture).ellipse(box, fill=FILM_COLOURS[second.colour])
+    return picture
+
+
+def _lay_out(rng: Random, colours: Sequence[str], *, apart: int) -> tuple[Disc | None, ...]:
+    """Put discs into the film in order, each for one or two seconds, at least ``apart`` dark ones between two."""
+    lengths = [rng.randint(1, 2) for _ in colours]
+    dark_before = [0] + [apart] * (len(colours) - 1)
+    spare = SECONDS - 1 - sum(dark_before) - sum(lengths)  # the last second is dark
+    for _ in range(spare):
+        place = rng.randint(0, len(colours))
+        if place < len(colours):  # otherwise it stays at the end
+            dark_before[place] += 1
+    seconds: list[Disc | None] = []
+    for colour, length, dark in zip(colours, lengths, dark_before, strict=True):
+        left, top = (rng.randint(2, PICTURE_PIXELS - _DISC_PIXELS - 2) for _ in range(2))
+        seconds += [None] * dark + [Disc(colour, (left, top))] * length
+    return tuple(seconds + [None] * (SECONDS - len(seconds)))
+
+
+def write_films(output: Path, split: Split) -> Path:
+    """Write ``films/<split>/film_NNNN.mp4`` and ``<split>.json`` under ``output`` and return the JSON file.
+
+    Raises:
+        FilmError: PyAV, which encodes films, is not installed.
+    """
+    folder = output / "films" / split
+    folder.mkdir(parents=True)
+    records: list[dict[str, Any]] = []
+    for number in range(FILMS_OF_SPLIT[split]):
+        film = draw_film(split, number)
+        file = folder / f"film_{number:04d}.mp4"
+        _encode(film, file)
+        turns = [{"role": "user", "content": f"<video>\n{film.question}"}]
+        turns += [{"role": "assistant", "content": film.answer}]
+        records.append(
+            {"id": f"{split}-{number:04d}", "video": file.relative_to(output).as_posix(), "conversations": turns}
+        )
+    data_file = output / f"{split}.json"
+    data_file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    return data_file
+
+
+def _encode(film: Film, file: Path) -> None:
+    """Write H.264 in MP4, in one thread: the same bytes for the same encoder."""
+    av = import_av(str(file))
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"threads": "1", "preset": "veryfast"})
+        stream.width = stream.height = PICTURE_PIXELS
+        stream.pix_fmt = "yuv420p"
+        for second in film.seconds:
+            frame = av.VideoFrame.from_image(picture_of(second)).reformat(format="yuv420p")
+            for _ in range(RATE):
+                frame.pts = None
+                container.mux(stream.encode(frame))
+        container.mux(stream.encode())
