@@ -121,6 +121,10 @@ def test_json_has_the_documented_keys(
         "records_without_images": 1,
         "images": 1,
         "image_files": 1,
+        "films": 0,
+        "film_files": 0,
+        "film_durations": None,
+        "pairs": None,
         "characters": 14,
         "image_sizes": [[50, 40]] * 3,
     }
@@ -175,7 +179,9 @@ def test_rows_and_steps_of_the_page_are_those_of_such_lengths() -> None:
         "model_max_length": 2048,
         "tokens": None,
         "slices_per_image": None,
+        "frames_per_film": None,
         "fewer_slices": 0,
+        "fewer_frames": 0,
         "too_long": 0,
         "records": 3000,
         "batch_size": 8,
@@ -242,6 +248,6 @@ def test_explain_lists_all_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_explain_names_the_nearest_code(capsys: pytest.CaptureFixture[str]) -> None:
-    for given, near in (("D144", "D143"), ("D999", "D3"), ("E141", "D141"), ("D\u00b2", "D")):
+    for given, near in (("D149", "D14"), ("D999", "D3"), ("E141", "D141"), ("D\u00b2", "D")):
         assert main(["explain", given]) == 2
         assert f"did you mean {near}" in capsys.readouterr().err
