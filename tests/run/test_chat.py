@@ -127,7 +127,7 @@ def test_a_dialogue_at_a_terminal(tmp_path: Path) -> None:
         typist.type(f" {tmp_path}/a\t\n")
         typist.wait_for(f"{tmp_path}/a cat.png")
         for typed, shown in [
-            ("/immage x", "/immage: found no such command, expected one of /image, /images, /undo"),
+            ("/immage x", "/immage: found no such command, expected one of /image, /video, /images, /undo"),
             ("/reset now", "/reset: found '/reset now', expected /reset"),
             ("/images", f"/images\n{tmp_path}/a cat.png"),
             ("/reset", "(a new dialogue)"),

@@ -130,16 +130,16 @@ def test_what_other_tools_write_is_the_same_after_converting() -> None:
 
 def test_keys_that_matter_stop_unless_they_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     told = {"role": "assistant", "content": "So.", "score": 1, "reasoning_content": "Hm.", "name": "x"}
-    record = {"label": False, "messages": [{"role": "user", "content": "Why?"}, told]}
+    record = {"loss_mask": False, "messages": [{"role": "user", "content": "Why?"}, told]}
     data = write_data(Path("kto.json"), [record])
     assert main(["convert", data, "--output", "out.jsonl"]) == 2
     assert not Path("out.jsonl").exists()
     error = capsys.readouterr().err
     assert "messages[1].score: [D160]" in error
-    assert "label: [D160]" in error
-    options = [text for key in ("label", "score", "reasoning_content") for text in ("--leave-out", key)]
+    assert "loss_mask: [D160]" in error
+    options = [text for key in ("loss_mask", "score", "reasoning_content") for text in ("--leave-out", key)]
     assert main(["convert", data, "--output", "out.jsonl", *options]) == 0
-    left_out = "the keys label, messages: name, messages: reasoning_content, messages: score"
+    left_out = "the keys loss_mask, messages: name, messages: reasoning_content, messages: score"
     assert left_out in capsys.readouterr().err
     assert json.loads(Path("out.jsonl").read_text()) == {"conversations": conversation("Why?", "So.")}
 

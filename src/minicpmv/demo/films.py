@@ -39,7 +39,7 @@ _DISC_PIXELS = 24
 
 @dataclass(frozen=True, slots=True)
 class Disc:
-    """What a second shows, if it is not dark."""
+    """Holds what a second shows that is not dark."""
 
     colour: str
     corner: tuple[int, int]

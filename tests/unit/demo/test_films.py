@@ -27,9 +27,8 @@ def answer_of(film: Film) -> str:
 
 def colour_of(picture: Image.Image) -> str | None:
     """Name the colour that a picture shows; None if it is dark. Encoders move colours a little."""
-    counted = picture.convert("RGB").getcolors(56 * 56)
-    assert counted is not None
-    found = max((level for _, level in counted), key=lambda level: max(level) - min(level))
+    levels = {level for _, level in picture.convert("RGB").getcolors(56 * 56) or [] if isinstance(level, tuple)}
+    found = max(levels, key=lambda level: max(level) - min(level))
     distance = {name: sum(abs(a - b) for a, b in zip(found, own, strict=True)) for name, own in FILM_COLOURS.items()}
     nearest = min(distance, key=lambda name: distance[name])
     return nearest if distance[nearest] < 60 else None

@@ -30,8 +30,9 @@ def loaded() -> LoadedModel:
 
 def prompt_of(loaded: LoadedModel, *content: str | ImageRef, length: int, thinking: bool = False) -> Prompt:
     addresses: list[str] = []
+    turns = [Turn("user", content)]
     chat = ChatRequest(
-        model="m", turns=[Turn("user", content)], addresses=addresses, max_tokens=length, enable_thinking=thinking
+        model="m", turns=turns, addresses=addresses, films=[], max_tokens=length, enable_thinking=thinking
     )
     if ImageRef(0) in content:
         file = io.BytesIO()
