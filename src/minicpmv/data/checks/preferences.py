@@ -29,15 +29,21 @@ _FIX: dict[Kind, str] = {
     "pair": "add it, remove the record, or train with --objective sft",
     "answer": "add it, remove the record, or train with another --preference_loss",
 }
+_FIX_OF_JUDGED = "train with --objective dpo --preference_loss apo_zero_unpaired, or remove the key"
 
 
 def check_kind(record: RawRecord, fields: Mapping[str, Any], kind: Kind | None) -> Iterator[Problem]:
     """Yield a problem where a run would not read what a record says of its answers, or needs what it does not say."""
+    if "rejected" in fields and "label" in fields:
+        fix = "keep 'rejected' to compare the two answers, or 'label' to judge the last one by itself"
+        yield Problem("D181", record.where("label"), "'rejected' and 'label'", "one of them", fix)
+        return
     held: Kind = "pair" if "rejected" in fields else "answer" if "label" in fields else "conversation"
     if kind in (None, held):
         return
     place = {"conversation": "", "pair": "rejected", "answer": "label"}[held]
-    yield Problem("D181", record.where(place), _HELD[held], _READ[kind], _FIX[kind])
+    fix = _FIX_OF_JUDGED if held == "answer" else _FIX[kind]
+    yield Problem("D181", record.where(place), _HELD[held], _READ[kind], fix)
 
 
 def check_rejected(
@@ -92,7 +98,8 @@ def _find_fault(rejected: object) -> tuple[str, str, str] | None:
         given = cast("dict[str, Any]", message)
         role, text = given.get("role"), given.get("content")
         if role not in allowed:
-            return f"{place}.role", f"the role {quote(role)}", " or ".join(map(repr, sorted(allowed)))
+            expected = " or ".join(map(repr, sorted(allowed))) or "the end: nobody speaks behind the answer"
+            return f"{place}.role", f"the role {quote(role)}", expected
         if not isinstance(text, str):
             return f"{place}.content", quote(text), "text"
         if not text.strip() and role == "assistant" and not given.get("tool_calls"):

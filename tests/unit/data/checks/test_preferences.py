@@ -128,3 +128,14 @@ def test_message_says_which_run_reads_it() -> None:
         "'label': --objective sft learns every answer\n"
         "  fix: train with --objective dpo, or remove the key to learn the answer"
     )
+
+
+@pytest.mark.parametrize("kind", [None, "conversation", "pair", "answer"])
+def test_a_worse_answer_next_to_a_judgement_is_named_by_every_run_and_check(kind: Kind | None) -> None:
+    (problem,) = problems(record(rejected="No.", label=False), kind=kind)
+    assert (problem.code, problem.found, problem.expected) == ("D181", "'rejected' and 'label'", "one of them")
+
+
+def test_a_judged_answer_is_sent_to_the_loss_that_reads_it() -> None:
+    (problem,) = problems(record(label=True), kind="pair")
+    assert problem.fix == "train with --objective dpo --preference_loss apo_zero_unpaired, or remove the key"
