@@ -225,6 +225,7 @@ def test_a_film_is_asked_about_and_the_times_of_its_frames_are_said(
             [FIXTURES / "v2_6", "--video", "no.mp4", "--start", "-1", "hi"],
             "no.mp4: start: found -1.0, expected seconds",
         ),
+        ([FIXTURES / "v2_6", "--max-frames", "3", "hi"], "--max-frames: found without --video, expected a film"),
         ([FIXTURES / "components", "hi"], "found neither config.json nor adapter_config.json"),
         ([FIXTURES / "v2", "--system", "Be brief.", "hi"], "found 'system', expected one of user, assistant"),
     ],

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from minicpmv.cli.dialogue import AnswerPrinter, check_file, hold_dialogue
-from minicpmv.cli.film_options import add_film_options, film_opener, name_frames
+from minicpmv.cli.film_options import add_film_options, check_film_options, film_opener, name_frames
 from minicpmv.cli.film_options import check_release as check_films
 from minicpmv.cli.model_options import (
     add_model_options,
@@ -59,6 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = _build_parser()
     options = parser.parse_intermixed_args(arguments)
     check_sampling(parser, options)
+    check_film_options(parser, options)
     for file in options.image:
         check_file(file)
     open_one = film_opener(options)

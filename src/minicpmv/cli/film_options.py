@@ -13,7 +13,9 @@ if TYPE_CHECKING:  # for annotations only: importing them would load torch befor
     from minicpmv.data.media.opened_films import ReadFilm
     from minicpmv.processing.processor import MiniCPMVProcessor
 
-__all__ = ["add_film_options", "check_release", "film_opener", "name_frames"]
+__all__ = ["add_film_options", "check_film_options", "check_release", "film_opener", "name_frames"]
+
+_NEEDS_VIDEO = ("video_fps", "max_frames", "start", "end")
 
 
 def add_film_options(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +32,14 @@ def add_film_options(parser: argparse.ArgumentParser) -> None:
     add("--max-frames", type=positive_int, metavar="N", help="most frames to show of a film (default: likewise)")
     add("--start", type=float, metavar="S", help="second at which films begin (default: 0)")
     add("--end", type=float, metavar="S", help="second at which films end (default: their own end)")
+
+
+def check_film_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the command if an option is about films and there is none, and none can come: a question is answered once."""
+    for name in _NEEDS_VIDEO:
+        if getattr(options, name) is not None and options.question is not None and not options.video:
+            flag = f"--{name.replace('_', '-')}"
+            parser.error(f"{flag}: found without --video, expected a film\n  fix: add --video FILE, or remove {flag}")
 
 
 def film_opener(options: argparse.Namespace) -> Callable[[str], ReadFilm]:
