@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minicpmv.cli.data_options import add_image_root
 from minicpmv.cli.model_options import model_name, positive_int
 from minicpmv.cli.parser import CommandParser
 from minicpmv.terminal.redaction import clean_settings, clean_text
@@ -45,9 +46,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model", type=model_name, metavar="PATH", help="directory of the model to be trained; also checks lengths"
     )
-    parser.add_argument(
-        "--image-root", metavar="DIR", help="folder where relative image paths start (default: DATA's own)"
-    )
+    add_image_root(parser)
     parser.add_argument(
         "--model-max-length", type=positive_int, metavar="N", help="most tokens of a record (default: 2048)"
     )

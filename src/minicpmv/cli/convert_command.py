@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from minicpmv.cli.data_options import add_image_root
 from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
 from minicpmv.wording import counted
@@ -31,9 +32,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("data", metavar="DATA", nargs="+", help="file, folder of files or dataset directory")
     parser.add_argument("--output", metavar="FILE", required=True, help="the JSON Lines file to write")
-    parser.add_argument(
-        "--image-root", metavar="DIR", help="folder where relative image paths start (default: each file's own)"
-    )
+    add_image_root(parser, default="each file's own")
     parser.add_argument(
         "--image-dir",
         metavar="DIR",

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from minicpmv.cli.data_options import add_image_root
 from minicpmv.cli.model_options import add_model_options, generation_settings, open_many, positive_int
 from minicpmv.cli.output_file import check_output
 from minicpmv.cli.parser import CommandParser
@@ -73,9 +74,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "chair are several that are read together; chair:FILE takes a vocabulary of objects",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the intervals (default: %(default)s)")
-    parser.add_argument(
-        "--image-root", metavar="DIR", help="folder where relative image paths start (default: DATA's own)"
-    )
+    add_image_root(parser)
     parser.add_argument(
         "--batch-size", type=positive_int, metavar="N", help=f"records answered at once (default: {_BATCH_SIZE})"
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -21,9 +23,11 @@ __all__ = [
     "check_sampling",
     "generation_settings",
     "model_name",
+    "number_from_zero",
     "open_many",
     "open_model",
     "positive_int",
+    "positive_number",
 ]
 
 _NEEDS_SAMPLE = ("temperature", "top_p", "top_k", "seed")
@@ -130,14 +134,14 @@ def add_base_option(parser: argparse.ArgumentParser) -> None:
 def add_sampling_options(parser: argparse.ArgumentParser, *, seed: int | None = None) -> None:
     """Add the sampling options, with the default of the seed."""
     parser.add_argument("--sample", action="store_true", help="draw tokens at random, as the released chat() does")
-    parser.add_argument("--temperature", type=_positive, metavar="T", help="with --sample (default: 0.7)")
+    parser.add_argument("--temperature", type=positive_number, metavar="T", help="with --sample (default: 0.7)")
     parser.add_argument("--top-p", type=_share, metavar="P", help="with --sample (default: 0.8; 1 with --thinking)")
     parser.add_argument(
         "--top-k", type=positive_int, metavar="K", help="with --sample (default: 100; 50 with --thinking)"
     )
     parser.add_argument(
         "--repetition-penalty",
-        type=_positive,
+        type=positive_number,
         metavar="R",
         help="above 1 makes tokens generated before less likely (default: 1; with --sample the released chat()'s)",
     )
@@ -160,21 +164,27 @@ def check_sampling(parser: argparse.ArgumentParser, options: argparse.Namespace)
             )
 
 
-def _positive(text: str) -> float:
-    return _number(text, float("inf"), "expected a number above 0")
+def positive_number(text: str) -> float:
+    """Read a finite number above 0."""
+    return _number(text, lambda value: value > 0, "a number above 0")
+
+
+def number_from_zero(text: str) -> float:
+    """Read a finite number of at least 0."""
+    return _number(text, lambda value: value >= 0, "a number of at least 0")
 
 
 def _share(text: str) -> float:
-    return _number(text, 1, "expected a number above 0 and at most 1")
+    return _number(text, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
 
 
-def _number(text: str, most: float, expected: str) -> float:
+def _number(text: str, is_valid: Callable[[float], bool], expected: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = 0.0
-    if not (0 < value <= most and value < float("inf")):
-        raise argparse.ArgumentTypeError(f"found {text!r}, {expected}")
+        value = float("nan")
+    if not math.isfinite(value) or not is_valid(value):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
     return value
 
 

@@ -10,7 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minicpmv.cli.model_options import add_model_options, generation_settings, model_name, open_many, positive_int
+from minicpmv.cli.data_options import add_image_root
+from minicpmv.cli.model_options import (
+    add_model_options,
+    generation_settings,
+    model_name,
+    number_from_zero,
+    open_many,
+    positive_int,
+    positive_number,
+)
 from minicpmv.cli.parser import CommandParser
 from minicpmv.terminal.redaction import clean_settings
 from minicpmv.wording import counted
@@ -80,11 +89,11 @@ def _build_parser() -> argparse.ArgumentParser:
         "--answers", type=positive_int, default=10, metavar="N", help="answers to each (default: %(default)s)"
     )
     parser.add_argument(
-        "--temperature", type=_positive, default=0.7, metavar="T", help="of the answers (default: %(default)s)"
+        "--temperature", type=positive_number, default=0.7, metavar="T", help="of the answers (default: %(default)s)"
     )
     parser.add_argument(
         "--min-gap",
-        type=_not_negative,
+        type=number_from_zero,
         metavar="G",
         help=f"least difference between the scores of a pair (default: {_STEP_OF_JUDGE:g} with --judge-question; any "
         "with --judge)",
@@ -103,9 +112,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "shorter one, so that training does not learn a length",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of answers and pairs (default: %(default)s)")
-    parser.add_argument(
-        "--image-root", metavar="DIR", help="folder where relative image paths start (default: DATA's own)"
-    )
+    add_image_root(parser)
     parser.add_argument(
         "--batch-size",
         type=positive_int,
@@ -115,25 +122,6 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.set_defaults(sample=True, batch_tokens=None)
     return parser
-
-
-def _positive(text: str) -> float:
-    return _number(text, allows_zero=False)
-
-
-def _not_negative(text: str) -> float:
-    return _number(text, allows_zero=True)
-
-
-def _number(text: str, *, allows_zero: bool) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not (0 <= value < float("inf")) or (not value and not allows_zero):
-        at_least = "of at least 0" if allows_zero else "above 0"
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number {at_least}")
-    return value
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minicpmv.cli.data_options import add_image_root
 from minicpmv.cli.model_options import (
     add_model_options,
     add_sampling_options,
@@ -56,9 +57,7 @@ def _build_parser() -> argparse.ArgumentParser:
         help="questions of a record to ask: its last, or every one, each after the recorded answers before "
         "it; one whose answer has weight 0 is only context (default: %(default)s)",
     )
-    parser.add_argument(
-        "--image-root", metavar="DIR", help="folder where relative image paths start (default: DATA's own)"
-    )
+    add_image_root(parser)
     parser.add_argument(
         "--batch-size",
         type=positive_int,

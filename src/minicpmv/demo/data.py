@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,6 +32,7 @@ __all__ = [
     "digit_picture",
     "digits_of",
     "moved_picture",
+    "write_records",
     "write_split",
 ]
 
@@ -124,6 +125,11 @@ def write_split(output: Path, split: Split, digits: Iterable[Digit] | None = Non
             file = folder / f"digit_{name}.png"
             picture.save(file)
             records.append(_record(f"digit-{name}", file.relative_to(output), digit))
+    return write_records(output, split, records)
+
+
+def write_records(output: Path, split: Split, records: Sequence[dict[str, Any]]) -> Path:
+    """Write ``<split>.json`` under ``output`` and return it."""
     data_file = output / f"{split}.json"
     data_file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
     return data_file

@@ -6,7 +6,6 @@ knows no answer, and a shuffled film has lost the one that was asked for. Held-o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +15,14 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from minicpmv.data.media.video_files import import_av
-from minicpmv.demo.data import PICTURE_PIXELS, Split
+from minicpmv.demo.data import DIGIT_WORDS, PICTURE_PIXELS, Split, write_records
+from minicpmv.demo.pictures import COLOURS
 
 __all__ = ["FILMS_OF_SPLIT", "FILM_COLOURS", "Disc", "Film", "draw_film", "picture_of", "write_films"]
 
 FILMS_OF_SPLIT: dict[Split, int] = {"train": 1_600, "validation": 200, "heldout": 400}
-FILM_COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (214, 40, 40),
-    "green": (46, 148, 66),
-    "blue": (40, 80, 200),
-    "yellow": (245, 208, 40),
-    "purple": (124, 50, 160),
-}
-COUNTS = ("one", "two", "three", "four")
+FILM_COLOURS = {name: COLOURS[name] for name in ("red", "green", "blue", "yellow", "purple")}
+COUNTS = DIGIT_WORDS[1:5]
 SECONDS = 12
 RATE = 4
 """Frames a second; all frames of a second are alike."""
@@ -117,9 +111,7 @@ def write_films(output: Path, split: Split) -> Path:
         records.append(
             {"id": f"{split}-{number:04d}", "video": file.relative_to(output).as_posix(), "conversations": turns}
         )
-    data_file = output / f"{split}.json"
-    data_file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-    return data_file
+    return write_records(output, split, records)
 
 
 def _encode(film: Film, file: Path) -> None:

@@ -43,7 +43,7 @@ class Medium:
     field: str
     """Key of the record that names them."""
     thing: str
-    """What messages call one."""
+    """Word by which messages name a thing of this kind, such as ``image``."""
     plain: tuple[str, ...]
     """Placeholders that mean the next one."""
     key: re.Pattern[str]

@@ -53,7 +53,7 @@ class TableFault(NamedTuple):
 class _Box(NamedTuple):
     kind: bytes
     start: int
-    """Of its content, in bytes from the start of the file."""
+    """Start of the box's content, in bytes from the start of the file."""
     end: int
 
 

@@ -68,7 +68,7 @@ class VideoFile:
         self._open = ExitStack()
         try:
             self._reopen()
-        except BaseException:
+        except BaseException:  # Ctrl-C as well: close the file, then re-raise
             self.close()
             raise
 

@@ -121,7 +121,7 @@ class Draws(LazySequence[Record]):
 
     def __init__(self, asked: Answers, number: int) -> None:
         self.asked = asked
-        """What is asked once."""
+        """Answers, each of which is asked for ``number`` times."""
         self.number = number
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from minicpmv.data.records.formats.images import path_of
-from minicpmv.data.records.formats.json_list import RepeatedKeys
+from minicpmv.data.records.formats.json_list import mark_like
 from minicpmv.data.records.record import Film, Unread
 from minicpmv.processing.films.request import REQUEST_KEYS, FilmRequest
 
@@ -45,11 +45,7 @@ def plain_films(value: object, place: str, report: Report) -> object:
         made = {
             key: plain_film(entry, f"{place}[{key!r}]", report) for key, entry in mapping.items() if entry is not None
         }
-        if isinstance(mapping, RepeatedKeys):
-            marked = RepeatedKeys(made.items())
-            marked.repeated = mapping.repeated
-            return marked
-        return made
+        return mark_like(mapping, made)
     return plain_film(value, place, report)
 
 

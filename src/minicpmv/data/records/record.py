@@ -22,7 +22,7 @@ Level = Literal["record", "message", "answer", "part", "image", "film", "objects
 """Level of a key: an answer is a message of the assistant, an image or film the struct of one."""
 
 Kind = Literal["conversation", "pair", "answer"]
-"""What a run does with a record: learn its answers, tell the last one from a worse one, or learn whether it is good."""
+"""Purpose of a record in a run: learn its answers, tell the last one from a worse one, or learn whether it is good."""
 
 _MAX_QUOTED = 60
 """Most characters of a user's value that a message repeats."""
@@ -167,7 +167,7 @@ class Record:
     films: tuple[Film, ...] = ()
     """Films to open, in the order of the turns."""
     film_facts: tuple[FilmFacts, ...] | None = None
-    """What the header of each film states; None if not read yet."""
+    """Facts that the header of each film states; None if not read yet."""
     turns: tuple[Turn, ...]
     """The conversation; ``ImageRef(i)`` in a turn is ``images[i]``, ``FilmRef(i)`` is ``films[i]``."""
     references: tuple[str, ...] = ()

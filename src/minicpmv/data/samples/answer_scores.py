@@ -44,7 +44,7 @@ class AnswerStore:
     _heads: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     """The first 8 bytes of each key."""
     _bounds: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
-    """Where the values of each begin and end."""
+    """Begin and end of each key's values, in values."""
     _values: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def __len__(self) -> int:

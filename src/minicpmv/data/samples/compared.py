@@ -43,8 +43,8 @@ class Tokens:
     label_weights: list[float] | None
     position_rows: NDArray[np.int64] | None
     segments: list[list[int]] | None = None
-    """Of each answer, as ``Layout.read`` takes them, with places from the record's first token; None where answers are
-    not compared."""
+    """Segments of each answer, as ``Layout.read`` takes them, with places from the record's first token; None where
+    answers are not compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import cast
 from urllib.parse import unquote, urlsplit
 
-from minicpmv.data.records.formats.json_list import RepeatedKeys
+from minicpmv.data.records.formats.json_list import mark_like
 from minicpmv.data.records.record import Unread
 from minicpmv.processing.pictures.patches import ImageError, read_data_url
 
@@ -38,11 +38,7 @@ def plain_images(value: object, place: str, report: Report) -> object:
         made = {
             key: plain_image(entry, f"{place}[{key!r}]", report) for key, entry in mapping.items() if entry is not None
         }
-        if isinstance(mapping, RepeatedKeys):
-            marked = RepeatedKeys(made.items())
-            marked.repeated = mapping.repeated
-            return marked
-        return made
+        return mark_like(mapping, made)
     return plain_image(value, place, report)
 
 

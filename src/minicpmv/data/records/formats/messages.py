@@ -50,7 +50,7 @@ class Messages:
     """Messages in our form; one that is not an object, or lacks role or content, is kept as is."""
     images: Shown = field(default_factory=Shown)
     films: Shown = field(default_factory=Shown)
-    """Those of the parts of all messages."""
+    """Films that are parts of messages, of all messages in order."""
     texts: list[str] = field(default_factory=list)
     """Field of each message's text."""
     unread: list[Unread] = field(default_factory=list)
