@@ -221,7 +221,7 @@ def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[Dr
         dtype=options.dtype,
         other_base=compare_own_base(options.model, allow_other=options.allow_other_base),
     )
-    asked = Answers(Records(raw, checked.sizes, image_root=options.image_root))
+    asked = Answers(Records(raw, checked.sizes, checked.films, image_root=options.image_root))
     return Draws(asked, options.answers), checked, clean_settings(identity | {"answers": options.answers})
 
 

@@ -82,7 +82,7 @@ class Records(LazySequence[Record]):
         raw: As read.
         sizes: Of the images of each, or None if nobody has looked: then each record is checked when it is asked for,
             which raises a ``DataError`` if it has a problem.
-        films: Of the films of each, if somebody has looked.
+        films: Facts of the films of each, or None together with ``sizes``.
         image_root: Folder at which relative image paths start; each data file's own folder if not given.
         version: The model to be trained, if known; for records that are not checked yet.
         kind: As for ``RecordChecker``, likewise.
@@ -92,7 +92,7 @@ class Records(LazySequence[Record]):
         self,
         raw: Sequence[RawRecord],
         sizes: ImageSizes | None,
-        films: FilmFactsList | None = None,
+        films: FilmFactsList | None,
         *,
         image_root: str | os.PathLike[str] | None = None,
         version: Version | None = None,
@@ -109,7 +109,7 @@ class Records(LazySequence[Record]):
 
     def _item(self, index: int) -> Record:
         raw, sizes, films, position = self._raw[index], self._sizes, self._films, index
-        if sizes is None or films is None:
+        if sizes is None or films is None:  # both, as nobody has looked
             checked = _check([raw], self._roots, self._version, kind=self._kind)
             if checked.problems:
                 raise DataError([problem for _, problem in checked.problems])

@@ -176,7 +176,7 @@ def load_mixture(
             raw, content = open_source(source.path)
             contents[source.path] = content
             if not check_first:
-                loaded.append((source, Records(raw, None, image_root=image_root, version=version, kind=kind)))
+                loaded.append((source, Records(raw, None, None, image_root=image_root, version=version, kind=kind)))
                 continue
             checked, states, is_recalled = check_or_recall(
                 raw, content, source.path, image_root=image_root, version=version, cache=cache, kind=kind
