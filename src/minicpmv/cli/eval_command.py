@@ -216,7 +216,7 @@ def _find_answers(options: argparse.Namespace, metrics: Sequence[Metric]) -> Ans
     records = load_records(options.data, image_root=options.image_root)
     if not records:
         raise UsageError(f"{options.data}: found no record, expected at least one\n  fix: name a file with records")
-    return Answers(records, every=options.turns == "all")
+    return Answers(records, every=options.turns == "all", as_references=True)
 
 
 def _ask(

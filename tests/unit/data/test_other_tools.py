@@ -156,7 +156,7 @@ def test_several_answers_are_what_evaluation_accepts() -> None:
         ({"query": "Q", "response": "R", **talk("x", "y")}, "D117", "one conversation"),
         (talk("Q", "A", tools="[{}]"), "D166", "name"),
         (talk("Q", "A", frames=["a.mp4"]), "D160", "frames"),
-        (talk("Q", "A", rejected_response="B", rejected_images=["b.png"]), "D160", "preference"),
+        (talk("Q", "A", rejected_response="B", rejected_images=["b.png"]), "D160", "worse answer"),
         ({"messages": [*conversation("Q"), {"role": "assistant", "content": "A", "mask": 1}]}, "D160", "mask"),
         ({"conversations": [{"from": "human", "value": "Q"}, {"from": "tool", "value": "{}"}]}, "D123", "tool_calls"),
         ({"messages": [{"role": "user", "content": [{"type": "audio", "audio": "a.wav"}]}, *conversation("", "A")[1:]]},

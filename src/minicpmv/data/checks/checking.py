@@ -114,11 +114,14 @@ class RecordChecker:
         if self._version is not None:
             yield from check_tools_of_version(record, fields, sound, self._version)
             yield from check_films_of_version(record, fields.get("video"), self._version)
+        worse: list[dict[str, str]] = []
         if self._for_training:
             yield from _check_weights(record, sound)
             yield from check_kind(record, fields, self._kind)
             if "rejected" in fields and sound[-1]["role"] == "assistant":
-                yield from check_rejected(record, fields["rejected"], sound, self._version)
+                faults = list(check_rejected(record, fields["rejected"], sound, self._version))
+                yield from faults
+                worse = [] if faults else cast("list[dict[str, str]]", fields["rejected"])
         if image_faults:
             return
         images = parse_image_field(fields.get("image"))
@@ -126,6 +129,8 @@ class RecordChecker:
         if objects is not None:
             yield from check_objects(record, sound, objects, len(images.paths))
         marks = list(check_marks(record, sound, images.paths, root, has_objects=objects is not None))
+        if worse:
+            marks += check_marks(record, worse, images.paths, root, has_objects=False, field="rejected")
         yield from marks or check_placeholders(record, sound, images, parse_film_field(fields.get("video")))
 
     def _check_version(self, record: RawRecord, messages: Sequence[Mapping[str, str]]) -> Iterator[Problem]:

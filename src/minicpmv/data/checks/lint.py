@@ -30,9 +30,9 @@ _CONTROL_CHARACTER = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u202
 
 def find_text_oddities(record: RawRecord) -> Iterator[Problem]:
     """Yield at most one notice of each kind for every message of a record, even if the record has problems."""
-    for number, role, content in messages_of(record):
+    for place, role, content in messages_of(record):
         for code, found, expected, fix in _oddities_of(role, content):
-            yield _notice(code, record.where(f"conversations[{number}].content"), found, expected, fix)
+            yield _notice(code, record.where(f"{place}.content"), found, expected, fix)
 
 
 def _oddities_of(role: object, content: str) -> Iterator[tuple[str, str, str, str]]:
@@ -73,15 +73,16 @@ def find_path_oddity(where: str, written: str) -> Problem | None:
     return _notice("D308", where, quote(written), "a path below the image root; opened nevertheless", fix)
 
 
-def messages_of(record: RawRecord) -> Iterator[tuple[int, object, str]]:
-    """Yield index, role and text of every message that has a text."""
+def messages_of(record: RawRecord) -> Iterator[tuple[str, object, str]]:
+    """Yield field, role and text of every message that has a text, of the conversation and of the worse answer."""
     fields = cast("dict[str, object]", record.value) if isinstance(record.value, dict) else {}
-    messages = fields.get("conversations")
-    for number, message in enumerate(cast("list[object]", messages) if isinstance(messages, list) else []):
-        parts = cast("dict[str, object]", message) if isinstance(message, dict) else {}
-        content = parts.get("content")
-        if isinstance(content, str):
-            yield number, parts.get("role"), content
+    for key in ("conversations", "rejected"):
+        messages = fields.get(key)
+        for number, message in enumerate(cast("list[object]", messages) if isinstance(messages, list) else []):
+            parts = cast("dict[str, object]", message) if isinstance(message, dict) else {}
+            content = parts.get("content")
+            if isinstance(content, str):
+                yield f"{key}[{number}]", parts.get("role"), content
 
 
 def _notice(code: str, where: str, found: str, expected: str, fix: str) -> Problem:

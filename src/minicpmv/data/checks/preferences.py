@@ -11,14 +11,16 @@ from minicpmv.errors import Problem
 from minicpmv.processing.text.chat import left_out
 from minicpmv.processing.text.turns import Turn
 from minicpmv.releases.table import Version
+from minicpmv.wording import counted
 
-__all__ = ["check_kind", "check_rejected"]
+__all__ = ["check_kind", "check_one_kind", "check_rejected", "kind_of"]
 
 _HELD: dict[Kind, str] = {
     "conversation": "neither 'rejected' nor 'label'",
     "pair": "a rejected answer",
     "answer": "a judgement of the answer",
 }
+_COUNTED: dict[Kind, str] = {"conversation": "plain conversation", "pair": "pair", "answer": "judged answer"}
 _READ: dict[Kind, str] = {
     "conversation": "neither 'rejected' nor 'label': --objective sft learns every answer",
     "pair": "'rejected', an answer worse than the conversation's last",
@@ -38,12 +40,31 @@ def check_kind(record: RawRecord, fields: Mapping[str, Any], kind: Kind | None) 
         fix = "keep 'rejected' to compare the two answers, or 'label' to judge the last one by itself"
         yield Problem("D181", record.where("label"), "'rejected' and 'label'", "one of them", fix)
         return
-    held: Kind = "pair" if "rejected" in fields else "answer" if "label" in fields else "conversation"
+    held = kind_of(fields)
     if kind in (None, held):
         return
     place = {"conversation": "", "pair": "rejected", "answer": "label"}[held]
     fix = _FIX_OF_JUDGED if held == "answer" else _FIX[kind]
     yield Problem("D181", record.where(place), _HELD[held], _READ[kind], fix)
+
+
+def kind_of(fields: Mapping[str, Any]) -> Kind:
+    """Return what a record, in our form, says of its answers."""
+    return "pair" if "rejected" in fields else "answer" if "label" in fields else "conversation"
+
+
+def check_one_kind(path: str, kinds: Mapping[Kind, int]) -> Iterator[Problem]:
+    """Yield a problem if no run can read all records of a file.
+
+    Args:
+        path: The file or folder, as the user wrote it.
+        kinds: Number of its records of each kind.
+    """
+    held = [counted(number, _COUNTED[kind]) for kind, number in kinds.items() if number]
+    if len(held) > 1:
+        found = " and ".join(held)
+        fix = "write the records of each kind to a file of its own"
+        yield Problem("D181", path, found, "one kind of record: a run reads one", fix)
 
 
 def check_rejected(

@@ -68,12 +68,13 @@ class Answers(LazySequence[Record]):
     Args:
         records: Records, read once now, and again on access.
         every: Whether every answer of a record is asked for, instead of its last.
+        as_references: Whether a model's answers are compared with those that the records hold.
 
     Raises:
-        UsageError: All answers of a record have weight 0.
+        UsageError: All answers of a record have weight 0, or one to compare with is judged to be a bad one.
     """
 
-    def __init__(self, records: Sequence[Record], *, every: bool = False) -> None:
+    def __init__(self, records: Sequence[Record], *, every: bool = False, as_references: bool = False) -> None:
         self.records = records
         """The original records."""
         self.every = every
@@ -85,6 +86,11 @@ class Answers(LazySequence[Record]):
                 raise UsageError(
                     f"{record.where()}: found the weight 0 for every answer, expected one to ask for\n"
                     "  fix: remove the record, or give an answer a weight above 0"
+                )
+            if as_references and record.desirable is False:
+                raise UsageError(
+                    f"{record.where('label')}: found false, which calls the last answer a bad one, expected one to "
+                    "compare with\n  fix: measure on records whose answers are good, without those of 'label' false"
                 )
             numbered = [(index, number, place, len(places)) for number, place in enumerate(places, 1)]
             asked += numbered if every else numbered[-1:]

@@ -7,6 +7,7 @@ Records are read again when they are needed again: what stays in memory is the f
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 from minicpmv.data.checks.checking import RecordChecker
 from minicpmv.data.checks.duplicate_ids import IdRegister
 from minicpmv.data.checks.lint import find_path_oddity, find_text_oddities, messages_of
+from minicpmv.data.checks.preferences import check_one_kind, kind_of
 from minicpmv.data.checks.unread_keys import UnreadKeys
 from minicpmv.data.media.film_facts import FilmReader, FilmUse, find_decoding_fault, word_film_fault
 from minicpmv.data.media.image_faults import ImageUse
 from minicpmv.data.media.image_files import Size, survey_images
 from minicpmv.data.records.grounding import check_boxes
 from minicpmv.data.records.reading import open_records
-from minicpmv.data.records.record import Film, RawRecord, Record
+from minicpmv.data.records.record import Film, Kind, RawRecord, Record
 from minicpmv.data.records.sequences import Concatenated, LazySequence, Selected
 from minicpmv.data.sources.loading import (
     ImageRoots,
@@ -88,6 +90,8 @@ class Statistics:
     film_files: int = 0
     film_durations: tuple[float, float, float] | None = None
     """Seconds of the shortest, the median and the longest readable film; None without any."""
+    kinds: dict[Kind, int] = field(default_factory=dict[Kind, int])
+    """Records with a worse answer, with a judgement of their own, and with neither."""
     pairs: PairLengths | None = None
     """Lengths of better and worse answers; None without pairs."""
 
@@ -139,6 +143,7 @@ class Survey:
     _uses: list[ImageUse] = field(default_factory=list[ImageUse])
     _film_uses: list[FilmUse] = field(default_factory=list[FilmUse])
     _with_boxes: list[int] = field(default_factory=list[int])
+    _kinds: Counter[Kind] = field(default_factory=Counter[Kind])
     _pairs: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
     _unit: Unit = "characters"
     roots: ImageRoots = field(init=False)
@@ -159,7 +164,7 @@ class Survey:
             start, records = self._num_records, cast("Sequence[RawRecord]", ())
             try:
                 records = open_records(path, on_notice=partial(self._add_notice, path))
-                self._read_records(records)
+                self._read_records(path, records)
             except DataError as error:  # nothing can be read; or, in a table, nothing behind a damaged place
                 self.findings += [Finding(problem, os.fspath(path)) for problem in error.problems]
             num_read = self._num_records - start
@@ -167,9 +172,9 @@ class Survey:
         self.records = Concatenated(parts)
         self.num_image_files = len({use.path for use in self._uses})
 
-    def _read_records(self, records: Sequence[RawRecord]) -> None:
+    def _read_records(self, path: str, records: Sequence[RawRecord]) -> None:
         start, ids, checker = self._num_records, IdRegister(), RecordChecker(version=self.version)
-        unread = UnreadKeys()
+        unread, kinds = UnreadKeys(), Counter[Kind]()
         for position, record in enumerate(records, start):
             num_findings, root = len(self.findings), self.roots.of(record)
             self._add(record, position, checker.check(record, root))
@@ -182,6 +187,8 @@ class Survey:
             texts = [content for _, _, content in messages_of(record)]
             self._num_turns += len(texts)
             self._num_characters += sum(map(len, texts))
+            if isinstance(record.value, dict):
+                kinds[kind_of(cast("dict[str, object]", record.value))] += 1
             if (lengths := measure_pair(record, len)) is not None:
                 self._pairs[position] = lengths
             uses = list(image_uses(record, root, record=position))
@@ -200,6 +207,9 @@ class Survey:
         for position, notice in unread.notices():
             self._add(records[position - start], position, [notice])
         self.findings += [Finding(notice, source) for source, notice in repeated.notices]
+        self._kinds += kinds
+        source = os.fspath(path)
+        self.findings += [Finding(problem, source) for problem in check_one_kind(source, kinds)]
 
     def _add_notice(self, path: str, notice: Problem) -> None:
         self.findings.append(Finding(notice, os.fspath(path)))
@@ -275,6 +285,7 @@ class Survey:
             image_sizes=(sizes[0], sizes[len(sizes) // 2], sizes[-1]) if sizes else None,
             films=len(self._film_uses),
             film_files=len({use.film.source for use in self._film_uses}),
+            kinds={kind: self._kinds[kind] for kind in ("conversation", "pair", "answer")},
             pairs=compare_lengths(self._pairs.values(), self._unit),
             film_durations=(seconds[0], seconds[len(seconds) // 2], seconds[-1]) if seconds else None,
         )

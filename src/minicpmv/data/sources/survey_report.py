@@ -69,6 +69,8 @@ def statistics_lines(statistics: Statistics, lengths: Mapping[str, Any] | None) 
     if statistics.film_durations:
         shortest, middle, longest = (f"{seconds:,.1f}" for seconds in statistics.film_durations)
         rows.append(("film lengths", f"{shortest} to {longest}, median {middle} seconds"))
+    if statistics.kinds["answer"]:
+        rows.append(("judged", f"{counted(statistics.kinds['answer'], 'record')} with 'label'"))
     if (pairs := statistics.pairs) is not None:
         share = (
             "all are of equal length"

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from minicpmv.data.checks.checking import RecordChecker
+from minicpmv.data.checks.lint import find_text_oddities
 from minicpmv.data.records.formats.styles import to_own_form
 from minicpmv.data.records.record import Kind, RawRecord, Record
 from minicpmv.data.sources.loading import load_records
-from minicpmv.errors import Problem
+from minicpmv.data.sources.survey import Survey
+from minicpmv.errors import DataError, Problem
 from minicpmv.releases.table import VERSIONS
-from tests.tiny import conversation
+from tests.tiny import conversation, write_data
 
 
 def record(**more: Any) -> dict[str, Any]:
@@ -134,6 +136,64 @@ def test_message_says_which_run_reads_it() -> None:
 def test_a_worse_answer_next_to_a_judgement_is_named_by_every_run_and_check(kind: Kind | None) -> None:
     (problem,) = problems(record(rejected="No.", label=False), kind=kind)
     assert (problem.code, problem.found, problem.expected) == ("D181", "'rejected' and 'label'", "one of them")
+
+
+@pytest.mark.parametrize(("more", "codes"), [("<|im_end|>", ["D311"]), ("\ufffd", ["D314"]), ("\r", ["D313"])])
+def test_oddities_of_a_worse_answer_are_noticed_at_their_place(more: str, codes: list[str]) -> None:
+    raw = to_own_form(RawRecord(source="train.json", index=0, line=1, value=record(rejected=f"No.{more}")))
+    found = list(find_text_oddities(raw))
+    assert [problem.code for problem in found] == codes
+    assert found[0].where.endswith(" rejected[0].content")
+
+
+def test_a_box_is_not_filled_into_a_worse_answer() -> None:
+    boxes = {"ref": ["cat"], "bbox": [[1, 2, 3, 4]], "bbox_type": "norm1000"}
+    talk = conversation("Where is <ref-object>?", "<bbox>")
+    (problem,) = problems({"image": "a.png", "conversations": talk, "objects": boxes, "rejected": "No: <bbox>"})
+    assert (problem.code, problem.fix) == (
+        "D161",
+        "write the box itself: <box>x1 y1 x2 y2</box> on a grid of 0 to 1000",
+    )
+    assert problem.where.endswith(" rejected[0].content")
+
+
+@pytest.mark.parametrize(("key", "value"), [("label", "true"), ("label", 1), ("kto_tag", "false"), ("kto_tag", 0)])
+def test_a_judgement_that_is_no_boolean_is_named_with_what_is_read(tmp_path: Path, key: str, value: Any) -> None:
+    path = write_data(tmp_path / "train.json", [record(**{key: value})])
+    with pytest.raises(DataError, match="write true or false, without quotes, under 'label'"):
+        load_records(path)
+
+
+def test_pictures_of_a_worse_answer_are_named(tmp_path: Path) -> None:
+    path = write_data(tmp_path / "train.json", [record(rejected="No.", rejected_images=["b.png"])])
+    with pytest.raises(DataError, match="here both answers are about the same images"):
+        load_records(path)
+
+
+def test_two_conversations_with_different_questions_are_named(tmp_path: Path) -> None:
+    both = {"chosen": conversation("Why?", "So."), "rejected": conversation("How?", "No.")}
+    with pytest.raises(DataError, match="'chosen' and 'rejected' without one question that both answer"):
+        load_records(write_data(tmp_path / "train.json", [both]))
+
+
+def test_a_file_of_several_kinds_is_named_once(tmp_path: Path) -> None:
+    mixed = write_data(
+        tmp_path / "mixed.json", [record(rejected="No."), record(rejected="Yes."), record(), record(label=True)]
+    )
+    survey = Survey([mixed])
+    survey.read_texts()
+    (problem,) = [finding.problem for finding in survey.findings if finding.problem.severity == "problem"]
+    assert (problem.code, problem.where) == ("D181", mixed)
+    assert problem.found == "2 pairs and 1 plain conversation and 1 judged answer"
+    assert survey.statistics().kinds == {"conversation": 1, "pair": 2, "answer": 1}
+
+
+def test_files_may_be_of_one_kind_each(tmp_path: Path) -> None:
+    survey = Survey(
+        [write_data(tmp_path / f"{number}.json", [more]) for number, more in enumerate((record(), record(label=True)))]
+    )
+    survey.read_texts()
+    assert [finding.problem.code for finding in survey.findings] == []
 
 
 def test_a_judged_answer_is_sent_to_the_loss_that_reads_it() -> None:

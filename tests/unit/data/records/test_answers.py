@@ -65,3 +65,10 @@ def test_nothing_is_said_where_every_answer_is_asked_for() -> None:
 def test_a_record_without_an_answer_to_ask_for_is_named() -> None:
     with pytest.raises(UsageError, match=r"^made.json:1 record 0: found the weight 0 for every answer"):
         Answers([_record(1), _record(0, 0)])
+
+
+def test_an_answer_that_is_judged_bad_is_nothing_to_compare_with() -> None:
+    bad = Record(source="made.json", index=3, line=7, id=None, turns=_turns(1), desirable=False)
+    assert len(Answers([bad])) == 1
+    with pytest.raises(UsageError, match=r"made.json:7 record 3 label: found false"):
+        Answers([*RECORDS, bad], as_references=True)

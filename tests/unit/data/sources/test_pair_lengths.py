@@ -20,7 +20,7 @@ def write_pairs(folder: Path, longer: int, shorter: int, equal: int = 0) -> str:
         {"conversations": conversation(f"Why {number}?", better), "rejected": worse}
         for number, (better, worse) in enumerate(answers)
     ]
-    return write_data(folder / "pairs.json", [*records, {"conversations": conversation("Why?", "So.")}])
+    return write_data(folder / "pairs.json", records)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ class Meaning:
 
 _LABEL = Meaning(
     "whether the answer is a good one (KTO): a bad answer would be learnt as a good one",
-    "leave out records whose answer is bad; then remove the key",
+    "write true or false, without quotes, under 'label' (--objective dpo, --preference_loss apo_zero_unpaired); "
+    "or leave out records whose answer is bad, and remove the key",
     decisive=True,
 )
 _TRUTHS = ("true", "false", "good", "bad", "yes", "no", "0", "1", "-1")
@@ -130,11 +131,19 @@ _KNOWN = _by_name(
         ),
     ),
     (
-        "rejected chosen rejected_response chosen_response rejected_messages chosen_messages rejected_images "
-        "rejected_answer chosen_answer preference kto_tag",
+        "rejected chosen rejected_response chosen_response rejected_messages chosen_messages "
+        "rejected_answer chosen_answer preference",
         Meaning(
             "a pair for preference training, in a form that is not read",
             "keep the better answer in the messages, and write the other one under 'rejected'",
+            decisive=True,
+        ),
+    ),
+    (
+        "rejected_images rejected_image rejected_videos rejected_video",
+        Meaning(
+            "what the worse answer is about: here both answers are about the same images and films",
+            "remove the key if it names the same; else leave the record out",
             decisive=True,
         ),
     ),
@@ -167,7 +176,7 @@ _KNOWN = _by_name(
 
 def meaning_of(key: str, value: object) -> Meaning | None:
     """Return what an unread key means in other tools, if known."""
-    if key in ("label", "labels"):
+    if key in ("label", "labels", "kto_tag"):
         is_truth = (
             isinstance(value, bool) or value in (0, 1, -1) if not isinstance(value, str) else value.lower() in _TRUTHS
         )

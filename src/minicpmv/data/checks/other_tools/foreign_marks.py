@@ -43,6 +43,7 @@ def check_marks(
     root: str | None,
     *,
     has_objects: bool,
+    field: str = "conversations",
 ) -> Iterator[Problem]:
     """Yield at most one problem for each message.
 
@@ -52,19 +53,20 @@ def check_marks(
         paths: The record's images, as written.
         root: Folder where relative paths start; with None, no files are looked up.
         has_objects: Whether it has names and boxes for their marks.
+        field: Field of the record that holds the messages.
     """
     shown = {os.path.basename(path) for path in paths if isinstance(path, str)}
     for number, message in enumerate(messages):
         text, is_asked = message["content"], message["role"] != "assistant"
         told = None
         if "<" in text:
-            told = _find_object_mark(text) if not has_objects else None
+            told = _find_object_mark(text, field) if not has_objects else None
             told = told or _find_picture_mark(text, is_asked=is_asked)
         if told is None and is_asked:
             told = _find_path(text, shown, root)
         if told:
             found, expected, fix = told
-            yield Problem("D161", record.where(f"conversations[{number}].content"), found, expected, fix)
+            yield Problem("D161", record.where(f"{field}[{number}].content"), found, expected, fix)
 
 
 def is_picture_mark(token: str) -> bool:
@@ -72,12 +74,18 @@ def is_picture_mark(token: str) -> bool:
     return any(marks.fullmatch(token) for marks in (_SHOWS_A_PICTURE, _BEHIND_A_PICTURE, _FILM_OR_SOUND))
 
 
-def _find_object_mark(text: str) -> tuple[str, str, str] | None:
+def _find_object_mark(text: str, field: str) -> tuple[str, str, str] | None:
     mark = MARKS.search(text)
     if mark is None:
         return None
-    fix = "add 'objects' with 'ref' and 'bbox', or write the box itself: <box>x1 y1 x2 y2</box> on a grid of 0 to 1000"
-    return repr(mark[0]), "'objects' of the record, from which it is filled", fix
+    fix = "write the box itself: <box>x1 y1 x2 y2</box> on a grid of 0 to 1000"
+    if field == "rejected":  # names and boxes have one order, that of one text
+        return repr(mark[0]), "no such mark: 'objects' fills the conversation alone", fix
+    return (
+        repr(mark[0]),
+        "'objects' of the record, from which it is filled",
+        f"add 'objects' with 'ref' and 'bbox', or {fix}",
+    )
 
 
 def _find_picture_mark(text: str, *, is_asked: bool) -> tuple[str, str, str] | None:

@@ -35,8 +35,9 @@ def describe_foreign(fields: Mapping[str, object]) -> tuple[str, str] | None:
         )
     if {"chosen", "rejected"} <= fields.keys():
         return (
-            "a pair of answers for preference training",
-            "keep the answer to be learnt, with its question, and remove the other",
+            "'chosen' and 'rejected' without one question that both answer",
+            "begin both with the same turns; or write the question and the better answer under 'messages', and the "
+            "worse answer alone under 'rejected'",
         )
     captions = [key for key in _NAMES_OF_CAPTIONS if key in fields]
     if captions and (fields.get("image") or fields.get("images")):

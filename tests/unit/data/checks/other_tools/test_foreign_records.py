@@ -32,7 +32,10 @@ def problem_of(data: Any) -> Problem:
         ({"conversation": [{"input": "Why?", "output": "So."}]}, "XTuner"),
         ({"contents": [{"role": "user", "parts": [{"text": "Why?"}]}]}, "Gemini"),
         ({"images": ["red.png"], "texts": [{"user": "Why?", "assistant": "So."}]}, "Cauldron"),
-        ({"chosen": [*conversation("Why?", "So.")], "rejected": [*conversation("Else?", "No.")]}, "preference"),
+        (
+            {"chosen": [*conversation("Why?", "So.")], "rejected": [*conversation("Else?", "No.")]},
+            "one question that both answer",
+        ),
         ({"image": "red.png", "caption": "A cat."}, "no question"),
         ({"image": "red.png", "text": "A cat."}, "no question"),
     ],

@@ -86,7 +86,7 @@ def test_judged_answer_of_every_form_is_one_record(tmp_path: Path, fields: dict[
             "D160",
             "rejected_messages",
         ),
-        ({"chosen": [*ASKED, SAID], "rejected": [*conversation("Else?", "No.")]}, "", "preference"),
+        ({"chosen": [*ASKED, SAID], "rejected": [*conversation("Else?", "No.")]}, "", "one question"),
     ],
 )
 def test_what_is_no_pair_is_named(tmp_path: Path, fields: dict[str, Any], code: str, found: str) -> None:
