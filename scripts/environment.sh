@@ -6,7 +6,10 @@
 #   out  PYTHON   an interpreter that imports this checkout, and PATH with its commands first
 #        MINICPMV how a user types the command afterwards: `minicpmv`, or its path when PATH will not have it then
 #
-# The environment that is active is used as it is if this checkout is installed there (scripts/install.sh). Otherwise
+# A copy that `minicpmv scripts` wrote (scripts/python.txt lies beside it) uses the package that is installed: with PYTHON,
+# else with the active environment, else with the one that made the copy.
+#
+# In a checkout, the environment that is active is used as it is if this checkout is installed there (scripts/install.sh). Otherwise
 # .venv beside this checkout is made, once: a few minutes and, with torch's CUDA libraries, a few GB. Without an NVIDIA
 # GPU the much smaller CPU build of torch does as well; to have it, let pip find it before the first start, for instance
 #   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu sh finetune_lora.sh
@@ -160,8 +163,27 @@ _use_own_environment() {
     MINICPMV=$_venv/bin/minicpmv
 }
 
+# Sets PYTHON to an interpreter that imports the installed package, or ends the script. For copies of the scripts.
+_use_installed_package() {
+    for _candidate in "${PYTHON:-python3}" "$(cat "$ROOT/scripts/python.txt")"; do
+        if "$_candidate" -c 'import minicpmv' 2>/dev/null; then
+            PYTHON=$_candidate
+            MINICPMV=minicpmv
+            return
+        fi
+        if [ -n "${PYTHON:-}" ]; then # the user chose this one: do not quietly take another
+            break
+        fi
+    done
+    echo "found no minicpmv in $_candidate, expected the Python that it is installed in" >&2
+    echo "  fix: activate that environment, or name its Python: PYTHON=/path/to/bin/python sh $0" >&2
+    exit 2
+}
+
 EXTRAS=${EXTRAS:-}
-if _environment_is_ready "${PYTHON:-python3}"; then
+if [ -f "$ROOT/scripts/python.txt" ]; then
+    _use_installed_package
+elif _environment_is_ready "${PYTHON:-python3}"; then
     PYTHON=${PYTHON:-python3}
     MINICPMV=minicpmv
 else

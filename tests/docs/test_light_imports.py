@@ -23,6 +23,7 @@ _COMMANDS = [
     ["show", "--help"],
     ["convert", "--help"],
     ["demo", "-h"],
+    ["scripts", "-h"],
     ["check", "-h"],
     ["estimate", "-h"],
     ["compare", "-h"],

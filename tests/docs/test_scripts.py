@@ -246,3 +246,25 @@ def test_look_at_the_hardware_says_what_memory_it_lacks() -> None:
 def test_flags_of_the_training_are_known_where_hardware_is_chosen(tmp_path: Path) -> None:
     ended = _choose_hardware(tmp_path, 'echo "$@" >&2; echo 0 fp32 50000', flags="--max_steps 3 --use_cpu true")
     assert ended.stderr == "-m minicpmv.training.launching.hardware --max_steps 3 --use_cpu true\n"
+
+
+@pytest.mark.parametrize(("chosen", "found"), [({}, sys.executable), ({"PYTHON": "/nowhere/python"}, None)])
+def test_copy_of_the_scripts_uses_the_python_that_made_it(
+    tmp_path: Path, chosen: dict[str, str], found: str | None
+) -> None:
+    """Where the active one has no minicpmv; a Python that the user has chosen is not replaced."""
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/environment.sh", tmp_path / "scripts")
+    (tmp_path / "scripts/python.txt").write_text(f"{sys.executable}\n")
+    (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python3").chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHON"}
+    environment = kept | {"PATH": f"{tmp_path}{os.pathsep}{kept['PATH']}", "PYTHONPATH": str(ROOT / "src")} | chosen
+    code = f"ROOT={tmp_path}; . scripts/environment.sh; echo $PYTHON"
+    words = [_POSIX_SHELL, "-euc", code]
+    ended = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    if found is None:
+        assert ended.returncode == 2
+        assert ended.stderr.startswith("found no minicpmv in /nowhere/python, expected the Python")
+    else:
+        assert (ended.returncode, ended.stdout) == (0, f"{found}\n")

@@ -24,6 +24,7 @@ from minicpmv.cli import (
     pairs_command,
     predict_command,
     report_command,
+    scripts_command,
     serve_command,
     show_command,
     train_command,
@@ -69,6 +70,7 @@ _COMMANDS = {
         merge_command,
         export_command,
         demo_command,
+        scripts_command,
         verify_command,
         explain_command,
     )
