@@ -16,7 +16,7 @@ from PIL import Image
 
 from minicpmv.data.media.film_faults import FilmError
 from minicpmv.files.plain_files import UnusableFileError, read_plain
-from minicpmv.processing.films.facts import FilmFacts
+from minicpmv.processing.films.facts import TOLERANCE, FilmFacts
 from minicpmv.processing.pictures.patches import DAMAGE
 
 __all__ = ["MAX_ANIMATION_BYTES", "MAX_ANIMATION_PIXELS", "animation_facts", "animation_frames", "is_animation"]
@@ -28,7 +28,6 @@ _FORMATS = ("GIF", "WEBP", "PNG")
 _LEAST_MILLISECONDS = 20
 """Shorter frames, which are seldom meant, are shown for 100 ms, as browsers do."""
 _USUAL_MILLISECONDS = 100
-_TOLERANCE = 0.001
 
 
 def is_animation(head: bytes) -> bool:
@@ -67,7 +66,7 @@ def animation_frames(path: str, times: Sequence[float]) -> Iterator[tuple[bool, 
     with _opened(path) as image:
         last = -1
         for time in times:
-            number = max(0, bisect_right(starts, time + _TOLERANCE) - 1)
+            number = max(0, bisect_right(starts, time + TOLERANCE) - 1)
             if number == last:
                 yield True, None
                 continue

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from PIL import Image
 
 from minicpmv.data.media.film_faults import FilmError
-from minicpmv.processing.films.facts import FilmFacts
+from minicpmv.processing.films.facts import TOLERANCE, FilmFacts
 from minicpmv.processing.films.request import FilmRequest
 from minicpmv.processing.pictures.patches import DAMAGE, ImageError, load_image
 
@@ -25,7 +25,6 @@ MAX_PICTURES = 20_000
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif")
 _NOT_MEANT = ("thumbs.db", "desktop.ini")
 """Files that systems put into folders by themselves, as do those that begin with a dot."""
-_TOLERANCE = 0.001
 
 
 def list_folder(folder: str) -> tuple[str, ...]:
@@ -100,7 +99,7 @@ def chosen_frames(
     starts = _times_of(len(pictures), request)
     last, size = -1, None
     for time in times:
-        number = max(0, bisect_right(starts, time + _TOLERANCE) - 1)
+        number = max(0, bisect_right(starts, time + TOLERANCE) - 1)
         if number == last:
             yield True, None
             continue

@@ -1,8 +1,8 @@
-"""Reads the table of contents of an MP4 or MOV file before FFmpeg does, and refuses one that asks for much memory.
+"""Reads the table of contents of an MP4 or MOV file: whether it asks for much memory, and when each frame is shown.
 
 FFmpeg makes an entry in memory for each sample that the tables announce, and tables can announce 50 million in a few
-bytes: a file of 1,667 bytes took it 1.8 GB and 10 seconds. Only numbers are read here. What a file means is FFmpeg's
-matter.
+bytes: a file of 1,667 bytes took it 1.8 GB and 10 seconds. So tables are judged here before FFmpeg reads them. Only
+numbers are read. What a file means is FFmpeg's matter, which hands out no times before it has read the whole file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-__all__ = ["MAX_SAMPLES", "TableFault", "find_table_fault", "is_mp4"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["MAX_SAMPLES", "TableFault", "find_table_fault", "is_mp4", "read_sample_times"]
 
 MAX_SAMPLES = 5_000_000
 """Most samples (frames, pieces of sound) of all tracks: 20 hours of film at 24 a second, and sound, have fewer."""
@@ -98,6 +101,46 @@ def find_table_fault(file: BinaryIO) -> TableFault | None:
     if samples * edits > _MAX_EDITED and edits > 4:
         return TableFault(False, f"{edits:,} edits of {samples:,} samples", "a film with few edits")
     return None if has_index else TableFault(True, "no table of contents (moov)", "a complete file")
+
+
+def read_sample_times(file: BinaryIO, track: int) -> list[float] | None:
+    """Return when each frame of a track is shown, in seconds from the first, ascending; None if it has no plain table.
+
+    Args:
+        file: An open file in which :func:`find_table_fault` finds nothing. It is left at any position.
+        track: Number of the track.
+    """
+    number, scale, lengths, delays = 0, 0, b"", b""
+    for box in _walk(file, 0, file.seek(0, os.SEEK_END)):
+        is_long = box.kind in (b"tkhd", b"mdhd") and _read(file, box, 0, 1) == b"\1"  # its dates have 8 bytes each
+        if box.kind == b"tkhd":
+            number = struct.unpack(">I", _read(file, box, 20 if is_long else 12, 4))[0]
+        elif number != track:
+            continue
+        elif box.kind == b"mdhd":
+            scale = struct.unpack(">I", _read(file, box, 20 if is_long else 12, 4))[0]
+        elif box.kind == b"stts":
+            lengths = _read(file, box, 8, box.end - box.start - 8)
+        elif box.kind == b"ctts":
+            delays = _read(file, box, 8, box.end - box.start - 8)
+    steps = _unroll(lengths)
+    if scale == 0 or steps is None or not 0 < len(steps) <= MAX_SAMPLES:
+        return None
+    shown = np.concatenate([[0], np.cumsum(steps)[:-1]])
+    if delays:
+        late = _unroll(delays)
+        if late is None or len(late) != len(shown):
+            return None
+        shown = shown + late
+    shown.sort()
+    return ((shown - shown[0]) / scale).tolist()
+
+
+def _unroll(runs: bytes) -> NDArray[np.int64] | None:
+    """Return the values of a table of runs, each a count and a value; None if it has more than a film may have."""
+    table = np.frombuffer(runs[: len(runs) // 8 * 8], ">u4").reshape(-1, 2)
+    counts, values = table[:, 0].astype(np.int64), table[:, 1].astype(np.uint32).view(np.int32).astype(np.int64)
+    return np.repeat(values, counts) if counts.sum() <= MAX_SAMPLES else None
 
 
 def _walk(file: BinaryIO, start: int, end: int) -> Iterator[_Box]:

@@ -17,10 +17,10 @@ from typing import Any
 from PIL import Image
 
 from minicpmv.data.media.film_faults import FilmError
-from minicpmv.data.media.mp4_boxes import find_table_fault, is_mp4
+from minicpmv.data.media.mp4_boxes import find_table_fault, is_mp4, read_sample_times
 from minicpmv.data.records.file_kinds import HEAD_BYTES, find_kind
 from minicpmv.files.plain_files import open_plain
-from minicpmv.processing.films.facts import FilmFacts
+from minicpmv.processing.films.facts import TOLERANCE, FilmFacts, is_steady, mean_rate
 
 __all__ = ["MAX_PIXELS", "MAX_SECONDS", "VideoFile", "import_av"]
 
@@ -42,8 +42,6 @@ _DECODERS = (
 )
 _BY_PYTHON = (OSError, ValueError, OverflowError)
 """Errors of the file, which PyAV lets through, such as of a jump before its start; and of numbers too large for C."""
-_TOLERANCE = 0.001
-"""Seconds that a frame may begin after the time that is asked for: containers round to thousandths."""
 _SLACK = 0.5
 """Seconds by which a film may be shorter than it states: often the sound is a little longer."""
 _FAR = 10.0
@@ -83,10 +81,11 @@ class VideoFile:
         self._open.close()
 
     def facts(self) -> FilmFacts:
-        """Return the facts that the header states.
+        """Return the facts of the film.
 
-        The first frame is decoded, since only it tells how the film is turned. A file whose header states no length,
-        such as a recording by a browser, is read to its end without decoding.
+        The first frame is decoded, since only it tells how the film is turned. MP4, MOV and AVI list their frames in
+        the header. Other files are read to their end, without decoding: their header states no times and no number,
+        and the rate that it states may be any.
 
         Raises:
             FilmError: There is no frame, or it is too long.
@@ -94,18 +93,25 @@ class VideoFile:
         shown, frame = next(self._decode(None), (0.0, None))
         if frame is None:
             raise self._fault("no frames", "no frame that can be decoded", "at least one", _AGAIN, second=shown)
+        width, height = frame.width, frame.height
+        size = (height, width) if frame.rotation % 180 else (width, height)
         duration, rate, num_frames = self._duration(), self._rate(), self._stream.frames or None
-        if duration is None or rate is None:
-            num_frames, duration = self._count()
-            rate = num_frames / duration
+        frame_times = None
+        if times := self._times(duration):
+            num_frames = len(times)
+            if rate is None or not is_steady(times, rate):
+                rate = mean_rate(times) or 25.0
+                frame_times = None if is_steady(times, rate) else tuple(times)
+            if duration is None or duration < times[-1]:
+                duration = times[-1] + 1 / rate
+        assert duration is not None, "times are left open only where it is stated"
+        assert rate is not None, "likewise"
         if duration > MAX_SECONDS:
             found, expected = f"a film of {duration:,.0f} seconds", f"at most {MAX_SECONDS:,} (a day)"
             raise self._fault(
                 "too long", found, expected, "cut it: ffmpeg -ss START -t SECONDS -i FILM -c copy PART.mp4"
             )
-        width, height = frame.width, frame.height
-        size = (height, width) if frame.rotation % 180 else (width, height)
-        return FilmFacts(duration=duration, rate=rate, num_frames=num_frames, size=size)
+        return FilmFacts(duration=duration, rate=rate, num_frames=num_frames, size=size, frame_times=frame_times)
 
     def frames(self, times: Sequence[float], *, is_whole: bool) -> Iterator[tuple[bool, Image.Image | None]]:
         """Yield, for each time, whether its frame is the one before, and the frame if it is not.
@@ -226,22 +232,43 @@ class VideoFile:
         rate = self._stream.average_rate or self._stream.guessed_rate
         return float(rate) if rate and 0 < rate <= _MAX_RATE else None
 
-    def _count(self) -> tuple[int, float]:
-        """Return the number of frames, and seconds from the first to the end of the last, by reading the whole file."""
+    def _times(self, stated: float | None) -> list[float] | None:
+        """Return when each frame is shown, in seconds from the first; None if only the header tells.
+
+        Args:
+            stated: Seconds that the film has according to its header. A file that holds less was perhaps cut off, and
+                is then believed its header, so that decoding misses what is not there.
+        """
+        rate = self._rate()
+        if self._is_stamped_in_decoding_order and stated is not None and rate is not None:
+            return None  # AVI has a constant rate
+        if self._has_index:
+            entries = self._stream.index_entries
+            with open_plain(self._path) as file:
+                times = read_sample_times(file, self._stream.id)
+            # Edits may leave out frames, as FFmpeg's index says; those of fragments are not in the table.
+            if times and len(times) == len(entries) and not any(entry.is_discard for entry in entries):
+                return times
+        times = self._read_times()
+        is_cut = stated is not None and rate is not None and abs(stated - times[-1] - 1 / rate) > _SLACK
+        return None if is_cut else times
+
+    def _read_times(self) -> list[float]:
+        """Read the whole file, without decoding; return when each frame is shown, from the first that can be."""
         av = import_av(self._path)
-        times: list[float] = []
+        start, times = self._start, {0.0}
         self._reopen()
+        self._start, self._is_at_start = start, False
         try:
             for packet in self._container.demux(self._stream):
-                if packet.pts is not None:
-                    times.append((packet.pts - self._start) * self._base)
+                stamp = packet.dts if self._is_stamped_in_decoding_order else packet.pts
+                if stamp is not None and stamp >= start and not packet.is_discard:
+                    times.add((stamp - start) * self._base)
                 if len(times) > _MAX_DECODED:
                     raise self._fault("too long", f"more than {_MAX_DECODED:,} frames", "fewer", "cut it into parts")
         except (av.error.FFmpegError, *_BY_PYTHON):
             pass  # what was read counts
-        num_frames, last = max(1, len(times)), max(times, default=0.0)
-        each = last / (num_frames - 1) if num_frames > 1 and last > 0 else 1 / 25
-        return num_frames, last + each
+        return sorted(times)
 
     def _decode(self, seconds: float | None) -> Iterator[tuple[float, Any]]:
         """Yield frames with their seconds from a time on, or somewhat before it; None: from the beginning.
@@ -314,7 +341,7 @@ class _Coming:
         """Return the frame that is shown at a time, not before the last one, and when it begins."""
         if self._is_far(time):
             self._jump(time)
-        while self._ahead is not None and self._ahead[0] <= time + _TOLERANCE:
+        while self._ahead is not None and self._ahead[0] <= time + TOLERANCE:
             self._shown, self._ahead = self._ahead, self._next()
         if self._ahead is None and self._is_whole:
             self._check_end(time)
@@ -335,7 +362,7 @@ class _Coming:
             start = time - back
             self._frames = self._film._decode(start if start > 0 else None)
             first = self._next()
-            if first is not None and (start <= 0 or first[0] <= time + _TOLERANCE):
+            if first is not None and (start <= 0 or first[0] <= time + TOLERANCE):
                 break
             if start <= 0:
                 raise self._film._fault("no frames", "no frame that can be decoded", "at least one", _AGAIN, 0.0)

@@ -1,17 +1,18 @@
 """Plans the frames of one film: when each is, how many share a block of tokens, and how to take fewer.
 
 Everything follows from the facts, the request and the release's rule, so each process makes the same plan, and checks
-count tokens without decoding anything. Frames are named by time, not by number: a number would mean seconds more or
-less where the rate varies. On a constant rate they are the frames that the released code takes by number.
+count tokens without decoding anything. Frames are taken by number, as released code takes them, and named by the time
+at which each is shown, which a reader finds in any container and on any rate.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from minicpmv.processing.films.facts import FilmFacts
+from minicpmv.processing.films.facts import TOLERANCE, FilmFacts, mean_rate
 from minicpmv.processing.films.request import FilmRequest, find_request_fault
 from minicpmv.processing.films.sampling import Clip, Limits, Sample, spread
 from minicpmv.releases.row import FilmRule, find_code
@@ -90,25 +91,24 @@ def plan_film(facts: FilmFacts, request: FilmRequest, rule: FilmRule) -> FilmPla
     """
     assert find_request_fault(request, facts) is None, find_request_fault(request, facts)
     start = request.start or 0.0
-    clip = _clip_of(facts, request)
+    clip, shown = _clip_of(facts, request)
     most = rule.max_frames if request.max_frames is None else request.max_frames
     limits = Limits(fps=request.fps or rule.fps, max_frames=most, max_blocks=rule.max_blocks or most)
-    if facts.is_chosen:
-        times = _shown_within(facts, request)
-        times = [times[index] for index in spread(len(times), min(len(times), most))]
-        group = ceil(len(times) / limits.max_blocks)
-    elif request.times is not None:
-        times = [float(time) for time in request.times]
-        group = ceil(len(times) / limits.max_blocks)
+    if facts.is_chosen or request.times is not None:
+        times = list(map(float, request.times or ()))
+        if facts.is_chosen:
+            within = _shown_within(facts, request)
+            times = [within[index] for index in spread(len(within), min(len(within), most))]
+        group, seconds = ceil(len(times) / limits.max_blocks), [time - start for time in times]
     else:
         sample: Sample = find_code(rule.sampling)(clip, limits)
-        times = [start + index / clip.rate for index in sample.indices]
-        group = sample.group
+        group, seconds = sample.group, [index / clip.rate for index in sample.indices]
+        times = [start + second for second in seconds] if shown is None else [shown[index] for index in sample.indices]
     return FilmPlan(
         times=tuple(times),
         size=facts.size,
         group=min(group, rule.max_group),
-        time_ids=_time_ids([time - start for time in times], clip.duration) if rule.has_time else None,
+        time_ids=_time_ids(seconds, clip.duration) if rule.has_time else None,
     )
 
 
@@ -124,13 +124,18 @@ def word_times(times: Sequence[float]) -> str:
     return f"{', '.join(words)} s"
 
 
-def _clip_of(facts: FilmFacts, request: FilmRequest) -> Clip:
-    """Return the part between start and end, in frames of equal length."""
-    if request.start is None and request.end is None:
-        return Clip(facts.frames, facts.rate)
+def _clip_of(facts: FilmFacts, request: FilmRequest) -> tuple[Clip, Sequence[float] | None]:
+    """Return the part between start and end as frames of equal length; and when each is shown, if their rate varies."""
+    start = request.start or 0.0
     end = facts.duration if request.end is None else min(request.end, facts.duration)
-    length = (end - (request.start or 0.0)) * facts.rate
-    return Clip(max(1, ceil(length - 1e-6)), facts.rate)
+    is_whole = request.start is None and request.end is None
+    if facts.frame_times is None or facts.is_chosen:
+        num_frames = facts.frames if is_whole else max(1, ceil((end - start) * facts.rate - 1e-6))
+        return Clip(num_frames, facts.rate), None
+    first = bisect_right(facts.frame_times, start + TOLERANCE) - 1  # is still shown when the clip begins
+    last = max(first + 1, bisect_left(facts.frame_times, end))
+    shown = [max(start, time) for time in facts.frame_times[first:last]]
+    return Clip(len(shown), (None if is_whole else mean_rate(shown)) or facts.rate), shown
 
 
 def _shown_within(facts: FilmFacts, request: FilmRequest) -> list[float]:

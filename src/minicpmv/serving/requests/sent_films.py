@@ -21,8 +21,8 @@ from minicpmv.processing.films.request import FilmRequest
 
 __all__ = ["SentFilm", "UploadedFilm", "open_sent_film"]
 
-_MAX_LINE = 2**20
-"""Bytes."""
+_MAX_LINE = 2**26
+"""Bytes. A film of varying rate comes with the times of all its frames, at most 2 million of 20 bytes."""
 
 
 class SentFilm:
