@@ -3,6 +3,7 @@
 #
 #   MODEL=... DATA=... sh finetune_dpo.sh            your own; the values below can be edited here or set from outside
 #   MODEL=... DATA=... sh finetune_dpo.sh --beta 0.2 extra flags are passed to training and override these
+#   sh finetune_dpo.sh run.yaml                      a file of settings in place of all below (docs/training.md)
 #
 # Every flag: python -m minicpmv.training --help
 set -eu

@@ -4,6 +4,7 @@
 #   sh finetune_ds.sh                                the demo inside the package: nothing to download, minutes on a CPU
 #   MODEL=... DATA=... sh finetune_ds.sh             your own; the values below can be edited here or set from outside
 #   sh finetune_ds.sh --tune_vision false            further flags go to the training as they stand, and win
+#   sh finetune_ds.sh run.yaml                       a file of settings in place of all below (docs/training.md)
 #
 # Flags that transformers has renamed since the official scripts carry today's name; the old ones are accepted, too.
 # Every flag: python -m minicpmv.training --help

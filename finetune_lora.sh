@@ -4,6 +4,7 @@
 #   sh finetune_lora.sh                              the demo inside the package: nothing to download, minutes on a CPU
 #   MODEL=... DATA=... sh finetune_lora.sh           your own; the values below can be edited here or set from outside
 #   sh finetune_lora.sh --max_steps 20 --lora_r 16   extra flags are passed to training and override these
+#   sh finetune_lora.sh run.yaml                     a file of settings in place of all below (docs/training.md)
 #
 # Flags that transformers has renamed since the official scripts carry today's name; the old ones are accepted, too.
 # Every flag: python -m minicpmv.training --help

@@ -120,6 +120,18 @@ prepare_demo() {
     echo "$ACCURACY_BEFORE"
 }
 
+# Trains by a file of settings in place of the flags of the script, and ends the script. Arguments: the file, and flags that win.
+train_by_file() {
+    if [ -n "$MODEL$DATA" ] || [ "$NNODES" != 1 ]; then
+        _wrong_use "found MODEL, DATA or NNODES with $1, expected the file alone: it names model and data, for one machine" \
+            "unset them, or leave the file out"
+    fi
+    . "$ROOT/scripts/environment.sh"
+    _file=$1
+    shift
+    MINICPMV=$MINICPMV exec "$PYTHON" -m minicpmv.training "$_file" ${GPUS_PER_NODE:+--num_processes "$GPUS_PER_NODE"} "$@"
+}
+
 # Everything between the variables at the top of a script and its training. Arguments: those of the script.
 prepare() {
     case " $* " in
@@ -127,6 +139,9 @@ prepare() {
         print_usage
         exit 0
         ;;
+    esac
+    case ${1:-} in
+    *.yaml | *.yml) train_by_file "$@" ;;
     esac
     find_dry_run "$@"
     check_variables

@@ -61,6 +61,12 @@ def test_one_of_model_and_data_alone_is_wrong_use(script: Path, given: str) -> N
     assert f"fix: set {missing}" in ended.stderr
 
 
+def test_file_of_settings_and_variables_together_are_wrong_use() -> None:
+    ended = _run(ROOT / "finetune_lora.sh", "run.yaml", MODEL="somewhere")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("found MODEL, DATA or NNODES with run.yaml, expected the file alone")
+
+
 def test_preferences_have_no_demo() -> None:
     ended = _run(ROOT / "finetune_dpo.sh")
     assert (ended.returncode, ended.stdout) == (2, "")

@@ -19,9 +19,11 @@ from minicpmv.report.facts import check_facts, check_state, check_verification, 
 from minicpmv.terminal.redaction import clean_settings
 from minicpmv.wording import counted
 
-__all__ = ["AFTER", "BEFORE", "LOG", "RUN", "SAMPLES", "Run", "is_number", "read_run"]
+__all__ = ["AFTER", "BEFORE", "LOG", "RUN", "SAMPLES", "SETTINGS", "Run", "is_number", "read_run"]
 
 RUN = "run.json"
+SETTINGS = "run.yaml"
+"""Its settings, as ``minicpmv train`` reads them to repeat it."""
 LOG = "log.jsonl"
 """The log, a line for each entry, written while the run goes on."""
 SAMPLES = "samples.jsonl"

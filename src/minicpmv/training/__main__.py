@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 
-from minicpmv.errors import UsageError
+from minicpmv.errors import MiniCPMVError, UsageError
 from minicpmv.terminal.escapes import guard_output
 from minicpmv.terminal.redaction import clean_command, secrets_in
 from minicpmv.terminal.streams import complain, finish_output, refuse_closed_output
 from minicpmv.training.distributed.console import is_first_process
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.help_page import help_page
+from minicpmv.training.flags.words.settings_file import with_settings_file
 from minicpmv.training.launching.cpu_process import prepare_for_cpu
 from minicpmv.training.launching.following import follow_launcher, is_launched
 from minicpmv.training.launching.launched import refuse_wrong_variables
@@ -24,8 +25,13 @@ from minicpmv.training.launching.launched import refuse_wrong_variables
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line in this process; return the exit code."""
-    with guard_output(arguments):
-        return _run(arguments)
+    try:
+        flags = with_settings_file(arguments)
+    except MiniCPMVError as error:
+        complain(f"error: {error}", known=secrets_in(arguments))
+        return 2
+    with guard_output(flags):
+        return _run(flags)
 
 
 def _run(arguments: Sequence[str]) -> int:

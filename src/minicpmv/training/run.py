@@ -77,6 +77,7 @@ from minicpmv.training.monitoring.intervals import Stopper, describe_rhythm, res
 from minicpmv.training.monitoring.log_file import LogFile
 from minicpmv.training.monitoring.memory_advice import ways_to_need_less
 from minicpmv.training.monitoring.run_record import RunFile, describe_data, describe_run, describe_split
+from minicpmv.training.monitoring.run_settings import write_run_settings
 from minicpmv.training.monitoring.samples import Samples
 from minicpmv.training.stopping.boundary import Stopped
 from minicpmv.training.stopping.interruption import Interrupted, Interruption
@@ -256,6 +257,8 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
         ),
         is_writing=args.should_save,
     )
+    if args.should_save:
+        write_run_settings(request, Path(args.output_dir or ""), num_processes=args.world_size)
     trainer = build(plan, args, interruption)
     require_room(trainer, inputs, request.run)
     trainer.add_callback(LogFile(Path(args.output_dir or "")))

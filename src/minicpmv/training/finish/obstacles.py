@@ -16,14 +16,15 @@ from minicpmv.models.adapters.base_identity import BASE_FILE
 from minicpmv.models.adapters.foreign_adapters import ADAPTER_WEIGHTS
 from minicpmv.models.checkpoints.companions import list_companions, list_whole_folders
 from minicpmv.models.checkpoints.reference import REFERENCE, VERIFICATION
-from minicpmv.report.run_directory import AFTER, BEFORE, LOG, RUN, SAMPLES
+from minicpmv.report.run_directory import AFTER, BEFORE, LOG, RUN, SAMPLES, SETTINGS
 from minicpmv.report.writing import PAGE, PICTURE
 from minicpmv.training.checkpoints.lock import LOCK
 from minicpmv.training.finish.saving import FULLY_TRAINED
+from minicpmv.training.monitoring.run_settings import is_own
 
 __all__ = ["refuse_obstacles"]
 
-_OF_EVERY_RUN = (RUN, LOG, SAMPLES, SKIPPED, BEFORE, AFTER, VERIFICATION, REFERENCE, PAGE, PICTURE, LOCK)
+_OF_EVERY_RUN = (RUN, SETTINGS, LOG, SAMPLES, SKIPPED, BEFORE, AFTER, VERIFICATION, REFERENCE, PAGE, PICTURE, LOCK)
 _OF_AN_ADAPTER = ("adapter_config.json", ADAPTER_WEIGHTS[0], BASE_FILE, FULLY_TRAINED)
 _OF_A_MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
@@ -44,6 +45,11 @@ def refuse_obstacles(output_dir: str | Path, base: Path, *, use_lora: bool) -> N
     """
     directory = Path(output_dir)
     copied = () if use_lora else (*list_companions(base), *list_whole_folders(base))
+    if not is_own(directory / SETTINGS):
+        raise UsageError(
+            f"--output_dir {str(output_dir)!r}: found a {SETTINGS} there that no run wrote, expected that name to be "
+            "free: a run writes its own\n  fix: move it out of that directory, or choose another directory"
+        )
     names = [*_OF_EVERY_RUN, *(_OF_AN_ADAPTER if use_lora else (*_OF_A_MODEL, *map(str, copied)))]
     obstacle = next(_find(directory, names, patterns=() if use_lora else _WEIGHTS), None)
     if obstacle is not None:

@@ -5,7 +5,6 @@ It only reads what was asked for, without torch; ``resolution`` fills in the res
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 from minicpmv.errors import UsageError
 from minicpmv.terminal.redaction import clean_command
 from minicpmv.training.flags.catalogue import OTHER_NAMES, all_settings, our_settings
-from minicpmv.training.flags.contradictions import check_contradictions, check_range, check_required
+from minicpmv.training.flags.contradictions import check_contradictions, check_required
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.flags.fields import Setting
-from minicpmv.training.flags.legacy_flags import translate_legacy
-from minicpmv.wording import FALSE, TRUE, suggest
+from minicpmv.training.flags.words.legacy_flags import translate_legacy
+from minicpmv.training.flags.words.values import Place, check_range, read_values
+from minicpmv.wording import suggest
 
 __all__ = ["Request", "parse_arguments"]
 
@@ -31,11 +31,16 @@ class Request:
     run: RunArguments
     training: Mapping[str, Any]
     """The ``TrainingArguments`` fields that were given, and only those."""
-    given: frozenset[str]
-    """Names of all flags that were given."""
+    values: Mapping[str, Any]
+    """The value of each flag that was given, as it was read."""
     notices: tuple[str, ...]
     command: tuple[str, ...]
     """The command line as typed; secrets in it are hidden."""
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of all flags that were given."""
+        return frozenset(self.values)
 
 
 def parse_arguments(arguments: Sequence[str]) -> Request:
@@ -58,14 +63,14 @@ def parse_arguments(arguments: Sequence[str]) -> Request:
     )
     check_required(run, training)
     for name, value in values.items():
-        check_range(name, value, known[name].range)
+        check_range(value, known[name].range, Place.flag(name))
     check_contradictions(run, training, given)
     run = _resolve_best(run, training)
     run, packing_notices = _resolve_packing(run, training)
     if run.changes_base or (run.objective == "dpo" and "lora_dropout" not in given):
         run = replace(run, lora_dropout=0.0)  # the model is compared with itself
     training.pop("load_best_model_at_end", None)
-    return Request(run, training, given, (*notices, *packing_notices), tuple(clean_command(arguments)))
+    return Request(run, training, values, (*notices, *packing_notices), tuple(clean_command(arguments)))
 
 
 def _resolve_best(run: RunArguments, training: Mapping[str, Any]) -> RunArguments:
@@ -117,7 +122,7 @@ def _read_words(words: Sequence[str], known: Mapping[str, Setting]) -> Iterator[
         if not _is_flag(words[position]):
             raise UsageError(
                 f"command line: found {words[position]!r}, expected a flag\n"
-                f"  fix: check the quoting of the flag before it ({_HELP})"
+                f"  fix: check the quoting of the flag before it; a file of settings comes first ({_HELP})"
             )
         typed, equals, inline = words[position].partition("=")
         name, position = typed.removeprefix("--").replace("-", "_"), position + 1
@@ -131,7 +136,7 @@ def _read_words(words: Sequence[str], known: Mapping[str, Setting]) -> Iterator[
                 break
             values.append(words[position])
             position += 1
-        yield setting.name, _read_values(setting, values)
+        yield setting.name, read_values(setting, values, Place.flag(setting.name))
 
 
 def _is_flag(word: str) -> bool:
@@ -147,62 +152,3 @@ def _read_negation(typed: str, values: Sequence[str], known: Mapping[str, Settin
         return setting.name
     advice = suggest(name, [*known, *OTHER_NAMES], otherwise="remove it", prefix="--", most=3)
     raise UsageError(f"{typed}: no such flag, expected one that exists\n  fix: {advice} ({_HELP})")
-
-
-def _read_values(setting: Setting, values: Sequence[str]) -> Any:
-    if setting.kind.is_list and values:
-        return [_read_value(setting, value) for value in values]
-    bare = setting.bare or ("true" if setting.kind.of.startswith("truth") else None)
-    if not values and bare is None:
-        raise UsageError(f"--{setting.name}: found no value, expected {_expected(setting)}\n  fix: add it")
-    return _read_value(setting, values[0] if values else str(bare))
-
-
-def _read_value(setting: Setting, text: str) -> Any:
-    kind = setting.kind
-    if kind.choices and text not in kind.choices:
-        advice = suggest(text, kind.choices, otherwise=f"choose one, such as --{setting.name} {kind.choices[0]}")
-        raise UsageError(f"--{setting.name}: found {text!r}, expected {_expected(setting)}\n  fix: {advice}")
-    try:
-        match kind.of:
-            case "truth" | "truth or word" if text.lower() in TRUE + FALSE:
-                return text.lower() in TRUE
-            case "text" | "truth or word":
-                return text
-            case "truth":
-                raise ValueError(text)
-            case "whole number":
-                return int(text)
-            case "number":
-                value = float(text)
-            case "object":
-                return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(
-            f"--{setting.name}: found {text!r}, expected {_expected(setting)}\n  fix: {_example(setting)}"
-        ) from error
-    if value == 1 and setting.range is not None and setting.range.is_step and not text.strip("+ ").isdigit():
-        raise UsageError(  # 1 is a number of steps and 0.5 is half of the run, so either may have been meant
-            f"--{setting.name}: found {text}, expected a share below 1, or a number of steps in digits alone\n"
-            "  fix: 1 is one step; a whole run has no share"
-        )
-    return value
-
-
-def _example(setting: Setting) -> str:
-    if setting.range is not None:
-        return f"--{setting.name} {setting.range.example(is_whole=setting.kind.of == 'whole number')}"
-    values = {"truth": "true", "whole number": "1", "number": "0.5", "object": "'{\"name\": 1}'"}
-    return f"--{setting.name} {values[setting.kind.of]}"
-
-
-def _expected(setting: Setting) -> str:
-    if setting.kind.choices:
-        return f"one of {', '.join(setting.kind.choices)}"
-    words = {
-        "truth": "true or false",
-        "whole number": "a whole number",
-        "number": "a number",
-        "object": "an object in JSON",
-    }
-    return words.get(setting.kind.of, "a text")

@@ -14,11 +14,9 @@ from minicpmv.data.sources.validation import parse_split
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.registry import find_metrics, split_names
 from minicpmv.training.flags.declarations import BESIDE_LORA, LearningArguments, RunArguments
-from minicpmv.training.flags.fields import Range
 
-__all__ = ["check_contradictions", "check_range", "check_required"]
+__all__ = ["check_contradictions", "check_required"]
 
-_FINITE = Range(least=-3e38)
 _NO_VALIDATION = "found no validation data, expected --eval_data_path or --validation_split"
 
 
@@ -34,26 +32,6 @@ def check_required(run: RunArguments, training: Mapping[str, Any]) -> None:
         raise UsageError(
             f"command line: found no {', '.join(missing)}, expected each of them\n  fix: add {' '.join(missing)}"
         )
-
-
-def check_range(name: str, value: Any, allowed: Range | None) -> None:
-    """Refuse a number that no run can work with.
-
-    Args:
-        name: Of the setting.
-        value: As given; anything but a number passes.
-        allowed: The numbers it may be; None: any finite one.
-
-    Raises:
-        UsageError: The number is not finite, or out of its range.
-    """
-    allowed = allowed or _FINITE
-    if isinstance(value, bool) or not isinstance(value, int | float) or allowed.holds(value):
-        return
-    found = f"{value:g}" if isinstance(value, float) else str(value)
-    example = allowed.example(is_whole=isinstance(value, int))
-    instead = f"; {allowed.instead}" if allowed.instead else ""
-    raise UsageError(f"--{name}: found {found}, expected {allowed.describe(value)}\n  fix: --{name} {example}{instead}")
 
 
 def check_contradictions(run: RunArguments, training: Mapping[str, Any], given: Set[str]) -> None:

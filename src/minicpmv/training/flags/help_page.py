@@ -11,13 +11,14 @@ from minicpmv.training.flags.fields import GROUPS, Setting
 
 __all__ = ["help_page"]
 
-_USAGE = "usage: minicpmv train --model MODEL --data DATA [DATA ...] --output DIR [flags]"
+_USAGE = "usage: minicpmv train [RUN.yaml] --model MODEL --data DATA [DATA ...] --output DIR [flags]"
 _MOST_SHOWN = 6
 """Choices; of more, the word ``NAME`` is shown."""
 _EXAMPLES = """examples:
   minicpmv train --model openbmb/MiniCPM-V-2_6 --data train.json --output output/lora --use_lora true --dry_run true
   minicpmv train --model openbmb/MiniCPM-V-2_6 --data train.json --output output/lora --use_lora true
-  minicpmv train --model openbmb/MiniCPM-V-2_6 --data train.json --output output/full --deepspeed zero3"""
+  minicpmv train --model openbmb/MiniCPM-V-2_6 --data train.json --output output/full --deepspeed zero3
+  minicpmv train output/lora/run.yaml --learning_rate 5e-5 --output output/slower"""
 
 
 def help_page() -> str:
@@ -27,8 +28,9 @@ def help_page() -> str:
     introduction = (
         "Fine-tune a MiniCPM-V model, on all GPUs of this machine. The flags are those of the official scripts, every "
         "field of transformers' TrainingArguments, and ours. Hyphens and underscores are the same; a switch without a "
-        f"value is true. Short names: {short}. The same command with --resume_from_checkpoint true continues a run "
-        "that was stopped."
+        f"value is true. Short names: {short}. RUN.yaml holds flags by their names, one on a line; flags behind it "
+        "win, and relative paths in it start where the command runs. Every run leaves the run.yaml that repeats it. "
+        "The same command with --resume_from_checkpoint true continues a run that was stopped."
     )
     codes = (
         "exit code: 0 done; 2 wrong use or faulty data, as the message explains; 128 + N stopped by signal N, with a "

@@ -12,10 +12,10 @@ from transformers import TrainingArguments
 from minicpmv.errors import UsageError
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.catalogue import all_settings
-from minicpmv.training.flags.contradictions import check_range
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.flags.fields import SEED, Range
 from minicpmv.training.flags.resolution import build_training_arguments, resolve_settings
+from minicpmv.training.flags.words.values import Place, check_range
 from tests.machines import CPU
 
 NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o", "--use_lora", "true"]
@@ -144,10 +144,11 @@ def test_whole_run_is_no_share(name: str) -> None:
 
 
 def test_flag_that_nobody_knows_must_be_finite() -> None:
+    place = Place.flag("of_a_plugin")
     for value in (-3.5, "nan", True):
-        check_range("of_a_plugin", value, None)
+        check_range(value, None, place)
     with pytest.raises(UsageError, match=r"^--of_a_plugin: found nan, expected a finite number"):
-        check_range("of_a_plugin", float("nan"), None)
+        check_range(float("nan"), None, place)
 
 
 def test_range_is_worded_as_it_holds() -> None:

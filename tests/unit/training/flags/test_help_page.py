@@ -40,6 +40,7 @@ def test_usage_is_one_line() -> None:
 
 def test_examples_are_read() -> None:
     examples = [line for line in help_page().splitlines() if line.startswith("  minicpmv train ")]
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples:
-        parse_arguments(shlex.split(example)[2:])
+        words = shlex.split(example)[2:]
+        parse_arguments(words if words[0].startswith("--") else ["--model", "m", "--data", "d", *words[1:]])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from minicpmv.errors import UsageError
 from minicpmv.wording import FALSE, TRUE
 
-__all__ = ["translate_legacy"]
+__all__ = ["LEGACY_NAMES", "translate_legacy"]
 
 _RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -178,3 +178,6 @@ _SPECIAL: dict[str, Callable[[list[str]], tuple[list[str] | None, list[str]]]] =
     "optim": _optim,
     "warmup_ratio": _warmup_ratio,
 }
+
+LEGACY_NAMES = frozenset((*_OTHER_NAME, *_SETTLED, *_SPECIAL))
+"""Names that are read here, whether or not transformers still has them."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from minicpmv.errors import UsageError
-from minicpmv.training.flags.legacy_flags import translate_legacy
+from minicpmv.training.flags.words.legacy_flags import translate_legacy
 
 TODAY = {
     "activation_checkpointing",
