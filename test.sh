@@ -37,5 +37,7 @@ check codespell
 for script in *.sh scripts/*.sh; do
     sh -n "$script"
 done
+# The site, into build/site, which tests/docs/test_site.py looks at.
+check sh scripts/site.sh
 # In the order of the folders, so that the long runs do not come last, on one processor.
 check "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not engines"

@@ -11,7 +11,7 @@ set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-python3}
 UV=0.13.9
-EXTRAS="data films qlora metrics serve ui trl dev"
+EXTRAS="data films qlora metrics serve ui trl docs dev"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

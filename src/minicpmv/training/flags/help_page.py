@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from minicpmv.training.flags.catalogue import OTHER_NAMES, all_settings
 from minicpmv.training.flags.fields import GROUPS, Setting
 
-__all__ = ["help_page"]
+__all__ = ["describe", "help_page", "placeholder"]
 
 _USAGE = "usage: minicpmv train [RUN.yaml] --model MODEL --data DATA [DATA ...] --output DIR [flags]"
 _MOST_SHOWN = 6
@@ -45,11 +45,12 @@ def _groups(width: int) -> Iterator[str]:
         lines = [f"{group}:"]
         for setting in all_settings().values():
             if setting.group == group:
-                lines += [f"  --{setting.name} {_placeholder(setting)}", _wrap(_describe(setting), width, indent=8)]
+                lines += [f"  --{setting.name} {placeholder(setting)}", _wrap(describe(setting), width, indent=8)]
         yield "\n".join(lines)
 
 
-def _placeholder(setting: Setting) -> str:
+def placeholder(setting: Setting) -> str:
+    """Return what is written behind a flag, such as ``N`` or ``[true|false]``."""
     kind = setting.kind
     words = {"truth": "true|false", "whole number": "N", "number": "X", "object": "JSON"}
     word = "|".join(kind.choices) if 0 < len(kind.choices) <= _MOST_SHOWN else words.get(kind.of, "TEXT")
@@ -58,7 +59,8 @@ def _placeholder(setting: Setting) -> str:
     return f"[{word}]" if setting.bare or kind.of.startswith("truth") else word
 
 
-def _describe(setting: Setting) -> str:
+def describe(setting: Setting) -> str:
+    """Return what a flag does, with its default."""
     text = " ".join(setting.help.split())
     default = setting.default_in_words
     if not default and setting.default not in (None, "", ()):
