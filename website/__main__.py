@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from sphinx.cmd.build import build_main
+from sphinx.cmd.build import build_main  # pyright: ignore[reportMissingImports] # in .site
 
 from website.llms import llms_text
 from website.reference import reference_pages

@@ -1,15 +1,15 @@
 """Makes the site's search find Chinese: a run of Chinese characters is indexed, and asked for, as pairs of neighbours.
 
-Sphinx alone takes a whole clause for one word. Pairs need no dictionary: "训练数据" finds a page with "训练", "练数" and
-"数据". English words are stemmed as Sphinx does.
+Sphinx alone takes a whole clause for one word. Pairs need no dictionary: "训练数据" finds a page with "训练", "练数"
+and "数据". English words are stemmed as Sphinx does.
 """
 
 from __future__ import annotations
 
 import re
 
-from sphinx.search import languages
-from sphinx.search.en import SearchEnglish
+from sphinx.search import languages  # pyright: ignore[reportMissingImports] # in .site
+from sphinx.search.en import SearchEnglish  # pyright: ignore[reportMissingImports] # in .site
 
 __all__ = ["LANGUAGE", "register_search", "split_words"]
 

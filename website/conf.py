@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pygments.lexers.data import JsonLexer
-from sphinx.application import Sphinx
+from sphinx.application import Sphinx  # pyright: ignore[reportMissingImports] # in .site
 
 import minicpmv  # registers with transformers, before a documented module imports it
 from website.chinese import register_search

@@ -87,7 +87,7 @@ def _training_flags() -> Iterator[str]:
 
 def _metrics() -> Iterator[str]:
     yield "# Metrics"
-    yield "`minicpmv eval --metrics list` prints this list; [Evaluation](../guides/evaluation.md) says how each is computed."
+    yield f"{_GENERATED} [Evaluation](../guides/evaluation.md) says how each is computed."
     yield "| name | measures |\n|---|---|\n" + "\n".join(
         f"| `{name}` | {_plain(text)} |" for name, text in describe_metrics()
     )
