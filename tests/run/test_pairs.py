@@ -43,7 +43,9 @@ def test_pairs_of_a_metric_are_records_with_a_worse_answer(
     output = tmp_path / "out" / "pairs.jsonl"
     output.parent.mkdir()
     assert main(flags(data, output)) == 0
-    assert f"wrote 4 pairs of 3 questions to {output}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"wrote 4 pairs of 3 questions to {output}" in said
+    assert "1 question gave no pair: 1 fewer than two scored answers" in said
     answers = read(Path(f"{output}.answers.jsonl"))
     assert [(line["index"], line["draw"]) for line in answers] == [(n, draw) for n in range(3) for draw in (1, 2, 3, 4)]
     pairs = read(output)
@@ -57,6 +59,20 @@ def test_pairs_of_a_metric_are_records_with_a_worse_answer(
         assert chosen["content"] != pair["rejected"]
         assert pair["scores"]["chosen"] < pair["scores"]["rejected"]
         assert pair["scores"]["by"] == "cer"
+    assert main(["check", str(output)]) == 0
+    assert "'scores'" not in capsys.readouterr().out, "nothing that this package wrote is named as unread"
+
+
+def test_where_no_pair_comes_out_the_reason_and_a_fix_are_told(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A random model is wrong every time."""
+    output = tmp_path / "pairs.jsonl"
+    assert main(flags(data, output, "--judge", "exact_match", "--answers", "2")) == 0
+    said = capsys.readouterr().out
+    assert "wrote 0 pairs of 3 questions" in said
+    assert "3 questions gave no pair: 2 wrong every time, 1 fewer than two scored answers" in said
+    assert "fix: teach the model such answers first" in said
 
 
 def test_killed_run_goes_on_and_gives_the_same_pairs(

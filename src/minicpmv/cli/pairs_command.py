@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # for annotations only: importing it would load torch before 
     from minicpmv.data.records.sequences import LazySequence
     from minicpmv.data.sources.loading import Checked
     from minicpmv.evaluation.metrics.base import Metric
-    from minicpmv.evaluation.pairing import Pair, Scored
+    from minicpmv.evaluation.pairing import Pair, Scored, Unpaired
     from minicpmv.inference.generation import GenerationSettings
     from minicpmv.inference.model_processes import Work
 
@@ -150,10 +150,13 @@ def run(arguments: Sequence[str]) -> int:
         _prepare(metric, draws)
     answers = [line["answer"] for line in _sample(options, settings, draws, identity)]
     scores = _judge(options, draws, answers, identity) if metric is None else _measure(metric, draws, answers)
-    pairs, said = _pair(options, draws, answers, scores)
+    unpaired = _count_unpaired(options, metric)
+    pairs, said = _pair(options, draws, answers, scores, unpaired)
     sign = 1 if metric is None or metric.higher_is_better else -1
     number = write_finished(output, described, (_line(options, checked, draws, pair, sign) for pair in pairs))
     print(f"wrote {counted(number, 'pair')} of {counted(len(draws.asked), 'question')} to {output}{said}")
+    if unpaired.number:
+        print(unpaired.describe() + ("" if number else f"\n  fix: {unpaired.advise()}"))
     return 0
 
 
@@ -327,10 +330,25 @@ def _has_answer(record: Record) -> bool:
     return record.turns[-1].role == "assistant"
 
 
+def _count_unpaired(options: argparse.Namespace, metric: Metric | None) -> Unpaired:
+    """Return empty counts of questions without a pair, with the scores that mean right and wrong."""
+    from minicpmv.evaluation.pairing import Unpaired
+
+    if metric is None:
+        return Unpaired(best=len(options.judge_question), worst=0)
+    if not metric.is_share:
+        return Unpaired()
+    return Unpaired(best=1, worst=0) if metric.higher_is_better else Unpaired(best=0, worst=-1)
+
+
 def _pair(
-    options: argparse.Namespace, draws: Draws, answers: Sequence[str], scores: Sequence[float | None]
+    options: argparse.Namespace,
+    draws: Draws,
+    answers: Sequence[str],
+    scores: Sequence[float | None],
+    unpaired: Unpaired,
 ) -> tuple[list[Pair], str]:
-    """Return the pairs, and in words what was dropped."""
+    """Return the pairs, and in words what was dropped; count questions without a pair in ``unpaired``."""
     from minicpmv.evaluation.pairing import Scored, balance_lengths, find_pairs
 
     found: list[Pair] = []
@@ -341,7 +359,10 @@ def _pair(
             score = scores[place]
             if score is not None and answers[place].strip():
                 scored.append(Scored(answers[place], score, draw + 1))
-        found += find_pairs(index, scored, min_gap=_gap(options), most=options.pairs_per_question, seed=options.seed)
+        paired = find_pairs(index, scored, min_gap=_gap(options), most=options.pairs_per_question, seed=options.seed)
+        found += paired
+        if not paired:
+            unpaired.add(scored)
     kept = found if options.keep_lengths else balance_lengths(found)
     said = "" if len(kept) == len(found) else f"; {counted(len(found) - len(kept), 'pair')} dropped to balance lengths"
     longer, shorter = sum(pair.longer > 0 for pair in kept), sum(pair.longer < 0 for pair in kept)

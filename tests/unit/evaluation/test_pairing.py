@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minicpmv.evaluation.pairing import Pair, Scored, balance_lengths, find_pairs
+from minicpmv.evaluation.pairing import Pair, Scored, Unpaired, balance_lengths, find_pairs
 
 
 def texts(pairs: list[Pair]) -> set[tuple[str, str]]:
@@ -24,6 +24,26 @@ def test_equal_texts_count_once_with_their_first_draw() -> None:
     answers = [Scored("a", 1, 1), Scored("b", 0, 2), Scored("a", 1, 3)]
     (pair,) = find_pairs(0, answers, min_gap=0, most=9, seed=0)
     assert (pair.chosen.draw, pair.rejected.draw) == (1, 2)
+
+
+def test_questions_without_a_pair_are_counted_by_why() -> None:
+    """Of six: right with one text, wrong with two, one score in between, too close, one answer, wrong with one text."""
+    found = Unpaired(best=1, worst=0)
+    for scores in (("a", 1, "a", 1), ("a", 0, "b", 0), ("a", 0.5, "b", 0.5), ("a", 0.5, "b", 0.6), ("a", 0, "a", 0)):
+        found.add([Scored(str(scores[0]), float(scores[1])), Scored(str(scores[2]), float(scores[3]))])
+    found.add([Scored("a", 1)])
+    counts = (found.right, found.wrong, found.equal, found.near, found.unscored, found.alike)
+    assert counts == (1, 2, 1, 1, 1, 2)
+    assert found.number == 6
+    assert found.advise().startswith("teach the model such answers first"), "wrong is the commonest"
+
+
+def test_scores_without_ends_are_neither_right_nor_wrong() -> None:
+    found = Unpaired()
+    found.add([Scored("a", 1), Scored("b", 1)])
+    assert (found.right, found.wrong, found.equal) == (0, 0, 1)
+    assert "the same score every time" in found.describe()
+    assert Unpaired().describe() == ""
 
 
 def test_seed_and_question_decide_which_pairs_are_drawn() -> None:

@@ -23,11 +23,12 @@ from minicpmv.releases.table import detect_version
 __all__ = ["copy_companions", "list_companions", "list_whole_folders", "num_bytes_of_folders"]
 
 _NOT_COPIED = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.index.json")
-
-
-_WRITTEN_ANEW = {"config.json", "run.json", "checkpoint.json", "verification.json", "merge.json", "trainer_state.json"}
-
-
+_WRITTEN_ANEW = {"config.json", "checkpoint.json", "merge.json", "trainer_state.json"}
+_OF_A_RUN = {
+    *("run.json", "log.jsonl", "samples.jsonl", "skipped.jsonl", "before.jsonl", "after.jsonl", "verification.json"),
+    *("report.html", "loss.png"),
+}
+"""What a run says about itself, in a base that was trained here: copied, it would replace what this run says."""
 _MOST_BYTES = 256 * 2**20
 
 
@@ -70,7 +71,7 @@ def list_companions(base: Path) -> Iterator[Path]:
         trained_here = any(part.startswith("checkpoint-") or part == "runs" for part in name.parts[:-1])
         if name.parts[0] in whole or hidden or trained_here or not path.is_file() or path.stat().st_size > _MOST_BYTES:
             continue
-        if str(name) in _WRITTEN_ANEW or any(fnmatch(path.name, pattern) for pattern in _NOT_COPIED):
+        if str(name) in _WRITTEN_ANEW | _OF_A_RUN or any(fnmatch(path.name, pattern) for pattern in _NOT_COPIED):
             continue
         yield name
 

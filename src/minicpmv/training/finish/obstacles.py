@@ -22,9 +22,9 @@ from minicpmv.training.checkpoints.lock import LOCK
 from minicpmv.training.finish.saving import FULLY_TRAINED
 from minicpmv.training.monitoring.run_settings import is_own
 
-__all__ = ["refuse_obstacles"]
+__all__ = ["OF_EVERY_RUN", "refuse_obstacles"]
 
-_OF_EVERY_RUN = (RUN, SETTINGS, LOG, SAMPLES, SKIPPED, BEFORE, AFTER, VERIFICATION, REFERENCE, PAGE, PICTURE, LOCK)
+OF_EVERY_RUN = (RUN, SETTINGS, LOG, SAMPLES, SKIPPED, BEFORE, AFTER, VERIFICATION, REFERENCE, PAGE, PICTURE, LOCK)
 _OF_AN_ADAPTER = ("adapter_config.json", ADAPTER_WEIGHTS[0], BASE_FILE, FULLY_TRAINED)
 _OF_A_MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
@@ -50,7 +50,7 @@ def refuse_obstacles(output_dir: str | Path, base: Path, *, use_lora: bool) -> N
             f"--output_dir {str(output_dir)!r}: found a {SETTINGS} there that no run wrote, expected that name to be "
             "free: a run writes its own\n  fix: move it out of that directory, or choose another directory"
         )
-    names = [*_OF_EVERY_RUN, *(_OF_AN_ADAPTER if use_lora else (*_OF_A_MODEL, *map(str, copied)))]
+    names = [*OF_EVERY_RUN, *(_OF_AN_ADAPTER if use_lora else (*_OF_A_MODEL, *map(str, copied)))]
     obstacle = next(_find(directory, names, patterns=() if use_lora else _WEIGHTS), None)
     if obstacle is not None:
         found, needed = ("a folder", "file") if obstacle.is_dir() else ("a file", "folder")

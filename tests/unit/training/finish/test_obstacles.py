@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
 
 from minicpmv.errors import UsageError
+from minicpmv.models.checkpoints.companions import list_companions
 from minicpmv.terminal.streams import explain_os_error
-from minicpmv.training.finish.obstacles import refuse_obstacles
+from minicpmv.training.finish.obstacles import OF_EVERY_RUN, refuse_obstacles
 from tests.tiny import FIXTURES
 
 BASE = FIXTURES / "v2_6"
@@ -89,3 +91,13 @@ def test_refused_replacement_names_what_was_to_be_replaced() -> None:
     error = OSError(errno.EISDIR, "Is a directory", "x/.log.jsonl.tmp", None, "x/log.jsonl")
     told = "'x/log.jsonl': found a folder, expected that it can be read or written\n  fix: rename or remove it, or name"
     assert (explain_os_error(error) or "").startswith(told)
+
+
+def test_no_record_of_a_run_is_copied_from_a_base_that_was_trained_here(tmp_path: Path) -> None:
+    """It would replace the new run's own: its log, or the answers that its report shows."""
+    shutil.copytree(BASE, tmp_path / "base")
+    for name in OF_EVERY_RUN:
+        path = tmp_path / "base" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("of the first run")
+    assert list(list_companions(tmp_path / "base")) == list(list_companions(BASE))

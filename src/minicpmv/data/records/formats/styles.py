@@ -384,6 +384,9 @@ def _read_preference(reading: _Reading, *, is_talk: bool) -> None:
     if "rejected" not in fields or not (is_talk or "chosen" in reading.taken):
         return
     reading.taken.add("rejected")
+    scores = fields.get("scores")
+    if isinstance(scores, dict) and cast("dict[object, object]", scores).keys() >= {"chosen", "rejected"}:
+        reading.taken.add("scores")  # what `minicpmv pairs` paired by: the order of the answers says it already
     written = fields["rejected"]
     if isinstance(written, str):
         reading.own["rejected"] = [{"role": "assistant", "content": written}]
