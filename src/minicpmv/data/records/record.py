@@ -177,6 +177,13 @@ class Record:
     desirable: bool | None = None
     """Whether the last answer is good, where answers are judged one by one."""
 
+    @property
+    def kind(self) -> Kind:
+        """What a run may learn of it."""
+        if self.rejected:
+            return "pair"
+        return "conversation" if self.desirable is None else "answer"
+
     def where(self, field: str = "") -> str:
         """Name this record, or one field of it."""
         return place(self.source, line=self.line, index=self.index, record_id=self.id, field=field)

@@ -51,7 +51,8 @@ class Tokens:
 class Comparison:
     """Reads records as a run needs them."""
 
-    kind: Kind = "conversation"
+    kind: Kind | None = "conversation"
+    """None: each record as what it is, where nothing is trained and files may hold several kinds."""
     segment_weight: float = 1.0
     """How much tokens count in which two answers differ; others count 1."""
 
@@ -68,12 +69,13 @@ class Comparison:
         Returns:
             What ``whole`` returned, and the record's ``Tokens``, which for conversations are the same.
         """
-        if self.kind == "conversation":
+        kind = self.kind or record.kind
+        if kind == "conversation":
             encoded = whole(record.turns)
             return encoded, encoded
         turns = [replace(turn, weight=0.0) if turn.role == "assistant" else turn for turn in record.turns[:-1]]
         encoded = whole([*turns, record.turns[-1]])
-        if self.kind == "answer":
+        if kind == "answer":
             return encoded, _as_tokens(encoded, [[len(encoded.input_ids), 0, 0, 1 if record.desirable else -1]])
         return encoded, self._join(record, encoded, text([*turns, *record.rejected]))
 

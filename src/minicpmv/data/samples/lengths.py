@@ -14,6 +14,7 @@ import numpy as np
 
 from minicpmv.data.batches.packing import RowPlanner
 from minicpmv.data.records.record import Record
+from minicpmv.data.samples.compared import Comparison
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.samples.length_policy import Fit, plan_films
 from minicpmv.errors import DataError, Problem
@@ -107,7 +108,13 @@ def measure_lengths(
     Returns:
         The measures, and for each record that does not fit its position and its problem.
     """
-    dataset = ConversationDataset(records, processor, max_length=max_length, max_slice_nums=max_slice_nums)
+    dataset = ConversationDataset(
+        records,
+        processor,
+        max_length=max_length,
+        max_slice_nums=max_slice_nums,
+        comparison=Comparison(kind=None),
+    )
     problems: list[tuple[int, Problem]] = []
     measured = np.zeros((len(dataset), 3), dtype=np.int32)  # all and trained tokens, patches; 0 where one does not fit
     uses: Counter[tuple[tuple[int, int], int]] = Counter()  # sizes repeat

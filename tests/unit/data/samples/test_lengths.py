@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from minicpmv.data.records.record import Record
 from minicpmv.data.samples import lengths as lengths_module
+from minicpmv.data.samples.compared import Comparison
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.samples.lengths import PackedRows, measure_lengths
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -67,6 +68,18 @@ def test_records_that_do_not_fit_are_left_out_of_every_measure() -> None:
     assert measured.tokens is not None
     assert dataclasses.astuple(measured.tokens) == (30, 35.0, 40, 40)
     assert measured.packed == PackedRows(pack_length=60, rows=2, fill=70 / 120, steps_per_epoch=2)
+
+
+def test_a_pair_is_as_long_as_its_question_with_both_answers() -> None:
+    """Only with its worse answer is it too long: so it is for a run, which refuses it."""
+    pair = dataclasses.replace(record(0, 50), rejected=(Turn("assistant", ("b" * 20,)),))
+    whole = ConversationDataset([pair], PROCESSOR, max_length=100, comparison=Comparison(kind="pair")).fit(0).length
+    assert whole > 70, "the worse answer has its end token, too"
+    measured, problems = measure_lengths([pair, record(1, 40)], PROCESSOR, max_length=whole)
+    assert not problems
+    assert measured.total_tokens == whole + 40
+    _, problems = measure_lengths([pair, record(1, 40)], PROCESSOR, max_length=whole - 1)
+    assert [(index, problem.code) for index, problem in problems] == [(0, "D201")]
 
 
 def test_nothing_that_fits_leaves_nothing_to_plan() -> None:
