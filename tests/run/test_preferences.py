@@ -19,7 +19,7 @@ from minicpmv.training.run import train
 from tests.precision import bound
 from tests.run import engines
 from tests.run.forked import run_command
-from tests.run.training import flags, largest_difference, losses, read_run, run_here, same_bytes
+from tests.run.training import flags, largest_difference, losses, make_data, read_run, run_here, same_bytes
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
 # Measured in float32, at most: 9.5e-7 on losses from 7.3 to 0.02, 1.3e-7 on weights of adapters, and 1.1e-4 on weights
@@ -191,6 +191,20 @@ def test_values_of_another_model_stop_the_run(data: str, tmp_path: Path, monkeyp
     monkeypatch.setattr(AnswerStore, "find", other)
     with pytest.raises(NotFiniteError, match=r"differ from the reference's by 0\.5 nats a token before anything was"):
         train(dpo(data, tmp_path / "out", steps=1))
+
+
+def test_an_adapter_with_dropout_is_compared_without_it(data: str, tmp_path: Path) -> None:
+    """The reference is scored without chance; the first step would be refused if the model had any."""
+    learnt = ["--validation_split", "0", "--lora_dropout", "0.5", "--learning_rate", "0.1"]
+    run_here(flags(make_data(tmp_path, num_records=2), tmp_path / "first", *LORA, *learnt, steps=2))
+    goes_on = ["--lora_weight_path", str(tmp_path / "first"), "--use_lora", "true"]
+    run_here(dpo(data, tmp_path / "second", *goes_on, kind=(), steps=1))
+    (entry,) = entries(tmp_path / "second")
+    assert entry["rewards/margins"] == pytest.approx(0, abs=1e-4)
+    assert json.loads((tmp_path / "second" / "adapter_config.json").read_text())["lora_dropout"] == 0
+    run_here(dpo(data, tmp_path / "third", *goes_on, "--lora_dropout", "0.5", kind=(), steps=1))
+    (entry,) = entries(tmp_path / "third")
+    assert abs(entry["rewards/margins"]) > 1e-3, "dropout that is asked for acts, and is no fault of the reference"
 
 
 def test_full_training_goes_on_only_with_what_was_stored(data: str, tmp_path: Path) -> None:

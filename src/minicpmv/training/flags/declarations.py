@@ -133,7 +133,8 @@ class LearningArguments:
     )
     lora_dropout: float = declare(
         0.05,
-        "Dropout on the input of the LoRA matrices; 0 with pissa and olora.",
+        "Dropout on the input of the LoRA matrices; unless it is given, 0 with pissa, olora and --objective dpo, and with "
+        "--lora_weight_path the adapter's own.",
         group="LoRA",
         resume="same",
         range=PART,

@@ -126,6 +126,7 @@ def add_lora(model: PreTrainedModel, run: LearningArguments, *, keep_dtype: bool
     # PEFT's own cast covers the LoRA matrices only, and ZeRO-3 wants everything that is trained in one precision.
     if run.lora_weight_path:
         wrapped = attach_adapter(model, run.lora_weight_path, is_trainable=True, autocast_adapter_dtype=not keep_dtype)
+        _set_dropout(wrapped, run.lora_dropout)
     else:
         wrapped = _new_adapter(model, run, autocast=not keep_dtype)
     base = model.name_or_path
@@ -138,6 +139,15 @@ def add_lora(model: PreTrainedModel, run: LearningArguments, *, keep_dtype: bool
         matrices = {name: parameter for name, parameter in wrapped.named_parameters() if _is_matrix(name)}
         setattr(wrapped, _START, {name: matrix.detach().cpu().clone() for name, matrix in matrices.items()})
     return wrapped
+
+
+def _set_dropout(model: PeftModel, dropout: float) -> None:
+    """Let an adapter that exists drop this share of its inputs, whatever it was trained with before."""
+    setattr(model.peft_config["default"], "lora_dropout", dropout)  # noqa: B010  not of the class it is typed as
+    for module in model.modules():
+        layers = getattr(module, "lora_dropout", None)
+        if isinstance(layers, nn.ModuleDict) and "default" in layers:
+            layers["default"] = nn.Dropout(dropout) if dropout else nn.Identity()
 
 
 def _make_trained_float32(model: nn.Module) -> None:

@@ -205,7 +205,9 @@ class PreferenceLoss(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Compare with the reference in the first step of a run; later the model has moved away."""
-        is_quiet = not args.neftune_noise_alpha
+        model: nn.Module = kwargs["model"]
+        drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+        is_quiet = not args.neftune_noise_alpha and not drops
         self._is_untrained = state.global_step == 0 and is_quiet
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -37,7 +37,7 @@ _TIED = (
     "--tune_embeddings: false, although the official recipe trains them: this model's output head is the same weights, "
     "and PEFT would train a copy of one of the two, which cannot be merged"
 )
-_OF_ADAPTER = ("lora_r", "lora_alpha", "lora_dropout", "lora_bias", "use_rslora", "use_dora")
+_OF_ADAPTER = ("lora_r", "lora_alpha", "lora_bias", "use_rslora", "use_dora")
 
 
 def resolve_learning(run: Settings, model: nn.Module, *, given: Set[str]) -> tuple[Settings, list[str]]:
@@ -264,7 +264,6 @@ def _take_over(run: Settings, adapter: dict[str, Any], network: Network, given: 
     settled = {
         "lora_r": (run.lora_r, adapter.get("r")),
         "lora_alpha": (run.lora_alpha, adapter.get("lora_alpha")),
-        "lora_dropout": (run.lora_dropout, adapter.get("lora_dropout")),
         "lora_bias": (run.lora_bias, adapter.get("bias")),
         "lora_modules_to_save": (set(run.listed_beside_lora or []), set(full)),
         "lora_target_modules": (asked, target),
@@ -282,9 +281,12 @@ def _take_over(run: Settings, adapter: dict[str, Any], network: Network, given: 
             f"was trained with ({said})\n"
             "  fix: remove these flags, or --lora_weight_path to start a new adapter"
         )
+    # How an adapter is trained is no part of it. 0 is asked for, or needed where answers are compared with a reference.
+    keeps_dropout = "lora_dropout" in given or not run.lora_dropout
     return replace(
         run,
         **{name: settled[name][1] for name in _OF_ADAPTER},
+        lora_dropout=run.lora_dropout if keeps_dropout else adapter.get("lora_dropout") or 0.0,
         **{name: module in full for name, module in beside.items()},
         lora_modules_to_save=",".join(full) or "none",
         lora_layers_to_transform=None,

@@ -226,13 +226,18 @@ def adapter(tmp_path: Path) -> str:
 
 def test_going_on_from_an_adapter_takes_over_what_it_settled(adapter: str, model: nn.Module) -> None:
     run = settle(f"--use_lora --lora_weight_path {adapter}", model)
-    assert (run.lora_r, run.lora_alpha, run.use_rslora) == (8, 16, True)
+    assert (run.lora_r, run.lora_alpha, run.use_rslora, run.lora_dropout) == (8, 16, True, 0.1)
     assert [name for name in _SWITCHES if getattr(run, name)] == ["tune_resampler"]
 
 
 def test_flags_that_agree_with_the_adapter_are_accepted(adapter: str, model: nn.Module) -> None:
     settle(rf"--use_lora --lora_weight_path {adapter} --lora_r 8 --tune_vision false --tune_llm false", model)
     settle(rf"--use_lora --lora_weight_path {adapter} --lora_target_modules llm\..*\.q_proj", model)
+
+
+def test_dropout_is_no_part_of_an_adapter(adapter: str, model: nn.Module) -> None:
+    assert settle(f"--use_lora --lora_weight_path {adapter} --lora_dropout 0.3", model).lora_dropout == 0.3
+    assert settle(f"--use_lora --lora_weight_path {adapter} --lora_dropout 0", model).lora_dropout == 0
 
 
 @pytest.mark.parametrize(
