@@ -179,7 +179,7 @@ class Record:
 
     @property
     def kind(self) -> Kind:
-        """What a run may learn of it."""
+        """Whether a run learns an answer, compares two, or learns from a judgement."""
         if self.rejected:
             return "pair"
         return "conversation" if self.desirable is None else "answer"

@@ -133,8 +133,8 @@ class LearningArguments:
     )
     lora_dropout: float = declare(
         0.05,
-        "Dropout on the input of the LoRA matrices; unless it is given, 0 with pissa, olora and --objective dpo, and with "
-        "--lora_weight_path the adapter's own.",
+        "Dropout on the input of the LoRA matrices. Unless given: 0 with pissa, olora and --objective dpo, and the "
+        "adapter's own with --lora_weight_path.",
         group="LoRA",
         resume="same",
         range=PART,
