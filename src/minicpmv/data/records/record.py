@@ -179,7 +179,7 @@ class Record:
 
     @property
     def kind(self) -> Kind:
-        """Whether a run learns an answer, compares two, or learns from a judgement."""
+        """The kind of learning that this record allows."""
         if self.rejected:
             return "pair"
         return "conversation" if self.desirable is None else "answer"

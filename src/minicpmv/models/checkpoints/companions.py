@@ -25,7 +25,16 @@ __all__ = ["copy_companions", "list_companions", "list_whole_folders", "num_byte
 _NOT_COPIED = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.index.json")
 _WRITTEN_ANEW = {"config.json", "checkpoint.json", "merge.json", "trainer_state.json"}
 _OF_A_RUN = {
-    *("run.json", "log.jsonl", "samples.jsonl", "skipped.jsonl", "before.jsonl", "after.jsonl", "verification.json"),
+    *(
+        "run.json",
+        "run.yaml",
+        "log.jsonl",
+        "samples.jsonl",
+        "skipped.jsonl",
+        "before.jsonl",
+        "after.jsonl",
+        "verification.json",
+    ),
     *("report.html", "loss.png"),
 }
 """What a run says about itself, in a base that was trained here: copied, it would replace what this run says."""
