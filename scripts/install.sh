@@ -3,6 +3,7 @@
 #
 #   sh scripts/install.sh            what training needs
 #   sh scripts/install.sh serve,ui   and what these extras of pyproject.toml need
+#   sh scripts/install.sh all        and what all of them need, but those for work on this package
 #
 # Every package is installed in the version of requirements/, and its file must have one of the hashes written there. An
 # index can therefore offer nothing else, whichever indexes pip is configured with. torch is the exception: see
@@ -11,6 +12,9 @@ set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-python3}
 EXTRAS=${1:-}
+if [ "$EXTRAS" = all ]; then # all that a user of the package can use
+    EXTRAS=$(cd "$ROOT/requirements" && ls | sed 's/\.txt$//' | grep -v -x -e base -e build -e dev -e docs | tr '\n' ',')
+fi
 
 locked=
 for extra in $(echo "$EXTRAS" | tr ',' ' '); do
@@ -34,5 +38,8 @@ pip_install --require-hashes --no-build-isolation -r requirements/base.txt
 for extra in $locked; do
     pip_install --require-hashes --no-build-isolation -r "requirements/$extra.txt"
 done
-"$PYTHON" -m pip install --disable-pip-version-check --no-input -c constraints.txt torch
+# Where NVIDIA's driver is too old for the build that package indexes offer, the one that it runs.
+torch=$(PYTHONPATH=$ROOT/src "$PYTHON" -m minicpmv.machine.torch_builds)
+# shellcheck disable=SC2086 # words of their own
+"$PYTHON" -m pip install --disable-pip-version-check --no-input -c constraints.txt $torch
 pip_install --no-build-isolation -e .

@@ -11,7 +11,7 @@ set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-python3}
 UV=0.13.9
-EXTRAS="data films qlora metrics serve ui trl docs dev"
+EXTRAS="data films qlora metrics modelscope serve ui trl docs dev"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -22,7 +22,7 @@ trap 'rm -rf "$work"' EXIT
 lock() {
     _from=$1 _name=$2
     shift 2
-    for _known in base "$_name"; do # versions in existing files are kept
+    for _known in base dev "$_name"; do # versions in existing files are kept; those of the tests also by the other locks
         [ ! -f "$ROOT/requirements/$_known.txt" ] || cat "$ROOT/requirements/$_known.txt"
     done >"$work/$_name.txt"
     "$work/uv/bin/uv" pip compile "$_from" --quiet --universal --python-version 3.10 --generate-hashes \

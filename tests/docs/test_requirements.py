@@ -34,7 +34,25 @@ def _locked(*names: str) -> list[Requirement]:
 
 
 def test_every_extra_has_a_lock() -> None:
-    assert [lock.stem for lock in _LOCKS] == sorted([*_EXTRAS, "base", "build"])
+    """``all`` is the locks of those that it names, which ``scripts/install.sh all`` installs."""
+    assert [lock.stem for lock in _LOCKS] == sorted([*(_EXTRAS.keys() - {"all"}), "base", "build"])
+
+
+def test_all_is_every_extra_but_those_for_work_on_this_package() -> None:
+    (every,) = [Requirement(text) for text in _EXTRAS["all"]]
+    assert every.name == _PROJECT["name"]
+    assert every.extras == _EXTRAS.keys() - {"all", "dev", "docs"}
+    excluded = re.findall(r"-e (\w+)", (ROOT / "scripts/install.sh").read_text(encoding="utf-8").partition("all ]")[2])
+    assert {"base", "build", "dev", "docs"} == set(excluded[:4])
+
+
+def test_what_another_package_brings_is_asked_for_in_the_same_version() -> None:
+    """An extra of a developer repeats those of users."""
+    asked: dict[str, set[str]] = {}
+    for text in [*_PROJECT["dependencies"], *(text for texts in _EXTRAS.values() for text in texts)]:
+        requirement = Requirement(text)
+        asked.setdefault(requirement.name, set()).add(str(requirement.specifier))
+    assert {name: found for name, found in asked.items() if len(found) > 1} == {}
 
 
 @pytest.mark.parametrize("lock", _LOCKS, ids=lambda lock: lock.stem)
@@ -52,7 +70,7 @@ def test_versions_agree_among_the_locks() -> None:
     assert {key: found for key, found in versions.items() if len(found) > 1} == {}
 
 
-@pytest.mark.parametrize("extra", ["", *_EXTRAS])
+@pytest.mark.parametrize("extra", ["", *(_EXTRAS.keys() - {"all"})])
 def test_what_is_asked_for_is_locked_in_a_version_that_is_allowed(extra: str) -> None:
     asked = [Requirement(text) for text in (_EXTRAS[extra] if extra else _PROJECT["dependencies"])]
     locked = _locked("base", extra) if extra else _locked("base")

@@ -123,7 +123,7 @@ def test_installing_an_extra_that_is_none_is_wrong_use(bare_checkout: Path) -> N
     environment = os.environ | {"PYTHON": "/nowhere/python"}
     ended = subprocess.run(install, env=environment, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
-    known = "data dev docs films metrics qlora serve trl ui"
+    known = "data dev docs films metrics modelscope qlora serve trl ui"
     assert ended.stderr.startswith(f"found the extra gpu, expected one of: {known}")
 
 

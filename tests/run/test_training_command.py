@@ -66,7 +66,7 @@ def test_too_long_record_stops_before_the_model_is_loaded(
 
 def test_missing_tracker_is_named_before_data_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*flags("no such file", tmp_path / "output"), "--report_to", "codecarbon"]) == 2
-    assert "fix: pip install codecarbon" in capsys.readouterr().err
+    assert "-m pip install codecarbon" in capsys.readouterr().err
 
 
 def test_fault_is_told_once_by_two_processes(data: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from minicpmv.cli.model_options import add_model_options, answer_length, open_mo
 from minicpmv.cli.parser import CommandParser
 from minicpmv.cli.server_options import add_server_options
 from minicpmv.errors import UsageError
+from minicpmv.machine.installed import extra, install_command
 
 if TYPE_CHECKING:  # for annotations only: importing it would load the web server before any option is read
     from minicpmv.serving.settings import ServerSettings
@@ -96,7 +97,7 @@ def run(arguments: Sequence[str]) -> int:
     if missing:
         raise UsageError(
             f"minicpmv serve: found no {', '.join(missing)}, expected the packages of a web server\n"
-            "  fix: pip install 'minicpmv-finetune[serve]'"
+            f"  fix: {install_command(extra('serve'))}"
         )
 
     from minicpmv.serving.answers.served_models import compare_bases, name_models, serve_models

@@ -14,6 +14,7 @@ from minicpmv.cli.parser import CommandParser
 from minicpmv.cli.server_options import add_server_options
 from minicpmv.errors import UsageError
 from minicpmv.files.scratch import scratch_folder
+from minicpmv.machine.installed import extra, install_command
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
     from minicpmv.inference.loading import LoadedModel
@@ -78,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
     if importlib.util.find_spec("gradio") is None:
         raise UsageError(
             "minicpmv ui: found no gradio, expected the package that makes the page\n"
-            "  fix: pip install 'minicpmv-finetune[ui]'"
+            f"  fix: {install_command(extra('ui'))}"
         )
 
     from minicpmv.serving.http.address import is_loopback, listen, written

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from typing import Literal
 
 from minicpmv.errors import MachineError
+from minicpmv.machine.torch_builds import DRIVERS, OLDEST_BUILD, fitting_build, install_build
 from minicpmv.machine.value import Accelerator, Choice, Machine, TorchBuild
 from minicpmv.wording import counted
 
@@ -16,12 +16,6 @@ __all__ = ["describe_untested", "refuse_unusable", "support_of"]
 Support = Literal["used", "untested", "refused"]
 
 _MAKERS = {"mps": "an Apple GPU (MPS)", "npu": "a Huawei Ascend NPU"}
-
-_DRIVERS = {"cu130": 580, "cu126": 525}
-"""Builds of torch, newest first, and the oldest driver for each, from its CUDA's table in
-https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html."""
-_OLDEST_BUILD = "cu126"
-"""The build with kernels for cards before Turing; torch 2.15 has none (https://github.com/pytorch/pytorch/issues/190385)."""
 
 _ARCHITECTURE = re.compile(r"(?P<kind>sm|compute)_(?P<major>\d+)(?P<minor>\d)(?P<exact>[af]?)")
 
@@ -61,7 +55,7 @@ def refuse_unusable(machine: Machine, *, on_processor: str) -> None:
         if found.value == "refused":
             expected, ways = "an NVIDIA GPU", [f"{on_processor} runs on the CPU"]
             if accelerator.kind == "cuda":
-                expected, ways = "one that has them", [_install(machine.torch, _OLDEST_BUILD), *ways]
+                expected, ways = "one that has them", [install_build(_release(machine.torch), OLDEST_BUILD), *ways]
             raise MachineError(f"machine: found that {found.reason}, expected {expected}\n  fix: {'; or '.join(ways)}")
 
 
@@ -108,9 +102,9 @@ def _expect(machine: Machine) -> str:
 
 def _find_ways(machine: Machine) -> Iterator[str]:
     has = int(machine.driver.partition(".")[0]) if machine.driver else None
-    fitting = [build for build, needed in _DRIVERS.items() if has is not None and has >= needed]
+    release, fitting = _release(machine.torch), fitting_build(machine.driver)
     if machine.torch.platform != "CUDA":
-        yield _install(machine.torch, fitting[0] if fitting else _OLDEST_BUILD)
+        yield install_build(release, fitting or OLDEST_BUILD)
         return
     needed = _driver_needed(machine.torch)
     if has is not None and has >= needed:
@@ -118,19 +112,13 @@ def _find_ways(machine: Machine) -> Iterator[str]:
         return
     yield f"update the driver{' (`nvidia-smi` shows its version)' if has is None else ''}"
     if fitting or has is None:
-        yield f"install a torch for an older driver: {_install(machine.torch, _OLDEST_BUILD)}"
+        yield f"install a torch for an older driver: {install_build(release, OLDEST_BUILD)}"
 
 
 def _driver_needed(torch: TorchBuild) -> int:
     major = torch.platform_version.partition(".")[0]
-    return next(
-        (driver for build, driver in _DRIVERS.items() if build.startswith(f"cu{major}")), max(_DRIVERS.values())
-    )
+    return next((driver for build, driver in DRIVERS.items() if build.startswith(f"cu{major}")), max(DRIVERS.values()))
 
 
-def _install(torch: TorchBuild, build: str) -> str:
-    release = torch.version.partition("+")[0]
-    return (
-        f"{sys.executable} -m pip install torch=={release}+{build} "
-        f"--extra-index-url https://download.pytorch.org/whl/{build}"
-    )
+def _release(torch: TorchBuild) -> str:
+    return torch.version.partition("+")[0]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from minicpmv.errors import MachineError
+from minicpmv.machine.installed import install_command
 from minicpmv.machine.value import Machine, Tool
 
 __all__ = ["Compiled", "missing_tools", "refuse_without_tools"]
@@ -22,7 +23,7 @@ _PACKAGES: Mapping[Tool, str] = {
     "C compiler": "apt-get install gcc (CC, if set, must name one)",
     "C++ compiler": "apt-get install g++ (CXX, if set, must name one)",
     "Python.h": "apt-get install python3-dev",
-    "ninja": "pip install ninja",
+    "ninja": install_command("ninja"),
     "nvcc": "install NVIDIA's CUDA toolkit",
 }
 

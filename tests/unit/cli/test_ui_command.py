@@ -55,7 +55,7 @@ def test_a_missing_package_is_named_with_its_extra(
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gradio" else find(name))
     assert main(["ui", empty_model]) == 2
-    assert "pip install 'minicpmv-finetune[ui]'" in capsys.readouterr().err
+    assert "-m pip install 'minicpmv-finetune[ui]'" in capsys.readouterr().err
 
 
 def test_defaults_of_the_command_are_those_of_the_settings() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import replace
 
 import pytest
@@ -11,11 +10,12 @@ import pytest
 from minicpmv.errors import MachineError
 from minicpmv.machine.placement import processes_on, refuse_crowding
 from minicpmv.machine.support import describe_untested, refuse_unusable
+from minicpmv.machine.torch_builds import install_build
 from minicpmv.machine.value import Accelerator, Machine, TorchBuild
 from tests.machines import CPU, GPU, OLD_GPU, card, machine_with
 
 SEVERAL = machine_with(shown=("NVIDIA GPU",) * 8, driver="550.54.15")
-_CU126 = f"{sys.executable} -m pip install torch==2.13.0+cu126 --extra-index-url https://download.pytorch.org/whl/cu126"
+_CU126 = install_build("2.13.0", "cu126")
 _CU130 = _CU126.replace("cu126", "cu130")
 _CPU = "--use_cpu true runs on the CPU"
 

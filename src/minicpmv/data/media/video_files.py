@@ -20,6 +20,7 @@ from minicpmv.data.media.film_faults import FilmError
 from minicpmv.data.media.mp4_boxes import find_table_fault, is_mp4, read_sample_times
 from minicpmv.data.records.file_kinds import HEAD_BYTES, find_kind
 from minicpmv.files.plain_files import open_plain
+from minicpmv.machine.installed import extra, install_command
 from minicpmv.processing.films.facts import TOLERANCE, FilmFacts, is_steady, mean_rate
 
 __all__ = ["MAX_PIXELS", "MAX_SECONDS", "VideoFile", "import_av"]
@@ -46,7 +47,6 @@ _SLACK = 0.5
 """Seconds by which a film may be shorter than it states: often the sound is a little longer."""
 _FAR = 10.0
 """Seconds ahead to which a file without an index is searched rather than decoded."""
-_INSTALL = "pip install 'minicpmv-finetune[films]'"
 _REMUX = "save it again: ffmpeg -i FILM -c copy -movflags +faststart NEW.mp4"
 _AGAIN = "copy or download the film again"
 
@@ -437,5 +437,5 @@ def import_av(path: str) -> Any:
             where=path,
             found="a film but no PyAV, which reads and writes films",
             expected="PyAV",
-            fix=_INSTALL,
+            fix=install_command(extra("films")),
         ) from error

@@ -11,6 +11,7 @@ from typing import Any
 
 from minicpmv.errors import ConfigError
 from minicpmv.evaluation.metrics.base import Metric, Sample, Statistics
+from minicpmv.machine.installed import extra, install_command
 
 __all__ = ["BLEU", "ChineseBLEU", "ChrF"]
 
@@ -20,8 +21,7 @@ def _load_sacrebleu() -> Any:
         return importlib.import_module("sacrebleu.metrics")
     except ImportError as error:
         raise ConfigError(
-            "metric bleu or chrf: found no sacrebleu, expected the package\n"
-            "  fix: pip install 'minicpmv-finetune[metrics]'"
+            f"metric bleu or chrf: found no sacrebleu, expected the package\n  fix: {install_command(extra('metrics'))}"
         ) from error
 
 

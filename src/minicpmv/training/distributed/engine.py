@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from datetime import timedelta
@@ -16,6 +17,7 @@ from transformers import TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from minicpmv.errors import ConfigError
+from minicpmv.machine.installed import install_command
 from minicpmv.machine.system import num_launched
 from minicpmv.training.distributed.fsdp import prepare_fsdp, start_fsdp
 from minicpmv.training.distributed.network import choose_interface, complete_group_of_one
@@ -135,9 +137,14 @@ def load_deepspeed() -> Any:
         return importlib.import_module("deepspeed")
     except ImportError as error:
         raise ConfigError(
-            "--deepspeed: found no DeepSpeed, expected the package (installed by default on Linux)\n"
-            "  fix: pip install 'deepspeed>=0.19.8,<0.20', or remove --deepspeed"
+            f"--deepspeed: found no DeepSpeed, expected the package, which exists for Linux\n"
+            f"  fix: {_install_deepspeed()}remove --deepspeed, which one process does not need"
         ) from error
+
+
+def _install_deepspeed() -> str:
+    is_there = sys.platform == "linux"  # pyproject.toml asks for it there alone, and in these versions
+    return f"{install_command('deepspeed>=0.19.8,<0.20')}, or " if is_there else ""
 
 
 def start_deepspeed(args: TrainingArguments) -> None:

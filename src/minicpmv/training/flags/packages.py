@@ -9,6 +9,7 @@ from typing import Any
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from minicpmv.errors import ConfigError, UsageError
+from minicpmv.machine.installed import install_command
 from minicpmv.training.flags.declarations import RATED
 from minicpmv.training.flags.deepspeed_presets import offloads_optimizer
 from minicpmv.wording import suggest
@@ -82,7 +83,7 @@ def check_optimizer(settings: Mapping[str, Any], *, given: Set[str]) -> None:
     if missing:
         raise ConfigError(
             f"--optim {name}: found no {' and no '.join(missing)}, expected the package behind it\n"
-            f"  fix: pip install {' '.join(missing)}, or choose another optimizer"
+            f"  fix: {install_command(*missing)}, or choose another optimizer"
         )
     low_rank = name.startswith(("apollo", "galore"))
     if low_rank and not settings.get("optim_target_modules"):
@@ -156,5 +157,5 @@ def resolve_trackers(settings: dict[str, Any]) -> None:
     if missing:
         raise ConfigError(
             f"--report_to {','.join(names)}: found no {' and no '.join(missing)}, expected the package behind it\n"
-            f"  fix: pip install {' '.join(missing)}, or --report_to none"
+            f"  fix: {install_command(*missing)}, or --report_to none"
         )

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, TrainingArguments
 
 from minicpmv.errors import CheckpointError, ConfigError, UsageError
+from minicpmv.machine.installed import extra, install_command
 from minicpmv.models.checkpoints.carried import Carried
 from minicpmv.models.checkpoints.companions import num_bytes_of_folders
 from minicpmv.models.checkpoints.downsampling import mode_options, refuse_unknown_mode
@@ -106,7 +107,7 @@ def check_weights(config: dict[str, Any], run: RunArguments) -> None:
         what = f"--model_name_or_path {run.model_name_or_path}" if packed else "--q_lora true"
         raise ConfigError(
             f"{what}: found no bitsandbytes, expected the package that reads 4-bit weights\n"
-            "  fix: pip install bitsandbytes, or use --use_lora true with an unquantized release"
+            f"  fix: {install_command(extra('qlora'))}, or use --use_lora true with an unquantized release"
         )
 
 

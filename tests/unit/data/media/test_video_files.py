@@ -15,6 +15,7 @@ from PIL import Image
 from minicpmv.data.media import video_files
 from minicpmv.data.media.film_faults import FilmError
 from minicpmv.data.media.films import Film, inspect_film, read_frames
+from minicpmv.machine.installed import extra, install_command
 from tests.films import make_film, make_sound, number_of
 
 _EVERY_FOURTH = tuple(number / 25 for number in range(0, 100, 4))
@@ -210,7 +211,7 @@ def test_without_pyav_the_message_says_how_to_install_it(folder: Path, monkeypat
 
     monkeypatch.setattr(importlib, "import_module", missing)
     error = _fault(path)
-    assert (error.kind, error.fix) == ("not installed", "pip install 'minicpmv-finetune[films]'")
+    assert (error.kind, error.fix) == ("not installed", install_command(extra("films")))
 
 
 def test_a_film_is_read_in_one_thread_and_nothing_stays_open(folder: Path) -> None:

@@ -97,5 +97,5 @@ def test_unknown_name_gets_the_nearest_one() -> None:
 
 def test_missing_package_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
-    with pytest.raises(ConfigError, match=r"fix: pip install 'minicpmv-finetune\[metrics\]'"):
+    with pytest.raises(ConfigError, match=r"fix: .* install 'minicpmv-finetune\[metrics\]'"):
         find_metrics(["bleu"])

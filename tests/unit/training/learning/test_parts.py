@@ -99,7 +99,7 @@ def test_missing_bitsandbytes_names_the_install_line(
     config: dict[str, Any], flags: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match=rf"{named}(.|\n)*pip install bitsandbytes"):
+    with pytest.raises(ConfigError, match=rf"{named}(.|\n)*install 'minicpmv-finetune\[qlora\]'"):
         check_weights(config, RunArguments(model_name_or_path="m", use_lora=True, **flags))
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, cast
 from minicpmv.data.records.file_state import FileState, check_unchanged
 from minicpmv.data.records.sequences import Concatenated, LazySequence
 from minicpmv.errors import DataError, Problem, UsageError
+from minicpmv.machine.installed import extra, install_command
 
 __all__ = ["Table", "is_dataset_directory", "open_dataset_directory", "table_kind"]
 
@@ -29,7 +30,6 @@ _BEGINNINGS: tuple[tuple[bytes, TableKind], ...] = (
     (b"ARROW1", "arrow file"),
     (b"\xff\xff\xff\xff", "arrow stream"),
 )
-_INSTALL = "pip install 'minicpmv-finetune[data]'"
 
 
 def table_kind(head: bytes) -> TableKind | None:
@@ -144,5 +144,6 @@ def _import(name: str, source: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise UsageError(
-            f"{source}: found a table but no pyarrow to read it, expected pyarrow\n  fix: {_INSTALL}"
+            f"{source}: found a table but no pyarrow to read it, expected pyarrow\n"
+            f"  fix: {install_command(extra('data'))}"
         ) from error

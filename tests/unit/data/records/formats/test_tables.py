@@ -135,5 +135,5 @@ def test_d108_damaged_tables(tmp_path: Path) -> None:
 def test_without_pyarrow_the_install_line_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "train.parquet").write_bytes(b"PAR1....PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(UsageError, match=r"fix: pip install 'minicpmv-finetune\[data\]'"):
+    with pytest.raises(UsageError, match=r"fix: .* install 'minicpmv-finetune\[data\]'"):
         read_records(tmp_path / "train.parquet")
