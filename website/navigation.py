@@ -156,6 +156,13 @@ SECTIONS = (
         "Recipes",
         "Worked ways through a whole task.",
         (
+            Page("docs/from_official.md", "What the official scripts' variables and flags are here, and what differs."),
+            Page("docs/from_ms_swift.md", "What ms-swift's commands, flags and data are here, and what differs."),
+            Page(
+                "docs/from_llama_factory.md", "What LLaMA-Factory's commands, keys and data are here, and what differs."
+            ),
+            Page("docs/forgetting.md", "Measure a second evaluation set, and see what a model loses.", "Forgetting"),
+            Page("docs/benchmarks.md", "Ask a tuned model the questions of VLMEvalKit and lmms-eval."),
             Page("docs/pairs.md", "Sample answers, judge them, and train on the pairs.", "Pairs of answers"),
             Page("docs/trl.md", "Train with TRL's DPO and GRPO trainers.", "TRL"),
         ),

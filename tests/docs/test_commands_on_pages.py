@@ -44,7 +44,9 @@ def _commands(document: Path) -> Iterator[tuple[list[str], bool]]:
     lines += [(line, False) for line in _INLINE.findall(document.read_text(encoding="utf-8"))]
     for line, is_complete in lines:
         plain = line if is_complete else line.replace("[", "").replace("]", "")  # what may be left out
-        words = [word for word in shlex.split(plain, comments=True) if word not in ("...", "FLAGS", "run.yaml")]
+        words = [
+            word for word in shlex.split(plain, comments=True) if word not in ("...", "FLAGS", "run.yaml", "FILE.yaml")
+        ]
         while words and _ASSIGNMENT.fullmatch(words[0]):
             words = words[1:]
         if "[flags" in line:

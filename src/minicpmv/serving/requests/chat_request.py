@@ -278,10 +278,9 @@ def _read_address(value: Any, where: str) -> str:
     if not isinstance(value, dict) or not isinstance(value.get("url"), str):
         raise refused(where, _kind(value), "an object with 'url'", "write {'url': 'data:image/png;base64,...'}")
     _refuse_unknown(value, {"url", "detail"}, where)
-    if value.get("detail") not in (None, "auto"):
-        raise refused(
-            f"{where}.detail", f"{value['detail']!r:.60}", "'auto': the model chooses its slices", "leave it out"
-        )
+    if value.get("detail") not in (None, "auto", "high"):  # both are all slices that the model was made for
+        expected = "'auto' or 'high': as many slices as the model was made for"
+        raise refused(f"{where}.detail", f"{value['detail']!r:.60}", expected, "leave it out")
     return _checked(value["url"], f"{where}.url")
 
 

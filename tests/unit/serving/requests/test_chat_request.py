@@ -20,9 +20,20 @@ def read(**fields: Any) -> Any:
     return read_request(json.dumps(ASKED | fields).encode())
 
 
+def test_requests_of_benchmark_tools_are_read() -> None:
+    """As VLMEvalKit's GPT4V with img_detail high, and lmms-eval's openai, write them (docs/benchmarks.md)."""
+    image = {"url": "data:image/jpeg;base64,AAAA"}
+    for part in (
+        {"type": "image_url", "image_url": image | {"detail": "high"}},
+        {"type": "image_url", "image_url": image},
+    ):
+        content = [{"type": "text", "text": "A or B?"}, part]
+        read(messages=[{"role": "user", "content": content}], temperature=0, max_tokens=1024)
+
+
 def test_everything_that_acts_is_read() -> None:
     content = [
-        {"type": "image_url", "image_url": {"url": "a.png", "detail": "auto"}},
+        {"type": "image_url", "image_url": {"url": "a.png", "detail": "high"}},
         {"type": "text", "text": "What?"},
     ]
     chat = read(
