@@ -45,7 +45,14 @@ SECTIONS = (
         "start",
         "Start",
         "From nothing to a model that is trained on your own records.",
-        (Page("docs/demo.md", "Try every command on a small model that comes with the package, without a download."),),
+        (
+            Page(
+                "docs/start.md",
+                "From installed to a model that is trained on your own records, and what you have to write for it.",
+                "Your own records",
+            ),
+            Page("docs/demo.md", "Try every command on a small model that comes with the package, without a download."),
+        ),
     ),
     Section(
         "guides",
