@@ -24,7 +24,7 @@ from minicpmv.models.networks.layout import lay_out
 from minicpmv.models.networks.loss import IGNORED, summed_loss
 from minicpmv.models.networks.positions import SinePositions
 from minicpmv.training.flags import resolution as settings
-from minicpmv.training.stopping import boundary
+from minicpmv.training.loop import boundary
 from tests.gpu_walk import walk
 
 __all__ = ["switched_off"]

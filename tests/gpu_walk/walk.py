@@ -40,10 +40,11 @@ from minicpmv.training.learning.lora import add_lora
 from minicpmv.training.learning.parts import choose_trained_parts
 from minicpmv.training.learning.recomputation import RecomputedLayers
 from minicpmv.training.learning.switches import resolve_learning
+from minicpmv.training.loop.boundary import StepBoundary
+from minicpmv.training.loop.trainer import MiniCPMVTrainer
 from minicpmv.training.monitoring.epoch_loss import EpochLoss
 from minicpmv.training.monitoring.throughput import count_work
-from minicpmv.training.stopping.boundary import StepBoundary
-from minicpmv.training.trainer import MiniCPMVTrainer
+from minicpmv.training.objectives.supervised import Supervised
 from tests.gpu_walk.batches import RunInputs
 from tests.gpu_walk.device import WatchedDevice, mark_pixels
 from tests.gpu_walk.report import Case, Report
@@ -169,14 +170,16 @@ class Walk:
             model(**first)
         with device.during("batch"):
             batch = self._send(batch)
-            trainer = cast("Any", SimpleNamespace(args=args, preferences=None))
-            weight = MiniCPMVTrainer._get_num_items_in_batch(trainer, [batch], _DEVICE)
+            objective = Supervised()
+            trainer = cast("Any", SimpleNamespace(args=args, _objective=objective))
+            total = MiniCPMVTrainer._get_num_items_in_batch(trainer, [batch], _DEVICE)
+            assert total is not None, "there is a batch"
             numbers = take_numbers(batch)
             count_work(batch["layout"])
         # Anomaly detection lets the gradient of an operation know the line of the operation.
         with torch.autograd.set_detect_anomaly(True, check_nan=False):
             with device.during("forward"), self._autocast():
-                loss: Tensor = model(**batch, num_items_in_batch=weight).loss
+                loss = objective.loss(model, batch, total)
             with device.during("backward"):
                 scaler.scale(loss).backward()
         self._without_gradient = [name for name, each in trained.items() if each.grad is None]
@@ -187,7 +190,7 @@ class Walk:
             scaler.update()
             optimizer.zero_grad()
         with device.during("end of step"):
-            epoch_loss.add(loss, weight)
+            epoch_loss.add(loss, total[0])
             epoch_loss.end_step()
             boundary.note_loss(loss, numbers)
             boundary.note_gradient(norm)

@@ -16,7 +16,7 @@ import torch.distributed.fsdp._fully_shard._fsdp_param_group as fsdp
 import minicpmv.models.joining.forward as modeling
 from minicpmv.training.__main__ import main
 from minicpmv.training.distributed.console import is_first_process
-from minicpmv.training.trainer import MiniCPMVTrainer
+from minicpmv.training.loop.trainer import MiniCPMVTrainer
 
 NUM_CHUNKS = 4
 _GATHER = "foreach_all_gather"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from minicpmv.training.__main__ import main
-from minicpmv.training.trainer import MiniCPMVTrainer
+from minicpmv.training.loop.trainer import MiniCPMVTrainer
 
 _PAGE = resource.getpagesize()
 

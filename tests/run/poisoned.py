@@ -14,8 +14,8 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.training.loop.boundary import StepBoundary
 from minicpmv.training.run import main
-from minicpmv.training.stopping.boundary import StepBoundary
 
 _read = ConversationDataset.__getitem__
 _end = StepBoundary.on_step_end

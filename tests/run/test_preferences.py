@@ -181,7 +181,11 @@ def test_another_adapter_finds_the_values_and_whatever_changes_does_not(
     assert "8 records scored" in start()
 
 
-def test_values_of_another_model_stop_the_run(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("noise", [[], ["--neftune_noise_alpha", "50"]])
+def test_values_of_another_model_stop_the_run(
+    data: str, tmp_path: Path, noise: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With noise, too, which is left out where it hides by how much they differ."""
     find = AnswerStore.find
 
     def other(self: AnswerStore, key: bytes, number: int) -> Any:
@@ -190,7 +194,7 @@ def test_values_of_another_model_stop_the_run(data: str, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(AnswerStore, "find", other)
     with pytest.raises(NotFiniteError, match=r"differ from the reference's by 0\.5 nats a token before anything was"):
-        train(dpo(data, tmp_path / "out", steps=1))
+        train(dpo(data, tmp_path / "out", *noise, steps=1))
 
 
 def test_an_adapter_with_dropout_is_compared_without_it(data: str, tmp_path: Path) -> None:
@@ -213,6 +217,16 @@ def test_full_training_goes_on_only_with_what_was_stored(data: str, tmp_path: Pa
     shutil.rmtree(tmp_path / "cache")
     with pytest.raises(UsageError, match="found values of 0 of 8 records"):
         train(dpo(data, tmp_path / "out", *cache, "--resume_from_checkpoint", "true", kind=FULL, steps=2))
+
+
+def test_a_run_that_was_over_is_measured_when_it_is_resumed(data: str, tmp_path: Path) -> None:
+    """It takes no step, but asks for the reference's values of the validation set."""
+    arguments = ["--eval_data_path", data, "--eval_strategy", "no", "--save_steps", "1"]
+    first = run_here(dpo(data, tmp_path / "out", *arguments, steps=1))
+    again = run_here(dpo(data, tmp_path / "out", *arguments, "--resume_from_checkpoint", "true", steps=1))
+    assert first["metrics"]["eval_loss"] == pytest.approx(
+        again["metrics"]["eval_loss"], abs=bound(fp32=1e-6, bf16=1e-2)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- a run

@@ -52,7 +52,7 @@ import sys, torch
 from torch.utils.data import DataLoader
 from minicpmv.data.samples.workers import naming_dead_workers
 from minicpmv.errors import MiniCPMVError
-from minicpmv.training.stopping.interruption import ShelteringContext, WorkerStart
+from minicpmv.training.loop.interruption import ShelteringContext, WorkerStart
 batches = [torch.zeros(2**17)] * 4
 with torch.autograd.profiler.record_function("first"):
     pass  # torch imports modules here, and would swallow what the dead worker raises meanwhile

@@ -18,7 +18,7 @@ import minicpmv.training.run
 from minicpmv.errors import UsageError
 from minicpmv.models.networks.resampler import Resampler
 from minicpmv.models.networks.siglip import PatchEmbedding
-from minicpmv.training.trainer import MiniCPMVTrainer
+from minicpmv.training.loop.trainer import MiniCPMVTrainer
 from tests.omni import write_omni
 from tests.run import engines
 from tests.run.forked import run_command

@@ -39,8 +39,8 @@ from minicpmv.training.inputs.base_checkpoint import dtype_to_save
 from minicpmv.training.inputs.planned_batches import BatchPlan, count_steps
 from minicpmv.training.inputs.run_inputs import RunInputs
 from minicpmv.training.learning.parts import is_lora_tensor
+from minicpmv.training.loop.trainer import MiniCPMVTrainer
 from minicpmv.training.monitoring.progress import RunProgress, memory_gib
-from minicpmv.training.trainer import MiniCPMVTrainer
 from minicpmv.wording import counted, format_bytes, format_seconds
 
 __all__ = ["DryRunChecks", "require_room", "take_dry_run"]

@@ -52,7 +52,6 @@ from minicpmv.training.inputs.planned_batches import (
     estimate_costs,
     plan_batches,
 )
-from minicpmv.training.inputs.reference_values import find_scores
 from minicpmv.training.inputs.run_inputs import RunInputs, open_inputs_together
 from minicpmv.training.inputs.shared_memory import Workers, resolve_workers
 from minicpmv.training.inputs.vision_cache import advise, resolve_vision_cache, use_vision_cache
@@ -67,21 +66,23 @@ from minicpmv.training.learning.parts import (
     parts_of,
     summarise_parts,
 )
-from minicpmv.training.learning.preferences import PreferenceLoss
 from minicpmv.training.learning.rates import Rates
 from minicpmv.training.learning.recomputation import RecomputedLayers
 from minicpmv.training.learning.switches import refuse_partitioned_experts, resolve_learning
+from minicpmv.training.loop.boundary import Stopped
+from minicpmv.training.loop.early_stopping import EarlyStopping
+from minicpmv.training.loop.interruption import Interrupted, Interruption
+from minicpmv.training.loop.trainer import MiniCPMVTrainer
 from minicpmv.training.monitoring.before_and_after import Measurement
 from minicpmv.training.monitoring.eval_metrics import EvalMetrics
-from minicpmv.training.monitoring.intervals import Stopper, describe_rhythm, resolve_rhythm
+from minicpmv.training.monitoring.intervals import describe_rhythm, resolve_rhythm
 from minicpmv.training.monitoring.log_file import LogFile
 from minicpmv.training.monitoring.memory_advice import ways_to_need_less
 from minicpmv.training.monitoring.run_record import RunFile, describe_data, describe_run, describe_split
 from minicpmv.training.monitoring.run_settings import write_run_settings
 from minicpmv.training.monitoring.samples import Samples
-from minicpmv.training.stopping.boundary import Stopped
-from minicpmv.training.stopping.interruption import Interrupted, Interruption
-from minicpmv.training.trainer import MiniCPMVTrainer
+from minicpmv.training.objectives.choice import choose_objective, name_objective
+from minicpmv.training.objectives.objective import Objective
 
 __all__ = ["main", "train"]
 
@@ -119,8 +120,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def train(arguments: Sequence[str]) -> dict[str, Any]:
+def train(arguments: Sequence[str], *, objective: Objective | None = None) -> dict[str, Any]:
     """Fine-tune as the flags say, and return the run's metrics.
+
+    Args:
+        arguments: The flags.
+        objective: What is optimised, instead of what ``--objective`` names.
 
     Raises:
         MiniCPMVError: The user can fix the fault: a flag, the data, a checkpoint.
@@ -135,10 +140,12 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
         ExitStack() as until_the_end,
         shortage,
     ):
-        return _train(arguments, interruption, until_the_end)
+        return _train(arguments, objective, interruption, until_the_end)
 
 
-def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: ExitStack) -> dict[str, Any]:
+def _train(
+    arguments: Sequence[str], objective: Objective | None, interruption: Interruption, until_the_end: ExitStack
+) -> dict[str, Any]:
     request = parse_arguments(arguments)
     refuse_other_number(request.run)
     _check_places(request)
@@ -170,6 +177,8 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     lengths = None if inputs.lengths is None else inputs.lengths.lengths
     fingerprint = take_fingerprint(request.run, args, identity, sources, lengths, compilation=resolved.compilation)
     fingerprint["validation_split"] = describe_split(inputs.split)
+    if objective is not None:
+        fingerprint["objective"] = name_objective(objective)
     start = prepare_directory(request.run, args, fingerprint, inputs.pictures)
     if inputs.pictures is not None:
         inputs.pictures.forget_names()
@@ -224,20 +233,17 @@ def _train(arguments: Sequence[str], interruption: Interruption, until_the_end: 
     for text in describe_little_effect(args, rates, trained, num_steps=num_steps):
         notice(text)
 
-    scores = find_scores(request.run, model, args)
+    objective = objective or choose_objective(request.run, args, model)
 
     def build(plan: BatchPlan, args: TrainingArguments, interruption: Interruption | None = None) -> MiniCPMVTrainer:
-        trainer = _build_trainer(inputs, model, request, args, plan, interruption, workers)
+        trainer = _build_trainer(inputs, model, objective, request, args, plan, interruption, workers)
         trainer.rates, trainer.fingerprint, trainer.base = rates, fingerprint, identity
         trainer.ways_to_need_less = ways_to_need_less(request.run, args)
         trainer.pictures = inputs.pictures
-        trainer.compare_answers(
-            PreferenceLoss.of_run(request.run, args), scores, has_new_adapter=_has_new_adapter(request.run)
-        )
         trainer.add_callback(RecomputedLayers.of_run(request.run))
         trainer.add_callback(CompiledLayers(resolved.compilation))
         if request.run.early_stopping and not request.run.dry_run:
-            trainer.add_callback(Stopper(request.run.early_stopping))
+            trainer.add_callback(EarlyStopping(request.run.early_stopping))
         return trainer
 
     if request.run.dry_run:
@@ -379,6 +385,7 @@ def _estimate_costs(inputs: RunInputs, model: Any) -> Any:
 def _build_trainer(
     inputs: RunInputs,
     model: Any,
+    objective: Objective,
     request: Request,
     args: TrainingArguments,
     plan: BatchPlan,
@@ -390,20 +397,21 @@ def _build_trainer(
         state_downsample_mode(directory, request.run.downsample_mode)
         state_film_settings(directory, film_settings_of(inputs.train.processor.image_processor))
 
-    eval_metrics = _eval_metrics(inputs, request.run)
+    packed = PackedCollator(inputs.collator.pad_token_id, compares=objective.compares_answers)
     try:
         return MiniCPMVTrainer(
             model=model,
             args=args,
             train_dataset=inputs.train,
             eval_dataset=inputs.first_validation if "" in inputs.validation else dict(inputs.validation) or None,
-            data_collator=_collator(inputs, request.run) if request.run.mixture else inputs.collator,
+            data_collator=packed if objective.compares_answers else inputs.collator,
             plan=plan,
-            train_collator=_collator(inputs, request.run) if request.run.packing or request.run.mixture else None,
+            objective=objective,
+            train_collator=packed if request.run.packing or objective.compares_answers else None,
             write_companions=None if request.run.use_lora else write_companions,
             interruption=interruption,
             samples=_samples(inputs, request.run, args),
-            eval_metrics=eval_metrics,
+            eval_metrics=_eval_metrics(inputs, request.run),
             measurement=_measurement(inputs, request.run, args),
             workers=workers,
         )
@@ -412,15 +420,6 @@ def _build_trainer(
             f"training arguments: found what transformers' Trainer refuses ({error}), expected what it accepts\n"
             "  fix: change or remove the flag that it names (`minicpmv train --help` explains each)"
         ) from error
-
-
-def _collator(inputs: RunInputs, run: RunArguments) -> PackedCollator:
-    return PackedCollator(inputs.collator.pad_token_id, compares=run.mixture is not None)
-
-
-def _has_new_adapter(run: RunArguments) -> bool:
-    """Whether the model without its adapter is the one that the run starts from."""
-    return run.use_lora and not run.lora_weight_path and not run.changes_base and run.lora_bias == "none"
 
 
 def _eval_metrics(inputs: RunInputs, run: RunArguments) -> dict[str, EvalMetrics]:

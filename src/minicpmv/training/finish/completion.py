@@ -21,10 +21,10 @@ from minicpmv.training.finish.verification import choose_batch, verify_saved
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.inputs.base_checkpoint import dtype_to_save
 from minicpmv.training.inputs.run_inputs import RunInputs
+from minicpmv.training.loop.interruption import Interruption
+from minicpmv.training.loop.trainer import MiniCPMVTrainer
 from minicpmv.training.monitoring.epoch_loss import EPOCH_LOSS
 from minicpmv.training.monitoring.run_record import RunFile, chat_command, minicpmv_command
-from minicpmv.training.stopping.interruption import Interruption
-from minicpmv.training.trainer import MiniCPMVTrainer
 
 __all__ = ["complete"]
 

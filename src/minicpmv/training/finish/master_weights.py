@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minicpmv.training.distributed.engine import load_deepspeed
 from minicpmv.training.distributed.fsdp import reshard, whole
-from minicpmv.training.trainer import MiniCPMVTrainer
+from minicpmv.training.loop.trainer import MiniCPMVTrainer
 
 __all__ = ["collect_adapter", "collect_model"]
 

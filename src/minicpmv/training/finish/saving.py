@@ -34,7 +34,7 @@ from minicpmv.training.finish.master_weights import collect_adapter, collect_mod
 from minicpmv.training.finish.rounding import NOTHING, Kept, measure_kept, round_stochastically
 from minicpmv.training.learning.lora import as_plain_lora
 from minicpmv.training.learning.parts import is_lora_tensor
-from minicpmv.training.trainer import MiniCPMVTrainer
+from minicpmv.training.loop.trainer import MiniCPMVTrainer
 from minicpmv.wording import name_few
 
 __all__ = [

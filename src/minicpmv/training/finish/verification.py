@@ -29,8 +29,8 @@ from minicpmv.training.distributed.processes import raise_together, wait_for_all
 from minicpmv.training.finish.reload import describe_verification
 from minicpmv.training.finish.rounding import Kept
 from minicpmv.training.flags.declarations import RunArguments
-from minicpmv.training.stopping.interruption import Interruption
-from minicpmv.training.trainer import MiniCPMVTrainer
+from minicpmv.training.loop.interruption import Interruption
+from minicpmv.training.loop.trainer import MiniCPMVTrainer
 
 __all__ = ["choose_batch", "verify_saved"]
 

@@ -15,7 +15,7 @@ from minicpmv.data.records.record import Kind
 from minicpmv.data.sources.mixing import DataSource, parse_source, parse_validation_sets
 from minicpmv.data.sources.validation import SplitSize, parse_split
 from minicpmv.inference.batching import BATCH_SIZE
-from minicpmv.objectives.mixture import Mixture, parse_mixture
+from minicpmv.losses.mixture import Mixture, parse_mixture
 from minicpmv.releases.row import DEFAULT_LORA_TARGET
 from minicpmv.releases.table import LLM_TYPES
 from minicpmv.training.flags.fields import (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ from transformers.trainer_callback import ExportableState
 
 from minicpmv.training.distributed.processes import add_up
 
-__all__ = ["EPOCH_LOSS", "AtEndOfStep", "EpochLoss"]
+__all__ = ["EPOCH_LOSS", "EpochLoss"]
 
 EPOCH_LOSS = "epoch_loss"
 """Key in the log."""
@@ -78,14 +76,3 @@ class EpochLoss(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, in the form that transformers restores callbacks from."""
         return {"args": {}, "attributes": {"nats": self.nats, "tokens": self.tokens}}
-
-
-@dataclass
-class AtEndOfStep(TrainerCallback):
-    """Calls ``act`` at the end of each step, before its numbers are logged and a checkpoint is written."""
-
-    act: Callable[[], None]
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Act when the step is complete."""
-        self.act()

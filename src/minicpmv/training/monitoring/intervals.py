@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
-from transformers import EarlyStoppingCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from minicpmv.errors import UsageError
 from minicpmv.training.flags.arguments import Request
 from minicpmv.training.inputs.planned_batches import BatchPlan, count_steps
-from minicpmv.training.stopping.boundary import AlreadyTrained
 from minicpmv.wording import counted
 
-__all__ = ["Stopper", "describe_rhythm", "resolve_rhythm"]
+__all__ = ["describe_rhythm", "resolve_rhythm"]
 
 _LINES = 20
 """Minimum number of log entries of a short run."""
@@ -123,19 +122,3 @@ def _resolve_best(request: Request, args: TrainingArguments) -> list[str]:
     if not asked or before == (args.save_strategy, args.save_steps):
         return []
     return [f"--keep_best: a checkpoint is saved at each evaluation, which overrules {', '.join(asked)}"]
-
-
-class Stopper(EarlyStoppingCallback):
-    """Stops early as transformers does; a run that it has ended trains no further when it is resumed."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """End a resumed run that had stopped early already; transformers would train on.
-
-        Raises:
-            AlreadyTrained: Patience was used up before.
-        """
-        super().on_train_begin(args, state, control, **kwargs)
-        if self.early_stopping_patience_counter >= self.early_stopping_patience:
-            raise AlreadyTrained

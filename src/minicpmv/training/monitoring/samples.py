@@ -7,15 +7,13 @@ from the prompt that ``minicpmv chat`` would use. Training is unaffected.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from minicpmv.data.records.answers import cut_before, find_answers
 from minicpmv.data.records.inline_images import image_names
@@ -31,7 +29,7 @@ from minicpmv.inference.questions import Question
 from minicpmv.models.networks.cached_slices import is_sharded
 from minicpmv.processing.processor import MiniCPMVProcessor
 
-__all__ = ["AskAtStart", "Samples"]
+__all__ = ["Samples"]
 
 
 class _Question(NamedTuple):
@@ -103,20 +101,6 @@ class Samples:
         batches = (every[start : start + self._batch_size] for start in range(0, len(every), self._batch_size))
         loaded = LoadedModel("", "", model, self._processor)
         return list(chain.from_iterable(Answering(settings=self._settings)(loaded, batches)))
-
-
-@dataclass
-class AskAtStart(TrainerCallback):
-    """Takes samples before the first step; a resumed run already has them."""
-
-    ask: Callable[[], None]
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Ask before the first step; a resumed run has asked."""
-        if state.global_step == 0:
-            self.ask()
 
 
 def _first_questions(dataset: ConversationDataset) -> Iterator[_Question]:

@@ -12,13 +12,13 @@ import pytest
 import torch
 from transformers import Trainer
 
-import minicpmv.training.trainer as trainer_module
+import minicpmv.training.loop.trainer as trainer_module
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.files.atomic_files import STAGING
 from minicpmv.training.checkpoints.manifest import MANIFEST, find_fault, seal
 from minicpmv.training.checkpoints.resume import Setting, choose_resume_point
 from minicpmv.training.checkpoints.staging import list_checkpoints, publish, remove_stale, rotate
-from minicpmv.training.trainer import MiniCPMVTrainer
+from minicpmv.training.loop.trainer import MiniCPMVTrainer
 
 _FINGERPRINT = {
     "base_model": {

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minicpmv.losses.mixture import Mixture
+from minicpmv.losses.preference import Answer, How, Pair
 from minicpmv.models.networks.layout import Layout
-from minicpmv.objectives.losses import Answer, How, Pair
-from minicpmv.objectives.mixture import Mixture
 
-__all__ = ["SUMS", "BatchLoss", "Preference", "describe_sums"]
+__all__ = ["SUMS", "BatchLoss", "PreferenceLoss", "describe_sums"]
 
 # Shape letters in this file
 #   M labelled tokens    A answers    C better answers    R worse answers    N pairs, or single answers
@@ -54,7 +54,7 @@ class BatchLoss(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Preference:
+class PreferenceLoss:
     """What a run with compared answers optimises."""
 
     mixture: Mixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from minicpmv.training.stopping.interruption import SIGNALS, Interrupted, Interruption, ShelteringContext, WorkerStart
+from minicpmv.training.loop.interruption import SIGNALS, Interrupted, Interruption, ShelteringContext, WorkerStart
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_handlers_are_as_before_afterwards() -> None:
 
 
 def run_script(script: str) -> int:
-    names = "import os, signal, time\nfrom minicpmv.training.stopping.interruption import *\n"
+    names = "import os, signal, time\nfrom minicpmv.training.loop.interruption import *\n"
     return subprocess.run([sys.executable, "-c", names + script], check=False, stderr=subprocess.DEVNULL).returncode
 
 

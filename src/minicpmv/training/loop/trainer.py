@@ -10,7 +10,7 @@ import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,7 +19,7 @@ import torch
 from accelerate.utils import save_fsdp_optimizer
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
@@ -27,14 +27,12 @@ from transformers.trainer_utils import TrainOutput
 
 from minicpmv.data.batches.grouping import BatchPlanner
 from minicpmv.data.media.image_digests import PictureDigests
-from minicpmv.data.samples.answer_scores import KnownScores
 from minicpmv.errors import CheckpointError, NotFiniteError
 from minicpmv.files.atomic_files import STAGING
 from minicpmv.files.disk_space import check_space, writing
 from minicpmv.machine.shortage import naming_shortage
 from minicpmv.models.adapters.base_identity import BaseIdentity, write_base
 from minicpmv.models.networks.flops import flops_of_each
-from minicpmv.objectives.preference import SUMS
 from minicpmv.report.evaluations import key_of
 from minicpmv.training.checkpoints.checkpoint_size import estimate_bytes
 from minicpmv.training.checkpoints.manifest import find_fault, num_bytes, seal
@@ -63,26 +61,27 @@ from minicpmv.training.inputs.planned_batches import (
     make_loader,
 )
 from minicpmv.training.inputs.record_ids import NumberedCollator, NumberedDataset, take_numbers
-from minicpmv.training.inputs.reference_values import score_missing
 from minicpmv.training.inputs.shared_memory import Workers
 from minicpmv.training.inputs.vision_cache import FeatureWriter
-from minicpmv.training.learning.preferences import AtStart, MeanReward, PreferenceLoss, log_probs_of, switched_off
 from minicpmv.training.learning.rates import Rates, split_groups
 from minicpmv.training.learning.targets import network_of
+from minicpmv.training.loop.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
+from minicpmv.training.loop.interruption import Interruption, ShelteringContext, WorkerStart
+from minicpmv.training.loop.last_good import way_out
+from minicpmv.training.loop.moments import AtEndOfStep, AtStart, BeforeFirstStep, StateOfObjective
 from minicpmv.training.monitoring.before_and_after import Measurement
-from minicpmv.training.monitoring.epoch_loss import EPOCH_LOSS, AtEndOfStep, EpochLoss
+from minicpmv.training.monitoring.epoch_loss import EPOCH_LOSS, EpochLoss
 from minicpmv.training.monitoring.eval_metrics import EvalMetrics
 from minicpmv.training.monitoring.gradients import before_each_step, part_norms
 from minicpmv.training.monitoring.memory_advice import describe_batch
 from minicpmv.training.monitoring.progress import RunProgress, memory_gib
-from minicpmv.training.monitoring.samples import AskAtStart, Samples
+from minicpmv.training.monitoring.samples import Samples
 from minicpmv.training.monitoring.throughput import Throughput
-from minicpmv.training.stopping.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
-from minicpmv.training.stopping.interruption import Interruption, ShelteringContext, WorkerStart
-from minicpmv.training.stopping.last_good import way_out
+from minicpmv.training.objectives.objective import Batch, Objective, Start
 
 __all__ = ["MiniCPMVTrainer", "is_peft"]
 
+_C = TypeVar("_C")
 _T = TypeVar("_T")
 
 
@@ -91,6 +90,7 @@ class MiniCPMVTrainer(Trainer):
 
     Args:
         plan: The records of each training batch.
+        objective: What is optimised.
         write_companions: Called on the writing process with each new checkpoint's directory, to add the small files
             that make a full checkpoint usable by itself.
         train_collator: Joins the records of a planned batch; evaluation uses ``data_collator``.
@@ -106,6 +106,7 @@ class MiniCPMVTrainer(Trainer):
         self,
         *,
         plan: BatchPlan,
+        objective: Objective,
         write_companions: Callable[[Path], None] | None = None,
         train_collator: Collate | None = None,
         interruption: Interruption | None = None,
@@ -125,6 +126,9 @@ class MiniCPMVTrainer(Trainer):
         self.last_saved = -1
         """Step of the newest checkpoint that this process wrote; -1 for none."""
         self._bytes_needed: int | None = None
+        self._objective = objective
+        self.add_callback(StateOfObjective())
+        self.add_callback(AtStart(self._begin_objective))
         self._boundary = StepBoundary(
             interruption,
             describe=self._describe_record,
@@ -143,14 +147,14 @@ class MiniCPMVTrainer(Trainer):
         """Under FSDP, the tensors that rank 0 distributes as soon as the model is sharded."""
         self._steps_per_epoch = count_steps(plan, self.args, epochs=1)
         self.add_callback(EpochLoss())
-        self.add_callback(AtEndOfStep(self._log_epoch))
+        self.add_callback(AtEndOfStep(self._end_step))
         self._samples = samples
         self.eval_metrics = eval_metrics or {}
         self._measurement = measurement
-        self.add_callback(AskAtStart(self._ask_before))
+        self.add_callback(BeforeFirstStep(self._ask_before))
         self._is_evaluating = False
-        self._measured: tuple[float, float] = (0.0, 0.0)
-        """Running sums of the loss and of the label weights for this evaluation on this process."""
+        self._measured: Tensor | None = None
+        """What the objective adds up in this evaluation on this process."""
         self.ways_to_need_less = "lower --per_device_train_batch_size"
         """Advice for when memory runs out."""
         self.rates: Rates | None = None
@@ -161,13 +165,6 @@ class MiniCPMVTrainer(Trainer):
         """Identity of the base weights, stored with each adapter."""
         self.pictures: PictureDigests | None = None
         """Digests of the training images, stored in each checkpoint."""
-        self.preferences: PreferenceLoss | None = None
-        """The loss where answers are compared; see :meth:`compare_answers`."""
-        self._scores: KnownScores | None = None
-        """Values of the reference, computed where they are missing before the first step."""
-        self._has_new_adapter = False
-        self._measured_sums = torch.zeros(len(SUMS))
-        """Running sums of compared answers for this evaluation on this process."""
         self.features: FeatureWriter | None = None
         """Stores image features of frozen modules; see :meth:`keep_features`."""
         self.changes = ChangeWatch()
@@ -177,58 +174,41 @@ class MiniCPMVTrainer(Trainer):
             self.remove_callback(shown)
         self.add_callback(RunProgress(bar=not self.args.disable_tqdm))
 
-    def compare_answers(
-        self, preferences: PreferenceLoss | None, scores: KnownScores | None, *, has_new_adapter: bool
-    ) -> None:
-        """Optimise which of two answers is preferred; None learns the answers as they are.
-
-        Args:
-            preferences: The loss.
-            scores: Where the reference's values of answers are kept, if they are.
-            has_new_adapter: Whether the model without its adapter is the reference, at any step.
-        """
-        self.preferences, self._scores = preferences, scores
-        self._has_new_adapter = has_new_adapter
-        if preferences is not None:
-            self.add_callback(MeanReward())
-            self.add_callback(preferences)
-            preferences.mean_reward = self._find_mean_reward
-        if scores is not None:
-            self.add_callback(AtStart(self._score_answers))
-
-    def _find_mean_reward(self) -> MeanReward:
-        return next(each for each in self.callback_handler.callbacks if isinstance(each, MeanReward))
-
-    def _score_answers(self) -> None:
-        """Have the reference score every answer that it has not scored yet."""
-        assert self._scores is not None, "called only with them"
+    def _begin_objective(self) -> None:
+        """Tell the objective what a checkpoint has kept, and have it prepare for the first step."""
+        kept = self._find(StateOfObjective)
+        if kept.kept:
+            self._objective.restore(kept.kept)
+        kept.read = self._objective.state
         sets: Any = self.eval_dataset
         validation = list(sets.values()) if isinstance(sets, dict) else [] if sets is None else [sets]
         datasets: list[Any] = [self.train_dataset, *validation]
 
-        def load(records: Any, plan: BatchPlan) -> DataLoader[Any]:
-            number = self._workers.training
-            loader = make_loader(records, PlannedBatches(plan), self.args, self._train_collator, num_workers=number)
-            return _sheltered(self.accelerator.prepare(loader))
+        def load(records: Dataset[Any], plan: BatchPlan) -> DataLoader[Any]:
+            return self._load(records, PlannedBatches(plan), self._train_collator, self._workers.training)
 
-        def ask(batch: dict[str, Any]) -> Tensor:
+        def compute(function: Callable[[Batch], Tensor], batch: dict[str, Any]) -> Tensor:
             if self.features is not None:
                 self.features.expect(batch)
             with self._naming_shortage(lambda: describe_batch(batch)):
-                return log_probs_of(model, self._prepare_inputs(batch))
+                return function(self._prepare_inputs(batch))
 
-        with self._asking() as model, switched_off(model) if self._has_new_adapter else nullcontext():
-            score_missing(
-                self._scores,
-                datasets,
-                ask=ask,
-                load=load,
-                capacity=max(int(each.lengths.max()) for each in datasets),
-                args=self.args,
-                has_moved=self.state.global_step > 0 and not self._has_new_adapter,
-            )
+        start = Start(
+            model=self._live_model,
+            args=self.args,
+            step=self.state.global_step,
+            datasets=datasets,
+            load=load,
+            asking=self._asking,
+            compute=compute,
+        )
+        self._objective.begin(start)
         if self.features is not None:
             self.features.wait()
+
+    def _find(self, kind: type[_C]) -> _C:
+        """Return a callback of the run; transformers replaces those whose state it has read from a checkpoint."""
+        return next(each for each in self.callback_handler.callbacks if isinstance(each, kind))
 
     def keep_features(self, writer: FeatureWriter | None) -> None:
         """Store features that are not in the cache yet; None if there is nothing to store."""
@@ -242,8 +222,7 @@ class MiniCPMVTrainer(Trainer):
         """Override transformers: batches follow our plan, and carry the numbers of their records."""
         dataset: Any = NumberedDataset(self.train_dataset)
         collate = NumberedCollator(self._train_collator)
-        loader = make_loader(dataset, self._batches, self.args, collate, num_workers=self._workers.training)
-        return _sheltered(self.accelerator.prepare(loader))
+        return self._load(dataset, self._batches, collate, self._workers.training)
 
     @property
     def _set_names(self) -> list[str]:
@@ -260,8 +239,13 @@ class MiniCPMVTrainer(Trainer):
         size = self.args.per_device_eval_batch_size
         plan = BatchPlanner(len(dataset), batch_size=size, num_ranks=self.args.world_size, shuffle=False)
         collate: Any = self.data_collator
-        number = self._workers.evaluation
-        loader = make_loader(dataset, PlannedBatches(plan), self.args, collate, num_workers=number)
+        return self._load(dataset, PlannedBatches(plan), collate, self._workers.evaluation)
+
+    def _load(
+        self, records: Dataset[Any], batches: PlannedBatches, collate: Collate, num_workers: int
+    ) -> DataLoader[Any]:
+        """Make a loader of planned batches, whose workers leave signals to the run."""
+        loader = make_loader(records, batches, self.args, collate, num_workers=num_workers)
         return _sheltered(self.accelerator.prepare(loader))
 
     def _describe_record(self, number: int) -> str:
@@ -327,8 +311,8 @@ class MiniCPMVTrainer(Trainer):
         if self._held is not None:
             self._held.reshard()
         self._boundary.note_loss(loss, numbers)
-        items = args[0] if args else kwargs.get("num_items_in_batch")
-        self._epoch_loss.add(loss, items[0] if self.preferences is not None and isinstance(items, Tensor) else items)
+        total: Tensor = args[0] if args else kwargs["num_items_in_batch"]
+        self._epoch_loss.add(loss, total[0])
         return loss
 
     def compute_loss(
@@ -338,44 +322,32 @@ class MiniCPMVTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Override transformers: answers may be compared; a batch in which they are not is learned as it is."""
-        layout = inputs.get("layout")
-        if self.preferences is None or layout is None or not layout.ranks:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        """Override transformers: the objective computes the loss, divided by what the whole step counts."""
         assert not return_outputs, "only losses are asked for"
-        assert isinstance(num_items_in_batch, Tensor), "a step counts its pairs"
-        found = self.preferences.of_batch(model, self._live_model, inputs)
-        self.preferences.note(found)
-        loss = self.preferences.preference.divide(found, num_items_in_batch.to(found.sums.device, non_blocking=True))
-        if self.args.average_tokens_across_devices:  # the gradients of processes are averaged
-            loss = loss * self.accelerator.num_processes
-        return loss
+        assert isinstance(num_items_in_batch, Tensor), "counted below"
+        loss = self._objective.loss(model, inputs, num_items_in_batch)
+        # The gradients of processes are averaged, and the step's loss is their sum.
+        return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor | None:
-        """Sum the label weights of a step over all processes; Trainer counts labels, which is the same for weight 1.
+        """Sum what the objective counts over the batches of a step and all processes; transformers counts labels.
 
         Every process sums floats, whether its own batches have weights or not, so that the sums can be added.
         """
         if not batch_samples:
             return None
-        if self.preferences is not None:
-            counts = self.preferences.count([batch["layout"] for batch in batch_samples])
-            counts = counts.to(device, non_blocking=True)
-            if self.args.average_tokens_across_devices and self.args.world_size > 1:
-                counts = cast("Tensor", self.accelerator.gather(counts[None])).sum(dim=0)
-            return counts
-        weight = torch.tensor([batch["layout"].label_weight for batch in batch_samples]).sum()
-        weight = weight.to(device, non_blocking=True)
+        counts = self._objective.count([batch["layout"] for batch in batch_samples]).to(device, non_blocking=True)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
-            weight = cast("Tensor", self.accelerator.gather(weight)).sum()
-        return weight
+            counts = cast("Tensor", self.accelerator.gather(counts[None])).sum(dim=0)
+        return counts
 
     @property
     def _epoch_loss(self) -> EpochLoss:
         """The sums of this epoch; transformers replaces the object when it resumes from a checkpoint."""
-        return next(each for each in self.callback_handler.callbacks if isinstance(each, EpochLoss))
+        return self._find(EpochLoss)
 
-    def _log_epoch(self) -> None:
+    def _end_step(self) -> None:
+        self._objective.end_step()
         sums, step = self._epoch_loss, self.state.global_step
         sums.end_step()
         is_over = step % self._steps_per_epoch == 0
@@ -416,8 +388,7 @@ class MiniCPMVTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Override transformers: add norms of parts, throughput and memory to a line with a training loss."""
         if "loss" in logs:
-            if self.preferences is not None:
-                logs |= self.preferences.read(self.state.global_step)
+            logs |= self._objective.read(self.state.global_step)
             logs |= self._part_norms | self._throughput.read(self.args.device) | {"memory_gib": memory_gib()}
             self._part_norms = {}
         super().log(logs, *args, **kwargs)
@@ -493,29 +464,24 @@ class MiniCPMVTrainer(Trainer):
         return torch.random.fork_rng([self.args.device] if self.args.device.type == "cuda" else [])
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss per token over all processes; transformers averages batches, however small they are."""
-        self._measured = (0.0, 0.0)
-        self._measured_sums = torch.zeros(len(SUMS))
+        """Have the objective add up over all processes; transformers averages batches, however small they are."""
+        self._measured = None
         output = super().evaluation_loop(*args, **kwargs)
-        both: Any = self.accelerator.reduce(torch.tensor(self._measured, device=self.args.device))
-        total, weight = both.tolist()
+        assert self._measured is not None, "every process gets batches"
+        sums: list[float] = add_up(self._measured.float().to(self.args.device)).tolist()
+        found = self._objective.describe(sums)
         prefix = kwargs.get("metric_key_prefix", "eval")
         metrics: Any = output.metrics
-        mean = total / weight if weight else float("nan")
-        if self.preferences is not None:
-            sums = add_up(self._measured_sums.to(self.args.device)).tolist()
-            told = self.preferences.describe(dict(zip(SUMS, sums, strict=True)))
-            mean = told.pop("loss", float("nan"))
-            metrics |= {f"{prefix}_{name}": value for name, value in told.items()}
-        metrics[f"{prefix}_loss"] = mean
+        mean = found.get("loss", math.nan)
         if not math.isfinite(mean):
-            why = "the loss of some record is not finite" if weight else "no record has a trained token"
+            why = "the loss of some record is not finite" if "loss" in found else "no record has a trained token"
             notice(f"step {self.state.global_step}: {prefix}_loss is {mean}: {why}; no checkpoint is the best by it")
         eval_metrics = self.eval_metrics.get(prefix.removeprefix("eval").removeprefix("_"))
         if eval_metrics is not None:
-            of_loss = {} if self.preferences is not None else eval_metrics.of_loss(total, weight)
-            found = of_loss | self._measure_answers(eval_metrics.measure)
-            metrics |= {f"{prefix}_{name}": value for name, value in found.items()}
+            of_tokens = self._objective.perplexity_of(sums)
+            found |= eval_metrics.of_loss(*of_tokens) if of_tokens is not None else {}
+            found |= self._measure_answers(eval_metrics.measure)
+        metrics |= {f"{prefix}_{name}": value for name, value in (found | {"loss": mean}).items()}
         return output
 
     def _measure_answers(self, measure: Callable[..., _T]) -> _T:
@@ -529,27 +495,22 @@ class MiniCPMVTrainer(Trainer):
             )
 
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Override transformers: weight losses by their labels, so that the batch size does not change the mean."""
+        """Override transformers: the objective measures, so that the batch size does not change a mean."""
         inputs = self._prepare_inputs(inputs)
         if self.features is not None:
             self.features.expect(inputs)
-        if self.preferences is not None:
-            with torch.no_grad(), self.accelerator.autocast(), self._naming_shortage(lambda: describe_batch(inputs)):
-                sums = self.preferences.of_batch(model, self._live_model, inputs).sums
-            self._measured_sums += sums.cpu()
-            return sums[0], None, None
-        weight = inputs["layout"].label_weight
         with torch.no_grad(), self.accelerator.autocast(), self._naming_shortage(lambda: describe_batch(inputs)):
-            loss: Any = self.compute_loss(model, inputs)  # this batch's mean on this process
-        measured, of_weight = self._measured
-        self._measured = (measured + float(loss) * weight, of_weight + weight)
-        return loss.detach(), None, None
+            sums = self._objective.measure(model, inputs)
+        self._measured = sums.cpu() if self._measured is None else self._measured + sums.cpu()
+        return sums[0].float().to(self.args.device), None, None
 
     def measure(self, batch: dict[str, Tensor]) -> float:
-        """Return the loss of one batch in evaluation mode. Every process must call it, with the same batch."""
+        """Return the supervised loss of one batch in evaluation mode, whatever the objective is.
+
+        Every process must call it, with the same batch.
+        """
         with self._asking() as model:
-            loss: Any = self.compute_loss(model, self._prepare_inputs(dict(batch)))
-            return float(loss)
+            return float(model(**self._prepare_inputs(dict(batch)))["loss"])
 
     def _make_up_evaluation(self) -> None:
         self.state.log_history = [  # left by an evaluation that was stopped between two sets

@@ -10,8 +10,8 @@ import torch
 from transformers import TrainerControl, TrainerState
 
 from minicpmv.errors import NotFiniteError
-from minicpmv.training.stopping.boundary import MOST_SKIPPED, StepBoundary, Stopped, misses_evaluation
-from minicpmv.training.stopping.interruption import Interruption
+from minicpmv.training.loop.boundary import MOST_SKIPPED, StepBoundary, Stopped, misses_evaluation
+from minicpmv.training.loop.interruption import Interruption
 
 
 def make_args(**fields: Any) -> Any:

@@ -16,8 +16,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from minicpmv.errors import NotFiniteError
 from minicpmv.training.distributed.processes import gather, take_maximum
-from minicpmv.training.stopping.interruption import Interruption
-from minicpmv.training.stopping.last_good import way_out
+from minicpmv.training.loop.interruption import Interruption
+from minicpmv.training.loop.last_good import way_out
 from minicpmv.wording import list_few
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minicpmv.errors import UsageError
-from minicpmv.objectives.mixture import PUBLISHED, parse_mixture
+from minicpmv.losses.mixture import PUBLISHED, parse_mixture
 
 
 @pytest.mark.parametrize(

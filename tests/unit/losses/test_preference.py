@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from minicpmv.objectives.losses import LOSSES, Answer, How, Pair
+from minicpmv.losses.preference import LOSSES, Answer, How, Pair
 
 
 def answer(total: float, reference: float, length: int) -> Answer:

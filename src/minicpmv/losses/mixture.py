@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from minicpmv.errors import UsageError
-from minicpmv.objectives.losses import LOSSES, Term
+from minicpmv.losses.preference import LOSSES, Term
 from minicpmv.wording import suggest
 
 __all__ = ["NLL", "PUBLISHED", "Mixture", "parse_mixture"]

@@ -1,8 +1,8 @@
 """Losses of preference tuning: each is one function of the log-probabilities of whole answers, one value for each pair.
 
-A loss more is one function here, and a test of its value. None of them needs torch to be imported, so that the command
-line knows their names. Sums are over the tokens of an answer, its end token included; ``beta`` is the strength of the
-reference. Sources stand at the functions; where publications and libraries differ, both forms are here.
+Another loss is one more function here, and a test of its value. None of them needs torch to be imported, so that the
+command line knows their names. Sums are over the tokens of an answer, its end token included; ``beta`` is the strength
+of the reference. Sources stand at the functions; where publications and libraries differ, both forms are here.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from minicpmv.models.skeleton import build_skeleton
-from minicpmv.training.trainer import MiniCPMVTrainer
+from minicpmv.training.loop.trainer import MiniCPMVTrainer
 from tests.experts import write_experts
 from tests.tiny import FIXTURES
 

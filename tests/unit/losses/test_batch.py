@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from minicpmv.losses.batch import SUMS, BatchLoss, PreferenceLoss, describe_sums
+from minicpmv.losses.mixture import parse_mixture
+from minicpmv.losses.preference import How
 from minicpmv.models.networks.layout import Layout
-from minicpmv.objectives.losses import How
-from minicpmv.objectives.mixture import parse_mixture
-from minicpmv.objectives.preference import SUMS, BatchLoss, Preference, describe_sums
 
 
-def objective(written: str = "sigmoid", **more: Any) -> Preference:
+def objective(written: str = "sigmoid", **more: Any) -> PreferenceLoss:
     how = How(**{name: more.pop(name) for name in ("beta", "label_smoothing") if name in more})
-    return Preference(mixture=parse_mixture(written, flag="--f"), how=how, **more)
+    return PreferenceLoss(mixture=parse_mixture(written, flag="--f"), how=how, **more)
 
 
 def layout(*answers: tuple[int, int]) -> Layout:
