@@ -31,6 +31,9 @@ SAVE_STEPS=${SAVE_STEPS:-1000} # steps between checkpoints
 MEASURE=${MEASURE:-32}         # validation records that are answered before and after training; 0: none
 OUTPUT_DIR=${OUTPUT_DIR:-output/dpo}
 
+. "$ROOT/scripts/finetune.sh"
+train_by_file "$@" # if the first argument is one
+
 LEARNING_RATE=${LEARNING_RATE:-1e-5} # that of RLAIF-V with LoRA; from 5e-5 on answers fall apart
 EPOCHS=${EPOCHS:-1}
 # Pairs are packed into rows of MODEL_MAX_LENGTH tokens, a question and its picture once for both answers.
@@ -43,7 +46,6 @@ official) TUNE_VISION=true ;;
 *) TUNE_VISION=false ;;
 esac
 
-. "$ROOT/scripts/finetune.sh"
 prepare "$@"
 
 torchrun --nproc_per_node "$GPUS_PER_NODE" --nnodes "$NNODES" --node_rank "$NODE_RANK" \

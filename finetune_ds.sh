@@ -29,6 +29,9 @@ SAVE_STEPS=${SAVE_STEPS:-1000} # steps between checkpoints
 MEASURE=${MEASURE:-32}         # validation records that are answered before and after training; 0: none
 OUTPUT_DIR=${OUTPUT_DIR:-output/full}
 
+. "$ROOT/scripts/finetune.sh"
+train_by_file "$@" # if the first argument is one
+
 if [ -n "$MODEL$DATA" ]; then
     LEARNING_RATE=${LEARNING_RATE:-1e-5}
     EPOCHS=${EPOCHS:-3}
@@ -50,7 +53,6 @@ else # the demo, tuned on its validation split: a model of this size takes large
     set -- --packing false --activation_checkpointing false --logging_steps 50 --overwrite_output_dir true "$@"
 fi
 
-. "$ROOT/scripts/finetune.sh"
 prepare "$@"
 
 torchrun --nproc_per_node "$GPUS_PER_NODE" --nnodes "$NNODES" --node_rank "$NODE_RANK" \

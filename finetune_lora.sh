@@ -31,6 +31,9 @@ SAVE_STEPS=${SAVE_STEPS:-1000} # steps between checkpoints
 MEASURE=${MEASURE:-32}         # validation records that are answered before and after training; 0: none
 OUTPUT_DIR=${OUTPUT_DIR:-output/lora}
 
+. "$ROOT/scripts/finetune.sh"
+train_by_file "$@" # if the first argument is one
+
 if [ -n "$MODEL$DATA" ]; then
     LEARNING_RATE=${LEARNING_RATE:-1e-4}
     EPOCHS=${EPOCHS:-3}
@@ -57,7 +60,6 @@ official) TUNE_VISION=true ;;
 *) TUNE_VISION=false ;;
 esac
 
-. "$ROOT/scripts/finetune.sh"
 prepare "$@"
 
 torchrun --nproc_per_node "$GPUS_PER_NODE" --nnodes "$NNODES" --node_rank "$NODE_RANK" \

@@ -120,8 +120,13 @@ prepare_demo() {
     echo "$ACCURACY_BEFORE"
 }
 
-# Trains by a file of settings in place of the flags of the script, and ends the script. Arguments: the file, and flags that win.
+# Trains by a file of settings in place of the flags of the script and ends the script, if the first argument is such a file.
+# Arguments: those of the script; flags behind the file win over it.
 train_by_file() {
+    case ${1:-} in
+    *.yaml | *.yml) ;;
+    *) return 0 ;;
+    esac
     if [ -n "$MODEL$DATA" ] || [ "$NNODES" != 1 ]; then
         _wrong_use "found MODEL, DATA or NNODES with $1, expected the file alone: it names model and data, for one machine" \
             "unset them, or leave the file out"
@@ -139,9 +144,6 @@ prepare() {
         print_usage
         exit 0
         ;;
-    esac
-    case ${1:-} in
-    *.yaml | *.yml) train_by_file "$@" ;;
     esac
     find_dry_run "$@"
     check_variables

@@ -3,19 +3,43 @@
 ``import minicpmv`` makes transformers' ``Auto*`` classes, and PEFT's, load MiniCPM-V directories with this package's
 own models. Registration waits until transformers itself is imported, which keeps ``minicpmv --help`` and
 ``minicpmv check`` free of torch.
+
+From Python, ``minicpmv.train`` trains and ``minicpmv.load`` opens what was trained (docs/python.md).
 """
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from minicpmv.api.model import Model, load
+    from minicpmv.api.run import Run
+    from minicpmv.api.settings import Settings
+    from minicpmv.api.train import train
+
+__all__ = ["Model", "Run", "Settings", "__version__", "load", "train"]
 
 __version__ = "0.1.0"
+
+_OFFERED = {"Model": "model", "load": "model", "Run": "run", "Settings": "settings", "train": "train"}
+"""Public names, and the modules of ``api`` that they are imported from when somebody asks for them."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OFFERED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.api.{_OFFERED[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_OFFERED])
+
 
 # The modules whose classes are registered, and all that those need, live in these packages.
 _REGISTERED = [

@@ -68,14 +68,15 @@ class _Definition:
 
 
 def _public(module: Path) -> list[_Definition]:
-    """Return the public classes, functions and methods of a module; a setter is described by its property."""
+    """Return what is public in a module; its property describes a setter, and the function itself its overloads."""
     found: list[_Definition] = []
 
     def collect(body: Sequence[ast.stmt], prefix: str, owner: ast.ClassDef | None) -> None:
         for node in body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                is_setter = any(ast.unparse(each).endswith(".setter") for each in node.decorator_list)
-                if (not node.name.startswith("_") and not is_setter) or node.name == "__init__":
+                marks = [ast.unparse(each) for each in node.decorator_list]
+                is_described = any(mark == "overload" or mark.endswith(".setter") for mark in marks)
+                if (not node.name.startswith("_") and not is_described) or node.name == "__init__":
                     found.append(_Definition(f"{prefix}{node.name} (line {node.lineno})", node, owner))
                     if isinstance(node, ast.ClassDef):
                         collect(node.body, f"{prefix}{node.name}.", node)

@@ -78,7 +78,7 @@ _COMMANDS = {
 
 _EXAMPLES = """examples:
   minicpmv demo --output output/demo
-  minicpmv chat output/demo/model --image output/demo/images/heldout/digit_0002.png "What is this?"
+  minicpmv chat output/demo/model --image output/demo/images/heldout/digit_0004.png "What is this?"
 """
 
 

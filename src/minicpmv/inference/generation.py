@@ -5,7 +5,7 @@ Prompts come from the processor, so they are those of training. Decoding is gree
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -20,11 +20,12 @@ from minicpmv.models.answering.answers import (
     decode_answer,
     generate_answers,
     released_options,
+    stream_answer,
     thinking_setting,
 )
 from minicpmv.releases.table import Version
 
-__all__ = ["GenerationSettings", "answer", "answer_batch", "draw_answers"]
+__all__ = ["GenerationSettings", "answer", "answer_batch", "answer_in_pieces", "draw_answers"]
 
 Messages = Sequence[dict[str, Any]]
 """A conversation in transformers' multimodal format, the last message the user's."""
@@ -106,6 +107,35 @@ def answer(
         ImageError: A picture cannot be read.
         NotFiniteError: The model's logits are not finite.
     """
+    inputs, settings = _encode_one(loaded, messages, settings, tools)
+    seeds = None if seed is None else [seed]
+    return draw_answers(loaded, inputs, settings=settings, on_text=on_text, is_over=is_over, seeds=seeds)[0]
+
+
+def answer_in_pieces(
+    loaded: LoadedModel, messages: Messages, *, settings: GenerationSettings = _GREEDY, seed: int | None = None
+) -> Iterator[str]:
+    """Yield the pieces of an answer while it is written; otherwise as :func:`answer`.
+
+    Leaving the loop over it ends the answer.
+    """
+    inputs, settings = _encode_one(loaded, messages, settings, ())
+    version = loaded.processor.version
+    return stream_answer(
+        loaded.model,
+        inputs,
+        tokenizer=loaded.processor.tokenizer,
+        options=settings.options(version),
+        end_ids=loaded.end_token_ids(),
+        opening=THINK_OPENING if thinking_setting(version, settings.enable_thinking) else "",
+        seeds=None if seed is None else [seed],
+    )
+
+
+def _encode_one(
+    loaded: LoadedModel, messages: Messages, settings: GenerationSettings, tools: Sequence[Mapping[str, Any]]
+) -> tuple[Mapping[str, Any], GenerationSettings]:
+    """Return the inputs of one conversation, and the settings with an answer no longer than the model's positions."""
     inputs = _encode(loaded, [messages], settings, tools)
     length = inputs["input_ids"].shape[1]
     positions = cast("int", loaded.model.config.text_config.max_position_embeddings)  # pyright: ignore[reportAttributeAccessIssue]
@@ -114,9 +144,7 @@ def answer(
             f"conversation: found {length} tokens with its pictures, expected fewer than {positions}, the model's "
             "limit\n  fix: start over, or show fewer or smaller pictures"
         )
-    settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, positions - length))
-    seeds = None if seed is None else [seed]
-    return draw_answers(loaded, inputs, settings=settings, on_text=on_text, is_over=is_over, seeds=seeds)[0]
+    return inputs, replace(settings, max_new_tokens=min(settings.max_new_tokens, positions - length))
 
 
 def answer_batch(

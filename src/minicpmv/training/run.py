@@ -55,6 +55,7 @@ from minicpmv.training.inputs.planned_batches import (
 from minicpmv.training.inputs.run_inputs import RunInputs, open_inputs_together
 from minicpmv.training.inputs.shared_memory import Workers, resolve_workers
 from minicpmv.training.inputs.vision_cache import advise, resolve_vision_cache, use_vision_cache
+from minicpmv.training.launching.caller import tell_error, tell_stop
 from minicpmv.training.launching.starting import refuse_other_number
 from minicpmv.training.learning.compilation import CompiledLayers
 from minicpmv.training.learning.effect import describe_little_effect, refuse_no_effect
@@ -106,7 +107,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         train(arguments)
     except MiniCPMVError as error:
-        complain(str(error), everywhere=error.is_of_one_process, known=secrets_in(arguments))
+        known = secrets_in(arguments)
+        speaks = is_first_process() or error.is_of_one_process
+        if not (speaks and tell_error(error, known=known)):
+            complain(str(error), everywhere=error.is_of_one_process, known=known)
         return 2
     except OSError as error:
         explained = explain_system(error)
@@ -115,6 +119,7 @@ def main(arguments: Sequence[str]) -> int:
         complain(explained, everywhere=True, known=secrets_in(arguments))
         return 2
     except Interrupted as stopped:
+        tell_stop(stopped.message)
         say(stopped.message)
         return stopped.exit_code
     return 0

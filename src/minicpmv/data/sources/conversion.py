@@ -46,7 +46,8 @@ class Conversion:
 
 @dataclasses.dataclass(kw_only=True, slots=True)
 class _Target:
-    output: Path
+    output: Path | None
+    """None: paths are made absolute, for a file anywhere."""
     roots: ImageRoots
     image_dir: Path | None
     pixel_boxes: bool
@@ -112,22 +113,28 @@ def convert(
     if problems:
         raise DataError(problems)
     lines = [_line(record, made, target) for record, made in zip(records, texts, strict=True)]
-    _write(target.output, "".join(lines).encode())
+    _write(Path(output), "".join(lines).encode())
     unread |= {key for record in records for key in _optional_keys(record) if key.split(": ")[-1] in leave_out}
     return Conversion(num_records=len(lines), left_out=tuple(sorted(unread)), notices=tuple(notices))
 
 
-def in_own_form(record: RawRecord, sizes: Sequence[Size], output: str, *, image_root: str | None) -> dict[str, Any]:
+def in_own_form(
+    record: RawRecord, sizes: Sequence[Size], output: str | None, *, image_root: str | None
+) -> dict[str, Any]:
     """Return what ``convert`` writes of a sound record.
 
     Args:
         record: The record.
         sizes: Those of its images.
-        output: The file that it will be in, which paths of images start from.
+        output: The file that it will be in, which paths of images start from; None: they are made absolute.
         image_root: Folder at which relative image paths of the data start; each file's own folder if not given.
     """
     target = _Target(
-        output=Path(output), roots=ImageRoots(image_root), image_dir=None, pixel_boxes=False, leave_out=frozenset()
+        output=None if output is None else Path(output),
+        roots=ImageRoots(image_root),
+        image_dir=None,
+        pixel_boxes=False,
+        leave_out=frozenset(),
     )
     texts, _ = _texts(record, sizes, target)
     return _whole(record, texts, target)
@@ -235,10 +242,10 @@ def _texts(record: RawRecord, sizes: Sequence[Size], target: _Target) -> tuple[d
     return made, problems
 
 
-def _from_output(path: str | Path, target: _Target) -> str:
+def _from(output: Path, path: str | Path) -> str:
     """Write a path as the new file must. A link to an image stays; folders are resolved, since ``..`` leaves them."""
     folder, name = os.path.split(path)
-    return os.path.relpath(os.path.join(os.path.realpath(folder), name), os.path.realpath(target.output.parent))
+    return os.path.relpath(os.path.join(os.path.realpath(folder), name), os.path.realpath(output.parent))
 
 
 def _line(record: RawRecord, texts: dict[str, Any], target: _Target) -> str:
@@ -275,13 +282,15 @@ def _written(record: RawRecord, source: str | bytes, target: _Target) -> str:
     """Say how the new file names an image: by a path from its own folder, or by a ``data:`` URL."""
     if not is_embedded(source):
         written, root = cast("str", source), target.roots.of(record)
+        if target.output is None:
+            return os.path.abspath(os.path.join(root, written))
         stays = os.path.isabs(written) or os.path.realpath(root) == os.path.realpath(target.output.parent)
-        return written if stays else _from_output(os.path.join(root, written), target)
+        return written if stays else _from(target.output, os.path.join(root, written))
     data = read_embedded(source)
-    if target.image_dir is None:
+    if target.image_dir is None or target.output is None:
         return data_url(data)
     kind = image_kind(data)
     path = target.image_dir / f"{hashlib.sha256(data).hexdigest()[:20]}.{'jpg' if kind == 'jpeg' else kind}"
     if not path.exists():
         _write(path, data)
-    return _from_output(path, target)
+    return _from(target.output, path)

@@ -193,6 +193,7 @@ def stream_answer(
     options: Mapping[str, Any],
     end_ids: Sequence[int],
     opening: str = "",
+    seeds: Sequence[int] | None = None,
 ) -> Iterator[str]:
     """Yield ``opening``, then an answer piece by piece while a thread draws it; otherwise as ``generate_answers``.
 
@@ -204,7 +205,9 @@ def stream_answer(
     criteria = StoppingCriteriaList([*(options.get("stopping_criteria") or []), StopWhen(stopped.is_set)])
     settings = {**options, "stopping_criteria": criteria}
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="chat") as pool:
-        drawing = pool.submit(generate_answers, model, inputs, options=settings, end_ids=end_ids, streamer=streamer)
+        drawing = pool.submit(
+            generate_answers, model, inputs, options=settings, end_ids=end_ids, streamer=streamer, seeds=seeds
+        )
         drawing.add_done_callback(lambda _: streamer.end())  # also when it failed; a second end changes nothing
         try:
             yield from filter(None, chain([opening], streamer))

@@ -7,9 +7,9 @@ import os
 import signal
 from collections.abc import Mapping
 
-__all__ = ["follow_launcher", "is_launched", "lead"]
+__all__ = ["LAUNCHER", "follow_launcher", "is_launched", "lead"]
 
-_LAUNCHER = "MINICPMV_LAUNCHER"
+LAUNCHER = "MINICPMV_LAUNCHER"
 """Environment variable with the launcher's process id."""
 _OF_A_LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 """Environment variables of torchrun and similar launchers, and of MPI."""
@@ -23,12 +23,12 @@ def is_launched(variables: Mapping[str, str]) -> bool:
 
 def lead() -> None:
     """Make the processes that this one starts from here on end with it."""
-    os.environ[_LAUNCHER] = str(os.getpid())
+    os.environ[LAUNCHER] = str(os.getpid())
 
 
 def follow_launcher() -> None:
     """Have the kernel send this process SIGTERM when the launcher that started it dies; Linux only."""
-    launcher = os.environ.pop(_LAUNCHER, None)
+    launcher = os.environ.pop(LAUNCHER, None)
     if launcher is None:
         return
     try:

@@ -10,6 +10,7 @@ from transformers import ProgressCallback, TrainerControl, TrainerState, Trainin
 
 from minicpmv.report.evaluations import measured_keys
 from minicpmv.training.distributed.console import say
+from minicpmv.training.launching.caller import tell_step
 
 __all__ = ["RunProgress", "format_log", "memory_gib"]
 
@@ -64,7 +65,9 @@ class RunProgress(ProgressCallback):
             super().on_train_begin(args, state, control, **kwargs)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move the bar, unless bars are off."""
+        """Move the bar, unless bars are off, and that of a program that has started the run."""
+        if state.is_world_process_zero:
+            tell_step(state.global_step, state.max_steps)
         if self._bar:
             super().on_step_end(args, state, control, **kwargs)
 

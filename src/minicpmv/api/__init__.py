@@ -1,0 +1,1 @@
+"""Offers what the commands do to Python programs and notebooks. Nothing in the package imports it."""

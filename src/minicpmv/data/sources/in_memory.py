@@ -1,0 +1,156 @@
+"""Reads records that a program holds: dicts, a ``datasets.Dataset`` or a pandas table, which need not be installed.
+
+They take any form that a file may have, and are judged by the same rules. Pictures may also be Pillow's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
+
+from minicpmv.data.records.formats.styles import to_own_form
+from minicpmv.data.records.reading import log_notice
+from minicpmv.data.records.record import RawRecord
+from minicpmv.data.sources.conversion import in_own_form
+from minicpmv.data.sources.loading import Checked, Records, check_records
+from minicpmv.errors import DataError, Problem, UsageError
+from minicpmv.files.atomic_files import write_whole
+from minicpmv.releases.table import Version
+
+__all__ = ["are_paths", "hold_records", "load_held", "write_records"]
+
+
+def are_paths(data: object) -> bool:
+    """Return whether data are named, by one path or a list of them, and not given themselves."""
+    if isinstance(data, str | os.PathLike):
+        return True
+    return isinstance(data, list | tuple) and bool(data) and all(isinstance(each, str | os.PathLike) for each in data)
+
+
+def hold_records(data: object, *, name: str) -> list[RawRecord]:
+    """Return records in our form, not judged yet.
+
+    Args:
+        data: Dicts, in a list or anything else that yields them, such as a ``datasets.Dataset``; or a pandas table.
+        name: What messages call them, in place of a file.
+
+    Raises:
+        UsageError: It is something else.
+        DataError: It is empty.
+    """
+    if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "to_dict"):
+        rows: Any = cast("Any", data).to_dict("records")
+    elif isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
+        rows = list(cast("Iterable[object]", data))
+    else:
+        raise _not_records(data, name)
+    wrong = next((row for row in rows if not isinstance(row, Mapping)), None)
+    if wrong is not None:
+        raise _not_records(wrong, f"{name}, one of its records")
+    if not rows:
+        raise DataError([Problem("D106", name, "no record", "at least one", "add records")])
+    return [
+        to_own_form(RawRecord(source=name, index=index, line=None, value=_plain(row))) for index, row in enumerate(rows)
+    ]
+
+
+def _not_records(found: object, name: str) -> UsageError:
+    parts = f" with {', '.join(map(str, list(found)[:3]))}" if isinstance(found, Mapping) else ""
+    return UsageError(
+        f"{name}: found a {type(found).__name__}{parts}, expected a path, a list of paths, or records: a list of "
+        "dicts, a datasets.Dataset or a pandas table\n  fix: give one of these, such as one split of several"
+    )
+
+
+def write_records(raw: Sequence[RawRecord], folder: Path, *, image_root: str | os.PathLike[str] | None) -> Path:
+    """Write sound records into a file of JSON Lines that any command reads, named by its content.
+
+    Args:
+        raw: From :func:`hold_records`.
+        folder: Where to write it; made if need be.
+        image_root: Folder at which relative paths start; by default the working directory. The file has absolute ones.
+
+    Raises:
+        DataError: With every problem of the records.
+        UsageError: ``image_root`` is not a folder.
+    """
+    root = _root(image_root)
+    checked = _check(check_records(raw, image_root=root))
+    own = (in_own_form(record, sizes, None, image_root=root) for record, sizes in zip(raw, checked.sizes, strict=True))
+    text = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in own)
+    file = folder / f"records-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(file, text)
+    return file
+
+
+def load_held(
+    data: object,
+    *,
+    name: str,
+    image_root: str | os.PathLike[str] | None = None,
+    version: Version | None = None,
+    for_training: bool = True,
+) -> Records:
+    """Check records that a program holds, as ``load_records`` does those of a file.
+
+    Args:
+        data: As for :func:`hold_records`.
+        name: As there.
+        image_root: As for :func:`write_records`.
+        version: As for ``load_records``.
+        for_training: As there.
+
+    Raises:
+        DataError: With every problem of the records.
+        UsageError: They are no records, or ``image_root`` is not a folder.
+    """
+    raw, root = hold_records(data, name=name), _root(image_root)
+    checked = _check(check_records(raw, image_root=root, version=version, for_training=for_training))
+    return Records(checked.raw, checked.sizes, checked.films, image_root=root)
+
+
+def _root(image_root: str | os.PathLike[str] | None) -> str:
+    return os.fspath(image_root or os.getcwd())
+
+
+def _check(checked: Checked) -> Checked:
+    if checked.problems:
+        raise DataError([problem for _, problem in checked.problems])
+    for notice in checked.notices:
+        log_notice(notice)
+    return checked
+
+
+def _plain(value: object) -> object:
+    """Return what a file would hold; a field that is null, or NaN as in a table's empty cells, is absent."""
+    if isinstance(value, Mapping):
+        fields = cast("Mapping[object, object]", value).items()
+        return {str(key): _plain(each) for key, each in fields if not _is_missing(each)}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(each) for each in cast("Iterable[object]", value)]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(cast("os.PathLike[str]", value))
+    return {"bytes": _png(value)} if isinstance(value, Image.Image) else value
+
+
+def _is_missing(value: object) -> bool:
+    is_nan = isinstance(value, float) and value != value
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")  # pandas' own
+
+
+def _png(picture: Image.Image) -> bytes:
+    """Return a picture's file, without loss."""
+    written = io.BytesIO()
+    picture.save(written, format="png")
+    return written.getvalue()
