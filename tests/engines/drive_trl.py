@@ -5,6 +5,9 @@
 REQUEST: ``trainer`` (dpo or grpo), ``model`` (a directory), ``pictures`` (paths), ``lora``. RESULT: ``losses`` and what
 else the trainer logs, by its names; ``moved``, whether weights changed.
 
+REQUEST with ``reference`` (a directory) and ``pairs`` (a file of our records) instead of pictures and ``lora``: no
+step, but the loss of all pairs as one batch. RESULT: what DPOTrainer logs of it, and each gradient by ``gradient.NAME``.
+
 It is an example as well. Both trainers call our model as it is; what they ask of a processor is made here:
 
 - TRL's collator and GRPO's loss call ``processor(images=, text=)`` with text in which places of pictures are guessed;
@@ -64,10 +67,14 @@ def collate_pairs(processor: MiniCPMVProcessor, records: list[dict[str, Any]]) -
         "image_mask": [],
         "completion_mask": [],
     }
+    end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     for row, prompt in zip(encoded, prompts, strict=True):
+        ids = row["input_ids"][0]
+        # An answer ends with its end token. The template writes a line break behind it, which no model has to say.
+        length = len(ids) - ids[::-1].index(end)
         for name in ("input_ids", "attention_mask", "image_mask"):
-            rows[name].append(torch.tensor(row[name][0]))
-        rows["completion_mask"].append((torch.arange(len(row["input_ids"][0])) >= prompt).long())
+            rows[name].append(torch.tensor(row[name][0][:length]))
+        rows["completion_mask"].append((torch.arange(length) >= prompt).long())
     batch = {name: torch.nn.utils.rnn.pad_sequence(each, batch_first=True) for name, each in rows.items()}
     batch["pixel_values"] = torch.cat([torch.tensor(row["pixel_values"]) for row in encoded])
     batch["tgt_sizes"] = torch.cat([torch.tensor(row["tgt_sizes"]) for row in encoded])
@@ -149,10 +156,54 @@ def first_letters(completions: Any, answer: list[str], **others: Any) -> list[fl
     return [len(set(text) & set(known)) / len(set(known)) for text, known in zip(texts, answer, strict=True)]
 
 
+def read_pairs(file: Path) -> dict[str, list[Any]]:
+    """Return records of ours as TRL's columns; each has one picture, in front of its one question."""
+    found: dict[str, list[Any]] = {"prompt": [], "images": [], "chosen": [], "rejected": []}
+    for record in json.loads(file.read_text(encoding="utf-8")):
+        question, chosen = record["conversations"]
+        found["prompt"].append([{"role": "user", "content": question["content"].removeprefix("<image>\n")}])
+        found["images"].append([Image.open(file.parent / record["image"]).convert("RGB")])
+        found["chosen"].append([chosen])
+        found["rejected"].append([{"role": "assistant", "content": record["rejected"]}])
+    return found
+
+
+def compute_batch(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Compute the loss of one batch with a reference of its own, and its gradients."""
+    model, reference = (
+        MiniCPMVForConditionalGeneration.from_pretrained(request[name], dtype=torch.float32)
+        for name in ("model", "reference")
+    )
+    processor = MiniCPMVProcessor.from_pretrained(request["model"])
+    records = Dataset.from_dict(read_pairs(Path(request["pairs"])))
+    settings: dict[str, Any] = {"report_to": [], "use_cpu": True, "bf16": False, "gradient_checkpointing": False}
+    trainer: Any = DPOTrainer(
+        model=model,
+        ref_model=reference,
+        args=DPOConfig(str(folder), beta=0.1, max_length=None, remove_unused_columns=False, **settings),
+        train_dataset=records,
+        processing_class=processor,
+        data_collator=lambda records: collate_pairs(processor, records),
+    )
+    trainer.model.train()
+    loss = trainer.compute_loss(trainer.model, collate_pairs(processor, list(records)))
+    loss.backward()
+    found = {name.replace("/", "."): np.array(values[-1]) for name, values in trainer._metrics["train"].items()}
+    gradients = {
+        f"gradient.{name}": weight.grad.numpy()
+        for name, weight in trainer.model.named_parameters()
+        if weight.grad is not None
+    }
+    return found | gradients | {"loss": np.array(loss.item())}
+
+
 def main(request_file: str, result_file: str) -> None:
-    """Train, and write down what was logged."""
+    """Train, and write down what was logged; or compute one batch."""
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))
     torch.manual_seed(0)
+    if "pairs" in request:
+        np.savez(result_file, **compute_batch(request, Path(result_file).parent / "out"))
+        return
     lora = LoraConfig(r=4, target_modules=r"llm\..*self_attn\.(q_proj|v_proj)") if request["lora"] else None
     common: dict[str, Any] = {
         "output_dir": str(Path(result_file).parent / "out"),
