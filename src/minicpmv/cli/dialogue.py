@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from minicpmv.cli.film_options import name_frames
 from minicpmv.cli.terminal import Terminal, catch_interrupt
+from minicpmv.data.records.file_kinds import read_kind
 from minicpmv.errors import MiniCPMVError, UsageError
 from minicpmv.wording import suggest
 
@@ -25,16 +27,20 @@ _WELCOME = "Type a question, or /help. Ctrl-C stops an answer, Ctrl-D ends."
 
 
 def check_file(file: str) -> None:
-    """Make sure that a picture's file exists.
+    """Make sure that a picture's file exists, and is not of another kind.
 
     Raises:
-        UsageError: It does not.
+        UsageError: It does not, or is.
     """
     if not Path(file).is_file():
         raise UsageError(
             f"image: found no file {file!r}, expected a picture\n  fix: name a file that exists, relative to "
             f"{Path.cwd()} or in full"
         )
+    kind = read_kind(file)
+    if kind is not None and not kind.is_picture:
+        fix = f"show it as a film: --video {shlex.quote(file)}, or /video" if kind.is_film else kind.as_image(file)
+        raise UsageError(f"image: found {kind.name}, in {file!r}, expected a picture\n  fix: {fix}")
 
 
 def hold_dialogue(

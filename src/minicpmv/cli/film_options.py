@@ -67,13 +67,15 @@ def check_release(model: str) -> None:
 
 
 def name_frames(processor: MiniCPMVProcessor, films: Sequence[ReadFilm]) -> list[str]:
-    """Return a line for each film: how many frames the model is shown, and when they are."""
+    """Return a line for each film: how many frames the model is shown, and when; and what it does not have."""
     from minicpmv.processing.films.plan import word_times
+    from minicpmv.processing.films.request import find_request_oddity
     from minicpmv.wording import counted
 
-    plans = [processor.plan_film(film.facts, film.request) for film in films]
-    return [
-        f"({film.film.name}: {counted(len(plan.times), 'frame')} of {film.facts.duration:.4g} s, at "
-        f"{word_times(plan.times)})"
-        for film, plan in zip(films, plans, strict=True)
-    ]
+    lines: list[str] = []
+    for film in films:
+        times, name = processor.plan_film(film.facts, film.request).times, film.film.name
+        lines.append(f"({name}: {counted(len(times), 'frame')} of {film.facts.duration:.4g} s, at {word_times(times)})")
+        if odd := find_request_oddity(film.request, film.facts):
+            lines.append(f"notice: {name}: {odd.field}: found {odd.found}, expected {odd.expected}")
+    return lines

@@ -285,6 +285,8 @@ def _records() -> Iterator[Case]:
         "key_of_no_film": ("D136", {"video": "a.mp4", "conversations": conversation("<video_00>Why?", "So.")}),
         "nearly_a_film": ("D138", {"conversations": conversation("<Video>Why?", "So.")}),
         "number_of_a_film": ("D160", {**GOOD, "video": {"video": "a.mp4", "speed": 2}}),
+        "number_of_a_film_as_text": ("D160", {**GOOD, "video": {"video": "a.mp4", "speed": "2"}}),
+        "film_without_a_path": ("D130", {**GOOD, "video": {"fps": 2}}),
         "rejected_key": ("D180", {**GOOD, "rejected": ""}),
         "label_key": ("D160", {**GOOD, "label": 0}),
         "boxes_key": ("D160", {**GOOD, "regions": [[1, 2, 3, 4]]}),

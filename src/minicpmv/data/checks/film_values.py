@@ -50,6 +50,10 @@ def check_film_value(record: RawRecord, value: object) -> Iterator[Problem]:
 
 def _check_film(record: RawRecord, field: str, film: object) -> Iterator[Problem]:
     source = cast("dict[str, object]", film).get("video") if isinstance(film, dict) else film
+    if source is None and isinstance(film, dict):
+        found = f"no path next to {', '.join(map(repr, sorted(cast('dict[str, object]', film).keys() - {'video'})))}"
+        yield Problem("D130", record.where(field), found, _EXPECTED, 'add the film\'s path to the object, as "video"')
+        return
     paths = cast("list[object]", source) if isinstance(source, list) and source else [source]
     for path in paths:
         where = record.where(field)

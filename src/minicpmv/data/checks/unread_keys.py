@@ -243,7 +243,7 @@ def _find_judgement(each: Unread) -> str | None:
         is_weighed = each.level == "answer" or _WEIGHING.search(each.key.lower())
         if is_weighed and any(is_number(leaf) or _is_text(leaf, _NUMBER) for leaf in leaves):
             return f"{told}: {quote(value)}"
-    if each.level in ("objects", "film") and any(map(is_number, leaves)):
+    if each.level in ("objects", "film") and any(is_number(leaf) or _is_text(leaf, _NUMBER) for leaf in leaves):
         return f"a number next to {'boxes' if each.level == 'objects' else 'a film'}: {quote(value)}"
     return None
 

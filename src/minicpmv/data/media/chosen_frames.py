@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from PIL import Image
 
 from minicpmv.data.media.film_faults import FilmError
+from minicpmv.data.records.file_kinds import read_kind
 from minicpmv.processing.films.facts import TOLERANCE, FilmFacts
 from minicpmv.processing.films.request import FilmRequest
 from minicpmv.processing.pictures.patches import DAMAGE, ImageError, load_image
@@ -107,7 +108,7 @@ def chosen_frames(
         try:
             image = load_image(pictures[number])
         except ImageError as error:
-            raise FilmError.of_picture(error, second=starts[number]) from error
+            raise _fault_of(pictures[number], error, starts[number]) from error
         size = size or image.size
         _check_size(pictures[number], image.size, size, starts[number])
         yield False, image
@@ -129,12 +130,25 @@ def _size_of(path: str) -> tuple[int, int]:
             with Image.open(path) as image:
                 return image.size
     except ImageError as error:
-        raise FilmError.of_picture(error) from error
+        raise _fault_of(path, error) from error
     except DAMAGE:
         try:
             return load_image(path).size
         except ImageError as error:
-            raise FilmError.of_picture(error) from error
+            raise _fault_of(path, error) from error
+
+
+def _fault_of(path: str, error: ImageError, second: float | None = None) -> FilmError:
+    """Return the fault of a frame that cannot be read, which may be no picture at all."""
+    kind = read_kind(path)
+    if kind is None or kind.is_picture:
+        return FilmError.of_picture(error, second=second)
+    fix = (
+        "name each film by itself: a list of pictures is one film, its frames" if kind.is_film else kind.as_image(path)
+    )
+    return FilmError(
+        "a picture", where=path, found=f"{kind.name} among the frames", expected="pictures", fix=fix, second=second
+    )
 
 
 def _check_size(path: str, found: tuple[int, int], expected: tuple[int, int], second: float) -> None:

@@ -23,7 +23,8 @@ from minicpmv.data.records.record import Film
 from minicpmv.data.records.sequences import LazySequence
 from minicpmv.errors import Problem, UsageError
 from minicpmv.processing.films.facts import FilmFacts
-from minicpmv.processing.films.request import find_request_fault
+from minicpmv.processing.films.request import RequestFault, find_request_fault, find_request_oddity
+from minicpmv.wording import counted
 
 __all__ = ["FilmFactsList", "FilmReader", "FilmUse", "files_of", "find_decoding_fault", "word_film_fault"]
 
@@ -122,6 +123,14 @@ class _Fault:
     uses: int
 
 
+@dataclass(slots=True)
+class _Oddity:
+    use: FilmUse
+    """The first."""
+    found: RequestFault
+    uses: int
+
+
 class FilmReader:
     """Opens films, and remembers their faults.
 
@@ -134,6 +143,7 @@ class FilmReader:
         self._known: dict[Film, FilmFacts] = {}
         self._faults: dict[Film, _Fault] = {}
         self._unfitting: list[tuple[int, Problem]] = []
+        self._odd: dict[str, _Oddity] = {}
 
     def read(self, uses: Sequence[FilmUse]) -> list[FilmFacts | None]:
         """Return the facts of each film; None if it cannot be used as the record asks.
@@ -165,6 +175,8 @@ class FilmReader:
         facts = self._known[use.film]
         fault = find_request_fault(use.film.request, facts)
         if fault is None:
+            if odd := find_request_oddity(use.film.request, facts):
+                self._odd.setdefault(odd.field, _Oddity(use, odd, 0)).uses += 1
             return facts
         where = f"{use.where}.{fault.field}"
         self._unfitting.append((use.record, Problem("D144", where, fault.found, fault.expected, fault.fix)))
@@ -177,6 +189,13 @@ class FilmReader:
             for fault in self._faults.values()
         ]
         return [*faults, *self._unfitting]
+
+    def notices(self) -> Iterator[tuple[int, Problem]]:
+        """Yield a notice for each kind of request that asks for more than its film has."""
+        for field, odd in self._odd.items():
+            found = odd.found.found + (f" (and {counted(odd.uses - 1, 'more film')})" if odd.uses > 1 else "")
+            where = f"{odd.use.where}.{field}"
+            yield odd.use.record, Problem("D309", where, found, odd.found.expected, odd.found.fix, "notice")
 
 
 def word_film_fault(where: str, error: FilmError, *, num_others: int = 0) -> Problem:

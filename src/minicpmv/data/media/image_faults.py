@@ -17,7 +17,7 @@ from typing import TypeGuard
 from PIL import Image
 
 from minicpmv.data.media.image_traits import DepthError
-from minicpmv.data.records.file_kinds import HEAD_BYTES, FileKind, find_kind
+from minicpmv.data.records.file_kinds import HEAD_BYTES, FileKind, find_kind, read_kind
 from minicpmv.data.records.path_faults import find_path_fault, suggest_name
 from minicpmv.errors import Problem
 from minicpmv.processing.pictures.patches import ImageError, read_data_url
@@ -127,20 +127,13 @@ def _bare_base64(text: str) -> str | None:
 
 def _kind_of(path: str | bytes) -> FileKind | None:
     """Return the kind of a file that is not an image, if known."""
-    if isinstance(path, bytes):
-        head = path[:HEAD_BYTES]
-    elif is_file_path(path):
-        try:
-            with open(path, "rb") as file:
-                head = file.read(HEAD_BYTES)
-        except OSError:
-            return None
+    if is_file_path(path):
+        kind = read_kind(path)
     else:
         try:
-            head = read_data_url(path)[:HEAD_BYTES]
+            kind = find_kind((path if isinstance(path, bytes) else read_data_url(path))[:HEAD_BYTES])
         except ImageError:
             return None
-    kind = find_kind(head)
     return None if kind is None or kind.is_picture else kind
 
 

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["HEAD_BYTES", "FileKind", "find_kind"]
+__all__ = ["HEAD_BYTES", "FileKind", "find_kind", "read_kind"]
 
 HEAD_BYTES = 4096
 """Bytes of a file's beginning for ``find_kind``; the deepest signature, tar's, ends at byte 262."""
@@ -34,6 +34,7 @@ class FileKind:
     """Fix if the file is named as a picture."""
     is_picture: bool = False
     """Whether Pillow reads such files."""
+    is_film: bool = False
 
     def as_data(self, path: str) -> str:
         """Word the fix for a file given as data."""
@@ -69,6 +70,7 @@ _VIDEO = FileKind(
     name="a video",
     data_fix="give a file of records that names it under 'video'",
     image_fix="name it under 'video' of the record, with <video> in the text",
+    is_film=True,
 )
 _SOUND = FileKind(name="a sound recording", data_fix="give a file of records; sound cannot be trained on")
 _WEB_PAGE = FileKind(
@@ -196,6 +198,15 @@ def find_kind(head: bytes, name: str = "") -> FileKind | None:
     if kind := _ENDINGS.get(suffix):
         return kind
     return _YAML if name and _YAML_LINE.match(head) else None
+
+
+def read_kind(path: str) -> FileKind | None:
+    """Return the kind of a file named as a picture; None if its beginning does not tell, or cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return find_kind(file.read(HEAD_BYTES))
+    except (OSError, ValueError):
+        return None
 
 
 def _find_zip(head: bytes) -> FileKind | None:

@@ -67,11 +67,11 @@ def plain_film(value: object, place: str, report: Report) -> object:
 
 
 def is_film_struct(value: object) -> bool:
-    """Return whether a value is the object of one film, not a dict of placeholders and films."""
+    """Return whether a value is the object of one film, if without its path, not a dict of placeholders and films."""
     if not isinstance(value, dict):
         return False
     keys = cast("Mapping[object, object]", value).keys()
-    return not keys.isdisjoint(_SOURCE_KEYS) and not any(str(key).startswith("<") for key in keys)
+    return not keys.isdisjoint((*_SOURCE_KEYS, *REQUEST_KEYS)) and not any(str(key).startswith("<") for key in keys)
 
 
 def read_film(value: object, root: str = "") -> Film:

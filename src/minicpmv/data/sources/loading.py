@@ -240,7 +240,9 @@ def _check(
         unreadable += positions.tolist()
     problems.sort(key=lambda found: found[0])
     bad = np.unique(np.array([*unreadable, *(position for position, _ in problems)], dtype=np.int64))
-    notices = tuple(notice for _, notice in sorted(unread.notices(), key=lambda found: found[0]))
+    notices = tuple(
+        notice for _, notice in sorted([*unread.notices(), *film_reader.notices()], key=lambda found: found[0])
+    )
     return Checked(
         raw=raw,
         sizes=sizes,

@@ -177,13 +177,17 @@ class Survey:
         unread, kinds = UnreadKeys(), Counter[Kind]()
         for position, record in enumerate(records, start):
             num_findings, root = len(self.findings), self.roots.of(record)
-            self._add(record, position, checker.check(record, root))
+            faults = list(checker.check(record, root))
+            self._add(record, position, faults)
             if len(self.findings) == num_findings and objects_of(record):
                 self._with_boxes.append(position)
             ids.add(record, position - start)
             if record.unread or record.reading:
                 unread.add(record, position, root)
-            self._add(record, position, find_text_oddities(record))
+            named = {(fault.where, fault.found.partition(" in a ")[0]) for fault in faults}  # once is enough
+            self._add(
+                record, position, [odd for odd in find_text_oddities(record) if (odd.where, odd.found) not in named]
+            )
             texts = [content for _, _, content in messages_of(record)]
             self._num_turns += len(texts)
             self._num_characters += sum(map(len, texts))
@@ -246,7 +250,7 @@ class Survey:
         for use, facts in zip(self._film_uses, reader.read(self._film_uses), strict=True):
             if facts is not None:
                 self.film_facts[use.film] = facts
-        for position, problem in reader.problems():
+        for position, problem in (*reader.problems(), *reader.notices()):
             self.add(position, [problem])
         if not decode:
             return

@@ -10,12 +10,14 @@ from typing import Any
 
 from minicpmv.processing.films.facts import FilmFacts
 
-__all__ = ["MAX_FRAMES", "REQUEST_KEYS", "FilmRequest", "RequestFault", "find_request_fault"]
+__all__ = ["MAX_FRAMES", "REQUEST_KEYS", "FilmRequest", "RequestFault", "find_request_fault", "find_request_oddity"]
 
 MAX_FRAMES = 2048
 """Most frames of one film that anybody may ask for; the releases take 64 to 540 by themselves."""
 _MAX_RATE = 240.0
 """Most frames a second that anybody may ask for."""
+_ROUNDED = 0.5
+"""Seconds by which an end may lie behind that of the film without a word."""
 _EXPECTED = {
     "start": "seconds from the beginning of the film, 0 or more",
     "end": "seconds from the beginning of the film, more than 0",
@@ -72,7 +74,7 @@ REQUEST_KEYS = tuple(each.name for each in fields(FilmRequest))
 
 @dataclass(frozen=True, slots=True)
 class RequestFault:
-    """What is wrong with a request, in the words of a ``Problem``."""
+    """What is wrong with a request, or odd about it, in the words of a ``Problem``."""
 
     field: str
     """Of the request, such as ``start``."""
@@ -92,11 +94,30 @@ def find_request_fault(request: FilmRequest, facts: FilmFacts | None = None) -> 
     return fault or (None if facts is None else _find_unfitting(request, facts))
 
 
+def find_request_oddity(request: FilmRequest, facts: FilmFacts) -> RequestFault | None:
+    """Return what a request without fault asks for and its film does not have; None if it has all.
+
+    An end that lies little behind the film's is one that was rounded.
+    """
+    length = facts.duration
+    if request.end is not None and request.end > length + _ROUNDED:
+        expected = f"an end within the film's {length:.4g} seconds; it is shown to its end"
+        return RequestFault("end", f"{request.end:g}", expected, "nothing, unless another film or second was meant")
+    end = length if request.end is None else min(request.end, length)
+    seconds = end - (request.start or 0)
+    if request.fps is not None and not facts.is_chosen and request.fps * seconds < 1:
+        expected = f"a frame or more of {seconds:.4g} seconds; one is shown"
+        fix = f"write fps as {1 / seconds:.2g} or more, or max_frames as 1, if one frame is meant"
+        return RequestFault("fps", f"{request.fps:g} frames a second", expected, fix)
+    return None
+
+
 def _find_wrong_value(request: FilmRequest) -> RequestFault | None:
     for name, expected in _EXPECTED.items():
         value = getattr(request, name)
         if value is not None and not _is_sound(name, value):
-            return RequestFault(name, f"{value!r:.60}", expected, f"correct {name}, or leave it out")
+            fix = f"write {name} without quotes" if isinstance(value, str) else f"correct {name}, or leave it out"
+            return RequestFault(name, f"{value!r:.60}", expected, fix)
     most = request.max_frames
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or not 1 <= most <= MAX_FRAMES):
         expected = f"a whole number from 1 to {MAX_FRAMES}"
@@ -132,7 +153,8 @@ def _find_contradiction(request: FilmRequest) -> RequestFault | None:
 def _find_unfitting(request: FilmRequest, facts: FilmFacts) -> RequestFault | None:
     length = f"the film's {facts.duration:g} seconds"
     if request.start is not None and request.start >= facts.duration:
-        return RequestFault("start", f"{request.start:g}", f"a start within {length}", "correct start")
+        fix = f"begin before {facts.duration:g}"
+        return RequestFault("start", f"{request.start:g}", f"a start within {length}", fix)
     if request.times is None:
         return None
     if facts.is_chosen:

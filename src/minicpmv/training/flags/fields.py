@@ -92,20 +92,24 @@ class Range:
             return f"a finite number, {self}"
         return f"at most {self.most:g}" if value > self.most and self._is_open() else str(self)
 
-    def example(self, *, is_whole: bool = False) -> str:
-        """Name a number of the range, for a message.
+    def example(self, *, is_whole: bool = False, instead_of: float = 0) -> str:
+        """Name a number of the range, for a message: the largest, if the given one was larger and there is one.
 
         >>> Range(least=1).example(), FRACTION.example(), POSITIVE.example(), EVERY.example()
         ('1', '0.5', '0.0001', '100')
         >>> POSITIVE.example(is_whole=True), Range(least=0, most=9).example(is_whole=True)
         ('1', '1')
+        >>> Range(least=1, most=9).example(is_whole=True, instead_of=10), Range(most=240, without_least=True).example()
+        ('9', '1')
         """
         if self.is_step:
             return "100"
+        if instead_of > self.most > 1 and not (self._is_open() or self.without_most):
+            return f"{self.most:.0f}" if is_whole else f"{self.most:g}"
         if is_whole:
             return f"{max(self.least, 1):g}"
         if self.without_least:
-            return "0.0001" if self._is_open() else f"{(self.least + self.most) / 2:g}"
+            return "0.0001" if self._is_open() else f"{min(self.least + 1, (self.least + self.most) / 2):g}"
         return "0.5" if self.most == 1 and self.least == 0 else f"{self.least:g}"
 
     def _is_open(self) -> bool:
@@ -117,6 +121,8 @@ class Range:
             return f"a whole number of at least 1, or a share of the run {'above' if self.without_least else 'from'} 0"
         if self._is_open():
             return f"more than {self.least:g}" if self.without_least else f"at least {self.least:g}"
+        if self.without_least:
+            return f"more than {self.least:g} and {'below' if self.without_most else 'at most'} {self.most:g}"
         if self.most < MOST_COUNTED:
             return f"{self.least:g} to {'below ' if self.without_most else ''}{self.most:g}"
         return f"{self.least:g} to {self.most:,.0f}"

@@ -20,6 +20,8 @@ RECORD = RawRecord(source="train.json", index=0, line=1, value={"id": "a7"})
         ([""], "D130", "video[0]", "''"),
         ({"video": []}, "D130", "video", "[]"),
         ({"video": ["a.png", 3]}, "D130", "video", "3"),
+        ({"fps": 2}, "D130", "video", "no path next to 'fps'"),
+        ([{"video": None, "fps": 2, "start": 1}], "D130", "video[0]", "no path next to 'fps', 'start'"),
         (b"film", "D130", "video", "a film inside the data"),
         ({"clip": "a.mp4"}, "D131", "video", "the key 'clip'"),
         (["a.mp4", "rtsp://camera/1"], "D132", "video[1]", "an address: 'rtsp://camera/1'"),

@@ -8,7 +8,7 @@ from minicpmv.data.media import chosen_frames
 from minicpmv.data.media.film_faults import FilmError
 from minicpmv.data.media.films import Film, inspect_film, read_frames
 from minicpmv.processing.films.request import FilmRequest
-from tests.films import draw_number, number_of
+from tests.films import draw_number, make_film, number_of
 
 
 @pytest.fixture
@@ -60,6 +60,10 @@ def test_faults_name_the_picture(folder: Path) -> None:
     assert (_fault(listed).kind, _fault(listed).second) == ("size changes", 1.0)
     (folder / "f3.png").write_bytes(b"no picture")
     assert (_fault(listed).kind, _fault(listed).where) == ("a picture", str(folder / "f3.png"))
+    make_film(folder / "a.mp4", num_frames=2)
+    among = _fault(Film(source=(str(folder / "f1.png"), str(folder / "a.mp4"))))
+    assert (among.kind, among.found) == ("a picture", "a video among the frames")
+    assert among.fix.startswith("name each film by itself")
     with pytest.raises(FilmError) as caught:
         read_frames(listed, [0.0, 1.0])
     assert (caught.value.kind, caught.value.second) == ("a picture", 1.0)

@@ -63,6 +63,19 @@ def test_a_film_is_opened_once_and_its_fault_reported_once(tmp_path: Path, monke
     assert len(states.as_arrays()[1]) == 5  # two pictures, twice, and what is not there
 
 
+def test_the_first_of_each_kind_that_asks_for_more_than_its_film_has_is_noticed(tmp_path: Path) -> None:
+    save_picture(tmp_path / "a" / "0.png")
+    source = str(tmp_path / "a")
+    reader = FilmReader()
+    asked = [FilmRequest(end=9.0), FilmRequest(end=1.0), FilmRequest(end=8.0)]
+    facts = reader.read([use(Film(source=source, request=request), number) for number, request in enumerate(asked, 4)])
+    assert None not in facts
+    assert not reader.problems()
+    ((record, notice),) = reader.notices()
+    assert (record, notice.code, notice.severity) == (4, "D309", "notice")
+    assert (notice.where, notice.found) == ("record 4 video.end", "9 (and 1 more film)")
+
+
 def test_kinds_of_faults_have_codes() -> None:
     def code(kind: film_facts.FilmError | str) -> str:
         error = FilmError(kind, where="a.mp4", found="x", expected="y", fix="z")  # pyright: ignore[reportArgumentType]

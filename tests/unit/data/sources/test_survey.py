@@ -74,6 +74,19 @@ def test_records_of_an_unreadable_image_are_not_sound_whoever_is_named(tmp_path:
     assert (sound.id, sound.image_sizes) == (1, ((50, 40),))
 
 
+def test_a_mark_in_an_answer_is_named_once(tmp_path: Path) -> None:
+    """As a problem if it may be the film's, and otherwise as a notice, because it stays text."""
+    (tmp_path / "film").mkdir()
+    save_picture(tmp_path / "film" / "0.png")
+    said = [conversation("Why?", "So <video>."), conversation("<video>\nWhy?", "So <video>.")]
+    records = [{"id": number, "video": "film", "conversations": talk} for number, talk in enumerate(said)]
+    survey = read(data(tmp_path, "a.json", *records))
+    assert [(finding.problem.code, finding.record and finding.record.id) for finding in survey.findings] == [
+        ("D138", 0),
+        ("D311", 1),
+    ]
+
+
 def test_texts_do_not_stay_in_memory(tmp_path: Path) -> None:
     lines = [json.dumps({"id": number, "conversations": conversation("Why?", "So. " * 2500)}) for number in range(1000)]
     (tmp_path / "a.jsonl").write_text("\n".join(lines))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from minicpmv.processing.films.facts import FilmFacts
-from minicpmv.processing.films.request import MAX_FRAMES, FilmRequest, find_request_fault
+from minicpmv.processing.films.request import MAX_FRAMES, FilmRequest, find_request_fault, find_request_oddity
 
 _FILM = FilmFacts(duration=4.0, rate=25.0, num_frames=100, size=(64, 48))
 _PICTURES = FilmFacts(duration=2.0, rate=1.0, num_frames=2, size=(64, 48), frame_times=(0.0, 1.0), is_chosen=True)
@@ -69,3 +69,27 @@ def test_what_lies_outside_of_the_film_is_a_fault_once_it_is_known(
     fault = find_request_fault(asked, facts)
     assert fault is not None
     assert fault.field == field
+
+
+@pytest.mark.parametrize(
+    ("facts", "asked", "field"),
+    [
+        (_FILM, FilmRequest(end=4.6), "end"),
+        (_FILM, FilmRequest(end=4.5), None),  # was rounded
+        (_FILM, FilmRequest(fps=0.2), "fps"),
+        (_FILM, FilmRequest(fps=0.25), None),
+        (_FILM, FilmRequest(start=3.0, fps=0.9), "fps"),
+        (_PICTURES, FilmRequest(fps=0.2), None),  # their distance
+        (_PICTURES, FilmRequest(end=9.0), "end"),
+    ],
+)
+def test_more_than_the_film_has_is_odd(facts: FilmFacts, asked: FilmRequest, field: str | None) -> None:
+    assert find_request_fault(asked, facts) is None
+    odd = find_request_oddity(asked, facts)
+    assert (odd and odd.field) == field
+
+
+def test_a_number_in_quotes_is_to_be_written_without() -> None:
+    fault = find_request_fault(FilmRequest.of_fields({"fps": "2"}))
+    assert fault is not None
+    assert fault.fix == "write fps without quotes"

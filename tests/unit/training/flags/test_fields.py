@@ -155,3 +155,13 @@ def test_range_is_worded_as_it_holds() -> None:
     assert str(Range(least=1)) == "at least 1"
     assert str(Range(most=1, without_most=True)) == "0 to below 1"
     assert str(SEED) == "0 to 4,294,967,295"
+    assert str(Range(most=240, without_least=True)) == "more than 0 and at most 240"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "suggested"),
+    [("video_fps", 0.0, "1"), ("video_fps", 999.0, "240"), ("max_frames", 0, "1"), ("max_frames", 9999, "2048")],
+)
+def test_the_number_that_is_suggested_is_the_nearest_that_makes_sense(name: str, value: float, suggested: str) -> None:
+    with pytest.raises(UsageError, match=rf"\n  fix: --{name} {suggested}$"):
+        check_range(value, all_settings()[name].range, Place.flag(name))

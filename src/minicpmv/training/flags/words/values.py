@@ -97,7 +97,7 @@ def check_range(value: Any, allowed: Range | None, place: Place) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or allowed.holds(value):
         return
     found = f"{value:g}" if isinstance(value, float) else str(value)
-    example = allowed.example(is_whole=isinstance(value, int))
+    example = allowed.example(is_whole=isinstance(value, int), instead_of=value)
     instead = f"; {allowed.instead}" if allowed.instead else ""
     raise UsageError(
         f"{place.where}: found {found}, expected {allowed.describe(value)}\n  fix: {place.written}{example}{instead}"
