@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from minicpmv.data.media.film_faults import FilmError
+from minicpmv.files.scratch import scratch_folder
 from minicpmv.processing.films.request import FilmRequest, find_request_fault
 from minicpmv.processing.films.shown import ShownFilm
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -70,15 +70,15 @@ def open_films(
         with ExitStack() as stack:
             shown: list[ShownFilm] = []
             num_frames = 0
+            folder = stack.enter_context(scratch_folder("film"))  # the next request removes that of a killed server
             for number, film in enumerate(films):
                 where = f"messages film {number}"
                 content = read_content(film.address, where, settings, bytes_left, kind="film")
                 bytes_left -= len(content)
-                file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="minicpmv-film-"))
-                file.write(content)
-                file.flush()
+                file = folder / str(number)
+                file.write_bytes(content)
                 seconds = max(1.0, deadline - time.monotonic())
-                opened = stack.enter_context(open_sent_film(file.name, film.request, where=where, seconds=seconds))
+                opened = stack.enter_context(open_sent_film(str(file), film.request, where=where, seconds=seconds))
                 shown.append(_choose(opened, processor, settings, where))
                 num_frames += len(shown[-1].plan.times)
                 if num_frames > settings.max_video_frames:
