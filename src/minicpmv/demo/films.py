@@ -1,13 +1,15 @@
 """Defines the demo's task on films, which no single frame answers: what lights up last, and how many times.
 
-Films are drawn, never recorded: a second shows a coloured disc or nothing. A film ends dark, so its last frame
-knows no answer, and a shuffled film has lost the one that was asked for. Held-out films differ from all others.
+Films are drawn, never recorded: a second shows a coloured disc or nothing. A film ends dark, so its last frame knows no
+answer. A shuffled film has lost its answer: all discs of a film are at one place, and a disc that is counted is there
+for as many seconds in all, whatever their number. Held-out films differ from all others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,6 +29,8 @@ SECONDS = 12
 RATE = 4
 """Frames a second; all frames of a second are alike."""
 
+_COUNTED_SECONDS = len(COUNTS)
+"""Seconds that are lit in each film whose lights are counted, so that their number is a matter of order alone."""
 _DARK = (24, 24, 24)
 _DISC_PIXELS = 24
 
@@ -61,10 +65,13 @@ def draw_film(split: Split, number: int) -> Film:
     if number % 2 == 0:
         last = colours[turn % len(colours)]
         shown = [*rng.sample([colour for colour in colours if colour != last], rng.randint(1, 3)), last]
-        return Film(_lay_out(rng, shown, apart=0), "Which colour lights up last?", last)
+        lengths = [rng.randint(1, 2) for _ in shown]
+        return Film(_lay_out(rng, shown, lengths, apart=0), "Which colour lights up last?", last)
     count = turn % len(COUNTS) + 1
     shown = [rng.choice(colours)] * count
-    return Film(_lay_out(rng, shown, apart=1), "How many times does it light up?", COUNTS[count - 1])
+    ends = [0, *sorted(rng.sample(range(1, _COUNTED_SECONDS), count - 1)), _COUNTED_SECONDS]
+    lengths = [end - start for start, end in pairwise(ends)]
+    return Film(_lay_out(rng, shown, lengths, apart=2), "How many times does it light up?", COUNTS[count - 1])
 
 
 def picture_of(second: Disc | None) -> Image.Image:
@@ -77,18 +84,17 @@ def picture_of(second: Disc | None) -> Image.Image:
     return picture
 
 
-def _lay_out(rng: Random, colours: Sequence[str], *, apart: int) -> tuple[Disc | None, ...]:
-    """Put discs into the film in order, each for one or two seconds, at least ``apart`` dark ones between two."""
-    lengths = [rng.randint(1, 2) for _ in colours]
+def _lay_out(rng: Random, colours: Sequence[str], lengths: Sequence[int], *, apart: int) -> tuple[Disc | None, ...]:
+    """Put discs into the film in order, each for so many seconds, at least ``apart`` dark ones between two."""
     dark_before = [0] + [apart] * (len(colours) - 1)
     spare = SECONDS - 1 - sum(dark_before) - sum(lengths)  # the last second is dark
     for _ in range(spare):
         place = rng.randint(0, len(colours))
         if place < len(colours):  # otherwise it stays at the end
             dark_before[place] += 1
+    left, top = (rng.randint(2, PICTURE_PIXELS - _DISC_PIXELS - 2) for _ in range(2))
     seconds: list[Disc | None] = []
     for colour, length, dark in zip(colours, lengths, dark_before, strict=True):
-        left, top = (rng.randint(2, PICTURE_PIXELS - _DISC_PIXELS - 2) for _ in range(2))
         seconds += [None] * dark + [Disc(colour, (left, top))] * length
     return tuple(seconds + [None] * (SECONDS - len(seconds)))
 

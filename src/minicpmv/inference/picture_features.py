@@ -74,22 +74,24 @@ def name_film(record: Record, position: int) -> bytes:
 def show_film(processor: MiniCPMVProcessor, record: Record, position: int, shown_as: ShownAs = "they are") -> ShownFilm:
     """Choose the frames of one of a record's films, which are decoded when they are asked for.
 
-    Shuffled frames stand in an order that depends only on their number; the times that the model is told do not move.
+    Shuffled frames stand in an order of their own for each film, which its name decides: one order for all films would
+    keep what frames next to each other tell. The times that the model is told do not move.
 
     Raises:
         UsageError: The release takes no films.
     """
     assert record.film_facts is not None, "headers are read with the record"
     facts = record.film_facts[position]
-    plan = processor.plan_film(facts, record.films[position].request)
-    opened = ReadFilm(record.films[position], facts)
+    film = record.films[position]
+    plan = processor.plan_film(facts, film.request)
+    opened = ReadFilm(film, facts)
 
     def read(convert: Convert) -> Sequence[Any]:
         if shown_as == "blank":
             return [convert(Image.new("RGB", plan.size, _GREY))] * len(plan.times)
         frames = list(opened.read(plan.times, convert))
         if shown_as == "shuffled":
-            random.Random(0).shuffle(frames)
+            random.Random("/".join(film.name.split(os.sep)[-2:])).shuffle(frames)
         return frames
 
     return ShownFilm(plan, read)

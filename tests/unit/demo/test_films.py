@@ -56,6 +56,13 @@ def test_the_colours_of_a_film_do_not_tell_the_last_one() -> None:
     assert hits == pytest.approx(chance, rel=0.2)
 
 
+def test_counted_lights_are_the_same_frames_whatever_their_number() -> None:
+    """So nobody counts them in a shuffled film."""
+    for film in DRAWN[1::2]:
+        lit = [disc for disc in film.seconds if disc is not None]
+        assert (len(lit), len(set(lit))) == (4, 1)
+
+
 def test_no_held_out_film_is_trained_on() -> None:
     trained = {draw_film("train", number).seconds for number in range(films.FILMS_OF_SPLIT["train"])}
     assert not trained & {film.seconds for film in DRAWN}

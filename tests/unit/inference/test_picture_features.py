@@ -83,6 +83,22 @@ def test_frames_are_blanked_and_shuffled_without_other_tokens(records: Sequence[
     assert len(set(said)) == 3
 
 
+def test_each_film_is_shuffled_in_an_order_of_its_own(tmp_path: Path) -> None:
+    """Wherever it lies. In one order for all, frames next to each other would tell of others."""
+    processor = load_model(FIXTURES / "v4_5").processor
+    orders: list[list[int]] = []
+    for place in ("here/set/a.mp4", "there/set/a.mp4", "here/set/b.mp4"):
+        folder = (tmp_path / place).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        make_film(tmp_path / place, num_frames=75)
+        asked = [{"video": Path(place).name, "conversations": conversation("<video>?")}]
+        (record,) = load_records(write_data(folder / "data.json", asked), for_training=False)
+        orders.append(
+            [number_of(frame) for frame in show_film(processor, record, 0, "shuffled").read(lambda frame: frame)]
+        )
+    assert orders[0] == orders[1] != orders[2]
+
+
 def test_films_that_a_release_does_not_take_are_named(records: Sequence[Record], tmp_path: Path) -> None:
     processor = load_model(FIXTURES / "v2_5").processor
     with pytest.raises(Exception, match="film: found one, expected none"):
