@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -60,6 +61,19 @@ def draw_film(split: Split, number: int) -> Film:
     to four. Answers take turns, so that a constant one scores exactly 20 % or 25 %.
     """
     rng = Random(f"demo film {split} {number}")
+    film = _draw(rng, number)
+    while split != "train" and film.seconds in _trained():
+        film = _draw(rng, number)
+    return film
+
+
+@cache
+def _trained() -> set[tuple[Disc | None, ...]]:
+    """Return what the seconds of all films to train on show."""
+    return {draw_film("train", number).seconds for number in range(FILMS_OF_SPLIT["train"])}
+
+
+def _draw(rng: Random, number: int) -> Film:
     turn = number // 2
     colours = list(FILM_COLOURS)
     if number % 2 == 0:
