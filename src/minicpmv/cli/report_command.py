@@ -16,9 +16,11 @@ __all__ = ["NAME", "SUMMARY", "run"]
 NAME = "report"
 SUMMARY = "write a page with the results of a run, or of several"
 
+_PORT = 8067
 _EXAMPLES = """examples:
   minicpmv report output/lora
   minicpmv report output/lora output/full --output both.html
+  minicpmv report output/lora --follow            while it trains
 """
 
 
@@ -54,6 +56,14 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="most answers to show of each kind: better, worse, right, wrong (default: %(default)s)",
     )
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="serve the page at 127.0.0.1 instead, where it renews itself while the run goes on; Ctrl-C ends it",
+    )
+    parser.add_argument(
+        "--port", type=int, metavar="N", help=f"port of --follow (default: {_PORT}; 0 takes any free one)"
+    )
     return parser
 
 
@@ -61,7 +71,8 @@ def run(arguments: Sequence[str]) -> int:
     """Read the runs, write the page, say where it is.
 
     Raises:
-        UsageError: One file of answers was given without the other, or with several runs.
+        UsageError: One file of answers was given without the other, or with several runs; or an option of a page that
+            is written with one of a page that is served.
     """
     options = _build_parser().parse_args(arguments)
     given = [name for name in ("before", "after") if getattr(options, name)]
@@ -73,6 +84,12 @@ def run(arguments: Sequence[str]) -> int:
             f"--before, --after: found with {len(options.runs)} runs, expected one\n"
             "  fix: put each run's answers into its directory, as before.jsonl and after.jsonl"
         )
+    if options.follow and options.output:
+        raise UsageError("--output: found with --follow, which writes no file, expected one of them\n  fix: remove one")
+    if options.port is not None and not options.follow:
+        raise UsageError("--port: found without --follow, expected both\n  fix: add --follow, or remove --port")
+    if options.follow:
+        return _follow(options)
     if options.output:
         check_output(options.output, options.before, options.after)
     from minicpmv.report.writing import write_report
@@ -87,4 +104,13 @@ def run(arguments: Sequence[str]) -> int:
     for fault in written.faults:
         print(f"notice: {fault}", file=sys.stderr)
     print(written.page if written.picture is None else f"{written.page}\n{written.picture}")
+    return 0
+
+
+def _follow(options: argparse.Namespace) -> int:
+    from minicpmv.report.following import LivePage, follow
+
+    live = LivePage(options.runs, before=options.before, after=options.after, num_examples=options.examples)
+    port = _PORT if options.port is None else options.port
+    follow(live, port=port, on_ready=lambda address: print(f"Open {address} in a browser. Ctrl-C ends it.", flush=True))
     return 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from minicpmv.report.evaluations import Measured, measured_keys
 from minicpmv.report.run_directory import Run, is_number
 
-__all__ = ["Chart", "Series", "make_charts", "thin_out"]
+__all__ = ["Chart", "Point", "Series", "make_charts", "thin_out"]
 
 _MAX_POINTS = 2000
 """Most points of one curve: more than a screen has columns, and about 40 kB."""
@@ -41,11 +41,25 @@ class Chart:
     series: Sequence[Series]
     is_noisy: bool
     """Whether smoothing helps."""
+    has_names: bool
+    """Whether a curve needs its own name next to that of its run."""
+    is_of_speed: bool = False
+    """Whether it is about the machine and not about the model."""
 
 
+_OF_PREFERENCES = {
+    "rewards/accuracies": ("Pairs told apart", "share in which the better answer has the higher reward"),
+    "rewards/margins": ("Margin", "reward of the better answer less that of the worse one"),
+    "rewards": ("Rewards", "log-probability less that of the reference, times beta"),
+    "logps": ("Log-probabilities", "nats, of a whole answer"),
+}
+"""Charts of a run that compares answers, by the key of their numbers or what the keys of both answers begin with."""
+_OF_ANSWER = {"chosen": "better", "rejected": "worse"}
 _TITLES = {
     "learning_rate": ("Learning rate", ""),
     "grad_norm": ("Gradient norm", "before clipping"),
+}
+_OF_SPEED = {
     "tokens_per_second": ("Tokens per second", "all processes"),
     "samples_per_second": ("Records per second", "all processes"),
     "tflops_per_second": ("Useful operations", "TFLOP/s, one process"),
@@ -55,9 +69,12 @@ _TITLES = {
 
 def make_charts(runs: Sequence[Run]) -> list[Chart]:
     """Make the charts of one run, or of several overlaid; charts without a number are left out."""
-    charts = [_loss_chart(runs), *_metric_charts(runs)]
+    charts = [_loss_chart(runs), *_preference_charts(runs), *_metric_charts(runs)]
     charts += [_chart_of(runs, name, title, unit) for name, (title, unit) in _TITLES.items()]
     charts += _part_charts(runs)
+    charts += [
+        replace(_chart_of(runs, name, title, unit), is_of_speed=True) for name, (title, unit) in _OF_SPEED.items()
+    ]
     return [chart for chart in charts if chart.series]
 
 
@@ -88,9 +105,30 @@ def _loss_chart(runs: Sequence[Run]) -> Chart:
     return _chart("loss", "Loss", "nats per trained token", series, is_noisy=True)
 
 
+def _preference_charts(runs: Sequence[Run]) -> Iterator[Chart]:
+    """Make the charts of runs that compare answers, each with training and validation."""
+    measured = _measured(runs)
+    for name, (title, unit) in _OF_PREFERENCES.items():
+        answers = {"": ""} if "/" in name else {f"/{answer}": f"{word}, " for answer, word in _OF_ANSWER.items()}
+        series = [
+            _series(run, number, key, f"{of_answer}{where}")
+            for number, run in enumerate(runs)
+            for end, of_answer in answers.items()
+            for key, where in (
+                (name + end, "training"),
+                *((each.key, each.set_name or "validation") for each in measured if each.metric == name + end),
+            )
+        ]
+        yield _chart(name.replace("/", "_"), title, unit, series, is_noisy=True)
+
+
+def _is_of_preferences(metric: str) -> bool:
+    return metric == "nll_loss" or metric.startswith(("rewards/", "logps/", "lengths/"))
+
+
 def _metric_charts(runs: Sequence[Run]) -> Iterator[Chart]:
     """Make a chart of each metric, with a curve for each evaluation set."""
-    measured = [each for each in _measured(runs) if each.metric != "loss"]
+    measured = [each for each in _measured(runs) if each.metric != "loss" and not _is_of_preferences(each.metric)]
     for metric in dict.fromkeys(each.metric for each in measured):
         title = metric.replace("_", " ")
         series = [
@@ -130,7 +168,9 @@ def _chart_of(runs: Sequence[Run], key: str, title: str, unit: str) -> Chart:
 
 
 def _chart(name: str, title: str, unit: str, series: Sequence[Series], *, is_noisy: bool) -> Chart:
-    return Chart(name=name, title=title, unit=unit, series=[each for each in series if each.points], is_noisy=is_noisy)
+    drawn = [each for each in series if each.points]
+    has_names = len({each.name for each in drawn}) > 1
+    return Chart(name=name, title=title, unit=unit, series=drawn, is_noisy=is_noisy, has_names=has_names)
 
 
 def _series(run: Run, number: int, key: str, name: str) -> Series:

@@ -6,6 +6,7 @@ The style sheet and the script are ours.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections import Counter
@@ -14,27 +15,36 @@ from dataclasses import asdict
 from functools import cache
 
 import jinja2
+import numpy as np
 
 from minicpmv.pages.templates import make_environment
-from minicpmv.report.answers import KINDS, AnswerSet
-from minicpmv.report.curves import Chart, make_charts
+from minicpmv.report.answers.pairs import KINDS, AnswerSet
+from minicpmv.report.curves import Chart, Point, make_charts
 from minicpmv.report.differences import find_differences
 from minicpmv.report.run_directory import Run
-from minicpmv.report.run_views import view_run
+from minicpmv.report.run_views import MAX_CHARACTERS, view_run
 
 __all__ = ["render_page"]
 
-_MAX_CHARACTERS = 1500
-"""Most characters of one text; its file has all of it."""
+_MOST_COLUMNS = 12
+"""Most values of a curve that its table has."""
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def render_page(runs: Sequence[Run], answers: Sequence[Sequence[AnswerSet]]) -> str:
+def render_page(
+    runs: Sequence[Run],
+    answers: Sequence[Sequence[AnswerSet]],
+    *,
+    picture: bytes | None = None,
+    version: str | None = None,
+) -> str:
     """Return the page of one run, or of several overlaid.
 
     Args:
         runs: At least one.
         answers: Answer sets of each run.
+        picture: PNG of the loss, which is shown where scripts are turned off.
+        version: Name of this state of the runs at the server of the page, which then asks there for a newer one.
     """
     names = _names(runs)
     charts = make_charts(runs)
@@ -45,6 +55,8 @@ def render_page(runs: Sequence[Run], answers: Sequence[Sequence[AnswerSet]]) -> 
             views=[view_run(run, of_run, name=name) for run, of_run, name in zip(runs, answers, names, strict=True)],
             charts=charts,
             chart_data=_as_json(charts, names),
+            picture=None if picture is None else f"data:image/png;base64,{base64.b64encode(picture).decode()}",
+            version=version,
             differences=find_differences(runs) if len(runs) > 1 else {},
             kinds=KINDS,
         )
@@ -67,11 +79,17 @@ def _as_json(charts: Sequence[Chart], names: Sequence[str]) -> str:
 @cache
 def _environment() -> jinja2.Environment:
     environment = make_environment("minicpmv.report")
-    environment.filters["excerpt"] = _excerpt
+    environment.filters |= {"excerpt": _excerpt, "sparse": _sparse}
     return environment
+
+
+def _sparse(points: Sequence[Point]) -> list[Point]:
+    """Return points at equal distances, as many as a table for a listener may have, with the first and the last."""
+    places = {round(place) for place in np.linspace(0, len(points) - 1, min(len(points), _MOST_COLUMNS))}
+    return [points[place] for place in sorted(places)]
 
 
 def _excerpt(text: str) -> str:
     """Return as much of a text as a page can show."""
-    hidden = len(text) - _MAX_CHARACTERS
-    return text if hidden <= 0 else f"{text[:_MAX_CHARACTERS]} … and {hidden:,} more characters"
+    hidden = len(text) - MAX_CHARACTERS
+    return text if hidden <= 0 else f"{text[:MAX_CHARACTERS]} … and {hidden:,} more characters"

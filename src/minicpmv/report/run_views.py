@@ -9,18 +9,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from minicpmv.data.records.answers import LAST, Share
-from minicpmv.report.answer_films import Films, Strip
-from minicpmv.report.answer_images import Picture, Pictures
-from minicpmv.report.answers import AnswerSet, Kind, Pair
+from minicpmv.pages.word_differences import Stretch, compare_words
+from minicpmv.report.answers.distributions import Confusion, ScoreHistogram, count_confusion, count_scores
+from minicpmv.report.answers.films import Films, Strip
+from minicpmv.report.answers.images import Picture, Pictures
+from minicpmv.report.answers.pairs import AnswerSet, Kind, Pair, badness_of, change_of
 from minicpmv.report.differences import given_settings, list_settings
 from minicpmv.report.evaluations import Measured, measured_keys
 from minicpmv.report.run_directory import Run, is_number
 from minicpmv.wording import counted, format_seconds
 
-__all__ = ["Answers", "Number", "RunView", "ShownPair", "view_run"]
+__all__ = ["MAX_CHARACTERS", "Answers", "Number", "RunView", "ShownPair", "view_run"]
 
 _STATUS = {
     "finished": "finished",
@@ -33,6 +36,10 @@ _STATUS = {
 }
 
 
+_LONG_CHARACTERS = 60
+"""Fewest characters of an answer that is a text."""
+MAX_CHARACTERS = 1500
+"""Most characters of one text on the page; its file has all of it."""
 _OF_EVERY_ANSWER = ("loss", "perplexity")
 """Metrics that are measured on all answers of a record."""
 
@@ -59,6 +66,12 @@ class ShownPair:
     """Images beyond."""
     strips: Sequence[Strip]
     """Frames of its films."""
+    badness: float
+    """How bad the last answer is, for an order of the page: the higher, the worse."""
+    change: float
+    """How much its score differs from that of the first."""
+    said: Sequence[Sequence[Stretch]]
+    """The first and the last answer; marked is what the expected answer has not."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +81,10 @@ class Answers:
     found: AnswerSet
     shown: Sequence[ShownPair]
     labels: Mapping[Kind, str]
+    is_long: bool
+    """Whether answers are texts, which need the width of the page."""
+    confusions: Sequence[Confusion]
+    histograms: Sequence[ScoreHistogram]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,13 +227,31 @@ def _view_answers(found: AnswerSet, pictures: Pictures, films: Films) -> Answers
             pictures=pictures.of(pair.images),
             num_hidden=pictures.num_hidden(pair.images),
             strips=films.of(pair.films),
+            badness=badness_of(pair.scores[-1], best=found.best),
+            change=abs(change_of(pair.scores)),
+            said=[_mark(text, pair.expected) for _, text in (pair.answers[0], pair.answers[-1])],
         )
         for pair in found.pairs
     ]
     labels: dict[Kind, str] = {"better": "better", "worse": "worse", "right": "right as before", "wrong": "unchanged"}
     if found.is_binary:
         labels |= {"better": "became right", "worse": "became wrong", "wrong": "wrong as before"}
-    return Answers(found=found, shown=shown, labels=labels)
+    lengths = [len(text) for pair in found.pairs for text in (*pair.expected[:1], pair.answers[-1][1])]
+    return Answers(
+        found=found,
+        shown=shown,
+        labels=labels,
+        is_long=bool(lengths) and median(lengths) > _LONG_CHARACTERS,
+        confusions=count_confusion(found.all_pairs),
+        histograms=count_scores(found.all_pairs),
+    )
+
+
+def _mark(text: str, expected: Sequence[str]) -> Sequence[Stretch]:
+    """Mark the words of an answer that its expected one has not, where there is one and both are texts."""
+    if len(expected) != 1 or not text or not _LONG_CHARACTERS < len(expected[0]) <= MAX_CHARACTERS >= len(text):
+        return [Stretch(text, is_changed=False)]
+    return compare_words(expected[0], text)[1]
 
 
 def _sources(facts: Mapping[str, Any]) -> list[dict[str, str]]:

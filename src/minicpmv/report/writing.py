@@ -10,17 +10,29 @@ from pathlib import Path
 from minicpmv.errors import UsageError
 from minicpmv.files.atomic_files import replacing
 from minicpmv.files.places import check_file
-from minicpmv.report.answers import AnswerSet, compare_files, compare_samples
+from minicpmv.report.answers.pairs import AnswerSet, compare_files, compare_samples
 from minicpmv.report.loss_picture import draw_loss
 from minicpmv.report.page import render_page
 from minicpmv.report.run_directory import AFTER, BEFORE, Run, read_run
 from minicpmv.terminal.streams import advise
 
-__all__ = ["Written", "write_report"]
+__all__ = ["NUM_EXAMPLES", "Report", "Written", "compose", "write_report"]
 
 PAGE = "report.html"
 PICTURE = "loss.png"
-_NUM_EXAMPLES = 24
+NUM_EXAMPLES = 24
+"""Most answers of each kind that a page shows unless more are asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """Holds a report that is not written yet."""
+
+    runs: Sequence[Run]
+    page: str
+    """HTML."""
+    picture: bytes | None
+    """PNG of the loss of a single run; None if there is no loss to draw."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +52,7 @@ def write_report(
     output: str | None = None,
     before: str | None = None,
     after: str | None = None,
-    num_examples: int = _NUM_EXAMPLES,
+    num_examples: int = NUM_EXAMPLES,
 ) -> Written:
     """Write the report.
 
@@ -57,14 +69,37 @@ def write_report(
     page = Path(directories[0]) / PAGE if output is None else Path(output)
     if Path(directories[0]).is_dir():  # otherwise the reader refuses it
         check_file(page, asked_by="--output")
+    report = compose(directories, before=before, after=after, num_examples=num_examples)
+    _write(page, report.page.encode())
+    picture = None
+    if output is None and len(report.runs) == 1:
+        picture = _write_picture(report.runs[0].directory / PICTURE, report.picture)
+    faults = tuple(f"{run.name}: {fault}" for run in report.runs for fault in run.faults)
+    return Written(page=page, picture=picture, faults=faults)
+
+
+def compose(
+    directories: Sequence[str],
+    *,
+    before: str | None = None,
+    after: str | None = None,
+    num_examples: int = NUM_EXAMPLES,
+    version: str | None = None,
+) -> Report:
+    """Make a report of what the directories hold now; as for ``write_report``.
+
+    Args:
+        directories: Directories of one or more runs.
+        before: Answers before training.
+        after: Answers after training.
+        num_examples: Most answers of each kind to show.
+        version: As for ``render_page``.
+    """
     runs = [read_run(directory) for directory in directories]
     files = [(before, after)] if before and after else [_answer_files(run) for run in runs]
     answers = [_answers(run, given, num_examples) for run, given in zip(runs, files, strict=True)]
-    _write(page, render_page(runs, answers).encode())
-    picture = _write_picture(runs[0]) if output is None and len(runs) == 1 else None
-    return Written(
-        page=page, picture=picture, faults=tuple(f"{run.name}: {fault}" for run in runs for fault in run.faults)
-    )
+    drawn = draw_loss(runs[0]) if len(runs) == 1 else None
+    return Report(runs=runs, page=render_page(runs, answers, picture=drawn, version=version), picture=drawn)
 
 
 def _answer_files(run: Run) -> tuple[str, str] | None:
@@ -83,8 +118,7 @@ def _answers(run: Run, files: tuple[str, str] | None, most: int) -> list[AnswerS
     return [each for each in found if each is not None]
 
 
-def _write_picture(run: Run) -> Path | None:
-    drawn, path = draw_loss(run), run.directory / PICTURE
+def _write_picture(path: Path, drawn: bytes | None) -> Path | None:
     if drawn is None:
         path.unlink(missing_ok=True)  # from an earlier run
         return None

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 
 from minicpmv.data.records.record import Record
+from minicpmv.pages.word_differences import Stretch, compare_words
 from minicpmv.processing.text.tool_calls import spell_calls
 from minicpmv.processing.text.turns import Turn
 
-__all__ = ["Answers", "Stretch", "compare_answers"]
-
-_ONE_BY_ONE = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-"""Characters of scripts that put no space between words."""
-_WORD = re.compile(rf"\s+|[^\W{_ONE_BY_ONE}]+|.", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """Holds words of an answer that follow each other."""
-
-    text: str
-    is_changed: bool
-    """Whether the other answer has something else here, or nothing."""
+__all__ = ["Answers", "compare_answers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +25,7 @@ def compare_answers(record: Record) -> Answers | None:
     """Mark where a record's two answers differ; None if it has one answer."""
     if not record.rejected:
         return None
-    first, second = (_WORD.findall(_spell(turns)) for turns in (record.turns[-1:], record.rejected))
-    changes = SequenceMatcher(None, first, second, autojunk=False).get_opcodes()
-    return Answers(
-        _join((first[start:end], what != "equal") for what, start, end, _, _ in changes),
-        _join((second[start:end], what != "equal") for what, _, _, start, end in changes),
-    )
-
-
-def _join(parts: Iterable[tuple[Sequence[str], bool]]) -> tuple[Stretch, ...]:
-    return tuple(Stretch("".join(words), is_changed) for words, is_changed in parts if words)
+    return Answers(*compare_words(_spell(record.turns[-1:]), _spell(record.rejected)))
 
 
 def _spell(turns: Sequence[Turn]) -> str:

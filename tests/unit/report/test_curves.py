@@ -14,7 +14,8 @@ def charts_of(*runs: Run) -> dict[str, Chart]:
 
 def test_curves_have_the_numbers_of_the_log(tmp_path: Path) -> None:
     charts = charts_of(read_run(write_run(tmp_path)))
-    assert list(charts) == ["loss", "eval_anls", "learning_rate", "grad_norm", "memory_gib", "grad_norm_parts"]
+    assert list(charts) == ["loss", "eval_anls", "learning_rate", "grad_norm", "grad_norm_parts", "memory_gib"]
+    assert [name for name, chart in charts.items() if chart.is_of_speed] == ["memory_gib"]
     training, held_out = charts["loss"].series
     assert list(training.points) == [(entry["step"], entry["loss"]) for entry in LOG if "loss" in entry]
     assert list(held_out.points) == [(2, 2.5), (3, 1.5)]
@@ -50,3 +51,16 @@ def test_a_long_curve_keeps_its_peaks() -> None:
     assert {(54_321, 99.0), (54_329, -99.0)} <= set(thin)
     assert list(thin) == sorted(thin)
     assert thin_out(points[:200], most=200) == points[:200]
+
+
+def test_a_run_that_compares_answers_has_its_charts(tmp_path: Path) -> None:
+    keys = ("rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected", "logps/chosen")
+    log = [{"step": step, **{key: float(step) for key in keys}} for step in (1, 2)]
+    log.append({"step": 2, "eval_rewards/margins": 5.0, "eval_runtime": 1.0})
+    charts = charts_of(read_run(write_run(tmp_path, log=log)))
+    assert list(charts) == ["rewards_accuracies", "rewards_margins", "rewards", "logps"]
+    assert [series.name for series in charts["rewards"].series] == ["better, training", "worse, training"]
+    assert [(series.name, list(series.points)) for series in charts["rewards_margins"].series] == [
+        ("training", [(1, 1.0), (2, 2.0)]),
+        ("validation", [(2, 5.0)]),
+    ]

@@ -91,7 +91,9 @@ def test_answers_stand_with_their_pictures(tmp_path: Path) -> None:
         write_lines(run / f"{name}.jsonl", [answer_line("r", answer, "yes", images=["digit.png", "gone.png"])])
     page = page_of(run)
     read = read_page(page)
-    assert [link[:22] for link in read.links] == ["data:image/png;base64,"]
+    assert [link[:22] for link in read.links] == ["data:image/png;base64,"] * 2, (
+        "the picture, and the loss without scripts"
+    )
     text = words_of(page)
     assert "gone.png: no such file became right Is it? expected yes before no after yes r" in text
     assert "exact_match 0.0% 100.0%" in text
@@ -162,6 +164,29 @@ def test_answers_about_a_film_have_a_strip_of_its_frames(tmp_path: Path) -> None
     videos = [{"video": str(tmp_path / "a.mp4"), "shown_at": [0.0, 1.5]}, {"video": "gone.mp4", "shown_at": [0.0]}]
     samples = [sample(step, "no", videos=videos) for step in (0, 3)]
     page = page_of(write_run(tmp_path / "run", samples=samples))
-    assert page.count('<li><img src="data:image/png;base64,') == 2
+    assert page.count('<li><button type="button" class="enlarge"><img src="data:image/png;base64,') == 2
     assert 'alt="frame at 1.5 seconds"' in page
     assert "gone.mp4: no such file" in words_of(page)
+
+
+def test_the_curves_have_tables_of_their_values(tmp_path: Path) -> None:
+    log = [{"step": step, "loss": 1 / step} for step in range(1, 501)]
+    text = words_of(page_of(write_run(tmp_path, log=log)))
+    assert "the curves as tables Loss, nats per trained token step 1 46 " in text
+    assert "455 500 value 1 0.02174 " in text
+
+
+def test_what_the_expected_answer_has_not_is_marked(tmp_path: Path) -> None:
+    expected = "a red house stands beside a green tree, and a grey cat sleeps in front of it"
+    samples = [
+        sample(step, text, expected=expected) for step, text in ((0, ""), (3, expected.replace("grey", "black")))
+    ]
+    page = page_of(write_run(tmp_path, samples=samples))
+    assert "<mark>black</mark>" in page
+    assert 'class="answers long"' in page
+    assert "step 0 (nothing)" in words_of(page)
+
+
+def test_white_space_as_an_answer_is_said(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path, samples=[sample(0, "yes"), sample(3, " \n")]))
+    assert "step 3 (white space only)" in words_of(page)

@@ -10,8 +10,9 @@ import pytest
 
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.sources.loading import load_records
+from minicpmv.pages.word_differences import Stretch
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.show.answers import Stretch, compare_answers
+from minicpmv.show.answers import compare_answers
 from minicpmv.show.page import Header, render_page
 from tests.tiny import FIXTURES, conversation, write_data
 from tests.unit.show.pages import read_page

@@ -1,4 +1,5 @@
-// Draws the curves from the numbers in the page, and lets a reader choose which answers are shown.
+// Draws the curves from the numbers in the page, and lets a reader find, order, unfold and enlarge answers.
+document.documentElement.classList.add("scripted");
 const { runs, charts } = JSON.parse(document.getElementById("curves").textContent);
 const controls = document.querySelector(".controls");
 const several = runs.length > 1;
@@ -74,7 +75,7 @@ function draw(figure, chart) {
   svg += steps.map((tick) => `<text x="${x(tick)}" y="${height - 4}" text-anchor="middle">${words(tick)}</text>`).join("");
   chart.series.forEach((series, index) => {
     const smoothed = controls.elements.smooth.checked && chart.is_noisy && !series.is_measured && series.points.length >= 40;
-    const style = `${colourOf(series, index)}${several && series.is_measured && chart.name === "loss" ? " dashed" : ""}`;
+    const style = `${colourOf(series, index)}${several && series.is_measured && chart.has_names ? " dashed" : ""}`;
     svg += `<path class="line ${style}${smoothed ? " raw" : ""}" d="${path(series.points)}"/>`;
     if (smoothed) svg += `<path class="line ${style}" d="${path(smooth(series.points))}"/>`;
     if (series.is_measured || series.points.length === 1) {
@@ -110,7 +111,7 @@ function tell(plot, chart, step) {
   box.append(line(`step ${here.toLocaleString("en")}`, ""));
   chart.series.forEach((series, index) => {
     const [at, value] = nearest(series.points, here);
-    const name = several ? runs[series.run] + (chart.name === "loss" ? `, ${series.name}` : "") : series.name;
+    const name = several ? runs[series.run] + (chart.has_names ? `, ${series.name}` : "") : series.name;
     const row = line(at === here ? name : `${name}, step ${at.toLocaleString("en")}`, value === null ? "not finite" : words(value));
     const dot = document.createElement("i");
     dot.className = colourOf(series, index);
@@ -119,6 +120,7 @@ function tell(plot, chart, step) {
   });
   plot.querySelector("svg").insertAdjacentHTML("beforeend", `<path class="here" d="M${x(here)} 0V${height - 24}"/>`);
   plot.append(box);
+  figureOf(plot).querySelector("[aria-live]").textContent = [...box.children].map((row) => [...row.children].map((part) => part.textContent).join(" ")).join(", ");
   const before = x(here) > width / 2;
   box.style.left = `${Math.max(0, before ? x(here) - box.offsetWidth - 12 : Math.min(x(here) + 12, width - box.offsetWidth))}px`;
 }
@@ -128,6 +130,8 @@ function line(name, value) {
   for (const text of [name, value]) row.appendChild(document.createElement("span")).textContent = text;
   return row;
 }
+
+const figureOf = (plot) => plot.closest("figure");
 
 function hush(plot) {
   for (const old of plot.querySelectorAll(".here, .values")) old.remove();
@@ -158,12 +162,120 @@ for (const chart of charts) {
 }
 if (controls) controls.hidden = false;
 
+// ---- tables that are wider than the page can be moved by keys
+
+function reach() {
+  for (const box of document.querySelectorAll(".scroll")) {
+    if (box.scrollWidth <= box.clientWidth || box.tabIndex === 0) continue;
+    box.tabIndex = 0;
+    box.setAttribute("role", "region");
+    box.setAttribute("aria-label", `table: ${box.querySelector("caption")?.textContent ?? box.closest("section, header").querySelector("h1, h2").textContent}`);
+  }
+}
+
+new ResizeObserver(reach).observe(document.body);
+
+// ---- answers
+
 for (const section of document.querySelectorAll(".answers")) {
+  const cards = [...section.querySelectorAll(".card")];
   const buttons = [...section.querySelectorAll(".filter button")];
+  const find = section.querySelector(".find input"), order = section.querySelector(".order select");
+  const more = section.querySelector(".more");
+  const texts = new Map(cards.map((card) => [card, card.querySelector(".talk").textContent.toLowerCase()]));
+  const atATime = section.classList.contains("long") ? 8 : 12;
+  let most = atATime;
+
+  function arrange() {
+    const kind = buttons.find((button) => button.getAttribute("aria-pressed") === "true").dataset.kind;
+    const wanted = find.value.trim().toLowerCase();
+    const key = order.value, sign = key === "place" ? 1 : -1;
+    const found = cards.filter((card) => (!kind || card.dataset.kind === kind) && texts.get(card).includes(wanted));
+    found.sort((one, other) => sign * (one.dataset[key] - other.dataset[key]) || one.dataset.place - other.dataset.place);
+    for (const card of cards) card.hidden = true;
+    for (const card of found.slice(0, most)) card.hidden = false;
+    section.querySelector(".cards").append(...found);
+    more.hidden = false;
+    more.querySelector("button").hidden = found.length <= most;
+    more.querySelector("[role=status]").textContent = found.length ? `${Math.min(most, found.length).toLocaleString("en")} of ${found.length.toLocaleString("en")}` : "no answer has this text";
+    fold(section);
+  }
+
+  function start() {
+    most = atATime;
+    arrange();
+  }
+
   for (const button of buttons) {
     button.addEventListener("click", () => {
       for (const each of buttons) each.setAttribute("aria-pressed", String(each === button));
-      for (const card of section.querySelectorAll(".card")) card.hidden = Boolean(button.dataset.kind) && card.dataset.kind !== button.dataset.kind;
+      start();
     });
   }
+  find.addEventListener("input", start);
+  order.addEventListener("change", start);
+  more.querySelector("button").addEventListener("click", () => {
+    most += 2 * atATime;
+    arrange();
+  });
+  for (const label of section.querySelectorAll(".find, .order")) label.hidden = false;
+  start();
+}
+
+/** Puts a button behind each text that is cut to a few lines. */
+function fold(place) {
+  for (const text of place.querySelectorAll(".clamp:not(.measured)")) {
+    if (!text.clientHeight) continue; // hidden, and measured when it is shown
+    text.classList.add("measured");
+    if (text.scrollHeight <= text.clientHeight + 2) continue;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "unfold";
+    button.textContent = "show all";
+    button.addEventListener("click", () => {
+      button.textContent = text.classList.toggle("whole") ? "show less" : "show all";
+    });
+    text.after(button);
+  }
+}
+
+for (const details of document.querySelectorAll("details.run")) details.addEventListener("toggle", () => fold(details));
+
+// ---- pictures, and the command
+
+for (const image of document.querySelectorAll("[data-like]")) {
+  image.src = document.querySelector(`[data-number="${image.dataset.like}"]`).src;
+}
+const enlarged = document.querySelector(".enlarged");
+for (const button of document.querySelectorAll(".enlarge")) {
+  button.addEventListener("click", () => {
+    const small = button.querySelector("img"), large = enlarged.querySelector("img");
+    large.src = small.src;
+    large.alt = small.alt;
+    large.classList.toggle("tiny", small.naturalWidth <= 128 && small.naturalHeight <= 128);
+    enlarged.querySelector("p").textContent = small.alt;
+    enlarged.showModal();
+  });
+}
+enlarged.addEventListener("click", (event) => {
+  if (event.target === enlarged) enlarged.close(); // the space around the picture
+});
+
+for (const button of navigator.clipboard ? document.querySelectorAll(".copy") : []) {
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(button.previousElementSibling.textContent);
+    button.textContent = "copied";
+  });
+}
+
+// ---- a run that goes on: the server that wrote this page has a newer one when its version differs
+
+const { version } = document.body.dataset;
+if (version !== undefined) {
+  setInterval(async () => {
+    const answer = await fetch("version").catch(() => null); // the server was stopped: the page stays as it is
+    const isInUse = enlarged.open || document.activeElement?.matches("input, select");
+    if (answer?.ok && (await answer.text()) !== version && !isInUse) location.reload();
+  }, 3000);
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -12,8 +12,11 @@ from minicpmv.processing.pictures.patches import ImageError, load_image
 
 __all__ = ["Picture", "Pictures"]
 
-_MAX_PIXELS = 320
-"""Longest side in pixels: sharp next to an answer, and seldom above 30 kB."""
+_SIZES = ((1_500_000, 960), (3_000_000, 320))
+"""Longest side in pixels of pictures as long as those before them have fewer bytes than stated. The larger ones can be
+read when they are enlarged, the smaller ones are sharp next to an answer."""
+_SMALLEST = 160
+"""Longest side of the others: a page that is mailed stays below what mail servers take."""
 _MAX_SHOWN = 4
 """Most images shown of one record."""
 _TINY_PIXELS = 96
@@ -25,8 +28,12 @@ class Picture:
     """Holds one image of a record."""
 
     name: str
+    number: int = 0
+    """Number among the pictures of the page."""
     url: str = ""
-    """``data:`` URL; empty if it cannot be shown."""
+    """``data:`` URL; empty if it cannot be shown, or stands in the page already."""
+    is_repeated: bool = False
+    """Whether an earlier record of the page has it."""
     is_tiny: bool = False
     fault: str = ""
     """Reason why it cannot be shown."""
@@ -42,10 +49,19 @@ class Pictures:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._embed = cache(self._read)
+        self._seen: set[str] = set()
+        self._num_bytes = 0
 
     def of(self, names: Sequence[str]) -> list[Picture]:
         """Return the first images of a record."""
-        return [self._embed(name) for name in names[:_MAX_SHOWN]]
+        return [self._first_or_again(name) for name in names[:_MAX_SHOWN]]
+
+    def _first_or_again(self, name: str) -> Picture:
+        picture = self._embed(name)
+        if name not in self._seen or picture.fault:
+            self._seen.add(name)
+            return picture
+        return replace(picture, url="", is_repeated=True)
 
     def num_hidden(self, names: Sequence[str]) -> int:
         """Count the images that are not shown."""
@@ -58,5 +74,7 @@ class Pictures:
             image = load_image(self._folder / name)
         except (ImageError, OSError, ValueError) as error:  # the last two for an invalid file name
             return Picture(name=Path(name).name, fault=error.found if isinstance(error, ImageError) else str(error))
-        is_tiny = max(image.size) <= _TINY_PIXELS
-        return Picture(name=Path(name).name, url=data_url(shrink(image, _MAX_PIXELS)), is_tiny=is_tiny)
+        longest = next((pixels for most, pixels in _SIZES if self._num_bytes < most), _SMALLEST)
+        url = data_url(shrink(image, longest))
+        self._num_bytes += len(url)
+        return Picture(name=Path(name).name, number=len(self._seen), url=url, is_tiny=max(image.size) <= _TINY_PIXELS)

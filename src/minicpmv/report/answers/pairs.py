@@ -13,14 +13,24 @@ from minicpmv.evaluation.metrics.base import Metric, Sample
 from minicpmv.evaluation.metrics.registry import find_metrics
 from minicpmv.evaluation.score_files import Answered, ShareOfFile, make_sample, read_answers
 from minicpmv.evaluation.scores import measure, shown
-from minicpmv.report.answer_films import FilmOfLine, read_films
+from minicpmv.report.answers.films import FilmOfLine, read_films
 from minicpmv.report.run_directory import Entry, Run
 
-__all__ = ["KINDS", "AnswerSet", "Kind", "Pair", "Value", "compare_files", "compare_samples"]
+__all__ = [
+    "KINDS",
+    "AnswerSet",
+    "Kind",
+    "Pair",
+    "Value",
+    "badness_of",
+    "change_of",
+    "compare_files",
+    "compare_samples",
+]
 
 Kind = Literal["better", "worse", "right", "wrong"]
-KINDS: tuple[Kind, ...] = ("better", "worse", "right", "wrong")
-"""Kinds in the order of the page: changed answers come first."""
+KINDS: tuple[Kind, ...] = ("worse", "wrong", "better", "right")
+"""Kinds in the order of the page: what one opens it for comes first."""
 
 _JUDGED_BY = "exact_match"
 _DRAWS_SEED = 0
@@ -68,6 +78,8 @@ class AnswerSet:
     is_binary: bool
     """Whether every score is simply right or wrong."""
     counts: dict[Kind, int]
+    all_pairs: Sequence[Pair]
+    """In the order of the file."""
     pairs: Sequence[Pair]
     """The first pairs of each kind."""
     share: str
@@ -141,13 +153,15 @@ def _sort(
 ) -> AnswerSet:
     of_kind: dict[Kind, list[Pair]] = {kind: [pair for pair in pairs if pair.kind == kind] for kind in KINDS}
     for kind in ("better", "worse"):
-        of_kind[kind].sort(key=lambda pair: -abs(_change(pair.scores)))
+        of_kind[kind].sort(key=lambda pair: -abs(change_of(pair.scores)))
+    of_kind["wrong"].sort(key=lambda pair: -badness_of(pair.scores[1], best=_best(metric)))
     return AnswerSet(
         title=title,
         metric=metric.name,
         best=_best(metric),
         is_binary=all(score in (0, 1, None) for pair in pairs for score in pair.scores),
         counts={kind: len(of_kind[kind]) for kind in KINDS},
+        all_pairs=pairs,
         pairs=[pair for kind in KINDS for pair in of_kind[kind][:most]],
         share=share,
         values=values,
@@ -193,7 +207,7 @@ def _score(metric: Metric, sample: Sample) -> float | None:
 
 
 def _judge(scores: tuple[float | None, float | None], metric: Metric) -> Kind:
-    change = _change(scores)
+    change = change_of(scores)
     if change:
         return "better" if (change > 0) == metric.higher_is_better else "worse"
     return "right" if scores[1] == _best(metric) else "wrong"
@@ -204,9 +218,15 @@ def _best(metric: Metric) -> float:
     return 1.0 if metric.higher_is_better else 0.0
 
 
-def _change(scores: tuple[float | None, float | None]) -> float:
+def change_of(scores: tuple[float | None, float | None]) -> float:
+    """Return the last score less the first; nothing where the metric could not measure one of them."""
     before, after = scores
     return 0.0 if before is None or after is None else after - before
+
+
+def badness_of(score: float | None, *, best: float) -> float:
+    """Return how far a score is from the best one; nothing where the metric could not measure."""
+    return 0.0 if score is None else abs(best - score)
 
 
 def _texts(values: Any) -> list[str]:

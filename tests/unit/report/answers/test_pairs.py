@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from minicpmv.errors import UsageError
-from minicpmv.report.answers import compare_files, compare_samples
+from minicpmv.report.answers.pairs import compare_files, compare_samples
 from minicpmv.report.run_directory import read_run
 from tests.unit.report.runs import answer_line, sample, write_lines, write_run
 
@@ -14,7 +14,7 @@ def write_pair(folder: Path, before: list[dict[str, object]], after: list[dict[s
     return write_lines(folder / "before.jsonl", before), write_lines(folder / "after.jsonl", after)
 
 
-def test_what_changed_comes_first(tmp_path: Path) -> None:
+def test_wrong_answers_come_first(tmp_path: Path) -> None:
     said = {"a": ("yes", "yes"), "b": ("yes", "no"), "c": ("no", "no"), "d": ("no", "yes")}
     files = write_pair(
         tmp_path,
@@ -23,10 +23,10 @@ def test_what_changed_comes_first(tmp_path: Path) -> None:
     )
     found = compare_files(*files, most=5)
     assert [(pair.name, pair.kind) for pair in found.pairs] == [
-        ("d", "better"),
         ("b", "worse"),
-        ("a", "right"),
         ("c", "wrong"),
+        ("d", "better"),
+        ("a", "right"),
     ]
     assert found.counts == {"better": 1, "worse": 1, "right": 1, "wrong": 1}
     assert [(value.metric, value.before, value.after) for value in found.values] == [("exact_match", "50.0%", "50.0%")]
@@ -71,3 +71,11 @@ def test_samples_compare_the_first_answer_with_the_last(tmp_path: Path) -> None:
 
 def test_a_run_that_was_asked_once_has_nothing_to_compare(tmp_path: Path) -> None:
     assert compare_samples(read_run(write_run(tmp_path, samples=[sample(0, "no")])), most=5) is None
+
+
+def test_of_answers_that_stayed_wrong_the_worst_comes_first(tmp_path: Path) -> None:
+    scores = {"scores": {"cer": 1.0}}
+    said = {"a": "yesx", "b": "completely else", "c": "yesxx"}
+    lines = [answer_line(key, answer, "yes", **scores) for key, answer in said.items()]
+    found = compare_files(*write_pair(tmp_path, lines, lines), most=5)
+    assert [pair.name for pair in found.pairs] == ["b", "c", "a"]

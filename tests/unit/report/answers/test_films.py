@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from minicpmv.report.answer_films import Films, read_films
+from minicpmv.report.answers.films import Films, read_films
 from tests.films import make_film
 from tests.tiny import save_picture
 
