@@ -17,7 +17,8 @@ def llms_text() -> str:
     """Return the file's text."""
     addresses = page_addresses()
     home = (ROOT / HOME).read_text(encoding="utf-8")
-    title, summary = (part.strip() for part in home.split("\n\n")[:2])
+    title, *paragraphs = (part.strip() for part in home.split("\n\n"))
+    summary = next(part for part in paragraphs if not part.startswith("["))  # not the link to the other language
     parts = [title, "> " + " ".join(summary.split())]
     for section in SECTIONS:
         rows: list[str] = []

@@ -1,4 +1,4 @@
-"""Which page is where: five sections, their pages, and one sentence on each.
+"""Which page is where: six sections, their pages, and one sentence on each.
 
 The sections' own pages and ``llms.txt`` are made from these sentences. Every document of the repository is in one
 section, or in ``NOT_SHOWN`` (tests/docs/test_navigation.py).
@@ -52,6 +52,7 @@ SECTIONS = (
                 "Your own records",
             ),
             Page("docs/demo.md", "Try every command on a small model that comes with the package, without a download."),
+            Page("docs/python.md", "Train, ask and measure from a program or a notebook."),
         ),
     ),
     Section(
@@ -207,6 +208,17 @@ SECTIONS = (
             Page("docs/new_release.md", "Add a release that the package does not know yet.", "A new release"),
             Page("CONTRIBUTING.md", "Set up, check, test and send a change."),
             Page("SECURITY.md", "What is guarded against, and how to report a fault."),
+        ),
+    ),
+    Section(
+        "zh",
+        "中文",
+        "中文页面。其余各页为英文。",
+        (
+            Page("docs/zh/README.md", "本包做什么，怎样安装、训练、评测和部署。", "概览"),
+            Page("docs/zh/start.md", "从安装好到用自己的数据训练出模型，以及要写些什么。"),
+            Page("docs/zh/data.md", "数据文件：记录、文本中的图片、各种格式，以及检查。"),
+            Page("docs/zh/codes.md", "数据提示的每个代码：含义和处理办法。"),
         ),
     ),
 )

@@ -8,6 +8,8 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from importlib import import_module
+from typing import is_typeddict
 from unittest import mock
 
 import minicpmv
@@ -118,18 +120,23 @@ def _python_names() -> Iterator[str]:
         f"{_GENERATED} Names that stay: those of `minicpmv` itself, and those that the other pages' examples import. "
         "Everything else may change without notice."
     )
-    for name in minicpmv.__all__:
+    for name in sorted(minicpmv.__all__):
         if not name.startswith("_"):
             yield f"## minicpmv.{name}"
-            yield _documented("minicpmv", name, is_class=isinstance(getattr(minicpmv, name), type))
+            yield _documented("minicpmv", name)
     for module, names in documented_names().items():
         yield f"## {module}"
         for name in names:
-            value = getattr(__import__(module, fromlist=[name]), name)
-            yield _documented(module, name, is_class=isinstance(value, type))
+            yield _documented(module, name)
 
 
-def _documented(module: str, name: str, *, is_class: bool) -> str:
+def _documented(module: str, name: str) -> str:
+    """Return the directive that writes one name from its docstring."""
+    value = getattr(import_module(module), name)
+    is_class = isinstance(value, type)
     directive = f".. auto{'class' if is_class else 'function'}:: {module}.{name}"
-    options = ["   :members:"] if is_class else []
-    return "\n".join(["```{eval-rst}", directive, *options, "```"])
+    options = ["   :members:"] if is_class and not is_typeddict(value) else []
+    block = "\n".join(["```{eval-rst}", directive, *options, "```"])
+    if is_typeddict(value):  # minicpmv.Settings
+        return f"{block}\n\nThe keys are [the flags of training](training_flags.md), without `--`."
+    return block

@@ -40,7 +40,11 @@ def test_no_two_pages_have_one_address() -> None:
 
 
 def test_every_page_is_described_in_one_sentence() -> None:
-    wrong = [page.source for page in SHOWN if not re.fullmatch(r"[A-Z`].*[^.]\.", page.about) or len(page.about) > 110]
+    wrong = [
+        page.source
+        for page in SHOWN
+        if not re.fullmatch(r"[A-Z`].*[^.]\.|[\u4e00-\u9fff].*。", page.about) or len(page.about) > 110
+    ]
     assert wrong == []
 
 

@@ -68,7 +68,12 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(
-    ("query", "page"), [("vision_cache", "guides/training.html"), ("D141", "reference/codes.html")]
+    ("query", "page"),
+    [
+        ("vision_cache", "guides/training.html"),
+        ("D141", "reference/codes.html"),
+        ("图片切片", "zh/zh.html"),  # inside a longer run of characters
+    ],
 )
 def test_search_finds_pages_without_a_server(site: Path, browser: Any, query: str, page: str) -> None:
     tab = browser.new_page()
