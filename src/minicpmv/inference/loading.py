@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import snapshot_download
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText
 
 from minicpmv.devices.inspection import inspect_machine, look_at
@@ -27,7 +26,7 @@ from minicpmv.models.answering.answers import end_token_ids
 from minicpmv.models.checkpoints.downsampling import mode_options
 from minicpmv.models.joining.model import JoinedModel
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.releases.directories import HUB_NAME, SMALL_FILES, find_directory, name_to_load
+from minicpmv.releases.directories import SMALL_FILES, find_cached, find_directory, is_hub_name, name_to_load
 from minicpmv.releases.json_bounds import quote
 from minicpmv.releases.model_files import check_model_files, read_object
 from minicpmv.releases.table import VERSIONS, Version
@@ -88,7 +87,7 @@ def base_of_adapter(path: str | Path) -> str | None:
         )
     if "\0" not in base and Path(base).is_dir():
         return base
-    if not _is_hub_name(base):
+    if not is_hub_name(base):
         raise CheckpointError(
             f"{config_file}: base_model_name_or_path names {base!r}, found no such directory, expected the base model\n"
             "  fix: restore the base model, or write its new path into that file"
@@ -98,14 +97,14 @@ def base_of_adapter(path: str | Path) -> str | None:
 
 def _cached(name: str, named_by: Path) -> str:
     """Return the cached directory of a model; a name in a file of unknown origin must not cause a download."""
-    try:
-        return snapshot_download(name, local_files_only=True)
-    except (OSError, ValueError) as error:  # huggingface_hub's own errors are of these kinds
+    found = find_cached(name)
+    if found is None:
         raise CheckpointError(
             f"{named_by}: base_model_name_or_path names {name!r} on the hub, found no copy of it in the cache, "
             "expected one: the base that an adapter names is not downloaded unasked\n"
             f"  fix: if you trust that name, `hf download {name}`; or write the base model's directory into that file"
-        ) from error
+        )
+    return str(found)
 
 
 def default_device(device: str | torch.device | None = None) -> torch.device:
@@ -283,10 +282,6 @@ def _not_ours(base: str, found: object) -> CheckpointError:
     return CheckpointError(
         f"{base}: found a {type(found).__name__}, expected a MiniCPM-V model\n  fix: name a MiniCPM-V directory"
     )
-
-
-def _is_hub_name(name: str) -> bool:
-    return HUB_NAME.fullmatch(name) is not None
 
 
 def _looks_like_a_path(name: str) -> bool:
