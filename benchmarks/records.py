@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-__all__ = ["MIXED", "make_photograph", "make_records"]
+__all__ = ["MIXED", "WORDS", "make_photograph", "make_records"]
 
 MIXED = (1, 3, 4, 5, 7, 9, 10)
 """Slices of a picture, overview included; other numbers come from pictures that are much longer than wide."""
@@ -25,7 +25,7 @@ _SIDES = {
 }
 """Slices -> width and height of a picture that is cut into as many, pixels."""
 
-_WORDS = ("the", "of", "a", "on", "there", "are", "is", "and", "image", "table", "plate", "white", "small", "left")
+WORDS = ("the", "of", "a", "on", "there", "are", "is", "and", "image", "table", "plate", "white", "small", "left")
 
 
 def make_photograph(width: int, height: int, *, seed: int) -> Image.Image:
@@ -69,7 +69,7 @@ def make_records(
     with data.open("w", encoding="utf-8") as file:
         for index in range(number):
             count = int(rng.integers(*words, endpoint=True))
-            text = rng.choice(_WORDS, count).tolist()
+            text = rng.choice(WORDS, count).tolist()
             question, answer = " ".join(text[: count * 3 // 5]), " ".join(text[count * 3 // 5 :])
             turns = [{"role": "user", "content": f"<image>\n{question}"}, {"role": "assistant", "content": answer}]
             record = {"id": str(index), "image": f"{index % num_pictures}.jpg", "conversations": turns}

@@ -6,7 +6,7 @@ REQUEST: ``trainer`` (dpo or grpo), ``model`` (a directory), ``pictures`` (paths
 else the trainer logs, by its names; ``moved``, whether weights changed.
 
 REQUEST with ``reference`` (a directory) and ``pairs`` (a file of our records) instead of pictures and ``lora``: no
-step, but the loss of all pairs as one batch. RESULT: what DPOTrainer logs of it, and each gradient by ``gradient.NAME``.
+step, but the loss of all pairs as one batch. RESULT: what DPOTrainer logs of it, and gradients, by ``gradient.NAME``.
 
 It is an example as well. Both trainers call our model as it is; what they ask of a processor is made here:
 

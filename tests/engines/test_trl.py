@@ -17,12 +17,13 @@ from minicpmv.data.samples.compared import Comparison
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.sources.loading import load_records
 from minicpmv.demo.build import build_demo
+from minicpmv.losses.batch import PreferenceLoss
+from minicpmv.losses.mixture import parse_mixture
+from minicpmv.losses.preference import How
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
-from minicpmv.objectives.losses import How
-from minicpmv.objectives.mixture import parse_mixture
-from minicpmv.objectives.preference import SUMS, Preference, describe_sums
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.training.learning.preferences import log_probs_of
+from minicpmv.training.objectives.objective import log_probs_of
+from minicpmv.training.objectives.preference import Preference
 from tests.engines.conftest import Drive
 from tests.parity.cases import FIXTURES
 from tests.tiny import save_picture
@@ -88,13 +89,14 @@ def compute_ours(request: dict[str, Any]) -> dict[str, Any]:
         load_records(request["pairs"]), processor, max_length=512, comparison=Comparison(kind="pair")
     )
     batch = PackedCollator(0, compares=True)([dataset[number] for number in range(len(dataset))])
-    preference = Preference(mixture=parse_mixture("sigmoid", flag="--preference_loss"), how=How(beta=0.1))
+    objective = Preference(
+        PreferenceLoss(mixture=parse_mixture("sigmoid", flag="--preference_loss"), how=How(beta=0.1))
+    )
     with torch.no_grad():
-        reference_log_probs = log_probs_of(reference, batch)
-    found = preference.loss_of(log_probs_of(model, batch), batch["layout"], reference_M=reference_log_probs)
-    loss = preference.divide(found, torch.tensor(preference.count(batch["layout"])))
+        batch["reference_log_probs"] = log_probs_of(reference, batch)
+        told = objective.describe(objective.measure(model, batch).tolist())
+    loss = objective.loss(model, batch, objective.count([batch["layout"]]))
     loss.backward()
-    told = describe_sums(dict(zip(SUMS, found.sums.tolist(), strict=True)), preference.mixture)
     gradients = {
         f"gradient.{name}": weight.grad.numpy() for name, weight in model.named_parameters() if weight.grad is not None
     }
