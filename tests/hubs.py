@@ -80,6 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
             name = f"{made['organization']}/{made['name']}" if made.get("organization") else made["name"]
             self.hub.created[name] = made
             self._send_json({"url": f"{self.hub.address}/{name}", "id": name})
+        elif parts == ["api", "validate-yaml"]:
+            self._send_json({"errors": [], "warnings": []})
         elif parts[:2] == ["api", "models"] and "preupload" in parts:
             files = json.loads(self._body)["files"]
             self._send_json(
@@ -112,8 +114,10 @@ class _Handler(BaseHTTPRequestHandler):
         name = "/".join(parts[1:3])
         if parts == ["models"] and self.command == "POST":
             made = json.loads(self._body)
-            self.hub.created[f"{made['Path']}/{made['Name']}"] = made
-            self._send_json({"Code": 200, "Success": True, "Data": {"Name": made["Name"]}})
+            if self.hub.created.setdefault(f"{made['Path']}/{made['Name']}", made) is made:
+                self._send_json({"Code": 200, "Success": True, "Data": {"Name": made["Name"]}})
+            else:  # an upload tries to make it again
+                self._send_json({"Code": 10020101001, "Success": False, "Message": "already exists"}, 400)
         elif parts[-1:] == ["batch"]:
             objects = json.loads(self._body)["objects"]
             self._send_json(

@@ -24,6 +24,7 @@ _COMMANDS = [
     ["convert", "--help"],
     ["demo", "-h"],
     ["scripts", "-h"],
+    ["push", "-h"],
     ["check", "-h"],
     ["estimate", "-h"],
     ["compare", "-h"],

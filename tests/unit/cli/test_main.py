@@ -13,7 +13,9 @@ from minicpmv.cli.main import main
 from tests.processes import started
 
 
-@pytest.mark.parametrize("command", ["check", "chat", "predict", "eval", "show", "convert", "demo", "scripts", "ui"])
+@pytest.mark.parametrize(
+    "command", ["check", "chat", "predict", "eval", "show", "convert", "demo", "scripts", "push", "ui"]
+)
 def test_every_help_ends_with_two_commands(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])

@@ -42,7 +42,7 @@ _REFUSED = {
     "liger_kernel_config": "no kernel of Liger is used",
     "label_smoothing_factor": "it needs the logits of every token, which are never computed",
     "parallelism_config": "only data parallelism, DeepSpeed and FSDP2 are supported",
-    "push_to_hub": "a run never uploads anything; upload the finished directory with `hf upload`",
+    "push_to_hub": "a run never uploads anything; upload what it has saved with `minicpmv push OUTPUT owner/name`",
     "use_liger_kernel": "its kernels know no MiniCPM-V model; the loss is already computed at trained tokens only",
 }
 
