@@ -95,7 +95,7 @@ def test_last_update_is_looked_at_before_anything_is_saved(
     assert "q_proj" in told.err
     assert "fix: train with a lower --learning_rate (it was 1e+38)" in told.err
     assert "Saved" not in told.out
-    assert _names(tmp_path) == {"log.jsonl", "run.json"}
+    assert _names(tmp_path) == {"log.jsonl", "run.json", "run.yaml"}
     assert read_run(tmp_path)["status"] == "not finite"
 
 
@@ -158,7 +158,7 @@ def test_finite_weights_that_compute_no_number_are_not_saved_without_a_proof(
     assert "error: step 1 of 1: found finite weights that compute a loss of nan, expected a finite number" in told.err
     assert "fix: train with a lower --learning_rate (it was 1e+30)" in told.err
     assert "Saved" not in told.out
-    assert _names(tmp_path) == {"log.jsonl", "run.json"}
+    assert _names(tmp_path) == {"log.jsonl", "run.json", "run.yaml"}
     assert read_run(tmp_path)["status"] == "not finite"
 
 

@@ -6,6 +6,7 @@ This module knows signals and nothing of training; ``boundary`` queries it after
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -16,10 +17,12 @@ from multiprocessing.context import ForkContext, ForkProcess
 from types import FrameType
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from minicpmv.data.samples.workers import end_if_nothing_is_delivered
 from minicpmv.training.distributed.console import is_first_process
 
-__all__ = ["SIGNALS", "Interrupted", "Interruption", "ShelteringContext", "WorkerStart"]
+__all__ = ["SIGNALS", "Interrupted", "Interruption", "ShelteringContext", "WorkerStart", "shelter"]
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
@@ -196,3 +199,14 @@ class ShelteringContext(ForkContext):
 
 def _outlive_one(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
+
+
+def shelter(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """Make a loader's workers leave signals to the run."""
+    # accelerate's loaders wrap the one that starts the workers, and copy the outer one to skip batches.
+    for each in (loader, getattr(loader, "base_dataloader", loader)):
+        if each.num_workers and not isinstance(each.worker_init_fn, WorkerStart):
+            each.worker_init_fn = WorkerStart(each.worker_init_fn)
+            if (each.multiprocessing_context or multiprocessing).get_start_method() == "fork":
+                each.multiprocessing_context = ShelteringContext()
+    return loader

@@ -6,7 +6,8 @@ Batches are counted by their layouts, which are on the host; processes sum up th
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import add
 from typing import Any
 
@@ -29,6 +30,7 @@ class Throughput:
     def __init__(self, flops_of_each: Work) -> None:
         self._flops_of_each = flops_of_each
         self._since: float | None = None
+        self._is_paused = False
         self._records = 0
         self._work = Work()
 
@@ -48,10 +50,18 @@ class Throughput:
             work = count_work(batch["layout"])
             self._work = Work(*map(add, self._work, work))
 
-    def leave_out(self, started: float) -> None:
-        """Exclude the time since ``started``, by ``time.perf_counter``, from the measured time."""
-        if self._since is not None:
-            self._since += time.perf_counter() - started
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Exclude what happens inside from the measured time; a pause within another is part of it."""
+        is_outermost, self._is_paused = not self._is_paused, True
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            if is_outermost:
+                self._is_paused = False
+                if self._since is not None:
+                    self._since += time.perf_counter() - started
 
     def read(self, device: torch.device) -> dict[str, float]:
         """Return the rates since the last call, and reset the counts. Every process must call it.

@@ -5,20 +5,20 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from transformers import Trainer
 
-import minicpmv.training.loop.trainer as trainer_module
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.files.atomic_files import STAGING
 from minicpmv.training.checkpoints.manifest import MANIFEST, find_fault, seal
+from minicpmv.training.checkpoints.restoring import find_own_checkpoint
 from minicpmv.training.checkpoints.resume import Setting, choose_resume_point
 from minicpmv.training.checkpoints.staging import list_checkpoints, publish, remove_stale, rotate
-from minicpmv.training.loop.trainer import MiniCPMVTrainer
+from minicpmv.training.loop import checkpointing
+from minicpmv.training.loop.checkpointing import CheckpointingTrainer
 
 _FINGERPRINT = {
     "base_model": {
@@ -117,9 +117,9 @@ def test_list_of_other_types_is_none(change: dict[str, Any], tmp_path: Path) -> 
 def test_process_waits_for_weights_that_it_does_not_write(monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers before 5.23 calls ``_save`` in the first process alone: waiting there, it waited for ever."""
     waited: list[str] = []
-    monkeypatch.setattr(trainer_module, "wait_for_all", lambda: waited.append("for all"))
+    monkeypatch.setattr(checkpointing, "wait_for_all", lambda: waited.append("for all"))
     monkeypatch.setattr(Trainer, "save_model", lambda *_: None)
-    other: Any = object.__new__(MiniCPMVTrainer)
+    other: Any = object.__new__(CheckpointingTrainer)
     other.is_deepspeed_enabled = True
     other.save_model("checkpoint-5", _internal_call=True)
     assert waited == ["for all"]
@@ -127,16 +127,16 @@ def test_process_waits_for_weights_that_it_does_not_write(monkeypatch: pytest.Mo
 
 def test_best_checkpoint_is_one_of_this_run(tmp_path: Path) -> None:
     """Its name comes from a file of the checkpoint that was resumed."""
-    run: Any = SimpleNamespace(args=SimpleNamespace(output_dir=str(tmp_path / "run")))
+    run = str(tmp_path / "run")
     own, other = write(tmp_path / "run", 5), write(tmp_path / "other", 6)
-    assert MiniCPMVTrainer._own_checkpoint(run, own) == own
-    assert MiniCPMVTrainer._own_checkpoint(run, Path("/moved/from/checkpoint-5")) == own
+    assert find_own_checkpoint(run, own) == own
+    assert find_own_checkpoint(run, Path("/moved/from/checkpoint-5")) == own
     for named in (other, Path(""), Path("/etc"), tmp_path / "run"):
         with pytest.raises(CheckpointError, match="no checkpoint of this run"):
-            MiniCPMVTrainer._own_checkpoint(run, named)
+            find_own_checkpoint(run, named)
     (own / "w").write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="w has 4 bytes instead of 10"):
-        MiniCPMVTrainer._own_checkpoint(run, own)
+        find_own_checkpoint(run, own)
 
 
 def _change_list(checkpoint: Path, change: Callable[[dict[str, Any]], object]) -> None:
