@@ -26,7 +26,7 @@ from minicpmv.machine.description import describe_machine
 from minicpmv.machine.installed import list_versions
 from minicpmv.machine.value import Machine
 from minicpmv.models.adapters.base_identity import BaseIdentity
-from minicpmv.processing.text.turns import ImageRef
+from minicpmv.processing.text.turns import FilmRef, ImageRef
 from minicpmv.terminal.redaction import clean_settings
 from minicpmv.training.flags.arguments import Request
 from minicpmv.training.inputs.run_inputs import RunInputs
@@ -187,8 +187,15 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _embeds(record: Record) -> bool:
-    return any(isinstance(image, bytes) for image in record.images)
+def _can_be_asked(record: Record) -> bool:
+    """Return whether the images and films of a record can be named on a command line."""
+    requests = {film.request for film in record.films}
+    return (
+        all(isinstance(image, str) for image in record.images)
+        and all(isinstance(film.source, str) for film in record.films)
+        and len(requests) <= 1  # the options are for all films
+        and all(request.times is None for request in requests)
+    )
 
 
 def minicpmv_command() -> str:
@@ -197,19 +204,27 @@ def minicpmv_command() -> str:
 
 
 def chat_command(directory: str, records: Sequence[Record]) -> str:
-    """Return the command to chat with the trained model, with the first question that has an image file, if any.
+    """Return the command to chat with the trained model, with the first question about image or film files, if any.
 
     It is quoted for a shell.
     """
     words = [minicpmv_command(), "chat", directory]
     if not records:
         return shlex.join(words)
-    with_files = (record for record in records if record.images and not _embeds(record))
-    record = next(with_files, next((record for record in records if not _embeds(record)), records[0]))
+    askable = [record for record in records if _can_be_asked(record)]
+    seen = next((record for record in askable if record.images or record.films), None)
+    record = seen or next(iter(askable), records[0])
     question = next(turn for turn in record.turns if turn.role == "user")
     for part in question.content:
         if isinstance(part, ImageRef):
             image = record.images[part.index]
             words += ["--image", image if isinstance(image, str) else "IMAGE"]
+        elif isinstance(part, FilmRef):
+            film = record.films[part.index]
+            words += ["--video", film.source if isinstance(film.source, str) else "VIDEO"]
+    if "--video" in words:
+        asked = record.films[0].request
+        flags = {"--video-fps": asked.fps, "--max-frames": asked.max_frames, "--start": asked.start, "--end": asked.end}
+        words += [word for flag, value in flags.items() if value is not None for word in (flag, f"{value}")]
     text = question.text.strip()
     return shlex.join([*words, text] if text else words)

@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import shlex
 
-from minicpmv.data.records.record import Record
-from minicpmv.processing.text.turns import ImageRef, Turn
+from minicpmv.data.records.record import Film, Record
+from minicpmv.processing.films.request import FilmRequest
+from minicpmv.processing.text.turns import FilmRef, ImageRef, Turn
 from minicpmv.training.monitoring.progress import format_log
 from minicpmv.training.monitoring.run_record import chat_command
 
 
-def record(*content: str | ImageRef, images: tuple[str, ...] = ()) -> Record:
+def record(*content: str | ImageRef | FilmRef, images: tuple[str, ...] = (), films: tuple[Film, ...] = ()) -> Record:
     turns = (Turn("user", content), Turn("assistant", ("Yes.",)))
-    return Record(source="d.json", index=0, images=images, turns=turns)
+    return Record(source="d.json", index=0, images=images, films=films, turns=turns)
 
 
 def test_chat_command_prefers_a_record_with_an_image() -> None:
@@ -22,6 +23,15 @@ def test_chat_command_prefers_a_record_with_an_image() -> None:
 def test_chat_command_gives_every_image_of_the_question() -> None:
     command = chat_command("o", [record(ImageRef(0), "or", ImageRef(1), "?", images=("a.png", "b.png"))])
     assert shlex.split(command) == ["minicpmv", "chat", "o", "--image", "a.png", "--image", "b.png", "or\n?"]
+
+
+def test_chat_command_gives_the_film_of_the_question_with_what_was_asked_of_it() -> None:
+    listed = record(FilmRef(0), "?", films=(Film(source=("a.png", "b.png")),))
+    asked = Film(source="a b.mp4", request=FilmRequest(start=1.5, max_frames=8))
+    command = chat_command("o", [record("Hello?"), listed, record(FilmRef(0), "Who?", films=(asked,))])
+    words = ["minicpmv", "chat", "o", "--video", "a b.mp4", "--max-frames", "8", "--start", "1.5", "Who?"]
+    assert shlex.split(command) == words
+    assert shlex.split(chat_command("o", [listed]))[3:5] == ["--video", "VIDEO"]
 
 
 def test_chat_command_works_without_images() -> None:
