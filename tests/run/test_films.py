@@ -21,7 +21,7 @@ _LOSS = bound(fp32=5e-6, bf16=6e-2)
 _NUM_RECORDS = 6
 _PACKED = ["--packing", "true", "--model_max_length", "1024"]
 _SHORT = ["--packing", "true", "--model_max_length", "160", "--train_sampling_strategy", "random"]
-_MODELS = ["v2_6", "v4_5", "v4_6", "v4_7"]
+_MODELS = ["v2_6", "v4", "v4_5", "v4_6", "v4_7"]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def _run_recorded(arguments: list[str], notes: Path, processes: int) -> list[lis
     return [[int(line) for line in (notes / f"rank-{rank}").read_text().split()] for rank in range(processes)]
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_processes_read_every_record_once_in_an_epoch(processes: int, data: str, tmp_path: Path) -> None:
     arguments = flags(data, tmp_path, *_SHORT, "--num_train_epochs", "1", model="v4_5", steps=-1)
     read = _run_recorded(arguments, tmp_path / "notes", processes)

@@ -92,6 +92,25 @@ def test_all_of_it_trains_and_speech_is_carried_over(
     assert answer(output, shown, capsys).strip()
 
 
+@_BOTH
+def test_films_are_trained_on_and_talked_about(
+    name: str, bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        save_picture(tmp_path / "film" / f"{number}.png", 90, 50, seed=number)
+    save_picture(tmp_path / "p.png", 90, 50)
+    record = {"image": "p.png", "video": "film", "conversations": conversation("<image> and <video>\nWhat?", "A cat.")}
+    data = write_data(tmp_path / "train.json", [{"id": str(number)} | record for number in range(2)])
+    assert main(words(bases[name], data, tmp_path / "output", "--validation_split", "0")) == 0
+    told = capsys.readouterr().out
+    assert f"chat {tmp_path / 'output'} --image {tmp_path / 'p.png'} --video {tmp_path / 'film'} " in told
+    losses = [entry["loss"] for entry in read_run(tmp_path / "output")["log"] if "loss" in entry]
+    assert losses[-1] < losses[0]
+    command = ["chat", str(tmp_path / "output"), "--video", str(tmp_path / "film"), "What?", "--max-new-tokens", "4"]
+    assert main(command) == 0
+    assert "3 frames of 3 s, at 0, 1, 2 s" in capsys.readouterr().err
+
+
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
     read = {key: each for file in set(index["weight_map"].values()) for key, each in load_file(folder / file).items()}
