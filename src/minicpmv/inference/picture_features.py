@@ -23,6 +23,7 @@ from torch import Tensor
 from minicpmv.data.media.opened_films import ReadFilm
 from minicpmv.data.records.inline_images import describe_image
 from minicpmv.data.records.record import Record
+from minicpmv.data.samples.length_policy import plan_films
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.processing.films.shown import Convert, ShownFilm
 from minicpmv.processing.pictures.patches import ImageError, load_image
@@ -68,7 +69,8 @@ def name_picture(record: Record, position: int) -> bytes:
 
 def name_film(record: Record, position: int) -> bytes:
     """Return an identifier of a film and of what is asked of its frames."""
-    return hashlib.sha256(b"film " + repr(record.films[position]).encode(errors="surrogateescape")).digest()
+    shown = record.films[position], record.film_plans and record.film_plans[position]
+    return hashlib.sha256(b"film " + repr(shown).encode(errors="surrogateescape")).digest()
 
 
 def show_film(processor: MiniCPMVProcessor, record: Record, position: int, shown_as: ShownAs = "they are") -> ShownFilm:
@@ -82,8 +84,7 @@ def show_film(processor: MiniCPMVProcessor, record: Record, position: int, shown
     """
     assert record.film_facts is not None, "headers are read with the record"
     facts = record.film_facts[position]
-    film = record.films[position]
-    plan = processor.plan_film(facts, film.request)
+    film, plan = record.films[position], plan_films(record, processor)[position]
     opened = ReadFilm(film, facts)
 
     def read(convert: Convert) -> Sequence[Any]:

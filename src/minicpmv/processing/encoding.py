@@ -135,7 +135,7 @@ def write_conversation(
         image_processor: The checkpoint's.
         version: The checkpoint's.
         use_image_id: Whether images are numbered. Frames of films are not, unless a release numbers films (4.6).
-        max_slice_nums: Another limit of tiles per picture than the checkpoint's.
+        max_slice_nums: Another limit of tiles per picture than the checkpoint's; frames of films have no more.
         temporal_ids: As ``frames.lay_out_images`` reads them.
         films: Plan of each film, by the index that ``FilmRef`` names.
         video_max_slice_nums: Most tiles per frame of a film; as officially fed, 1, if not given.
@@ -154,6 +154,8 @@ def write_conversation(
     tiles_of_frames = video_max_slice_nums or image_processor.video_max_slice_nums
     if tiles_of_frames is None and version.reading.films is not None:
         tiles_of_frames = version.reading.films.max_slices
+    if tiles_of_frames is not None and max_slice_nums is not None and video_max_slice_nums is None:
+        tiles_of_frames = min(tiles_of_frames, max_slice_nums)
     plans = [
         image_processor.plan(size, tiles_of_frames if index in frames else max_slice_nums)
         for index, size in enumerate(image_sizes)

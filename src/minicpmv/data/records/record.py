@@ -12,6 +12,7 @@ from typing import Literal, cast
 
 from minicpmv.errors import Problem
 from minicpmv.processing.films.facts import FilmFacts
+from minicpmv.processing.films.plan import FilmPlan
 from minicpmv.processing.films.request import FilmRequest
 from minicpmv.processing.text.turns import Turn
 from minicpmv.wording import name_few
@@ -168,6 +169,8 @@ class Record:
     """Films to open, in the order of the turns."""
     film_facts: tuple[FilmFacts, ...] | None = None
     """Facts that the header of each film states; None if not read yet."""
+    film_plans: tuple[FilmPlan, ...] | None = None
+    """Frames to show of each film; None: as its release chooses them."""
     turns: tuple[Turn, ...]
     """The conversation; ``ImageRef(i)`` in a turn is ``images[i]``, ``FilmRef(i)`` is ``films[i]``."""
     references: tuple[str, ...] = ()

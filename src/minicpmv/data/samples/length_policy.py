@@ -71,7 +71,9 @@ class Fit(NamedTuple):
 
 
 def plan_films(record: Record, processor: MiniCPMVProcessor) -> list[FilmPlan]:
-    """Plan the films of a record whose headers have been read, without regard to its length."""
+    """Plan the films of a record whose headers have been read, as it says or else without regard to its length."""
+    if record.film_plans is not None:
+        return list(record.film_plans)
     facts = record.film_facts
     assert facts is not None or not record.films, "headers are read with the record"
     return [processor.plan_film(each, film.request) for film, each in zip(record.films, facts or (), strict=True)]

@@ -13,6 +13,7 @@ from minicpmv.data.records.answers import Answers
 from minicpmv.data.records.inline_images import image_names
 from minicpmv.data.records.record import Record
 from minicpmv.data.records.sequences import Selected
+from minicpmv.data.samples.length_policy import plan_films
 from minicpmv.evaluation.measuring.losses import Losses
 from minicpmv.evaluation.metrics.base import Metric, Sample
 from minicpmv.evaluation.score_files import make_sample
@@ -122,9 +123,9 @@ def describe_films(record: Record, processor: MiniCPMVProcessor) -> list[dict[st
         {
             "video": film.source if isinstance(film.source, str) else list(film.source),
             **{key: value for key in REQUEST_KEYS if (value := getattr(film.request, key)) is not None},
-            "shown_at": list(processor.plan_film(facts, film.request).times),
+            "shown_at": list(plan.times),
         }
-        for film, facts in zip(record.films, record.film_facts or (), strict=True)
+        for film, plan in zip(record.films, plan_films(record, processor), strict=True)
     ]
 
 

@@ -26,7 +26,7 @@ from minicpmv.inference.predicting import Prediction
 from minicpmv.models.networks.cached_slices import is_sharded
 from minicpmv.report.run_directory import AFTER, BEFORE
 from minicpmv.training.distributed.processes import gather
-from minicpmv.training.monitoring.validation_answers import ValidationAnswers
+from minicpmv.training.monitoring.validation_answers import AsTrained, ValidationAnswers
 
 __all__ = ["METRICS", "Measurement"]
 
@@ -55,7 +55,7 @@ class Measurement:
         places = np.linspace(0, len(every) - 1, min(num_records, len(every))).round().astype(int).tolist()
         fitting = [each for each in map(_fit, (every[place] for place in places)) if each is not None]
         self._of_sets = [
-            Answers(Selected(dataset.records, np.array(positions, dtype=np.int64)))
+            Answers(Selected(AsTrained(dataset), np.array(positions, dtype=np.int64)))
             for dataset in sets.values()
             for positions in [[position for of, position, _ in fitting if of is dataset]]
         ]

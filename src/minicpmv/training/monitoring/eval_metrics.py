@@ -20,7 +20,7 @@ from minicpmv.evaluation.metrics.base import Metric
 from minicpmv.evaluation.scores import measure
 from minicpmv.models.networks.cached_slices import is_sharded
 from minicpmv.training.distributed.processes import gather
-from minicpmv.training.monitoring.validation_answers import ValidationAnswers
+from minicpmv.training.monitoring.validation_answers import AsTrained, ValidationAnswers
 from minicpmv.wording import counted
 
 __all__ = [
@@ -55,7 +55,7 @@ class EvalMetrics:
         self._of_loss = [metric for metric in metrics if not metric.needs_answers]
         fitting = list(islice(_fitting(dataset), num_records)) if self._metrics else []
         positions = np.array([position for position, _ in fitting], dtype=np.int64)
-        self._asked = Answers(Selected(dataset.records, positions))
+        self._asked = Answers(Selected(AsTrained(dataset), positions))
         self._answers = ValidationAnswers(
             self._asked,
             [max_slice_nums for _, max_slice_nums in fitting],

@@ -28,6 +28,7 @@ from minicpmv.inference.predicting import Answering, Prediction
 from minicpmv.inference.questions import Question
 from minicpmv.models.networks.cached_slices import is_sharded
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.training.monitoring.validation_answers import AsTrained
 
 __all__ = ["Samples"]
 
@@ -104,10 +105,11 @@ class Samples:
 
 
 def _first_questions(dataset: ConversationDataset) -> Iterator[_Question]:
-    """Yield records cut after their first answer, with as many slices as in evaluation."""
+    """Yield records cut after their first answer, with as many slices and frames as in evaluation."""
+    records = AsTrained(dataset)
     for index in range(len(dataset)):
         try:
-            record = dataset.records[index]
+            record = records[index]
             fit = dataset.fit(index, record)
         except DataError:  # skipped, or reported, by the loss evaluation
             continue

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from minicpmv.data.records.record import Record
+from minicpmv.data.records.sequences import LazySequence
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.samples.length_policy import plan_films
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.inference.predicting import Answering, Prediction
@@ -18,7 +22,28 @@ from minicpmv.models.networks.cached_slices import is_sharded
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.training.distributed.processes import raise_together
 
-__all__ = ["ValidationAnswers"]
+__all__ = ["AsTrained", "ValidationAnswers"]
+
+
+class AsTrained(LazySequence[Record]):
+    """Holds the records of a data set that fit, their films with the frames that fit.
+
+    Args:
+        dataset: The data set. Its other records are not asked for.
+    """
+
+    def __init__(self, dataset: ConversationDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def _item(self, index: int) -> Record:
+        record = self._dataset.records[index]
+        if not record.films:
+            return record
+        films = plan_films(record, self._dataset.processor)
+        return replace(record, film_plans=tuple(self._dataset.fit(index, record).shown(films)))
 
 
 class ValidationAnswers:
