@@ -1,13 +1,12 @@
 """Films, pictures and texts in one row: each record's logits and gradients are those that it has alone.
 
-Measured in float32: logits differ by at most 7e-6, gradients by 9e-7 of their norm. Frames in another order change logits
-by 1.1 or more.
+Measured in float32: logits differ by at most 7e-6, gradients by 9e-7 of their norm. Frames in another order change
+logits by 1.1 or more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
