@@ -27,6 +27,7 @@ _COMMANDS = [
     ["push", "-h"],
     ["check", "-h"],
     ["estimate", "-h"],
+    ["init", "-h"],
     ["compare", "-h"],
     ["report", "-h"],
     ["merge", "-h"],

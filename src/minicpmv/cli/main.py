@@ -20,6 +20,7 @@ from minicpmv.cli import (
     eval_command,
     explain_command,
     export_command,
+    init_command,
     merge_command,
     pairs_command,
     predict_command,
@@ -56,6 +57,7 @@ _COMMANDS = {
     module.NAME: module
     for module in (
         check_command,
+        init_command,
         estimate_command,
         train_command,
         chat_command,

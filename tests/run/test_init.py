@@ -1,0 +1,97 @@
+"""``minicpmv init`` writes settings that ``minicpmv train`` takes, for each task and card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from minicpmv.cli.main import main
+from minicpmv.recipes.tasks import TASKS
+from minicpmv.training.flags.arguments import parse_arguments
+from minicpmv.training.flags.words.settings_file import with_settings_file
+from minicpmv.training.run import train
+from tests.released_sizes import RELEASED
+from tests.tiny import FIXTURES, conversation, save_picture, write_data
+
+_ANSWERS = {"fields": '{{"total": {}}}', "grounding": "<box>{} 20 300 400</box>", "gui": "<box>{} 20 300 400</box>"}
+
+
+def make_task(task: str, folder: Path) -> str:
+    """Write eight records of a task."""
+    records: list[dict[str, Any]] = []
+    for number in range(1, 9):
+        save_picture(folder / str(number) / "0.png", 90, 50, seed=number)
+        answer = _ANSWERS.get(task, "word {}").format(number)
+        shown = {"video": str(number)} if task == "film" else {"image": f"{number}/0.png"}
+        mark = "<video>" if task == "film" else "<image>"
+        record = {"id": str(number), **shown, "conversations": conversation(f"{mark}\nWhat {number}?", answer)}
+        records.append(record | ({"rejected": "wrong"} if task == "preference" else {}))
+    return write_data(folder / "train.json", records)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_recipe_trains_as_it_is_written(
+    task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_task(task, tmp_path)
+    assert main(["init", task, str(FIXTURES / "v2_6"), "--card", "cpu"]) == 0, capsys.readouterr().err
+    assert "minicpmv train run.yaml --dry_run true" in capsys.readouterr().out
+    settings = yaml.safe_load((tmp_path / "run.yaml").read_text(encoding="utf-8"))
+    assert ("eval_metrics" in settings) == (task != "preference")
+    quick = ["--dry_run", "true", "--data_cache", "false", "--report_to", "none", "--num_train_epochs", "3"]
+    train(with_settings_file(["run.yaml", *quick]))
+    assert "Dry run: all checks passed" in capsys.readouterr().out
+
+
+def test_existing_file_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.yaml").write_text("mine")
+    assert main(["init", "vqa", str(FIXTURES / "v2_6"), "--output", str(tmp_path / "run.yaml")]) == 2
+    assert "expected a new one" in capsys.readouterr().err
+    assert (tmp_path / "run.yaml").read_text() == "mine"
+
+
+def test_several_cards_share_the_work(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    assert main(["init", "vqa", str(FIXTURES / "v2_6"), "--card", "2x80", "--output", str(file)]) == 0
+    written = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert (written["deepspeed"], written["num_processes"], written["lora_preset"]) == ("zero2", 2, "official")
+    assert "# Memory of each card at the peak, as estimated for the longest rows" in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_card_decides_what_is_added(tmp_path: Path) -> None:
+    model = tmp_path / "released"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(RELEASED["2.5"] | {"model_type": "minicpmv"}), encoding="utf-8")
+    file = tmp_path / "run.yaml"
+    assert main(["init", "vqa", str(model), "train.json", "--card", "16", "--output", str(file)]) == 0
+    parse_arguments(with_settings_file([str(file)]))
+    written = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert (written["q_lora"], written["lora_preset"]) == (True, "adapters_only")
+    assert "# q_lora needs bitsandbytes: pip install bitsandbytes" in file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["vqq", "m"], "did you mean vqa?"),
+        (["vqa", str(FIXTURES / "v2_6"), "--card", "big"], "expected a size such as 24GB, or one of"),
+        pytest.param(["vqa", str(FIXTURES / "v2_6"), "--card", "0.01GB"], "expected at least", marks=pytest.mark.slow),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(["init", *words])
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run.yaml").exists()
