@@ -55,7 +55,15 @@ def setup(app: Sphinx) -> None:
     """Register what is not a setting."""
     app.add_lexer("jsonl", JsonLexer)
     app.connect("html-page-context", _name_language)
+    app.connect("autodoc-process-docstring", _keep_sentence, priority=400)  # before napoleon's, at 500
     register_search()
+
+
+def _keep_sentence(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Break an attribute's first line behind its colon: napoleon would take what stands before for the type."""
+    if what in ("attribute", "property") and lines:
+        head, _, rest = lines[0].partition(": ")
+        lines[:1] = [f"{head}:", rest] if rest else [head]
 
 
 def _name_language(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
