@@ -15,6 +15,7 @@ from minicpmv.cli.data_options import add_image_root
 from minicpmv.cli.model_options import model_name, positive_int
 from minicpmv.cli.parser import CommandParser
 from minicpmv.terminal.redaction import clean_settings, clean_text
+from minicpmv.terminal.waiting import waiting
 
 if TYPE_CHECKING:  # for annotations only: data modules are imported in the command's body
     from minicpmv.data.sources.survey import Finding, Survey
@@ -186,23 +187,24 @@ def _version(model: str | None) -> Version | None:
 
 def _measure(survey: Survey, options: argparse.Namespace) -> dict[str, Any]:
     """Count tokens, and add the records that are too long to the survey."""
-    from transformers.utils import logging
-
-    from minicpmv.data.samples.lengths import measure_lengths
-    from minicpmv.inference.loading import load_processor
-
-    logging.set_verbosity_error()
     sound = survey.sound_records()
-    processor = load_processor(options.model)
-    lengths, problems = measure_lengths(
-        sound,
-        processor,
-        max_length=options.model_max_length,
-        max_slice_nums=options.max_slice_nums,
-        batch_size=options.batch_size or 1,
-        pack_length=options.pack_length,
-        on_progress=partial(_progress, things="records, counting tokens"),
-    )
+    with waiting(f"loading the tokenizer of {options.model}, then counting tokens"):
+        from transformers.utils import logging
+
+        from minicpmv.data.samples.lengths import measure_lengths
+        from minicpmv.inference.loading import load_processor
+
+        logging.set_verbosity_error()
+        processor = load_processor(options.model)
+        lengths, problems = measure_lengths(
+            sound,
+            processor,
+            max_length=options.model_max_length,
+            max_slice_nums=options.max_slice_nums,
+            batch_size=options.batch_size or 1,
+            pack_length=options.pack_length,
+            on_progress=partial(_progress, things="records, counting tokens"),
+        )
     for position, problem in problems:
         survey.add(int(sound.positions[position]), [problem])
     tokenizer = processor.tokenizer

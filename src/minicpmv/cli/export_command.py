@@ -10,6 +10,7 @@ from pathlib import Path
 from minicpmv.cli.model_options import add_base_option, model_name
 from minicpmv.cli.parser import CommandParser
 from minicpmv.export.gguf.type_names import LLAMA_QUANTIZE_TYPES, OWN_TYPES, VISION_TYPES
+from minicpmv.terminal.waiting import waiting
 
 __all__ = ["NAME", "SUMMARY", "run"]
 
@@ -75,24 +76,25 @@ def _build_parser() -> argparse.ArgumentParser:
 def run(arguments: Sequence[str]) -> int:
     """Export, and print what was written, how far it is from the model, and where the engine differs."""
     options = _build_parser().parse_intermixed_args(arguments)
-    from transformers.utils import logging
+    with waiting(f"exporting {options.model}, and reading it back"):
+        from transformers.utils import logging
 
-    from minicpmv.export.gguf.export import export_gguf
+        from minicpmv.export.gguf.export import export_gguf
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    done = export_gguf(
-        options.model,
-        Path(options.output),
-        kind=options.type,
-        vision_kind=options.vision_type,
-        llama_quantize=options.llama_quantize,
-        llama_cpp=options.llama_cpp,
-        run=not options.no_logits,
-        device=options.device,
-        allow_other_base=options.allow_other_base,
-        overwrite=options.overwrite,
-    )
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        done = export_gguf(
+            options.model,
+            Path(options.output),
+            kind=options.type,
+            vision_kind=options.vision_type,
+            llama_quantize=options.llama_quantize,
+            llama_cpp=options.llama_cpp,
+            run=not options.no_logits,
+            device=options.device,
+            allow_other_base=options.allow_other_base,
+            overwrite=options.overwrite,
+        )
     if done.merged is not None:
         print(f"First merged into {done.merged.base}")
         for agreement in done.merged.agreements:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from minicpmv.cli.model_options import add_base_option, model_name
 from minicpmv.cli.parser import CommandParser
+from minicpmv.terminal.waiting import waiting
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
     from minicpmv.export.merging.merge import Merged
@@ -82,7 +83,10 @@ def run(arguments: Sequence[str]) -> int:
         device=options.device,
         allow_other_base=options.allow_other_base,
     )
-    with tqdm(unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+    with (
+        waiting(f"merging {options.adapter} into its base, and comparing"),
+        tqdm(unit="B", unit_scale=True, disable=not sys.stderr.isatty()) as bar,
+    ):
 
         def show(done: int, total: int) -> None:
             bar.total = total

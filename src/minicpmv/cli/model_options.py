@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minicpmv.terminal.waiting import waiting
+
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
     from minicpmv.inference.generation import GenerationSettings
     from minicpmv.inference.loading import LoadedModel
@@ -217,20 +219,21 @@ def open_model(options: argparse.Namespace, device: str | None = None) -> Loaded
         CheckpointError: There is no such model.
         UsageError: The model cannot do what the options ask for; raised before weights are loaded.
     """
-    import torch
-    from transformers.utils import logging
+    with waiting(f"loading {options.model}"):
+        import torch
+        from transformers.utils import logging
 
-    from minicpmv.inference.loading import find_version, load_model
-    from minicpmv.models.answering.answers import thinking_setting
+        from minicpmv.inference.loading import find_version, load_model
+        from minicpmv.models.answering.answers import thinking_setting
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if options.thinking:
-        thinking_setting(find_version(options.model), enable_thinking=True)
-    dtype = getattr(torch, options.dtype) if options.dtype else None
-    return load_model(
-        options.model, device=device or options.device, dtype=dtype, allow_other_base=options.allow_other_base
-    )
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        if options.thinking:
+            thinking_setting(find_version(options.model), enable_thinking=True)
+        dtype = getattr(torch, options.dtype) if options.dtype else None
+        return load_model(
+            options.model, device=device or options.device, dtype=dtype, allow_other_base=options.allow_other_base
+        )
 
 
 def open_many(options: argparse.Namespace, *, num_batches: int) -> AbstractContextManager[Models]:

@@ -11,6 +11,7 @@ from minicpmv.cli.model_options import model_name, positive_int
 from minicpmv.cli.output_file import check_output
 from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import DataError
+from minicpmv.terminal.waiting import waiting
 
 __all__ = ["NAME", "SUMMARY", "run"]
 
@@ -85,6 +86,11 @@ def run(arguments: Sequence[str]) -> int:
     """
     options = _build_parser().parse_args(arguments)
     check_output(options.output, options.data)
+    with waiting(f"reading {options.data}"):
+        return _show(options)
+
+
+def _show(options: argparse.Namespace) -> int:
     from minicpmv.data.samples.dataset import ConversationDataset
     from minicpmv.data.sources.survey import Survey
     from minicpmv.evaluation.score_files import open_replacing

@@ -23,6 +23,7 @@ from minicpmv.data.samples.collation import Collator
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.errors import CheckpointError, DataError
 from minicpmv.models.checkpoints.reference import VERIFICATION, Reference, digest_tensors, write_reference
+from minicpmv.terminal.waiting import waiting
 from minicpmv.training.checkpoints.checkpoint_size import num_elements
 from minicpmv.training.distributed.console import notice, say
 from minicpmv.training.distributed.processes import raise_together, wait_for_all
@@ -94,7 +95,8 @@ def verify_saved(
 
     def ask() -> None:
         if is_writing:
-            _ask_fresh_process(directory, cache_dir=run.cache_dir)
+            with waiting("verifying what was saved, in a process of its own"):
+                _ask_fresh_process(directory, cache_dir=run.cache_dir)
 
     raise_together(write)
     interruption.act_at_once(f"everything is saved in {directory}, but not verified yet: {again}")

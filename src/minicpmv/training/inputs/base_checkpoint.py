@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from minicpmv.models.skeleton import load_weights
 from minicpmv.releases.directories import SMALL_FILES, find_directory, name_to_load
 from minicpmv.releases.model_files import check_model_files, read_config
 from minicpmv.releases.table import LLM_TYPES, Version, detect_version
-from minicpmv.training.distributed.console import notice, say
+from minicpmv.terminal.waiting import waiting
+from minicpmv.training.distributed.console import is_first_process, notice, say
 from minicpmv.training.distributed.processes import raise_together
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.learning.lora import quantization
@@ -141,7 +143,8 @@ def load_base(base: Path, run: RunArguments, args: TrainingArguments) -> PreTrai
         options["device_map"] = {"": device}
     source = name_to_load(run.model_name_or_path, asked_by=_ASKED_BY, cache_dir=run.cache_dir)
     try:
-        model = load_weights(source, **options)
+        with waiting(f"loading the weights of {source}") if is_first_process() else nullcontext():
+            model = load_weights(source, **options)
     except OSError as error:  # of the hub
         raise CheckpointError(
             f"{source}: found no model that can be loaded ({error}), expected one\n"

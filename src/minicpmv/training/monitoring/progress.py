@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import time
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import ProgressCallback, TrainerControl, TrainerState, Trainin
 from minicpmv.report.evaluations import measured_keys
 from minicpmv.training.distributed.console import say
 from minicpmv.training.launching.caller import tell_step
+from minicpmv.wording import format_seconds
 
 __all__ = ["RunProgress", "format_log", "memory_gib"]
 
@@ -51,16 +53,19 @@ def format_log(logs: dict[str, Any], *, step: int, max_steps: int) -> str | None
 
 
 class RunProgress(ProgressCallback):
-    """Shows transformers' progress bar with a readable line; without a terminal, the line alone."""
+    """Shows transformers' progress bar with a readable line; without a terminal the line alone, with the time."""
 
     def __init__(self, *, bar: bool) -> None:
         super().__init__()
         self._bar = bar
+        self._began = (0.0, 0)
+        """Clock and step at which this process began to train."""
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Show the bar, unless bars are off."""
+        self._began = time.monotonic(), state.global_step
         if self._bar:
             super().on_train_begin(args, state, control, **kwargs)
 
@@ -104,5 +109,14 @@ class RunProgress(ProgressCallback):
             return
         if self.training_bar is not None:
             self.training_bar.write(line)
+        elif "loss" in (logs or {}):
+            say(f"{line}  {self._describe_time(state)}")
         else:
             say(line)
+
+    def _describe_time(self, state: TrainerState) -> str:
+        """Say what a bar would show: epoch, time until now, and time that the steps left will take."""
+        clock, first = self._began
+        elapsed, done = time.monotonic() - clock, max(1, state.global_step - first)
+        left = elapsed / done * (state.max_steps - state.global_step)
+        return f"epoch {state.epoch or 0:.2f}  {format_seconds(elapsed)} gone, {format_seconds(left)} left"
