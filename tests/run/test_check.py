@@ -124,6 +124,7 @@ def test_json_has_the_documented_keys(
         "films": 0,
         "film_files": 0,
         "film_durations": None,
+        "kinds": {"conversation": 2, "pair": 0, "answer": 0},
         "pairs": None,
         "characters": 14,
         "image_sizes": [[50, 40]] * 3,

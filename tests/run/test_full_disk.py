@@ -74,6 +74,7 @@ def test_small_disk_is_told_with_its_numbers_before_anything_is_written(data: st
         "output/checkpoint-1",
         "output/log.jsonl",
         "output/run.json",
+        "output/run.yaml",
     ]
     assert "Traceback" not in done.stderr
 

@@ -120,6 +120,7 @@ def test_adapter_directory_names_its_base_and_needs_no_pickle(adapter: Adapter) 
         "checkpoint-4",
         "log.jsonl",
         "run.json",
+        "run.yaml",
         "vpm_resampler_embedtokens.pt",
     }
 

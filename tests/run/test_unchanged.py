@@ -62,7 +62,7 @@ def test_run_without_effect_saves_nothing_and_has_its_own_status(
     told = capsys.readouterr()
     assert "error: Nothing was trained: after 4 steps found all trained weights (" in told.err
     assert "Saved" not in told.out
-    assert {path.name for path in tmp_path.iterdir()} == {"log.jsonl", "run.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"log.jsonl", "run.json", "run.yaml"}
     assert read_run(tmp_path)["status"] == "unchanged"
 
 

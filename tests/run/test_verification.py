@@ -335,5 +335,6 @@ def test_proof_of_an_earlier_run_does_not_stay(data: str, tmp_path: Path) -> Non
         "base_model.json",
         "log.jsonl",
         "run.json",
+        "run.yaml",
         "vpm_resampler_embedtokens.pt",
     ]
