@@ -27,8 +27,8 @@ _OF_SCRIPTS = {
     "finetune_dpo.sh": ["--objective", "dpo", "--use_lora", "true"],
 }
 _INLINE = re.compile(r"`(minicpmv \w[^`\n]*|sh \w+\.sh[^`\n]*)`")
-_MISSING = re.compile(r"found no [-\w, ]+, expected (it|each of them|one value)")
-"""What is said of a command that a sentence names without its arguments."""
+_MISSING = re.compile(r"found no [-\w, ]+, expected (it|each of them|one value)|found '[A-Z]+', expected one of")
+"""What is said of a command that a sentence names without its arguments, or with words such as TASK in their place."""
 _ASSIGNMENT = re.compile(r"[A-Z_]+=\S*")
 
 
