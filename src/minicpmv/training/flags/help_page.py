@@ -30,7 +30,8 @@ def help_page() -> str:
         "field of transformers' TrainingArguments, and ours. Hyphens and underscores are the same; a switch without a "
         f"value is true. Short names: {short}. RUN.yaml holds flags by their names, one on a line; flags behind it "
         "win, and relative paths in it start where the command runs. Every run leaves the run.yaml that repeats it, "
-        "and `minicpmv init` writes one to begin with. The same command with --resume_from_checkpoint true continues a run that was stopped."
+        "and `minicpmv init` writes one to begin with. The same command with --resume_from_checkpoint true continues a "
+        "run that was stopped."
     )
     codes = (
         "exit code: 0 done; 2 wrong use or faulty data, as the message explains; 128 + N stopped by signal N, with a "
