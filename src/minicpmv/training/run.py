@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, TrainingArguments, set_seed
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
 from minicpmv.data.samples.collation import PackedCollator
 from minicpmv.data.samples.workers import naming_dead_workers
@@ -125,12 +125,15 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def train(arguments: Sequence[str], *, objective: Objective | None = None) -> dict[str, Any]:
-    """Fine-tune as the flags say, and return the run's metrics.
+def train(
+    arguments: Sequence[str], *, objective: Objective | None = None, callbacks: Sequence[TrainerCallback] = ()
+) -> dict[str, Any]:
+    """Fine-tune as the flags say, in this process, and return the run's metrics.
 
     Args:
         arguments: The flags.
         objective: What is optimised, instead of what ``--objective`` names.
+        callbacks: transformers' own, for what is to be watched or done while the run goes on.
 
     Raises:
         MiniCPMVError: The user can fix the fault: a flag, the data, a checkpoint.
@@ -145,11 +148,15 @@ def train(arguments: Sequence[str], *, objective: Objective | None = None) -> di
         ExitStack() as until_the_end,
         shortage,
     ):
-        return _train(arguments, objective, interruption, until_the_end)
+        return _train(arguments, objective, callbacks, interruption, until_the_end)
 
 
 def _train(
-    arguments: Sequence[str], objective: Objective | None, interruption: Interruption, until_the_end: ExitStack
+    arguments: Sequence[str],
+    objective: Objective | None,
+    callbacks: Sequence[TrainerCallback],
+    interruption: Interruption,
+    until_the_end: ExitStack,
 ) -> dict[str, Any]:
     request = parse_arguments(arguments)
     refuse_other_number(request.run)
@@ -272,7 +279,8 @@ def _train(
         write_run_settings(request, Path(args.output_dir or ""), num_processes=args.world_size)
     trainer = build(plan, args, interruption)
     require_room(trainer, inputs, request.run)
-    trainer.add_callback(LogFile(Path(args.output_dir or "")))
+    for callback in (LogFile(Path(args.output_dir or "")), *callbacks):
+        trainer.add_callback(callback)
     trainer.keep_features(use_vision_cache(request.run, model, (inputs.train, *inputs.validation.values()), args))
     record.write(eval_metrics_answers=_tell_measured(trainer.eval_metrics))
     metrics = _run_to_the_end(trainer, start, record, interruption)
