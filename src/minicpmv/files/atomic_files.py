@@ -8,7 +8,6 @@ would lead to another file: ``open_in_place`` opens files with a fixed name safe
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import secrets
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from minicpmv.errors import UsageError
+from minicpmv.files.posix import O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, fcntl, user_id
 
 __all__ = [
     "STAGING",
@@ -121,7 +121,7 @@ def staging(folder: Path) -> Iterator[Path]:
         UsageError: As ``open_in_place`` says.
         OSError: It cannot be made.
     """
-    number = _lock(folder, os.O_RDONLY | os.O_DIRECTORY)
+    number = _lock(folder, os.O_RDONLY | O_DIRECTORY)
     try:
         for left in folder.iterdir():  # by a killed process
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
@@ -152,7 +152,7 @@ def open_in_place(place: Path, how: int, *, is_own: bool = True) -> int:
         OSError: The system cannot open it.
     """
     try:
-        number = os.open(place, how | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        number = os.open(place, how | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0o666)
     except OSError:
         with suppress(OSError):  # it does not exist: the first error says why
             _refuse_strange(place, place.lstat(), how, is_own=is_own)
@@ -168,7 +168,7 @@ def open_in_place(place: Path, how: int, *, is_own: bool = True) -> int:
 def _refuse_strange(place: Path, state: os.stat_result, how: int, *, is_own: bool) -> None:
     kind = stat.S_IFMT(state.st_mode)
     kinds = {stat.S_IFLNK: "a link", stat.S_IFREG: "a file", stat.S_IFDIR: "a folder"}
-    found, needed = kinds.get(kind, "a FIFO, socket or device"), "a folder" if how & os.O_DIRECTORY else "a file"
+    found, needed = kinds.get(kind, "a FIFO, socket or device"), "a folder" if how & O_DIRECTORY else "a file"
     if found != needed or (is_own and not _is_own(place, state)):
         of_other = " of another user" if found == needed else ""
         owned = " of this user" if is_own else ""
@@ -179,7 +179,7 @@ def _refuse_strange(place: Path, state: os.stat_result, how: int, *, is_own: boo
 
 
 def _is_own(place: Path, state: os.stat_result) -> bool:
-    if state.st_uid == os.geteuid():
+    if state.st_uid == user_id():
         return True
     try:  # some network file systems give all files of a user, or of all users, to one owner
         with tempfile.TemporaryFile(dir=place.parent) as fresh:
@@ -191,13 +191,13 @@ def _is_own(place: Path, state: os.stat_result) -> bool:
 def _lock(place: Path, how: int) -> int:
     """Open a file or folder that no other process has locked, making it if missing, and lock it."""
     while True:
-        if how & os.O_DIRECTORY:
+        if how & O_DIRECTORY:
             with suppress(FileExistsError):  # opening it finds out its kind
                 place.mkdir()
         try:
             number = open_in_place(place, how)
         except FileNotFoundError:
-            if place.parent.is_dir() and how & os.O_DIRECTORY:  # removed a moment ago
+            if place.parent.is_dir() and how & O_DIRECTORY:  # removed a moment ago
                 continue
             raise
         try:

@@ -11,6 +11,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from minicpmv.files.posix import O_BINARY, O_CLOEXEC, O_NONBLOCK
+
 __all__ = ["UnusableFileError", "open_plain", "read_plain"]
 
 
@@ -47,7 +49,7 @@ def open_plain(file: str | os.PathLike[str]) -> BinaryIO:
     """
     try:
         # Opening a FIFO without a writer, or a serial line, would block otherwise.
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(file, os.O_RDONLY | O_BINARY | O_NONBLOCK | O_CLOEXEC)
     except ValueError as error:  # a NUL in the name
         raise UnusableFileError(str(error)) from error
     if stat.S_ISREG(os.fstat(descriptor).st_mode):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from minicpmv.files.posix import O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, fcntl, user_id
 
 __all__ = ["scratch_folder"]
 
@@ -56,7 +57,7 @@ def _remove_if_left(folder: Path) -> None:
     except OSError:  # another user's, removed, or not a folder
         return
     try:
-        if os.fstat(held).st_uid == os.geteuid():
+        if os.fstat(held).st_uid == user_id():
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
     except OSError:  # held by a live process, or on a file system without locks
@@ -66,4 +67,4 @@ def _remove_if_left(folder: Path) -> None:
 
 
 def _open(folder: Path) -> int:
-    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    return os.open(folder, os.O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)

@@ -9,7 +9,6 @@ run made the file.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -30,6 +29,7 @@ from minicpmv.data.records.record import Record
 from minicpmv.errors import UsageError
 from minicpmv.files.atomic_files import open_in_place, replacing, write_json
 from minicpmv.files.places import check_file
+from minicpmv.files.posix import fcntl
 from minicpmv.inference.identity import describe_differences
 from minicpmv.inference.predicting import Prediction
 from minicpmv.terminal.streams import advise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from minicpmv.data.samples.length_policy import Fit
 from minicpmv.data.samples.workers import naming_dead_workers
 from minicpmv.data.sources.cache import Entry
 from minicpmv.errors import DataError, Problem
-from minicpmv.machine.system import num_launched
+from minicpmv.machine.system import num_cores, num_launched
 
 __all__ = ["FIT", "Share", "measure"]
 
@@ -66,7 +65,7 @@ def measure(fit: Callable[[int], Fit], total: int, *, kept: Entry | None = None)
         return
     # Without it, the processes of a run on one machine do this at the same time.
     sharing = num_launched("LOCAL_WORLD_SIZE") if kept is None else 1
-    processors = len(os.sched_getaffinity(0)) // sharing
+    processors = num_cores() // sharing
     workers = min(processors, 16) if total >= _WORTH_PROCESSES and processors > 1 else 0
     fits: list[NDArray[np.void]] = []
     with naming_dead_workers("free memory (each of these processes counts tokens), then start again"):

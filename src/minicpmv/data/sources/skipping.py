@@ -6,7 +6,6 @@ counts what the others have added. On several machines without a common disk eac
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from minicpmv.errors import DataError, Problem
 from minicpmv.files.atomic_files import open_in_place
+from minicpmv.files.posix import fcntl
 
 __all__ = ["SKIPPED", "TOO_LONG", "SkipLog", "Skipped"]
 

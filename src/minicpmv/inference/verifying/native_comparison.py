@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from minicpmv.files.posix import HAS_LIMITS, refuse_windows
 from minicpmv.files.scratch import scratch_folder
 from minicpmv.inference.loading import LoadedModel, load_model
 from minicpmv.inference.verifying.release_check import Finding
@@ -111,6 +112,8 @@ def _compute_theirs(
         "cases": cases,
         "output": str(output),
     }
+    if not HAS_LIMITS:
+        refuse_windows("--logits, which computes in a process with limits")
     program = Path(__file__).with_name("native_child.py")
     try:
         done = subprocess.run(

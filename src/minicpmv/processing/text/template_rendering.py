@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minicpmv.files.posix import HAS_LIMITS, refuse_windows
 from minicpmv.releases.json_bounds import quote
 
 __all__ = ["describe_difference", "render_cases"]
@@ -32,6 +33,8 @@ def render_cases(
     Returns:
         For each case ``text``, or ``error`` where it cannot be rendered.
     """
+    if not HAS_LIMITS:
+        refuse_windows("a chat template of somebody else's, which is rendered in a process with limits")
     given = {"template": template, "cases": list(cases), "tokens": tokens}
     program = Path(__file__).with_name("template_child.py")
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import resource
 import socket
 import time
 import weakref
@@ -17,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from minicpmv.errors import UsageError
+from minicpmv.files.posix import resource
 from minicpmv.serving.http.connections import Crowd
 
 __all__ = ["Door", "most_connections"]

@@ -12,7 +12,6 @@ place of any line.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -22,6 +21,7 @@ from PIL import Image
 from minicpmv.data.media.film_faults import FilmError
 from minicpmv.data.media.films import inspect_film, read_frames
 from minicpmv.data.records.record import Film
+from minicpmv.files.posix import resource
 from minicpmv.processing.films.request import FilmRequest
 
 __all__ = ["main"]

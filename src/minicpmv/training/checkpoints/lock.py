@@ -8,7 +8,6 @@ it, and a run on another machine watches whether it changes, so no two clocks ar
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -22,6 +21,7 @@ from typing import NamedTuple
 
 from minicpmv.errors import UsageError
 from minicpmv.files.atomic_files import open_in_place
+from minicpmv.files.posix import O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, fcntl, read_at
 from minicpmv.training.distributed.console import notice
 
 __all__ = ["LOCK", "Holder", "hold_directory", "look_for_holder"]
@@ -137,7 +137,8 @@ def _take(path: Path) -> int:
             notice(f"{path}: {holder} died without cleaning up; this run takes its place")
         me = Holder(socket.gethostname(), os.getpid(), datetime.now(timezone.utc).isoformat(timespec="seconds"))
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(me._asdict()).encode() + b"\n", 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, json.dumps(me._asdict()).encode() + b"\n")
         os.fsync(descriptor)
         return descriptor
 
@@ -146,7 +147,7 @@ def _open(path: Path) -> tuple[int, bool]:
     """Open the file, and return whether it is new."""
     flags = os.O_RDWR | os.O_CREAT
     try:
-        return os.open(path, flags | os.O_EXCL | os.O_CLOEXEC, 0o666), True
+        return os.open(path, flags | os.O_EXCL | O_CLOEXEC, 0o666), True
     except FileExistsError:
         return open_in_place(path, flags, is_own=False), False
 
@@ -162,7 +163,7 @@ def _lock(descriptor: int, kind: int) -> bool | None:
 
 def _read(descriptor: int) -> Holder | None:
     try:
-        content = json.loads(os.pread(descriptor, 4096, 0))
+        content = json.loads(read_at(descriptor, 4096, 0))
         return Holder(str(content["host"]), int(content["process"]), str(content["started"]))
     except (ValueError, TypeError, KeyError):  # not written yet, or a disk was full
         return None
@@ -197,7 +198,7 @@ def _is_alive(path: Path) -> bool:
 def _time_of_change(path: Path) -> int | None:
     try:
         descriptor = os.open(
-            path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            path, os.O_RDONLY | O_NOFOLLOW | O_NONBLOCK
         )  # a network file system refreshes only on open
     except OSError:
         return None

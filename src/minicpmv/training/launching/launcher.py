@@ -24,6 +24,7 @@ from torch.distributed.elastic.rendezvous.api import RendezvousError
 from torch.distributed.run import main, parse_args
 
 from minicpmv.errors import UsageError
+from minicpmv.files.posix import signals
 from minicpmv.machine.system import num_cores
 from minicpmv.terminal.streams import complain
 from minicpmv.training.launching.following import lead
@@ -34,7 +35,7 @@ __all__ = ["launch"]
 WRONG_USE = 2
 """The training's exit code for a fault that its message explains completely."""
 
-HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+HANDED_ON = signals("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 _ONE_EVENT = 1.0
 """Seconds. Ctrl-C arrives twice, from the terminal and from the script; a later second one is deliberate."""
 _GLANCE = 0.2
@@ -51,7 +52,7 @@ class _Messenger:
         self._when = -_ONE_EVENT
         for number in HANDED_ON:
             # nohup ignores SIGHUP, which is kept. A script's `&` ignores SIGINT, which is not.
-            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            if number.name != "SIGHUP" or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._hand_on)
 
     def _hand_on(self, number: int, frame: FrameType | None) -> None:

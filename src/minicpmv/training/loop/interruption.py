@@ -13,18 +13,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from multiprocessing.context import ForkContext, ForkProcess
 from types import FrameType
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from minicpmv.data.samples.workers import end_if_nothing_is_delivered
+from minicpmv.files.posix import signals
 from minicpmv.training.distributed.console import is_first_process
+
+if sys.platform == "win32":
+    ForkContext = ForkProcess = object  # nothing is made of them there
+else:
+    from multiprocessing.context import ForkContext, ForkProcess
 
 __all__ = ["SIGNALS", "Interrupted", "Interruption", "ShelteringContext", "WorkerStart", "shelter"]
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+SIGNALS = signals("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 
 _ONE_EVENT = 1.0
 """Seconds. Ctrl-C reaches a process twice, from the terminal and from its launcher; a later one is deliberate."""
@@ -73,7 +78,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():  # Python allows no other thread to set handlers
-            heeded = [number for number in SIGNALS if number is not signal.SIGHUP or not _is_nohup()]
+            heeded = [number for number in SIGNALS if number.name != "SIGHUP" or not _is_ignored(number)]
             self._before = {number: signal.signal(number, self._receive) for number in heeded}
             # Python runs handlers between two bytecodes of the main thread, which may be in a call that does not
             # return, such as joining processes of which one is missing. Python writes to this pipe in any case.
@@ -154,8 +159,9 @@ def _write_nowhere() -> None:
         os.dup2(nowhere, output)
 
 
-def _is_nohup() -> bool:
-    return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+def _is_ignored(number: signal.Signals) -> bool:
+    """Return whether a signal is ignored, as nohup has it of SIGHUP."""
+    return signal.getsignal(number) is signal.SIG_IGN
 
 
 class WorkerStart:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from typing import Any
 
+import psutil
 import torch
 from transformers import ProgressCallback, TrainerControl, TrainerState, TrainingArguments
 
+from minicpmv.files.posix import HAS_LIMITS, resource
 from minicpmv.report.evaluations import measured_keys
 from minicpmv.training.distributed.console import say
 from minicpmv.training.launching.caller import tell_step
@@ -35,6 +36,8 @@ def memory_gib() -> float:
     """Return this process's peak memory so far, in GiB: of the accelerator if there is one, otherwise of RAM."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
+    if not HAS_LIMITS:  # Windows, whose peak is not asked for
+        return psutil.Process().memory_info().rss / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
 
 

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from minicpmv.data.records.file_state import FileState, check_unchanged
 from minicpmv.data.records.formats.gzip_files import GZIP, unpack
+from minicpmv.files.posix import O_BINARY, read_at
 
 __all__ = ["DataFile"]
 
@@ -29,7 +30,7 @@ class DataFile:
     def __init__(self, source: str) -> None:
         self.source = source
         self._state = FileState.of(source)
-        self._descriptor = os.open(source, os.O_RDONLY)
+        self._descriptor = os.open(source, os.O_RDONLY | O_BINARY)
         self.is_packed = self.read(len(GZIP), 0) == GZIP
         if self.is_packed:
             self._unpack()
@@ -46,7 +47,7 @@ class DataFile:
 
     def read(self, size: int, position: int) -> bytes:
         """Return ``size`` bytes from a position on, fewer at the end."""
-        return os.pread(self._descriptor, size, position)
+        return read_at(self._descriptor, size, position)
 
     def stream(self, start: int = 0) -> BinaryIO:
         """Return a file object that reads from a position on; use only one at a time."""
@@ -72,7 +73,7 @@ class DataFile:
 
     def __setstate__(self, state: dict[str, object]) -> None:
         vars(self).update(state)
-        self._descriptor = os.open(self.source, os.O_RDONLY)
+        self._descriptor = os.open(self.source, os.O_RDONLY | O_BINARY)
         if self.is_packed:
             check_unchanged(self._descriptor, self._state, self.source)
             self._unpack()
