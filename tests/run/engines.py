@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from minicpmv.training.flags.deepspeed_presets import PRESETS, resolve_deepspeed
+from minicpmv.training.flags.deepspeed.presets import PRESETS, resolve_deepspeed
 from tests.precision import bound
 from tests.run.forked import run_command
 from tests.run.training import flags, largest_difference, losses, make_data, read_run, run_here

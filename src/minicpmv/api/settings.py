@@ -102,7 +102,8 @@ class Settings(TypedDict, total=False):
     lora_alpha: int
     """LoRA scale; the update is multiplied by alpha / r. Default: 64."""
     lora_dropout: float
-    """Dropout on the input of the LoRA matrices; 0 with pissa and olora. Default: 0.05."""
+    """Dropout on the input of the LoRA matrices. Unless given: 0 with pissa, olora and --objective dpo, and the
+    adapter's own with --lora_weight_path. Default: 0.05."""
     lora_lr: float
     """Learning rate of LoRA matrices in parts without a rate of their own. Default: --learning_rate."""
     lora_weight_decay: float

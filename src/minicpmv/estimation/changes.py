@@ -8,7 +8,7 @@ from typing import NamedTuple
 from minicpmv.errors import MiniCPMVError
 from minicpmv.estimation.subject import Subject, read_subject
 from minicpmv.machine.value import Machine
-from minicpmv.training.flags.deepspeed_presets import PRESETS
+from minicpmv.training.flags.deepspeed.presets import PRESETS
 
 __all__ = ["Change", "possible_changes"]
 

@@ -23,7 +23,7 @@ from minicpmv.training.distributed.fsdp import prepare_fsdp, start_fsdp
 from minicpmv.training.distributed.network import choose_interface, complete_group_of_one
 from minicpmv.training.distributed.processes import meet
 from minicpmv.training.flags.declarations import RunArguments
-from minicpmv.training.flags.deepspeed_presets import offloads_optimizer
+from minicpmv.training.flags.deepspeed.presets import offloads_optimizer
 from minicpmv.training.flags.resolution import build_training_arguments
 
 __all__ = [

@@ -13,7 +13,8 @@ from typing import Any
 from minicpmv.data.sources.validation import parse_split
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.registry import find_metrics, split_names
-from minicpmv.training.flags.declarations import BESIDE_LORA, LearningArguments, RunArguments
+from minicpmv.training.flags.declarations import RunArguments
+from minicpmv.training.flags.declared.learning import BESIDE_LORA, LearningArguments
 
 __all__ = ["check_contradictions", "check_required"]
 

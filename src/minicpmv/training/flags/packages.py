@@ -10,8 +10,8 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from minicpmv.errors import ConfigError, UsageError
 from minicpmv.machine.installed import install_command
-from minicpmv.training.flags.declarations import RATED
-from minicpmv.training.flags.deepspeed_presets import offloads_optimizer
+from minicpmv.training.flags.declared.learning import RATED
+from minicpmv.training.flags.deepspeed.presets import offloads_optimizer
 from minicpmv.wording import suggest
 
 __all__ = ["check_optimizer", "resolve_trackers"]

@@ -26,7 +26,7 @@ from minicpmv.terminal.redaction import clean_settings
 from minicpmv.training.flags.arguments import Request
 from minicpmv.training.flags.catalogue import all_settings, transformers_defaults
 from minicpmv.training.flags.declarations import RunArguments
-from minicpmv.training.flags.deepspeed_presets import check_compiled, resolve_deepspeed
+from minicpmv.training.flags.deepspeed.presets import check_compiled, resolve_deepspeed
 from minicpmv.training.flags.fsdp_flags import resolve_fsdp
 from minicpmv.training.flags.object_flags import check_objects, resolve_objects
 from minicpmv.training.flags.packages import check_optimizer, resolve_trackers

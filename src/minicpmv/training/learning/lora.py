@@ -14,7 +14,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from minicpmv.errors import UsageError
 from minicpmv.models.adapters.attaching import attach_adapter
 from minicpmv.releases.row import Network, Parts
-from minicpmv.training.flags.declarations import LearningArguments
+from minicpmv.training.flags.declared.learning import LearningArguments
 from minicpmv.training.learning.parts import leave_out_unread, parts_of
 from minicpmv.training.learning.targets import find_parameters, find_targets, network_of, resolve_target
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from minicpmv.releases.row import Parts
-from minicpmv.training.flags.declarations import LearningArguments
+from minicpmv.training.flags.declared.learning import LearningArguments
 
 __all__ = [
     "PART_FLAGS",

@@ -11,7 +11,7 @@ from torch import nn
 
 from minicpmv.errors import UsageError
 from minicpmv.releases.row import Parts
-from minicpmv.training.flags.declarations import RATED, LearningArguments
+from minicpmv.training.flags.declared.learning import RATED, LearningArguments
 from minicpmv.training.learning.parts import is_lora_tensor, part_of
 
 __all__ = ["Rates", "check_rates", "split_groups"]

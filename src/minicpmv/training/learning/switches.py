@@ -16,7 +16,7 @@ from minicpmv.errors import UsageError
 from minicpmv.models.adapters import foreign_adapters
 from minicpmv.models.adapters.adapter_config import read_adapter_config
 from minicpmv.releases.row import Network
-from minicpmv.training.flags.declarations import LearningArguments
+from minicpmv.training.flags.declared.learning import LearningArguments
 from minicpmv.training.learning.lora import (
     is_named,
     modules_beside,

@@ -20,7 +20,7 @@ import minicpmv  # noqa: F401  registers the models
 from minicpmv.errors import CheckpointError
 from minicpmv.inference.loading import load_model
 from minicpmv.models.adapters.attaching import attach_adapter
-from minicpmv.training.flags.declarations import LearningArguments
+from minicpmv.training.flags.declared.learning import LearningArguments
 from minicpmv.training.learning.switches import resolve_learning
 from tests.tiny import FIXTURES, picture
 

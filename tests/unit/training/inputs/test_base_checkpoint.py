@@ -11,7 +11,7 @@ import torch
 
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.training.flags.arguments import parse_arguments
-from minicpmv.training.flags.deepspeed_presets import resolve_deepspeed
+from minicpmv.training.flags.deepspeed.presets import resolve_deepspeed
 from minicpmv.training.inputs.base_checkpoint import load_base
 from tests.tiny import FIXTURES
 

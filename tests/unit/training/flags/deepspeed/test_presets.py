@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from minicpmv.errors import ConfigError
-from minicpmv.training.flags.deepspeed_presets import PRESETS, offloads_optimizer, resolve_deepspeed
+from minicpmv.training.flags.deepspeed.presets import PRESETS, offloads_optimizer, resolve_deepspeed
 
 _GATHERS = "stage3_gather_16bit_weights_on_model_save"
 _PRECISIONS = {"bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto"}}

@@ -1,0 +1,1 @@
+"""Holds the shipped DeepSpeed configurations, and finds the one that a run names."""
