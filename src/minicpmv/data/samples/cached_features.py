@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from minicpmv.data.samples.feature_store import FeatureStore
+from minicpmv.processing.encoding import WrittenConversation
 from minicpmv.processing.pictures.patches import DAMAGE
 from minicpmv.processing.pictures.slicing import SlicePlan
 
@@ -70,6 +71,24 @@ class KnownFeatures:
             keys.append(hashlib.sha256(json.dumps(described).encode()).hexdigest())
         return keys
 
+    def entries(self, names: Sequence[str], written: WrittenConversation, *, by_slice: bool) -> list[CachedSlices]:
+        """Name the cached features of a record, in the order of its text.
+
+        Args:
+            names: Contents of its images and then of its frames, as :meth:`name` takes them.
+            written: The record's conversation.
+            by_slice: Whether each slice is an entry, as in a record with films, since the slices of frames in one
+                block lie between each other. Otherwise each picture is one.
+        """
+        keys = self.name(names, written.plans)
+        if not by_slice:
+            return [CachedSlices(key, plan.tgt_sizes) for key, plan in zip(keys, written.plans, strict=True)]
+        slices = [
+            [CachedSlices(_of_slice(key, number), [size]) for number, size in enumerate(plan.tgt_sizes)]
+            for key, plan in zip(keys, written.plans, strict=True)
+        ]
+        return written.layout.in_order(slices)
+
     def find(self, entries: Sequence[CachedSlices]) -> Tensor | None:
         """Read the features of a record's images, end to end; None unless all are there.
 
@@ -101,6 +120,10 @@ class KnownFeatures:
             "picture_keys": torch.tensor([list(bytes.fromhex(entry.key)) for entry in entries], dtype=torch.uint8),
             "slices_per_picture": torch.tensor([len(entry.sizes) for entry in entries]),
         }
+
+
+def _of_slice(key: str, number: int) -> str:
+    return hashlib.sha256(f"{key} {number}".encode()).hexdigest()
 
 
 def picture_size(content: bytes) -> tuple[int, int] | None:

@@ -6,77 +6,43 @@ where the user said so, an item without tokens, which collators pass over.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from minicpmv.data.media.film_facts import files_of
-from minicpmv.data.media.film_faults import FilmError
 from minicpmv.data.media.image_digests import PictureDigests
-from minicpmv.data.media.opened_films import ReadFilm, digest_film
-from minicpmv.data.records.inline_images import describe_image, is_embedded, read_embedded
-from minicpmv.data.records.record import Film, Record
+from minicpmv.data.records.record import Record
 from minicpmv.data.records.sequences import Selected
 from minicpmv.data.samples.answer_scores import KnownScores
-from minicpmv.data.samples.cached_features import CachedSlices, KnownFeatures, picture_size
+from minicpmv.data.samples.cached_features import KnownFeatures
 from minicpmv.data.samples.compared import Comparison, Encoded, Tokens
 from minicpmv.data.samples.length_policy import Fit, Limits, OnLongRecord, fit_record, plan_films, writing
+from minicpmv.data.samples.length_report import LengthReport, report_lengths
+from minicpmv.data.samples.shown_media import ShownMedia, load_picture
 from minicpmv.data.samples.token_counts import FIT, measure
 from minicpmv.data.sources.cache import Entry
-from minicpmv.data.sources.skipping import TOO_LONG, SkipLog, Skipped
+from minicpmv.data.sources.skipping import TOO_LONG, SkipLog
 from minicpmv.errors import ConfigError, DataError, Problem
 from minicpmv.processing.encoding import WrittenConversation
-from minicpmv.processing.films.plan import FilmPlan
-from minicpmv.processing.films.shown import Convert, ShownFilm
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
-from minicpmv.processing.pictures.patches import ImageError, load_image
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.text.turns import Turn
-from minicpmv.wording import counted
 
-__all__ = ["ConversationDataset", "LengthReport"]
+__all__ = ["ConversationDataset"]
 
 _logger = logging.getLogger(__name__)
 
-_LARGEST_SLICE = 1.1
-"""Patches of the largest slice, for each of a square one: sides are rounded to whole patches."""
+Write = Callable[[Sequence[Turn]], WrittenConversation]
+"""Writes turns of a record with its images and films."""
+
 _STOPS_ANY_RUN = {"D204", "D205", "D206"}
 """Codes that are not about one record: what is there has changed since the run began, or too many records are bad."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LengthReport:
-    """Reports the tokens of a data set, before any picture is decoded."""
-
-    lengths: NDArray[np.int32]
-    """Tokens of each record as trained."""
-    num_trained: NDArray[np.int32]
-    """Number of tokens with a label of any weight."""
-    num_image_tokens: NDArray[np.int32]
-    """Number of image slots among all tokens."""
-    num_patches: NDArray[np.int32]
-    """Number of patches of all slices of all images and frames."""
-    patches_per_token: float | None
-    """Patches for each image token of a picture, where frames of films may have more (4.5); None where none has."""
-    num_reduced: int
-    """Records whose images get fewer slices."""
-    num_thinned: int
-    """Records whose films show fewer frames, or more of them in a block."""
-    num_cut: int
-    """Records whose last answer loses its end."""
-    left_out: Skipped
-    """Records that did not fit and were removed from the data set, by name."""
 
 
 class ConversationDataset(Dataset[dict[str, Tensor]]):
@@ -184,42 +150,40 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
     def _encode(self, index: int) -> dict[str, Tensor]:
         record = self.records[index]
         fit = self.fit(index, record)
-        films = fit.shown(plan_films(record, self.processor))
-        contents = [self._read(record, position) for position in range(len(record.images))]
-        if self.known is not None and (record.images or films):
-            return self._encode_or_find(record, fit, films, contents, self.known)
-        images = [_load(record, position, content) for position, content in enumerate(contents)]
-        write = writing(self.processor, [image.size for image in images], films, fit.max_slice_nums)
-        return self._with_pixels(record, fit, films, contents, images, write)
+        media = self._media(record, fit)
+        if self.known is not None and (record.images or media.films):
+            return self._encode_or_find(media, fit, self.known)
+        return self._with_pixels(media, fit)
 
-    def _with_pixels(
-        self,
-        record: Record,
-        fit: Fit,
-        films: Sequence[FilmPlan],
-        contents: Sequence[bytes],
-        images: Sequence[Image],
-        write: Callable[[Sequence[Turn]], WrittenConversation],
-    ) -> dict[str, Tensor]:
-        shown = [self._show(record, position, plan) for position, plan in enumerate(films)]
-        vocabulary = self.processor.vocabulary
+    def _media(self, record: Record, fit: Fit) -> ShownMedia:
+        return ShownMedia(record, fit.shown(plan_films(record, self.processor)), self.digests)
+
+    def _with_pixels(self, media: ShownMedia, fit: Fit) -> dict[str, Tensor]:
+        images, films, vocabulary = media.decode(), media.show(), self.processor.vocabulary
+        write = writing(self.processor, [image.size for image in images], media.films, fit.max_slice_nums)
         sample, tokens = self.comparison.encode(
-            record,
-            lambda turns: write(turns).encode(vocabulary, images, shown),
+            media.record,
+            lambda turns: write(turns).encode(vocabulary, images, films),
             lambda turns: write(turns).tokens(vocabulary),
         )
         pixels = _pixels(sample.pixel_values, sample.tgt_sizes, self.processor.image_processor)
-        seen = [*contents, *self._name_films(record, films)]
-        return self._tokens(record, fit, tokens, seen) | _times(sample.temporal_ids) | pixels
+        return self._tokens(media, fit, tokens) | _times(sample.temporal_ids) | pixels
 
-    def _tokens(self, record: Record, fit: Fit, tokens: Any, contents: Sequence[bytes]) -> dict[str, Tensor]:
-        item = _tokens(record, fit, tokens)
+    def _tokens(self, media: ShownMedia, fit: Fit, tokens: Any) -> dict[str, Tensor]:
+        item = _tokens(media.record, fit, tokens)
         if isinstance(tokens, Tokens) and self.scores is not None:
             try:
-                item |= self.scores.describe(tokens, contents, fit.max_slice_nums)
+                item |= self.scores.describe(tokens, media.name_all(), fit.max_slice_nums)
             except KeyError:
-                raise DataError([_unscored(record)]) from None
+                raise DataError([_unscored(media.record)]) from None
         return item
+
+    def _tokens_without_pixels(self, media: ShownMedia, write: Write) -> Any:
+        vocabulary = self.processor.vocabulary
+        _, tokens = self.comparison.encode(
+            media.record, lambda turns: write(turns).tokens(vocabulary), lambda turns: write(turns).tokens(vocabulary)
+        )
+        return tokens
 
     def is_scored(self, index: int) -> bool:
         """Return whether the reference's values of a record's answers are known; no image is decoded."""
@@ -227,108 +191,24 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         try:
             record = self.records[index]
             fit = self.fit(index, record)
-            films = fit.shown(plan_films(record, self.processor))
-            contents = [self._read(record, position) for position in range(len(record.images))]
-            sizes = [_size(record, position, content) for position, content in enumerate(contents)]
-            seen = [*contents, *self._name_films(record, films)]
+            media = self._media(record, fit)
+            sizes, seen = media.sizes, media.name_all()
         except DataError:  # whoever needs the record says so
             return False
-        write, vocabulary = writing(self.processor, sizes, films, fit.max_slice_nums), self.processor.vocabulary
-        _, tokens = self.comparison.encode(
-            record, lambda turns: write(turns).tokens(vocabulary), lambda turns: write(turns).tokens(vocabulary)
-        )
-        return self.scores.has(tokens, seen, fit.max_slice_nums)
+        write = writing(self.processor, sizes, media.films, fit.max_slice_nums)
+        return self.scores.has(self._tokens_without_pixels(media, write), seen, fit.max_slice_nums)
 
-    def _name_films(self, record: Record, films: Sequence[FilmPlan]) -> list[bytes]:
-        """Say what the model sees of films, for scores of answers; nothing where none are kept."""
-        if self.scores is None:
-            return []
-        digests = [self._digest(record, film) for film in record.films]
-        return [f"{digest} {plan}".encode() for digest, plan in zip(digests, films, strict=True)]
-
-    def _show(self, record: Record, position: int, plan: FilmPlan) -> ShownFilm:
-        """Return a film that is decoded when it is read, each frame kept as the patches that it is cut into."""
-        film, facts = record.films[position], record.film_facts
-        assert facts is not None, "planned"
-        opened = ReadFilm(film, facts[position])
-
-        def read(convert: Convert) -> Sequence[Any]:
-            try:
-                return opened.read(plan.times, convert)
-            except FilmError as error:
-                found = f"{error.found} in {error.where!r}, whose header looked sound"
-                where = record.where(f"film {position}")
-                raise DataError([Problem("D202", where, found, error.expected, error.fix)]) from error
-
-        if self.digests is not None:
-            self.digests.note_files(files_of(film))
-        return ShownFilm(plan, read)
-
-    def _encode_or_find(
-        self,
-        record: Record,
-        fit: Fit,
-        films: Sequence[FilmPlan],
-        contents: Sequence[bytes],
-        known: KnownFeatures,
-    ) -> dict[str, Tensor]:
+    def _encode_or_find(self, media: ShownMedia, fit: Fit, known: KnownFeatures) -> dict[str, Tensor]:
         """Encode a record with images or films, which are decoded only if their features are not all known."""
-        sizes = [_size(record, position, content) for position, content in enumerate(contents)]
-        write, vocabulary = writing(self.processor, sizes, films, fit.max_slice_nums), self.processor.vocabulary
-        written = write(record.turns)
-        entries = self._name_slices(record, written, contents, films, known)
+        write = writing(self.processor, media.sizes, media.films, fit.max_slice_nums)
+        written = write(media.record.turns)
+        entries = known.entries(media.name_each(), written, by_slice=bool(media.films))
         features = known.find(entries)
-        if features is not None:
-            _, tokens = self.comparison.encode(
-                record, lambda turns: write(turns).tokens(vocabulary), lambda turns: write(turns).tokens(vocabulary)
-            )
-            seen = [*contents, *self._name_films(record, films)]
-            found = known.describe_known(features, written.layout.sizes(written.plans))
-            return self._tokens(record, fit, tokens, seen) | _times(written.layout.times(written.plans)) | found
-        images = [_load(record, position, content) for position, content in enumerate(contents)]
-        return self._with_pixels(record, fit, films, contents, images, write) | known.describe_unknown(entries)
-
-    def _name_slices(
-        self,
-        record: Record,
-        written: WrittenConversation,
-        contents: Sequence[bytes],
-        films: Sequence[FilmPlan],
-        known: KnownFeatures,
-    ) -> list[CachedSlices]:
-        """Name the cached features of a record, in the order of the text.
-
-        Each picture is one entry. In a record with films each slice is one, since the slices of frames in one block lie
-        between each other.
-        """
-        names = [hashlib.sha256(content).hexdigest() for content in contents]
-        for film, plan in zip(record.films, films, strict=True):
-            digest = self._digest(record, film)
-            names += [f"{digest} {time!r}" for time in plan.times]
-        keys = known.name(names, written.plans)
-        if not films:
-            return [CachedSlices(key, plan.tgt_sizes) for key, plan in zip(keys, written.plans, strict=True)]
-        slices = [
-            [CachedSlices(_of_slice(key, number), [size]) for number, size in enumerate(plan.tgt_sizes)]
-            for key, plan in zip(keys, written.plans, strict=True)
-        ]
-        return written.layout.in_order(slices)
-
-    def _digest(self, record: Record, film: Film) -> str:
-        try:
-            if self.digests is not None:
-                self.digests.note_files(files_of(film))
-            return digest_film(film)
-        except OSError as error:
-            found, fix = f"{film.name!r}, which cannot be read ({error.strerror})", "leave films alone during a run"
-            raise DataError([Problem("D202", record.where("video"), found, "the film as it was", fix)]) from error
-
-    def _read(self, record: Record, position: int) -> bytes:
-        """Return the bytes of an image's file, and remember what they are."""
-        content, image = _read(record, position), record.images[position]
-        if self.digests is not None and isinstance(image, str) and not is_embedded(image):
-            self.digests.note(image, content)
-        return content
+        if features is None:
+            return self._with_pixels(media, fit) | known.describe_unknown(entries)
+        tokens = self._tokens(media, fit, self._tokens_without_pixels(media, write))
+        found = known.describe_known(features, written.layout.sizes(written.plans))
+        return tokens | _times(written.layout.times(written.plans)) | found
 
     def check_lengths(
         self, *, on_progress: Callable[[int, int], None] | None = None, kept: Entry | None = None
@@ -360,59 +240,9 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         if left_out:
             keep = np.delete(np.arange(total), list(left_out))
             self.records, self._fits = Selected(self.records, keep), self._fits[keep]
-        is_thinned = (self._fits["max_frames"] > 0) | (self._fits["group"] > 0)
-        num_reduced = self._warn(
-            (self._fits["wanted"] - self._fits["num_cut"] > self._fits["length"]) & ~is_thinned,
-            "get fewer slices per image",
-            "A larger --model_max_length keeps all slices",
+        return report_lengths(
+            self._fits, self.limits, self.processor, left_out=named, where=lambda index: self.records[index].where()
         )
-        num_thinned = self._warn(
-            is_thinned,
-            "show fewer frames of their films, taken evenly, or more frames in a block",
-            "A larger --model_max_length, or a lower --video_fps or --max_frames, shows what is asked for",
-        )
-        num_cut = self._warn(
-            self._fits["num_cut"] > 0,
-            "lose the end of their last answer",
-            "A larger --model_max_length keeps all text",
-        )
-        return LengthReport(
-            lengths=self._fits["length"].copy(),
-            num_trained=self._fits["num_trained"].copy(),
-            num_image_tokens=self._fits["num_image_tokens"].copy(),
-            num_patches=self._fits["num_patches"].copy(),
-            patches_per_token=self.patches_per_token,
-            num_reduced=num_reduced,
-            num_thinned=num_thinned,
-            num_cut=num_cut,
-            left_out=named,
-        )
-
-    @property
-    def patches_per_token(self) -> float | None:
-        """Patches for each image token of a picture, where frames of films may have more (4.5); else None."""
-        if not self.processor.version.reading.temporal:
-            return None
-        images = self.processor.image_processor
-        return _LARGEST_SLICE * (images.scale_resolution / images.patch_size) ** 2 / self.processor.query_num
-
-    def _warn(self, concerned: NDArray[np.bool_], what: str, remedy: str) -> int:
-        positions = np.flatnonzero(concerned)
-        if len(positions):
-            fit = self.fit(int(positions[0]))
-            _logger.warning(
-                "%d of %d records exceed %d tokens and %s, the first of them %s: %d tokens become %d%s. %s.",
-                len(positions),
-                len(self),
-                self.limits.max_length,
-                what,
-                self.records[int(positions[0])].where(),
-                fit.wanted,
-                fit.length,
-                "" if fit.num_cut else _describe(fit),
-                remedy,
-            )
-        return len(positions)
 
     def fit(self, index: int, record: Record | None = None) -> Fit:
         """Find how a record fits, once for each.
@@ -428,7 +258,7 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             record = self.records[index] if record is None else record
             sizes = record.image_sizes
             if sizes is None:
-                sizes = tuple(_load(record, position).size for position in range(len(record.images)))
+                sizes = tuple(load_picture(record, position).size for position in range(len(record.images)))
             self._fits[index] = fit_record(record, sizes, self.processor, self.limits, self.comparison)
         return Fit(*self._fits[index].item())
 
@@ -458,18 +288,6 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             return self.records[index].where()
         except DataError:
             return error.problems[0].where
-
-
-def _describe(fit: Fit) -> str:
-    """Say with which limits a record fits."""
-    if not fit.max_frames:
-        return f" with max_slice_nums {fit.max_slice_nums}"
-    group = f", {fit.group} in a block" if fit.group > 1 else ""
-    return f" with at most {counted(fit.max_frames, 'frame')} of each film{group}"
-
-
-def _of_slice(key: str, number: int) -> str:
-    return hashlib.sha256(f"{key} {number}".encode()).hexdigest()
 
 
 def _times(times: Sequence[tuple[int, int]] | None) -> dict[str, Tensor]:
@@ -522,38 +340,6 @@ def _unscored(record: Record) -> Problem:
         expected="a record, and images, as they were then",
         fix="restore what has changed since; or start again, which computes what is missing",
     )
-
-
-def _load(record: Record, position: int, content: bytes | None = None) -> Image:
-    """Decode an image, from the bytes of its file if they are at hand."""
-    try:
-        return load_image(record.images[position] if content is None else content)
-    except ImageError as error:
-        raise _spoilt(record, position, error) from error
-
-
-def _read(record: Record, position: int) -> bytes:
-    """Return the bytes of an image's file."""
-    image = record.images[position]
-    try:
-        return read_embedded(image) if is_embedded(image) else Path(os.fsdecode(image)).read_bytes()
-    except OSError:
-        _load(record, position)  # words the fault
-        raise
-    except ImageError as error:
-        raise _spoilt(record, position, error) from error
-
-
-def _size(record: Record, position: int, content: bytes) -> tuple[int, int]:
-    """Read (width, height) from an image's header."""
-    size = picture_size(content)
-    return _load(record, position, content).size if size is None else size  # the one words the fault, if it is one
-
-
-def _spoilt(record: Record, position: int, error: ImageError) -> DataError:
-    name = describe_image(record.images[position])
-    found = f"{error.found} in {name}, whose header and end looked sound"
-    return DataError([Problem("D202", record.where(f"image {position}"), found, error.expected, error.fix)])
 
 
 def _resized(record: Record) -> Problem:

@@ -17,6 +17,7 @@ from minicpmv.data.records.record import Record
 from minicpmv.data.samples.compared import Comparison
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.samples.length_policy import Fit, plan_films
+from minicpmv.data.samples.length_report import patches_per_token
 from minicpmv.errors import DataError, Problem
 from minicpmv.processing.films.plan import word_times
 from minicpmv.processing.pictures.slicing import plan_slices
@@ -173,8 +174,8 @@ def _slices(uses: Counter[tuple[tuple[int, int], int]], processor: MiniCPMVProce
 
 
 def _plan(dataset: ConversationDataset, tokens: np.ndarray, pack_length: int, batch_size: int) -> PackedRows:
-    patches_per_token = dataset.patches_per_token
-    most = None if patches_per_token is None else int(pack_length * patches_per_token)
+    patches_each = patches_per_token(dataset.processor)
+    most = None if patches_each is None else int(pack_length * patches_each)
     return plan_rows(tokens[:, 0], pack_length, batch_size, patches=tokens[:, 2], max_patches=most)
 
 

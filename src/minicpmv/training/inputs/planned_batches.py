@@ -23,7 +23,7 @@ from transformers.trainer_utils import seed_worker
 from minicpmv.data.batches.grouping import BatchPlanner, LengthGrouper
 from minicpmv.data.batches.packing import RowPlanner
 from minicpmv.data.batches.plan import Rows
-from minicpmv.data.samples.dataset import LengthReport
+from minicpmv.data.samples.length_report import LengthReport
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.wording import counted
 

@@ -16,7 +16,8 @@ from transformers import TrainingArguments
 from minicpmv.data.media.image_digests import PictureDigests
 from minicpmv.data.samples.collation import Collator
 from minicpmv.data.samples.compared import Comparison
-from minicpmv.data.samples.dataset import ConversationDataset, LengthReport
+from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.data.samples.length_report import LengthReport
 from minicpmv.data.sources.cache import DataCache, Entry
 from minicpmv.data.sources.mixing import DataSource, Mixture, load_mixture
 from minicpmv.data.sources.skipping import SKIPPED, SkipLog, Skipped

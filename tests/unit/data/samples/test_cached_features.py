@@ -93,7 +93,7 @@ def test_known_images_are_not_decoded(tmp_path: Path, monkeypatch: pytest.Monkey
     dataset = dataset_in(tmp_path)
     dataset.known = known_in(tmp_path / "cache")
     store_all(dataset.known, dataset[1])
-    monkeypatch.setattr("minicpmv.data.samples.dataset.load_image", lambda source: pytest.fail("decoded"))
+    monkeypatch.setattr("minicpmv.data.samples.shown_media.load_image", lambda source: pytest.fail("decoded"))
     assert "pixel_values" not in dataset[1]
 
 

@@ -16,7 +16,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from minicpmv.data.batches.grouping import BatchPlanner, LengthGrouper
 from minicpmv.data.batches.packing import RowPlanner
-from minicpmv.data.samples.dataset import LengthReport
+from minicpmv.data.samples.length_report import LengthReport
 from minicpmv.errors import ConfigError
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.native.configuration import MiniCPMV4_7Config
