@@ -22,7 +22,7 @@ import importlib.util, os, sys
 root, extras = sys.argv[1], set(sys.argv[2].split(","))
 modules = ["accelerate", "gguf", "json5", "numpy", "peft", "PIL", "safetensors", "torch", "transformers", "wrapt"]
 if "dev" in extras:
-    modules += ["av", "codespell_lib", "gradio", "importlinter", "modelscope_hub", "openai", "playwright", "pyright", "pytest", "ruff", "uvicorn", "xdist"]
+    modules += ["av", "codespell_lib", "gradio", "importlinter", "ipykernel", "modelscope_hub", "nbclient", "openai", "pandas", "playwright", "pyright", "pytest", "ruff", "uvicorn", "xdist"]
 if "films" in extras:
     modules += ["av"]
 if "qlora" in extras:

@@ -82,6 +82,7 @@ SECTIONS = (
                 "Train: what learns, packing, precision, checkpoints, resuming, several GPUs.",
                 group="Training",
             ),
+            Page("docs/docker.md", "Run in a container, with or without a GPU.", "Containers", group="Training"),
             Page("docs/windows.md", "Install under WSL 2, and what is known of Windows itself.", group="Training"),
             Page("docs/hubs.md", "Name models on Hugging Face's hub, on ModelScope or on a mirror.", group="Training"),
             Page("docs/clusters.md", "Train on several machines, also under Slurm.", group="Training"),
