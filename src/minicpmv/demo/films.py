@@ -135,7 +135,7 @@ def write_films(output: Path, split: Split) -> Path:
 
 
 def _encode(film: Film, file: Path) -> None:
-    """Write H.264 in MP4, in one thread: the same bytes for the same encoder."""
+    """Write H.264 in MP4, in one thread: almost always the same bytes for the same encoder."""
     av = import_av(str(file))
     with av.open(str(file), "w") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"threads": "1", "preset": "veryfast"})
