@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
-import minicpmv.training.dry_run as preflight_module
+import minicpmv.training.start.dry_run as preflight_module
 from minicpmv.files.disk_space import free_bytes
 from minicpmv.training.checkpoints.manifest import find_fault, num_bytes
 from minicpmv.training.checkpoints.staging import list_checkpoints

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,31 +11,25 @@ from typing import Any
 
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
-from minicpmv.data.samples.collation import PackedCollator
 from minicpmv.data.samples.workers import naming_dead_workers
 from minicpmv.devices.inspection import inspect_machine
-from minicpmv.errors import DataError, MiniCPMVError, NotFiniteError, UsageError
-from minicpmv.evaluation.metrics.registry import find_metrics, split_names
+from minicpmv.errors import MiniCPMVError
 from minicpmv.files.disk_space import explain_system
 from minicpmv.files.places import check_directory
 from minicpmv.machine.shortage import naming_shortage
 from minicpmv.models.adapters.base_identity import follow_base
-from minicpmv.models.checkpoints.companions import copy_companions
-from minicpmv.models.checkpoints.downsampling import mode_in, state_downsample_mode
-from minicpmv.models.checkpoints.film_settings import film_settings_of, state_film_settings
+from minicpmv.models.checkpoints.downsampling import mode_in
+from minicpmv.models.checkpoints.film_settings import film_settings_of
 from minicpmv.models.skeleton import build_skeleton
-from minicpmv.report.run_directory import SAMPLES
 from minicpmv.terminal.redaction import secrets_in
 from minicpmv.training.checkpoints.fingerprint import take_fingerprint
 from minicpmv.training.checkpoints.lock import hold_directory, look_for_holder
 from minicpmv.training.checkpoints.pickles import restrict_unpickling
-from minicpmv.training.checkpoints.resume import ResumePoint, prepare_directory
-from minicpmv.training.checkpoints.staging import list_checkpoints
+from minicpmv.training.checkpoints.resume import prepare_directory
 from minicpmv.training.distributed.console import complain, is_first_process, notice, say
 from minicpmv.training.distributed.engine import start_engine, tell_reads
 from minicpmv.training.distributed.fsdp import choose_units
-from minicpmv.training.distributed.processes import naming_lost_processes, raise_together, wait_for_all
-from minicpmv.training.dry_run import DryRunChecks, require_room, take_dry_run
+from minicpmv.training.distributed.processes import naming_lost_processes, raise_together
 from minicpmv.training.finish.completion import complete
 from minicpmv.training.finish.obstacles import refuse_obstacles
 from minicpmv.training.flags.arguments import Request, parse_arguments
@@ -53,7 +46,7 @@ from minicpmv.training.inputs.planned_batches import (
     plan_batches,
 )
 from minicpmv.training.inputs.run_inputs import RunInputs, open_inputs_together
-from minicpmv.training.inputs.shared_memory import Workers, resolve_workers
+from minicpmv.training.inputs.shared_memory import resolve_workers
 from minicpmv.training.inputs.vision_cache import advise, resolve_vision_cache, use_vision_cache
 from minicpmv.training.launching.caller import tell_error, tell_stop
 from minicpmv.training.launching.starting import refuse_other_number
@@ -70,20 +63,20 @@ from minicpmv.training.learning.parts import (
 from minicpmv.training.learning.rates import Rates
 from minicpmv.training.learning.recomputation import RecomputedLayers
 from minicpmv.training.learning.switches import refuse_partitioned_experts, resolve_learning
-from minicpmv.training.loop.boundary import Stopped
 from minicpmv.training.loop.early_stopping import EarlyStopping
+from minicpmv.training.loop.endings import train_to_the_end
 from minicpmv.training.loop.interruption import Interrupted, Interruption
 from minicpmv.training.loop.trainer import MiniCPMVTrainer
-from minicpmv.training.monitoring.before_and_after import Measurement
 from minicpmv.training.monitoring.eval_metrics import EvalMetrics
 from minicpmv.training.monitoring.intervals import describe_rhythm, resolve_rhythm
 from minicpmv.training.monitoring.log_file import LogFile
 from minicpmv.training.monitoring.memory_advice import ways_to_need_less
 from minicpmv.training.monitoring.run_record import RunFile, describe_data, describe_run, describe_split
 from minicpmv.training.monitoring.run_settings import write_run_settings
-from minicpmv.training.monitoring.samples import Samples
 from minicpmv.training.objectives.choice import choose_objective, name_objective
 from minicpmv.training.objectives.objective import Objective
+from minicpmv.training.start.building import build_trainer
+from minicpmv.training.start.dry_run import DryRunChecks, require_room, take_dry_run
 
 __all__ = ["main", "train"]
 
@@ -248,7 +241,9 @@ def _train(
     objective = objective or choose_objective(request.run, args, model)
 
     def build(plan: BatchPlan, args: TrainingArguments, interruption: Interruption | None = None) -> MiniCPMVTrainer:
-        trainer = _build_trainer(inputs, model, objective, request, args, plan, interruption, workers)
+        trainer = build_trainer(
+            inputs, model, request.run, args, plan=plan, objective=objective, interruption=interruption, workers=workers
+        )
         trainer.rates, trainer.fingerprint, trainer.base = rates, fingerprint, identity
         trainer.ways_to_need_less = ways_to_need_less(request.run, args)
         trainer.pictures = inputs.pictures
@@ -283,7 +278,7 @@ def _train(
         trainer.add_callback(callback)
     trainer.keep_features(use_vision_cache(request.run, model, (inputs.train, *inputs.validation.values()), args))
     record.write(eval_metrics_answers=_tell_measured(trainer.eval_metrics))
-    metrics = _run_to_the_end(trainer, start, record, interruption)
+    metrics = train_to_the_end(trainer, start, record, interruption)
     return complete(trainer, metrics, inputs=inputs, run=request.run, record=record, interruption=interruption)
 
 
@@ -297,28 +292,6 @@ def _occupy(output_dir: str, until_the_end: ExitStack, *, is_dry: bool) -> None:
             until_the_end.enter_context(hold_directory(output_dir))
 
     raise_together(lambda: occupy() if is_first_process() else None)
-
-
-def _run_to_the_end(
-    trainer: MiniCPMVTrainer, start: ResumePoint, record: RunFile, interruption: Interruption
-) -> dict[str, float]:
-    """Train; a signal ends the run immediately while nothing would be lost."""
-    interruption.act_at_once(_how_to_go_on(trainer.args))
-    try:
-        metrics = dict(trainer.train(resume_from_checkpoint=start.path).metrics)
-    except DataError as error:  # such as an image that has changed since it was checked
-        error.is_of_one_process = True
-        raise
-    except NotFiniteError:
-        record.write(status="not finite", step=trainer.state.global_step, log=trainer.state.log_history)
-        raise
-    except Stopped as stop:
-        raise _interrupted(stop, trainer, record) from None
-    if trainer.last_saved == trainer.state.global_step:
-        interruption.act_at_once(_how_to_go_on(trainer.args))
-    else:
-        interruption.defer("training is over, but its result is not in a checkpoint yet: saving first")
-    return metrics
 
 
 def _check_places(request: Request) -> None:
@@ -353,30 +326,6 @@ def _advise(inputs: RunInputs, model: Any, run: RunArguments, args: TrainingArgu
         notice(text)
 
 
-def _how_to_go_on(args: TrainingArguments) -> str:
-    checkpoints = list_checkpoints(args.output_dir or "")
-    if not checkpoints:
-        return "nothing was trained yet; the same command starts again"
-    return (
-        f"nothing was lost, the newest checkpoint is {checkpoints[-1]}\n"
-        "resume: the same command with --resume_from_checkpoint true"
-    )
-
-
-def _interrupted(stop: Stopped, trainer: MiniCPMVTrainer, record: RunFile) -> Interrupted:
-    """Record where a run stopped, and return the error that says how to resume it."""
-    state, args = trainer.state, trainer.args
-    name = signal.Signals(stop.signal_number).name
-    record.write(status="stopped", stopped_by=name, step=state.global_step, log=state.log_history)
-    wait_for_all()  # once one process exits, the launcher ends the others
-    return Interrupted(
-        stop.signal_number,
-        f"stopped by {name} after step {state.global_step} of {state.max_steps}, saved in "
-        f"{Path(args.output_dir or '') / f'checkpoint-{state.global_step}'}\n"
-        "resume: the same command with --resume_from_checkpoint true",
-    )
-
-
 def _build_model(inputs: RunInputs, run: RunArguments, args: TrainingArguments) -> Any:
     model: PreTrainedModel = load_base(inputs.base, run, args)
     if args.fsdp:
@@ -395,61 +344,6 @@ def _estimate_costs(inputs: RunInputs, model: Any) -> Any:
     return estimate_costs(inputs.lengths, model.config, scale_resolution=slicing.scale_resolution)
 
 
-def _build_trainer(
-    inputs: RunInputs,
-    model: Any,
-    objective: Objective,
-    request: Request,
-    args: TrainingArguments,
-    plan: BatchPlan,
-    interruption: Interruption | None,
-    workers: Workers,
-) -> MiniCPMVTrainer:
-    def write_companions(directory: Path) -> None:
-        copy_companions(inputs.base, directory, dtype=model.dtype)
-        state_downsample_mode(directory, request.run.downsample_mode)
-        state_film_settings(directory, film_settings_of(inputs.train.processor.image_processor))
-
-    packed = PackedCollator(inputs.collator.pad_token_id, compares=objective.compares_answers)
-    try:
-        return MiniCPMVTrainer(
-            model=model,
-            args=args,
-            train_dataset=inputs.train,
-            eval_dataset=inputs.first_validation if "" in inputs.validation else dict(inputs.validation) or None,
-            data_collator=packed if objective.compares_answers else inputs.collator,
-            plan=plan,
-            objective=objective,
-            train_collator=packed if request.run.packing or objective.compares_answers else None,
-            write_companions=None if request.run.use_lora else write_companions,
-            interruption=interruption,
-            samples=_samples(inputs, request.run, args),
-            eval_metrics=_eval_metrics(inputs, request.run),
-            measurement=_measurement(inputs, request.run, args),
-            workers=workers,
-        )
-    except (ImportError, RuntimeError, ValueError) as error:  # such as a tracker that lacks its settings
-        raise UsageError(
-            f"training arguments: found what transformers' Trainer refuses ({error}), expected what it accepts\n"
-            "  fix: change or remove the flag that it names (`minicpmv train --help` explains each)"
-        ) from error
-
-
-def _eval_metrics(inputs: RunInputs, run: RunArguments) -> dict[str, EvalMetrics]:
-    if run.eval_metrics is None:
-        return {}
-    return {
-        name: EvalMetrics(
-            dataset,
-            find_metrics(split_names(run.eval_metrics), flag="--eval_metrics"),
-            num_records=run.eval_metrics_records,
-            max_new_tokens=run.eval_max_new_tokens,
-            batch_size=run.answer_batch_size,
-        )
-        for name, dataset in inputs.validation.items()
-    }
-
-
 def _tell_measured(eval_metrics: Mapping[str, EvalMetrics]) -> dict[str, dict[str, int]]:
     """Report the sets in which not all answers are measured, and return the counts by set."""
     for name, each in eval_metrics.items():
@@ -457,29 +351,6 @@ def _tell_measured(eval_metrics: Mapping[str, EvalMetrics]) -> dict[str, dict[st
             say(f"--eval_metrics{f' on {name}' if name else ''}: {said}")
     counts = ("asked", "of", "of_weight_0")
     return {name: {count: getattr(each.share, count) for count in counts} for name, each in eval_metrics.items()}
-
-
-def _samples(inputs: RunInputs, run: RunArguments, args: TrainingArguments) -> Samples | None:
-    if not inputs.validation or not run.eval_samples or run.dry_run:
-        return None
-    return Samples(
-        list(inputs.validation.values()),
-        num_records=run.eval_samples,
-        max_new_tokens=run.eval_sample_tokens,
-        batch_size=run.answer_batch_size,
-        path=Path(args.output_dir or "") / SAMPLES,
-    )
-
-
-def _measurement(inputs: RunInputs, run: RunArguments, args: TrainingArguments) -> Measurement | None:
-    if not inputs.validation or not run.measure or run.dry_run:
-        return None
-    return Measurement(
-        inputs.validation,
-        num_records=run.measure,
-        batch_size=run.answer_batch_size,
-        directory=Path(args.output_dir or ""),
-    )
 
 
 def _tell_split(inputs: RunInputs, request: Request) -> None:

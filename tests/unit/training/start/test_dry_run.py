@@ -12,14 +12,14 @@ from transformers import TrainingArguments
 
 from minicpmv.data.batches.grouping import BatchPlanner
 from minicpmv.data.batches.packing import RowPlanner
-from minicpmv.training.dry_run import (
+from minicpmv.training.inputs.planned_batches import count_steps
+from minicpmv.training.start.dry_run import (
     DryRunChecks,
     _check_memory,
     _count_kept,
     _find_costliest,
     _SameRow,
 )
-from minicpmv.training.inputs.planned_batches import count_steps
 
 _LENGTHS = np.asarray([10, 10, 10, 40, 12, 12], dtype=np.int32)
 
