@@ -9,6 +9,7 @@ import webbrowser
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from minicpmv.cli.data_options import add_image_root
 from minicpmv.cli.model_options import add_model_options, answer_length, model_name, open_model, positive_int
 from minicpmv.cli.parser import CommandParser
 from minicpmv.cli.server_options import add_server_options
@@ -17,6 +18,7 @@ from minicpmv.files.scratch import scratch_folder
 from minicpmv.machine.installed import extra, install_command
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
+    from minicpmv.data.sources.loading import Records
     from minicpmv.inference.loading import LoadedModel
     from minicpmv.ui.settings import PageSettings
 
@@ -30,6 +32,7 @@ _OWN_BASE = ""  # as in ui.speakers, which is not imported for --help
 
 _EXAMPLES = """examples:
   minicpmv ui output/lora --compare
+  minicpmv ui output/lora --compare --data heldout.json
   minicpmv ui output/full --compare /models/MiniCPM-V-2_6 --port 7861
 """
 
@@ -51,6 +54,12 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="OTHER",
         help="let another model answer side by side with MODEL; without OTHER, the base of MODEL, then an adapter",
     )
+    add(
+        "--data",
+        metavar="FILE",
+        help="file of records, as for training, to choose questions from; their answers are shown with the model's",
+    )
+    add_image_root(parser, default="FILE's own")
     add("--system", metavar="TEXT", help="instruction before the first question (2.5 and later)")
     add_server_options(parser, port=7860, asked="question")
     add(
@@ -99,6 +108,8 @@ def run(arguments: Sequence[str]) -> int:
 
         from minicpmv.ui.speakers import load_speakers
 
+        records = _records(options)
+
         def load(path: str) -> LoadedModel:
             return open_model(argparse.Namespace(**vars(options) | {"model": path}))
 
@@ -116,8 +127,27 @@ def run(arguments: Sequence[str]) -> int:
             if options.open:
                 webbrowser.open(address)
 
-        serve(room, _settings(options, password), listening, on_ready=tell)
+        examples = None if records is None else (records, options.data)
+        serve(room, _settings(options, password), listening, on_ready=tell, examples=examples)
     return 0
+
+
+def _records(options: argparse.Namespace) -> Records | None:
+    """Check the data before a model is loaded."""
+    if options.data is None:
+        if options.image_root is not None:
+            raise UsageError(
+                "--image-root: found without --data, expected both\n  fix: add --data FILE, or remove --image-root"
+            )
+        return None
+    from minicpmv.data.sources.loading import load_records
+    from minicpmv.inference.loading import find_version
+
+    version = find_version(options.model)
+    records = load_records(options.data, image_root=options.image_root, version=version, for_training=False)
+    if not records:
+        raise UsageError(f"--data: found no record in {options.data}, expected at least one\n  fix: name another file")
+    return records
 
 
 def _password(options: argparse.Namespace) -> str | None:

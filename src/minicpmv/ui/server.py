@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hmac
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 
 import gradio
 from fastapi import FastAPI
 from gradio.routes import App
-from gradio.themes import Default
+from gradio.themes import Base, Default
 from gradio.utils import get_upload_folder
 from starlette.routing import Mount
 
+from minicpmv.data.records.record import Record
 from minicpmv.serving.http.connections import ConnectionLimits
 from minicpmv.serving.http.http_server import run
+from minicpmv.ui.examples.records import Examples
 from minicpmv.ui.guard import guarded
 from minicpmv.ui.page import Page
 from minicpmv.ui.session import Room
@@ -45,17 +47,42 @@ def make_application(page: Page, settings: PageSettings) -> FastAPI:
         run_history=False,
         show_error=False,
         ssr_mode=False,
-        theme=Default(
-            primary_hue="teal",
-            neutral_hue="slate",
-            font=("system-ui", "sans-serif"),  # the browser's own fonts: nothing is fetched
-            font_mono=("ui-monospace", "monospace"),
-        ),
-        css=files("minicpmv.ui").joinpath("assets/page.css").read_text(encoding="utf-8"),
+        theme=_theme(),
+        css=_asset("page.css"),
+        js=_asset("page.js"),
     )
 
 
-def serve(room: Room, settings: PageSettings, listening: socket.socket, *, on_ready: Callable[[], None]) -> None:
+def _theme() -> Base:
+    theme = Default(
+        primary_hue="teal",
+        neutral_hue="slate",
+        font=("system-ui", "sans-serif"),  # the browser's own fonts: nothing is fetched
+        font_mono=("ui-monospace", "monospace"),
+    )
+    # Gradio's own quiet text has a contrast of 2.6; 4.5 is the least that people with weak eyes read (WCAG 2, AA).
+    return theme.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+    )
+
+
+def _asset(name: str) -> str:
+    return files("minicpmv.ui").joinpath(f"assets/{name}").read_text(encoding="utf-8")
+
+
+def serve(
+    room: Room,
+    settings: PageSettings,
+    listening: socket.socket,
+    *,
+    on_ready: Callable[[], None],
+    examples: tuple[Sequence[Record], str] | None = None,
+) -> None:
     """Serve the page until Ctrl-C, or until SIGTERM, after which this returns normally.
 
     Args:
@@ -63,12 +90,15 @@ def serve(room: Room, settings: PageSettings, listening: socket.socket, *, on_re
         settings: Limits and initial values.
         listening: Socket from ``serving.http.address.listen``, which this closes.
         on_ready: Called when the page can be opened.
+        examples: Records that can be asked, and their file as the user wrote it.
     """
-    page = Page(room, settings)
+    folder = get_upload_folder()
+    offered = None if examples is None else Examples(examples[0], source=examples[1], folder=folder)
+    page = Page(room, settings, offered)
     application = make_application(page, settings)
     guard = guarded(
         application,
-        upload_folder=get_upload_folder(),
+        upload_folder=folder,
         host=settings.host,
         has_password=settings.password is not None,
     )

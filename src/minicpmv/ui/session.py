@@ -11,6 +11,7 @@ from minicpmv.errors import UsageError
 from minicpmv.inference.chat import Conversation
 from minicpmv.inference.generation import GenerationSettings
 from minicpmv.serving.requests.sent_films import UploadedFilm
+from minicpmv.ui.notes import Clock, Note, describe_files
 from minicpmv.ui.speakers import Speaker
 from minicpmv.ui.turns import Turns
 from minicpmv.ui.uploads import paths_of
@@ -29,6 +30,7 @@ class Pending:
     written: list[str]
     """Text of each speaker's answer so far."""
     films: tuple[UploadedFilm, ...] = ()
+    expected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Session:
         self._stopped = threading.Event()
         self.conversations = [Conversation(speaker.loaded, system=system) for speaker in room.speakers]
         """Conversations, one with each speaker, with the same questions."""
+        self.notes: list[list[Note]] = [[] for _ in room.speakers]
+        """Of each conversation's answers, in their order."""
         self.pending: Pending | None = None
 
     def ask(
@@ -58,6 +62,7 @@ class Session:
         settings: GenerationSettings,
         system: str | None = None,
         seed: int | None = None,
+        expected: Sequence[str] = (),
     ) -> Iterator[None]:
         """Ask all speakers, and yield repeatedly until all have answered. A question that fails is not remembered.
 
@@ -68,6 +73,7 @@ class Session:
             settings: Settings of generation.
             system: Instruction for the whole conversation.
             seed: Seed for sampled tokens.
+            expected: Accepted answers, to be shown with the model's.
 
         Raises:
             UsageError: The question is empty, or a format does not allow it.
@@ -80,7 +86,8 @@ class Session:
         for conversation in self.conversations:
             conversation.settings, conversation.system = settings, system
         self._stopped.clear()
-        self.pending = Pending(question, tuple(images), ["" for _ in self.conversations], tuple(films))
+        written = ["" for _ in self.conversations]
+        self.pending = Pending(question, tuple(images), written, tuple(films), tuple(expected))
         with ThreadPoolExecutor(1, thread_name_prefix="question") as pool:
             # In a separate thread: a page that stops reading must not keep the lock.
             answering = pool.submit(self._answer_all, self.pending, seed)
@@ -92,6 +99,11 @@ class Session:
         self.pending = None
         answering.result()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a question has been answered."""
+        return bool(self.conversations[0].exchanges)
+
     def stop(self) -> None:
         """Stop the answers that are being written, at their next token."""
         self._stopped.set()
@@ -102,15 +114,23 @@ class Session:
         Raises:
             UsageError: There is no question yet.
         """
-        forgotten, *_ = [conversation.undo() for conversation in self.conversations]
-        if forgotten is None:
+        exchanges = self.conversations[0].exchanges
+        if not exchanges:
             raise UsageError("conversation: found no question, expected one to take back\n  fix: ask first")
+        forgotten = exchanges[-1]
+        self._keep(len(exchanges) - 1)
         return forgotten.question, (*forgotten.images, *paths_of(forgotten.films))
 
     def clear(self) -> None:
         """Forget the conversations."""
-        for conversation in self.conversations:
-            conversation.clear()
+        self._keep(0)
+
+    def _keep(self, count: int) -> None:
+        """Forget all questions but the first so many."""
+        for conversation, notes in zip(self.conversations, self.notes, strict=True):
+            while len(conversation.exchanges) > count:
+                conversation.undo()
+            del notes[count:]
 
     def _answer_all(self, pending: Pending, seed: int | None) -> None:
         before = len(self.conversations[0].exchanges)
@@ -120,24 +140,26 @@ class Session:
         failed = [error for answer in answers if (error := answer.exception()) is not None]
         if not failed:
             return
-        for conversation in self.conversations:
-            while len(conversation.exchanges) > before:
-                conversation.undo()
+        self._keep(before)
         raise failed[0]
 
     def _answer(self, number: int, pending: Pending, turns: Turns, seed: int | None) -> None:
         def show(text: str) -> None:
             pending.written[number] += text
 
+        conversation = self.conversations[number]
         with turns.taking_part(number) as hand_on:
+            clock = Clock()
 
             def is_over() -> bool:
+                clock.stop()
                 hand_on()
+                clock.resume()
                 return self._stopped.is_set()
 
             is_answered = False
             try:
-                self.conversations[number].ask(
+                conversation.ask(
                     pending.question,
                     pending.images,
                     films=pending.films,
@@ -145,6 +167,13 @@ class Session:
                     is_over=is_over,
                     seed=seed,
                 )
+                shown = describe_files(
+                    conversation.loaded.processor,
+                    pending.images,
+                    pending.films,
+                    max_slice_nums=conversation.settings.max_slice_nums,
+                )
+                self.notes[number].append(Note(shown=tuple(shown), clock=clock, expected=pending.expected))
                 is_answered = True
             finally:
                 if not is_answered:  # then the others' answers are not needed

@@ -25,9 +25,12 @@ class Speaker:
     """Holds a model with its own place on the page."""
 
     name: str
+    """Its directory or name."""
     loaded: LoadedModel
     speaking: Callable[[], AbstractContextManager[None]]
     """Context in which ``loaded`` answers as this speaker."""
+    role: str = ""
+    """Its part in the comparison of an adapter with its base: tuned or base."""
 
 
 def load_speakers(
@@ -70,7 +73,16 @@ def load_speakers(
     # Two answers are written at the same time, which PEFT's generate() forbids, but not the model inside: it puts
     # a method of its own into the model while one of them runs.
     inner = replace(served.loaded, model=cast("Any", served.loaded.model).get_base_model())
-    return [Speaker(_shown(path), replace(inner, path=path), partial(served.answering_as, path)) for path in paths]
+    is_before_and_after = None in adapters.values()
+    return [
+        Speaker(
+            _shown(path),
+            replace(inner, path=path),
+            partial(served.answering_as, path),
+            role=("tuned" if adapters[path] else "base") if is_before_and_after else "",
+        )
+        for path in paths
+    ]
 
 
 def _same(one: str, other: str) -> bool:

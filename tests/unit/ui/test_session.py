@@ -124,11 +124,14 @@ def test_a_question_without_room_is_named_and_forgotten(room: Room, monkeypatch:
     assert [len(conversation.exchanges) for conversation in session.conversations] == [1, 1]
 
 
-def test_a_question_can_be_taken_back(room: Room) -> None:
+def test_a_question_can_be_taken_back_with_what_was_noted(room: Room) -> None:
     session = Session(room)
-    ask(session, "What is it?", IMAGE)
+    ask(session, "What is it?", IMAGE, expected=["A cat"])
+    assert [[note.expected for note in notes] for notes in session.notes] == [[("A cat",)], [("A cat",)]]
+    assert all(0 < note.clock.num_tokens <= 10 for (note,) in session.notes)
     assert session.undo() == ("What is it?", (IMAGE,))
     assert [conversation.exchanges for conversation in session.conversations] == [(), ()]
+    assert session.notes == [[], []]
     with pytest.raises(UsageError, match="found no question"):
         session.undo()
 

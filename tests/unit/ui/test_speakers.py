@@ -76,6 +76,22 @@ def test_weights_that_are_shared_are_loaded_once(
 
 
 @pytest.mark.parametrize(
+    ("model", "compare", "roles"),
+    [
+        ("cats-a", OWN_BASE, ["tuned", "base"]),
+        ("cats", "cats-a", ["base", "tuned"]),
+        ("cats-a", "cats-b", ["", ""]),
+        ("cats-a", "dogs", ["", ""]),
+        ("cats-a", None, [""]),
+    ],
+)
+def test_only_an_adapter_and_its_own_base_are_before_and_after(
+    folder: Path, model: str, compare: str | None, roles: list[str]
+) -> None:
+    assert [speaker.role for speaker in load_speakers(model, compare, load=lambda _: _Loaded())] == roles  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize(
     ("model", "compare", "message"),
     [
         ("cats", OWN_BASE, "found no model after it, and 'cats'"),
