@@ -101,7 +101,7 @@ class Session:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a question has been answered."""
+        """True once a question has been answered."""
         return bool(self.conversations[0].exchanges)
 
     def stop(self) -> None:

@@ -9,12 +9,9 @@ from typing import Any
 
 import gradio
 
-from minicpmv.errors import UsageError
 from minicpmv.ui.examples.records import Example, Examples
 
 __all__ = ["ExampleBar"]
-
-_MOST_DIGITS = 12
 
 
 class ExampleBar:
@@ -63,13 +60,7 @@ class ExampleBar:
         Raises:
             UsageError: It is no number of a record, or the record cannot be asked here.
         """
-        text = typed.strip() if isinstance(typed, str) else ""
-        if not text.isdecimal() or len(text) > _MOST_DIGITS:
-            raise UsageError(
-                f"record: found something else, expected a number from 0 to {len(self._examples) - 1}\n"
-                "  fix: type one of these"
-            )
-        return self._examples.open(int(text))
+        return self._examples.open(self._examples.read_number(typed))
 
     def step(self, chosen: Example | None, by: int) -> Example:
         """Return the record that is so many before or after the chosen one; without one, the first.

@@ -22,6 +22,8 @@ from minicpmv.ui.uploads import is_film
 
 __all__ = ["Example", "Examples"]
 
+_MOST_DIGITS = 12
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
@@ -62,6 +64,19 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self._records)
+
+    def read_number(self, typed: object) -> int:
+        """Read the number of a record, which may be too large.
+
+        Raises:
+            UsageError: It is no whole number.
+        """
+        text = typed.strip() if isinstance(typed, str) else ""
+        if not text.isdecimal() or len(text) > _MOST_DIGITS:
+            raise UsageError(
+                f"record: found something else, expected a number from 0 to {len(self) - 1}\n  fix: type one of these"
+            )
+        return int(text)
 
     def open(self, number: int) -> Example:
         """Copy the files of one record, and return it as an example.

@@ -87,6 +87,14 @@ def test_only_a_record_s_own_files_become_readable(tmp_path: Path) -> None:
             ask(path)
 
 
+@pytest.mark.parametrize("typed", ["", "one", "-1", "1.5", "9" * 13, None, ["1"]])
+def test_only_a_number_names_a_record(tmp_path: Path, typed: object) -> None:
+    found = examples(tmp_path, [{"conversations": conversation("?", "!")}])
+    assert found.read_number(" 1 ") == 1
+    with pytest.raises(UsageError, match="record: found something else, expected a number from 0 to 0"):
+        found.read_number(typed)
+
+
 @pytest.mark.parametrize("number", [-1, 1])
 def test_a_number_without_a_record_is_refused(tmp_path: Path, number: int) -> None:
     with pytest.raises(UsageError, match="found another number, expected one from 0 to 0"):
