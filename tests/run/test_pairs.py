@@ -167,6 +167,15 @@ def test_what_does_not_go_together_is_wrong_use(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+def test_missing_judge_is_refused_before_anything_is_asked(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge = ("--judge-question", "{answer}?", "--judge-model", str(tmp_path / "none"))
+    assert main(flags(data, tmp_path / "out.jsonl", *judge)) == 2
+    assert "found no directory" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl.answers.jsonl").exists()
+
+
 def test_metric_without_a_known_answer_is_refused_before_anything_is_asked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

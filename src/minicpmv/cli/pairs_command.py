@@ -205,6 +205,8 @@ def _read(options: argparse.Namespace, settings: GenerationSettings) -> tuple[Dr
     raw, content = open_source(options.data)
     images = FileStates()
     version = find_version(options.model)
+    if options.judge_model:
+        find_version(options.judge_model)  # missing, it would be named once all answers are drawn
     checked = check_records(raw, image_root=options.image_root, version=version, states=images, for_training=False)
     if checked.problems:
         raise DataError([problem for _, problem in checked.problems])
