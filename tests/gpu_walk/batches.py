@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import BatchFeature
 
 from minicpmv.data.samples.collation import Collator, PackedCollator
+from minicpmv.data.samples.compared import Comparison
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.sources.loading import load_records
 from minicpmv.processing.processor import MiniCPMVProcessor
@@ -35,7 +37,7 @@ _LAYERS = 2
 _KINDS = ["linear_attention", "full_attention"]
 """Of the language model's layers of 4.6 and later; their towers merge windows between their two layers."""
 _SLICING = {"max_slice_nums": 9, "scale_resolution": 448, "patch_size": 14}
-_RECORDS: Mapping[Records, str] = {"pictures": "abcd", "weights": "abcde", "text": "bb"}
+_RECORDS: Mapping[Records, str] = {"pictures": "abcd", "weights": "abcde", "text": "bb", "pairs": "fg"}
 """Which records a batch is made of, by their ids."""
 _HALF_AN_ANSWER = {"role": "assistant", "content": "Quite.", "weight": 0.5}
 _FRAMES = 66
@@ -61,7 +63,10 @@ class RunInputs:
 
     def batch(self, rows: Rows, records: Records) -> dict[str, Any]:
         """Collate records as a run does."""
-        return _collate(rows, [self._items[name] for name in _RECORDS[records]])
+        batch = _collate(rows, [self._items[name] for name in _RECORDS[records]], compares=records == "pairs")
+        if records == "pairs":  # as they come from where they are stored
+            batch["reference_log_probs"] = torch.zeros(sum(batch["layout"].labels_of_each))
+        return batch
 
     def first_batch(self, rows: Rows) -> dict[str, Any]:
         """Collate a batch of other lengths, for the step before."""
@@ -86,9 +91,16 @@ def _encode_records(processor: MiniCPMVProcessor, folder: Path) -> dict[str, dic
         {"id": "d", "image": "3.jpg", "conversations": conversation("<image>\nAnd this one?", "Noise, too.")},
         {"id": "e", "conversations": [*conversation("Sure?", "Yes.", "Really?"), _HALF_AN_ANSWER]},
     ]
-    data = load_records(write_data(folder / "train.json", records))
-    dataset = NumberedDataset(ConversationDataset(data, processor, max_length=4096))
-    return {record["id"]: dataset[number] for number, record in enumerate(records)}
+    pairs = [
+        {**records[0], "id": "f", "rejected": "Music. " * 30},
+        {"id": "g", "conversations": conversation("And without a picture?", "Text."), "rejected": "Pictures. " * 20},
+    ]
+    items: dict[str, dict[str, Tensor]] = {}
+    for name, each, comparison in (("train", records, Comparison()), ("pairs", pairs, Comparison(kind="pair"))):
+        data = load_records(write_data(folder / f"{name}.json", each))
+        dataset = NumberedDataset(ConversationDataset(data, processor, max_length=4096, comparison=comparison))
+        items |= {record["id"]: dataset[number] for number, record in enumerate(each)}
+    return items
 
 
 def _encode_questions(processor: MiniCPMVProcessor) -> BatchFeature:
@@ -104,8 +116,9 @@ def _encode_questions(processor: MiniCPMVProcessor) -> BatchFeature:
     return processor.apply_chat_template(asked, max_slice_nums=1, **times)
 
 
-def _collate(rows: Rows, items: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
-    return NumberedCollator((PackedCollator if rows == "packed" else Collator)(pad_token_id=0))(items)
+def _collate(rows: Rows, items: Sequence[dict[str, Tensor]], *, compares: bool = False) -> dict[str, Any]:
+    packed = PackedCollator(pad_token_id=0, compares=compares)
+    return NumberedCollator(packed if rows == "packed" else Collator(pad_token_id=0))(items)
 
 
 def _write_checkpoint(release: Release, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Lists the cases that are walked: one of each release by default, all of them with ``-m slow``."""
+"""Lists the cases that are walked: one of each release by default and one on pairs, all of them with ``-m slow``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ DEFAULT = (
     Case(release="2.0", method="full", precision="zero2 bfloat16", records="weights"),
     Case(release="2.5", rows="padded", recomputes=True),
     Case(release="2.6", recomputes=True),
+    Case(release="2.6", method="adapters", records="pairs"),
     Case(release="4.0", method="adapters", precision="autocast float16"),
     Case(release="4.5", method="full", recomputes=True),
     Case(release="4.6", method="full", recomputes=True),
@@ -20,7 +21,7 @@ DEFAULT = (
     Case(release="4.7-A3B", method="adapters", precision="zero2 bfloat16"),
     Case(release="o-4.5", method="adapters", precision="zero2 bfloat16"),
 )
-"""Of each release one, and together every way of training at least once."""
+"""Of each release one, and together every way of training at least once; and one whose answers are compared."""
 
 
 def _all() -> Iterator[Case]:
@@ -28,6 +29,8 @@ def _all() -> Iterator[Case]:
         yield Case(release=release, method=method, precision=precision, rows=rows, recomputes=recomputes)
     for release, rows, records in product(RELEASES, ROWS, ("weights", "text")):
         yield Case(release=release, rows=rows, records=records)
+    for release in RELEASES:
+        yield Case(release=release, records="pairs")
 
 
 OTHERS = tuple(case for case in _all() if case not in DEFAULT)

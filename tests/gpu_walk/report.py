@@ -13,7 +13,7 @@ Release = Literal["2.0", "2.5", "2.6", "4.0", "4.5", "4.6", "4.7", "4.7-A3B", "o
 Method = Literal["lora", "adapters", "full"]
 Precision = Literal["zero2 bfloat16", "autocast bfloat16", "autocast float16"]
 Rows = Literal["packed", "padded"]
-Records = Literal["pictures", "weights", "text"]
+Records = Literal["pictures", "weights", "text", "pairs"]
 
 RELEASES: tuple[Release, ...] = get_args(Release)
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -36,7 +36,8 @@ class Case:
     recomputes: bool = False
     """Whether layers forget their activations, as with ``--activation_checkpointing``."""
     records: Records = "pictures"
-    """``pictures``: with and without; ``weights``: the same, and one answer counts in part; ``text``: none has any."""
+    """``pictures``: with and without; ``weights``: the same, and one answer counts in part; ``text``: none has any;
+    ``pairs``: two answers behind each question, of which one has no picture, as with ``--objective dpo``."""
     fault: str = ""
     """A remedy that is switched off for this walk, by its name in ``faults``."""
 

@@ -30,7 +30,11 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import import_utils
 
 from minicpmv.errors import MiniCPMVError
+from minicpmv.losses.batch import PreferenceLoss
+from minicpmv.losses.mixture import parse_mixture
+from minicpmv.losses.preference import How
 from minicpmv.models.answering.answers import end_token_ids, generate_answers
+from minicpmv.models.attention import kernel
 from minicpmv.models.configuration import read_model_config
 from minicpmv.models.skeleton import model_class
 from minicpmv.training.flags.arguments import parse_arguments
@@ -44,6 +48,8 @@ from minicpmv.training.loop.boundary import StepBoundary
 from minicpmv.training.loop.trainer import MiniCPMVTrainer
 from minicpmv.training.monitoring.epoch_loss import EpochLoss
 from minicpmv.training.monitoring.throughput import count_work
+from minicpmv.training.objectives.objective import Objective
+from minicpmv.training.objectives.preference import Preference
 from minicpmv.training.objectives.supervised import Supervised
 from tests.gpu_walk.batches import RunInputs
 from tests.gpu_walk.device import WatchedDevice, mark_pixels
@@ -82,6 +88,7 @@ def pretend_gpu() -> None:
     for name, answer in machine.items():
         setattr(torch.cuda, name, answer)
     fake_tensor.init_gpu_context = lambda device: None  # which would make a real tensor there
+    kernel.find_fault_of_kernel = lambda device, *, is_branched=False: None  # tried on data, which are not here
     # transformers asks less of tensors without data, as if it were being compiled. A run's tensors have data.
     import_utils.is_fake_tensor = lambda x: False
 
@@ -170,7 +177,7 @@ class Walk:
             model(**first)
         with device.during("batch"):
             batch = self._send(batch)
-            objective = Supervised()
+            objective = _objective(self._case)
             trainer = cast("Any", SimpleNamespace(args=args, _objective=objective))
             total = MiniCPMVTrainer._get_num_items_in_batch(trainer, [batch], _DEVICE)
             assert total is not None, "there is a batch"
@@ -221,6 +228,13 @@ class Walk:
                 generate_answers(model, inputs, options=options, end_ids=ends)
             except _Enough:
                 return
+
+
+def _objective(case: Case) -> Objective:
+    if case.records != "pairs":
+        return Supervised()
+    mixture = parse_mixture("sigmoid", flag="--preference_loss")
+    return Preference(PreferenceLoss(mixture=mixture, how=How()), is_exact=False)
 
 
 def _flags(case: Case, checkpoint: Path) -> list[str]:
