@@ -104,9 +104,10 @@ def test_the_wheel_holds_the_package_and_the_scripts_of_the_root(wheel: Path) ->
 
 
 def test_the_source_distribution_holds_tests_documents_and_scripts(unpacked: Path) -> None:
-    for folder in ("src", "tests", "docs", "scripts", "requirements", "benchmarks"):
+    for folder in ("src", "tests", "docs", "scripts", "requirements", "benchmarks", "notebooks", "docker"):
         assert _files(unpacked / folder).keys() == _files(ROOT / folder).keys(), folder
-    for name in ("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "NOTICE", "constraints.txt", "test.sh", ".ci/run"):
+    names = "CHANGELOG.md CITATION.cff CONTRIBUTING.md LICENSE NOTICE constraints.txt test.sh .ci/run"
+    for name in names.split():
         assert (unpacked / name).read_bytes() == (ROOT / name).read_bytes(), name
 
 
