@@ -14,8 +14,8 @@
         nameRegion(document.querySelector("#talk"), "region", "Conversation");
         nameRegion(document.querySelector("#controls"), "region", "Settings");
         nameRegion(document.querySelector("#example"), "group", "Record");
-        for (const file of document.querySelectorAll('#box .thumbnail-wrapper[role="listitem"]')) {
-            nameRegion(file.parentElement, "list", "Files of the question");
+        for (const file of document.querySelectorAll("#box .thumbnail-wrapper")) {
+            nameRegion(file, "group", "File of the question"); // an item of a list, says Gradio, but it is in none
         }
         for (const chat of document.querySelectorAll(".chat")) {
             const speaker = chat.querySelector("h2")?.textContent ?? "";
