@@ -1,4 +1,4 @@
-// Lists text with a contrast below 4.5 (WCAG 2, AA), and buttons and regions without a name, in one of the two themes.
+// Lists text with a contrast below 4.5 (WCAG 2, AA), buttons and regions without a name, and what the edge cuts off.
 (isDark) => {
     document.body.classList.toggle("dark", isDark);
     document.body.style.setProperty("--button-transition", "none"); // or the colours are those on the way
@@ -28,6 +28,10 @@
     }
     for (const region of document.querySelectorAll("[role=region], [role=complementary]")) {
         if (!region.ariaLabel) faults.push(`no name: ${region.id}`);
+    }
+    for (const part of document.querySelectorAll("#layout, #layout button, #layout .message")) {
+        const edge = part.getBoundingClientRect().right;
+        if (edge > innerWidth) faults.push(`past the edge: ${part.innerText.trim().slice(0, 40)}`);
     }
     return faults;
 }

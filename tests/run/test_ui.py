@@ -116,7 +116,8 @@ def page(opened: Any) -> Any:
     """The one page of all tests, with nothing said on it."""
     if opened.is_enabled("text=Clear"):
         opened.click("text=Clear")
-    playwright.expect(opened.locator(".bot.message")).to_have_count(0)
+        playwright.expect(opened.locator("text=Clear")).to_be_disabled()
+    playwright.expect(opened.locator(".bot.message, #box .thumbnail-item")).to_have_count(0)
     opened.fill("#box textarea", "")
     opened.get_by_label("System prompt").fill("")
     set_longest(opened, 40)
@@ -245,6 +246,9 @@ def test_a_record_is_asked_and_its_answer_compared(page: Any, shown: Shown) -> N
         assert re.match(r"30 × 80 px: no tiles, \d+ image tokens · answer: 3 tokens, the first after ", facts), facts
     for is_dark in (True, False):
         assert page.evaluate(_FAULTS, is_dark) == []
+    for width in (390, 768, 1280):
+        page.set_viewport_size({"width": width, "height": 720})
+        assert page.evaluate(_FAULTS, False) == []
     page.click("text=Previous")
     playwright.expect(page.locator("#box textarea")).to_have_value(RECORD_QUESTION)
     playwright.expect(page.locator(".bot.message")).to_have_count(0)
