@@ -174,8 +174,9 @@ def _time(
     """
     model.train()
     batches = [make_batch(range(start, start + _PAIRS)) for start in range(0, _PAIRS * (1 + _STEPS), _PAIRS)]
-    for batch in batches if prepare is not None else ():
-        prepare(batch)
+    if prepare is not None:
+        for batch in batches:
+            prepare(batch)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=5e-7, fused=True)
     spent: list[tuple[float, float]] = []
