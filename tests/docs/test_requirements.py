@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hatchling.build
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -53,6 +54,16 @@ def test_what_another_package_brings_is_asked_for_in_the_same_version() -> None:
         requirement = Requirement(text)
         asked.setdefault(requirement.name, set()).add(str(requirement.specifier))
     assert {name: found for name, found in asked.items() if len(found) > 1} == {}
+
+
+def test_what_builds_the_package_is_locked_too() -> None:
+    """``scripts/install.sh`` builds without isolation: what is not installed before is not there."""
+    asked = [*hatchling.build.get_requires_for_build_editable(), *hatchling.build.get_requires_for_build_wheel()]
+    locked = {each.name: each for each in _locked("build")}
+    assert asked
+    for requirement in map(Requirement, asked):
+        (pin,) = locked[requirement.name].specifier
+        assert requirement.specifier.contains(pin.version)
 
 
 @pytest.mark.parametrize("lock", _LOCKS, ids=lambda lock: lock.stem)
