@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,13 @@ def test_torch_alone_is_pinned_without_hashes() -> None:
     assert pin.name == "torch"
     assert Requirement(torch).specifier.contains(version)
     assert [entry for lock in _LOCKS for entry in _entries(lock) if entry.startswith(("torch==", "nvidia-"))] == []
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist", "editable"])
+def test_the_build_asks_for_nothing_that_is_not_locked(kind: str) -> None:
+    """``scripts/install.sh`` builds without an index, from what requirements/build.txt has installed."""
+    ask = f"import hatchling.build as backend; print(*backend.get_requires_for_build_{kind}())"
+    asked = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {canonicalize_name(Requirement(text).name) for text in asked.split()} <= {
+        pin.name for pin in _locked("build")
+    }
