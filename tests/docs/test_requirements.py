@@ -106,11 +106,8 @@ def test_torch_alone_is_pinned_without_hashes() -> None:
     assert [entry for lock in _LOCKS for entry in _entries(lock) if entry.startswith(("torch==", "nvidia-"))] == []
 
 
-@pytest.mark.parametrize("kind", ["wheel", "sdist", "editable"])
-def test_the_build_asks_for_nothing_that_is_not_locked(kind: str) -> None:
-    """``scripts/install.sh`` builds without an index, from what requirements/build.txt has installed."""
-    ask = f"import hatchling.build as backend; print(*backend.get_requires_for_build_{kind}())"
-    asked = subprocess.run([sys.executable, "-c", ask], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert {canonicalize_name(Requirement(text).name) for text in asked.split()} <= {
-        pin.name for pin in _locked("build")
-    }
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_the_build_needs_nothing_that_is_not_locked(kind: str, tmp_path: Path) -> None:
+    """``scripts/install.sh`` builds without an index; ``editables`` is what hatchling would use otherwise."""
+    code = f"import sys; sys.modules['editables'] = None; import hatchling.build as b; b.build_{kind}(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, check=True)
