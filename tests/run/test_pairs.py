@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,28 @@ def test_where_no_pair_comes_out_the_reason_and_a_fix_are_told(
     assert "wrote 0 pairs of 3 questions" in said
     assert "3 questions gave no pair: 2 wrong every time, 1 fewer than two scored answers" in said
     assert "fix: teach the model such answers first" in said
+
+
+def test_a_recorded_answer_is_the_better_one_where_no_other_is_as_good(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "pairs.jsonl"
+    more = (
+        "--judge",
+        "exact_match",
+        "--answers",
+        "2",
+        "--with-recorded",
+        "--keep-lengths",
+        "--pairs-per-question",
+        "1",
+    )
+    assert main(flags(data, output, *more)) == 0
+    assert "wrote 2 pairs of 3 questions" in capsys.readouterr().out
+    recorded = {record["id"]: record["conversations"][-1]["content"] for record in json.loads(Path(data).read_text())}
+    for pair in read(output):
+        assert pair["conversations"][-1]["content"] == recorded[pair["id"]] != pair["rejected"]
+        assert (pair["scores"]["chosen"], pair["scores"]["rejected"]) == (1, 0)
 
 
 def test_killed_run_goes_on_and_gives_the_same_pairs(
@@ -154,6 +177,7 @@ def test_yes_and_no_with_one_first_token_are_refused(monkeypatch: pytest.MonkeyP
         (("--judge", "yes_no"), "--judge yes_no: found 6 metrics, expected one that scores answers"),
         (("--judge", "loss"), "--judge loss: found a metric of losses"),
         (("--judge", "cer", "--judge-model", str(MODEL)), "--judge-model: found without --judge-question"),
+        (("--judge-question", "{answer}?", "--with-recorded"), "--with-recorded: found with --judge-question"),
         (("--judge-question", "Right?"), "expected {answer} in it"),
         (("--judge", "cer", "--min-gap", "-1"), "found '-1', expected a number of at least 0"),
         (("--judge", "cer", "--temperature", "0"), "found '0', expected a number above 0"),

@@ -6,7 +6,7 @@ import argparse
 import copy
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,12 @@ def _build_parser() -> argparse.ArgumentParser:
         help="most pairs of one (default: %(default)s)",
     )
     parser.add_argument(
+        "--with-recorded",
+        action="store_true",
+        help="with --judge: where no answer scores as high as the recorded one, let that be the better answer, so that "
+        "questions which are answered wrong every time give pairs, too",
+    )
+    parser.add_argument(
         "--keep-lengths",
         action="store_true",
         help="keep all pairs; by default some are dropped until the better answer is as often the longer one as the "
@@ -141,6 +147,7 @@ def run(arguments: Sequence[str]) -> int:
         "judge_model": options.judge_model,
         "min_gap": _gap(options),
         "pairs_per_question": options.pairs_per_question,
+        "with_recorded": options.with_recorded,
         "keep_lengths": options.keep_lengths,
     }
     if check_output(output, described, overwrite=options.overwrite):
@@ -150,8 +157,9 @@ def run(arguments: Sequence[str]) -> int:
         _prepare(metric, draws)
     answers = [line["answer"] for line in _sample(options, settings, draws, identity)]
     scores = _judge(options, draws, answers, identity) if metric is None else _measure(metric, draws, answers)
+    recorded = _recorded(metric, draws) if metric is not None and options.with_recorded else {}
     unpaired = _count_unpaired(options, metric)
-    pairs, said = _pair(options, draws, answers, scores, unpaired)
+    pairs, said = _pair(options, draws, answers, scores, recorded, unpaired)
     sign = 1 if metric is None or metric.higher_is_better else -1
     number = write_finished(output, described, (_line(options, checked, draws, pair, sign) for pair in pairs))
     print(f"wrote {counted(number, 'pair')} of {counted(len(draws.asked), 'question')} to {output}{said}")
@@ -167,6 +175,11 @@ def _check_usage(parser: argparse.ArgumentParser, options: argparse.Namespace) -
         parser.error(
             "--judge-model: found without --judge-question, expected both\n"
             "  fix: add the question that it is asked, or remove it"
+        )
+    if options.with_recorded and options.judge_question:
+        parser.error(
+            "--with-recorded: found with --judge-question, expected --judge: a metric scores recorded answers\n"
+            "  fix: remove it, or judge by a metric"
         )
     for question in options.judge_question or ():
         if "{answer}" not in question:
@@ -300,17 +313,28 @@ def _fill(
 
 
 def _measure(metric: Metric, draws: Draws, answers: Sequence[str]) -> list[float | None]:
-    """Score answers by a metric; lower is worse, whatever the metric's direction. None where it is undefined."""
+    """Score answers by a metric."""
+    return [_score(metric, draws[index], answer) for index, answer in enumerate(answers)]
+
+
+def _recorded(metric: Metric, draws: Draws) -> dict[int, Scored]:
+    """Return the recorded answer of each question that has one, with its score; it is draw 0."""
+    from minicpmv.evaluation.measuring.asking import sample_of
+    from minicpmv.evaluation.pairing import Scored
+
+    known = {index: sample_of(record).references[0] for index, record in enumerate(draws.asked) if _has_answer(record)}
+    scores = {index: _score(metric, draws.asked[index], text) for index, text in known.items()}
+    return {index: Scored(known[index], score) for index, score in scores.items() if score is not None}
+
+
+def _score(metric: Metric, record: Record, answer: str) -> float | None:
+    """Score an answer; lower is worse, whatever the metric's direction. None where the metric is undefined."""
     from minicpmv.evaluation.measuring.asking import sample_of
     from minicpmv.evaluation.scores import measure
 
+    found = measure(metric, sample_of(record, answer=answer)) if _has_answer(record) else None
     sign = 1.0 if metric.higher_is_better else -1.0
-    scores: list[float | None] = []
-    for index, answer in enumerate(answers):
-        record = draws[index]
-        found = measure(metric, sample_of(record, answer=answer)) if _has_answer(record) else None
-        scores.append(None if found is None else sign * metric.score(found))
-    return scores
+    return None if found is None else sign * metric.score(found)
 
 
 def _prepare(metric: Metric, draws: Draws) -> None:
@@ -348,6 +372,7 @@ def _pair(
     draws: Draws,
     answers: Sequence[str],
     scores: Sequence[float | None],
+    recorded: Mapping[int, Scored],
     unpaired: Unpaired,
 ) -> tuple[list[Pair], str]:
     """Return the pairs, and in words what was dropped; count questions without a pair in ``unpaired``."""
@@ -361,6 +386,9 @@ def _pair(
             score = scores[place]
             if score is not None and answers[place].strip():
                 scored.append(Scored(answers[place], score, draw + 1))
+        right = recorded.get(index)
+        if right is not None and all(answer.score < right.score for answer in scored):
+            scored.append(right)
         paired = find_pairs(index, scored, min_gap=_gap(options), most=options.pairs_per_question, seed=options.seed)
         found += paired
         if not paired:
