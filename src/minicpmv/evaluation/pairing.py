@@ -110,8 +110,8 @@ class Unpaired:
         """Say what to change where no question gave a pair: what mends the commonest reason."""
         advice = {
             "ask harder questions: the model knows these answers": self.right,
-            "teach the model such answers first (supervised training), draw more of them (--answers), or pair them with "
-            "the recorded ones (--with-recorded)": self.wrong,
+            "teach the model such answers first (supervised training), draw more of them (--answers), or pair them "
+            "with the recorded ones (--with-recorded)": self.wrong,
             "judge by a metric that tells more answers apart": self.equal,
             "lower --min-gap": self.near,
             "add answers or 'references' to the records, or raise --max-new-tokens where answers are empty": (
