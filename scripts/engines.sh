@@ -54,7 +54,7 @@ if not _has_ops():
         _declared.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 DECLARED
     # This package without its dependencies: vLLM allows transformers up to 5.19 alone, and the plugin needs only these.
-    install accelerate json5 peft rapidfuzz wrapt 'hatchling>=1.27' 'editables>=0.3'
+    install accelerate json5 peft rapidfuzz wrapt 'hatchling>=1.27'
     install --no-deps --no-build-isolation --editable "$ROOT"
 }
 

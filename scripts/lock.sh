@@ -46,7 +46,7 @@ cat >"$work/overrides.txt" <<'OVERRIDES'
 pillow>=13; python_version >= '3.11'
 pillow>=12.3,<13; python_version < '3.11'
 OVERRIDES
-printf '%s\n' 'hatchling>=1.27' 'editables>=0.3' 'setuptools>=77' >"$work/build.in" # this package, as a checkout; deepspeed
+printf '%s\n' 'hatchling>=1.27' 'setuptools>=77' >"$work/build.in" # this package, and deepspeed
 : >"$work/nothing.txt"
 
 mkdir -p "$ROOT/requirements"
