@@ -33,7 +33,7 @@ __all__ = ["Settings"]
 class Settings(TypedDict, total=False):
     """Flags of ``minicpmv train``. One that is left out, or None, has its default."""
 '''
-_ARGUMENTS = (*OTHER_NAMES.values(), "eval_data_path", "local_rank")
+_ARGUMENTS = (*OTHER_NAMES.values(), "local_rank")
 """Arguments of their own, and what a launcher says."""
 _TYPES = {"truth": "bool", "truth or word": "bool | str", "whole number": "int", "number": "float", "text": "str"}
 _OBJECTS = ("_config", "_kwargs", "deepspeed")

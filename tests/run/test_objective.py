@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from torch import Tensor, nn
 
-from minicpmv.errors import CheckpointError
+from minicpmv.errors import CheckpointError, UsageError
+from minicpmv.report.writing import compose
+from minicpmv.training.flags.words.settings_file import with_settings_file
 from minicpmv.training.objectives.objective import Batch, Objective, log_probs_of
 from minicpmv.training.run import train
 from tests.precision import bound
@@ -60,6 +62,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 def run_own(objective: Objective | None, data: str, output: Path, *extra: str, **options: Any) -> dict[str, Any]:
     train(flags(data, output, *_LORA, *extra, **options), objective=objective)
     return read_run(output)
+
+
+def test_files_of_a_run_name_its_own_objective_and_repeat_no_other(data: str, tmp_path: Path) -> None:
+    name = f"{Focal.__module__}.Focal"
+    assert run_own(Focal(), data, tmp_path / "own", steps=1)["own_objective"] == name
+    assert "Its objective is a class of Python" in (tmp_path / "own" / "run.yaml").read_text()
+    assert name in compose([str(tmp_path / "own")]).page
+    with pytest.raises(UsageError, match="objective: found"):
+        train(with_settings_file([str(tmp_path / "own" / "run.yaml"), "--output", str(tmp_path / "again")]))
 
 
 def test_own_loss_that_is_the_supervised_one_trains_and_measures_alike(data: str, tmp_path: Path) -> None:

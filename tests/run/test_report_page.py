@@ -15,7 +15,7 @@ import pytest
 
 from minicpmv.cli.main import main
 from minicpmv.errors import UsageError
-from minicpmv.report.following import LivePage, follow
+from minicpmv.report.following import LivePage, follow, has_begun
 from minicpmv.report.writing import write_report
 from tests.tiny import save_picture
 from tests.unit.report.runs import LOG, answer_line, write_lines, write_run
@@ -187,3 +187,24 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert main(["report", str(write_run(tmp_path)), "--follow", "--port", str(taken.getsockname()[1])]) == 2
     assert "expected a free port" in capsys.readouterr().err
+
+
+def test_a_page_of_several_runs_replaces_none_of_theirs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [str(write_run(tmp_path / name)) for name in "ab"]
+    assert main(["report", *runs]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'runs.html'}\n"
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["run.json"]
+    assert main(["report", runs[0], f"{runs[0]}/"]) == 2
+    assert "found a run twice" in capsys.readouterr().err
+
+
+def test_following_waits_for_a_run_to_begin(tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    assert not has_begun(str(place))
+    place.mkdir()
+    (place / ".lock").touch()
+    assert not has_begun(str(place)), "occupied, and nothing written"
+    write_run(place)
+    assert has_begun(str(place))
+    (tmp_path / "other").mkdir()
+    assert has_begun(str(tmp_path / "other")), "what is no run's is refused at once"

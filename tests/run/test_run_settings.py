@@ -31,10 +31,10 @@ def test_run_from_the_file_of_a_run_equals_it_bit_for_bit(
     assert secret not in written
     assert "# hub_token is not written: it is a secret" in written
     settings = yaml.safe_load(written)
-    assert list(settings)[:3] == ["model", "data", "output"]
+    assert list(settings)[:4] == ["model", "data", "eval_data", "output"]
     assert settings["model"] == str(FIXTURES / "v2_6")
     assert settings["data"] == [f"{data}:2"]
-    assert settings["eval_data_path"] == [f"held={data}"]
+    assert settings["eval_data"] == [f"held={data}"]
     assert "overwrite_output_dir" not in settings
     monkeypatch.chdir(tmp_path)
     words = with_settings_file([str(tmp_path / "first" / "run.yaml"), "--output_dir", str(tmp_path / "second")])

@@ -37,7 +37,6 @@ __all__ = ["train"]
 
 DATA = "data"
 """Folder in a run's directory for records that were given in memory."""
-_OWN_ARGUMENTS = ("model_name_or_path", "data_path", "eval_data_path", "output_dir")
 _GLANCE = 0.2
 """Seconds between two looks at how far the run is, while it prints nothing."""
 
@@ -108,11 +107,11 @@ def train(
 
 def _refuse_unknown(settings: Mapping[str, Any]) -> None:
     for name in settings:
-        if name in _OWN_ARGUMENTS:
-            own = next((short for short, other in OTHER_NAMES.items() if other == name), "eval_data")
+        if name in OTHER_NAMES.values():
+            own = next(short for short, other in OTHER_NAMES.items() if other == name)
             raise UsageError(f"{name}: found as a setting, expected the argument {own}\n  fix: {own}=...")
         if name not in all_settings() and name not in LEGACY_NAMES:
-            advice = suggest(name, [*all_settings(), "eval_data"], otherwise="remove it")
+            advice = suggest(name, [*all_settings(), *OTHER_NAMES], otherwise="remove it")
             listed = "`minicpmv train --help` lists all"
             raise UsageError(f"{name}: no such setting, expected one that exists\n  fix: {advice} ({listed})")
 

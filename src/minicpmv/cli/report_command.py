@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Sequence
 
 from minicpmv.cli.model_options import positive_int
@@ -17,6 +19,7 @@ NAME = "report"
 SUMMARY = "write a page with the results of a run, or of several"
 
 _PORT = 8067
+_SECONDS_BETWEEN_LOOKS = 0.5
 _EXAMPLES = """examples:
   minicpmv report output/lora
   minicpmv report output/lora output/full --output both.html
@@ -36,7 +39,7 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="page to write (default: report.html in the first RUN, and for a single run also loss.png)",
+        help="page to write (default: report.html in RUN, with loss.png; of several, runs.html next to the first)",
     )
     parser.add_argument(
         "--before",
@@ -84,6 +87,9 @@ def run(arguments: Sequence[str]) -> int:
             f"--before, --after: found with {len(options.runs)} runs, expected one\n"
             "  fix: put each run's answers into its directory, as before.jsonl and after.jsonl"
         )
+    places = [os.path.realpath(run) for run in options.runs]
+    if len(set(places)) < len(places):
+        raise UsageError(f"{' '.join(options.runs)}: found a run twice, expected each once\n  fix: name another run")
     if options.follow and options.output:
         raise UsageError("--output: found with --follow, which writes no file, expected one of them\n  fix: remove one")
     if options.port is not None and not options.follow:
@@ -108,8 +114,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _follow(options: argparse.Namespace) -> int:
-    from minicpmv.report.following import LivePage, follow
+    from minicpmv.report.following import LivePage, follow, has_begun
 
+    for run in options.runs:
+        if not has_begun(run):
+            print(f"{run}: waiting for a run to begin there. Ctrl-C ends it.", flush=True)
+        while not has_begun(run):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
     live = LivePage(options.runs, before=options.before, after=options.after, num_examples=options.examples)
     port = _PORT if options.port is None else options.port
     follow(live, port=port, on_ready=lambda address: print(f"Open {address} in a browser. Ctrl-C ends it.", flush=True))

@@ -16,9 +16,10 @@ import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText
 
 from minicpmv.devices.inspection import inspect_machine, look_at
-from minicpmv.errors import CheckpointError
+from minicpmv.errors import CheckpointError, MachineError
 from minicpmv.machine.precision import precision_of
 from minicpmv.machine.support import refuse_unusable
+from minicpmv.machine.value import Machine
 from minicpmv.models.adapters.adapter_config import read_adapter_config
 from minicpmv.models.adapters.attaching import attach_adapter
 from minicpmv.models.adapters.base_identity import film_settings_of_adapter, mode_of_adapter, warn_of_base
@@ -31,6 +32,7 @@ from minicpmv.releases.json_bounds import quote
 from minicpmv.releases.model_files import check_model_files, read_object
 from minicpmv.releases.table import VERSIONS, Version
 from minicpmv.releases.unknown import describe_unknown
+from minicpmv.wording import counted
 
 __all__ = [
     "LoadedModel",
@@ -46,6 +48,7 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 _ADAPTER_CONFIG = "adapter_config.json"
+_ON_PROCESSOR = "--device cpu (in Python: device='cpu')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +114,32 @@ def default_device(device: str | torch.device | None = None) -> torch.device:
     """Return the device that was asked for; by default the first GPU if there is one, else the CPU.
 
     Raises:
-        MachineError: None was asked for, and the machine has an unusable or untested device.
+        MachineError: The machine has no such device; or none was asked for, and it has an unusable or untested one.
     """
-    if device is not None:
-        return torch.device(device)
     machine = inspect_machine()
-    refuse_unusable(machine, on_processor="--device cpu (in Python: device='cpu')")
-    return torch.device("cuda" if machine.accelerators else "cpu")
+    if device is None:
+        refuse_unusable(machine, on_processor=_ON_PROCESSOR)
+        return torch.device("cuda" if machine.accelerators else "cpu")
+    return _named_device(device, machine)
+
+
+def _named_device(device: str | torch.device, machine: Machine) -> torch.device:
+    """Return a device by its name, if the machine has it."""
+    fix = f"{_ON_PROCESSOR}, or leave it out: the first GPU is taken if there is one"
+    try:
+        named = torch.device(device)
+    except RuntimeError as error:
+        raise MachineError(f"device: found {str(device)!r}, expected cpu, cuda or cuda:N\n  fix: {fix}") from error
+    if named.type in ("cpu", "meta"):
+        return named
+    if named.type == "cuda":
+        refuse_unusable(machine, on_processor=_ON_PROCESSOR)
+    kinds = ("cuda", "rocm") if named.type == "cuda" else (named.type,)  # torch calls both cuda
+    number = sum(each.kind in kinds for each in machine.accelerators)
+    if (named.index or 0) >= number:
+        has = f"{counted(number, 'device')} of that kind" if number else "no device of that kind that torch can use"
+        raise MachineError(f"device: found {str(device)!r} on a machine with {has}, expected one it has\n  fix: {fix}")
+    return named
 
 
 def find_base(path: str | Path) -> str:

@@ -12,15 +12,24 @@ from pathlib import Path
 from threading import Lock
 
 from minicpmv.errors import UsageError
-from minicpmv.report.run_directory import FILES
+from minicpmv.report.run_directory import FILES, LOCK, LOG, RUN
 from minicpmv.report.writing import compose
 from minicpmv.terminal.streams import advise
 
-__all__ = ["LivePage", "follow"]
+__all__ = ["LivePage", "follow", "has_begun"]
 
 _HOST = "127.0.0.1"
 _NAMES = (_HOST, "localhost")
 """Names under which a browser reaches the server. Another name may be a foreign page's, made to lead here."""
+
+
+def has_begun(directory: str) -> bool:
+    """Return whether there is something to read in a run's directory; one that is not there yet, or that a run has just
+    occupied, will have it soon.
+    """
+    place = Path(directory)
+    is_awaited = not place.exists() or (place / LOCK).exists()
+    return not is_awaited or any((place / name).is_file() for name in (RUN, LOG))
 
 
 class LivePage:

@@ -19,7 +19,7 @@ from minicpmv.report.facts import check_facts, check_state, check_verification, 
 from minicpmv.terminal.redaction import clean_settings
 from minicpmv.wording import counted
 
-__all__ = ["AFTER", "BEFORE", "FILES", "LOG", "RUN", "SAMPLES", "SETTINGS", "Run", "is_number", "read_run"]
+__all__ = ["AFTER", "BEFORE", "FILES", "LOCK", "LOG", "RUN", "SAMPLES", "SETTINGS", "Run", "is_number", "read_run"]
 
 RUN = "run.json"
 SETTINGS = "run.yaml"
@@ -30,6 +30,8 @@ SAMPLES = "samples.jsonl"
 BEFORE, AFTER = "before.jsonl", "after.jsonl"
 """Answers to the same records before and after training, if ``minicpmv eval --output`` wrote them here."""
 
+LOCK = ".lock"
+"""File that exists while a run does. Hidden, so that nothing takes it for a part of a model."""
 _VERIFICATION = "verification.json"
 FILES = (RUN, LOG, SAMPLES, BEFORE, AFTER, SKIPPED, _VERIFICATION)
 """Files of a run's directory that are read; of its checkpoints, only the newest trainer state is."""

@@ -145,6 +145,7 @@ def _facts(run: Run) -> dict[str, str]:
         "Started from": base.get("path", ""),
         "Release": base.get("model", ""),
         "Method": "" if not arguments else "LoRA" if arguments.get("use_lora") else "full fine-tuning",
+        "Objective": facts.get("own_objective", ""),
         "Steps": f"{run.last_step:,}{of_all}" if run.log else "none logged",
         "Started": str(facts.get("started", "")).replace("T", " ").replace("+00:00", " UTC"),
         "Time": "" if metrics.get("train_runtime") is None else format_seconds(metrics["train_runtime"]),

@@ -19,6 +19,7 @@ from minicpmv.terminal.streams import advise
 __all__ = ["NUM_EXAMPLES", "Report", "Written", "compose", "write_report"]
 
 PAGE = "report.html"
+PAGE_OF_SEVERAL = "runs.html"
 PICTURE = "loss.png"
 NUM_EXAMPLES = 24
 """Most answers of each kind that a page shows unless more are asked for."""
@@ -58,7 +59,8 @@ def write_report(
 
     Args:
         directories: Directories of one or more runs.
-        output: The page; by default ``report.html`` in the first run's directory, together with ``loss.png``.
+        output: The page; by default ``report.html`` in the run's directory, together with ``loss.png``; of several
+            runs ``runs.html`` next to the first.
         before: Answers before training, for one run; by default ``before.jsonl`` in its directory, if it exists.
         after: Answers after training, likewise.
         num_examples: Most answers of each kind to show.
@@ -66,7 +68,7 @@ def write_report(
     Raises:
         UsageError: A directory is not a run's, or a file cannot be read or written.
     """
-    page = Path(directories[0]) / PAGE if output is None else Path(output)
+    page = _default_page(directories) if output is None else Path(output)
     if Path(directories[0]).is_dir():  # otherwise the reader refuses it
         check_file(page, asked_by="--output")
     report = compose(directories, before=before, after=after, num_examples=num_examples)
@@ -76,6 +78,11 @@ def write_report(
         picture = _write_picture(report.runs[0].directory / PICTURE, report.picture)
     faults = tuple(f"{run.name}: {fault}" for run in report.runs for fault in run.faults)
     return Written(page=page, picture=picture, faults=faults)
+
+
+def _default_page(directories: Sequence[str]) -> Path:
+    first = Path(directories[0])
+    return first / PAGE if len(directories) == 1 else first.absolute().parent / PAGE_OF_SEVERAL
 
 
 def compose(

@@ -182,8 +182,9 @@ def _train(
     lengths = None if inputs.lengths is None else inputs.lengths.lengths
     fingerprint = take_fingerprint(request.run, args, identity, sources, lengths, compilation=resolved.compilation)
     fingerprint["validation_split"] = describe_split(inputs.split)
-    if objective is not None:
-        fingerprint["objective"] = name_objective(objective)
+    own = None if objective is None else name_objective(objective)
+    if own is not None:
+        fingerprint["objective"] = own
     start = prepare_directory(request.run, args, fingerprint, inputs.pictures)
     if inputs.pictures is not None:
         inputs.pictures.forget_names()
@@ -271,12 +272,14 @@ def _train(
         is_writing=args.should_save,
     )
     if args.should_save:
-        write_run_settings(request, Path(args.output_dir or ""), num_processes=args.world_size)
+        write_run_settings(request, Path(args.output_dir or ""), num_processes=args.world_size, own_objective=own)
     trainer = build(plan, args, interruption)
     require_room(trainer, inputs, request.run)
     for callback in (LogFile(Path(args.output_dir or "")), *callbacks):
         trainer.add_callback(callback)
     trainer.keep_features(use_vision_cache(request.run, model, (inputs.train, *inputs.validation.values()), args))
+    if own is not None:
+        record.note(own_objective=own)
     record.write(eval_metrics_answers=_tell_measured(trainer.eval_metrics))
     metrics = train_to_the_end(trainer, start, record, interruption)
     return complete(trainer, metrics, inputs=inputs, run=request.run, record=record, interruption=interruption)

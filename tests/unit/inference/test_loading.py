@@ -13,7 +13,7 @@ import torch
 from minicpmv.errors import MachineError
 from minicpmv.inference import loading
 from minicpmv.inference.loading import default_device, load_model
-from minicpmv.machine.value import Accelerator
+from minicpmv.machine.value import Accelerator, Machine
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from tests.machines import CPU, GPU, machine_with
 from tests.tiny import FIXTURES
@@ -57,17 +57,38 @@ def test_first_gpu_is_taken_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(loading, "inspect_machine", lambda machine=machine: machine)
         assert default_device() == torch.device(device)
         assert default_device("cpu") == torch.device("cpu")
-        assert default_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    assert default_device(torch.device("cuda", 0)) == torch.device("cuda", 0)
+    assert default_device("cuda") == torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("device", "found"),
+    [
+        ("gpu", "found 'gpu', expected cpu, cuda or cuda:N"),
+        ("", "found '', expected cpu"),
+        ("cuda:2", "found 'cuda:2' on a machine with 2 devices of that kind"),
+        ("mps", "found 'mps' on a machine with no device of that kind"),
+    ],
+)
+def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, device: str, found: str) -> None:
+    monkeypatch.setattr(loading, "inspect_machine", lambda: GPU)
+    with pytest.raises(MachineError) as refused:
+        default_device(device)
+    assert found in str(refused.value)
 
 
 @pytest.mark.parametrize(
     "machine", [replace(CPU, shown=("NVIDIA GPU",)), machine_with(Accelerator(name="mps", kind="mps"))]
 )
-def test_what_cannot_be_used_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, machine: object) -> None:
+def test_what_cannot_be_used_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
     monkeypatch.setattr(loading, "inspect_machine", lambda: machine)
     with pytest.raises(MachineError, match=r"--device cpu \(in Python: device='cpu'\)"):
         default_device()
-    assert default_device("mps") == torch.device("mps"), "who wants to try it can"
+    if machine.accelerators:
+        assert default_device("mps") == torch.device("mps"), "who wants to try it can"
+    else:
+        with pytest.raises(MachineError, match="cannot use"):
+            default_device("cuda")
 
 
 @pytest.mark.parametrize(("device", "placement"), [("meta", {"": torch.device("meta")}), ("cpu", None)])

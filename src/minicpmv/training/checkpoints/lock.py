@@ -22,12 +22,10 @@ from typing import NamedTuple
 from minicpmv.errors import UsageError
 from minicpmv.files.atomic_files import open_in_place
 from minicpmv.files.posix import O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, fcntl, read_at
+from minicpmv.report.run_directory import LOCK
 from minicpmv.training.distributed.console import notice
 
-__all__ = ["LOCK", "Holder", "hold_directory", "look_for_holder"]
-
-LOCK = ".lock"
-"""Name of the lock file, which exists while a run does. Hidden, so that nothing takes it for a part of a model."""
+__all__ = ["Holder", "hold_directory", "look_for_holder"]
 
 _BEAT = 15.0
 """Seconds after which a run renews the file's modification time."""

@@ -122,7 +122,8 @@ def _read_words(words: Sequence[str], known: Mapping[str, Setting]) -> Iterator[
         if not _is_flag(words[position]):
             raise UsageError(
                 f"command line: found {words[position]!r}, expected a flag\n"
-                f"  fix: check the quoting of the flag before it; a file of settings comes first ({_HELP})"
+                "  fix: check the quoting of the flag before it; a file of settings is YAML (.yaml) and comes first "
+                f"({_HELP})"
             )
         typed, equals, inline = words[position].partition("=")
         name, position = typed.removeprefix("--").replace("-", "_"), position + 1

@@ -35,7 +35,12 @@ from minicpmv.training.flags.fields import (
 
 __all__ = ["OTHER_NAMES", "all_settings", "our_settings", "transformers_defaults"]
 
-OTHER_NAMES: Mapping[str, str] = {"model": "model_name_or_path", "data": "data_path", "output": "output_dir"}
+OTHER_NAMES: Mapping[str, str] = {
+    "model": "model_name_or_path",
+    "data": "data_path",
+    "eval_data": "eval_data_path",
+    "output": "output_dir",
+}
 """Short names, the same in every command, and what the official scripts call them."""
 
 

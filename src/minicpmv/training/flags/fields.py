@@ -110,6 +110,8 @@ class Range:
             return f"{max(self.least, 1):g}"
         if self.without_least:
             return "0.0001" if self._is_open() else f"{min(self.least + 1, (self.least + self.most) / 2):g}"
+        if self.least == 0 and self._is_open():
+            return "0.0001"  # 0 would be allowed, and do nothing
         return "0.5" if self.most == 1 and self.least == 0 else f"{self.least:g}"
 
     def _is_open(self) -> bool:

@@ -35,7 +35,9 @@ def is_own(file: Path) -> bool:
         return True
 
 
-def write_run_settings(request: Request, directory: Path, *, num_processes: int) -> None:
+def write_run_settings(
+    request: Request, directory: Path, *, num_processes: int, own_objective: str | None = None
+) -> None:
     """Write the file, with absolute paths and without secrets.
 
     Every setting that was given is written, also where it has its default: whether one was given counts, such as for
@@ -45,6 +47,8 @@ def write_run_settings(request: Request, directory: Path, *, num_processes: int)
         request: The command line.
         directory: The run's.
         num_processes: Of the run, on all machines.
+        own_objective: Name of an objective of one's own, which no file can give: `--objective` refuses it, so that no
+            other loss is trained in its place.
     """
     directory, settings = directory.absolute(), dict(_settings(request))
     lines = [
@@ -52,6 +56,11 @@ def write_run_settings(request: Request, directory: Path, *, num_processes: int)
         f"#   minicpmv train {directory / SETTINGS} --output {directory}-again",
         "# Flags behind the file win over it. Relative paths would start where the command runs; these are absolute.",
     ]
+    if own_objective is not None:
+        settings["objective"] = own_objective
+        lines.append(
+            "# Its objective is a class of Python: give that to train(), and remove the line of `objective` here."
+        )
     lines += [f"# {name} is not written: it is a secret" for name in settings if _is_secret(name, settings[name])]
     local = num_launched("LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in os.environ else num_processes
     if num_processes > local:

@@ -81,7 +81,7 @@ def _entries(path: str) -> list[tuple[yaml.Node, yaml.Node]]:
     except RecursionError as error:
         raise _fault(path, "values within each other without end", "one setting on each line", "simplify it") from error
     if root is None:
-        return []
+        raise _fault(path, "nothing", "settings", "write one on each line, as NAME: VALUE, or leave the file out")
     if not isinstance(root, yaml.MappingNode):
         raise _fault(_line(root, path), _describe(root), "settings", "write one on each line, as NAME: VALUE")
     return root.value

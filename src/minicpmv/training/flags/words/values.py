@@ -105,7 +105,9 @@ def check_range(value: Any, allowed: Range | None, place: Place) -> None:
 
 
 def give_example(setting: Setting) -> str:
-    """Return a value that the setting could have, as it is written on a command line."""
+    """Return a value of the setting as it is written on a command line: its default, if that does something."""
+    if isinstance(setting.default, int | float) and not isinstance(setting.default, bool) and setting.default > 0:
+        return f"{setting.default:g}"
     if setting.range is not None:
         return setting.range.example(is_whole=setting.kind.of == "whole number")
     if setting.kind.choices:
