@@ -16,6 +16,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "ImageError",
     "MachineError",
     "MiniCPMVError",
     "NotFiniteError",
@@ -75,6 +76,21 @@ class MachineError(MiniCPMVError):
 
 class CheckpointError(MiniCPMVError):
     """A model directory, adapter or training checkpoint is not what it should be."""
+
+
+class ImageError(MiniCPMVError):
+    """A picture cannot be used.
+
+    Args:
+        where: The file, or what stands for it.
+        found: What is wrong with it.
+        expected: What would have worked.
+        fix: What its owner can do.
+    """
+
+    def __init__(self, *, where: str, found: str, expected: str, fix: str) -> None:
+        self.where, self.found, self.expected, self.fix = where, found, expected, fix
+        super().__init__(f"{where}: found {found}, expected {expected}\n  fix: {fix}")
 
 
 class NotFiniteError(MiniCPMVError):

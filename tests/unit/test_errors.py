@@ -10,8 +10,7 @@ from pathlib import Path
 
 import minicpmv
 from minicpmv.data.media.film_faults import FilmError
-from minicpmv.errors import CheckpointError, DataError, MiniCPMVError, NotFiniteError, Problem, UsageError
-from minicpmv.processing.pictures.patches import ImageError
+from minicpmv.errors import CheckpointError, DataError, ImageError, MiniCPMVError, NotFiniteError, Problem, UsageError
 
 _PROBLEM = Problem("D104", "a.json record 1", "2 tags", "1", "remove one")
 _EXAMPLES = [

@@ -16,11 +16,10 @@ from minicpmv.data.media.opened_films import ReadFilm
 from minicpmv.data.records.formats.styles import to_own_form
 from minicpmv.data.records.inline_images import data_url
 from minicpmv.data.records.record import RawRecord
-from minicpmv.errors import DataError, UsageError
+from minicpmv.errors import DataError, ImageError, UsageError
 from minicpmv.files.atomic_files import write_whole
 from minicpmv.inference.chat import Conversation
 from minicpmv.processing.films.shown import OpenedFilm
-from minicpmv.processing.pictures.patches import ImageError
 from minicpmv.processing.text.thinking import without_thinking
 
 __all__ = ["save_record"]

@@ -24,9 +24,10 @@ from minicpmv.data.media.opened_films import ReadFilm
 from minicpmv.data.records.inline_images import describe_image
 from minicpmv.data.records.record import Record
 from minicpmv.data.samples.length_policy import plan_films
+from minicpmv.errors import ImageError
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.processing.films.shown import Convert, ShownFilm
-from minicpmv.processing.pictures.patches import ImageError, load_image
+from minicpmv.processing.pictures.patches import load_image
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.text.turns import FilmRef, ImageRef
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from minicpmv.data.media.film_faults import FilmError
+from minicpmv.errors import ImageError
 from minicpmv.processing.films.request import FilmRequest
 from minicpmv.processing.films.shown import OpenedFilm
-from minicpmv.processing.pictures.patches import ImageError
 from minicpmv.processing.pictures.sent_images import measure_sent_image
 from minicpmv.serving.requests.sent_films import UploadedFilm
 

@@ -15,12 +15,12 @@ from PIL import Image
 
 from minicpmv.data.records.record import Record
 from minicpmv.data.sources.loading import load_records
+from minicpmv.errors import ImageError
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import LoadedModel, load_model
 from minicpmv.inference.picture_features import SeenPictures
 from minicpmv.inference.predicting import Answering, predict
 from minicpmv.inference.questions import Question, choose, encode_question
-from minicpmv.processing.pictures.patches import ImageError
 from minicpmv.processing.processor import MiniCPMVProcessor
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 

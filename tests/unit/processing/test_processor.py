@@ -13,10 +13,9 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
-from minicpmv.errors import CheckpointError, ConfigError, UsageError
+from minicpmv.errors import CheckpointError, ConfigError, ImageError, UsageError
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
-from minicpmv.processing.pictures.patches import ImageError
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.released_tokenizers import LlamaTokenizerWrapper, MiniCPMVTokenizerFast
 from minicpmv.processing.text.turns import ImageRef, Turn

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from minicpmv.errors import UsageError
+from minicpmv.errors import ImageError, UsageError
 from minicpmv.inference import chat as chat_module
 from minicpmv.inference.generation import GenerationSettings, answer
 from minicpmv.inference.loading import load_model
 from minicpmv.machine.shortage import MemoryShortageError
-from minicpmv.processing.pictures.patches import ImageError
 from minicpmv.ui import session as session_module
 from minicpmv.ui.session import Room, Session
 from minicpmv.ui.speakers import OWN_BASE, load_speakers

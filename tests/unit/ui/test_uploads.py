@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minicpmv.processing.pictures.patches import ImageError
+from minicpmv.errors import ImageError
 from minicpmv.ui.uploads import check_uploads
 from tests.tiny import save_picture
 

@@ -30,8 +30,8 @@ from minicpmv.data.checks.tool_use import check_tools_of_version, may_follow
 from minicpmv.data.records.formats.json_list import RepeatedKeys
 from minicpmv.data.records.grounding import check_objects
 from minicpmv.data.records.record import Kind, RawRecord, quote
-from minicpmv.errors import Problem
-from minicpmv.processing.pictures.patches import ImageError, read_data_url
+from minicpmv.errors import ImageError, Problem
+from minicpmv.processing.pictures.patches import read_data_url
 from minicpmv.processing.text.chat import left_out, roles_of
 from minicpmv.processing.text.thinking import THINK, THOUGHT
 from minicpmv.processing.text.turns import Role, Turn

@@ -15,9 +15,10 @@ from PIL import Image
 
 from minicpmv.data.media.film_faults import FilmError
 from minicpmv.data.records.file_kinds import read_kind
+from minicpmv.errors import ImageError
 from minicpmv.processing.films.facts import TOLERANCE, FilmFacts
 from minicpmv.processing.films.request import FilmRequest
-from minicpmv.processing.pictures.patches import DAMAGE, ImageError, load_image
+from minicpmv.processing.pictures.patches import DAMAGE, load_image
 
 __all__ = ["MAX_PICTURES", "chosen_facts", "chosen_frames", "list_folder"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from minicpmv.errors import MiniCPMVError
-from minicpmv.processing.pictures.patches import ImageError
+from minicpmv.errors import ImageError, MiniCPMVError
 
 __all__ = ["FilmError", "FilmFault"]
 

@@ -19,8 +19,8 @@ from PIL import Image
 from minicpmv.data.media.image_traits import DepthError
 from minicpmv.data.records.file_kinds import HEAD_BYTES, FileKind, find_kind, read_kind
 from minicpmv.data.records.path_faults import find_path_fault, suggest_name
-from minicpmv.errors import Problem
-from minicpmv.processing.pictures.patches import ImageError, read_data_url
+from minicpmv.errors import ImageError, Problem
+from minicpmv.processing.pictures.patches import read_data_url
 from minicpmv.wording import counted
 
 __all__ = ["ImageUse", "describe_fault", "is_file_path", "name_of", "others_of"]

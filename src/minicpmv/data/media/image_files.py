@@ -19,8 +19,8 @@ from PIL import Image
 
 from minicpmv.data.media.image_faults import ImageUse, describe_fault, is_file_path, name_of, others_of
 from minicpmv.data.media.image_traits import DepthError, Trait, check_depth, is_deep, traits_of
-from minicpmv.errors import Problem
-from minicpmv.processing.pictures.patches import DAMAGE, ImageError, load_image
+from minicpmv.errors import ImageError, Problem
+from minicpmv.processing.pictures.patches import DAMAGE, load_image
 
 __all__ = [
     "MAX_SUGGESTIONS",

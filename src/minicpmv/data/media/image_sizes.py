@@ -17,8 +17,7 @@ from minicpmv.data.media.image_files import MAX_SUGGESTIONS, Size, inspect_files
 from minicpmv.data.records.file_state import FileStates
 from minicpmv.data.records.inline_images import is_embedded
 from minicpmv.data.records.sequences import LazySequence
-from minicpmv.errors import Problem
-from minicpmv.processing.pictures.patches import ImageError
+from minicpmv.errors import ImageError, Problem
 
 __all__ = ["ImageSizes", "SizeReader"]
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from PIL import Image
 
-from minicpmv.processing.pictures.patches import ImageError
+from minicpmv.errors import ImageError
 
 __all__ = ["DepthError", "Trait", "check_depth", "is_deep", "traits_of"]
 

@@ -17,10 +17,10 @@ from minicpmv.data.media.opened_films import ReadFilm, digest_film
 from minicpmv.data.records.inline_images import describe_image, is_embedded, read_embedded
 from minicpmv.data.records.record import Film, Record
 from minicpmv.data.samples.cached_features import picture_size
-from minicpmv.errors import DataError, Problem
+from minicpmv.errors import DataError, ImageError, Problem
 from minicpmv.processing.films.plan import FilmPlan
 from minicpmv.processing.films.shown import Convert, ShownFilm
-from minicpmv.processing.pictures.patches import ImageError, load_image
+from minicpmv.processing.pictures.patches import load_image
 
 __all__ = ["ShownMedia", "load_picture"]
 

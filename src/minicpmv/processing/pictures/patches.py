@@ -19,12 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from minicpmv.errors import MiniCPMVError
+from minicpmv.errors import ImageError
 from minicpmv.processing.pictures.slicing import SlicePlan
 
 __all__ = [
     "DAMAGE",
-    "ImageError",
     "ImageSource",
     "cut_patches",
     "load_image",
@@ -54,21 +53,6 @@ DAMAGE = (
     Image.DecompressionBombError,
 )
 """What Pillow's format plugins raise on damaged files; OSError includes its UnidentifiedImageError."""
-
-
-class ImageError(MiniCPMVError):
-    """A picture cannot be used.
-
-    Args:
-        where: The file, or what stands for it.
-        found: What is wrong with it.
-        expected: What would have worked.
-        fix: What its owner can do.
-    """
-
-    def __init__(self, *, where: str, found: str, expected: str, fix: str) -> None:
-        self.where, self.found, self.expected, self.fix = where, found, expected, fix
-        super().__init__(f"{where}: found {found}, expected {expected}\n  fix: {fix}")
 
 
 def load_image(source: ImageSource) -> Image.Image:

@@ -6,7 +6,8 @@ import io
 
 from PIL import Image
 
-from minicpmv.processing.pictures.patches import DAMAGE, ImageError
+from minicpmv.errors import ImageError
+from minicpmv.processing.pictures.patches import DAMAGE
 
 __all__ = ["measure_sent_image"]
 

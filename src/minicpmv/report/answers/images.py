@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from minicpmv.errors import ImageError
 from minicpmv.pages.images import data_url, shrink
-from minicpmv.processing.pictures.patches import ImageError, load_image
+from minicpmv.processing.pictures.patches import load_image
 
 __all__ = ["Picture", "Pictures"]
 

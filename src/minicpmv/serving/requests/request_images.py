@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from minicpmv.processing.pictures.patches import ImageError, read_data_url
+from minicpmv.errors import ImageError
+from minicpmv.processing.pictures.patches import read_data_url
 from minicpmv.processing.pictures.sent_images import measure_sent_image
 from minicpmv.serving.errors import refused
 from minicpmv.serving.requests.remote_images import fetch

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from minicpmv.errors import MiniCPMVError
+from minicpmv.errors import ImageError, MiniCPMVError
 from minicpmv.processing.pictures import patches as images
-from minicpmv.processing.pictures.patches import ImageError, cut_patches, load_image, normalise, resize, values_of_bytes
+from minicpmv.processing.pictures.patches import cut_patches, load_image, normalise, resize, values_of_bytes
 from minicpmv.processing.pictures.slicing import SliceConfig, plan_slices
 from tests.golden import encoded_pictures
 from tests.golden.noise_pictures import digest, read_golden, resizings

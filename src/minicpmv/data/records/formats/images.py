@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from minicpmv.data.records.formats.json_list import mark_like
 from minicpmv.data.records.record import Unread
-from minicpmv.processing.pictures.patches import ImageError, read_data_url
+from minicpmv.errors import ImageError
+from minicpmv.processing.pictures.patches import read_data_url
 
 __all__ = ["is_image_struct", "path_of", "plain_image", "plain_images"]
 
