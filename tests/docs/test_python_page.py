@@ -26,4 +26,5 @@ def test_code_of_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: p
             exec(compile("\n" * line + found[1], str(ROOT / "docs/python.md"), "exec"), names)
     assert names["run"].status == "finished"
     assert len(names["losses"]) > 5
-    assert len(names["Watch"].norms) == 3
+    assert len(set(names["Watch"].norms)) > 5, "the examples learn, after steps of warm-up"
+    assert len(names["Watch"].norms) == 10

@@ -63,6 +63,22 @@ def test_several_cards_share_the_work(tmp_path: Path) -> None:
     assert "# Memory of each card at the peak, as estimated for the longest rows" in file.read_text(encoding="utf-8")
 
 
+def test_missing_data_are_named_and_what_is_printed_can_be_pasted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_task("vqa", tmp_path)
+    model = str(FIXTURES / "v2_6")
+    assert main(["init", "vqa", model, "trian.json", "--card", "cpu", "--output", "a b.yaml"]) == 0
+    printed = "".join(capsys.readouterr())
+    assert "notice: trian.json: found no such file in" in printed
+    assert "did you mean 'train.json'?" in printed
+    assert "Next: minicpmv train 'a b.yaml' --dry_run true\n" in printed
+    written = (tmp_path / "a b.yaml").read_text(encoding="utf-8")
+    assert written.startswith(f"# Recipe for questions about pictures with short answers: {model} on the processor.\n")
+    assert "#   minicpmv train 'a b.yaml'\n" in written
+
+
 @pytest.mark.slow
 def test_card_decides_what_is_added(tmp_path: Path) -> None:
     model = tmp_path / "released"
@@ -80,7 +96,11 @@ def test_card_decides_what_is_added(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["vqq", "m"], "did you mean vqa?"),
-        (["vqa", str(FIXTURES / "v2_6"), "--card", "big"], "expected a size such as 24GB, or one of"),
+        *(
+            (["vqa", str(FIXTURES / "v2_6"), "--card", card], f"--card: found {card!r}, expected a size such as 24 or")
+            for card in ("big", "0", "8x", "0x24", "")
+        ),
+        (["vqa", str(FIXTURES / "v2_6"), "--output", "no/such.yaml"], "--output 'no/such.yaml': found no folder 'no'"),
         pytest.param(["vqa", str(FIXTURES / "v2_6"), "--card", "0.01GB"], "expected at least", marks=pytest.mark.slow),
     ],
 )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import Tensor, nn
 
-from minicpmv.errors import CheckpointError, UsageError
+from minicpmv.errors import CheckpointError, ConfigError, NotFiniteError, UsageError
 from minicpmv.report.writing import compose
 from minicpmv.training.flags.words.settings_file import with_settings_file
 from minicpmv.training.objectives.objective import Batch, Objective, log_probs_of
@@ -101,3 +101,43 @@ def test_own_state_goes_on_in_a_resumed_run_of_the_same_objective_alone(data: st
         run_own(Plain(), data, tmp_path, "--resume_from_checkpoint", "true", steps=4)
     state = json.loads((tmp_path / "checkpoint-3" / "trainer_state.json").read_text())
     assert state["stateful_callbacks"]["StateOfObjective"]["attributes"] == {"kept": {"steps": 3}}
+
+
+class Returns(Plain):
+    """Makes something else of the loss."""
+
+    def __init__(self, change: Callable[[Tensor], Any]) -> None:
+        self.change = change
+
+    def loss(self, model: nn.Module, batch: Batch, total: Tensor) -> Tensor:
+        """Return anything."""
+        return self.change(super().loss(model, batch, total))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda loss: loss.item(), "found a float"),
+        (lambda loss: loss.repeat(3), r"found a tensor of shape \(3,\)"),
+        (lambda loss: loss.detach(), "found a tensor without a gradient path"),
+    ],
+)
+def test_own_loss_that_is_no_loss_names_its_class_and_what_it_must_return(
+    change: Callable[[Tensor], Any], said: str, data: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=rf"objective Returns.loss: {said}.*expected .* tensor of one number"):
+        run_own(Returns(change), data, tmp_path, steps=1)
+
+
+def test_own_loss_that_is_not_finite_is_a_suspect(data: str, tmp_path: Path) -> None:
+    with pytest.raises(NotFiniteError, match=r"fix: see whether the loss of \S+\.Returns divides by 0"):
+        run_own(Returns(lambda loss: loss * float("nan")), data, tmp_path, steps=1)
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [("sft", "found 'sft'.*--objective takes the names sft, dpo"), (Focal, r".*\n  fix: objective=Focal\(\)")],
+)
+def test_what_is_no_objective_is_refused_before_the_flags(objective: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=f"objective: {said}"):
+        train([], objective=objective)

@@ -5,23 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 from transformers.utils import logging
 
+from minicpmv.api.paths import path_of
 from minicpmv.data.records.answers import Answers
 from minicpmv.data.sources.in_memory import are_paths, load_held
 from minicpmv.data.sources.loading import Records, load_records
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.measuring.asking import ask, sample_of
+from minicpmv.evaluation.metrics.base import Metric
 from minicpmv.evaluation.metrics.registry import find_metrics, split_names
 from minicpmv.evaluation.scores import Result, Scorer
 from minicpmv.inference.batching import BATCH_SIZE
 from minicpmv.inference.generation import GenerationSettings, answer, answer_in_pieces
+from minicpmv.inference.limits import COUNT, SEED, Limit, explain_no_sample
 from minicpmv.inference.loading import LoadedModel, load_model
 from minicpmv.inference.model_processes import ThisProcess
 from minicpmv.inference.predicting import Prediction, predict
+from minicpmv.wording import suggest
 
 __all__ = ["Model", "load"]
 
@@ -45,14 +49,16 @@ def load(
         allow_other_base: Whether an adapter may be put on other weights than those it was trained on.
 
     Raises:
+        UsageError: ``path`` is no path.
         CheckpointError: There is no model, or an adapter's base is missing or another model.
         MachineError: The machine has an unusable device, and none was named.
     """
+    named = path_of(path, "path")
     verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        loaded = load_model(os.fspath(path), device=device, dtype=dtype, allow_other_base=allow_other_base)
+        loaded = load_model(named, device=device, dtype=dtype, allow_other_base=allow_other_base)
     finally:
         logging.set_verbosity(verbosity)
         if shows_bars:
@@ -113,18 +119,21 @@ class Model:
                 their own.
             stream: Whether to return the answer piece by piece while it is written, for a ``for`` loop.
             seed: With ``sample=True``, of this answer.
-            **settings: Fields of ``GenerationSettings``: ``max_new_tokens``, ``sample``, ``temperature``, ``top_p``,
-                ``top_k``, ``repetition_penalty``, ``max_slice_nums``, ``enable_thinking``.
+            **settings: Fields of ``GenerationSettings``; None leaves one at its default. They are ``max_new_tokens``,
+                ``sample``, ``temperature``, ``top_p``, ``top_k``, ``repetition_penalty``, ``max_slice_nums`` and
+                ``enable_thinking``.
 
         Returns:
             The answer; with thinking it begins with ``<think>``.
 
         Raises:
-            UsageError: A setting is unknown, a message is malformed, or the conversation is too long.
+            UsageError: A setting is unknown, cannot be or cannot act, a message is malformed, the last is the
+                assistant's, or the conversation is too long.
             ImageError: A picture cannot be read.
         """
         said = _messages(messages, images)
         chosen = _generation(settings, max_new_tokens=1024)
+        _check_seed(seed, chosen)
         if stream:
             return answer_in_pieces(self.loaded, said, settings=chosen, seed=seed)
         return answer(self.loaded, said, settings=chosen, seed=seed)
@@ -135,16 +144,18 @@ class Model:
         Args:
             records: A file, or records in memory: a list of dicts, a ``datasets.Dataset`` or a pandas table.
             image_root: Folder at which relative paths start; by default a file's own, or the working directory.
-            **settings: As for :meth:`chat`, and ``batch_size`` (16) and ``seed`` (0).
+            **settings: As for :meth:`chat`, and ``batch_size`` (16) and, with ``sample=True``, ``seed`` (0).
 
         Raises:
+            UsageError: A setting is unknown, cannot be or cannot act.
             DataError: Records cannot be read; all are named.
             MiniCPMVError: A record cannot be answered.
         """
-        asked = Answers(self._read(records, image_root, for_training=False))
-        batch_size, seed = settings.pop("batch_size", BATCH_SIZE), settings.pop("seed", 0)
+        batch_size, seed = _take(settings, "batch_size", COUNT, BATCH_SIZE), settings.pop("seed", None)
         chosen = _generation(settings, max_new_tokens=1024)
-        answered = predict(self.loaded, asked, settings=chosen, batch_size=batch_size, seed=seed)
+        _check_seed(seed, chosen)
+        asked = Answers(self._read(records, image_root, for_training=False))
+        answered = predict(self.loaded, asked, settings=chosen, batch_size=batch_size, seed=0 if seed is None else seed)
         return sorted(answered, key=lambda each: each.index)
 
     def evaluate(
@@ -168,19 +179,24 @@ class Model:
             The value of each metric with its 95 % interval.
 
         Raises:
-            UsageError: There is no such metric, or none of the records can be measured by one.
+            UsageError: There is no such metric, a setting is unknown, cannot be or cannot act, or none of the records
+                can be measured by a metric.
             DataError: Records cannot be read; all are named.
         """
-        named = split_names(metrics) if isinstance(metrics, str) else metrics
-        found = [each for one in named for each in (find_metrics([one]) if isinstance(one, str) else [one])]
-        asked = Answers(self._read(records, image_root, for_training=True))
-        scorer = Scorer(found, seed=settings.pop("seed", 0))
-        how = {"batch_size": settings.pop("batch_size", BATCH_SIZE), "max_length": settings.pop("max_length", 2048)}
+        found = _metrics(metrics)
+        seed = _take(settings, "seed", SEED, 0)
+        batch_size = _take(settings, "batch_size", COUNT, BATCH_SIZE)
+        max_length = _take(settings, "max_length", COUNT, 2048)
         chosen = _generation(settings, max_new_tokens=64)
+        asked = Answers(self._read(records, image_root, for_training=True))
+        scorer = Scorer(found, seed=seed)
         for metric in found:
             for record in asked if metric.sees_all_first else ():
                 metric.prepare(sample_of(record))
-        for _, sample in ask(ThisProcess(self.loaded), asked, found, settings=chosen, **how):
+        answered = ask(
+            ThisProcess(self.loaded), asked, found, settings=chosen, batch_size=batch_size, max_length=max_length
+        )
+        for _, sample in answered:
             scorer.add(sample)
         return dict(scorer.results())
 
@@ -194,23 +210,85 @@ class Model:
 
 
 def _messages(messages: str | Messages, images: Any) -> list[dict[str, Any]]:
-    pictures = list(images) if isinstance(images, list | tuple) else [images]
-    if not isinstance(messages, str):
-        if pictures:
+    pictures = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
+    if isinstance(messages, str):
+        shown = [{"type": "image", "image": str(each) if isinstance(each, Path) else each} for each in pictures]
+        return [{"role": "user", "content": [*shown, {"type": "text", "text": messages}]}]
+    if pictures:
+        raise UsageError(
+            "images: found with messages, expected them in a message's content\n"
+            '  fix: {"role": "user", "content": [{"type": "image", "image": PICTURE}, ...]}'
+        )
+    return _conversation(messages)
+
+
+def _conversation(messages: object) -> list[dict[str, Any]]:
+    wanted = 'expected a question, or a list of {"role": "user", "content": QUESTION}'
+    if not isinstance(messages, list | tuple):
+        raise UsageError(f"messages: found a {type(messages).__name__}, {wanted}\n  fix: give one of these")
+    said = cast("Sequence[object]", messages)
+    for position, message in enumerate(said):
+        if not isinstance(message, Mapping):
             raise UsageError(
-                "images: found with messages, expected them in a message's content\n"
-                '  fix: {"role": "user", "content": [{"type": "image", "image": PICTURE}, ...]}'
+                f"messages[{position}]: found a {type(message).__name__}, expected a dict with role and content\n"
+                '  fix: {"role": "user", "content": QUESTION}'
             )
-        return [dict(message) for message in messages]
-    shown = [{"type": "image", "image": str(each) if isinstance(each, Path) else each} for each in pictures]
-    return [{"role": "user", "content": [*shown, {"type": "text", "text": messages}]}]
+    turns = [dict(cast("Mapping[str, Any]", message)) for message in said]
+    if not turns:
+        raise UsageError(f"messages: found none, {wanted}\n  fix: add a question")
+    if turns[-1].get("role") in ("assistant", "system"):
+        raise UsageError(
+            f"messages[{len(turns) - 1}].role: found {turns[-1]['role']!r} in the last message, expected the user's, "
+            "which is answered\n  fix: add a question, or leave that message out"
+        )
+    return turns
+
+
+def _metrics(metrics: object) -> list[Metric]:
+    """Return the metrics that are named, or given themselves."""
+    named = split_names(metrics) if isinstance(metrics, str) else metrics
+    if not isinstance(named, list | tuple) or not named:
+        raise UsageError(
+            f"metrics: found {metrics!r}, expected names such as 'exact_match,anls', or a list of names and metrics\n"
+            "  fix: give at least one (`minicpmv eval --metrics list` lists all)"
+        )
+    found: list[Metric] = []
+    for one in cast("Sequence[object]", named):
+        if isinstance(one, str):
+            found += find_metrics(split_names(one), flag="metrics")
+        elif isinstance(one, Metric):
+            found.append(one)
+        else:
+            fix = f"write {one.__name__}()" if isinstance(one, type) else "see docs/evaluation.md"
+            raise UsageError(f"metrics: found {one!r}, expected a name or a metric of your own\n  fix: {fix}")
+    return found
 
 
 def _generation(settings: Mapping[str, Any], *, max_new_tokens: int) -> GenerationSettings:
-    try:
-        return GenerationSettings(**{"max_new_tokens": max_new_tokens, **settings})
-    except TypeError as error:
-        known = ", ".join(GenerationSettings.__dataclass_fields__)
-        raise UsageError(
-            f"settings: found {error.args[0]}, expected some of {known}\n  fix: correct the name"
-        ) from None
+    """Return settings of generation; None leaves one at its default, as for ``minicpmv.train``."""
+    known = tuple(GenerationSettings.__dataclass_fields__)
+    for name in settings:
+        if name not in known:
+            raise UsageError(
+                f"{name}: found as a setting, expected some of {', '.join(known)}\n"
+                f"  fix: {suggest(name, known, otherwise='remove it')}"
+            )
+    given = {name: value for name, value in settings.items() if value is not None}
+    return GenerationSettings(**{"max_new_tokens": max_new_tokens, **given})
+
+
+def _take(settings: dict[str, Any], name: str, limit: Limit, default: int) -> int:
+    """Take a number out of settings; its default where it is missing or None."""
+    value = settings.pop(name, None)
+    if value is None:
+        return default
+    limit.check(name, value)
+    return int(value)
+
+
+def _check_seed(seed: object, chosen: GenerationSettings) -> None:
+    if seed is None:
+        return
+    SEED.check("seed", seed)
+    if not chosen.sample:
+        raise UsageError(explain_no_sample("seed", switch="sample=True"))

@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minicpmv.api.paths import path_of
+from minicpmv.errors import UsageError
 from minicpmv.report.run_directory import read_run
 from minicpmv.report.writing import write_report
 
 if TYPE_CHECKING:
     from minicpmv.api.model import Model
 
-__all__ = ["Run"]
+__all__ = ["DryRun", "Run"]
 
 
 class Run:
@@ -23,11 +25,15 @@ class Run:
 
     Args:
         output: The run's directory.
+
+    Raises:
+        UsageError: The directory is no run's.
     """
 
     def __init__(self, output: str | os.PathLike[str]) -> None:
-        self.output = Path(output)
+        self.output = Path(path_of(output, "output"))
         """The directory, which holds the trained model or adapter."""
+        read_run(self.output)
 
     @property
     def status(self) -> str:
@@ -53,11 +59,7 @@ class Run:
         return self.output / "run.yaml"
 
     def report(self) -> Path:
-        """Write the page of the run again, with ``loss.png`` beside it, and return it.
-
-        Raises:
-            UsageError: The directory is no run's.
-        """
+        """Write the page of the run again, with ``loss.png`` beside it, and return it."""
         return write_report([str(self.output)]).page
 
     def load(self, **settings: Any) -> Model:
@@ -71,8 +73,6 @@ class Run:
 
     def _repr_html_(self) -> str:
         """Show the run in a notebook: its status, last numbers and loss."""
-        if not self.output.is_dir():  # such as after a dry run
-            return html.escape(repr(self))
         run = read_run(self.output)
         numbers = {"status": self.status, "steps": run.last_step}
         numbers |= {name: f"{value:.4g}" for name in ("loss", "eval_loss") if (value := run.last(name)) is not None}
@@ -83,3 +83,60 @@ class Run:
         page = self.output / "report.html"
         more = f"<p>{html.escape(str(page))}</p>" if page.is_file() else ""
         return f"<p><b>{html.escape(str(self.output))}</b></p><table>{rows}</table>{image}{more}"
+
+
+class DryRun(Run):
+    """What ``minicpmv.train(..., dry_run=True)`` returns: all checks passed, and nothing was written.
+
+    Its status is ``dry run``; it has no metrics and no results. All else of a run is refused.
+
+    Args:
+        output: The directory that the run would have. It may be missing, or hold an earlier run, which is left alone.
+    """
+
+    def __init__(self, output: str | os.PathLike[str]) -> None:  # pyright: ignore[reportMissingSuperCall]
+        self.output = Path(output)
+
+    @property
+    def status(self) -> str:
+        """``dry run``."""
+        return "dry run"
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Nothing."""
+        return []
+
+    @property
+    def results(self) -> Mapping[str, Any]:
+        """Nothing."""
+        return {}
+
+    @property
+    def settings(self) -> Path:
+        """Refused.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise self._nothing("settings")
+
+    def report(self) -> Path:
+        """Refused, as :attr:`settings`."""
+        raise self._nothing("report()")
+
+    def load(self, **settings: Any) -> Model:
+        """Refused, as :attr:`settings`."""
+        raise self._nothing("load()")
+
+    def __repr__(self) -> str:
+        return f"DryRun({str(self.output)!r})"
+
+    def _repr_html_(self) -> str:
+        return f"<p><b>{html.escape(str(self.output))}</b>: dry run, all checks passed, nothing was written</p>"
+
+    def _nothing(self, asked: str) -> UsageError:
+        return UsageError(
+            f"{asked}: found a dry run, which wrote nothing to {str(self.output)!r}, expected a run\n"
+            "  fix: call minicpmv.train without dry_run"
+        )

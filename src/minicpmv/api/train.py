@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tqdm.auto import tqdm
 
-from minicpmv.api.run import Run
+from minicpmv.api.paths import path_of
+from minicpmv.api.run import DryRun, Run
 from minicpmv.data.sources.in_memory import are_paths, hold_records, write_records
 from minicpmv.errors import MachineError, UsageError
 from minicpmv.files.places import check_directory
@@ -69,7 +70,8 @@ def train(
         **settings: Flags of ``minicpmv train``, by their names.
 
     Returns:
-        The finished run: its metrics, its report, and the trained model.
+        The finished run: its metrics, its report, and the trained model. With ``dry_run=True`` a ``DryRun``, whose
+        status is ``dry run`` and which has none of these.
 
     Raises:
         UsageError: A setting is unknown, contradicts another, or asks for what cannot be done.
@@ -84,25 +86,26 @@ def train(
         )
     given = dict(cast("Mapping[str, Any]", settings))
     _refuse_unknown(given)
+    place = path_of(output, "output")
     shows_bar = not given.pop("disable_tqdm", None)
-    base = ["--model_name_or_path", os.fspath(model), "--output_dir", os.fspath(output)]
+    base = ["--model_name_or_path", path_of(model, "model"), "--output_dir", place]
     base += [word for name, value in given.items() for word in _words(name, value)]
     run = parse_arguments([*base, "--data_path", "records"]).run  # before data are written
     with tempfile.TemporaryDirectory(prefix="minicpmv-") as temporary:
-        check_directory(os.fspath(output), asked_by="output")
-        place = Path(temporary if run.dry_run else output, DATA)
-        sources = _name_sources(data, "data", place, run.image_root)
+        check_directory(place, asked_by="output")
+        folder = Path(temporary if run.dry_run else place, DATA)
+        sources = _name_sources(data, "data", folder, run.image_root)
         sets = eval_data if isinstance(eval_data, Mapping) else {"": eval_data}
         held_out = [
             f"{name}={source}" if name else source
             for name, each in sets.items()
             if each is not None
-            for source in _name_sources(each, f"eval_data[{name!r}]" if name else "eval_data", place, run.image_root)
+            for source in _name_sources(each, f"eval_data[{name!r}]" if name else "eval_data", folder, run.image_root)
         ]
         words = [*base, "--data_path", *sources, *(["--eval_data_path", *held_out] if held_out else [])]
         parse_arguments(words)
         _run(words, Path(temporary, "events"), shows_bar=shows_bar)
-    return Run(output)
+    return DryRun(place) if run.dry_run else Run(place)
 
 
 def _refuse_unknown(settings: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from minicpmv.cli.model_options import model_name
 from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
+from minicpmv.files.places import check_file
 from minicpmv.recipes.tasks import TASKS
 
 __all__ = ["NAME", "SUMMARY", "run"]
@@ -60,6 +62,7 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError(
             f"--output {options.output}: found a file there, expected a new one\n  fix: name another, or move it away"
         )
+    check_file(file, asked_by="--output")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, as in `estimate`
     from transformers.utils import logging
 
@@ -69,9 +72,25 @@ def run(arguments: Sequence[str]) -> int:
     quieten()
     logging.set_verbosity_error()
     cards = parse_cards(options.card)
+    _say_what_is_missing(options.data)
     print(f"estimating what fits {cards.in_words} ...", file=sys.stderr, flush=True)
     text = compose_recipe(options.task, model=options.model, data=options.data, cards=cards, file=options.output)
     with file.open("x", encoding="utf-8") as new:
         new.write(text)
-    print(f"Wrote {options.output}. Next: minicpmv train {options.output} --dry_run true")
+    print(f"Wrote {options.output}. Next: {shlex.join(['minicpmv', 'train', options.output, '--dry_run', 'true'])}")
     return 0
+
+
+def _say_what_is_missing(data: Sequence[str]) -> None:
+    """Say which data files do not exist: a recipe may come before its data, and a name may be mistyped."""
+    from minicpmv.data.records.path_faults import describe_missing_data
+    from minicpmv.training.distributed.console import notice
+
+    for each in data:
+        path = each.partition(":")[0]
+        problem = None if os.path.exists(path) else describe_missing_data(path)
+        if problem is not None:
+            notice(
+                f"{each}: found {problem.found}. The recipe names it all the same, and the estimate is for the longest "
+                f"rows that the settings allow. If it should be there: {problem.fix}"
+            )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minicpmv.inference.limits import COUNT, FROM_ZERO, OF_SAMPLING, POSITIVE, SHARE, Limit, explain_no_sample
 from minicpmv.terminal.waiting import waiting
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
@@ -32,8 +31,6 @@ __all__ = [
     "positive_number",
 ]
 
-_NEEDS_SAMPLE = ("temperature", "top_p", "top_k", "seed")
-
 
 def model_name(text: str) -> str:
     """Read a model's directory or hub name; a hub name that is unavailable is refused before torch is loaded.
@@ -54,13 +51,7 @@ def positive_int(text: str) -> int:
     Raises:
         ArgumentTypeError: It is no such number.
     """
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
-    return value
+    return int(_number(text, COUNT))
 
 
 def add_model_options(
@@ -157,36 +148,29 @@ def add_sampling_options(parser: argparse.ArgumentParser, *, seed: int | None = 
 
 def check_sampling(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End the command if an option needs ``--sample`` and it is missing."""
-    for name in _NEEDS_SAMPLE:
+    for name in (*OF_SAMPLING, "seed"):
         if getattr(options, name) is not None and not options.sample:
-            flag = f"--{name.replace('_', '-')}"
-            parser.error(
-                f"{flag}: found without --sample, expected both: the likeliest token is always taken otherwise\n"
-                f"  fix: add --sample, or remove {flag}"
-            )
+            parser.error(explain_no_sample(f"--{name.replace('_', '-')}", switch="--sample"))
 
 
 def positive_number(text: str) -> float:
     """Read a finite number above 0."""
-    return _number(text, lambda value: value > 0, "a number above 0")
+    return _number(text, POSITIVE)
 
 
 def number_from_zero(text: str) -> float:
     """Read a finite number of at least 0."""
-    return _number(text, lambda value: value >= 0, "a number of at least 0")
+    return _number(text, FROM_ZERO)
 
 
 def _share(text: str) -> float:
-    return _number(text, lambda value: 0 < value <= 1, "a number above 0 and at most 1")
+    return _number(text, SHARE)
 
 
-def _number(text: str, is_valid: Callable[[float], bool], expected: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not math.isfinite(value) or not is_valid(value):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected {expected}")
+def _number(text: str, limit: Limit) -> float:
+    value = limit.read(text)
+    if value is None:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected {limit.expected}")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 
 from minicpmv.cli.parser import CommandParser
@@ -36,5 +37,5 @@ def run(arguments: Sequence[str]) -> int:
     from minicpmv.training.launching.shell_scripts import copy_scripts
 
     for path in copy_scripts(options.output):
-        print(f"sh {path}")
+        print(shlex.join(["sh", str(path)]))
     return 0

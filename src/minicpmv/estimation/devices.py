@@ -13,11 +13,19 @@ from minicpmv.machine.cards import CARDS, Card
 __all__ = ["find_device", "measure_cpu"]
 
 
-def find_device(written: str) -> Card:
-    """Parse ``--gpu``: a name, or a number of gigabytes, which for a card are GiB.
+def find_device(
+    written: str, *, flag: str = "--gpu", given: str | None = None, forms: str = "a size such as 24GB"
+) -> Card:
+    """Parse a card: its name, or a number of gigabytes, which for a card are GiB.
 
     >>> find_device("24GB").memory_gib
     24.0
+
+    Args:
+        written: The card.
+        flag: The flag that names it, for messages.
+        given: Its value, where that is more than the card.
+        forms: What the flag takes besides names.
 
     Raises:
         UsageError: It is neither.
@@ -28,7 +36,7 @@ def find_device(written: str) -> Card:
     size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:g|gb|gib)", name)
     if size is None or float(size[1]) == 0:
         raise UsageError(
-            f"--gpu: found {written!r}, expected a size such as 24GB, or one of {', '.join(CARDS)}\n"
+            f"{flag}: found {given or written!r}, expected {forms}, or one of {', '.join(CARDS)}\n"
             "  fix: write the card's memory, such as 24GB"
         )
     return Card(name, float(size[1]))

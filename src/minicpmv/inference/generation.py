@@ -12,6 +12,7 @@ from typing import Any, cast
 from transformers import StoppingCriteriaList
 
 from minicpmv.errors import UsageError
+from minicpmv.inference.limits import LIMITS, OF_SAMPLING, explain_no_sample
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.models.answering.answers import (
     THINK_OPENING,
@@ -33,7 +34,11 @@ Messages = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerationSettings:
-    """Settings of decoding."""
+    """Settings of decoding.
+
+    Raises:
+        UsageError: One is no number that it may be, or could not act because nothing is drawn.
+    """
 
     max_new_tokens: int = 1024
     """Longest answer, thoughts included."""
@@ -50,6 +55,19 @@ class GenerationSettings:
     """Most tiles cut from one picture; by default the checkpoint's number."""
     enable_thinking: bool = False
     """Let the model think before it answers; 4.5 and later."""
+
+    def __post_init__(self) -> None:
+        for name, limit in LIMITS.items():
+            if name == "max_new_tokens" or getattr(self, name) is not None:
+                limit.check(name, getattr(self, name))
+        for name in ("sample", "enable_thinking"):
+            if not isinstance(getattr(self, name), bool):
+                raise UsageError(
+                    f"{name}: found {getattr(self, name)!r}, expected True or False\n  fix: give one of them"
+                )
+        idle = [name for name in OF_SAMPLING if getattr(self, name) is not None and not self.sample]
+        if idle:
+            raise UsageError(explain_no_sample(idle[0], switch="sample=True"))
 
     def options(self, version: Version) -> dict[str, Any]:
         """Return the settings as arguments of transformers' ``generate``."""

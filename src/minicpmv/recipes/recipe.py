@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from minicpmv.errors import MachineError, UsageError
+from minicpmv.errors import MachineError
 from minicpmv.estimation.answer import Answer, Question, answer, as_json
 from minicpmv.estimation.devices import find_device
 from minicpmv.estimation.duration import DEFAULT_SHARE
@@ -54,11 +55,9 @@ def parse_cards(text: str) -> Cards:
     if written == "cpu":
         return Cards("cpu")
     match = _CARDS.fullmatch(written)
-    if match is None:
-        raise UsageError(f"--card: found {text!r}, expected 24, 8x80, a card's name or cpu\n  fix: --card 24")
-    name, number = match["card"], int(match["number"] or 1)
+    number, name = (int(match["number"] or 1), match["card"]) if match else (1, "")
     name = f"{name}GB" if name.isdecimal() and len(name) <= _DIGITS_OF_A_SIZE else name
-    find_device(name)
+    find_device(name, flag="--card", given=text, forms="a size such as 24 or 24GB, several cards such as 8x80, cpu")
     return Cards(name, number)
 
 
@@ -89,10 +88,10 @@ def compose_recipe(task: str, *, model: str, data: Sequence[str], cards: Cards, 
     note = _describe(found, needed, changes, cards)
     own |= changes
     head = [
-        f"# Recipe for {TASKS[task]}: {found.subject.base.version.model} on {cards.in_words}.",
+        f"# Recipe for {TASKS[task]}: {model} on {cards.in_words}.",
         f"# Written by `minicpmv init {task}`; edit it, then",
-        f"#   minicpmv train {file} --dry_run true",
-        f"#   minicpmv train {file}",
+        f"#   {shlex.join(['minicpmv', 'train', file, '--dry_run', 'true'])}",
+        f"#   {shlex.join(['minicpmv', 'train', file])}",
         "# A line is a flag of `minicpmv train`, whose --help explains all; flags behind the file win over it.",
         "",
     ]

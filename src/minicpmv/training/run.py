@@ -73,7 +73,7 @@ from minicpmv.training.monitoring.log_file import LogFile
 from minicpmv.training.monitoring.memory_advice import ways_to_need_less
 from minicpmv.training.monitoring.run_record import RunFile, describe_data, describe_run, describe_split
 from minicpmv.training.monitoring.run_settings import write_run_settings
-from minicpmv.training.objectives.choice import choose_objective, name_objective
+from minicpmv.training.objectives.choice import check_objective, choose_objective, name_objective
 from minicpmv.training.objectives.objective import Objective
 from minicpmv.training.start.building import build_trainer
 from minicpmv.training.start.dry_run import DryRunChecks, require_room, take_dry_run
@@ -132,6 +132,7 @@ def train(
         MiniCPMVError: The user can fix the fault: a flag, the data, a checkpoint.
         Interrupted: A signal stopped the run.
     """
+    check_objective(objective)
     dead_workers = naming_dead_workers(_AFTER_A_WORKER)
     shortage = naming_shortage("memory", "weights, before or after training", fix=_FEWER_WEIGHTS)
     with (

@@ -6,7 +6,8 @@ import argparse
 
 import pytest
 
-from minicpmv.cli.model_options import add_model_options, answer_length
+from minicpmv.cli.model_options import add_model_options, add_sampling_options, answer_length, check_sampling
+from minicpmv.inference.limits import LIMITS
 
 
 @pytest.mark.parametrize(
@@ -17,3 +18,23 @@ def test_answers_may_be_longer_where_thoughts_count(typed: list[str], length: in
     parser = argparse.ArgumentParser()
     add_model_options(parser, max_new_tokens=64, with_thoughts=2048)
     assert answer_length(parser.parse_args(["model", *typed])) == length
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("typed", ["0", "-8", "nan", "1e400", "many"])
+def test_flag_takes_what_the_setting_of_python_takes(name: str, typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_model_options(parser, max_new_tokens=64, with_thoughts=2048)
+    add_sampling_options(parser)
+    flag = f"--{name.replace('_', '-')}"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["model", "--sample", flag, typed])
+    assert f"argument {flag}: found {typed!r}, expected {LIMITS[name].expected}" in capsys.readouterr().err
+
+
+def test_flag_that_cannot_act_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_sampling_options(parser)
+    with pytest.raises(SystemExit):
+        check_sampling(parser, parser.parse_args(["--top-p", "0.5"]))
+    assert "--top-p: found without --sample, expected both" in capsys.readouterr().err

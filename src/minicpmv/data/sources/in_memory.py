@@ -43,7 +43,7 @@ def hold_records(data: object, *, name: str) -> list[RawRecord]:
         name: What messages call them, in place of a file.
 
     Raises:
-        UsageError: It is something else.
+        UsageError: It is something else, or a record holds an array of pixels.
         DataError: It is empty.
     """
     if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "to_dict"):
@@ -58,7 +58,8 @@ def hold_records(data: object, *, name: str) -> list[RawRecord]:
     if not rows:
         raise DataError([Problem("D106", name, "no record", "at least one", "add records")])
     return [
-        to_own_form(RawRecord(source=name, index=index, line=None, value=_plain(row))) for index, row in enumerate(rows)
+        to_own_form(RawRecord(source=name, index=index, line=None, value=_plain(row, f"{name} record {index}")))
+        for index, row in enumerate(rows)
     ]
 
 
@@ -130,18 +131,29 @@ def _check(checked: Checked) -> Checked:
     return checked
 
 
-def _plain(value: object) -> object:
+def _plain(value: object, where: str) -> object:
     """Return what a file would hold; a field that is null, or NaN as in a table's empty cells, is absent."""
     if isinstance(value, Mapping):
         fields = cast("Mapping[object, object]", value).items()
-        return {str(key): _plain(each) for key, each in fields if not _is_missing(each)}
+        return {str(key): _plain(each, f"{where} {key}") for key, each in fields if not _is_missing(each)}
+    _refuse_pixels(value, where)
     if isinstance(value, np.ndarray | list | tuple):
-        return [_plain(each) for each in cast("Iterable[object]", value)]
+        return [_plain(each, where) for each in cast("Iterable[object]", value)]
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, os.PathLike):
         return os.fspath(cast("os.PathLike[str]", value))
     return {"bytes": _png(value)} if isinstance(value, Image.Image) else value
+
+
+def _refuse_pixels(value: object, where: str) -> None:
+    """Refuse an array that holds a picture, NumPy's or torch's: its bytes do not say in what order its colours are."""
+    shape = tuple(getattr(value, "shape", ()))
+    if len(shape) > 2 or (len(shape) == 2 and str(getattr(value, "dtype", "")).endswith("uint8")):
+        raise UsageError(
+            f"{where}: found an array of shape {shape}, expected a picture as a path, bytes or Pillow's image\n"
+            "  fix: for one of shape (height, width, 3), in RGB: PIL.Image.fromarray(array)"
+        )
 
 
 def _is_missing(value: object) -> bool:

@@ -66,6 +66,7 @@ class StepBoundary(TrainerCallback):
         was_skipped: Returns whether float16's loss scaling has skipped the last step.
         make_up: Called if a resumed run begins at a step whose evaluation was due and did not finish.
         measured: Log keys that a finished evaluation leaves.
+        own_loss: Name of the class whose loss is optimised, where it is not this package's.
     """
 
     def __init__(
@@ -76,12 +77,14 @@ class StepBoundary(TrainerCallback):
         was_skipped: Callable[[], bool],
         make_up: Callable[[], None],
         measured: Sequence[str] = ("eval_loss",),
+        own_loss: str | None = None,
     ) -> None:
         self._interruption = interruption
         self._describe = describe
         self._was_skipped = was_skipped
         self._make_up = make_up
         self._measured = measured
+        self._own_loss = own_loss
         self._batches: list[_Batch] = []
         self._gradient: Any = None
         self._num_skipped = 0
@@ -197,13 +200,14 @@ class StepBoundary(TrainerCallback):
         bad = [each for each in found if not only_bad or not math.isfinite(each[0])]
         numbers = sorted({number for _, batch in bad for number in batch})
         what = f"a loss of {bad[0][0]}" if only_bad else f"a gradient of norm {float(gradient)} with finite losses"
+        own = f"see whether the loss of {self._own_loss} divides by 0 or takes log(0), and " if self._own_loss else ""
         names = list_few([self._describe(number) for number in numbers], most=_SHOWN, indent="  ")
         raise NotFiniteError(
             f"step {state.global_step} of {state.max_steps}: found {what}, expected a finite number; nothing of this "
             "step was saved. Its records:\n"
             f"{names}\n"
-            "  fix: look at these records (minicpmv show). If they are fine, the weights had already grown too large"
-            f"{', or the values exceed the range of float16 (use --bf16)' if args.fp16 else ''}: "
+            f"  fix: {own}look at these records (minicpmv show). If they are fine, the weights had already grown too "
+            f"large{', or the values exceed the range of float16 (use --bf16)' if args.fp16 else ''}: "
             f"{way_out(args, before=state.global_step - 1)}"
         )
 

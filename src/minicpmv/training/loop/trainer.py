@@ -40,7 +40,8 @@ from minicpmv.training.monitoring.gradients import before_each_step, part_norms
 from minicpmv.training.monitoring.memory_advice import describe_batch
 from minicpmv.training.monitoring.progress import RunProgress, memory_gib
 from minicpmv.training.monitoring.throughput import Throughput
-from minicpmv.training.objectives.objective import Batch, Start
+from minicpmv.training.objectives.choice import is_own, name_objective
+from minicpmv.training.objectives.objective import Batch, Start, check_loss
 
 __all__ = ["MiniCPMVTrainer"]
 
@@ -73,6 +74,7 @@ class MiniCPMVTrainer(EvaluatingTrainer):
             was_skipped=lambda: bool(self.accelerator.optimizer_step_was_skipped),
             make_up=self._make_up_evaluation,
             measured=[key_of(name, "loss") for name in self._set_names],
+            own_loss=name_objective(self._objective) if is_own(self._objective) else None,
         )
         self._throughput = Throughput(
             flops_of_each(self._live_model.config, self._live_model.named_parameters(remove_duplicate=False))
@@ -222,7 +224,7 @@ class MiniCPMVTrainer(EvaluatingTrainer):
         """Override transformers: the objective computes the loss, divided by what the whole step counts."""
         assert not return_outputs, "only losses are asked for"
         assert isinstance(num_items_in_batch, Tensor), "counted below"
-        loss = self._objective.loss(model, inputs, num_items_in_batch)
+        loss = check_loss(self._objective, self._objective.loss(model, inputs, num_items_in_batch))
         # The gradients of processes are averaged, and the step's loss is their sum.
         return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def write_run_settings(
     directory, settings = directory.absolute(), dict(_settings(request))
     lines = [
         _MARK,
-        f"#   minicpmv train {directory / SETTINGS} --output {directory}-again",
+        f"#   {shlex.join(['minicpmv', 'train', str(directory / SETTINGS), '--output', f'{directory}-again'])}",
         "# Flags behind the file win over it. Relative paths would start where the command runs; these are absolute.",
     ]
     if own_objective is not None:

@@ -7,12 +7,13 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from minicpmv.errors import UsageError
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.objectives.objective import Objective
-from minicpmv.training.objectives.preference import make_preference
+from minicpmv.training.objectives.preference import Preference, make_preference
 from minicpmv.training.objectives.supervised import Supervised
 
-__all__ = ["OBJECTIVES", "choose_objective", "name_objective"]
+__all__ = ["OBJECTIVES", "check_objective", "choose_objective", "is_own", "name_objective"]
 
 OBJECTIVES: dict[str, Callable[[RunArguments, TrainingArguments, Any], Objective]] = {
     "sft": lambda run, args, model: Supervised(),
@@ -29,3 +30,25 @@ def choose_objective(run: RunArguments, args: TrainingArguments, model: Any) -> 
 def name_objective(objective: Objective) -> str:
     """Name an objective of one's own by its class, as resuming compares it; its settings are not compared."""
     return f"{type(objective).__module__}.{type(objective).__qualname__}"
+
+
+def is_own(objective: Objective) -> bool:
+    """Return whether an objective is the caller's, and not one of this package's."""
+    return type(objective) not in (Preference, Supervised)
+
+
+def check_objective(objective: object) -> None:
+    """Refuse what a caller passes in place of an objective of their own; None is no objective of their own.
+
+    Raises:
+        UsageError: It is no ``Objective``.
+    """
+    if objective is None or isinstance(objective, Objective):
+        return
+    fix = "write a class with a method loss (docs/python.md)"
+    if isinstance(objective, type) and issubclass(objective, Objective):
+        fix = f"objective={objective.__name__}()"
+    known = f" (--objective takes the names {', '.join(OBJECTIVES)})" if isinstance(objective, str) else ""
+    raise UsageError(
+        f"objective: found {objective!r}, expected an instance of a subclass of Objective{known}\n  fix: {fix}"
+    )

@@ -18,9 +18,10 @@ from transformers import TrainingArguments
 
 from minicpmv.data.batches.packing import RowPlanner
 from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.errors import ConfigError
 from minicpmv.models.networks.layout import Layout
 
-__all__ = ["Batch", "Objective", "Start", "log_probs_of"]
+__all__ = ["Batch", "Objective", "Start", "check_loss", "log_probs_of"]
 
 # Shape letters in this file
 #   K numbers that are added up    M labelled tokens
@@ -57,6 +58,29 @@ class Start:
     """Calls a function on a batch of ``load``, once it is on the device."""
 
 
+def check_loss(objective: Objective, loss: object) -> Tensor:
+    """Return what an objective's ``loss`` returned, if it can be a batch's share of a loss.
+
+    No value is looked at, so that no step waits for the device: a loss that is NaN ends the run at the step's end.
+
+    Raises:
+        ConfigError: It is no tensor, not a single number, or has no gradient path where one is needed.
+    """
+    if not isinstance(loss, Tensor):
+        found = f"a {type(loss).__name__}"
+    elif loss.ndim or not loss.is_floating_point():
+        found = f"a tensor of shape {tuple(loss.shape)} and {loss.dtype}"
+    elif torch.is_grad_enabled() and not loss.requires_grad:
+        found = "a tensor without a gradient path"
+    else:
+        return loss
+    raise ConfigError(
+        f"objective {type(objective).__qualname__}.loss: found {found}, expected the batch's share of the loss as a "
+        "tensor of one number, shape (), with a gradient path\n"
+        "  fix: sum over the tokens and divide by total[0], without item(), detach() or no_grad()"
+    )
+
+
 class Objective(ABC):
     """What a run optimises.
 
@@ -78,6 +102,7 @@ class Objective(ABC):
     def loss(self, model: nn.Module, batch: Batch, total: Tensor) -> Tensor:
         """Compute a batch's share of the loss of its step: a scalar with a gradient path, even if nothing is trained.
 
+        A run ends with a ``ConfigError`` at anything else (:func:`check_loss`), and with a ``NotFiniteError`` at NaN.
         Call the model equally often whatever the batch holds: engines that shard it would wait forever.
 
         Args:
@@ -102,7 +127,7 @@ class Objective(ABC):
             divided yet, and what divides it.
         """
         count = self.count([batch["layout"]])
-        loss = self.loss(model, batch, count.clamp(min=1).to(batch["input_ids"].device))
+        loss = check_loss(self, self.loss(model, batch, count.clamp(min=1).to(batch["input_ids"].device)))
         return torch.stack([loss.float().cpu() * count[0].clamp(min=1), count[0]])
 
     def describe(self, sums: Sequence[float]) -> dict[str, float]:

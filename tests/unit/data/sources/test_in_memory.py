@@ -89,3 +89,10 @@ def test_what_holds_no_records_is_refused(held: object, found: str) -> None:
 def test_no_records_are_refused() -> None:
     with pytest.raises(DataError, match="no record"):
         hold_records([], name="data")
+
+
+def test_array_of_pixels_is_refused_by_the_name_of_its_field() -> None:
+    for pixels in (np.asarray(picture()), np.zeros((4, 4), np.uint8)):
+        record = {"image": [pixels], "conversations": conversation("<image>\nWhat?", "This.")}
+        with pytest.raises(UsageError, match=r"data record 1 image: found an array of shape \(.*\n.*Image.fromarray"):
+            hold_records([{"conversations": conversation("Why?", "So.")}, record], name="data")
