@@ -26,5 +26,6 @@ def test_code_of_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: p
             exec(compile("\n" * line + found[1], str(ROOT / "docs/python.md"), "exec"), names)
     assert names["run"].status == "finished"
     assert len(names["losses"]) > 5
-    assert len(set(names["Watch"].norms)) > 5, "the examples learn, after steps of warm-up"
+    learned = [entry for entry in names["again"].metrics if entry.get("learning_rate")]
+    assert len(learned) > 5, "a step of warm-up, at a rate of 0, is not all that an example shows"
     assert len(names["Watch"].norms) == 10
