@@ -21,10 +21,10 @@ from minicpmv.evaluation.metrics.registry import find_metrics, split_names
 from minicpmv.evaluation.scores import Result, Scorer
 from minicpmv.inference.batching import BATCH_SIZE
 from minicpmv.inference.generation import GenerationSettings, answer, answer_in_pieces
-from minicpmv.inference.limits import COUNT, SEED, Limit, explain_no_sample
 from minicpmv.inference.loading import LoadedModel, load_model
 from minicpmv.inference.model_processes import ThisProcess
 from minicpmv.inference.predicting import Prediction, predict
+from minicpmv.models.answering.limits import COUNT, SEED, Limit, refuse_idle
 from minicpmv.wording import suggest
 
 __all__ = ["Model", "load"]
@@ -223,9 +223,9 @@ def _messages(messages: str | Messages, images: Any) -> list[dict[str, Any]]:
 
 
 def _conversation(messages: object) -> list[dict[str, Any]]:
-    wanted = 'expected a question, or a list of {"role": "user", "content": QUESTION}'
+    wanted = 'a question, or a list of {"role": "user", "content": QUESTION}'
     if not isinstance(messages, list | tuple):
-        raise UsageError(f"messages: found a {type(messages).__name__}, {wanted}\n  fix: give one of these")
+        raise UsageError(f"messages: found a {type(messages).__name__}, expected {wanted}\n  fix: give one of these")
     said = cast("Sequence[object]", messages)
     for position, message in enumerate(said):
         if not isinstance(message, Mapping):
@@ -235,7 +235,7 @@ def _conversation(messages: object) -> list[dict[str, Any]]:
             )
     turns = [dict(cast("Mapping[str, Any]", message)) for message in said]
     if not turns:
-        raise UsageError(f"messages: found none, {wanted}\n  fix: add a question")
+        raise UsageError(f"messages: found none, expected {wanted}\n  fix: add a question")
     if turns[-1].get("role") in ("assistant", "system"):
         raise UsageError(
             f"messages[{len(turns) - 1}].role: found {turns[-1]['role']!r} in the last message, expected the user's, "
@@ -287,8 +287,6 @@ def _take(settings: dict[str, Any], name: str, limit: Limit, default: int) -> in
 
 
 def _check_seed(seed: object, chosen: GenerationSettings) -> None:
-    if seed is None:
-        return
-    SEED.check("seed", seed)
-    if not chosen.sample:
-        raise UsageError(explain_no_sample("seed", switch="sample=True"))
+    if seed is not None:
+        SEED.check("seed", seed)
+    refuse_idle({"seed": seed}, sample=chosen.sample)

@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     """Load the model and talk."""
     parser = _build_parser()
     options = parser.parse_intermixed_args(arguments)
-    check_sampling(parser, options)
+    check_sampling(options)
     check_film_options(parser, options)
     for file in options.image:
         check_file(file)

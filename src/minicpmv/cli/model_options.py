@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minicpmv.inference.limits import COUNT, FROM_ZERO, OF_SAMPLING, POSITIVE, SHARE, Limit, explain_no_sample
+from minicpmv.models.answering.limits import COUNT, FROM_ZERO, OF_SAMPLING, POSITIVE, SHARE, Limit, refuse_idle
 from minicpmv.terminal.waiting import waiting
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
@@ -146,11 +146,14 @@ def add_sampling_options(parser: argparse.ArgumentParser, *, seed: int | None = 
     )
 
 
-def check_sampling(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End the command if an option needs ``--sample`` and it is missing."""
-    for name in (*OF_SAMPLING, "seed"):
-        if getattr(options, name) is not None and not options.sample:
-            parser.error(explain_no_sample(f"--{name.replace('_', '-')}", switch="--sample"))
+def check_sampling(options: argparse.Namespace) -> None:
+    """Refuse an option that needs ``--sample`` where it is missing.
+
+    Raises:
+        UsageError: There is one.
+    """
+    given = {name: getattr(options, name) for name in (*OF_SAMPLING, "seed")}
+    refuse_idle(given, sample=options.sample, as_flags=True)
 
 
 def positive_number(text: str) -> float:

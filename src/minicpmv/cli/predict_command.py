@@ -79,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
     """Read the data, answer the remaining questions, and write the file."""
     parser = _build_parser()
     options = parser.parse_intermixed_args(arguments)
-    check_sampling(parser, options)
+    check_sampling(options)
     if options.batch_size is None and options.batch_tokens is None:
         options.batch_size = _BATCH_SIZE
 

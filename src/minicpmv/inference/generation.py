@@ -12,7 +12,6 @@ from typing import Any, cast
 from transformers import StoppingCriteriaList
 
 from minicpmv.errors import UsageError
-from minicpmv.inference.limits import LIMITS, OF_SAMPLING, explain_no_sample
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.models.answering.answers import (
     THINK_OPENING,
@@ -24,6 +23,7 @@ from minicpmv.models.answering.answers import (
     stream_answer,
     thinking_setting,
 )
+from minicpmv.models.answering.limits import LIMITS, OF_SAMPLING, refuse_idle
 from minicpmv.releases.table import Version
 
 __all__ = ["GenerationSettings", "answer", "answer_batch", "answer_in_pieces", "draw_answers"]
@@ -65,9 +65,7 @@ class GenerationSettings:
                 raise UsageError(
                     f"{name}: found {getattr(self, name)!r}, expected True or False\n  fix: give one of them"
                 )
-        idle = [name for name in OF_SAMPLING if getattr(self, name) is not None and not self.sample]
-        if idle:
-            raise UsageError(explain_no_sample(idle[0], switch="sample=True"))
+        refuse_idle({name: getattr(self, name) for name in OF_SAMPLING}, sample=self.sample)
 
     def options(self, version: Version) -> dict[str, Any]:
         """Return the settings as arguments of transformers' ``generate``."""

@@ -89,9 +89,3 @@ def test_metrics_that_measure_nothing_are_refused(model: minicpmv.Model, metrics
 def test_number_of_an_evaluation_is_checked(model: minicpmv.Model, number: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(number))}: found"):
         model.evaluate([_RECORD], **number)
-
-
-def test_what_is_no_path_is_no_model() -> None:
-    for wrong in (None, 3, ""):
-        with pytest.raises(UsageError, match=f"path: found {wrong!r}, expected a path"):
-            minicpmv.load(wrong)  # pyright: ignore[reportArgumentType]

@@ -59,9 +59,12 @@ class Start:
 
 
 def check_loss(objective: Objective, loss: object) -> Tensor:
-    """Return what an objective's ``loss`` returned, if it can be a batch's share of a loss.
+    """Check what an objective's ``loss`` has returned.
 
     No value is looked at, so that no step waits for the device: a loss that is NaN ends the run at the step's end.
+
+    Returns:
+        The same tensor, of shape ().
 
     Raises:
         ConfigError: It is no tensor, not a single number, or has no gradient path where one is needed.

@@ -13,7 +13,7 @@ from typing import cast
 
 from minicpmv.errors import UsageError
 
-__all__ = ["COUNT", "FROM_ZERO", "LIMITS", "OF_SAMPLING", "POSITIVE", "SEED", "SHARE", "Limit", "explain_no_sample"]
+__all__ = ["COUNT", "FROM_ZERO", "LIMITS", "OF_SAMPLING", "POSITIVE", "SEED", "SHARE", "Limit", "refuse_idle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +73,22 @@ OF_SAMPLING = ("temperature", "top_p", "top_k")
 """Settings that change nothing without sampling."""
 
 
-def explain_no_sample(name: str, *, switch: str) -> str:
-    """Word the fault of a setting that cannot act, because the likeliest token is taken.
+def refuse_idle(given: Mapping[str, object], *, sample: bool, as_flags: bool = False) -> None:
+    """Refuse a setting of sampling where the likeliest token is taken.
 
     Args:
-        name: Of the setting, as its user writes it.
-        switch: What turns sampling on, likewise.
+        given: Settings that need sampling by their names; None for one that was not given.
+        sample: Whether tokens are drawn at random.
+        as_flags: Whether the settings were written as flags, which a message then shows.
+
+    Raises:
+        UsageError: One is given, and could not act.
     """
-    return (
-        f"{name}: found without {switch}, expected both: the likeliest token is always taken otherwise\n"
-        f"  fix: add {switch}, or remove {name}"
-    )
+    for name, value in given.items():
+        if value is None or sample:
+            continue
+        shown, switch = (f"--{name.replace('_', '-')}", "--sample") if as_flags else (name, "sample=True")
+        raise UsageError(
+            f"{shown}: found without {switch}, expected both: the likeliest token is always taken otherwise\n"
+            f"  fix: add {switch}, or remove {shown}"
+        )
