@@ -89,7 +89,7 @@ def test_card_decides_what_is_added(tmp_path: Path) -> None:
     parse_arguments(with_settings_file([str(file)]))
     written = yaml.safe_load(file.read_text(encoding="utf-8"))
     assert (written["q_lora"], written["lora_preset"]) == (True, "adapters_only")
-    assert "# q_lora needs bitsandbytes: pip install bitsandbytes" in file.read_text(encoding="utf-8")
+    assert "# q_lora needs bitsandbytes: " in file.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from minicpmv.errors import MachineError
 from minicpmv.estimation.answer import Answer, Question, answer, as_json
 from minicpmv.estimation.devices import find_device
 from minicpmv.estimation.duration import DEFAULT_SHARE
+from minicpmv.machine.installed import extra, install_command
 from minicpmv.recipes.tasks import TASKS
 from minicpmv.training.flags.words.settings_file import with_settings_file
 from minicpmv.wording import counted, format_bytes
@@ -25,7 +26,8 @@ __all__ = ["Cards", "compose_recipe", "parse_cards"]
 
 _CARDS = re.compile(r"(?:(?P<number>[1-9]\d*)x)?(?P<card>.+)")
 _ENTRY = re.compile(r"((?:^#.*\n)*)^(\w+):.*\n", re.MULTILINE)
-_PACKAGES = {"q_lora": "bitsandbytes", "optim": "bitsandbytes"}
+_NEED_BITSANDBYTES = ("q_lora", "optim")
+"""Settings by which a recipe makes a model fit that need a package of an extra."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,8 @@ def _describe(found: Answer, needed: int, changes: Mapping[str, str], cards: Car
     if changes:
         lines.append(f"# It would be {format_bytes(found.memory.total)} without {', '.join(changes)}.")
     lines += [
-        f"# {name} needs {_PACKAGES[name]}: pip install {_PACKAGES[name]}" for name in changes if name in _PACKAGES
+        f"# {name} needs bitsandbytes: {install_command(extra('qlora'))}"
+        for name in changes
+        if name in _NEED_BITSANDBYTES
     ]
     return "\n".join(lines) + "\n"
