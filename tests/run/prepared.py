@@ -52,7 +52,13 @@ _LAUNCHER = "MINICPMV_LAUNCHER"
 def fork(target: Callable[..., None], *arguments: Any) -> BaseProcess:
     """Start a function in a process that has imported everything."""
     process = _context.Process(target=target, args=arguments)
-    process.start()
+    # The first one starts the process that all fork from, which finds `tests` only from here, whatever sys.path says.
+    folder = os.getcwd()
+    os.chdir(ROOT)
+    try:
+        process.start()
+    finally:
+        os.chdir(folder)
     return process
 
 
