@@ -114,7 +114,8 @@ def test_a_run_that_was_killed_has_a_page(finished: Path, tmp_path: Path, capsys
 
 def test_two_runs_and_files_of_answers(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = str(tmp_path / "both.html")
-    assert main(["report", str(finished), str(finished), "--output", output]) == 0
+    other = shutil.copytree(finished, tmp_path / "other")
+    assert main(["report", str(finished), str(other), "--output", output]) == 0
     assert len(curves_of(Path(output).read_text(encoding="utf-8"))["runs"]) == 2
     line: dict[str, Any] = {"id": "a", "question": "Why?", "answer": "No.", "reference": "So."}
     for name, answer in (("before", "No."), ("after", "So.")):
