@@ -188,7 +188,7 @@ class Model:
         batch_size = _take(settings, "batch_size", COUNT, BATCH_SIZE)
         max_length = _take(settings, "max_length", COUNT, 2048)
         chosen = _generation(settings, max_new_tokens=64)
-        asked = Answers(self._read(records, image_root, for_training=True))
+        asked = Answers(self._read(records, image_root, for_training=True), as_references=True)
         scorer = Scorer(found, seed=seed)
         for metric in found:
             for record in asked if metric.sees_all_first else ():

@@ -86,7 +86,7 @@ class Run:
 
 
 class DryRun(Run):
-    """What ``minicpmv.train(..., dry_run=True)`` returns: all checks passed, and nothing was written.
+    """A dry run, from ``minicpmv.train(..., dry_run=True)``: all checks passed, and nothing was written.
 
     Its status is ``dry run``; it has no metrics and no results. All else of a run is refused.
 

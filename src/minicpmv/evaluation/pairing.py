@@ -60,7 +60,7 @@ class Unpaired:
     near: int = 0
     """Scores differ, but by less than a pair needs."""
     alike: int = 0
-    """Of all these, the questions whose scored answers have one text."""
+    """Questions among all these whose scored answers have one text."""
 
     @property
     def number(self) -> int:

@@ -19,7 +19,6 @@ from minicpmv.devices.inspection import inspect_machine, look_at
 from minicpmv.errors import CheckpointError, MachineError
 from minicpmv.machine.precision import precision_of
 from minicpmv.machine.support import refuse_unusable
-from minicpmv.machine.value import Machine
 from minicpmv.models.adapters.adapter_config import read_adapter_config
 from minicpmv.models.adapters.attaching import attach_adapter
 from minicpmv.models.adapters.base_identity import film_settings_of_adapter, mode_of_adapter, warn_of_base
@@ -116,14 +115,14 @@ def default_device(device: str | torch.device | None = None) -> torch.device:
     Raises:
         MachineError: The machine has no such device; or none was asked for, and it has an unusable or untested one.
     """
+    if device is not None:
+        return _named_device(device)
     machine = inspect_machine()
-    if device is None:
-        refuse_unusable(machine, on_processor=_ON_PROCESSOR)
-        return torch.device("cuda" if machine.accelerators else "cpu")
-    return _named_device(device, machine)
+    refuse_unusable(machine, on_processor=_ON_PROCESSOR)
+    return torch.device("cuda" if machine.accelerators else "cpu")
 
 
-def _named_device(device: str | torch.device, machine: Machine) -> torch.device:
+def _named_device(device: str | torch.device) -> torch.device:
     """Return a device by its name, if the machine has it."""
     fix = f"{_ON_PROCESSOR}, or leave it out: the first GPU is taken if there is one"
     try:
@@ -132,6 +131,7 @@ def _named_device(device: str | torch.device, machine: Machine) -> torch.device:
         raise MachineError(f"device: found {str(device)!r}, expected cpu, cuda or cuda:N\n  fix: {fix}") from error
     if named.type in ("cpu", "meta"):
         return named
+    machine = inspect_machine()
     if named.type == "cuda":
         refuse_unusable(machine, on_processor=_ON_PROCESSOR)
     kinds = ("cuda", "rocm") if named.type == "cuda" else (named.type,)  # torch calls both cuda

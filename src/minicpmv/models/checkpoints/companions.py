@@ -37,7 +37,7 @@ _OF_A_RUN = {
     ),
     *("report.html", "loss.png"),
 }
-"""What a run says about itself, in a base that was trained here: copied, it would replace what this run says."""
+"""Files in which a run describes itself. Copied from a base that was trained here, they would replace its own."""
 _MOST_BYTES = 256 * 2**20
 
 

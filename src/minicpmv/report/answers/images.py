@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 from minicpmv.errors import ImageError
@@ -49,8 +48,7 @@ class Pictures:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._embed = cache(self._read)
-        self._seen: set[str] = set()
+        self._embedded: dict[str, Picture] = {}
         self._num_bytes = 0
 
     def of(self, names: Sequence[str]) -> list[Picture]:
@@ -58,11 +56,12 @@ class Pictures:
         return [self._first_or_again(name) for name in names[:_MAX_SHOWN]]
 
     def _first_or_again(self, name: str) -> Picture:
-        picture = self._embed(name)
-        if name not in self._seen or picture.fault:
-            self._seen.add(name)
-            return picture
-        return replace(picture, url="", is_repeated=True)
+        picture = self._embedded.get(name)
+        if picture is None:
+            picture = self._embedded[name] = self._read(name)
+        elif not picture.fault:
+            return replace(picture, url="", is_repeated=True)
+        return picture
 
     def num_hidden(self, names: Sequence[str]) -> int:
         """Count the images that are not shown."""
@@ -78,4 +77,6 @@ class Pictures:
         longest = next((pixels for most, pixels in _SIZES if self._num_bytes < most), _SMALLEST)
         url = data_url(shrink(image, longest))
         self._num_bytes += len(url)
-        return Picture(name=Path(name).name, number=len(self._seen), url=url, is_tiny=max(image.size) <= _TINY_PIXELS)
+        return Picture(
+            name=Path(name).name, number=len(self._embedded), url=url, is_tiny=max(image.size) <= _TINY_PIXELS
+        )
