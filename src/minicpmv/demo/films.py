@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from minicpmv.data.media.video_files import import_av
+from minicpmv.data.media.video.container import import_av
 from minicpmv.demo.data import DIGIT_WORDS, PICTURE_PIXELS, Split, write_records
 from minicpmv.demo.pictures import COLOURS
 

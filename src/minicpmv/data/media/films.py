@@ -14,7 +14,7 @@ from PIL import Image
 from minicpmv.data.media.animations import animation_facts, animation_frames, is_animation
 from minicpmv.data.media.chosen_frames import chosen_facts, chosen_frames, list_folder
 from minicpmv.data.media.film_faults import FilmError
-from minicpmv.data.media.video_files import VideoFile
+from minicpmv.data.media.video.video_file import VideoFile
 from minicpmv.data.records.path_faults import find_path_fault, suggest_name
 from minicpmv.data.records.record import Film
 from minicpmv.processing.films.facts import FilmFacts

@@ -15,7 +15,7 @@ from typing import IO, Any
 from PIL import Image
 
 from minicpmv.data.media.film_faults import FilmError
-from minicpmv.data.media.video_files import MAX_PIXELS
+from minicpmv.data.media.video.container import MAX_PIXELS
 from minicpmv.processing.films.facts import FilmFacts
 from minicpmv.processing.films.request import FilmRequest
 

@@ -8,7 +8,7 @@ import pytest
 
 from minicpmv.data.media.film_faults import FilmError
 from minicpmv.data.media.films import Film, inspect_film, read_frames
-from minicpmv.data.media.video_files import VideoFile
+from minicpmv.data.media.video.track import Track
 from minicpmv.processing.films.plan import plan_film
 from minicpmv.processing.films.request import FilmRequest
 from minicpmv.releases.table import VERSIONS
@@ -111,9 +111,10 @@ def test_a_table_of_contents_tells_the_times_without_reading_the_film(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_film(tmp_path / "a.mp4", milliseconds=_VARYING)
-    with VideoFile(path) as film:
-        read = film._read_times()
-    monkeypatch.delattr(VideoFile, "_read_times")
+    track = Track(path)
+    read = track._read_times()
+    track.close()
+    monkeypatch.delattr(Track, "_read_times")
     assert list(inspect_film(Film(source=path)).frame_times or ()) == pytest.approx(read, abs=1e-9)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minicpmv.data.media.mp4_boxes import MAX_SAMPLES, find_table_fault, is_mp4
+from minicpmv.data.media.video.mp4_boxes import MAX_SAMPLES, find_table_fault, is_mp4
 from tests.films import make_film
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minicpmv.data.media import video_files
 from minicpmv.data.media.film_faults import FilmError
 from minicpmv.data.media.films import Film, inspect_film, read_frames
+from minicpmv.data.media.video import container, video_file, walk
 from minicpmv.machine.installed import extra, install_command
 from tests.films import make_film, make_sound, number_of
 
@@ -192,11 +192,11 @@ def test_faults_of_the_whole_file_are_told_apart(folder: Path) -> None:
 
 def test_frames_too_large_and_films_too_long_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = make_film(folder / "a.mp4")
-    monkeypatch.setattr(video_files, "MAX_SECONDS", 3)
+    monkeypatch.setattr(video_file, "MAX_SECONDS", 3)
     assert _fault(path).kind == "too long"
-    monkeypatch.setattr(video_files, "_MAX_DECODED", 20)
+    monkeypatch.setattr(walk, "MAX_DECODED", 20)
     assert _fault(path, [3.9]).kind == "too long"
-    monkeypatch.setattr(video_files, "MAX_PIXELS", 64 * 47)
+    monkeypatch.setattr(container, "MAX_PIXELS", 64 * 47)
     assert _fault(path).kind == "too large"
 
 
