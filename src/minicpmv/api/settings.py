@@ -189,6 +189,10 @@ class Settings(TypedDict, total=False):
     Default: as --activation_checkpointing."""
     vision_activation_checkpointing: bool
     """Recompute the vision tower's activations likewise. Default: as --activation_checkpointing."""
+    release_gradients: bool
+    """Update each weight inside the backward pass, as soon as its gradient is complete, and free the gradient: 4 bytes
+    less for each weight that learns, and the same weights to the last bit. Nothing can be clipped or accumulated then,
+    and it takes one process without DeepSpeed. Default: False."""
     vision_cache: bool | str
     """Folder for the features of a frozen vision tower, so that it sees each image once, in all epochs and in all runs
     that share the folder. true: ~/.cache/minicpmv/vision. Needs --tune_vision false."""

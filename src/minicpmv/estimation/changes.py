@@ -16,6 +16,7 @@ _RECOMPUTE = ("--activation_checkpointing", "true")
 _LORA = ("--use_lora", "true")
 _FROZEN = ("--tune_vision", "false", "--tune_embeddings", "false")
 _EIGHT_BIT = "adamw_bnb_8bit"
+_RELEASE = ("--release_gradients", "true", "--gradient_accumulation_steps", "1", "--max_grad_norm", "0")
 
 
 class Change(NamedTuple):
@@ -50,6 +51,8 @@ def _candidates(asked: Subject, *, can_shorten: bool) -> Iterator[tuple[str, ...
     yield from (("--deepspeed", name) for name in sharding)
     if not asked.settings.get("deepspeed"):
         yield ("--optim", _EIGHT_BIT)
+        if not run.use_lora:  # LoRA has few gradients
+            yield from (_RELEASE, ("--optim", _EIGHT_BIT, *_RELEASE))
     if can_shorten and run.model_max_length >= 1024:
         half = str(run.model_max_length // 2)
         yield ("--model_max_length", half, *(("--pack_length", half) if run.pack_length else ()))
@@ -71,8 +74,9 @@ def _candidates(asked: Subject, *, can_shorten: bool) -> Iterator[tuple[str, ...
 
 
 def _try(flags: tuple[str, ...], arguments: Sequence[str], asked: Subject, machine: Machine) -> Iterator[Change]:
-    optimizer = _EIGHT_BIT if "--optim" in flags else None
-    added = tuple(flag for flag in flags if optimizer is None or flag not in ("--optim", _EIGHT_BIT))
+    place = flags.index("--optim") if "--optim" in flags else len(flags)
+    optimizer = flags[place + 1] if "--optim" in flags else None
+    added = (*flags[:place], *flags[place + 2 :])
     chosen = asked.settings.get("optim") if optimizer is None else optimizer
     try:
         subject = read_subject(

@@ -17,6 +17,7 @@ from minicpmv.estimation.subject import Subject, build_model
 from minicpmv.estimation.timeline import Moment, play
 from minicpmv.models.attention.varlen import without_products
 from minicpmv.releases.row import Parts
+from minicpmv.training.learning.gradient_release import BUCKET
 from minicpmv.training.learning.parts import parts_of
 
 __all__ = ["Memory", "estimate_memory", "make_tracer"]
@@ -64,7 +65,7 @@ class _Held(NamedTuple):
     weights: int
     optimizer: int
     gradients: int
-    """Gradients that the engine takes over; 0 if they only live during the backward pass."""
+    """Gradients that the engine takes over, or that wait for their update; 0 if they live in the backward pass only."""
     communication: int
 
 
@@ -92,8 +93,9 @@ def estimate_memory(subject: Subject, rows: Iterable[Row], *, patches: tuple[int
     )
     trained = list(_trained(model))
     held = _hold(subject, model, engine, trained)
-    on_step = _at_step(subject, engine, trained)
-    takes_over = engine.has_masters or engine.shards_gradients
+    releases = subject.run.release_gradients
+    on_step = 0 if releases else _at_step(subject, engine, trained)
+    takes_over = engine.has_masters or engine.shards_gradients or releases
     autocast = None if engine.has_masters else subject.half
     tracer = make_tracer(subject, model, patches=patches, autocast=autocast, seen=seen)
     num_micro = int(subject.settings.get("gradient_accumulation_steps") or 1)
@@ -167,13 +169,16 @@ def _hold(subject: Subject, model: Any, engine: Engine, trained: Sequence[Traine
     itemsize = subject.base_dtype.itemsize if engine.has_masters else _FLOAT32
     optimizer = state_bytes(_optimizer(subject), trained) + engine.has_masters * _FLOAT32 * size
     takes_over = engine.has_masters or engine.shards_gradients
+    if subject.run.release_gradients:  # updates, and what they need, are inside the backward pass
+        optimizer += _in_backward(subject, trained)
     gradients = takes_over * size * itemsize // (share if engine.shards_gradients else 1)
     exchanged = engine.copies_gradients * size * itemsize + engine.bucket_elements * itemsize
     gathered = min(engine.live_elements, elements) * (subject.half or torch.float32).itemsize
     return _Held(
         weights=0 if engine.offloads_weights else total // (share if engine.shards_weights else 1),
         optimizer=0 if engine.offloads_optimizer else optimizer // (share if engine.shards_optimizer else 1),
-        gradients=0 if engine.offloads_optimizer else gradients,
+        gradients=min(BUCKET, _FLOAT32 * size) * subject.run.release_gradients
+        or (0 if engine.offloads_optimizer else gradients),
         communication=exchanged + gathered,
     )
 
@@ -186,6 +191,13 @@ def _at_step(subject: Subject, engine: Engine, trained: Sequence[Trained]) -> in
     # DeepSpeed converts half-precision gradients to float32 for its masters.
     needed = step_bytes(_optimizer(subject), trained) + engine.has_masters * _FLOAT32 * size
     return needed // (subject.num_devices if engine.shards_optimizer else 1)
+
+
+def _in_backward(subject: Subject, trained: Sequence[Trained]) -> int:
+    """Count the bytes that an optimizer needs to update one bucket of gradients, without its state."""
+    largest = max(trained, key=lambda each: each.size, default=Trained((0,), False))
+    bucket = [largest, Trained((BUCKET // _FLOAT32,), False)]
+    return min(step_bytes(_optimizer(subject), bucket), step_bytes(_optimizer(subject), trained))
 
 
 def _optimizer(subject: Subject) -> str:

@@ -247,6 +247,7 @@ def _train(
             inputs, model, request.run, args, plan=plan, objective=objective, interruption=interruption, workers=workers
         )
         trainer.rates, trainer.fingerprint, trainer.base = rates, fingerprint, identity
+        trainer.releases_gradients = request.run.release_gradients
         trainer.ways_to_need_less = ways_to_need_less(request.run, args)
         trainer.pictures = inputs.pictures
         trainer.add_callback(RecomputedLayers.of_run(request.run))

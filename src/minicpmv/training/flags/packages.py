@@ -14,7 +14,7 @@ from minicpmv.training.flags.declared.learning import RATED
 from minicpmv.training.flags.deepspeed.presets import offloads_optimizer
 from minicpmv.wording import suggest
 
-__all__ = ["check_optimizer", "resolve_trackers"]
+__all__ = ["check_optimizer", "refuse_unreleasable", "resolve_trackers"]
 
 # First words of an optimizer's name -> the packages behind it, as imported and for pip. The first match counts.
 _PACKAGES: tuple[tuple[tuple[str, ...], tuple[tuple[str, str], ...]], ...] = (
@@ -49,6 +49,11 @@ _FOR_OFFLOAD = ("adagrad", "adamw_torch", "adamw_torch_fused")
 # The others read --optim_args nowhere.
 _WITH_ARGUMENTS = ("adagrad", "adamw_torch_4", "adamw_torch_8", "ademamix", "apollo", "galore", "grokadamw")
 _WITH_ARGUMENTS += ("paged_ademamix", "rmsprop", "sgd", "stable_adamw")
+
+
+# The start of its name: it updates each weight by that weight's own gradient and state, and leaves out those without a
+# gradient. The others were not tried.
+_RELEASABLE = (*_OF_TORCH, "adafactor", "adamw_bnb", "adamw_8bit", "ademamix", "lion", "paged", "rmsprop_bnb")
 
 
 # Name -> its package as imported and as pip knows it, where they differ from the name.
@@ -129,6 +134,51 @@ def _check_under_deepspeed(name: str, config: Mapping[str, Any], given: Set[str]
             f"--optim {name} --deepspeed: found both, expected {' or '.join(_FOR_OFFLOAD)}: offload runs DeepSpeed's "
             "own CPU optimizer, which has no version of it\n  fix: change --optim, or do without offload"
         )
+
+
+def refuse_unreleasable(settings: Mapping[str, Any], *, num_processes: int) -> None:
+    """Refuse ``--release_gradients`` beside what needs all gradients of a step at once.
+
+    Args:
+        settings: Keyword arguments for ``TrainingArguments`` that were given.
+        num_processes: Number of processes of the run.
+
+    Raises:
+        UsageError: Something does.
+    """
+    name = str(settings.get("optim") or "adamw_torch_fused")
+    accumulated, clipped = settings.get("gradient_accumulation_steps") or 1, settings.get("max_grad_norm") or 0
+    shards = "it frees gradients between processes itself"
+    reasons = {
+        "--deepspeed": (settings.get("deepspeed"), "DeepSpeed keeps gradients in buckets of its own", "--deepspeed"),
+        "--fsdp true": (settings.get("fsdp"), shards, "--fsdp"),
+        f"--num_processes {num_processes}": (
+            num_processes > 1,
+            "processes exchange their gradients at the end of a step",
+            "--release_gradients, or train with --num_processes 1; --deepspeed zero2 shares gradients out",
+        ),
+        "--fp16 true": (
+            settings.get("fp16"),
+            "loss scaling looks at all gradients before the first update",
+            "--fp16 (--bf16 true on a GPU that has it, --fp16 false for float32)",
+        ),
+        f"--gradient_accumulation_steps {accumulated}": (
+            accumulated > 1,
+            "accumulated gradients are kept",
+            "--gradient_accumulation_steps; a longer --pack_length has as many records in a step",
+        ),
+        f"--max_grad_norm {clipped:g}": (clipped, "clipping takes the norm of all gradients", "--max_grad_norm"),
+        f"--optim {name}": (
+            not name.startswith(_RELEASABLE),
+            "it was not tried",
+            "--optim, or choose adamw_torch_fused, adafactor or adamw_bnb_8bit",
+        ),
+    }
+    for flag, (is_on, reason, remedy) in reasons.items():
+        if is_on:
+            raise UsageError(
+                f"{flag} --release_gradients true: found both, expected one: {reason}\n  fix: remove {remedy}"
+            )
 
 
 def resolve_trackers(settings: dict[str, Any]) -> None:

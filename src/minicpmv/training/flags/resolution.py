@@ -29,7 +29,7 @@ from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.flags.deepspeed.presets import check_compiled, resolve_deepspeed
 from minicpmv.training.flags.fsdp_flags import resolve_fsdp
 from minicpmv.training.flags.object_flags import check_objects, resolve_objects
-from minicpmv.training.flags.packages import check_optimizer, resolve_trackers
+from minicpmv.training.flags.packages import check_optimizer, refuse_unreleasable, resolve_trackers
 from minicpmv.wording import counted, suggest
 
 __all__ = ["Resolved", "build_training_arguments", "describe_settings", "resolve_settings"]
@@ -92,6 +92,11 @@ def resolve_settings(request: Request, machine: Machine) -> Resolved:
     if settings.pop("hub_token", None):  # transformers keeps it in what it pickles and hands to trackers
         notices.append("--hub_token: a run never uploads anything, so it is not used; HF_TOKEN serves for downloads")
     run = _resolve_recomputation(request.run, settings)
+    if run.release_gradients:
+        refuse_unreleasable(settings, num_processes=machine.num_processes)
+        if "max_grad_norm" not in settings:
+            settings["max_grad_norm"] = 0.0
+            notices.append("--release_gradients true: gradients are not clipped (--max_grad_norm 0)")
     compilation = _resolve_compilation(settings, machine)
     if not run.may_evaluate:
         _drop_evaluation(settings, notices)

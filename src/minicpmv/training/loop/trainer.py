@@ -29,6 +29,7 @@ from minicpmv.training.inputs.planned_batches import (
     make_loader,
 )
 from minicpmv.training.inputs.record_ids import NumberedCollator, NumberedDataset, take_numbers
+from minicpmv.training.learning.gradient_release import GradientRelease
 from minicpmv.training.learning.rates import Rates, split_groups
 from minicpmv.training.learning.targets import network_of
 from minicpmv.training.loop.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
@@ -36,7 +37,7 @@ from minicpmv.training.loop.evaluating import EvaluatingTrainer
 from minicpmv.training.loop.interruption import Interruption, shelter
 from minicpmv.training.loop.moments import AtEndOfStep, AtStart, BeforeFirstStep, StateOfObjective
 from minicpmv.training.monitoring.epoch_loss import EPOCH_LOSS, EpochLoss
-from minicpmv.training.monitoring.gradients import before_each_step, part_norms
+from minicpmv.training.monitoring.gradients import before_each_step, part_norms, part_norms_of, total_norm
 from minicpmv.training.monitoring.memory_advice import describe_batch
 from minicpmv.training.monitoring.progress import RunProgress, memory_gib
 from minicpmv.training.monitoring.throughput import Throughput
@@ -86,6 +87,9 @@ class MiniCPMVTrainer(EvaluatingTrainer):
         """Under FSDP, the tensors that rank 0 distributes as soon as the model is sharded."""
         self.rates: Rates | None = None
         """Learning rates of each part; None uses transformers' two groups, with and without decay."""
+        self.releases_gradients = False
+        """Whether each weight is updated as soon as its gradient is complete, and the gradient freed."""
+        self._release: GradientRelease | None = None
         self.changes = ChangeWatch()
         """Detects unchanged parts at the end."""
         for shown in (ProgressCallback, PrinterCallback):
@@ -201,10 +205,14 @@ class MiniCPMVTrainer(EvaluatingTrainer):
                 check_sharded(model, self.args)
                 gather_idle(model)
                 self._held = hold_head(model)
+            if self.releases_gradients:
+                self._release = GradientRelease(cast("Any", self.optimizer).optimizer, self._live_model)
         numbers = take_numbers(inputs)
         self._throughput.count(inputs, num_records=len(numbers))
         if self.features is not None:
             self.features.expect(inputs)
+        if self._release is not None:
+            self._release.begin()
         with self._naming_shortage(lambda: describe_batch(inputs)):
             loss = super().training_step(model, inputs, *args, **kwargs)
         if self._held is not None:
@@ -267,7 +275,10 @@ class MiniCPMVTrainer(EvaluatingTrainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         if grad_norm is None and not self.is_deepspeed_enabled:  # nothing is clipped
             self._measure_parts()
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self._release is not None:
+            norm = total_norm(self._release.norms().values())
+        else:
+            norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         norm = whole(norm) if isinstance(norm, Tensor) else norm
         self._boundary.note_gradient(norm)
         return norm
@@ -277,6 +288,9 @@ class MiniCPMVTrainer(EvaluatingTrainer):
         args, step = self.args, self.state.global_step + 1
         is_due = args.logging_strategy == "steps" and step % self.state.logging_steps == 0
         if not (is_due or args.logging_strategy == "epoch" or (step == 1 and args.logging_first_step)):
+            return
+        if self._release is not None:
+            self._part_norms = part_norms_of(self._release.norms(), self._live_model)
             return
         scaler, engine = self.accelerator.scaler, self.deepspeed
         scale = 1.0 if scaler is None else scaler.get_scale()
@@ -318,6 +332,9 @@ class MiniCPMVTrainer(EvaluatingTrainer):
             self.is_in_train = False
             self.last_saved = self.state.global_step
             return TrainOutput(self.state.global_step, 0.0, {})
+        finally:
+            if self._release is not None:
+                self._release.end()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, which takes no time of the steps."""

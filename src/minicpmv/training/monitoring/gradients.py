@@ -7,7 +7,7 @@ five sums makes the norms: no gradient is gathered, and no tensor is copied.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +18,7 @@ from minicpmv.training.distributed.engine import load_deepspeed
 from minicpmv.training.distributed.processes import add_up, num_processes
 from minicpmv.training.learning.parts import PART_FLAGS, part_of, parts_of
 
-__all__ = ["before_each_step", "part_norms"]
+__all__ = ["before_each_step", "part_norms", "part_norms_of", "total_norm"]
 
 _norms_of: Any = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage]  what torch's clipping calls
 
@@ -54,8 +54,34 @@ def part_norms(model: nn.Module, *, device: torch.device, scale: float = 1.0) ->
     sums = torch.stack(list(squares.values()))
     # Where every process holds the whole gradient, each contributes an equal share of the sum.
     total = add_up(sums) if is_sharded else sums * num_processes()
-    norms = dict(zip(squares, (total.sqrt() / scale).tolist(), strict=True))
-    return {f"grad_norm/{part.replace(' ', '_')}": norm for part, norm in norms.items() if part in learning}
+    return _as_logged(total.sqrt() / scale, learning)
+
+
+def part_norms_of(norms: Mapping[str, Tensor], model: nn.Module) -> dict[str, float]:
+    """Compute the same from the norm of each gradient, where the gradients themselves are gone.
+
+    Args:
+        norms: Norms by name of parameter.
+        model: The model, in one process.
+    """
+    places = parts_of(model)
+    of_parts: dict[str, list[Tensor]] = {part: [] for part in PART_FLAGS}
+    for name, norm in norms.items():
+        of_parts[part_of(name, places)].append(norm)
+    zero = torch.zeros_like(next(iter(norms.values())))
+    learning = {part_of(name, places) for name, weight in model.named_parameters() if weight.requires_grad}
+    return _as_logged(torch.stack([total_norm(each or [zero]) for each in of_parts.values()]), learning)
+
+
+def total_norm(norms: Iterable[Tensor]) -> Tensor:
+    """Join the norms of all gradients of a process, as torch's clipping does."""
+    return torch.linalg.vector_norm(torch.stack(list(norms)))
+
+
+def _as_logged(norms: Tensor, learning: set[str]) -> dict[str, float]:
+    """Name the norms of all parts, and leave out those in which nothing learns."""
+    named = zip(PART_FLAGS, norms.tolist(), strict=True)
+    return {f"grad_norm/{part.replace(' ', '_')}": norm for part, norm in named if part in learning}
 
 
 class _Piece(NamedTuple):

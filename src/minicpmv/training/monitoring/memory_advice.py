@@ -37,6 +37,8 @@ def ways_to_need_less(run: RunArguments, args: TrainingArguments) -> str:
         ways.append("a lower --per_device_train_batch_size with more --gradient_accumulation_steps")
     if run.packing and (run.pack_length or run.model_max_length) > run.model_max_length:
         ways.append("a lower --pack_length")
+    if not (run.use_lora or run.release_gradients or args.world_size > 1 or args.deepspeed or args.fsdp or args.fp16):
+        ways.append("--release_gradients true, which neither accumulates nor clips")
     if not (args.deepspeed or args.fsdp or args.use_cpu):
         ways.append("--deepspeed zero3" if args.world_size > 1 else "--deepspeed zero2-offload")
     ways.append("a lower --model_max_length or --max_slice_nums")

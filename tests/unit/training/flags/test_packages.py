@@ -7,7 +7,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.training_args import OptimizerNames
 
 from minicpmv.errors import ConfigError, UsageError
-from minicpmv.training.flags.packages import check_optimizer, resolve_trackers
+from minicpmv.training.flags.packages import check_optimizer, refuse_unreleasable, resolve_trackers
 
 _OWN_BLOCK = {"optimizer": {"type": "AdamW"}}
 _OFFLOAD = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
@@ -74,6 +74,30 @@ def test_missing_package_comes_with_its_install_line(name: str, command: str) ->
 def test_fault_in_the_optimizer_is_explained(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check_optimizer(settings, given=settings.keys())
+
+
+@pytest.mark.parametrize(
+    ("settings", "num_processes", "message"),
+    [
+        ({"gradient_accumulation_steps": 2}, 1, "--gradient_accumulation_steps 2 .* accumulated gradients are kept"),
+        ({"max_grad_norm": 0.5}, 1, "--max_grad_norm 0.5 .* clipping takes the norm of all gradients"),
+        ({"fp16": True}, 1, "--fp16 true .* loss scaling"),
+        ({"deepspeed": "zero2"}, 1, "--deepspeed .* buckets of its own"),
+        ({"fsdp": True}, 2, "--fsdp true"),
+        ({}, 2, "(?s)--num_processes 2 .*fix: .* --num_processes 1"),
+        ({"optim": "apollo_adamw"}, 1, "(?s)--optim apollo_adamw .*fix: .*adamw_torch_fused"),
+    ],
+)
+def test_what_needs_all_gradients_at_once_is_refused_beside_their_release(
+    settings: dict[str, Any], num_processes: int, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        refuse_unreleasable(settings, num_processes=num_processes)
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "adafactor", "sgd", "adamw_bnb_8bit", "paged_adamw_8bit"])
+def test_optimizers_of_single_weights_go_with_released_gradients(name: str) -> None:
+    refuse_unreleasable({"optim": name, "max_grad_norm": 0, "gradient_accumulation_steps": 1}, num_processes=1)
 
 
 def test_low_rank_optimizers_need_to_know_their_matrices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,15 @@ def test_token_for_the_hub_is_dropped_with_a_word() -> None:
     assert [text for text in notices if text.startswith("--hub_token: a run never uploads")]
 
 
+def test_released_gradients_are_not_clipped_and_the_run_says_so() -> None:
+    settings, notices = complete("--release_gradients true")
+    assert settings["max_grad_norm"] == 0
+    assert notices == ["--release_gradients true: gradients are not clipped (--max_grad_norm 0)"]
+    assert complete("--release_gradients true --max_grad_norm 0")[1] == []
+    with pytest.raises(UsageError, match=r"^--fp16 true --release_gradients true"):
+        complete("--release_gradients true", OLD_GPU)
+
+
 @pytest.mark.parametrize(
     ("extra", "rate"), [("", 1e-5), ("--use_lora", 1e-4), ("--q_lora", 1e-4), ("--learning_rate 3e-6", 3e-6)]
 )

@@ -197,6 +197,14 @@ class LearningArguments:
         group="Precision and memory",
         resume="free",
     )
+    release_gradients: bool = declare(
+        False,
+        "Update each weight inside the backward pass, as soon as its gradient is complete, and free the gradient: "
+        "4 bytes less for each weight that learns, and the same weights to the last bit. Nothing can be clipped or "
+        "accumulated then, and it takes one process without DeepSpeed.",
+        group="Precision and memory",
+        resume="free",
+    )
 
     @property
     def changes_base(self) -> bool:
