@@ -21,7 +21,7 @@ from minicpmv.models.adapters.base_identity import follow_base
 from minicpmv.models.checkpoints.downsampling import mode_in
 from minicpmv.models.checkpoints.film_settings import film_settings_of
 from minicpmv.models.skeleton import build_skeleton
-from minicpmv.terminal.redaction import secrets_in
+from minicpmv.terminal.redaction import clean_text, secrets_in
 from minicpmv.training.checkpoints.fingerprint import take_fingerprint
 from minicpmv.training.checkpoints.lock import hold_directory, look_for_holder
 from minicpmv.training.checkpoints.pickles import restrict_unpickling
@@ -29,7 +29,7 @@ from minicpmv.training.checkpoints.resume import prepare_directory
 from minicpmv.training.distributed.console import complain, is_first_process, notice, say
 from minicpmv.training.distributed.engine import start_engine, tell_reads
 from minicpmv.training.distributed.fsdp import choose_units
-from minicpmv.training.distributed.processes import naming_lost_processes, raise_together
+from minicpmv.training.distributed.processes import LostProcessError, leave_word, naming_lost_processes, raise_together
 from minicpmv.training.finish.completion import complete
 from minicpmv.training.finish.obstacles import refuse_obstacles
 from minicpmv.training.flags.arguments import Request, parse_arguments
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     0: done. 2: an error that the user can fix. 128 plus a signal's number: stopped by the signal, and resumable.
     """
     try:
-        train(arguments)
+        _train_with_words(arguments)
     except MiniCPMVError as error:
         known = secrets_in(arguments)
         speaks = is_first_process() or error.is_of_one_process
@@ -116,6 +116,19 @@ def main(arguments: Sequence[str]) -> int:
         say(stopped.message)
         return stopped.exit_code
     return 0
+
+
+def _train_with_words(arguments: Sequence[str]) -> None:
+    """Train; what ends this process alone is left for the others, which may run where nobody sees its output."""
+    try:
+        train(arguments)
+    except (LostProcessError, Interrupted):
+        raise
+    except Exception as error:
+        if not isinstance(error, MiniCPMVError) or error.is_of_one_process:
+            words = str(error) if isinstance(error, MiniCPMVError) else f"{type(error).__name__}: {error}"
+            leave_word(clean_text(words, known=secrets_in(arguments)))
+        raise
 
 
 def train(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from minicpmv.data.records.record import RawRecord, quote
+from minicpmv.data.sharing import ALONE, Sharing
 from minicpmv.errors import Problem
 from minicpmv.wording import counted
 
@@ -43,7 +44,14 @@ class _Shared:
     num_records: int = 0
     """Records with the id of an earlier, different record."""
     num_ids: int = 0
-    examples: list[str] = field(default_factory=list[str])
+    examples: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    """Position of the first record with an id, and the id in words; of the first few."""
+
+    def join(self, other: _Shared) -> None:
+        """Count those of other ids, too."""
+        self.num_records += other.num_records
+        self.num_ids += other.num_ids
+        self.examples = sorted(self.examples + other.examples)[:_NAMED]
 
 
 class IdRegister:
@@ -61,15 +69,28 @@ class IdRegister:
             position: Position of the record in the sequence for :meth:`judge`.
         """
         if (key := _key(record)) is not None:
-            self._hashes.append(hash(key))
+            self._hashes.append(_hash(key))
             self._positions.append(position)
 
-    def judge(self, records: Sequence[RawRecord]) -> RepeatedIds:
+    def judge(self, records: Sequence[RawRecord], *, sharing: Sharing = ALONE) -> RepeatedIds:
         """Compare the records that share an id.
 
         Args:
-            records: The added records; the few with equal hashes are read again.
+            records: All records; the few with equal hashes are read again.
+            sharing: Processes that have each added a part of them. Each compares those of a share of the hashes.
         """
+        self._take_share(sharing)
+        joined: dict[str, _Shared] = {}
+        problems: list[tuple[int, Problem]] = []
+        for more_problems, more_shared in sharing.gather(sharing.agree(lambda: self._compare_meetings(records))):
+            problems += more_problems
+            for source, found in more_shared.items():
+                joined.setdefault(source, _Shared()).join(found)
+        problems.sort(key=lambda found: found[0])
+        several = sorted((found.examples[0][0], source) for source, found in joined.items() if found.num_ids)
+        return RepeatedIds(problems, [(source, _word(source, joined[source])) for _, source in several])
+
+    def _compare_meetings(self, records: Sequence[RawRecord]) -> tuple[list[tuple[int, Problem]], dict[str, _Shared]]:
         problems: list[tuple[int, Problem]] = []
         shared: dict[str, _Shared] = {}
         for positions in self._meetings():
@@ -81,9 +102,16 @@ class IdRegister:
             for (source, _), alike in by_key.items():
                 if len(alike) > 1:
                     problems += _compare(alike, shared.setdefault(source, _Shared()))
-        problems.sort(key=lambda found: found[0])
-        notices = [(source, _word(source, found)) for source, found in shared.items() if found.num_ids]
-        return RepeatedIds(problems, notices)
+        return problems, shared
+
+    def _take_share(self, sharing: Sharing) -> None:
+        """Hand each id to the process that compares it."""
+        hashes, positions = np.array(self._hashes), np.array(self._positions)
+        whose = hashes % sharing.number
+        given = [(hashes[whose == rank], positions[whose == rank]) for rank in range(sharing.number)]
+        taken = sharing.deal(given)
+        self._hashes = array("q", np.concatenate([each for each, _ in taken]).tobytes())
+        self._positions = array("q", np.concatenate([each for _, each in taken]).tobytes())
 
     def _meetings(self) -> Iterator[NDArray[np.int64]]:
         """Yield, for each hash that several records have, their positions in order."""
@@ -115,13 +143,13 @@ def _compare(alike: Sequence[tuple[int, RawRecord]], shared: _Shared) -> Iterato
             fields = cast("dict[str, object]", alike[0][1].value)
             numbers = [str(index) for index in list(first.values())[:_NAMED]]
             more = ", ..." if len(first) > _NAMED else ""
-            shared.examples.append(f"{quote(fields['id'])} (records {', '.join(numbers)}{more})")
+            shared.examples.append((alike[0][0], f"{quote(fields['id'])} (records {', '.join(numbers)}{more})"))
 
 
 def _word(source: str, shared: _Shared) -> Problem:
     more = f" and {shared.num_ids - _NAMED:,} more" if shared.num_ids > _NAMED else ""
     found = f"{counted(shared.num_records, 'record')} with the id of an earlier, different record: "
-    found += ", ".join(shared.examples) + more
+    found += ", ".join(example for _, example in shared.examples) + more
     fix = "nothing, if an id names the picture, as in LLaVA's files; else give each record its own"
     return Problem(
         "D331", source, found, "every id once; records are identified by their positions", fix, severity="notice"
@@ -145,6 +173,12 @@ def digest_record(record: RawRecord) -> bytes:
 def _digest_value(value: object) -> str:
     """Replace values that JSON cannot hold: the bytes of an image, and dates and the like in tables."""
     return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else repr(value)
+
+
+def _hash(key: tuple[str, str]) -> int:
+    """Return 8 bytes of a key that are the same in every process, as Python's own hashes are not."""
+    digest = hashlib.blake2b("\0".join(key).encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def _key(record: RawRecord) -> tuple[str, str] | None:

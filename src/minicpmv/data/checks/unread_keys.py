@@ -75,6 +75,13 @@ class _Kind:
     """Positions of the records in which it matters."""
     looked_up: set[str] = field(default_factory=set[str])
 
+    def join(self, later: _Kind) -> None:
+        """Count the same key of later records, too."""
+        self.count += later.count
+        if self.serious is None:
+            self.serious, self.is_picture = later.serious, later.is_picture
+        self.positions.extend(later.positions)
+
     def times(self) -> str:
         """Word how often it occurs."""
         if self.is_rest:
@@ -132,6 +139,27 @@ class UnreadKeys:
             if kind is None:
                 kind = self._kinds[name] = _Kind((position, record, each), is_rest=number > _MOST_NAMES)
         return kind
+
+    def join(self, later: UnreadKeys) -> None:
+        """Add the keys that others have collected from later records.
+
+        Where a level has more than a hundred keys, those that count as the rest may be others than one collector's.
+        """
+        self._names |= later._names
+        for (source, level, key), kind in later._kinds.items():
+            known = self._kinds.get((source, level, key))
+            if known is None and not kind.is_rest:
+                number = self._num_names[source, level] = self._num_names.get((source, level), 0) + 1
+                if number > _MOST_NAMES:
+                    kind.is_rest, key = True, ""
+                    known = self._kinds.get((source, level, ""))
+            if known is None:
+                self._kinds[source, level, key] = kind
+            else:
+                known.join(kind)
+        for name, (position, record, count) in later._readings.items():
+            seen = self._readings.setdefault(name, [position, record, 0])
+            seen[2] = cast("int", seen[2]) + cast("int", count)
 
     def problems(self) -> Iterator[tuple[NDArray[np.int64], Problem]]:
         """Yield a problem for each key that matters, with the positions of all records in which it does."""

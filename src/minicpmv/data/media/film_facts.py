@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,18 @@ class FilmFactsList(LazySequence["tuple[FilmFacts, ...]"]):
             getattr(facts, name).frombytes(values.tobytes())
         return facts
 
+    @classmethod
+    def joined(cls, parts: Sequence[FilmFactsList]) -> FilmFactsList:
+        """Put the facts of neighbouring parts one after the other."""
+        facts = cls()
+        for part in parts:
+            ends, numbers, time_ends, times = part.as_arrays()
+            facts._ends.frombytes((ends + len(facts._time_ends)).tobytes())
+            facts._time_ends.frombytes((time_ends + len(facts._times)).tobytes())
+            facts._numbers.frombytes(numbers.tobytes())
+            facts._times.frombytes(times.tobytes())
+        return facts
+
     def _item(self, index: int) -> tuple[FilmFacts, ...]:
         return tuple(self._facts(film) for film in range(self._ends[index - 1] if index else 0, self._ends[index]))
 
@@ -129,6 +141,14 @@ class _Oddity:
     """The first."""
     found: RequestFault
     uses: int
+
+
+class FilmFindings(NamedTuple):
+    """Holds what a reader has found besides facts, in the order of finding."""
+
+    faults: dict[Film, _Fault]
+    unfitting: list[tuple[int, Problem]]
+    odd: dict[str, _Oddity]
 
 
 class FilmReader:
@@ -181,6 +201,21 @@ class FilmReader:
         where = f"{use.where}.{fault.field}"
         self._unfitting.append((use.record, Problem("D144", where, fault.found, fault.expected, fault.fix)))
         return None
+
+    @property
+    def findings(self) -> FilmFindings:
+        """Return what :meth:`add_findings` takes; it can be pickled."""
+        return FilmFindings(self._faults, self._unfitting, self._odd)
+
+    def add_findings(self, found: FilmFindings) -> None:
+        """Add what another reader has found in later records."""
+        for film, fault in found.faults.items():
+            if self._faults.setdefault(film, fault) is not fault:
+                self._faults[film].uses += fault.uses
+        self._unfitting += found.unfitting
+        for field, odd in found.odd.items():
+            if self._odd.setdefault(field, odd) is not odd:
+                self._odd[field].uses += odd.uses
 
     def problems(self) -> list[tuple[int, Problem]]:
         """Word one problem for each film that cannot be read, and each request that does not fit its film."""

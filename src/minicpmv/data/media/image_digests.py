@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from minicpmv.data.records.file_state import FileStates
+from minicpmv.data.records.file_state import FileStates, digest_name
 
 __all__ = ["Change", "PictureDigests"]
 
@@ -56,7 +56,7 @@ class PictureDigests:
         self._names = b"".join(names.tobytes() for names, _ in found).split(b"\0")[:-1]
         self.states = np.concatenate([np.zeros((0, 2), np.int64), *(states for _, states in found)])
         """[N, 2] Bytes, and modification time in nanoseconds."""
-        keys = np.frombuffer(b"".join(map(_digest_name, self._names)), np.uint64)
+        keys = np.frombuffer(b"".join(map(digest_name, self._names)), np.uint64)
         order = np.argsort(keys, kind="stable")
         self._keys, self._places = keys[order], order.astype(np.int32)
         self._shared = multiprocessing.RawArray(
@@ -104,7 +104,7 @@ class PictureDigests:
 
     def _place(self, path: str) -> int | None:
         """Find a file among those of the data."""
-        key = np.frombuffer(_digest_name(os.fsencode(os.path.join(os.getcwd(), path))), np.uint64)[0]
+        key = np.frombuffer(digest_name(os.fsencode(os.path.join(os.getcwd(), path))), np.uint64)[0]
         position = int(np.searchsorted(self._keys, key))
         is_there = position < len(self._keys) and self._keys[position] == key
         return int(self._places[position]) if is_there else None
@@ -151,10 +151,6 @@ class PictureDigests:
 
     def _path(self, place: int) -> str:
         return os.fsdecode(self._names[place])
-
-
-def _digest_name(name: bytes) -> bytes:
-    return hashlib.blake2b(name, digest_size=8).digest()
 
 
 def _digest(content: bytes) -> bytes:

@@ -6,11 +6,12 @@ A file that many records use is opened once, unless very many others come in bet
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from minicpmv.data.media.image_faults import ImageUse, describe_fault
 from minicpmv.data.media.image_files import MAX_SUGGESTIONS, Size, inspect_files
@@ -53,6 +54,16 @@ class ImageSizes(LazySequence["tuple[Size, ...]"]):
         sizes._pixels.frombytes(pixels.tobytes())
         return sizes
 
+    @classmethod
+    def joined(cls, parts: Sequence[ImageSizes]) -> ImageSizes:
+        """Put the sizes of neighbouring parts one after the other."""
+        sizes = cls()
+        for part in parts:
+            ends, pixels = part.as_arrays()
+            sizes._ends.frombytes((ends + len(sizes._pixels) // 2).tobytes())
+            sizes._pixels.frombytes(pixels.tobytes())
+        return sizes
+
     def _item(self, index: int) -> tuple[Size, ...]:
         start = self._ends[index - 1] if index else 0
         return tuple((self._pixels[2 * i], self._pixels[2 * i + 1]) for i in range(start, self._ends[index]))
@@ -63,6 +74,8 @@ class _Fault:
     use: ImageUse
     """The first."""
     error: ImageError
+    cause: BaseException | None
+    """What the error came from: pickling it loses that."""
     uses: int
 
 
@@ -92,7 +105,7 @@ class SizeReader:
                     self._states.add(path)
         for use, outcome in zip(new.values(), inspect_files(list(new)), strict=True):
             if isinstance(outcome, ImageError):
-                self._faults[use.path] = _Fault(use, outcome, 0)
+                self._faults[use.path] = _Fault(use, outcome, outcome.__cause__, 0)
             else:
                 self._known[use.path] = outcome.size
         for use in uses:
@@ -103,6 +116,20 @@ class SizeReader:
             self._known.pop(path, None)
         return sizes
 
+    @property
+    def faults(self) -> dict[str | bytes, _Fault]:
+        """Return what :meth:`add_faults` takes, in the order of finding; it can be pickled."""
+        return {path: replace(fault, cause=_picklable(fault.cause)) for path, fault in self._faults.items()}
+
+    def add_faults(self, faults: Mapping[str | bytes, _Fault]) -> None:
+        """Add the faults that another reader has found in later records."""
+        for path, fault in faults.items():
+            if path in self._faults:
+                self._faults[path].uses += fault.uses
+            else:
+                fault.error.__cause__ = fault.cause
+                self._faults[path] = fault
+
     def problems(self) -> list[tuple[int, Problem]]:
         """Word one problem for each image that cannot be read, with the first record that uses it."""
         return [
@@ -112,3 +139,8 @@ class SizeReader:
             )
             for number, fault in enumerate(self._faults.values())
         ]
+
+
+def _picklable(cause: BaseException | None) -> BaseException | None:
+    """Keep a cause that says which fault it is; others need not be picklable, and are not asked for."""
+    return Image.DecompressionBombError(*cause.args) if isinstance(cause, Image.DecompressionBombError) else None

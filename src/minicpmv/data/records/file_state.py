@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from array import array
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from minicpmv.data.sharing import Sharing, part_of
 from minicpmv.errors import DataError, Problem
 
-__all__ = ["FileState", "FileStates", "are_unchanged", "check_unchanged"]
+__all__ = ["FileState", "FileStates", "are_unchanged", "check_unchanged", "digest_name"]
 
 _TOGETHER = 2000
 """Number of files that a thread checks in one go."""
@@ -75,9 +77,32 @@ class FileStates:
         states._numbers.frombytes(numbers.tobytes())
         return states
 
+    def joined(self, sharing: Sharing) -> FileStates:
+        """Return the states of all processes, of each file once: those of the first that has it."""
+        paths, numbers = self.as_arrays()
+        keys = np.frombuffer(b"".join(map(digest_name, paths.tobytes().split(b"\0")[:-1])), np.uint64)
+        parts = sharing.gather((paths, numbers, keys))
+        paths, numbers, keys = (np.concatenate(each) for each in zip(*parts, strict=True))
+        is_first = np.zeros(len(keys), np.bool_)
+        is_first[np.unique(keys, return_index=True)[1]] = True
+        sizes = np.diff(np.flatnonzero(paths == 0), prepend=-1)
+        return FileStates.from_arrays(paths[np.repeat(is_first, sizes)], numbers[is_first])
+
+    def part(self, sharing: Sharing) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the arrays of the part that this process compares."""
+        paths, numbers = self.as_arrays()
+        mine = part_of(len(numbers), sharing)
+        ends = np.append(0, np.flatnonzero(paths == 0) + 1)
+        return paths[ends[mine.start] : ends[mine.stop]], numbers[mine.start : mine.stop]
+
     def as_arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the arguments of :func:`are_unchanged`: the zero-terminated paths, and [N, 2] numbers."""
         return np.frombuffer(bytes(self._paths), np.uint8), np.array(self._numbers, np.int64).reshape(-1, 2)
+
+
+def digest_name(name: bytes) -> bytes:
+    """Return 8 bytes that stand for a file's name."""
+    return hashlib.blake2b(name, digest_size=8).digest()
 
 
 def are_unchanged(paths: NDArray[np.uint8], states: NDArray[np.int64]) -> bool:

@@ -26,6 +26,7 @@ from minicpmv.data.samples.length_policy import Fit, Limits, OnLongRecord, fit_r
 from minicpmv.data.samples.length_report import LengthReport, report_lengths
 from minicpmv.data.samples.shown_media import ShownMedia, load_picture
 from minicpmv.data.samples.token_counts import FIT, measure
+from minicpmv.data.sharing import ALONE, Sharing
 from minicpmv.data.sources.cache import Entry
 from minicpmv.data.sources.skipping import TOO_LONG, SkipLog
 from minicpmv.errors import ConfigError, DataError, Problem
@@ -211,7 +212,11 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         return tokens | _times(written.layout.times(written.plans)) | found
 
     def check_lengths(
-        self, *, on_progress: Callable[[int, int], None] | None = None, kept: Entry | None = None
+        self,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        kept: Entry | None = None,
+        sharing: Sharing = ALONE,
     ) -> LengthReport:
         """Measure every record, from texts and image sizes alone, so that a run can stop before it starts.
 
@@ -220,14 +225,15 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
 
         Args:
             on_progress: Called with the number of records measured and of all.
-            kept: Where the result is recalled from, or kept, see ``measuring.measure``.
+            kept: Where the result is recalled from, or kept, see ``token_counts.measure``.
+            sharing: Processes of which each measures a part, likewise; the first one warns.
 
         Raises:
             DataError: Naming every record that does not fit.
         """
         total = len(self)
         left_out: dict[int, Sequence[Problem]] = {}
-        for share in measure(self.fit, total, kept=kept):
+        for share in measure(self.fit, total, kept=kept, sharing=sharing):
             done = share.start + len(share.fits)
             self._fits[share.start : done] = share.fits
             left_out |= share.problems
@@ -241,7 +247,11 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             keep = np.delete(np.arange(total), list(left_out))
             self.records, self._fits = Selected(self.records, keep), self._fits[keep]
         return report_lengths(
-            self._fits, self.limits, self.processor, left_out=named, where=lambda index: self.records[index].where()
+            self._fits,
+            self.limits,
+            self.processor,
+            left_out=named,
+            where=(lambda index: self.records[index].where()) if sharing.rank == 0 else None,
         )
 
     def fit(self, index: int, record: Record | None = None) -> Fit:

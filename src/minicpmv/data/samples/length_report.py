@@ -52,7 +52,7 @@ def report_lengths(
     processor: MiniCPMVProcessor,
     *,
     left_out: Skipped,
-    where: Callable[[int], str],
+    where: Callable[[int], str] | None,
 ) -> LengthReport:
     """Report how records fit; a warning counts those that are changed, and names the first.
 
@@ -61,7 +61,7 @@ def report_lengths(
         limits: What they fit into.
         processor: The checkpoint's.
         left_out: Those that do not stay.
-        where: Names a record by its position.
+        where: Names a record by its position; None: another process warns.
     """
     is_thinned = (fits["max_frames"] > 0) | (fits["group"] > 0)
     changes = [
@@ -81,7 +81,8 @@ def report_lengths(
             "A larger --model_max_length keeps all text",
         ),
     ]
-    for concerned, what, remedy in changes:
+    for concerned, what, remedy in changes if where is not None else ():
+        assert where is not None, "asked above"
         _warn(fits, concerned, what, remedy, limits, where)
     num_reduced, num_thinned, num_cut = (int(concerned.sum()) for concerned, _, _ in changes)
     return LengthReport(

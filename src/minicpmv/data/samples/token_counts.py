@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from minicpmv.data.samples.length_policy import Fit
 from minicpmv.data.samples.workers import naming_dead_workers
+from minicpmv.data.sharing import ALONE, Sharing, part_of
 from minicpmv.data.sources.cache import Entry
 from minicpmv.errors import DataError, Problem
 from minicpmv.machine.system import num_cores, num_launched
@@ -37,43 +38,61 @@ class Share(NamedTuple):
 
 
 class _Shares(Dataset[Share]):
-    def __init__(self, fit: Callable[[int], Fit], total: int) -> None:
+    def __init__(self, fit: Callable[[int], Fit], which: range) -> None:
         self._fit = fit
-        self._total = total
+        self._which = which
 
     def __len__(self) -> int:
-        return -(-self._total // _SHARE)
+        return -(-len(self._which) // _SHARE)
 
     def __getitem__(self, number: int) -> Share:
-        start, end = number * _SHARE, min((number + 1) * _SHARE, self._total)
-        return _fill(Share(start, np.zeros(end - start, FIT), {}), self._fit)
+        which = self._which[number * _SHARE : (number + 1) * _SHARE]
+        return _fill(Share(which.start, np.zeros(len(which), FIT), {}), self._fit)
 
 
-def measure(fit: Callable[[int], Fit], total: int, *, kept: Entry | None = None) -> Iterator[Share]:
+def measure(
+    fit: Callable[[int], Fit], total: int, *, kept: Entry | None = None, sharing: Sharing = ALONE
+) -> Iterator[Share]:
     """Measure records 0 to ``total - 1``, and yield the results in order.
 
     Args:
         fit: Measures one, or raises a ``DataError``; it is called in other processes if there are many.
         total: Number of records.
-        kept: Where the result of the very same records is recalled from, or kept. The caller ensures that no
-            other process of the machine measures at the same time.
+        kept: Where the result of the very same records is recalled from, or kept.
+        sharing: Processes of which each measures a part; all yield all of it, once that is done. The first one has the
+            cache.
     """
-    found = None if kept is None else kept.load()
+    found = None if kept is None else sharing.first(kept.load)
     if kept is not None and found is not None and found["fits"].dtype == FIT and len(found["fits"]) == total:
         kept.was_found = True
         yield _fill(Share(0, found["fits"], {}), fit)  # those that do not fit say so once more
         return
-    # Without it, the processes of a run on one machine do this at the same time.
-    sharing = num_launched("LOCAL_WORLD_SIZE") if kept is None else 1
-    processors = num_cores() // sharing
-    workers = min(processors, 16) if total >= _WORTH_PROCESSES and processors > 1 else 0
+    measured = _measure(fit, part_of(total, sharing))
+    if sharing.number > 1:
+        mine = sharing.agree(lambda: list(measured))
+        measured = (share for part in sharing.gather(_joined(mine)) for share in part)
     fits: list[NDArray[np.void]] = []
-    with naming_dead_workers("free memory (each of these processes counts tokens), then start again"):
-        for share in DataLoader(_Shares(fit, total), batch_size=None, num_workers=workers, collate_fn=_as_it_is):
+    for share in measured:
+        if kept is not None:
             fits.append(share.fits)
-            yield share
-    if kept is not None and fits:
+        yield share
+    if kept is not None and fits and sharing.rank == 0:
         kept.store(fits=np.concatenate(fits))
+
+
+def _measure(fit: Callable[[int], Fit], which: range) -> Iterator[Share]:
+    processors = num_cores() // num_launched("LOCAL_WORLD_SIZE")  # all processes of the machine do so
+    workers = min(processors, 16) if len(which) >= _WORTH_PROCESSES and processors > 1 else 0
+    with naming_dead_workers("free memory (each of these processes counts tokens), then start again"):
+        yield from DataLoader(_Shares(fit, which), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+
+
+def _joined(shares: Sequence[Share]) -> list[Share]:
+    """Make one share of neighbouring ones."""
+    if not shares:
+        return []
+    problems = {position: each for share in shares for position, each in share.problems.items()}
+    return [Share(shares[0].start, np.concatenate([share.fits for share in shares]), problems)]
 
 
 def _fill(share: Share, fit: Callable[[int], Fit]) -> Share:

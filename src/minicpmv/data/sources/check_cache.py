@@ -19,6 +19,7 @@ from minicpmv.data.media.image_sizes import ImageSizes
 from minicpmv.data.records.file_state import FileStates, are_unchanged
 from minicpmv.data.records.folders import data_folder
 from minicpmv.data.records.record import Kind, RawRecord
+from minicpmv.data.sharing import ALONE, Sharing
 from minicpmv.data.sources.cache import DataCache, Entry
 from minicpmv.data.sources.loading import Checked, check_image_root, check_records
 from minicpmv.data.sources.source_digests import Content
@@ -40,6 +41,7 @@ def check_or_recall(
     version: Version | None,
     cache: DataCache | None,
     kind: Kind | None = None,
+    sharing: Sharing = ALONE,
 ) -> tuple[Checked, FileStates, bool]:
     """Return what ``check_records`` finds, the image files as they are, and whether all that is recalled.
 
@@ -51,13 +53,19 @@ def check_or_recall(
         version: As there.
         cache: Where results are; None checks, and keeps nothing.
         kind: As for ``check_records``.
+        sharing: Processes of which each checks, or compares, a part. The first one's cache is used, and serves all.
 
     Raises:
         UsageError: ``image_root`` is not a folder.
     """
-    states = FileStates()
+
+    def check() -> tuple[Checked, FileStates]:
+        states = FileStates()
+        checked = check_records(raw, image_root=image_root, version=version, states=states, kind=kind, sharing=sharing)
+        return checked, states.joined(sharing)
+
     if cache is None:
-        return check_records(raw, image_root=image_root, version=version, states=states, kind=kind), states, False
+        return *check(), False
     check_image_root(image_root, name="image root")
     # Where relative images start, as it is spelled: image files are known by their names.
     folder = os.path.join(os.getcwd(), Path(data_folder(path) if image_root is None else image_root))
@@ -68,11 +76,11 @@ def check_or_recall(
         version=None if version is None else version.name,
         reads=kind,
     )
-    recalled = _recall(entry, raw)
+    recalled = _recall(entry, raw, sharing)
     if recalled is not None:
         return *recalled, True
-    checked = check_records(raw, image_root=image_root, version=version, states=states, kind=kind)
-    if not len(checked.bad):
+    checked, states = check()
+    if not len(checked.bad) and sharing.rank == 0:
         (ends, pixels), (paths, numbers) = checked.sizes.as_arrays(), states.as_arrays()
         said = json.dumps([dataclasses.astuple(notice) for notice in checked.notices]).encode()
         films = dict(zip(_OF_FILMS, checked.films.as_arrays(), strict=True))
@@ -81,9 +89,12 @@ def check_or_recall(
     return checked, states, False
 
 
-def _recall(entry: Entry, raw: Sequence[RawRecord]) -> tuple[Checked, FileStates] | None:
-    found = entry.load()
-    if found is None or len(found["ends"]) != len(raw) or not are_unchanged(found["paths"], found["states"]):
+def _recall(entry: Entry, raw: Sequence[RawRecord], sharing: Sharing) -> tuple[Checked, FileStates] | None:
+    found = sharing.first(entry.load)
+    if found is None or len(found["ends"]) != len(raw):
+        return None
+    paths, states = FileStates.from_arrays(found["paths"], found["states"]).part(sharing)
+    if not all(sharing.gather(are_unchanged(paths, states))):
         return None
     notices = tuple(Problem(*said) for said in json.loads(found["notices"].tobytes()))
     sizes = ImageSizes.from_arrays(found["ends"], found["pixels"])

@@ -20,7 +20,8 @@ from minicpmv.data.records.grounding import fill_marks
 from minicpmv.data.records.inline_images import data_url, image_kind, is_embedded, read_embedded
 from minicpmv.data.records.reading import open_records
 from minicpmv.data.records.record import RawRecord
-from minicpmv.data.sources.loading import ImageRoots, check_records, objects_of
+from minicpmv.data.sources.loading import check_records
+from minicpmv.data.sources.parts import ImageRoots, objects_of
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.files.atomic_files import replacing
 from minicpmv.processing.films.request import REQUEST_KEYS

@@ -6,31 +6,28 @@ It needs neither torch nor a model, so that a bad file stops a run in its first 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from minicpmv.data.checks.checking import RecordChecker, check_image_value
-from minicpmv.data.checks.duplicate_ids import IdRegister
-from minicpmv.data.checks.film_values import check_film_value, film_places
+from minicpmv.data.checks.checking import RecordChecker
 from minicpmv.data.checks.placeholders import FilmField, build_turns, parse_film_field, parse_image_field
 from minicpmv.data.checks.unread_keys import UnreadKeys
-from minicpmv.data.media.film_facts import FilmFactsList, FilmReader, FilmUse
-from minicpmv.data.media.image_faults import ImageUse
+from minicpmv.data.media.film_facts import FilmFactsList, FilmReader
 from minicpmv.data.media.image_files import Size
 from minicpmv.data.media.image_sizes import ImageSizes, SizeReader
 from minicpmv.data.records.file_state import FileStates
 from minicpmv.data.records.films import read_film
-from minicpmv.data.records.folders import data_folder
-from minicpmv.data.records.grounding import check_boxes, fill_marks
+from minicpmv.data.records.grounding import fill_marks
 from minicpmv.data.records.inline_images import is_embedded, read_embedded
 from minicpmv.data.records.reading import log_notice, open_records
 from minicpmv.data.records.record import Kind, RawRecord, Record
 from minicpmv.data.records.sequences import LazySequence
+from minicpmv.data.sharing import ALONE, Sharing, part_of
+from minicpmv.data.sources.parts import ImageRoots, Part, look_at, objects_of, open_as
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.processing.films.facts import FilmFacts
 from minicpmv.processing.text.tool_calls import to_json
@@ -39,15 +36,11 @@ from minicpmv.releases.table import Version
 
 __all__ = [
     "Checked",
-    "ImageRoots",
     "Records",
     "build_record",
     "check_image_root",
     "check_records",
-    "film_uses",
-    "image_uses",
     "load_records",
-    "objects_of",
 ]
 
 _AT_A_TIME = 256
@@ -153,6 +146,7 @@ def check_records(
     for_training: bool = True,
     leave_out: Collection[str] = (),
     kind: Kind | None = None,
+    sharing: Sharing = ALONE,
 ) -> Checked:
     """Read every record once, judge it, and look at its images, a few hundred records at a time.
 
@@ -164,13 +158,17 @@ def check_records(
         for_training: As for ``RecordChecker``.
         leave_out: Keys that are to be left out: they are no problem, whatever they hold.
         kind: As for ``RecordChecker``.
+        sharing: Processes of which each reads a part of the records. All return the same, but for ``states``: each
+            has those of its own part.
 
     Raises:
         UsageError: ``image_root`` is not a folder.
     """
     check_image_root(image_root, name="image root")
     roots = ImageRoots(image_root)
-    return _check(raw, roots, version, states, for_training=for_training, leave_out=leave_out, kind=kind)
+    return _check(
+        raw, roots, version, states, for_training=for_training, leave_out=leave_out, kind=kind, sharing=sharing
+    )
 
 
 def check_image_root(image_root: str | os.PathLike[str] | None, *, name: str) -> None:
@@ -199,135 +197,39 @@ def _check(
     for_training: bool = True,
     leave_out: Collection[str] = (),
     kind: Kind | None = None,
+    sharing: Sharing = ALONE,
 ) -> Checked:
     checker = RecordChecker(version=version, for_training=for_training, kind=kind)
-    ids, unread, reader, sizes = IdRegister(), UnreadKeys(leave_out), SizeReader(states), ImageSizes()
-    film_reader, films = FilmReader(states), FilmFactsList()
-    problems: list[tuple[int, Problem]] = []
-    unreadable: list[int] = []
-    for start in range(0, len(raw), _AT_A_TIME):
-        uses: list[list[ImageUse]] = []
-        uses_of_films: list[list[FilmUse]] = []
-        with_boxes: dict[int, RawRecord] = {}
-        for position in range(start, min(start + _AT_A_TIME, len(raw))):
-            record, num_problems = raw[position], len(problems)
-            root = roots.of(record)
-            problems += [(position, problem) for problem in checker.check(record, root)]
-            ids.add(record, position)
-            if record.unread or record.reading:
-                unread.add(record, position, root)
-            uses.append(list(image_uses(record, root, record=position)))
-            uses_of_films.append(list(film_uses(record, root, record=position)))
-            if len(problems) == num_problems and objects_of(record):
-                with_boxes[position] = record
-        found = iter(reader.read([use for of_record in uses for use in of_record]))
-        found_films = iter(film_reader.read([use for of_record in uses_of_films for use in of_record]))
-        for position, (of_record, of_films) in enumerate(zip(uses, uses_of_films, strict=True), start):
-            known = [next(found) for _ in of_record]
-            known_films = [next(found_films) for _ in of_films]
-            sizes.append([size for size in known if size is not None])
-            films.append([facts for facts in known_films if facts is not None])
-            if None in known or None in known_films:
-                unreadable.append(position)
-            elif record := with_boxes.get(position):
-                problems += [(position, each) for each in check_boxes(record, objects_of(record), sizes[position])]
-    repeated = ids.judge(raw)
-    problems += [*repeated.problems, *reader.problems(), *film_reader.problems()]
-    for _, notice in repeated.notices:
-        log_notice(notice)
-    for positions, problem in unread.problems():
+    part = Part(UnreadKeys(leave_out), SizeReader(states), FilmReader(states))
+    mine = part_of(len(raw), sharing)
+
+    def look() -> None:
+        for start in range(mine.start, mine.stop, _AT_A_TIME):
+            look_at(raw, range(start, min(start + _AT_A_TIME, mine.stop)), part, checker, roots)
+
+    sharing.agree(look)
+    part.join(sharing)
+    repeated = part.ids.judge(raw, sharing=sharing)
+    problems = [*part.problems, *repeated.problems, *part.reader.problems(), *part.film_reader.problems()]
+    if sharing.rank == 0:
+        for _, notice in repeated.notices:
+            log_notice(notice)
+    unreadable = part.unreadable
+    for positions, problem in part.unread.problems():
         problems.append((int(positions[0]), problem))
         unreadable += positions.tolist()
     problems.sort(key=lambda found: found[0])
     bad = np.unique(np.array([*unreadable, *(position for position, _ in problems)], dtype=np.int64))
-    notices = tuple(
-        notice for _, notice in sorted([*unread.notices(), *film_reader.notices()], key=lambda found: found[0])
-    )
+    said = sorted([*part.unread.notices(), *part.film_reader.notices()], key=lambda found: found[0])
     return Checked(
         raw=raw,
-        sizes=sizes,
-        films=films,
+        sizes=part.sizes,
+        films=part.films,
         problems=problems,
         bad=bad,
-        notices=notices,
-        left_out=tuple(unread.names()),
+        notices=tuple(notice for _, notice in said),
+        left_out=tuple(part.unread.names()),
     )
-
-
-def objects_of(record: RawRecord) -> dict[str, object]:
-    """Return the names and boxes that a record holds apart from its text."""
-    fields = cast("dict[str, object]", record.value) if isinstance(record.value, dict) else {}
-    objects = fields.get("objects")
-    return cast("dict[str, object]", objects) if isinstance(objects, dict) else {}
-
-
-class ImageRoots:
-    """Folders at which relative image paths start: the one given, or that of each data file.
-
-    A file's folder is looked up once; on a network's disk that takes long.
-    """
-
-    def __init__(self, image_root: str | os.PathLike[str] | None) -> None:
-        self._given = None if image_root is None else os.fspath(image_root)
-        self._found: dict[str, str] = {}
-
-    def of(self, raw: RawRecord) -> str:
-        """Return the folder for a record."""
-        if self._given is not None:
-            return self._given
-        if raw.source not in self._found:
-            self._found[raw.source] = data_folder(raw.source)
-        return self._found[raw.source]
-
-
-def image_uses(raw: RawRecord, root: str, *, record: int) -> Iterator[ImageUse]:
-    """Yield each image of a record, or nothing if the record is not sound enough to tell.
-
-    Args:
-        raw: As read.
-        root: Folder at which its relative paths start.
-        record: What stands for the record in the uses.
-    """
-    if raw.faults or not isinstance(raw.value, dict):
-        return
-    value = cast("dict[str, object]", raw.value).get("image")
-    if any(True for _ in check_image_value(raw, value)):
-        return
-    field = parse_image_field(value)
-    for number, source in enumerate(field.paths):
-        if isinstance(value, dict):
-            name = f"image[{list(cast('dict[str, object]', value))[number]!r}]"
-        else:
-            name = f"image[{number}]" if isinstance(value, list) else "image"
-        yield ImageUse(
-            record=record,
-            where=raw.where(name),
-            written="" if is_embedded(source) else cast("str", source),
-            path=_open_as(root, source),
-            root=root,
-        )
-
-
-def film_uses(raw: RawRecord, root: str, *, record: int) -> Iterator[FilmUse]:
-    """Yield each film of a record, or nothing if the record is not sound enough to tell.
-
-    Args:
-        raw: As read.
-        root: Folder at which its relative paths start.
-        record: What stands for the record in the uses.
-    """
-    if raw.faults or not isinstance(raw.value, dict):
-        return
-    value = cast("dict[str, object]", raw.value).get("video")
-    if not value or any(True for _ in check_film_value(raw, value)):
-        return
-    for field, film in film_places(value):
-        yield FilmUse(record=record, where=raw.where(field), film=read_film(film, root))
-
-
-def _open_as(root: str, source: str | bytes) -> str | bytes:
-    """Return what is opened for an image value: an embedded image as it is, or the path of its file."""
-    return source if is_embedded(source) else str(Path(root, cast("str", source)))
 
 
 def build_record(raw: RawRecord, root: str, sizes: Sequence[Size], films: Sequence[FilmFacts] = ()) -> Record:
@@ -356,7 +258,7 @@ def build_record(raw: RawRecord, root: str, sizes: Sequence[Size], films: Sequen
         line=raw.line,
         id=cast("str | int | None", fields.get("id")),
         images=tuple(
-            read_embedded(source) if is_embedded(source) else cast("str", _open_as(root, source)) for source in sources
+            read_embedded(source) if is_embedded(source) else cast("str", open_as(root, source)) for source in sources
         ),
         image_sizes=tuple(sizes[position] for position in order),
         films=tuple(read_film(film_field.films[position], root) for position in film_order),

@@ -12,17 +12,18 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from minicpmv.data.checks.unread_keys import UnreadKeys
 from minicpmv.data.records.file_state import FileStates
 from minicpmv.data.records.folders import data_folder
 from minicpmv.data.records.record import Kind, RawRecord, Record
 from minicpmv.data.records.sequences import Concatenated, Selected
+from minicpmv.data.sharing import ALONE, Sharing
 from minicpmv.data.sources.cache import DataCache
 from minicpmv.data.sources.check_cache import check_or_recall
 from minicpmv.data.sources.loading import Checked, Records, check_records
@@ -145,6 +146,7 @@ def load_mixture(
     cache: DataCache | None = None,
     split: SplitSize | None = None,
     kind: Kind | None = None,
+    sharing: Sharing = ALONE,
 ) -> Mixture:
     """Load every source, and mix them; see ``load_records`` and ``mix``.
 
@@ -159,6 +161,7 @@ def load_mixture(
         cache: Where it is kept which sources are sound; by default all are checked.
         split: How many records are held out, each once whatever the weights; needs ``check_first``.
         kind: As for ``RecordChecker``.
+        sharing: Processes of which each reads a part of every source; all return the same.
 
     Raises:
         DataError: With the problems of all sources.
@@ -173,13 +176,20 @@ def load_mixture(
     num_recalled, notices = 0, list[Problem]()
     for source in sources:
         try:
-            raw, content = open_source(source.path)
+            raw, content = open_source(source.path, sharing=sharing)
             contents[source.path] = content
             if not check_first:
                 loaded.append((source, Records(raw, None, None, image_root=image_root, version=version, kind=kind)))
                 continue
             checked, states, is_recalled = check_or_recall(
-                raw, content, source.path, image_root=image_root, version=version, cache=cache, kind=kind
+                raw,
+                content,
+                source.path,
+                image_root=image_root,
+                version=version,
+                cache=cache,
+                kind=kind,
+                sharing=sharing,
             )
         except DataError as error:
             problems += error.problems
@@ -188,9 +198,8 @@ def load_mixture(
         notices += checked.notices
         files.append(states)
         name = Path(source.path).name  # decides with the seed which records a broken weight takes
-        identity.append(
-            [name, source.weight, content, _digest(*checked.sizes.as_arrays(), *checked.films.as_arrays(), checked.bad)]
-        )
+        found = sharing.first(partial(_digest_checked, checked))
+        identity.append([name, source.weight, content, found])
         records: Sequence[Record] = Records(raw, checked.sizes, checked.films, image_root=image_root)
         if not skip_bad or len(checked.bad) == len(raw):
             problems += [problem for _, problem in checked.problems]
@@ -206,7 +215,7 @@ def load_mixture(
             os.path.realpath(data_folder(source.path) if image_root is None else image_root) for source in sources
         ]
         entry = None if cache is None else cache.entry("validation", records=identity, split=split, folders=folders)
-        validation = hold_out([records for _, records in loaded], split, kept=entry)
+        validation = hold_out([records for _, records in loaded], split, kept=entry, sharing=sharing)
         loaded = [(source, rest) for (source, _), rest in zip(loaded, validation.rest, strict=True)]
         identity.append(["without", validation.sha256])
     return Mixture(
@@ -221,8 +230,11 @@ def load_mixture(
     )
 
 
-def _digest(*arrays: NDArray[Any]) -> str:
-    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+def _digest_checked(checked: Checked) -> str:
+    digest = hashlib.sha256()
+    for array in (*checked.sizes.as_arrays(), *checked.films.as_arrays(), checked.bad):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _name_bad(

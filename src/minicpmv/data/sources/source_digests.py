@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from minicpmv.data.records.file_state import FileState
 from minicpmv.data.records.folders import find_files
-from minicpmv.data.records.reading import open_records
+from minicpmv.data.records.reading import log_notice, open_records
 from minicpmv.data.records.record import RawRecord
+from minicpmv.data.sharing import ALONE, Sharing
 from minicpmv.errors import DataError, Problem
 
 __all__ = ["Content", "open_source"]
+
+_SAMPLES = 16
+_SAMPLE_BYTES = 2**16
 
 
 class Content(NamedTuple):
@@ -26,20 +30,57 @@ class Content(NamedTuple):
     """Name and bytes of each: where one ends and the next begins, and what its name says of its form."""
 
 
-def open_source(path: str) -> tuple[Sequence[RawRecord], Content]:
+def open_source(path: str, *, sharing: Sharing = ALONE) -> tuple[Sequence[RawRecord], Content]:
     """Open the records of a source, and read what its files hold.
 
+    Args:
+        path: Of the source.
+        sharing: Processes that all open it. The first one reads its whole content; the others compare samples, since on
+            machines without a common disk they have copies.
+
     Raises:
-        DataError: As ``open_records`` does, or a file has changed meanwhile.
+        DataError: As ``open_records`` does, or a file has changed meanwhile, or is another on another machine.
         UsageError: As ``open_records`` does.
     """
     before = _look(path)
-    raw = open_records(path)
-    content = _read(path)
+    on_notice: Callable[[Problem], None] = log_notice if sharing.rank == 0 else lambda notice: None
+    raw = sharing.agree(lambda: open_records(path, on_notice=on_notice))
+    content = sharing.first(lambda: _read(path))
+    sharing.agree(lambda: _refuse_change(path, before))
+    if sharing.number > 1:
+        _refuse_other_copies(path, sharing)
+    return raw, content
+
+
+def _refuse_change(path: str, before: dict[str, FileState] | None) -> None:
     if _look(path) != before:  # the records may be those of before, and the digest that of after
         found, fix = "files that have changed while they were read", "leave data files alone during a run; start again"
         raise DataError([Problem("D204", path, found, "files as they were", fix)])
-    return raw, content
+
+
+def _refuse_other_copies(path: str, sharing: Sharing) -> None:
+    samples = sharing.gather(_sample(path))
+    sharing.agree(lambda: _refuse_other_copy(path, samples[sharing.rank] == samples[0]))
+
+
+def _refuse_other_copy(path: str, is_same: bool) -> None:
+    if not is_same:
+        found, expected = "another content than on the first machine", "the same files on all machines"
+        fix = "copy them from the first machine, or put them on a disk that all machines see"
+        raise DataError([Problem("D204", path, found, expected, fix)])
+
+
+def _sample(path: str) -> list[tuple[str, int, bytes]]:
+    """Return name, size, and a digest of a few places of each file."""
+    sampled: list[tuple[str, int, bytes]] = []
+    for name in _list(path):
+        digest, size = hashlib.sha256(), os.stat(name).st_size
+        with open(name, "rb") as file:
+            for number in range(_SAMPLES):
+                file.seek(max(0, size - _SAMPLE_BYTES) * number // (_SAMPLES - 1))
+                digest.update(file.read(_SAMPLE_BYTES))
+        sampled.append((os.path.basename(name), size, digest.digest()))
+    return sampled
 
 
 def _list(path: str) -> list[str]:

@@ -28,15 +28,9 @@ from minicpmv.data.records.grounding import check_boxes
 from minicpmv.data.records.reading import open_records
 from minicpmv.data.records.record import Film, Kind, RawRecord, Record
 from minicpmv.data.records.sequences import Concatenated, LazySequence, Selected
-from minicpmv.data.sources.loading import (
-    ImageRoots,
-    build_record,
-    check_image_root,
-    film_uses,
-    image_uses,
-    objects_of,
-)
+from minicpmv.data.sources.loading import build_record, check_image_root
 from minicpmv.data.sources.pair_lengths import PairLengths, Unit, compare_lengths, judge_lengths, measure_pair
+from minicpmv.data.sources.parts import ImageRoots, film_uses, image_uses, objects_of
 from minicpmv.errors import DataError, Problem
 from minicpmv.processing.films.facts import FilmFacts
 from minicpmv.releases.table import Version

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from minicpmv.data.records.record import Record
 from minicpmv.data.records.sequences import Concatenated, Selected
+from minicpmv.data.sharing import ALONE, Sharing, part_of
 from minicpmv.data.sources.cache import Entry
 from minicpmv.errors import UsageError
 from minicpmv.wording import counted, is_off
@@ -103,26 +104,29 @@ def parse_split(written: str | None) -> SplitSize | None:
     )
 
 
-def hold_out(sources: Sequence[Sequence[Record]], size: SplitSize, *, kept: Entry | None = None) -> ValidationSplit:
+def hold_out(
+    sources: Sequence[Sequence[Record]], size: SplitSize, *, kept: Entry | None = None, sharing: Sharing = ALONE
+) -> ValidationSplit:
     """Choose the records that are held out. Reads all of them once, unless it is known which they are.
 
     Args:
         sources: Records of each source, each record once.
         size: How many.
         kept: Where it is kept which they are, for exactly these records.
+        sharing: Processes of which each reads a part of the records; the first one has the cache, and chooses.
 
     Raises:
         UsageError: There are too few records, or they all share pictures.
     """
     num_records = sum(len(source) for source in sources)
     wanted = size.of(num_records)
-    known = None if kept is None else kept.load()
+    known = None if kept is None else sharing.first(kept.load)
     if known is not None:
         assert kept is not None
         kept.was_found, chosen = True, known["chosen"]
     else:
-        chosen = _choose(Concatenated(sources), wanted) if wanted else np.zeros(0, np.int64)
-        if kept is not None and wanted:
+        chosen = _choose(Concatenated(sources), wanted, sharing) if wanted else np.zeros(0, np.int64)
+        if kept is not None and wanted and sharing.rank == 0:
             kept.store(chosen=chosen)
     if not len(chosen) and not size.is_default:
         raise UsageError(
@@ -142,23 +146,42 @@ def hold_out(sources: Sequence[Sequence[Record]], size: SplitSize, *, kept: Entr
     return ValidationSplit(records=Concatenated(held_out), rest=rest, num_records=num_records, sha256=digest)
 
 
-def _choose(records: Sequence[Record], wanted: int) -> NDArray[np.int64]:
+def _choose(records: Sequence[Record], wanted: int, sharing: Sharing) -> NDArray[np.int64]:
     """Take whole groups in the order of their digests, as long as they fit into the number.
 
     In numbers of 8 bytes, because there may be millions of records.
     """
+    found = sharing.agree(lambda: _describe(records, part_of(len(records), sharing)))
+    parts = sharing.deal([found, *[None] * (sharing.number - 1)])
+    return sharing.first(lambda: _choose_groups(len(records), parts, wanted))
+
+
+_Described = tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.uint64]]
+"""Keys of records, the place of the record of each key, and a digest of each record."""
+
+
+def _describe(records: Sequence[Record], which: range) -> _Described:
     keys, places, digests = array("Q"), array("q"), array("Q")
-    for place, record in enumerate(records):
+    for place in which:
+        record = records[place]
         digests.append(_digest(record))
         for key in _keys(record):
             keys.append(key)
             places.append(place)
-    groups = _join(len(records), np.frombuffer(keys, np.uint64), np.frombuffer(places, np.int64))
-    first = np.full(len(records), np.iinfo(np.uint64).max, np.uint64)
-    np.minimum.at(first, groups, np.frombuffer(digests, np.uint64))
-    sizes = np.bincount(groups, minlength=len(records))
-    is_chosen, left = np.zeros(len(records), np.bool_), wanted
+    return np.array(keys, np.uint64), np.array(places, np.int64), np.array(digests, np.uint64)
+
+
+def _choose_groups(number: int, parts: Sequence[_Described | None], wanted: int) -> NDArray[np.int64]:
+    described = [part for part in parts if part is not None]
+    keys, places, digests = (np.concatenate(each) for each in zip(*described, strict=True))
+    groups = _join(number, keys, places)
+    first = np.full(number, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(first, groups, digests)
+    sizes = np.bincount(groups, minlength=number)
+    is_chosen, left = np.zeros(number, np.bool_), wanted
     for group in np.argsort(first, kind="stable").tolist():
+        if not left:
+            break
         size = int(sizes[group])
         if 0 < size <= left:
             is_chosen[group] = True

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
@@ -27,11 +28,12 @@ __all__ = [
     "LostProcessError",
     "add_up",
     "gather",
-    "leaders_first",
     "leave",
+    "leave_word",
     "meet",
     "naming_lost_processes",
     "num_processes",
+    "patient_group",
     "raise_together",
     "take_maximum",
     "wait_for_all",
@@ -76,6 +78,9 @@ def naming_lost_processes() -> Iterator[None]:
             fix = "find out what that process was doing; --ddp_timeout SECONDS allows a step to wait for longer"
         else:
             raise
+        told = _words_of_failed()
+        if told:
+            fix = f"what ended it: {told}"
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # no step can be finished any more
         time.sleep(_TIME_TO_BE_ENDED)
@@ -85,14 +90,39 @@ def naming_lost_processes() -> Iterator[None]:
         ) from error
 
 
+def leave_word(message: str) -> None:
+    """Leave what ends this process where the others find it when they miss it, on whichever machine they are."""
+    if _are_several():
+        with suppress(RuntimeError):  # the process that holds the store has ended
+            store = _store()
+            number = store.add("minicpmv/failed", 1)
+            store.set(f"minicpmv/failed/{number}", f"process {dist.get_rank()} on {socket.gethostname()}: {message}")
+
+
+def _words_of_failed() -> str:
+    """Return what the first process that failed has left; nothing if it was killed, or took the store with it."""
+    key = "minicpmv/failed/1"
+    with suppress(RuntimeError):
+        store = _store()
+        return store.get(key).decode() if store.check([key]) else ""
+    return ""
+
+
+def _store() -> Any:
+    # Private, and the only store that every process has already; a second one would need a port of its own. This may go
+    # when torch offers it.
+    return dist.distributed_c10d._get_default_store()
+
+
 def meet() -> None:
     """Create the group that exchanges everything but tensors. All processes must call it at about the same time."""
     if _are_several():
-        _patient_group()
+        patient_group()
 
 
 @cache
-def _patient_group() -> Any:
+def patient_group() -> Any:
+    """Return the group that exchanges everything but tensors, where there are several processes."""
     return dist.new_group(backend="gloo", timeout=_LONGEST_WAIT)
 
 
@@ -101,7 +131,7 @@ def gather(value: _T) -> list[_T]:
     if not _are_several():
         return [value]
     found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value, group=_patient_group())
+    dist.all_gather_object(found, value, group=patient_group())
     return found
 
 
@@ -142,29 +172,17 @@ def raise_together(action: Callable[[], None]) -> None:
         raise first
 
 
-def leaders_first(action: Callable[[], _T], *, is_leader: bool) -> _T:
-    """Run an action whose result is stored on disk: first on the first process of each machine, then on the others.
-
-    Raises:
-        MiniCPMVError: What ``action`` raised on any process, on every process.
-    """
-    done: list[_T] = []
-    for whose_turn in (True, False):
-        raise_together(lambda turn=whose_turn: done.append(action()) if is_leader is turn else None)
-    return done[0]
-
-
 def wait_for_all() -> None:
     """Wait until every process has reached this point."""
     if _are_several():
-        dist.barrier(group=_patient_group())
+        dist.barrier(group=patient_group())
 
 
 def leave() -> None:
     """Leave both groups at the end of the process, as NCCL requires of its own."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
-        _patient_group.cache_clear()
+        patient_group.cache_clear()
 
 
 def _are_several() -> bool:

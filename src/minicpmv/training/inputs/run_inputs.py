@@ -18,6 +18,7 @@ from minicpmv.data.samples.collation import Collator
 from minicpmv.data.samples.compared import Comparison
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.samples.length_report import LengthReport
+from minicpmv.data.sharing import ALONE, Sharing
 from minicpmv.data.sources.cache import DataCache, Entry
 from minicpmv.data.sources.mixing import DataSource, Mixture, load_mixture
 from minicpmv.data.sources.skipping import SKIPPED, SkipLog, Skipped
@@ -29,7 +30,7 @@ from minicpmv.models.checkpoints.film_settings import FILM_FIELDS, film_options,
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.releases.table import Version
 from minicpmv.training.distributed.console import notice, say
-from minicpmv.training.distributed.processes import leaders_first
+from minicpmv.training.distributed.together import work_together
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.inputs.base_checkpoint import BaseCheckpoint
 from minicpmv.wording import is_off
@@ -76,23 +77,20 @@ class RunInputs:
 
 
 def open_inputs_together(run: RunArguments, base: BaseCheckpoint, args: TrainingArguments) -> RunInputs:
-    """Read and check the inputs of a run on every process. Every process must call it.
+    """Read and check the inputs of a run on every process, each a part of the data. Every process must call it.
 
-    With the data cache, the first process of each machine checks alone, on all processors, and the others read its
-    result. With ``--data_cache false`` all of them check at the same time.
+    All have the joined result: the first one's ``--data_cache`` keeps and recalls it for all of them.
 
     Raises:
         MiniCPMVError: The model, the data or the flags have a fault.
     """
-
-    def gather() -> RunInputs:
-        seed = args.seed if args.data_seed is None else args.data_seed
-        return open_inputs(run, base, args.output_dir or "", seed=seed)
-
-    return leaders_first(gather, is_leader=args.local_process_index == 0) if _is_kept(run) else gather()
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return work_together(lambda sharing: open_inputs(run, base, args.output_dir or "", seed=seed, sharing=sharing))
 
 
-def open_inputs(run: RunArguments, base: BaseCheckpoint, output_dir: str, *, seed: int) -> RunInputs:
+def open_inputs(
+    run: RunArguments, base: BaseCheckpoint, output_dir: str, *, seed: int, sharing: Sharing = ALONE
+) -> RunInputs:
     """Read and check the inputs of a run.
 
     Args:
@@ -100,6 +98,7 @@ def open_inputs(run: RunArguments, base: BaseCheckpoint, output_dir: str, *, see
         base: The base checkpoint.
         output_dir: The run's directory.
         seed: Decides which records of a source with a fractional weight are sampled.
+        sharing: Processes of which each checks a part of the data.
 
     Raises:
         MiniCPMVError: The model, the data or the flags have a fault.
@@ -121,6 +120,7 @@ def open_inputs(run: RunArguments, base: BaseCheckpoint, output_dir: str, *, see
             cache=cache,
             split=split,
             kind=run.kind,
+            sharing=sharing,
         )
 
     train_mixture = load(run.train_sources, run.split)
@@ -140,7 +140,9 @@ def open_inputs(run: RunArguments, base: BaseCheckpoint, output_dir: str, *, see
     reports: list[LengthReport] = []
     if run.check_first:
         kept = [_kept_lengths(cache, base, mixture, of) for mixture, of in zip(mixtures, datasets, strict=True)]
-        reports = [dataset.check_lengths(kept=entry) for dataset, entry in zip(datasets, kept, strict=True)]
+        reports = [
+            dataset.check_lengths(kept=entry, sharing=sharing) for dataset, entry in zip(datasets, kept, strict=True)
+        ]
         _tell(cache, mixtures, kept)
     skip_log, skipped = _resolve_skips(run, output_dir, mixtures, reports)
     if run.on_bad_record == "skip":
