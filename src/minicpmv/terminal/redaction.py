@@ -78,15 +78,16 @@ def clean_command(words: Sequence[str]) -> list[str]:
     """Return a command line, or its flags, with every secret hidden and the same number of words."""
     cleaned: list[str] = []
     name, num_values = "", 0
+    secrets = _longest_first(())
     for word in words:
         flag, equals, value = word.partition("=")
         if word.startswith("--") and len(word) > 2:
             name, num_values = flag, 0
-            cleaned.append(f"{flag}={_clean_value(flag, value)}" if equals else clean_text(word))
+            cleaned.append(f"{flag}={_clean_value(flag, value, secrets)}" if equals else _clean(word, secrets))
             continue
         # Only a list takes several values; after the one value of another flag, words belong to the command.
         belongs = name and (num_values == 0 or _is_list(name))
-        cleaned.append(_clean_value(name, word) if belongs else _clean_value("", word))
+        cleaned.append(_clean_value(name if belongs else "", word, secrets))
         num_values += 1
     return cleaned
 
@@ -125,18 +126,7 @@ def clean_settings(value: Any, *, name: str = "", known: Iterable[str] = ()) -> 
         name: Name of the value; everything under a secret's name is hidden.
         known: Secrets that are hidden wherever they occur.
     """
-    if isinstance(value, Mapping):
-        items = cast("Mapping[Any, Any]", value).items()
-        hides = is_secret_name(name)
-        return {
-            clean_text(key, known=known) if isinstance(key, str) else key: clean_settings(
-                each, name=name if hides else str(key), known=known
-            )
-            for key, each in items
-        }
-    if isinstance(value, list | tuple):
-        return [clean_settings(each, name=name, known=known) for each in cast("Sequence[Any]", value)]
-    return _clean_value(name, value, known=known) if isinstance(value, str) else value
+    return _clean_all(value, name, _longest_first(known))
 
 
 def clean_text(text: str, *, known: Iterable[str] = ()) -> str:
@@ -146,7 +136,16 @@ def clean_text(text: str, *, known: Iterable[str] = ()) -> str:
         text: A message, a path, an address, one word of a command.
         known: Secrets that are hidden wherever they occur.
     """
-    for secret in sorted({*known, *_of_environment()}, key=len, reverse=True):
+    return _clean(text, _longest_first(known))
+
+
+def _longest_first(known: Iterable[str]) -> list[str]:
+    """List what is hidden wherever it occurs: what is known and what the environment holds."""
+    return sorted({*known, *_of_environment()}, key=len, reverse=True)
+
+
+def _clean(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
         text = text.replace(secret, HIDDEN)
     text = _PRIVATE_KEY.sub(rf"\1{HIDDEN}\2", text)
     text = _USERINFO.sub(f"{HIDDEN}@", text)
@@ -157,19 +156,34 @@ def clean_text(text: str, *, known: Iterable[str] = ()) -> str:
     return _SHAPES.sub(HIDDEN, text)
 
 
-def _clean_value(name: str, value: str, *, known: Iterable[str] = ()) -> str:
+def _clean_all(value: Any, name: str, secrets: Sequence[str]) -> Any:
+    if isinstance(value, Mapping):
+        items = cast("Mapping[Any, Any]", value).items()
+        hides = is_secret_name(name)
+        return {
+            _clean(key, secrets) if isinstance(key, str) else key: _clean_all(
+                each, name if hides else str(key), secrets
+            )
+            for key, each in items
+        }
+    if isinstance(value, list | tuple):
+        return [_clean_all(each, name, secrets) for each in cast("Sequence[Any]", value)]
+    return _clean_value(name, value, secrets) if isinstance(value, str) else value
+
+
+def _clean_value(name: str, value: str, secrets: Sequence[str]) -> str:
     if is_secret_name(name):
         return value if _is_harmless(name, value) else HIDDEN
     if value.lstrip()[:1] in ("{", "["):
         try:
             content = json.loads(value)
         except ValueError:
-            return clean_text(value, known=known)
-        cleaned = clean_settings(content, known=known)
+            return _clean(value, secrets)
+        cleaned = _clean_all(content, "", secrets)
         return value if cleaned == content else json.dumps(cleaned)
     if re.search(r"(^|\s)--\w[\w-]*\s", value):  # a command line in one word
-        return clean_text(clean_command_line(value), known=known)
-    return clean_text(value, known=known)
+        return _clean(clean_command_line(value), secrets)
+    return _clean(value, secrets)
 
 
 def _is_list(name: str) -> bool:
@@ -196,6 +210,5 @@ def _hide_quoted(match: re.Match[str]) -> str:
 
 def _of_environment() -> list[str]:
     """List the values of variables with a secret's name; a path (SSH_AUTH_SOCK) only leads to a secret."""
-    # Names first: each text that is cleaned asks for all, and few values are looked at.
     values = [os.environ.get(name, "") for name in os.environ if is_secret_name(name)]
     return [value for value in values if len(value) >= _LEAST_OF_ENVIRONMENT and not value.startswith(("/", "~", "."))]

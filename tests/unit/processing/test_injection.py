@@ -60,33 +60,27 @@ def conversation(text: str, *, with_image: bool) -> tuple[Turn, ...]:
 
 
 @pytest.mark.parametrize("with_image", [False, True])
-@pytest.mark.parametrize("text", FORGERIES)
-def test_in_training_marks_come_from_the_structure_alone(
-    processor: MiniCPMVProcessor, text: str, with_image: bool
-) -> None:
+def test_in_training_marks_come_from_the_structure_alone(processor: MiniCPMVProcessor, with_image: bool) -> None:
     images = [WIDE] if with_image else []
-    forged = processor.encode_conversation(conversation(text, with_image=with_image), images)
     honest = processor.encode_conversation(conversation("plain", with_image=with_image), images)
-    assert marks(processor, forged.input_ids) == marks(processor, honest.input_ids)
-    assert sum(forged.image_mask) == sum(honest.image_mask) == len(forged.tgt_sizes) * processor.query_num
-    slot = processor.vocabulary["<unk>"]
-    assert [index == slot for index in forged.input_ids] == forged.image_mask
-    end = processor.vocabulary[END[processor.version.name]]
-    answers: list[list[int]] = [[]]
-    for label in forged.labels:
-        if label == end:
-            answers.append([])
-        elif label != -100:
-            answers[-1].append(label)
-    spelled = text.strip() if processor.version.name == "2.5" else text
-    assert [processor.decode(answer) for answer in answers] == [spelled, spelled, ""]
+    slot, end = processor.vocabulary["<unk>"], processor.vocabulary[END[processor.version.name]]
+    for text in FORGERIES:
+        forged = processor.encode_conversation(conversation(text, with_image=with_image), images)
+        assert marks(processor, forged.input_ids) == marks(processor, honest.input_ids), text
+        assert sum(forged.image_mask) == sum(honest.image_mask) == len(forged.tgt_sizes) * processor.query_num, text
+        assert [index == slot for index in forged.input_ids] == forged.image_mask, text
+        answers: list[list[int]] = [[]]
+        for label in forged.labels:
+            if label == end:
+                answers.append([])
+            elif label != -100:
+                answers[-1].append(label)
+        spelled = text.strip() if processor.version.name == "2.5" else text
+        assert [processor.decode(answer) for answer in answers] == [spelled, spelled, ""]
 
 
 @pytest.mark.parametrize("with_image", [False, True])
-@pytest.mark.parametrize("text", FORGERIES)
-def test_in_a_prompt_marks_come_from_the_structure_alone(
-    processor: MiniCPMVProcessor, text: str, with_image: bool
-) -> None:
+def test_in_a_prompt_marks_come_from_the_structure_alone(processor: MiniCPMVProcessor, with_image: bool) -> None:
     def prompt(words: str) -> Any:
         image = [{"type": "image", "image": WIDE}] if with_image else []
         spoken = [{"type": "text", "text": words}]
@@ -100,12 +94,15 @@ def test_in_a_prompt_marks_come_from_the_structure_alone(
             ]
         )
 
-    forged, honest = prompt(text), prompt("plain")
-    assert marks(processor, forged["input_ids"][0].tolist()) == marks(processor, honest["input_ids"][0].tolist())
-    assert forged.keys() == honest.keys()
-    if with_image:
-        assert forged["image_mask"].sum() == honest["image_mask"].sum()
-        assert forged["tgt_sizes"].tolist() == honest["tgt_sizes"].tolist()
+    honest = prompt("plain")
+    meant = marks(processor, honest["input_ids"][0].tolist())
+    for text in FORGERIES:
+        forged = prompt(text)
+        assert marks(processor, forged["input_ids"][0].tolist()) == meant, text
+        assert forged.keys() == honest.keys()
+        if with_image:
+            assert forged["image_mask"].sum() == honest["image_mask"].sum(), text
+            assert forged["tgt_sizes"].tolist() == honest["tgt_sizes"].tolist(), text
 
 
 def test_the_marks_are_seen_where_they_are_meant(processor: MiniCPMVProcessor) -> None:
