@@ -45,6 +45,11 @@ def die(loaded: Any, tasks: Iterator[int]) -> Iterator[int]:
         yield task
 
 
+def workers() -> set[int]:
+    """Return the processes of this one that hold a model, those of another test too."""
+    return {each.pid for each in psutil.Process().children() if "--multiprocessing-fork" in each.cmdline()}
+
+
 def open_two() -> Any:
     return open_models(_MODEL, load, ["cpu", "cpu"])
 
@@ -79,10 +84,12 @@ def test_a_fault_in_the_tasks_is_raised_in_its_turn(models: Models) -> None:
 @pytest.mark.slow
 def test_a_fault_of_one_process_ends_all_in_its_turn() -> None:
     seen: list[int] = []
+    others = workers()
     with pytest.raises(UsageError, match="five"), open_two() as opened:
+        assert len(workers() - others) == 2
         seen.extend(opened.map(fail, range(1000)))
     assert seen == [0, 1, 2, 3, 4]
-    assert not [each for each in psutil.Process().children() if "--multiprocessing-fork" in each.cmdline()]
+    assert workers() == others
 
 
 @pytest.mark.slow
