@@ -1,6 +1,9 @@
 #!/bin/sh
 # Environments with other engines, for the tests marked `engines`: one for each in .engines, made once.
 #
+#   sh scripts/engines.sh         all of them
+#   sh scripts/engines.sh axe     those that are named
+#
 #   llama_cpp  llama.cpp's library with its Python bindings, compiled from source: ten minutes on two idle cores, 0.3 GB;
 #              with the converter of the same source, which needs nothing compiled, in its folder llama.cpp
 #   vllm       vLLM's build for CPUs: minutes and 3.5 GB
@@ -8,6 +11,7 @@
 #   openvino   optimum-intel, with pip's torch: minutes, and gigabytes; only if MINICPMV_RELEASED_CODE names a folder
 #              with the released `.py` files of openbmb/MiniCPM-V-2_6, from which it exports
 #   trl        TRL beside this environment's own packages: a minute
+#   axe        axe-core, the rules of accessibility that a browser checks a page by: seconds
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PYTHON=${PYTHON:-python3}
@@ -74,10 +78,23 @@ trl() {
     install --no-deps --require-hashes --requirement "$ROOT/requirements/trl.txt"
 }
 
-make_environment llama_cpp
-make_environment vllm
-make_environment quantize
-make_environment trl
-if [ -n "${MINICPMV_RELEASED_CODE:-}" ]; then
-    make_environment openvino
+axe() {
+    # Nothing of this package is imported: it brings axe.min.js of axe-core 4.12.1, and needs no npm.
+    install --no-deps axe-playwright-python==0.1.8
+}
+
+if [ $# -eq 0 ]; then
+    set -- llama_cpp vllm quantize trl axe
+    if [ -n "${MINICPMV_RELEASED_CODE:-}" ]; then
+        set -- "$@" openvino
+    fi
 fi
+for _name in "$@"; do
+    case $_name in
+    llama_cpp | vllm | quantize | openvino | trl | axe) make_environment "$_name" ;;
+    *)
+        echo "found $_name, expected llama_cpp, vllm, quantize, openvino, trl or axe" >&2
+        exit 2
+        ;;
+    esac
+done

@@ -1,1 +1,1 @@
-"""Other engines run what this package writes, and are compared with it: `sh test.sh -m engines`."""
+"""Other engines and tools run on what this package writes, in environments of their own: `sh test.sh -m engines`."""
