@@ -47,13 +47,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and pytest -m gpu, without which tests see none"))
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
     """Leave what all tests share out of the garbage collections of each: every training ends with a whole one.
 
-    Modules, tests and their names are two million objects.
+    Modules and tests are a million objects, and nothing that collecting makes is garbage of any size.
     """
-    gc.collect()
-    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.processes import started, wait_for
 from tests.run.prepared import prepared_python
 from tests.tiny import FIXTURES, save_picture
 
-pytest.importorskip("gradio", reason="the page's library is not installed")
+pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="the page's library is not installed")
 
 _FILE = {"_type": "gradio.FileData"}
 _SECRET = b"the secret of the machine"

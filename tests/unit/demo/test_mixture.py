@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,13 @@ from PIL import Image
 from minicpmv.data.sources.loading import load_records
 from minicpmv.demo.data import DIGIT_WORDS, QUESTION, digit_picture, digits_of
 from minicpmv.demo.mixture import conversations, write_mixture
-from minicpmv.demo.pictures import CLOTHING, COLOURS, LETTERS, PLACES, SHAPES
+from minicpmv.demo.pictures import CLOTHING, COLOURS, LETTERS, PLACES, SHAPES, Picture
 
-_SAMPLE = list(conversations(1, 3000))  # seed 1 is the base's; its first records are these
+
+@cache
+def _sample() -> list[tuple[Picture | None, list[tuple[str, str]]]]:
+    """Seed 1 is the base's; its first records are these."""
+    return list(conversations(1, 3000))
 
 
 def _fingerprint(image: Image.Image) -> str:
@@ -23,7 +28,7 @@ def _fingerprint(image: Image.Image) -> str:
 
 
 def _answers() -> Counter[str]:
-    return Counter(answer for _, exchanges in _SAMPLE for _, answer in exchanges)
+    return Counter(answer for _, exchanges in _sample() for _, answer in exchanges)
 
 
 @pytest.mark.parametrize("words", [DIGIT_WORDS, CLOTHING, LETTERS, tuple(COLOURS), SHAPES, PLACES, ("yes", "no")])
@@ -33,13 +38,13 @@ def test_every_answer_word_is_trained(words: tuple[str, ...]) -> None:
 
 
 def test_it_is_broad() -> None:
-    kinds = Counter(picture.kind if picture else "text" for picture, _ in _SAMPLE)
+    kinds = Counter(picture.kind if picture else "text" for picture, _ in _sample())
     assert set(kinds) == {"shape", "shapes", "letter", "clothing", "line", "pair", "text"}
-    assert len({question for _, exchanges in _SAMPLE for question, _ in exchanges}) > 60
+    assert len({question for _, exchanges in _sample() for question, _ in exchanges}) > 60
 
 
 def test_the_tasks_question_is_not_asked() -> None:
-    asked = " ".join(question for _, exchanges in _SAMPLE for question, _ in exchanges)
+    asked = " ".join(question for _, exchanges in _sample() for question, _ in exchanges)
     assert QUESTION not in asked
     assert "digit" not in asked
 
@@ -47,15 +52,15 @@ def test_the_tasks_question_is_not_asked() -> None:
 def test_no_handwritten_digit_is_shown() -> None:
     digits = [*digits_of("train"), *digits_of("validation"), *digits_of("heldout")]
     task = {_fingerprint(digit_picture(digit)) for digit in digits}
-    shown = {_fingerprint(picture.image) for picture, _ in _SAMPLE if picture}
+    shown = {_fingerprint(picture.image) for picture, _ in _sample() if picture}
     assert len(task) == 1797
     assert not task & shown
 
 
 def test_a_record_does_not_depend_on_how_many_there_are() -> None:
     few = list(conversations(1, 5))
-    assert [exchanges for _, exchanges in few] == [exchanges for _, exchanges in _SAMPLE[:5]]
-    for (picture, _), (other, _) in zip(few, _SAMPLE, strict=False):
+    assert [exchanges for _, exchanges in few] == [exchanges for _, exchanges in _sample()[:5]]
+    for (picture, _), (other, _) in zip(few, _sample(), strict=False):
         assert (picture is None) == (other is None)
         if picture and other:
             assert picture.image.tobytes() == other.image.tobytes()

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-
-pytest.importorskip("gradio", reason="needs the extra `ui`")
 
 from minicpmv.data.records.inline_images import data_url
 from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import UsageError
 from minicpmv.processing.films.request import FilmRequest
 from minicpmv.releases.table import VERSIONS
-from minicpmv.ui.examples.records import Example, Examples
 from minicpmv.ui.guard import ForeignValueError, read_event
 from minicpmv.ui.uploads import check_uploads
 from tests.films import make_animation, make_film
 from tests.tiny import conversation, save_picture, write_data
 
+if TYPE_CHECKING:
+    from minicpmv.ui.examples.records import Example, Examples
+
+pytestmark = pytest.mark.skipif(find_spec("gradio") is None, reason="needs the extra `ui`")
+
 
 def examples(folder: Path, records: Sequence[dict[str, Any]]) -> Examples:
+    from minicpmv.ui.examples.records import Examples  # gradio takes seconds, which every worker would spend
+
     data = write_data(folder / "data.json", list(records))
     (uploads := folder / "uploads").mkdir()
     loaded = load_records(data, version=VERSIONS["2.6"], for_training=False)
