@@ -31,7 +31,12 @@ check() {
 }
 check ruff check .
 check ruff format --check .
-check pyright --pythonpath "$(command -v "$PYTHON")"
+# Types take minutes of one processor; the other looks at the rest meanwhile, and builds the site.
+types=$(mktemp)
+pyright --pythonpath "$(command -v "$PYTHON")" >"$types" 2>&1 &
+typing=$!
+trap 'kill "$typing" 2>/dev/null || true; rm -f "$types"' EXIT
+trap 'exit 130' INT TERM
 check lint-imports
 check codespell
 for script in *.sh scripts/*.sh; do
@@ -39,5 +44,8 @@ for script in *.sh scripts/*.sh; do
 done
 # The site, into build/site, which tests/docs/test_site.py looks at.
 check sh scripts/site.sh
+echo "== pyright"
+wait "$typing" || { cat "$types"; exit 1; }
+cat "$types"
 # In the order of the folders, so that the long runs do not come last, on one processor.
 check "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not engines"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 # The models here are tiny: a second thread only waits for the first, and makes steps up to 90 times slower.
@@ -15,6 +16,9 @@ import pytest
 
 from tests.gpus import asks_for_gpus, hide_gpus
 from tests.precision import PRECISIONS, choose_precision
+
+_LONG = 60
+"""Seconds of tests from which a run says where they went."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,3 +73,20 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None, item: pytest.Item) -> 
     if nextitem is not None and nextitem.path != item.path:
         gc.collect()
         gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the files and folders in which a long run has spent its time; CONTRIBUTING.md has what each may take."""
+    spent: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                spent[report.nodeid.partition("::")[0]] += report.duration
+    if spent.total() < _LONG:
+        return
+    folders: Counter[str] = Counter()
+    for file, seconds in spent.items():
+        folders["/".join(file.split("/")[:2])] += seconds
+    terminalreporter.section("seconds of tests, by folder and by the ten slowest files")
+    for name, seconds in [*folders.most_common(), *spent.most_common(10)]:
+        terminalreporter.line(f"{seconds:7.0f}  {name}")

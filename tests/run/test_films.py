@@ -21,7 +21,8 @@ _LOSS = bound(fp32=5e-6, bf16=6e-2)
 _NUM_RECORDS = 6
 _PACKED = ["--packing", "true", "--model_max_length", "1024"]
 _SHORT = ["--packing", "true", "--model_max_length", "160", "--train_sampling_strategy", "random"]
-_MODELS = ["v2_6", "v4", "v4_5", "v4_6", "v4_7"]
+_MODELS = ["v4_5", "v4_6", *(pytest.param(model, marks=pytest.mark.slow) for model in ("v2_6", "v4", "v4_7"))]
+"""By default one whose resampler takes times, and one of the newer networks."""
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,7 @@ def test_processes_read_every_record_once_in_an_epoch(processes: int, data: str,
     assert sorted(itertools.chain.from_iterable(read)) == [*range(_NUM_RECORDS)]
 
 
-@pytest.mark.parametrize("model", ["v4_5", "v4_7"])
+@pytest.mark.parametrize("model", ["v4_5", pytest.param("v4_7", marks=pytest.mark.slow)])
 def test_cached_frames_give_the_same_run(model: str, data: str, tmp_path: Path) -> None:
     """4.5's resampler, frozen as well, joins cached frames into blocks by their times, which other times change."""
     frozen = [*_PACKED, "--tune_vision", "false", "--tune_resampler", "false", "--num_train_epochs", "2"]

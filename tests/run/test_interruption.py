@@ -70,7 +70,7 @@ def uninterrupted(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (signal.SIGTERM, ["--dataloader_num_workers", "1"]),
         (signal.SIGINT, ["--save_strategy", "no"]),
-        (signal.SIGUSR1, ["--save_only_model", "true"]),
+        pytest.param(signal.SIGUSR1, ["--save_only_model", "true"], marks=pytest.mark.slow),
     ],
 )
 def test_stopped_run_goes_on_identically_with_other_data_workers(

@@ -32,6 +32,7 @@ _FEW_STEPS = (
     "--report false --use_cpu true --model_max_length 1024 --packing false --save_strategy no"
 )
 _BOTH = pytest.mark.parametrize("name", ["o-2.6", "o-4.5"])
+_NEWER = pytest.mark.parametrize("name", [pytest.param("o-2.6", marks=pytest.mark.slow), "o-4.5"])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,7 +93,7 @@ def test_all_of_it_trains_and_speech_is_carried_over(
     assert answer(output, shown, capsys).strip()
 
 
-@_BOTH
+@_NEWER
 def test_films_are_trained_on_and_talked_about(
     name: str, bases: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -118,7 +119,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return read
 
 
-@_BOTH
+@_NEWER
 def test_an_adapter_and_what_it_is_merged_into_answer_alike(
     name: str, bases: dict[str, Path], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,7 +163,9 @@ def test_a_killed_run_goes_on_and_carries_on(bases: dict[str, Path], data: str, 
         assert assets_of(saved) == assets_of(base)
 
 
-@pytest.mark.parametrize("engine", [("--fsdp", "true"), ("--deepspeed", "zero3")])
+@pytest.mark.parametrize(
+    "engine", [pytest.param(("--fsdp", "true"), marks=pytest.mark.slow), ("--deepspeed", "zero3")], ids=" ".join
+)
 def test_where_weights_are_sharded_the_first_process_carries(
     engine: tuple[str, str], bases: dict[str, Path], data: str, tmp_path: Path
 ) -> None:
@@ -277,7 +280,7 @@ def test_sound_in_a_record_is_refused_by_name(
     assert "this version trains pictures, films and text" in found
 
 
-@_BOTH
+@_NEWER
 def test_the_other_commands_know_it(
     name: str, bases: dict[str, Path], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -306,7 +306,7 @@ def test_a_frozen_tower_is_cached_as_ever(data: str, tmp_path: Path) -> None:
     assert_same_training(tmp_path / "cached", tmp_path / "plain")
 
 
-@pytest.mark.parametrize("model", ["v2", "v4_6", "v4_7"])
+@pytest.mark.parametrize("model", ["v4_7", *(pytest.param(model, marks=pytest.mark.slow) for model in ("v2", "v4_6"))])
 def test_other_releases(data: str, tmp_path: Path, model: str) -> None:
     run_here(dpo(data, tmp_path / "out", "--per_device_train_batch_size", "8", model=model, steps=3))
     first, *_, last = losses(read_run(tmp_path / "out"))

@@ -46,13 +46,18 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     [
         ("", ""),
         ("--activation_checkpointing", "llm vision"),
-        ("--gradient_checkpointing true", "llm vision"),  # its name of 2024
         ("--llm_activation_checkpointing", "llm"),
-        ("--vision_activation_checkpointing", "vision"),
-        ("--activation_checkpointing true --vision_activation_checkpointing false", "llm"),
         ("--activation_checkpointing true --llm_activation_checkpointing false", "vision"),
-        ("--use_lora --lora_r 4 --vision_activation_checkpointing", "vision"),
         ("--use_lora --lora_r 4 --tune_vision false --activation_checkpointing", "llm"),  # a frozen tower keeps nothing
+        *(
+            pytest.param(extra, again, marks=pytest.mark.slow)
+            for extra, again in (
+                ("--gradient_checkpointing true", "llm vision"),  # its name of 2024
+                ("--vision_activation_checkpointing", "vision"),
+                ("--activation_checkpointing true --vision_activation_checkpointing false", "llm"),
+                ("--use_lora --lora_r 4 --vision_activation_checkpointing", "vision"),
+            )
+        ),
     ],
 )
 def test_only_the_chosen_part_is_computed_again(

@@ -39,6 +39,8 @@ _KINDS = {
     "all biases": "--lora_bias all --tune_vision false",
     "output head": "--tune_output_head true --tune_embeddings false --lora_layers_to_transform 1",
 }
+_SHOWN = ("principal and weight-decomposed", "every tower", "output head")
+"""Together every way of saving: converted, with magnitudes, in each part, and with a whole part beside it."""
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,9 @@ def logits(model: Any, batch: dict[str, Tensor]) -> Tensor:
         return model.eval()(**batch).logits
 
 
-@pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in _SHOWN else pytest.mark.slow) for kind in _KINDS]
+)
 def test_adapter_of_every_kind_works_on_the_unchanged_base(
     kind: str, data: str, batch: dict[str, Tensor], live: list[Any], tmp_path: Path
 ) -> None:
@@ -130,7 +134,9 @@ def test_training_goes_on_from_an_adapter_of_its_release_only(
         run_here(flags(data, tmp_path / "fourth", *more, "--lora_r", "4", steps=1))
 
 
-@pytest.mark.parametrize("optimizer", ["adafactor", "sgd", "rmsprop"])
+@pytest.mark.parametrize(
+    "optimizer", ["adafactor", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sgd", "rmsprop"))]
+)
 def test_optimizers_of_torch_and_transformers_train_with_rates_of_parts(
     optimizer: str, data: str, tmp_path: Path
 ) -> None:
@@ -141,7 +147,9 @@ def test_optimizers_of_torch_and_transformers_train_with_rates_of_parts(
     assert changed == {"llm", "resampler"}
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_bnb_8bit", "lion_8bit", "ademamix"])
+@pytest.mark.parametrize(
+    "optimizer", ["adamw_bnb_8bit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lion_8bit", "ademamix"))]
+)
 def test_optimizers_of_bitsandbytes_train(optimizer: str, data: str, tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes")
     run = run_here(flags(data, tmp_path, *_PLAIN, "--optim", optimizer, "--vision_lr", "1e-5"))

@@ -69,8 +69,15 @@ def only(index: int, data: str, folder: Path) -> str:
     return write_data(folder / "only.json", [record])
 
 
-@pytest.mark.parametrize("version", ["v2", "v2_5", "v2_6", "v4", "v4_5"])
-@pytest.mark.parametrize("learns", [[], _ALL_FROZEN], ids=["full", "LoRA alone"])
+@pytest.mark.parametrize(
+    ("version", "learns"),
+    [
+        ("v2_5", []),
+        ("v4_5", _ALL_FROZEN),
+        *(pytest.param(version, [], marks=pytest.mark.slow) for version in ("v2", "v2_6", "v4", "v4_5")),
+        *(pytest.param(version, _ALL_FROZEN, marks=pytest.mark.slow) for version in ("v2", "v2_5", "v2_6", "v4")),
+    ],
+)
 def test_second_epoch_computes_nothing_and_losses_stay(
     version: str, learns: list[str], data: str, seen: Counter[str], tmp_path: Path
 ) -> None:
@@ -84,8 +91,15 @@ def test_second_epoch_computes_nothing_and_losses_stay(
     assert seen["resampler"] == twice["resampler"] / (2 if learns else 1)  # one that learns computes on
 
 
-@pytest.mark.parametrize("mode", ["16x", "4x"])
-@pytest.mark.parametrize("version", ["v4_6", "v4_7"])
+@pytest.mark.parametrize(
+    ("version", "mode"),
+    [
+        ("v4_6", "16x"),
+        ("v4_7", "4x"),
+        pytest.param("v4_6", "4x", marks=pytest.mark.slow),
+        pytest.param("v4_7", "16x", marks=pytest.mark.slow),
+    ],
+)
 def test_features_are_kept_where_the_tower_merges_windows_and_where_it_does_not(
     version: str, mode: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -106,7 +120,7 @@ def test_features_are_kept_where_the_tower_merges_windows_and_where_it_does_not(
     assert int(computed) > 2
 
 
-@pytest.mark.parametrize("name", ["o-2.6", "o-4.5"])
+@pytest.mark.parametrize("name", [pytest.param("o-2.6", marks=pytest.mark.slow), "o-4.5"])
 def test_pictures_of_minicpm_o_are_kept(
     name: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
