@@ -27,7 +27,7 @@ from minicpmv.models.adapters.peft_loading import watch_peft
 from minicpmv.models.checkpoints.key_names import register_conversions
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.processing.released_tokenizers import (
+from minicpmv.processing.tokens.released_tokenizers import (
     LlamaTokenizerWrapper,
     MiniCPMOTokenizerFast,
     MiniCPMVTokenizerFast,

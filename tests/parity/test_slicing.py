@@ -9,7 +9,7 @@ import pytest
 
 from minicpmv.processing.pictures.slicing import SliceConfig, plan_slices
 from minicpmv.processing.text.turns import ImageSegment
-from minicpmv.processing.tokenization import spell_out
+from minicpmv.processing.tokens.encode import spell_out
 from minicpmv.releases.row import TokenRule
 from minicpmv.releases.table import VERSIONS
 from tests.parity.cases import FIXTURES

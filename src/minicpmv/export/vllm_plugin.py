@@ -17,7 +17,7 @@ from transformers import AutoConfig, BatchFeature, PreTrainedConfig
 from minicpmv.errors import UsageError
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.pictures.patches import ImageSource, load_image
-from minicpmv.processing.tokenization import spell_out_image
+from minicpmv.processing.tokens.image_blocks import spell_out_image
 from minicpmv.releases.table import UNSTATED, VERSIONS, Version
 
 __all__ = ["ReleasedImageProcessor", "refusing_config", "register"]

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from minicpmv.models.answering.answers import end_token_ids
 from minicpmv.processing.batching import PAD_ID
 from minicpmv.processing.text.chat import control_tokens_of
-from minicpmv.processing.tokenization import is_control_token
+from minicpmv.processing.tokens.vocabulary import is_control_token
 from minicpmv.releases.table import Version
 
 __all__ = ["decode_generated"]

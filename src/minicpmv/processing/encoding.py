@@ -26,7 +26,9 @@ from minicpmv.processing.pictures.slicing import SlicePlan
 from minicpmv.processing.text.chat import left_out, render
 from minicpmv.processing.text.tools_frame import ToolsFrame
 from minicpmv.processing.text.turns import ImageRef, Segment, Turn
-from minicpmv.processing.tokenization import EncodedSample, Vocabulary, encode, spell_out
+from minicpmv.processing.tokens.encode import encode, spell_out
+from minicpmv.processing.tokens.vocabulary import Vocabulary
+from minicpmv.processing.tokens.writer import EncodedSample
 from minicpmv.releases.table import Version
 
 __all__ = ["EncodedConversation", "WrittenConversation", "check_nothing_is_left_out", "write_conversation"]

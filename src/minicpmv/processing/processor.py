@@ -1,6 +1,6 @@
 """MiniCPMVProcessor: from a conversation with pictures to the model's inputs, for training and for generation alike.
 
-``encode_conversation`` takes turns, for training; ``apply_chat_template`` takes transformers' messages, for generation.
+It loads and saves the files of a checkpoint and reads transformers' messages; ``conversation_processor`` encodes turns.
 Both go through ``encoding``, so what is trained is what is run. Batches for training are ``minicpmv.data``'s.
 """
 
@@ -10,40 +10,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from transformers import BatchFeature, PreTrainedConfig, PreTrainedTokenizerFast
-from transformers.processing_utils import ProcessorMixin
+from transformers import BatchFeature
 
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.processing.batching import as_batch, join_lists, pad_left, times_of_each
+from minicpmv.processing.checkpoint_files import check_ids, read_config
+from minicpmv.processing.conversation_processor import ConversationProcessor
 from minicpmv.processing.decoding import decode_generated
-from minicpmv.processing.encoding import (
-    EncodedConversation,
-    WrittenConversation,
-    check_nothing_is_left_out,
-    write_conversation,
-)
-from minicpmv.processing.films.facts import FilmFacts
-from minicpmv.processing.films.plan import FilmPlan, plan_film
-from minicpmv.processing.films.request import FilmRequest
-from minicpmv.processing.films.shown import OpenedFilm, OpenFilm, ShownFilm
+from minicpmv.processing.encoding import EncodedConversation
+from minicpmv.processing.films.shown import OpenFilm
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor, MiniCPMVImagesKwargs
-from minicpmv.processing.pictures.patches import ImageSource, load_image
-from minicpmv.processing.pictures.slicing import SlicePlan
+from minicpmv.processing.pictures.patches import load_image
 from minicpmv.processing.template_options import check_template_options
-from minicpmv.processing.text.chat import roles_of, system_of
 from minicpmv.processing.text.messages import read_messages
-from minicpmv.processing.text.released_tools import read_tools_frame
-from minicpmv.processing.text.tools_frame import ToolsFrame
-from minicpmv.processing.text.turns import Turn
-from minicpmv.processing.tokenization import EncodedSample, Vocabulary
 from minicpmv.releases.model_files import check_model_files
-from minicpmv.releases.row import TokenRule, find_code
-from minicpmv.releases.table import UNSTATED, VERSIONS, Version, detect_version, is_model_type
+from minicpmv.releases.row import find_code
+from minicpmv.releases.table import UNSTATED
 
 __all__ = ["EncodedConversation", "MiniCPMOProcessor", "MiniCPMVProcessor"]
 
 
-class MiniCPMVProcessor(ProcessorMixin):
+class MiniCPMVProcessor(ConversationProcessor):
     """Tokenizer and image processor of one checkpoint, joined by its chat format.
 
     Args:
@@ -57,30 +44,6 @@ class MiniCPMVProcessor(ProcessorMixin):
 
     film_opener: ClassVar[OpenFilm | None] = None
     """Opens the films that messages name; ``minicpmv.registration`` sets it, since decoders are above this room."""
-
-    def __init__(
-        self,
-        image_processor: MiniCPMVImageProcessor,
-        tokenizer: PreTrainedTokenizerFast,
-        *,
-        version: Version | None = None,
-    ) -> None:
-        super().__init__(image_processor, tokenizer)
-        self.image_processor: MiniCPMVImageProcessor
-        self.tokenizer: PreTrainedTokenizerFast
-        known = version or image_processor.released_version()
-        if known is None:
-            raise CheckpointError(
-                "preprocessor_config.json: found no 'version' and no config.json to tell it, expected one of "
-                f"{', '.join(VERSIONS)}\n  fix: keep the model's config.json beside it"
-            )
-        self.version: Version = known
-        image_processor.read_as(known)
-        self.chat_template = getattr(tokenizer, "chat_template", None)
-        self._vocabulary: Vocabulary | None = None
-        self._vocabulary_of: tuple[int, int] | None = None
-        self._tools_frame: ToolsFrame | None = None
-        self._tools_frame_of: str | None = None
 
     # Loading and saving
 
@@ -108,7 +71,7 @@ class MiniCPMVProcessor(ProcessorMixin):
         if isinstance(path, (str, Path)) and (folder := Path(path, kwargs.get("subfolder") or "")).is_dir():
             check_model_files(folder)
         image_processor = MiniCPMVImageProcessor.from_pretrained(path, **kwargs, **settings)
-        version, fields = _read_config(path, kwargs)
+        version, fields = read_config(path, kwargs)
         version = version or image_processor.released_version()
         if version is not None and version.reading.downsample_modes and image_processor.downsample_mode is None:
             image_processor.downsample_mode = fields.get("downsample_mode")
@@ -116,7 +79,7 @@ class MiniCPMVProcessor(ProcessorMixin):
         tokenizer = tokenizer_class.from_pretrained(path, **kwargs)
         tokenizer.padding_side = "left"  # pipelines join conversations as the tokenizer says; some files say "right"
         processor = cls(image_processor, tokenizer, version=version)
-        _check_ids(fields, processor, where=path)
+        check_ids(fields, processor, where=path)
         return processor
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
@@ -146,230 +109,6 @@ class MiniCPMVProcessor(ProcessorMixin):
         return {"processor_class": type(self).__name__, "version": self.version.name} | {
             "image_processor": self.image_processor.to_dict()
         }
-
-    # What it works with
-
-    @property
-    def query_num(self) -> int:
-        """Tokens per slice, where they do not depend on its size."""
-        return self.image_processor.image_feature_size
-
-    @property
-    def token_rule(self) -> TokenRule:
-        """How many image tokens a slice has."""
-        return self.image_processor.token_rule(self.version)
-
-    @property
-    def downsample_mode(self) -> str | None:
-        """How far pictures are shrunk, where a file or caller says it (4.6 and later)."""
-        return self.image_processor.downsample_mode
-
-    def plan_film(self, facts: FilmFacts, request: FilmRequest) -> FilmPlan:
-        """Choose the frames of a film, as the release does.
-
-        Args:
-            facts: What its header says.
-            request: What is asked of it.
-
-        Raises:
-            UsageError: The release takes no films.
-        """
-        reading = self.version.reading
-        if reading.films is None:
-            raise UsageError(
-                f"film: found one, expected none: {self.version.model} takes none, because {reading.no_films}\n"
-                "  fix: take a release that does (2.6 and later)"
-            )
-        images = self.image_processor
-        asked = request.filled(facts, fps=images.video_fps, max_frames=images.max_frames)
-        return plan_film(facts, asked, reading.films)
-
-    def show_film(self, film: OpenedFilm) -> ShownFilm:
-        """Choose the frames of an opened film; they are decoded when they are asked for."""
-        plan = self.plan_film(film.facts, film.request)
-        return ShownFilm(plan, lambda convert: film.read(plan.times, convert))
-
-    def tokens_of(self, plan: SlicePlan) -> list[int]:
-        """Count the image tokens of each slice of a picture."""
-        return [self.token_rule.count(size) for size in plan.tgt_sizes]
-
-    @property
-    def image_token_id(self) -> int:
-        """The token that holds the place of an image token."""
-        return self.vocabulary.slot
-
-    @property
-    def use_image_id(self) -> bool:
-        """Whether images are numbered in the text."""
-        stated = self.image_processor.use_image_id
-        return self.version.reading.markup.number is not None if stated is None else stated
-
-    @property
-    def default_system(self) -> bool:
-        """Whether a conversation without an instruction gets the dialect's own: as the checkpoint's template has it."""
-        template = getattr(self.tokenizer, "chat_template", None)
-        return template is None or system_of(self.version) in str(template)
-
-    @property
-    def tools_frame(self) -> ToolsFrame | None:
-        """How the checkpoint's own chat template announces tools; None where it has none, or does not write them.
-
-        It is rendered on the first access, in a process with limits; copies in other processes need not do so again.
-
-        Raises:
-            CheckpointError: The template writes tools or calls in a form that is not known here.
-        """
-        template = self.chat_template
-        if not isinstance(template, str):
-            return None
-        if self._tools_frame_of != template:
-            named = ("bos_token", "eos_token", "pad_token", "unk_token")
-            tokens = {name: str(token) for name in named if (token := getattr(self.tokenizer, name, None)) is not None}
-            self._tools_frame = read_tools_frame(template, tokens, self.version)
-            self._tools_frame_of = template
-        return self._tools_frame
-
-    @property
-    def model_input_names(self) -> list[str]:
-        """Names of the model's inputs, the longest one first."""
-        names = ["input_ids", "attention_mask", "image_mask", "pixel_values", "tgt_sizes"]
-        reading = self.version.reading
-        more = {"temporal_ids": reading.temporal, "mrope_position_ids": reading.positions is not None}
-        return [*names, *(name for name, is_read in more.items() if is_read)]
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The tokenizer prepared for encoding; made again when the tokenizer is replaced or grows."""
-        state = (id(self.tokenizer), len(self.tokenizer))
-        if self._vocabulary is None or self._vocabulary_of != state:
-            self._vocabulary, self._vocabulary_of = Vocabulary(self.tokenizer, self.version), state
-        return self._vocabulary
-
-    # Encoding
-
-    def encode_conversation(
-        self,
-        turns: Sequence[Turn],
-        images: Sequence[ImageSource] = (),
-        *,
-        films: Sequence[ShownFilm] = (),
-        add_generation_prompt: bool = False,
-        max_slice_nums: int | None = None,
-        video_max_slice_nums: int | None = None,
-        use_image_id: bool | None = None,
-        enable_thinking: bool | None = None,
-        temporal_ids: Any = None,
-    ) -> EncodedConversation:
-        """Encode one conversation: text, labels, pictures and films.
-
-        Args:
-            turns: The conversation.
-            images: Its pictures, by the index that ``ImageRef`` names.
-            films: Its films, by the index that ``FilmRef`` names.
-            add_generation_prompt: Whether to end where the model shall go on. If not, this is a text to train on, and
-                whatever an answer holds must be in it.
-            max_slice_nums: Another limit of tiles per picture than the checkpoint's.
-            video_max_slice_nums: Most tiles per frame of a film; 1 if not given.
-            use_image_id: Another numbering of images than the checkpoint's.
-            enable_thinking: For models with a thinking mode.
-            temporal_ids: Groups of time indices over the pictures in the order of the text, for video (4.5). Films
-                have their own.
-
-        Raises:
-            UsageError: The conversation does not fit the version, images and text do not fit each other, or the
-                version's format leaves out something of an answer to train on.
-            ImageError: A picture or a film cannot be read.
-        """
-        pictures = [load_image(image) for image in images]
-        if not add_generation_prompt:
-            check_nothing_is_left_out(turns, self.version)
-        written = self._write(
-            turns,
-            [picture.size for picture in pictures],
-            use_image_id,
-            add_generation_prompt=add_generation_prompt,
-            max_slice_nums=max_slice_nums,
-            films=[film.plan for film in films],
-            video_max_slice_nums=video_max_slice_nums,
-            enable_thinking=enable_thinking,
-            temporal_ids=temporal_ids,
-        )
-        return written.encode(self.vocabulary, pictures, films)
-
-    def encode_text(
-        self,
-        turns: Sequence[Turn],
-        image_sizes: Sequence[tuple[int, int]] = (),
-        *,
-        films: Sequence[FilmPlan] = (),
-        add_generation_prompt: bool = False,
-        max_slice_nums: int | None = None,
-        video_max_slice_nums: int | None = None,
-        use_image_id: bool | None = None,
-        enable_thinking: bool | None = None,
-        temporal_ids: Any = None,
-    ) -> EncodedSample:
-        """Encode as ``encode_conversation`` does, but from sizes and plans alone: cheap enough to measure lengths.
-
-        Args:
-            turns: The conversation.
-            image_sizes: (width, height) of each picture in pixels.
-            films: Plan of each film.
-            add_generation_prompt: As in ``encode_conversation``.
-            max_slice_nums: As there.
-            video_max_slice_nums: As there.
-            use_image_id: As there.
-            enable_thinking: As there.
-            temporal_ids: As there.
-
-        Raises:
-            UsageError: As there.
-        """
-        if not add_generation_prompt:
-            check_nothing_is_left_out(turns, self.version)
-        written = self._write(
-            turns,
-            image_sizes,
-            use_image_id,
-            add_generation_prompt=add_generation_prompt,
-            max_slice_nums=max_slice_nums,
-            films=films,
-            video_max_slice_nums=video_max_slice_nums,
-            enable_thinking=enable_thinking,
-            temporal_ids=temporal_ids,
-        )
-        return written.tokens(self.vocabulary)
-
-    def write(
-        self,
-        turns: Sequence[Turn],
-        image_sizes: Sequence[tuple[int, int]] = (),
-        *,
-        films: Sequence[FilmPlan] = (),
-        max_slice_nums: int | None = None,
-        video_max_slice_nums: int | None = None,
-    ) -> WrittenConversation:
-        """Write a conversation to train on, with its images planned: what is left to do is tokens and pixels.
-
-        Args:
-            turns: As in ``encode_text``.
-            image_sizes: As there.
-            films: As there.
-            max_slice_nums: As there.
-            video_max_slice_nums: As there.
-
-        Raises:
-            UsageError: As there.
-        """
-        check_nothing_is_left_out(turns, self.version)
-        return self._write(
-            turns,
-            image_sizes,
-            None,
-            films=films,
-            max_slice_nums=max_slice_nums,
-            video_max_slice_nums=video_max_slice_nums,
-        )
 
     def apply_chat_template(  # pyright: ignore[reportIncompatibleMethodOverride]  narrower on purpose
         self,
@@ -513,65 +252,6 @@ class MiniCPMVProcessor(ProcessorMixin):
             "{'type': 'text', 'text': question}]}])"
         )
 
-    def _write(
-        self,
-        turns: Sequence[Turn],
-        image_sizes: Sequence[tuple[int, int]],
-        use_image_id: bool | None,
-        **how: Any,
-    ) -> WrittenConversation:
-        """Write a conversation; ``how`` as ``write_conversation`` knows it."""
-        if use_image_id and self.version.reading.markup.number is None:
-            raise UsageError(
-                f"use_image_id: found True, expected False or nothing: {self.version.model} has no tokens for it\n"
-                "  fix: leave use_image_id out"
-            )
-        uses_tools = any(turn.tools or turn.calls for turn in turns) and "tool" in roles_of(self.version)
-        return write_conversation(
-            turns,
-            image_sizes,
-            self.image_processor,
-            self.version,
-            use_image_id=self.use_image_id if use_image_id is None else use_image_id,
-            default_system=self.default_system,
-            tools_frame=self.tools_frame if uses_tools else None,
-            **how,
-        )
-
 
 class MiniCPMOProcessor(MiniCPMVProcessor):
     """Pictures and text of the MiniCPM-o releases, under the name of the released class; sound is not read."""
-
-
-def _check_ids(config: Mapping[str, Any], processor: MiniCPMVProcessor, *, where: object) -> None:
-    """Make sure that tokens whose ids ``config.json`` states (4.6 and later) have these ids in the tokenizer.
-
-    Raises:
-        CheckpointError: One has another.
-    """
-    markup = processor.version.reading.markup
-    named = {
-        "image_token_id": markup.slot,
-        "video_token_id": markup.frame_slot,
-        **dict(zip(("image_start_id", "image_end_id"), markup.image, strict=True)),
-        **dict(zip(("slice_start_id", "slice_end_id"), markup.tile, strict=True)),
-    }
-    for key in (*named, "newline_id"):
-        stated, token = config.get(key), named.get(key)
-        if stated is None or (key in named and token is None):
-            continue
-        expected = processor.vocabulary.newline if token is None else processor.vocabulary[token]
-        if stated != expected:
-            raise CheckpointError(
-                f"{where}: {key}: found {stated} in config.json and {expected} in the tokenizer, expected one id for "
-                f"{named.get(key, chr(10))!r}\n  fix: use the files that belong to the weights"
-            )
-
-
-def _read_config(path: Any, options: Mapping[str, Any]) -> tuple[Version | None, Mapping[str, Any]]:
-    """Return the version that ``config.json`` states, and its fields; an adapter's directory may have none."""
-    try:
-        fields, _ = PreTrainedConfig.get_config_dict(path, **options)
-    except OSError:
-        return None, {}
-    return (detect_version(fields), fields) if is_model_type(fields.get("model_type")) else (None, {})

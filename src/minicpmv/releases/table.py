@@ -46,7 +46,7 @@ _WRAPPED_GRID = Markup(tile=_IMAGE, grid=_SLICE)
 _NUMBERED = Markup(tile=_SLICE, number=("<image_id>", "</image_id>"))
 _DIALECTS = "minicpmv.processing.text.dialects"
 _PROCESSOR = "minicpmv.processing.processor"
-_TOKENIZERS = "minicpmv.processing.released_tokenizers"
+_TOKENIZERS = "minicpmv.processing.tokens.released_tokenizers"
 _SAMPLING = "minicpmv.processing.films.sampling"
 _64_BY_STEPS = FilmRule(sampling=f"{_SAMPLING}:by_steps", max_frames=64)
 _128_BY_SECONDS = FilmRule(sampling=f"{_SAMPLING}:by_seconds", max_frames=128)

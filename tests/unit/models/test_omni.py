@@ -21,7 +21,7 @@ from minicpmv.models.checkpoints.weight_files import find_weight_files
 from minicpmv.models.configuration import MiniCPMOConfig, MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMOForConditionalGeneration, MiniCPMVForConditionalGeneration
 from minicpmv.processing.processor import MiniCPMOProcessor, MiniCPMVProcessor
-from minicpmv.processing.released_tokenizers import MiniCPMOTokenizerFast
+from minicpmv.processing.tokens.released_tokenizers import MiniCPMOTokenizerFast
 from minicpmv.releases.table import VERSIONS, detect_version
 from minicpmv.training.learning.targets import resolve_target
 from tests.omni import AUDIO_TOKENS, SPEECH, UNFLAGGED, assets_of, carried_in, write_omni

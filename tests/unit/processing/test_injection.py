@@ -9,7 +9,7 @@ import pytest
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.text.chat import role_tags_of
 from minicpmv.processing.text.turns import ImageRef, Turn
-from minicpmv.processing.tokenization import is_control_token
+from minicpmv.processing.tokens.vocabulary import is_control_token
 from tests.tiny import picture
 from tests.unit.processing.conftest import END
 

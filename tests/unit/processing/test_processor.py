@@ -17,8 +17,8 @@ from minicpmv.errors import CheckpointError, ConfigError, ImageError, UsageError
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.processing.released_tokenizers import LlamaTokenizerWrapper, MiniCPMVTokenizerFast
 from minicpmv.processing.text.turns import ImageRef, Turn
+from minicpmv.processing.tokens.released_tokenizers import LlamaTokenizerWrapper, MiniCPMVTokenizerFast
 from minicpmv.releases.table import VERSIONS
 from tests.parity.cases import FIXTURES
 from tests.unit.processing.conftest import MODELS

@@ -20,7 +20,7 @@ from minicpmv.processing.encoding import WrittenConversation
 from minicpmv.processing.films.plan import FilmPlan
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.text.turns import Turn
-from minicpmv.processing.tokenization import EncodedSample
+from minicpmv.processing.tokens.writer import EncodedSample
 
 __all__ = ["Fit", "Limits", "OnLongRecord", "fit_record", "plan_films", "tiles_of_frames", "writing"]
 

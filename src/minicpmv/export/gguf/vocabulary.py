@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from minicpmv.errors import CheckpointError
 from minicpmv.models.answering.answers import end_token_ids
 from minicpmv.processing.processor import MiniCPMVProcessor
-from minicpmv.processing.tokenization import MARKUP, is_control_token
+from minicpmv.processing.tokens.vocabulary import MARKUP, is_control_token
 
 __all__ = ["token_kinds", "write_vocabulary"]
 

@@ -1,8 +1,9 @@
 """Writes a conversation the way its language model was taught to read it: turns in, text and image segments out.
 
 There is one dialect for each language model (``dialects``); here it is chosen, and the turns are held against it.
-Segments stay text here; ``tokenization`` makes ids of them. The kind of a text segment says which part may hold control
-tokens and which part is trained, so neither is ever searched for afterwards. It imports neither torch nor transformers.
+Segments stay text here; ``tokens.encode`` makes ids of them. The kind of a text segment says which part may hold
+control tokens and which part is trained, so neither is ever searched for afterwards. It imports neither torch nor
+transformers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Says what a conversation is before it becomes tokens: turns of text and pictures going in, segments coming out.
 
-Nothing is decided here; ``dialects`` write turns as segments, ``tokenization`` makes ids of segments.
+Nothing is decided here; ``dialects`` write turns as segments, ``tokens.encode`` makes ids of segments.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ import minicpmv  # noqa: F401 # registers the model
 from minicpmv.errors import UsageError
 from minicpmv.models.answering.answers import end_token_ids
 from minicpmv.models.answering.finite_logits import FiniteLogits
-from minicpmv.processing import tokenization
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.processing.tokens.vocabulary import Vocabulary
 from minicpmv.releases.table import VERSIONS as RELEASES
 from tests.tiny import FIXTURES, conversation, picture
 
@@ -210,13 +210,13 @@ def test_2_0_is_called_and_answers_as_in_its_examples(models: dict[str, Any], po
 
 def test_the_tokenizer_given_is_used_and_prepared_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared: list[Any] = []
-    real = tokenization.Vocabulary.__init__
+    real = Vocabulary.__init__
 
     def counting(self: Any, tokenizer: Any, version: Any) -> None:
         prepared.append(tokenizer)
         real(self, tokenizer, version)
 
-    monkeypatch.setattr(tokenization.Vocabulary, "__init__", counting)
+    monkeypatch.setattr(Vocabulary, "__init__", counting)
     tokenizer = AutoTokenizer.from_pretrained(FIXTURES / "v2_6")
     processor = AutoProcessor.from_pretrained(FIXTURES / "v2_6")
     own = processor.tokenizer

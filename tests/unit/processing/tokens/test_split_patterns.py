@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from minicpmv.errors import CheckpointError
-from minicpmv.processing.split_patterns import check_patterns
+from minicpmv.processing.tokens.split_patterns import check_patterns
 
 
 def _tokenizer(pattern: str) -> Tokenizer:

@@ -10,7 +10,7 @@ from tokenizers.processors import TemplateProcessing
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.processing.text.turns import ImageRef, Turn
-from minicpmv.processing.tokenization import MARKUP, Vocabulary
+from minicpmv.processing.tokens.vocabulary import MARKUP, Vocabulary
 from minicpmv.releases.table import VERSIONS
 from tests.tiny import weigh
 from tests.unit.processing.conftest import END

@@ -18,8 +18,8 @@ from sentencepiece import SentencePieceProcessor
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast
 
 from minicpmv.errors import CheckpointError
-from minicpmv.processing.split_patterns import check_patterns
-from minicpmv.processing.tokenization import is_control_token
+from minicpmv.processing.tokens.split_patterns import check_patterns
+from minicpmv.processing.tokens.vocabulary import is_control_token
 from minicpmv.releases.json_bounds import quote
 from minicpmv.releases.model_files import naming_faults, read_object
 

@@ -1,0 +1,1 @@
+"""Turns the segments of a conversation into tokens with labels. It knows no pixels and no messages."""
