@@ -14,8 +14,10 @@ from tests.precision import bound
 from tests.run.forked import run_command
 from tests.run.training import flags, losses, make_data, read_run, run_here
 
-# Traces as the default backend does, but needs no C++ compiler.
+_TRACED = "--torch_compile_backend eager"
+# Traces gradients as well, as the default backend does, but needs no C++ compiler.
 _COMPILED = "--torch_compile_backend aot_eager"
+_PACKED = "--packing true --model_max_length 120 --train_sampling_strategy random"
 _STEPS = 6
 # In bfloat16 6.4e-4 was measured: what is compiled together rounds in other places.
 _LOSS = bound(fp32=1e-5, bf16=3e-3)
@@ -43,19 +45,20 @@ def _run(data: str, output: Path, extra: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("extra", "num_pieces"),
+    ("extra", "backend", "num_pieces"),
     [
         # 10, 4 more for a row without pictures, and 1 more for a row of a single record: the six rows have both.
-        ("--packing true --model_max_length 120 --train_sampling_strategy random", 15),
-        pytest.param("--use_lora --lora_r 4 --activation_checkpointing", 10, marks=pytest.mark.slow),
+        (_PACKED, _TRACED, 15),
+        pytest.param(_PACKED, _COMPILED, 15, marks=pytest.mark.slow),
+        pytest.param("--use_lora --lora_r 4 --activation_checkpointing", _COMPILED, 10, marks=pytest.mark.slow),
     ],
 )
 def test_losses_are_those_of_an_uncompiled_run(
-    extra: str, num_pieces: int, data: str, frames: Any, tmp_path: Path
+    extra: str, backend: str, num_pieces: int, data: str, frames: Any, tmp_path: Path
 ) -> None:
     plain = _run(data, tmp_path / "plain", extra)
     assert not frames
-    compiled = _run(data, tmp_path / "compiled", f"{extra} {_COMPILED}")
+    compiled = _run(data, tmp_path / "compiled", f"{extra} {backend}")
     assert losses(compiled) == pytest.approx(losses(plain), rel=_LOSS)
     # However different the batches: each has other slices and samples, and would add to the pieces of a layer.
     assert frames["ok"] == frames["total"] == num_pieces

@@ -54,7 +54,7 @@ def test_first_process_sees_no_picture_in_the_second_step(data: str) -> None:
     [
         ("ddp", "full"),
         pytest.param("zero1", "LoRA", marks=pytest.mark.slow),
-        ("zero2", "full"),
+        pytest.param("zero2", "full", marks=pytest.mark.slow),  # between one copy of all and shards of all
         pytest.param("zero2-offload", "LoRA", marks=pytest.mark.slow),
         ("zero3", "full"),
         pytest.param("zero3-offload", "LoRA", marks=pytest.mark.slow),

@@ -141,10 +141,13 @@ def test_run_that_was_stopped_after_its_last_step_trains_no_further(
 @pytest.mark.parametrize(
     "start",
     [
-        "minicpmv.training.launching.launcher --standalone --nproc_per_node 2 -m -- minicpmv.training",
-        "minicpmv train --num_processes 2",
+        pytest.param(
+            "minicpmv.training.launching.launcher --standalone --nproc_per_node 2 -m -- minicpmv.training",
+            id="launcher",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("minicpmv train --num_processes 2", id="train"),  # which starts that launcher
     ],
-    ids=["launcher", "train"],
 )
 def test_signal_is_handed_on_and_all_processes_stop_at_the_same_step(start: str, data: str, tmp_path: Path) -> None:
     output = tmp_path / "output"

@@ -40,17 +40,29 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the page of a run with 500 long answers, of which the last half are wrong."""
-    run = write_run(tmp_path_factory.mktemp("long"), working_directory=str(tmp_path_factory.mktemp("pictures")))
+    return write_page(tmp_path_factory, 500)
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the page of a run with 20, which a browser opens at once."""
+    return write_page(tmp_path_factory, 20)
+
+
+def write_page(tmp_path_factory: pytest.TempPathFactory, number: int) -> Path:
+    run = write_run(tmp_path_factory.mktemp("run"), working_directory=str(tmp_path_factory.mktemp("pictures")))
     pictures = Path(json.loads((run / "run.json").read_text(encoding="utf-8"))["working_directory"])
     save_picture(pictures / "a.png", 300, 200)
-    texts = [f"{number}: {_WORDS * 8}"[:900] for number in range(500)]
+    texts = [f"{index}: {_WORDS * 8}"[:900] for index in range(number)]
     for name in ("before", "after"):
         lines = [
-            answer_line(f"r{number}", text if number < 250 else f"{text} {name}", text, index=number, images=["a.png"])
-            for number, text in enumerate(texts)
+            answer_line(
+                f"r{index}", text if index < number / 2 else f"{text} {name}", text, index=index, images=["a.png"]
+            )
+            for index, text in enumerate(texts)
         ]
         write_lines(run / f"{name}.jsonl", lines)
-    return write_report([str(run)], num_examples=500).page
+    return write_report([str(run)], num_examples=number).page
 
 
 def open_page(browser: Any, address: str, width: int = 1280) -> Any:
@@ -63,12 +75,13 @@ def open_page(browser: Any, address: str, width: int = 1280) -> Any:
     return page
 
 
-@pytest.mark.parametrize("width", [390, 768, 1280])
-def test_500_long_answers_make_a_page_that_can_be_read(browser: Any, path: Path, width: int) -> None:
-    page = open_page(browser, path.as_uri(), width)
+def test_500_long_answers_make_a_page_that_can_be_read(browser: Any, path: Path) -> None:
+    page = open_page(browser, path.as_uri(), 390)
     playwright.expect(page.locator(".plot svg").first).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollHeight") < 12_000
-    assert page.evaluate("document.documentElement.scrollWidth") == width
+    for width in (390, 768, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollHeight") < 12_000, width
+        assert page.evaluate("document.documentElement.scrollWidth") == width
     assert path.stat().st_size < 5_000_000
     assert page.faults == []
     page.close()
@@ -99,8 +112,8 @@ def test_answers_are_found_filtered_and_unfolded(browser: Any, path: Path) -> No
     page.close()
 
 
-def test_values_of_a_curve_are_read_out_by_arrow_keys(browser: Any, path: Path) -> None:
-    page = open_page(browser, path.as_uri())
+def test_values_of_a_curve_are_read_out_by_arrow_keys(browser: Any, short: Path) -> None:
+    page = open_page(browser, short.as_uri())
     chart = page.locator('[data-chart="loss"]')
     chart.locator(".plot").focus()
     page.keyboard.press("ArrowRight")
@@ -109,12 +122,12 @@ def test_values_of_a_curve_are_read_out_by_arrow_keys(browser: Any, path: Path) 
     page.close()
 
 
-def test_without_scripts_the_loss_is_a_picture(browser: Any, path: Path) -> None:
+def test_without_scripts_the_loss_is_a_picture(browser: Any, short: Path) -> None:
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
-    page.goto(path.as_uri())
+    page.goto(short.as_uri())
     playwright.expect(page.get_by_role("img", name="training and validation loss by step")).to_be_visible()
-    playwright.expect(page.locator(".card")).to_have_count(500)
+    playwright.expect(page.locator(".card")).to_have_count(20)
     context.close()
 
 
