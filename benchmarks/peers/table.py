@@ -1,0 +1,104 @@
+"""Writes the recorded runs as Markdown: medians over the rounds, and ratios taken within each."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.peers.ways import LEFT_OUT, METHODS, WAYS
+
+__all__ = ["write_table"]
+
+Record = Mapping[str, Any]
+"""``round``, ``kind``, ``method`` and ``way``, with ``figures`` or with ``failed``."""
+
+_METHOD_NAMES = {"lora": "LoRA", "full": "full"}
+_COLUMNS = (
+    "",
+    "samples/s",
+    "trained tokens/s",
+    "processor-s a sample",
+    "ours is faster, by processor time",
+    "peak memory, GiB",
+    "to the end of step 1, s: clock, processor",
+    "loss of each step",
+    "trained tokens and positions of a step",
+)
+
+
+def write_table(records: Sequence[Record]) -> str:
+    """Return a table for each kind and method that was run, with what failed or was left out below it."""
+    parts = []
+    for kind in sorted({each["kind"] for each in records}):
+        for method in METHODS:
+            found = [each for each in records if (each["kind"], each["method"]) == (kind, method)]
+            if found:
+                parts.append(f"**{kind}, {_METHOD_NAMES[method]}**\n\n{_table(found)}")
+                parts += [
+                    f"{WAYS[way].label} is left out: {why}."
+                    for (of_kind, of_method, way), why in LEFT_OUT.items()
+                    if (of_kind, of_method) == (kind, method)
+                ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(records: Sequence[Record]) -> str:
+    lines = [_row(_COLUMNS), _row(["---"] * len(_COLUMNS))]
+    ways = dict.fromkeys(each["way"] for each in records)
+    for way in ways:
+        figures = {each["round"]: each["figures"] for each in records if each["way"] == way and "figures" in each}
+        failed = next((each["failed"] for each in records if each["way"] == way and "failed" in each), None)
+        if figures:
+            lines.append(_row([WAYS[way].label, *_cells(figures, _ours(records))]))
+        elif failed is not None:
+            lines.append(_row([WAYS[way].label, f"failed: {failed.splitlines()[-1]}", *[""] * (len(_COLUMNS) - 2)]))
+    return "\n".join(lines)
+
+
+def _ours(records: Sequence[Record]) -> dict[int, Any]:
+    return {each["round"]: each["figures"] for each in records if each["way"] == "ours" and "figures" in each}
+
+
+def _cells(figures: Mapping[int, Any], ours: Mapping[int, Any]) -> list[str]:
+    def median(read: Callable[[Any], float], form: str) -> str:
+        return format(statistics.median(read(each) for each in figures.values()), form)
+
+    ratios = [
+        each["processor_seconds"] / ours[number]["processor_seconds"]
+        for number, each in figures.items()
+        if number in ours
+    ]
+    first = next(iter(figures.values()))
+    losses = (statistics.fmean(each["losses"][step] for each in figures.values()) for step in range(_steps(figures)))
+    return [
+        median(lambda each: each["samples_per_second"], ".3f"),
+        median(lambda each: each["trained_tokens_per_second"], ".1f"),
+        median(lambda each: each["processor_seconds"], ".2f"),
+        _ratio(ratios),
+        median(lambda each: each["memory_gib"], ".2f"),
+        median(lambda each: each["first_step_seconds"], ".0f")
+        + ", "
+        + median(lambda each: each["first_step_processor_seconds"], ".0f"),
+        ", ".join(f"{loss:.3f}" for loss in losses),
+        f"{_mean(first['trained_tokens'])}, {_mean(first['positions'])}",
+    ]
+
+
+def _steps(figures: Mapping[int, Any]) -> int:
+    return min(len(each["losses"]) for each in figures.values())
+
+
+def _ratio(ratios: Sequence[float]) -> str:
+    if not ratios:
+        return ""
+    middle = f"{statistics.median(ratios):.2f}"
+    return middle if len(ratios) == 1 else f"{middle} ({', '.join(f'{each:.2f}' for each in ratios)})"
+
+
+def _mean(counts: Sequence[int]) -> str:
+    return f"{statistics.fmean(counts):,.0f}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
