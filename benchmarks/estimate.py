@@ -26,15 +26,16 @@ import torch
 from torch import Tensor
 
 from minicpmv.devices.inspection import inspect_machine
-from minicpmv.estimation.memory import estimate_memory, make_tracer
-from minicpmv.estimation.stages import Row
-from minicpmv.estimation.subject import Subject, build_model, read_subject
-from minicpmv.estimation.timeline import kept_after_forward
+from minicpmv.estimation.subject import read_subject
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration
 from minicpmv.training.learning.lora import add_lora
 from minicpmv.training.learning.parts import choose_trained_parts
-from minicpmv.training.learning.recomputation import RecomputedLayers
+from minicpmv.training.learning.recomputation import RecomputedLayers, asked_of_parts
+from minicpmv.training.start.footprint.memory import estimate_memory, make_tracer
+from minicpmv.training.start.footprint.stages import Row, recompute_asked
+from minicpmv.training.start.footprint.subject import Subject, build_model
+from minicpmv.training.start.footprint.timeline import kept_after_forward
 
 PATCHES = (32, 32)
 RECOMPUTE = "--activation_checkpointing"
@@ -94,7 +95,7 @@ def predict(subject: Subject, row: Row) -> dict[str, int]:
 def predict_kept(subject: Subject, row: Row, patches: tuple[int, int]) -> int:
     """Estimate what autograd keeps."""
     tracer = make_tracer(subject, build_model(subject), patches=patches, autocast=subject.half, seen={})
-    return kept_after_forward(tracer.stages(row))
+    return kept_after_forward(recompute_asked(tracer.stages(row), asked_of_parts(subject.run)))
 
 
 def build(subject: Subject) -> Any:
@@ -111,7 +112,7 @@ def build(subject: Subject) -> Any:
         # transformers 5.20, the last for Python 3.10, has the old name only.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-        RecomputedLayers.of_run(subject.run).on_train_begin(None, None, None, model=model)  # pyright: ignore[reportArgumentType]
+        RecomputedLayers(asked=asked_of_parts(subject.run)).on_train_begin(None, None, None, model=model)  # pyright: ignore[reportArgumentType]
     return model.train()
 
 

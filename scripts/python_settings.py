@@ -59,6 +59,7 @@ def _type(setting: Setting) -> str:
     written = _TYPES.get(kind.of, "Mapping[str, Any]")
     if kind.choices:
         written = f"Literal[{', '.join(map(repr, kind.choices))}]".replace("'", '"')
+        written = f"bool | {written}" if kind.of == "truth or word" else written
     if setting.bare:
         written = f"bool | {written}"
     if kind.is_list:

@@ -72,6 +72,12 @@ SECTIONS = (
                 group="Data",
             ),
             Page(
+                "docs/memory.md",
+                "What fits on one card, with which flags, and what each way of needing less memory costs.",
+                "Small enough for one card",
+                group="Training",
+            ),
+            Page(
                 "docs/estimate.md",
                 "Predict whether a run fits a GPU, how long it takes, and which flags make it fit.",
                 "Memory and time",

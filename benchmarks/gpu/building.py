@@ -15,10 +15,11 @@ from benchmarks.gpu.batches import pin, send
 from benchmarks.gpu.cases import Setting
 from benchmarks.models import build_random, write_small_files
 from minicpmv.devices.inspection import inspect_machine
-from minicpmv.estimation.subject import Subject, read_subject
+from minicpmv.estimation.subject import read_subject
 from minicpmv.training.learning.lora import add_lora
 from minicpmv.training.learning.parts import choose_trained_parts
-from minicpmv.training.learning.recomputation import RecomputedLayers
+from minicpmv.training.learning.recomputation import RecomputedLayers, asked_of_parts
+from minicpmv.training.start.footprint.subject import Subject
 from tests.released_sizes import RELEASED
 
 __all__ = ["build_trained", "make_step", "read_flags", "write_files"]
@@ -61,8 +62,8 @@ def build_trained(subject: Subject, device: torch.device) -> Any:
         model.enable_input_require_grads()
     else:
         choose_trained_parts(model, subject.run)
-    recomputed = RecomputedLayers.of_run(subject.run)
-    if recomputed.llm or recomputed.vision:
+    recomputed = RecomputedLayers(asked=asked_of_parts(subject.run))
+    if any(recomputed.asked.values()):
         # transformers 5.20, the last for Python 3.10, has the old name only.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})

@@ -10,12 +10,12 @@ import pytest
 from transformers.training_args import OptimizerNames
 
 from minicpmv.errors import ConfigError, UsageError
-from minicpmv.estimation.optimizer_states import Trained, state_bytes
 from minicpmv.evaluation.metrics import registry
 from minicpmv.machine.cards import CARDS
 from minicpmv.releases.table import VERSIONS
 from minicpmv.training.flags.catalogue import our_settings
 from minicpmv.training.flags.packages import check_optimizer
+from minicpmv.training.start.footprint.optimizer_states import Trained, state_bytes
 from tests.docs.repository import ROOT
 
 _SOURCES = ROOT / "src/minicpmv"

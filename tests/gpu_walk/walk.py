@@ -42,7 +42,7 @@ from minicpmv.training.flags.resolution import resolve_settings
 from minicpmv.training.inputs.record_ids import take_numbers
 from minicpmv.training.learning.lora import add_lora
 from minicpmv.training.learning.parts import choose_trained_parts
-from minicpmv.training.learning.recomputation import RecomputedLayers
+from minicpmv.training.learning.recomputation import RecomputedLayers, asked_of_parts
 from minicpmv.training.learning.switches import resolve_learning
 from minicpmv.training.loop.boundary import StepBoundary
 from minicpmv.training.loop.trainer import MiniCPMVTrainer
@@ -155,7 +155,7 @@ class Walk:
                 choose_trained_parts(model, run)
         if self._case.recomputes:
             getattr(model, _RECOMPUTE)(**{f"{_RECOMPUTE.removesuffix('_enable')}_kwargs": {"use_reentrant": False}})
-            RecomputedLayers.of_run(run).on_train_begin(*[cast("Any", None)] * 3, model=model)
+            RecomputedLayers(asked=asked_of_parts(run)).on_train_begin(*[cast("Any", None)] * 3, model=model)
         return model
 
     def _autocast(self) -> AbstractContextManager[Any]:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from minicpmv.cli.main import main
-from minicpmv.estimation.memory import estimate_memory
-from minicpmv.estimation.stages import Row
 from minicpmv.estimation.subject import read_subject
 from minicpmv.models.attention import varlen as attention
 from minicpmv.training.distributed.engine import quieten
+from minicpmv.training.start.footprint.memory import estimate_memory
+from minicpmv.training.start.footprint.stages import Row
 from tests.machines import GPU
 from tests.released_sizes import RELEASED
 from tests.run.training import make_data
@@ -117,6 +117,20 @@ def test_what_training_refuses_is_refused(
 def test_a_directory_without_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", str(tmp_path)]) == 2
     assert "config.json: found no readable JSON" in capsys.readouterr().err
+
+
+def test_each_card_recomputes_what_it_must(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [FIXTURES / "v2_6", "--use_lora", "true", "--bf16", "true", "--activation_checkpointing"]
+    everything, nothing = (
+        estimate(capsys, *asked, switch, "--gpu", "24GB")["as_asked"]["memory"] for switch in ("true", "false")
+    )
+    between = (everything["total"] + nothing["total"]) / 2 - everything["weights"]
+    card = (everything["weights"] + between / 0.9) / 0.98 / 2**30
+    found = estimate(capsys, *asked, "auto", "--gpu", f"24GB,{card:.4f}GB")
+    assert found["as_asked"]["memory"] == everything
+    roomy, small = found["recomputed"].values()
+    assert roomy == {"language model": 0, "vision tower": 0}
+    assert 0 < sum(small.values()) < 4
 
 
 def test_fsdp_is_estimated_for_as_many_processes_as_devices(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,8 @@ from benchmarks.gpu.building import read_flags, write_files
 from benchmarks.gpu.cases import Case, Finding, LeftOut, Setting
 from benchmarks.gpu.lines import read_lines
 from benchmarks.gpu.stages.real_size import PATCHES
-from minicpmv.estimation.memory import estimate_memory
-from minicpmv.estimation.stages import Row
+from minicpmv.training.start.footprint.memory import estimate_memory
+from minicpmv.training.start.footprint.stages import Row
 
 __all__ = ["cases"]
 

@@ -184,10 +184,10 @@ class Settings(TypedDict, total=False):
     """As ``TrainingArguments.train_sampling_strategy`` of transformers. Default: random."""
 
     # Precision and memory
-    llm_activation_checkpointing: bool
+    llm_activation_checkpointing: bool | Literal["auto"]
     """Recompute the language model's activations in the backward pass instead of storing them: less memory, more time.
-    Default: as --activation_checkpointing."""
-    vision_activation_checkpointing: bool
+    auto: in as few layers as the free memory allows. Default: as --activation_checkpointing."""
+    vision_activation_checkpointing: bool | Literal["auto"]
     """Recompute the vision tower's activations likewise. Default: as --activation_checkpointing."""
     release_gradients: bool
     """Update each weight inside the backward pass, as soon as its gradient is complete, and free the gradient: 4 bytes
@@ -209,11 +209,11 @@ class Settings(TypedDict, total=False):
     """As ``TrainingArguments.fp16_full_eval`` of transformers. Default: False."""
     tf32: bool
     """As ``TrainingArguments.tf32`` of transformers."""
-    activation_checkpointing: bool | bool
+    activation_checkpointing: bool | bool | Literal["auto"]
     """As ``TrainingArguments.activation_checkpointing`` of transformers."""
     activation_checkpointing_kwargs: str | Mapping[str, Any]
     """As ``TrainingArguments.activation_checkpointing_kwargs`` of transformers."""
-    gradient_checkpointing: bool | bool
+    gradient_checkpointing: bool | bool | Literal["auto"]
     """As ``TrainingArguments.gradient_checkpointing`` of transformers."""
     gradient_checkpointing_kwargs: str | Mapping[str, Any]
     """As ``TrainingArguments.gradient_checkpointing_kwargs`` of transformers."""

@@ -12,12 +12,15 @@ from minicpmv.devices.inspection import inspect_machine
 from minicpmv.estimation.changes import possible_changes
 from minicpmv.estimation.devices import measure_cpu
 from minicpmv.estimation.duration import Duration, estimate_duration
-from minicpmv.estimation.engines import find_engine
-from minicpmv.estimation.memory import Memory, estimate_memory
-from minicpmv.estimation.subject import Subject, build_model, read_subject
+from minicpmv.estimation.subject import read_subject
 from minicpmv.estimation.workload import Workload, plan_workload
 from minicpmv.machine.cards import Card
 from minicpmv.models.configuration import read_model_config
+from minicpmv.training.learning.recomputation import asked_of_parts
+from minicpmv.training.start.footprint.engines import find_engine
+from minicpmv.training.start.footprint.keeping import Choice, choose_recomputed
+from minicpmv.training.start.footprint.memory import Memory, Prediction, estimate_memory
+from minicpmv.training.start.footprint.subject import Subject, build_model
 from minicpmv.wording import counted, format_seconds
 
 __all__ = ["Answer", "Question", "answer", "as_json", "as_text"]
@@ -53,6 +56,8 @@ class Answer:
     memory: Memory
     durations: dict[str, Duration]
     """Durations by device, for those whose peak is known."""
+    recomputed: dict[str, Choice]
+    """By device, how many layers a run with ``--activation_checkpointing auto`` would recompute on it."""
     changes: list[tuple[tuple[str, ...], Memory]]
     """Flags to add, and the memory that the run then needs; searched where it does not fit as asked."""
 
@@ -98,6 +103,14 @@ def answer(question: Question) -> Answer:
         # The first one recomputes, as do all others; those that need no less than it are no help.
         if needed.total < (changes[0][1] if changes else memory).total:
             changes.append((change.flags, needed))
+    recomputed: dict[str, Choice] = {}
+    asked = asked_of_parts(subject.run)
+    if "auto" in asked.values():
+        prediction = Prediction(subject, workload.heaviest, patches=workload.patches, seen=seen)
+        for device in question.devices:
+            if _fits(memory, device):
+                free = int((device.memory_gib or 0) * _GIB * _USABLE) - memory.weights
+                recomputed[device.name] = choose_recomputed(prediction, asked, free=free)
     engine = find_engine(subject.settings, num_devices=question.num_devices, hidden_size=config.text_config.hidden_size)
     return Answer(
         subject=subject,
@@ -106,6 +119,7 @@ def answer(question: Question) -> Answer:
         workload=workload,
         memory=memory,
         durations=_durations(question, subject, workload),
+        recomputed=recomputed,
         changes=changes,
     )
 
@@ -207,7 +221,8 @@ def _line(cells: Sequence[str], marks: Sequence[str], label: str) -> str:
 
 def _advice(given: Answer, device: Card) -> str:
     if _fits(given.memory, device):
-        return f"{device.name}: fits as asked"
+        choice = given.recomputed.get(device.name)
+        return f"{device.name}: fits as asked{f'; recomputed there: {choice}' if choice else ''}"
     flags = next((flags for flags, memory in given.changes if _fits(memory, device)), None)
     if flags is not None:
         return f"{device.name}: does not fit as asked; fits with {' '.join(flags)}"
@@ -235,6 +250,7 @@ def as_json(given: Answer) -> dict[str, Any]:
         "steps_per_epoch": given.workload.steps,
         "as_asked": of_run(given.memory),
         "changes": [{"flags": list(flags)} | of_run(memory) for flags, memory in given.changes],
+        "recomputed": {name: choice.recomputed for name, choice in given.recomputed.items()},
         "share_of_peak": given.question.share,
         "seconds": {name: duration._asdict() for name, duration in given.durations.items()},
     }

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from minicpmv.errors import MiniCPMVError
-from minicpmv.estimation.subject import Subject, read_subject
+from minicpmv.estimation.subject import read_subject
 from minicpmv.machine.value import Machine
 from minicpmv.training.flags.deepspeed.presets import PRESETS
+from minicpmv.training.start.footprint.subject import Subject
 
 __all__ = ["Change", "possible_changes"]
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from minicpmv.estimation.subject import Subject
 from minicpmv.estimation.workload import Workload
 from minicpmv.models.networks.flops import Work, flops_of_each, total_flops
+from minicpmv.training.start.footprint.subject import Subject
 
 __all__ = ["DEFAULT_SHARE", "Duration", "estimate_duration"]
 

@@ -1,51 +1,21 @@
-"""Reads the run to estimate: its settings, resolved as by the run itself, and its model without weights."""
+"""Reads the run to estimate: its settings, resolved as by the run itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from minicpmv.machine.value import Machine
 from minicpmv.models.skeleton import build_skeleton
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.flags.resolution import resolve_settings
-from minicpmv.training.inputs.base_checkpoint import BaseCheckpoint, check_weights, open_base
-from minicpmv.training.learning.lora import add_lora
-from minicpmv.training.learning.parts import choose_trained_parts
+from minicpmv.training.inputs.base_checkpoint import check_weights, open_base
 from minicpmv.training.learning.switches import resolve_learning
+from minicpmv.training.start.footprint.subject import Subject
 
-__all__ = ["Subject", "build_model", "read_subject"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A run to estimate."""
-
-    base: BaseCheckpoint
-    run: RunArguments
-    settings: Mapping[str, Any]
-    """Keyword arguments for ``TrainingArguments``."""
-    num_devices: int
-
-    @property
-    def half(self) -> torch.dtype | None:
-        """The precision of matrix products; None in float32."""
-        return torch.bfloat16 if self.settings.get("bf16") else torch.float16 if self.settings.get("fp16") else None
-
-    @property
-    def base_dtype(self) -> torch.dtype:
-        """The precision that weights are loaded in, as :func:`load_base` does."""
-        return self.half or torch.float32 if self.settings.get("deepspeed") or self.run.use_lora else torch.float32
-
-    @property
-    def packs_weights(self) -> bool:
-        """Return whether the language model's layers are quantized to 4 bits."""
-        return self.run.q_lora or bool(self.base.config.get("quantization_config"))
+__all__ = ["read_subject"]
 
 
 def read_subject(
@@ -82,16 +52,3 @@ def _without_file_name(run: RunArguments) -> RunArguments:
     if path.name == "config.json" and path.is_file():
         return replace(run, model_name_or_path=str(path.parent))
     return run
-
-
-def build_model(subject: Subject) -> Any:
-    """Build the model as it would be trained, wrapped by PEFT or not, on the ``meta`` device."""
-    model: Any = build_skeleton(subject.base.path, downsample_mode=subject.run.downsample_mode)
-    model = model.to(subject.base_dtype)
-    if not subject.run.use_lora:
-        choose_trained_parts(model, subject.run)
-        return model
-    # Matrices of a new adapter's size; their initialisation would need weights, and changes no size.
-    new = replace(subject.run, lora_weight_path=None, init_lora_weights="true")
-    with torch.device("meta"):
-        return add_lora(model, new, keep_dtype=bool(subject.settings.get("deepspeed")))

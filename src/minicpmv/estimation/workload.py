@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minicpmv.data.batches.packing import RowPlanner
-from minicpmv.data.batches.plan import Rows
 from minicpmv.errors import UsageError
-from minicpmv.estimation.stages import Row
-from minicpmv.estimation.subject import Subject
 from minicpmv.models.networks.flops import Work
 from minicpmv.training.inputs.planned_batches import describe_plan, estimate_costs, plan_batches
 from minicpmv.training.inputs.run_inputs import RunInputs, open_inputs
+from minicpmv.training.start.footprint.rows import heaviest_rows
+from minicpmv.training.start.footprint.stages import Row
+from minicpmv.training.start.footprint.subject import Subject
 
 __all__ = ["Workload", "plan_workload"]
 
@@ -117,7 +117,7 @@ def _of_data(subject: Subject, config: Any, inputs: RunInputs) -> Workload:
         int(tokens.sum()), int((tokens**2).sum()), int(trained.sum()), int(slices.sum()), (side, side), with_image
     )
     step = Work(*(round(each / described.steps_per_epoch) for each in epoch))
-    heaviest = _heaviest(rows, tokens, trained, slices, is_packed=isinstance(plan, RowPlanner))
+    heaviest = heaviest_rows(rows, lengths, of_slice=of_slice, is_packed=isinstance(plan, RowPlanner))
     return Workload(heaviest, (side, side), epoch, described.steps_per_epoch, described.records, step)
 
 
@@ -129,14 +129,3 @@ _PLANNED: dict[str, Any] = {
     "gradient_accumulation_steps": 1,
 }
 """transformers' defaults of the arguments that determine a plan."""
-
-
-def _heaviest(rows: Rows, tokens: Any, trained: Any, slices: Any, *, is_packed: bool) -> list[Row]:
-    """Find the rows with most tokens, most trained tokens and most slices: often the same one."""
-    found = []
-    for row in rows:
-        if len(row):
-            width = int(tokens[row].sum()) if is_packed else len(row) * int(tokens[row].max())
-            found.append(Row(width, int(trained[row].sum()), int(slices[row].sum())))
-    heaviest = [max(found, key=lambda row, field=field: (row[field], row)) for field in range(len(Row._fields))]
-    return list(dict.fromkeys(heaviest))

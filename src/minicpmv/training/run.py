@@ -61,7 +61,6 @@ from minicpmv.training.learning.parts import (
     summarise_parts,
 )
 from minicpmv.training.learning.rates import Rates
-from minicpmv.training.learning.recomputation import RecomputedLayers
 from minicpmv.training.learning.switches import refuse_partitioned_experts, resolve_learning
 from minicpmv.training.loop.early_stopping import EarlyStopping
 from minicpmv.training.loop.endings import train_to_the_end
@@ -77,6 +76,7 @@ from minicpmv.training.objectives.choice import check_objective, choose_objectiv
 from minicpmv.training.objectives.objective import Objective
 from minicpmv.training.start.building import build_trainer
 from minicpmv.training.start.dry_run import DryRunChecks, require_room, take_dry_run
+from minicpmv.training.start.recomputing import recomputed_layers
 
 __all__ = ["main", "train"]
 
@@ -263,7 +263,9 @@ def _train(
         trainer.releases_gradients = request.run.release_gradients
         trainer.ways_to_need_less = ways_to_need_less(request.run, args)
         trainer.pictures = inputs.pictures
-        trainer.add_callback(RecomputedLayers.of_run(request.run))
+        trainer.add_callback(
+            recomputed_layers(request.run, settings, base, inputs=inputs, config=model.config, plan=plan, args=args)
+        )
         trainer.add_callback(CompiledLayers(resolved.compilation))
         if request.run.early_stopping and not request.run.dry_run:
             trainer.add_callback(EarlyStopping(request.run.early_stopping))

@@ -26,6 +26,7 @@ from minicpmv.training.flags.fields import (
     POSITIVE,
     SEED,
     Group,
+    Kind,
     Range,
     Resume,
     Setting,
@@ -57,6 +58,8 @@ class _Row:
     """Of a default that depends on the machine or on other settings."""
     choices: tuple[str, ...] = ()
     """The only texts that are allowed, where transformers computes them."""
+    words: tuple[str, ...] = ()
+    """Words that this package takes besides true and false."""
 
 
 _LOG_LEVELS = ("detail", "debug", "info", "warning", "error", "critical", "passive")
@@ -72,9 +75,9 @@ _TRANSFORMERS: Mapping[str, _Row] = {
     "train_sampling_strategy": _Row("Batches and length", "same"),
     # ------------------------------------------------------------------------------------------ precision and memory
     # The same numbers are computed again, not other ones.
-    "activation_checkpointing": _Row("Precision and memory", "free"),
+    "activation_checkpointing": _Row("Precision and memory", "free", words=("auto",)),
     "activation_checkpointing_kwargs": _Row("Precision and memory", "free"),
-    "gradient_checkpointing": _Row("Precision and memory", "free"),
+    "gradient_checkpointing": _Row("Precision and memory", "free", words=("auto",)),
     "gradient_checkpointing_kwargs": _Row("Precision and memory", "free"),
     "bf16": _Row("Precision and memory", "same", default_in_words="true on a GPU that has it"),
     "fp16": _Row("Precision and memory", "same", default_in_words="true on a GPU without bfloat16"),
@@ -248,7 +251,7 @@ def _read_transformers() -> dict[str, Setting]:
     settings: dict[str, Setting] = {}
     for name, annotation, default, stated in _declared(classes["TrainingArguments"]):
         row = _TRANSFORMERS.get(name, _UNKNOWN)
-        kind = read_kind(annotation, choices)
+        kind = Kind("truth or word", choices=row.words) if row.words else read_kind(annotation, choices)
         settings[name] = Setting(
             name=name,
             kind=replace(kind, choices=row.choices or tuple(stated.get("choices") or kind.choices)),

@@ -149,7 +149,7 @@ class Kind:
     is_list: bool = False
     """Whether several words may follow the flag."""
     choices: tuple[str, ...] = ()
-    """The only texts that are allowed; empty: any."""
+    """The only texts that are allowed; empty: any. Of ``truth or word`` the words besides true and false."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,6 +203,8 @@ def read_kind(annotation: str, choices: Mapping[str, tuple[str, ...]]) -> Kind:
     Kind(of='text', is_list=False, choices=('no', 'steps'))
     >>> read_kind("list[int] | None", {})
     Kind(of='whole number', is_list=True, choices=())
+    >>> read_kind("bool | Literal['auto'] | None", {})
+    Kind(of='truth or word', is_list=False, choices=('auto',))
 
     Args:
         annotation: Python source, such as ``"float | None"``.
@@ -214,7 +216,8 @@ def read_kind(annotation: str, choices: Mapping[str, tuple[str, ...]]) -> Kind:
         return Kind("text", choices=named)
     if "Literal" in kinds and "str" not in kinds:
         values = ast.literal_eval(cast("ast.Subscript", kinds["Literal"]).slice)
-        return Kind("text", choices=values if isinstance(values, tuple) else (values,))
+        words = values if isinstance(values, tuple) else (values,)
+        return Kind("truth or word" if "bool" in kinds else "text", choices=words)
     if "list" in kinds and "str" not in kinds:
         return Kind(read_kind(ast.unparse(cast("ast.Subscript", kinds["list"]).slice), choices).of, is_list=True)
     if "bool" in kinds:

@@ -247,19 +247,37 @@ def _resolve_recomputation(run: RunArguments, settings: dict[str, Any]) -> RunAr
     # transformers 5.20, the last for Python 3.10, has the old name only.
     names = ("activation_checkpointing", "gradient_checkpointing")
     flag = next(name for name in names if name in all_settings())
-    whole = bool(settings.get(flag))
+    whole = settings.get(flag) or False
     of_llm, of_vision = run.llm_activation_checkpointing, run.vision_activation_checkpointing
     run = replace(
         run,
         llm_activation_checkpointing=whole if of_llm is None else of_llm,
         vision_activation_checkpointing=whole if of_vision is None else of_vision,
     )
-    settings[flag] = bool(run.llm_activation_checkpointing or run.vision_activation_checkpointing)
+    asked = run.llm_activation_checkpointing, run.vision_activation_checkpointing
+    settings[flag] = any(asked)
+    if "auto" in asked:
+        _check_auto(run, settings, flag)
     if settings.get(f"{flag}_kwargs") and not settings[flag]:
         raise UsageError(
             f"--{flag}_kwargs: found without --{flag} true, expected both\n  fix: add it, or remove this flag"
         )
     return run
+
+
+def _check_auto(run: RunArguments, settings: Mapping[str, Any], flag: str) -> None:
+    """Refuse to choose layers by their memory where it is not known beforehand."""
+    reasons = {
+        "--deepspeed": (settings.get("deepspeed"), "its processes hold parts of everything"),
+        "--fsdp": (settings.get("fsdp"), "its processes hold parts of everything"),
+        "--check_first false": (not run.check_first, "the longest row is known after all records are read"),
+    }
+    for other, (is_on, reason) in reasons.items():
+        if is_on:
+            raise UsageError(
+                f"--{flag} auto {other}: found both, expected one: {reason}\n"
+                f"  fix: use --{flag} true, or remove {other}"
+            )
 
 
 def _resolve_compilation(settings: dict[str, Any], machine: Machine) -> dict[str, Any] | None:

@@ -84,8 +84,8 @@ def resolve_learning(run: Settings, model: nn.Module, *, given: Set[str]) -> tup
     asked = run.vision_activation_checkpointing and "vision_activation_checkpointing" in given
     if asked and "vision tower" not in full | with_lora:
         raise UsageError(
-            "--vision_activation_checkpointing: found true, expected a vision tower that learns; a frozen one stores "
-            "no activations\n  fix: remove the flag, or use --tune_vision true"
+            f"--vision_activation_checkpointing: found {str(asked).lower()}, expected a vision tower that learns; a "
+            "frozen one stores no activations\n  fix: remove the flag, or use --tune_vision true"
         )
     notices = network_of(model).lora_notices
     told = [f"--lora_target_modules: {text}" for name, text in notices.items() if name in targets]

@@ -74,7 +74,14 @@ def part_norms_of(norms: Mapping[str, Tensor], model: nn.Module) -> dict[str, fl
 
 
 def total_norm(norms: Iterable[Tensor]) -> Tensor:
-    """Join the norms of all gradients of a process, as torch's clipping does."""
+    """Join the norms of all gradients of a process, as torch's clipping does.
+
+    Args:
+        norms: Scalars, of float32.
+
+    Returns:
+        A scalar.
+    """
     return torch.linalg.vector_norm(torch.stack(list(norms)))
 
 

@@ -31,7 +31,7 @@ def describe_batch(batch: Mapping[str, Any]) -> str:
 def ways_to_need_less(run: RunArguments, args: TrainingArguments) -> str:
     """List the unused flags that reduce a step's memory, those that do not change the result first."""
     ways = []
-    if not (run.llm_activation_checkpointing and run.vision_activation_checkpointing):
+    if not (run.llm_activation_checkpointing is True and run.vision_activation_checkpointing is True):
         ways.append("--activation_checkpointing true")
     if args.per_device_train_batch_size > 1:
         ways.append("a lower --per_device_train_batch_size with more --gradient_accumulation_steps")

@@ -186,13 +186,13 @@ class LearningArguments:
     lora_layers_pattern: str | None = declare(
         None, "Name of the list of layers that --lora_layers_to_transform counts.", group="LoRA", resume="same"
     )
-    llm_activation_checkpointing: bool | None = switch(
+    llm_activation_checkpointing: bool | Literal["auto"] | None = switch(
         "Recompute the language model's activations in the backward pass instead of storing them: less memory, more "
-        "time. Default: as --activation_checkpointing.",
+        "time. auto: in as few layers as the free memory allows. Default: as --activation_checkpointing.",
         group="Precision and memory",
         resume="free",
     )
-    vision_activation_checkpointing: bool | None = switch(
+    vision_activation_checkpointing: bool | Literal["auto"] | None = switch(
         "Recompute the vision tower's activations likewise. Default: as --activation_checkpointing.",
         group="Precision and memory",
         resume="free",

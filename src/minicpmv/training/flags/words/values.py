@@ -52,12 +52,13 @@ def read_values(setting: Setting, values: Sequence[str], place: Place) -> Any:
 
 def _read_value(setting: Setting, text: str, place: Place) -> Any:
     kind = setting.kind
-    if kind.choices and text not in kind.choices:
+    is_truth = kind.of.startswith("truth") and text.lower() in TRUE + FALSE
+    if kind.choices and text not in kind.choices and not is_truth:
         advice = suggest(text, kind.choices, otherwise=f"choose one, such as {place.written}{kind.choices[0]}")
         raise UsageError(f"{place.where}: found {text!r}, expected {describe_expected(setting)}\n  fix: {advice}")
     try:
         match kind.of:
-            case "truth" | "truth or word" if text.lower() in TRUE + FALSE:
+            case "truth" | "truth or word" if is_truth:
                 return text.lower() in TRUE
             case "text" | "truth or word":
                 return text
@@ -119,7 +120,8 @@ def give_example(setting: Setting) -> str:
 def describe_expected(setting: Setting) -> str:
     """Say what a setting may be."""
     if setting.kind.choices:
-        return f"one of {', '.join(setting.kind.choices)}"
+        truths = ["true", "false"] if setting.kind.of == "truth or word" else []
+        return f"one of {', '.join([*truths, *setting.kind.choices])}"
     words = {
         "truth": "true or false",
         "whole number": "a whole number",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from minicpmv.estimation.stages import Stage
+from minicpmv.training.start.footprint.stages import Stage
 
 __all__ = ["Moment", "kept_after_forward", "play"]
 

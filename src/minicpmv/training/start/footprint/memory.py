@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
@@ -10,17 +11,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from minicpmv.estimation.engines import Engine, find_engine
-from minicpmv.estimation.optimizer_states import Trained, state_bytes, step_bytes
-from minicpmv.estimation.stages import Row, Tracer
-from minicpmv.estimation.subject import Subject, build_model
-from minicpmv.estimation.timeline import Moment, play
 from minicpmv.models.attention.varlen import without_products
 from minicpmv.releases.row import Parts
 from minicpmv.training.learning.gradient_release import BUCKET
 from minicpmv.training.learning.parts import parts_of
+from minicpmv.training.learning.recomputation import asked_of_parts
+from minicpmv.training.start.footprint.engines import Engine, find_engine
+from minicpmv.training.start.footprint.optimizer_states import Trained, state_bytes, step_bytes
+from minicpmv.training.start.footprint.stages import Row, Tracer, count_layers, recompute, whole
+from minicpmv.training.start.footprint.subject import Subject, build_model
+from minicpmv.training.start.footprint.timeline import Moment, play
 
-__all__ = ["Memory", "estimate_memory", "make_tracer"]
+__all__ = ["Memory", "Prediction", "estimate_memory", "make_tracer"]
 
 _FLOAT32 = 4
 # NF4 with double quantization: 4 bits, an 8-bit scale for 64 weights, a 32-bit one for 256 of those.
@@ -73,6 +75,22 @@ def estimate_memory(subject: Subject, rows: Iterable[Row], *, patches: tuple[int
     """Simulate a step on each row, and return the largest memory.
 
     Args:
+        subject: The run. Where it leaves open how many layers are recomputed, all are.
+        rows: The heaviest rows of a process.
+        patches: Rows and columns of a slice.
+        seen: Cache of traced stages; filled here.
+
+    Raises:
+        UsageError: The optimizer's state is not known.
+    """
+    prediction = Prediction(subject, rows, patches=patches, seen=seen)
+    return prediction.at(whole(prediction.layers, asked_of_parts(subject.run)))
+
+
+class Prediction:
+    """A run's step, traced once, whose memory can be asked for with any number of recomputed layers.
+
+    Args:
         subject: The run.
         rows: The heaviest rows of a process.
         patches: Rows and columns of a slice.
@@ -81,45 +99,62 @@ def estimate_memory(subject: Subject, rows: Iterable[Row], *, patches: tuple[int
     Raises:
         UsageError: The optimizer's state is not known.
     """
-    model: Any = build_model(subject)
-    config = model.config
-    layer = max(sum(weight.numel() for weight in each.parameters()) for each in _layers(model))
-    engine = find_engine(
-        subject.settings,
-        num_devices=subject.num_devices,
-        hidden_size=config.text_config.hidden_size,
-        layer_elements=layer,
-        head_elements=sum(weight.numel() for weight in model.get_output_embeddings().parameters()),
-    )
-    trained = list(_trained(model))
-    held = _hold(subject, model, engine, trained)
-    releases = subject.run.release_gradients
-    on_step = 0 if releases else _at_step(subject, engine, trained)
-    takes_over = engine.has_masters or engine.shards_gradients or releases
-    autocast = None if engine.has_masters else subject.half
-    tracer = make_tracer(subject, model, patches=patches, autocast=autocast, seen=seen)
-    num_micro = int(subject.settings.get("gradient_accumulation_steps") or 1)
-    moments = [_step_moment(trained, on_step, takes_over=takes_over)]
-    for row in rows:
-        # accelerate loads the batches of a whole step, and one of the next.
-        batches = (num_micro + 1) * row.slices * patches[0] * patches[1] * _patch_bytes(config)
+
+    def __init__(
+        self, subject: Subject, rows: Iterable[Row], *, patches: tuple[int, int], seen: dict[Any, Any]
+    ) -> None:
+        model: Any = build_model(subject)
+        config = model.config
+        layer = max(sum(weight.numel() for weight in each.parameters()) for each in _layers(model))
+        engine = find_engine(
+            subject.settings,
+            num_devices=subject.num_devices,
+            hidden_size=config.text_config.hidden_size,
+            layer_elements=layer,
+            head_elements=sum(weight.numel() for weight in model.get_output_embeddings().parameters()),
+        )
+        trained = list(_trained(model))
+        releases = subject.run.release_gradients
+        self._subject, self._engine = subject, engine
+        self._held = _hold(subject, model, engine, trained)
+        self._on_step = 0 if releases else _at_step(subject, engine, trained)
+        self._takes_over = engine.has_masters or engine.shards_gradients or releases
+        self._unpacked = _unpacked_bytes(model) if subject.packs_weights else 0
+        self._num_micro = int(subject.settings.get("gradient_accumulation_steps") or 1)
+        self._at_update = _step_moment(trained, self._on_step, takes_over=self._takes_over)
+        autocast = None if engine.has_masters else subject.half
+        tracer = make_tracer(subject, model, patches=patches, autocast=autocast, seen=seen)
         # A GPU's step is traced on this CPU, whose own attention kernel would need different memory.
         with nullcontext() if subject.settings["use_cpu"] else without_products():
-            stages = tracer.stages(row)
-        played = play(
-            stages,
-            gradient_bytes=0 if takes_over else _FLOAT32,
-            gradients_stay=takes_over or num_micro > 1,
-        )
-        moments += [
-            moment._replace(
-                activations=moment.activations + batches, copies=0 if engine.gathers_in_half else moment.copies
+            self._traced = [(row, tracer.stages(row)) for row in rows]
+        # accelerate loads the batches of a whole step, and one of the next.
+        self._of_slice = (self._num_micro + 1) * patches[0] * patches[1] * _patch_bytes(config)
+
+    @property
+    def layers(self) -> Counter[str]:
+        """Return how many layers could be recomputed, by the name of their part."""
+        return max((count_layers(stages) for _, stages in self._traced), key=Counter.total)
+
+    def at(self, recomputed: Mapping[str, int]) -> Memory:
+        """Return the memory with the first so many layers of each part recomputed."""
+        moments = [self._at_update]
+        for row, stages in self._traced:
+            batches = row.slices * self._of_slice
+            played = play(
+                recompute(stages, recomputed),
+                gradient_bytes=0 if self._takes_over else _FLOAT32,
+                gradients_stay=self._takes_over or self._num_micro > 1,
             )
-            for moment in played
-        ]
-    peak = max(moments, key=lambda moment: sum(moment[1:]))
-    unpacked = _unpacked_bytes(model) if subject.packs_weights else 0
-    return _with_system(held, peak, on_step if peak is moments[0] else 0, unpacked, on_cpu=subject.settings["use_cpu"])
+            moments += [
+                moment._replace(
+                    activations=moment.activations + batches,
+                    copies=0 if self._engine.gathers_in_half else moment.copies,
+                )
+                for moment in played
+            ]
+        peak = max(moments, key=lambda moment: sum(moment[1:]))
+        on_step = self._on_step if peak is moments[0] else 0
+        return _with_system(self._held, peak, on_step, self._unpacked, on_cpu=self._subject.settings["use_cpu"])
 
 
 def make_tracer(
@@ -130,8 +165,6 @@ def make_tracer(
         model=model.get_base_model() if subject.run.use_lora else model,
         patches=patches,
         autocast=autocast,
-        recomputes_llm=bool(subject.run.llm_activation_checkpointing),
-        recomputes_vision=bool(subject.run.vision_activation_checkpointing),
         has_adapter=subject.run.use_lora,
         seen=seen,
     )

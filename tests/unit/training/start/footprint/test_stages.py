@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from minicpmv.estimation.memory import make_tracer
-from minicpmv.estimation.stages import Row
-from minicpmv.estimation.subject import Subject, build_model, read_subject
-from minicpmv.estimation.timeline import kept_after_forward
+from minicpmv.estimation.subject import read_subject
 from minicpmv.models.configuration import read_model_config
 from minicpmv.models.skeleton import model_class
 from minicpmv.training.distributed.engine import quieten
 from minicpmv.training.learning.lora import add_lora
 from minicpmv.training.learning.parts import choose_trained_parts
-from minicpmv.training.learning.recomputation import RecomputedLayers
+from minicpmv.training.learning.recomputation import RecomputedLayers, asked_of_parts
+from minicpmv.training.start.footprint.memory import make_tracer
+from minicpmv.training.start.footprint.stages import Row, recompute_asked
+from minicpmv.training.start.footprint.subject import Subject, build_model
+from minicpmv.training.start.footprint.timeline import kept_after_forward
 from tests.machines import CPU
 from tests.omni import write_omni
 from tests.tiny import FIXTURES
@@ -47,7 +48,7 @@ def real_model(subject: Subject) -> Any:
         # transformers 5.20, the last for Python 3.10, has the old name only.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-        RecomputedLayers.of_run(subject.run).on_train_begin(None, None, None, model=model)  # pyright: ignore[reportArgumentType]
+        RecomputedLayers(asked=asked_of_parts(subject.run)).on_train_begin(None, None, None, model=model)  # pyright: ignore[reportArgumentType]
     return model.train()
 
 
@@ -143,7 +144,9 @@ def check(version: str | Path, *flags: str) -> None:
     model = real_model(subject)
     measured = bytes_kept(model, make_batch(model.config), subject.half)
     tracer = make_tracer(subject, build_model(subject), patches=PATCHES, autocast=subject.half, seen={})
-    assert kept_after_forward(tracer.stages(ROW)) == pytest.approx(measured, rel=0.004)
+    assert kept_after_forward(recompute_asked(tracer.stages(ROW), asked_of_parts(subject.run))) == pytest.approx(
+        measured, rel=0.004
+    )
 
 
 def test_tracing_leaves_no_fake_tensor_behind() -> None:

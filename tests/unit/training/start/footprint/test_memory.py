@@ -7,11 +7,11 @@ import torch
 
 from minicpmv.errors import UsageError
 from minicpmv.estimation.devices import find_device
-from minicpmv.estimation.engines import find_engine
-from minicpmv.estimation.optimizer_states import Trained, state_bytes
-from minicpmv.estimation.stages import Stage
-from minicpmv.estimation.timeline import play
-from minicpmv.estimation.tracing import Blank, Footprint
+from minicpmv.training.start.footprint.engines import find_engine
+from minicpmv.training.start.footprint.optimizer_states import Trained, state_bytes
+from minicpmv.training.start.footprint.stages import Stage
+from minicpmv.training.start.footprint.timeline import play
+from minicpmv.training.start.footprint.tracing import Blank, Footprint
 
 MATRIX, EMBEDDING, NORM = Trained((512, 256), False), Trained((1000, 256), True), Trained((256,), False)
 

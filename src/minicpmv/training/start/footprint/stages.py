@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from minicpmv.estimation.tracing import Blank, Footprint, trace
 from minicpmv.models.networks.steps import Shape, Step, active
+from minicpmv.training.start.footprint.tracing import Blank, Footprint, trace
 
-__all__ = ["Row", "Stage", "Tracer"]
+__all__ = ["Row", "Stage", "Tracer", "count_layers", "recompute", "recompute_asked", "whole"]
 
 
 class Row(NamedTuple):
@@ -36,6 +37,34 @@ class Stage(NamedTuple):
     is_recomputed: bool
     num_trained: int
     """Number of its trained parameters."""
+    is_layer: bool = False
+    """Whether it could be recomputed."""
+
+
+def count_layers(stages: Iterable[Stage]) -> Counter[str]:
+    """Count the layers that could be recomputed, by name: those of a frozen tower could not."""
+    return Counter(stage.name for stage in stages if stage.is_layer and stage.has_backward)
+
+
+def whole(layers: Mapping[str, int], asked: Mapping[str, bool | str]) -> dict[str, int]:
+    """Return all layers of the parts that are to be recomputed; ``auto`` counts as all."""
+    return {part: layers[part] for part, is_on in asked.items() if is_on}
+
+
+def recompute_asked(stages: Sequence[Stage], asked: Mapping[str, bool | str]) -> list[Stage]:
+    """Have all layers of the parts recomputed of which it was asked."""
+    return recompute(stages, whole(count_layers(stages), asked))
+
+
+def recompute(stages: Iterable[Stage], numbers: Mapping[str, int]) -> list[Stage]:
+    """Have the first so many layers of each name recomputed in the backward pass, and no others."""
+    seen: Counter[str] = Counter()
+    found = []
+    for stage in stages:
+        is_layer = stage.is_layer and stage.has_backward
+        found.append(stage._replace(is_recomputed=is_layer and seen[stage.name] < numbers.get(stage.name, 0)))
+        seen[stage.name] += is_layer
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +79,16 @@ class Tracer:
     patches: tuple[int, int]
     """Rows and columns of a slice."""
     autocast: torch.dtype | None
-    recomputes_llm: bool
-    recomputes_vision: bool
     has_adapter: bool
     """Whether PEFT makes the embeddings' output require a gradient; that of patches does if the tower is trained."""
     seen: dict[Any, Footprint] = field(default_factory=dict)
     """Cache of traced stages, which models of the same sizes may share."""
 
     def stages(self, row: Row) -> list[Stage]:
-        """Trace a forward and backward pass of a row."""
+        """Trace a forward and backward pass of a row in which nothing is recomputed."""
         tower_learns = _learns(active(self.model.tower))
         seeing = self.model.vision_steps([self.patches] * row.slices)
-        found = list(self._trace(seeing, recomputes=self.recomputes_vision and tower_learns, learns_first=tower_learns))
+        found = list(self._trace(seeing, learns_first=tower_learns))
         features = found[-1].footprint.result
         # Its input is the batch itself, which exists all the time.
         found[0] = found[0]._replace(given=0)
@@ -70,27 +97,26 @@ class Tracer:
         given = Blank((num_image_tokens, features.shape[-1]), features.dtype, found[-1].has_backward)
         embedded = self._stage(embedding, *map(_blank, embedding.others), given)._replace(given=features.num_bytes)
         hidden = embedded.footprint.result._replace(needs_gradient=found[-1].has_backward or self.has_adapter)
-        return [*found, embedded, *self._trace(others, hidden, recomputes=self.recomputes_llm)]
+        return [*found, embedded, *self._trace(others, hidden)]
 
     def _trace(
-        self, steps: Iterable[Step], given: Blank | None = None, *, recomputes: bool, learns_first: bool = False
+        self, steps: Iterable[Step], given: Blank | None = None, *, learns_first: bool = False
     ) -> Iterator[Stage]:
         """Trace steps that are computed one after the other.
 
         Args:
             steps: In the order of the forward pass.
             given: What the first is given in addition to its own arguments.
-            recomputes: Whether its layers are computed again in the backward pass.
             learns_first: Whether an adapter needs a gradient of what the first returns.
         """
         for step in steps:
             first = [] if given is None else [given]
-            stage = self._stage(step, *first, *map(_blank, step.others), recomputed=recomputes and step.is_layer)
+            stage = self._stage(step, *first, *map(_blank, step.others))
             yield stage
             needs = stage.has_backward or (given is None and self.has_adapter and learns_first)
             given = stage.footprint.result._replace(needs_gradient=needs)
 
-    def _stage(self, step: Step, *given: Blank, recomputed: bool = False) -> Stage:
+    def _stage(self, step: Step, *given: Blank) -> Stage:
         trained = [weight for module in step.modules for weight in module.parameters() if weight.requires_grad]
         needed = any(blank.needs_gradient for blank in given)
         kind = (step.part, tuple(_describe(module) for module in step.modules), given, self.autocast)
@@ -102,8 +128,9 @@ class Tracer:
             given[0].num_bytes,
             self.seen[kind],
             has_backward,
-            recomputed and has_backward,
-            sum(weight.numel() for weight in trained),
+            is_recomputed=False,
+            num_trained=sum(weight.numel() for weight in trained),
+            is_layer=step.is_layer,
         )
 
 
