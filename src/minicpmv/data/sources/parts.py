@@ -1,6 +1,6 @@
 """Judges neighbouring records and opens their images and films, and joins what several processes have found.
 
-Whoever calls it decides what becomes of the findings.
+The caller decides what becomes of the findings.
 """
 
 from __future__ import annotations

@@ -59,12 +59,12 @@ class Track:
 
     @property
     def num_frames(self) -> int | None:
-        """How many frames the header states; None if it does not."""
+        """Return the number of frames that the header states; None if it states none."""
         return self._stream.frames or None
 
     @property
     def has_index(self) -> bool:
-        """Whether all key frames are known from the beginning."""
+        """Return whether all key frames are known from the beginning."""
         return self._has_index
 
     @property
