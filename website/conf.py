@@ -8,7 +8,7 @@ from pygments.lexers.data import JsonLexer
 from sphinx.application import Sphinx  # pyright: ignore[reportMissingImports] # in .site
 
 import minicpmv  # registers with transformers, before a documented module imports it
-from website.chinese import register_search
+from website.chinese import page_words, register_search
 
 project = "minicpmv-finetune"
 html_title = project
@@ -67,6 +67,6 @@ def _keep_sentence(app: Sphinx, what: str, name: str, obj: Any, options: Any, li
 
 
 def _name_language(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """Tell browsers and screen readers which pages are Chinese."""
+    """Tell browsers and screen readers which pages are Chinese, and translate what stands around them."""
     if pagename.startswith("zh/"):
-        context["language"] = "zh-CN"
+        context.update(page_words(), language="zh-CN")

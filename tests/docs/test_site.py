@@ -55,6 +55,15 @@ def test_every_page_of_llms_txt_is_there_as_markdown_and_html(site: Path) -> Non
         assert (site / place).with_suffix(".html").is_file(), place
 
 
+@pytest.mark.parametrize(
+    ("page", "language", "word"), [("start/start.html", "en", "On this page"), ("zh/start.html", "zh-CN", "当前页面")]
+)
+def test_what_stands_around_a_page_is_in_its_language(site: Path, page: str, language: str, word: str) -> None:
+    text = (site / page).read_text(encoding="utf-8")
+    assert f'<html lang="{language}"' in text
+    assert ("On this page" in text, "当前页面" in text) == (word == "On this page", word == "当前页面")
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api", reason="the browser's driver is not installed")
