@@ -10,7 +10,7 @@
 #   quantize   llm-compressor, which packs for vLLM: minutes and 1.5 GB
 #   openvino   optimum-intel, with pip's torch: minutes, and gigabytes; only if MINICPMV_RELEASED_CODE names a folder
 #              with the released `.py` files of openbmb/MiniCPM-V-2_6, from which it exports
-#   trl        TRL beside this environment's own packages: a minute
+#   trl        TRL, and with it datasets, beside this environment's own packages: a minute
 #   axe        axe-core, the rules of accessibility that a browser checks a page by: seconds
 set -eu
 ROOT=$(cd "$(dirname "$0")/.." && pwd)

@@ -106,14 +106,16 @@ def choose_heldout(folder: Path) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def drive(tmp_path: Path) -> Drive:
-    """Run a driver in its engine's own environment, under settings of its own, and return the arrays that it wrote."""
+    """Run a driver in an engine's environment, under settings of its own, and return the arrays that it wrote."""
 
-    def run(engine: str, request: dict[str, Any], *, timeout: float = 900, **settings: str) -> dict[str, Any]:
+    def run(
+        engine: str, request: dict[str, Any], *, driver: str | None = None, timeout: float = 900, **settings: str
+    ) -> dict[str, Any]:
         python = ROOT / ".engines" / engine / "bin" / "python"
         assert python.is_file(), f"found no {python}, expected the engine's environment; fix: sh scripts/engines.sh"
         asked, answered = tmp_path / "request.json", tmp_path / "result.npz"
         asked.write_text(json.dumps(request), encoding="utf-8")
-        command = [str(python), str(Path(__file__).parent / f"drive_{engine}.py"), str(asked), str(answered)]
+        command = [str(python), str(Path(__file__).parent / f"drive_{driver or engine}.py"), str(asked), str(answered)]
         # Not this process's: it names this checkout, whose dependencies the engine's environment does not have.
         variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {
             "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB

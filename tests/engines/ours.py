@@ -1,18 +1,23 @@
-"""What this package computes for a question about a picture, in the terms in which engines are compared with it."""
+"""What this package reads and computes, in the terms in which engines are compared with it."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
+from minicpmv.data.records.record import Record
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.models.answering.answers import generate_answers
 
-__all__ = ["IMAGE_BLOCK", "Asked", "ask", "distance"]
+__all__ = ["IMAGE_BLOCK", "Asked", "ask", "contents", "distance"]
 
 _SLOTS = r"(<unk>|<\|image_pad\|>)+"
 _ROW = rf"({{0}}{_SLOTS}{{1}}(\n(?={{0}}))?)+"
@@ -56,3 +61,13 @@ def ask(loaded: LoadedModel, question: str, picture: str, *, max_new_tokens: int
 def distance(found: Any, expected: Any) -> float:
     """Largest difference, relative to the largest value expected."""
     return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def contents(records: Iterable[Record]) -> list[list[Any]]:
+    """Return id, turns and a digest of the pixels of each record, as JSON holds them."""
+    return [[record.id, repr(record.turns), [_pixels(image) for image in record.images]] for record in records]
+
+
+def _pixels(image: str | bytes) -> str:
+    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+        return hashlib.sha256(opened.convert("RGB").tobytes()).hexdigest()
