@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,10 +13,13 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from minicpmv import __version__
 from tests.docs.repository import ROOT, TRAINING_SCRIPTS
+from tests.run.test_notebooks import read_shortened
 
 _NAME = f"minicpmv_finetune-{__version__}"
 _SHARED = [ROOT / "scripts" / name for name in ("environment.sh", "finetune.sh")]
@@ -145,16 +149,44 @@ def test_the_scripts_of_the_wheel_run_with_the_environment_that_is_active(instal
     assert "sh finetune_lora.sh" in installed.run("sh", "finetune_lora.sh", "--help")
 
 
-@pytest.mark.slow
-def test_a_fresh_environment_with_the_wheel_runs_the_script(wheel: Path, tmp_path: Path) -> None:
-    """Everything is installed anew, from the index that pip is configured with."""
-    environment = tmp_path / "environment"
+@pytest.fixture(scope="module")
+def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The wheel and a kernel for notebooks, all installed anew from the index that pip is configured with."""
+    folder = tmp_path_factory.mktemp("fresh")
+    environment = folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     install = [environment / "bin/python", "-m", "pip", "install", "--quiet"]
     if subprocess.run([*install, "--dry-run", "wrapt"], capture_output=True, check=False).returncode:
         pytest.skip("needs a package index")
-    subprocess.run([*install, "-c", ROOT / "constraints.txt", wheel], check=True)
-    fresh = Installed(environment, tmp_path)
+    subprocess.run([*install, "-c", ROOT / "constraints.txt", wheel, "ipykernel"], check=True)
+    (folder / "work").mkdir()
+    return Installed(environment, folder / "work")
+
+
+@pytest.mark.slow
+def test_a_fresh_environment_with_the_wheel_runs_the_script(fresh: Installed) -> None:
     fresh.run("minicpmv", "scripts")
     told = fresh.run("sh", "finetune_lora.sh", "--max_steps", "2")
     assert "Saved:  output/lora" in told
+
+
+@pytest.mark.slow
+def test_a_fresh_environment_with_the_wheel_runs_the_first_notebook(
+    fresh: Installed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From top to bottom, with few steps, in a kernel of that environment, where nothing of this checkout is seen."""
+    kernel = tmp_path / "jupyter" / "kernels" / "fresh"
+    kernel.mkdir(parents=True)
+    command = [str(fresh.python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": command, "display_name": "fresh", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")  # what jupyter_core would otherwise warn about
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    content = read_shortened(ROOT / "notebooks" / "1_first_run.ipynb")
+    content.cells.append(nbformat.v4.new_code_cell("minicpmv.__file__"))
+    work = tmp_path / "work"
+    work.mkdir()
+    NotebookClient(content, timeout=600, kernel_name="fresh", resources={"metadata": {"path": str(work)}}).execute()
+    assert str(fresh.environment) in content.cells[-1].outputs[0].data["text/plain"]
+    assert (work / "output" / "lora" / "report.html").is_file()
