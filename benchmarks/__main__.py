@@ -26,6 +26,7 @@ CASES = {
     "frozen_tower": "a second epoch that reads a frozen tower's features, beside one that computes them",
     "gains": "a training step as it is, and with one gain at a time switched off",
     "lora": "a step of LoRA, compared with one of full training on the same row",
+    "memory": "peak memory of whole training runs, compared with what the estimate says",
     "cards": "what fits on which card, as the estimate says: computed, not measured",
     "merging": "memory and time of merging an adapter, beside the plain way",
     "preference": "a step of preference training, compared with TRL's DPOTrainer (in an environment of its own)",
