@@ -15,7 +15,7 @@ from minicpmv.data.records.answers import Answers
 from minicpmv.data.sources.in_memory import are_paths, load_held
 from minicpmv.data.sources.loading import Records, load_records
 from minicpmv.errors import UsageError
-from minicpmv.evaluation.measuring.asking import ask, sample_of
+from minicpmv.evaluation.measuring.asking import ask, prepare
 from minicpmv.evaluation.metrics.base import Metric
 from minicpmv.evaluation.metrics.registry import find_metrics, split_names
 from minicpmv.evaluation.scores import Result, Scorer
@@ -190,9 +190,7 @@ class Model:
         chosen = _generation(settings, max_new_tokens=64)
         asked = Answers(self._read(records, image_root, for_training=True), as_references=True)
         scorer = Scorer(found, seed=seed)
-        for metric in found:
-            for record in asked if metric.sees_all_first else ():
-                metric.prepare(sample_of(record))
+        prepare(found, asked)
         answered = ask(
             ThisProcess(self.loaded), asked, found, settings=chosen, batch_size=batch_size, max_length=max_length
         )

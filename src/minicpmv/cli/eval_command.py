@@ -222,11 +222,9 @@ def _find_answers(options: argparse.Namespace, metrics: Sequence[Metric]) -> Ans
 def _ask(
     options: argparse.Namespace, metrics: Sequence[Metric], asked: Answers
 ) -> Iterator[tuple[Mapping[str, Any], Sample]]:
-    from minicpmv.evaluation.measuring.asking import ask, sample_of
+    from minicpmv.evaluation.measuring.asking import ask, prepare
 
-    for metric in metrics:
-        for record in asked if metric.sees_all_first else ():
-            metric.prepare(sample_of(record))
+    prepare(metrics, asked)
 
     def report(done: int) -> None:
         if sys.stderr.isatty():

@@ -89,3 +89,9 @@ def test_metrics_that_measure_nothing_are_refused(model: minicpmv.Model, metrics
 def test_number_of_an_evaluation_is_checked(model: minicpmv.Model, number: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(number))}: found"):
         model.evaluate([_RECORD], **number)
+
+
+def test_answer_that_is_judged_bad_is_nothing_to_compare_with(model: minicpmv.Model) -> None:
+    with pytest.raises(UsageError, match=r"label: found false, which calls the last answer a bad one"):
+        model.evaluate([_RECORD | {"label": False}])
+    assert len(model.predict([_RECORD | {"label": False}], max_new_tokens=1)) == 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from typing import cast
 
 from minicpmv.data.checks.other_tools.foreign_marks import is_picture_mark
 from minicpmv.data.checks.placeholders import PLACEHOLDER
@@ -16,7 +15,7 @@ from minicpmv.data.records.record import RawRecord, quote
 from minicpmv.errors import Problem
 from minicpmv.wording import counted
 
-__all__ = ["find_path_oddity", "find_text_oddities", "messages_of"]
+__all__ = ["find_path_oddity", "find_text_oddities"]
 
 _CONTROL_TOKEN = re.compile(
     r"<\|[A-Za-z0-9_]{1,40}\|>|</?s>|<(?:unk|pad|bos|eos|mask|CLS|SEP|UNK|PAD)>|<\uff5c[^<>\s]{1,40}\uff5c>"
@@ -30,7 +29,7 @@ _CONTROL_CHARACTER = re.compile("[\x01-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\u202
 
 def find_text_oddities(record: RawRecord) -> Iterator[Problem]:
     """Yield at most one notice of each kind for every message of a record, even if the record has problems."""
-    for place, role, content in messages_of(record):
+    for place, role, content in record.messages():
         for code, found, expected, fix in _oddities_of(role, content):
             yield _notice(code, record.where(f"{place}.content"), found, expected, fix)
 
@@ -71,18 +70,6 @@ def find_path_oddity(where: str, written: str) -> Problem | None:
         return None
     fix = "move the images below that folder, or name a folder above them as the image root"
     return _notice("D308", where, quote(written), "a path below the image root; opened nevertheless", fix)
-
-
-def messages_of(record: RawRecord) -> Iterator[tuple[str, object, str]]:
-    """Yield field, role and text of every message that has a text, of the conversation and of the worse answer."""
-    fields = cast("dict[str, object]", record.value) if isinstance(record.value, dict) else {}
-    for key in ("conversations", "rejected"):
-        messages = fields.get(key)
-        for number, message in enumerate(cast("list[object]", messages) if isinstance(messages, list) else []):
-            parts = cast("dict[str, object]", message) if isinstance(message, dict) else {}
-            content = parts.get("content")
-            if isinstance(content, str):
-                yield f"{key}[{number}]", parts.get("role"), content
 
 
 def _notice(code: str, where: str, found: str, expected: str, fix: str) -> Problem:

@@ -304,14 +304,7 @@ def _is_long(text: str, level: str) -> bool:
 
 def _texts_of(record: RawRecord) -> list[str]:
     """Return the texts of a record's messages, without placeholders."""
-    talk = cast("dict[str, object]", record.value).get("conversations") if isinstance(record.value, dict) else None
-    messages = (
-        [message for message in cast("list[object]", talk) if isinstance(message, dict)]
-        if isinstance(talk, list)
-        else []
-    )
-    contents = [cast("dict[str, object]", message).get("content") for message in messages]
-    return [content.replace("<image>", "").strip() for content in contents if isinstance(content, str)]
+    return [content.replace("<image>", "").strip() for _, _, content in record.messages("conversations")]
 
 
 def _is_said(value: object, record: RawRecord) -> bool:

@@ -7,6 +7,7 @@ ones into records.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
@@ -130,6 +131,21 @@ class RawRecord:
         record_id = cast("dict[str, object]", self.value).get("id") if isinstance(self.value, dict) else None
         written = self.names.written(field)
         return place(self.source, line=self.line, index=self.index, record_id=record_id, field=written)
+
+    def messages(self, *keys: str) -> Iterator[tuple[str, object, str]]:
+        """Yield field, role and text of every message that has a text, sound or not.
+
+        Args:
+            *keys: The fields that hold them; by default the conversation and the worse answer.
+        """
+        fields = cast("dict[str, object]", self.value) if isinstance(self.value, dict) else {}
+        for key in keys or ("conversations", "rejected"):
+            messages = fields.get(key)
+            for number, message in enumerate(cast("list[object]", messages) if isinstance(messages, list) else []):
+                parts = cast("dict[str, object]", message) if isinstance(message, dict) else {}
+                content = parts.get("content")
+                if isinstance(content, str):
+                    yield f"{key}[{number}]", parts.get("role"), content
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from minicpmv.data.checks.checking import RecordChecker
 from minicpmv.data.checks.duplicate_ids import IdRegister
-from minicpmv.data.checks.lint import find_path_oddity, find_text_oddities, messages_of
+from minicpmv.data.checks.lint import find_path_oddity, find_text_oddities
 from minicpmv.data.checks.preferences import check_one_kind, kind_of
 from minicpmv.data.checks.unread_keys import UnreadKeys
 from minicpmv.data.media.film_facts import FilmReader, FilmUse, find_decoding_fault, word_film_fault
@@ -121,6 +121,8 @@ class Survey:
     paths: Sequence[str]
     image_root: str | None = None
     version: Version | None = None
+    kind: Kind | None = None
+    """What a run is to make of records; if not given, they may be of any kind."""
     findings: list[Finding] = field(default_factory=list[Finding])
     """In the order in which they were found: for each file text, then for all images, each in file order."""
     num_image_files: int = 0
@@ -167,7 +169,7 @@ class Survey:
         self.num_image_files = len({use.path for use in self._uses})
 
     def _read_records(self, path: str, records: Sequence[RawRecord]) -> None:
-        start, ids, checker = self._num_records, IdRegister(), RecordChecker(version=self.version)
+        start, ids, checker = self._num_records, IdRegister(), RecordChecker(version=self.version, kind=self.kind)
         unread, kinds = UnreadKeys(), Counter[Kind]()
         for position, record in enumerate(records, start):
             num_findings, root = len(self.findings), self.roots.of(record)
@@ -182,7 +184,7 @@ class Survey:
             self._add(
                 record, position, [odd for odd in find_text_oddities(record) if (odd.where, odd.found) not in named]
             )
-            texts = [content for _, _, content in messages_of(record)]
+            texts = [content for _, _, content in record.messages()]
             self._num_turns += len(texts)
             self._num_characters += sum(map(len, texts))
             if isinstance(record.value, dict):

@@ -26,10 +26,21 @@ from minicpmv.inference.questions import choose, plan_questions
 from minicpmv.processing.films.request import REQUEST_KEYS
 from minicpmv.processing.processor import MiniCPMVProcessor
 
-__all__ = ["ask", "describe_films", "line_of", "sample_of"]
+__all__ = ["ask", "describe_films", "line_of", "prepare", "sample_of"]
 
 _AT_A_TIME = 1024
 """Most records whose answers are held in memory."""
+
+
+def prepare(metrics: Sequence[Metric], asked: Answers) -> None:
+    """Show all records to the metrics that need them before the first answer is measured.
+
+    Raises:
+        UsageError: A metric cannot measure such records.
+    """
+    for metric in metrics:
+        for record in asked if metric.sees_all_first else ():
+            metric.prepare(sample_of(record))
 
 
 def ask(
