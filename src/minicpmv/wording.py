@@ -14,6 +14,7 @@ __all__ = [
     "counted",
     "format_bytes",
     "format_seconds",
+    "hub_advice",
     "is_off",
     "is_on",
     "list_few",
@@ -24,6 +25,7 @@ __all__ = [
 
 TRUE, FALSE = ("true", "yes", "t", "y", "1", "on"), ("false", "no", "f", "n", "0", "off")
 """Words of a switch, in lower case."""
+_FLAGS_OF_HUBS = ("hub", "use-hf", "use-modelscope")
 _NOTHING = ("", "none")
 """Words that switch a setting off which otherwise holds a path or a number."""
 
@@ -59,12 +61,14 @@ def format_bytes(number: int) -> str:
 def format_seconds(seconds: float) -> str:
     """Write a duration with the precision that it is read with.
 
-    >>> [format_seconds(seconds) for seconds in (0.042, 7, 99.4, 100, 5999, 6000, 90_000)]
-    ['0.042 s', '7 s', '99 s', '2 min', '100 min', '1 h 40 min', '25 h 00 min']
+    >>> [format_seconds(seconds) for seconds in (0.042, 7, 99.4, 100, 5999, 6000, 90_000, 9e5, 3e8)]
+    ['0.042 s', '7 s', '99 s', '2 min', '100 min', '1 h 40 min', '25 h 00 min', '10 days', '9.5 years']
     """
     if seconds < 100:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
+    minutes, days = round(seconds / 60), seconds / 86_400
+    if days >= 7:
+        return f"{days / 365.25:.2g} years" if days >= 730 else f"{days:.0f} days"
     return f"{minutes} min" if seconds < 6000 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
@@ -104,6 +108,18 @@ def nearest(word: str, known: Iterable[str], *, most: int = 1) -> list[str]:
     """Return the known names that a mistyped one may have meant, the nearest first; hyphen and underscore are equal."""
     names = {name.lower().replace("_", "-"): name for name in known}
     return [names[near] for near in difflib.get_close_matches(word.lower().replace("_", "-"), names, n=most)]
+
+
+def hub_advice(flag: str) -> str | None:
+    """Word the fix for a flag by which other tools choose a hub, which the name of a model says here; None for others.
+
+    >>> hub_advice("--hub")
+    "write the hub before a model's name: modelscope:owner/name; a plain owner/name is Hugging Face's"
+    >>> hub_advice("--huh")
+    """
+    is_one = flag.lstrip("-").replace("_", "-") in _FLAGS_OF_HUBS
+    said = "write the hub before a model's name: modelscope:owner/name; a plain owner/name is Hugging Face's"
+    return said if is_one else None
 
 
 def suggest(word: str, known: Iterable[str], *, otherwise: str, prefix: str = "", most: int = 1) -> str:

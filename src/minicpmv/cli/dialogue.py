@@ -27,7 +27,7 @@ _WELCOME = "Type a question, or /help. Ctrl-C stops an answer, Ctrl-D ends."
 
 
 def check_file(file: str) -> None:
-    """Make sure that a picture's file exists, and is not of another kind.
+    """Make sure that a picture's file exists, and is not of another kind; say where the model sees it otherwise.
 
     Raises:
         UsageError: It does not, or is.
@@ -41,6 +41,14 @@ def check_file(file: str) -> None:
     if kind is not None and not kind.is_picture:
         fix = f"show it as a film: --video {shlex.quote(file)}, or /video" if kind.is_film else kind.as_image(file)
         raise UsageError(f"image: found {kind.name}, in {file!r}, expected a picture\n  fix: {fix}")
+    from minicpmv.data.media.image_files import Seen, inspect_files
+
+    (seen,) = inspect_files([file], with_notices=True)
+    for trait in seen.traits if isinstance(seen, Seen) else ():  # what cannot be read is named where it is opened
+        film = f"; --video {shlex.quote(file)} shows it as a film" if trait.code == "D303" else ""
+        print(
+            f"notice: {file}: found {trait.found}, expected {trait.expected}\n  fix: {trait.fix}{film}", file=sys.stderr
+        )
 
 
 def hold_dialogue(

@@ -13,6 +13,8 @@ __all__ = ["NAME", "SUMMARY", "run"]
 NAME = "explain"
 SUMMARY = "explain a code such as D141"
 
+_FAR = 1.5
+"""Distance from which a code is not meant: more than one wrong character."""
 _EXAMPLES = """examples:
   minicpmv explain D141
   minicpmv explain
@@ -42,15 +44,20 @@ def run(arguments: Sequence[str]) -> int:
     code = code if code.startswith("D") else f"D{code}"
     if code not in pages:
         near = min(pages, key=lambda known: _distance(code, known))
-        known = f"did you mean {near} ({pages[near].title})? `minicpmv explain` lists all codes"
-        raise UsageError(f"explain: found {given!r}, expected a code such as D141\n  fix: {known}")
+        meant = f"did you mean {near} ({pages[near].title})? " if _distance(code, near) <= _FAR else ""
+        raise UsageError(
+            f"explain: found {given!r}, expected a code such as D141\n  fix: {meant}`minicpmv explain` lists all codes"
+        )
     page = pages[code]
     print(f"{page.code}: {page.title}\n\n{page.text}")
     return 0
 
 
 def _distance(code: str, known: str) -> float:
-    """Return the distance of two codes, by number, or by letters if there is none."""
-    if code[1:].isdecimal():
-        return abs(int(code[1:10]) - int(known[1:]))
-    return 1 - difflib.SequenceMatcher(None, code, known).ratio()
+    """Return by how many characters and places two codes differ; codes of one digit more or less are near, too."""
+    same = sum(block.size for block in difflib.SequenceMatcher(None, code, known, autojunk=False).get_matching_blocks())
+    return max(len(code), len(known)) - same + abs(_number(code) - _number(known)) / 1e4
+
+
+def _number(code: str) -> int:
+    return int(code[1:5]) if code[1:5].isdecimal() else 0

@@ -14,12 +14,14 @@ from typing import Any, NoReturn
 
 from minicpmv.terminal.redaction import secrets_in
 from minicpmv.terminal.streams import complain
-from minicpmv.wording import suggest
+from minicpmv.wording import hub_advice, suggest
 
 __all__ = ["CommandParser"]
 
 _NAMED = ("adapter", "data", "model", "output")
 """Positional arguments that may also be given as an option of the same name."""
+_PLACES = ("ADAPTER", "DIR", "DIRECTORY", "FILE", "OTHER", "OUT", "PATH", "RUN")
+"""What an option that names a file or a folder is called in the usage, in addition to those above."""
 _OF_ONE = re.compile(r"argument (?P<name>\S+): (?P<fault>.*)", re.DOTALL)
 _NOT_A_CHOICE = re.compile(r"invalid choice: (?P<found>'.*?'|\S+) \(choose from (?P<choices>.*)\)", re.DOTALL)
 _NOT_A_KIND = re.compile(r"invalid (?P<kind>\w+) value: (?P<found>.*)", re.DOTALL)
@@ -59,6 +61,14 @@ class CommandParser(argparse.ArgumentParser):
     ) -> Any:
         """Parse as argparse does, in our dialect."""
         return super().parse_intermixed_args(*self._translate(args, namespace))
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Refuse an empty name, as a variable that is not set leaves it: it would be the current folder, or no file."""
+        is_of_a_place = action.metavar in _PLACES or action.dest in _NAMED
+        if is_of_a_place and not arg_string.strip() and arg_string != action.const:
+            fix = "name one" if action.required else "name one, or leave it out"
+            raise argparse.ArgumentError(action, f"found {arg_string!r}, expected a name\n  fix: {fix}")
+        return super()._get_value(action, arg_string)  # pyright: ignore[reportAttributeAccessIssue]
 
     def error(self, message: str) -> NoReturn:
         """Override argparse: end with 2 and a message of our form instead of the usage, without secrets."""
@@ -142,7 +152,7 @@ class CommandParser(argparse.ArgumentParser):
         choice = _NOT_A_CHOICE.fullmatch(fault)
         if choice:
             choices = choice["choices"].replace("'", "").split(", ")
-            advice = suggest(choice["found"].strip("'"), choices, otherwise=f"choose one, such as {choices[0]}")
+            advice = suggest(choice["found"].strip("'"), choices, otherwise="choose one of these")
             return f"{name}: found {choice['found']}, expected one of {', '.join(choices)}\n  fix: {advice}"
         kind = _NOT_A_KIND.fullmatch(fault)
         if kind:
@@ -166,5 +176,5 @@ class CommandParser(argparse.ArgumentParser):
             return f"{found}\n  fix: {fix}; {listed}"
         known = [option for action in self._actions for option in action.option_strings]
         known += [f"--{action.dest}" for action in self._actions if action.dest in _NAMED]
-        advice = suggest(name, known, otherwise="remove it")
+        advice = hub_advice(name) or suggest(name, known, otherwise="remove it")
         return f"{name}: no such option of `{self.prog}`, expected one that exists\n  fix: {advice} ({listed})"

@@ -265,6 +265,7 @@ def _locate(path: str | Path) -> tuple[str, str | None]:
     adapter_base = base_of_adapter(text)
     base = adapter_base or text
     if Path(base).is_dir() and not (Path(base) / "config.json").is_file():
+        _refuse_stopped(Path(base))
         raise CheckpointError(
             f"{base}: found neither config.json nor {_ADAPTER_CONFIG}, expected a model or adapter directory\n"
             "  fix: name the directory that holds one of them"
@@ -274,6 +275,27 @@ def _locate(path: str | Path) -> tuple[str, str | None]:
     _refuse_unknown_type(folder)
     check_model_files(folder)
     return base, text if adapter_base is not None else None
+
+
+def _refuse_stopped(directory: Path) -> None:
+    """Name the newest checkpoint of a run that goes on or was stopped, and has saved no model yet.
+
+    Raises:
+        CheckpointError: The directory is that of such a run.
+    """
+    numbers = [
+        int(file.parent.name.removeprefix("checkpoint-"))
+        for name in (_ADAPTER_CONFIG, "config.json")
+        for file in directory.glob(f"checkpoint-*/{name}")
+        if file.parent.name.removeprefix("checkpoint-").isdecimal()
+    ]
+    if numbers:
+        newest = directory / f"checkpoint-{max(numbers)}"
+        raise CheckpointError(
+            f"{directory}: found a run that has not saved its model yet, expected a finished one\n"
+            f"  fix: name its newest checkpoint, {newest}, or finish the run: the command that started it, with "
+            "--resume_from_checkpoint true"
+        )
 
 
 @contextmanager

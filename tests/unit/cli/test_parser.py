@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from minicpmv.cli.main import _COMMANDS, main
-from minicpmv.cli.parser import CommandParser
+from minicpmv.cli.parser import _PLACES, CommandParser
 from tests.tiny import FIXTURES, conversation, write_data
 
 _WITH_PARSER = {name: module for name, module in _COMMANDS.items() if hasattr(module, "_build_parser")}
@@ -80,6 +82,11 @@ def test_flags_of_training_pass_estimate_as_they_are() -> None:
             "eval m d --turns lats",
             r"error: --turns: found 'lats', expected one of last, all\n  fix: did you mean last\?",
         ),
+        ("eval m d --turns kto", r"error: --turns: found 'kto', expected one of last, all\n  fix: choose one of these"),
+        (
+            "check d --hub modelscope",
+            r"error: --hub: no such option .*\n  fix: write the hub before a model's name: .*",
+        ),
         (
             "serve m --port x",
             r"error: --port: found 'x', expected a whole number\n  fix: --port 8000, which is the default",
@@ -114,3 +121,31 @@ def test_fixes_that_check_prints_name_its_own_flags(tmp_path: Any, capsys: pytes
     parser = build("check")
     for flag in named:
         assert parser._translate([flag], None)[0][0] in parser._option_string_actions
+
+
+_OF_PLACES = [
+    (command, action.option_strings[-1] if action.option_strings else action.dest)
+    for command in _WITH_PARSER
+    for action in build(command)._actions
+    if action.const != "" and action.nargs != 0 and (action.metavar in _PLACES or action.dest in _THINGS)
+]
+
+
+@pytest.mark.parametrize(("command", "name"), _OF_PLACES)
+def test_an_empty_name_is_refused(command: str, name: str) -> None:
+    """A variable of a shell that is not set leaves one: it would be the current folder, or a file of no name."""
+    parser = build(command)
+    actions = {(each.option_strings or [each.dest])[-1]: each for each in parser._actions}
+    with pytest.raises(argparse.ArgumentError, match=r"found '', expected a name\n  fix: name one"):
+        parser._get_value(actions[name], "")
+
+
+def test_an_empty_output_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--output", ""])
+    assert ended.value.code == 2
+    assert "--output: found '', expected a name" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

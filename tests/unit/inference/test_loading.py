@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from minicpmv.errors import MachineError
+from minicpmv.errors import CheckpointError, MachineError
 from minicpmv.inference import loading
 from minicpmv.inference.loading import default_device, load_model
 from minicpmv.machine.value import Accelerator, Machine
@@ -105,3 +106,13 @@ def test_weights_are_read_to_the_device_without_a_stay_in_memory(
     loaded = load_model(FIXTURES / "v2_6", device=device, dtype=torch.float32)
     assert asked == [placement]
     assert {parameter.device.type for parameter in loaded.model.parameters()} == {device}
+
+
+def test_a_stopped_run_is_told_by_its_newest_checkpoint(tmp_path: Path) -> None:
+    for number in (2, 10):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        (tmp_path / f"checkpoint-{number}" / "adapter_config.json").write_text("{}")
+    (tmp_path / "checkpoint-last").mkdir()
+    said = rf"found a run that has not saved its model yet, .*\n  fix: name .*, {tmp_path}/checkpoint-10, or finish"
+    with pytest.raises(CheckpointError, match=said):
+        load_model(str(tmp_path))

@@ -152,7 +152,7 @@ def _class_of(name: str, flag: str) -> type[Metric]:
         return _load(offered[0], flag)
     raise UsageError(
         f"{flag}: found {name!r}, expected some of {', '.join(known_names())}\n"
-        f"  fix: {suggest(name, known_names(), otherwise=f'choose some of them, such as {flag} exact_match')}"
+        f"  fix: {suggest(name, known_names(), otherwise='choose some of these')}"
     )
 
 

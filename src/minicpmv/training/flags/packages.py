@@ -198,7 +198,7 @@ def resolve_trackers(settings: dict[str, Any]) -> None:
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
             known = ", ".join(INTEGRATION_TO_CALLBACK)
-            fix = suggest(name, INTEGRATION_TO_CALLBACK, otherwise="choose one, such as --report_to tensorboard")
+            fix = suggest(name, INTEGRATION_TO_CALLBACK, otherwise="choose one of these")
             raise UsageError(
                 f"--report_to: found {name!r}, expected some of {known}, or all or none by itself\n  fix: {fix}"
             )

@@ -20,6 +20,8 @@ __all__ = ["describe_little_effect", "refuse_no_effect"]
 _BY_LOSS = {SchedulerType.REDUCE_ON_PLATEAU.value, "greedy"}
 
 
+_MOST_STEPS = 100_000_000
+"""More than any run has taken: at ten steps a second they last four months."""
 _LEAST_MOVED = 1e-7
 """How far a weight has to be able to move in a whole run: less is below float32's last digit of a weight of 1."""
 
@@ -34,8 +36,14 @@ def refuse_no_effect(args: TrainingArguments, rates: Rates, trained: Iterable[st
         num_steps: Optimizer steps of the whole run.
 
     Raises:
-        UsageError: There is no step, no rate, or no step with a rate.
+        UsageError: There is no step, no rate, or no step with a rate; or more steps than anybody can wait for.
     """
+    if num_steps > _MOST_STEPS:
+        flag, found = ("max_steps", args.max_steps) if args.max_steps > 0 else ("num_train_epochs", _epochs(args))
+        raise UsageError(
+            f"--{flag}: found {found}, which makes {num_steps:,} optimizer steps, expected at most {_MOST_STEPS:,}\n"
+            f"  fix: lower --{flag}"
+        )
     if num_steps < 1:
         flag, found = ("max_steps", args.max_steps) if args.max_steps == 0 else ("num_train_epochs", _epochs(args))
         raise UsageError(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from minicpmv.errors import UsageError
 from minicpmv.releases.row import Parts
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.resolution import build_training_arguments, resolve_settings
@@ -40,6 +41,16 @@ def describe(given: str, num_steps: int, folder: Path) -> list[str]:
 def test_flag_that_leaves_little_to_learn_is_named(given: str, notice: str, tmp_path: Path) -> None:
     (found,) = describe(given, 4, tmp_path)
     assert found.startswith(notice)
+
+
+@pytest.mark.parametrize("flag", ["num_train_epochs", "max_steps"])
+def test_more_steps_than_anybody_waits_for_are_refused_with_their_number(flag: str, tmp_path: Path) -> None:
+    describe("--num_train_epochs 1000", 100_000_000, tmp_path)
+    said = (
+        rf"^--{flag}: found (1e.09|1000000000), which makes 1,000,000,000 optimizer steps, expected at most 100,000,000"
+    )
+    with pytest.raises(UsageError, match=said):
+        describe(f"--{flag} 1000000000", 1_000_000_000, tmp_path)
 
 
 def test_part_of_the_rate_that_is_reached_is_said(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from minicpmv.training.flags.catalogue import OTHER_NAMES, all_settings
 from minicpmv.training.flags.fields import Setting
 from minicpmv.training.flags.words.legacy_flags import LEGACY_NAMES
 from minicpmv.training.flags.words.values import Place, check_range, describe_expected, give_example, read_values
-from minicpmv.wording import suggest
+from minicpmv.wording import hub_advice, suggest
 
-__all__ = ["with_settings_file"]
+__all__ = ["is_settings_file", "with_settings_file"]
 
 _ENDINGS = (".yaml", ".yml")
 _OF_YAML = ("str", "int", "float", "bool", "null", "timestamp", "seq", "map")
@@ -41,9 +41,14 @@ def with_settings_file(arguments: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: The file cannot be read, or holds what is no setting, or no value of one.
     """
-    if not arguments or not arguments[0].lower().endswith(_ENDINGS) or arguments[0].startswith("-"):
+    if not arguments or not is_settings_file(arguments[0]):
         return list(arguments)
     return [*_read(arguments[0]), *arguments[1:]]
+
+
+def is_settings_file(word: str) -> bool:
+    """Return whether a word of a command line is the name of such a file."""
+    return word.lower().endswith(_ENDINGS) and not word.startswith("-")
 
 
 def _read(path: str) -> Iterator[str]:
@@ -100,7 +105,7 @@ def _find(written: str, line: str) -> tuple[str, Setting | None]:
     setting = all_settings().get(name)
     if setting is None and name not in LEGACY_NAMES:
         known = [*all_settings(), *OTHER_NAMES]
-        advice = suggest(written, known, otherwise="remove the line")
+        advice = hub_advice(written) or suggest(written, known, otherwise="remove the line")
         fix = f"{advice} (`minicpmv train --help` lists all)"
         raise _fault(f"{line} {written}", "no such setting", "one that exists", fix)
     return name, setting

@@ -54,7 +54,7 @@ def _read_value(setting: Setting, text: str, place: Place) -> Any:
     kind = setting.kind
     is_truth = kind.of.startswith("truth") and text.lower() in TRUE + FALSE
     if kind.choices and text not in kind.choices and not is_truth:
-        advice = suggest(text, kind.choices, otherwise=f"choose one, such as {place.written}{kind.choices[0]}")
+        advice = suggest(text, kind.choices, otherwise="choose one of these")
         raise UsageError(f"{place.where}: found {text!r}, expected {describe_expected(setting)}\n  fix: {advice}")
     try:
         match kind.of:
