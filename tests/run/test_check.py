@@ -249,6 +249,47 @@ def test_explain_lists_all_codes(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_explain_names_the_nearest_code(capsys: pytest.CaptureFixture[str]) -> None:
-    for given, near in (("D149", "D14"), ("D999", "D3"), ("E141", "D141"), ("D\u00b2", "D")):
+    for given, near in (("D149", "D14"), ("E141", "D141"), ("D1411", "D141")):
         assert main(["explain", given]) == 2
         assert f"did you mean {near}" in capsys.readouterr().err
+    for given in ("D999", "D\u00b2", "D1000", "nonsense"):
+        assert main(["explain", given]) == 2
+        said = capsys.readouterr().err
+        assert "did you mean" not in said
+        assert "`minicpmv explain` lists all codes" in said
+
+
+def test_records_are_checked_for_what_is_to_be_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without an objective every kind is sound; with one, training's own rule."""
+    pair, judged = GOOD | {"rejected": "No."}, GOOD | {"label": True}
+    for record, sound in (
+        (GOOD, [(), ("--objective", "sft")]),
+        (pair, [(), ("--objective", "dpo")]),
+        (judged, [(), ("--objective", "dpo", "--preference-loss", "apo_zero_unpaired")]),
+    ):
+        asked = [(), ("--objective", "sft"), ("--objective", "dpo")]
+        for options in (*asked, ("--objective", "dpo", "--preference-loss", "apo_zero_unpaired")):
+            code, out = check(tmp_path, capsys, [record], *options)
+            assert code == (0 if options in sound else 1), (record, options, out)
+            assert ("[D181]" in out or "D181" in out) is (code == 1)
+    assert main(["check", str(tmp_path / "train.json"), "--preference-loss", "sigmoid"]) == 2
+    assert "--preference-loss: found without --objective dpo" in capsys.readouterr().err
+
+
+def test_file_of_settings_says_what_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = write_data(tmp_path / "train.json", [GOOD | {"rejected": "No."}])
+    held_out = write_data(tmp_path / "val.json", [GOOD | {"id": "b"}])
+    file = tmp_path / "run.yaml"
+    text = f"model: {MODEL}\ndata: {train}:2\neval_data: {held_out}\noutput: o\nobjective: dpo\nmodel_max_length: 9\n"
+    file.write_text(text, encoding="utf-8")
+    assert main(["check", str(file), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["data"] == [train, held_out]
+    assert {group["code"] for group in report["problems"]["codes"]} == {"D181", "D201"}
+    assert main(["check", str(file), "--model-max-length", "64", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["model"]["model_max_length"] == 64
+    assert [group["code"] for group in report["problems"]["codes"]] == ["D181"], "the record without a worse answer"
+    file.write_text(text + "modell_max_length: 9\n", encoding="utf-8")
+    assert main(["check", str(file)]) == 2
+    assert "run.yaml:7 modell_max_length: found no such setting" in capsys.readouterr().err

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from minicpmv.cli.data_options import add_image_root
 from minicpmv.cli.model_options import model_name, positive_int
 from minicpmv.cli.parser import CommandParser
+from minicpmv.errors import UsageError
 from minicpmv.terminal.redaction import clean_settings, clean_text
 from minicpmv.terminal.waiting import waiting
 
 if TYPE_CHECKING:  # for annotations only: data modules are imported in the command's body
+    from minicpmv.data.records.record import Kind
     from minicpmv.data.sources.survey import Finding, Survey
     from minicpmv.releases.table import Version
 
@@ -32,6 +34,8 @@ _EXAMPLES = """exit code: 0 without a problem, 1 with problems, 2 for wrong usag
 
 examples:
   minicpmv check train.json
+  minicpmv check pairs.json --objective dpo
+  minicpmv check run.yaml
   minicpmv check output/demo/train.json --model output/demo/model --model-max-length 2048 --json
 """
 
@@ -40,7 +44,9 @@ def _build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"minicpmv {NAME}",
         description="Read data files once, with every image, and report all problems by kind, with examples and fixes; "
-        "then count what the files hold; with a model also tokens, slices, packed rows and steps. Nothing is changed.",
+        "then count what the files hold; with a model also tokens, slices, packed rows and steps. Nothing is changed. "
+        "A file of settings (run.yaml) in place of DATA says data, model, lengths and objective, as `minicpmv train` "
+        "reads it; options behind it win.",
         epilog=_EXAMPLES,
     )
     parser.add_argument("data", metavar="DATA", nargs="+", help="file of records, as for training")
@@ -56,6 +62,17 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max-slice-nums", type=positive_int, metavar="N", help="most tiles of an image (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "--objective",
+        choices=["sft", "dpo"],
+        help="what is to be learned, as in training: sft takes records without worse or judged answers, dpo those with "
+        "(default: any, but of one kind in a file)",
+    )
+    parser.add_argument(
+        "--preference-loss",
+        metavar="LOSSES",
+        help="with --objective dpo, as in training: whether pairs or judged answers are compared (default: pairs)",
     )
     parser.add_argument(
         "--batch-size",
@@ -88,7 +105,7 @@ def _count(text: str) -> int:
 def run(arguments: Sequence[str]) -> int:
     """Check, print, and return an exit code that says whether there are problems."""
     parser = _build_parser()
-    options = parser.parse_intermixed_args(arguments)
+    options = parser.parse_intermixed_args(_open_settings(parser, arguments))
     for name in ("model_max_length", "pack_length", "max_slice_nums", "batch_size"):
         if getattr(options, name) and not options.model:
             flag = f"--{name.replace('_', '-')}"
@@ -110,11 +127,46 @@ def run(arguments: Sequence[str]) -> int:
     return _check(options)
 
 
+def _open_settings(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """Return the command line with the data of a file of settings in its place, and make its settings the defaults."""
+    from minicpmv.training.flags.words.settings_file import is_settings_file, with_settings_file
+
+    if not arguments or not is_settings_file(arguments[0]):
+        return list(arguments)
+    from minicpmv.training.flags.arguments import parse_arguments
+
+    run = parse_arguments(with_settings_file([arguments[0], "--output_dir", "none"])).run
+    names = ["image_root", "objective", "preference_loss"]
+    if "--no-images" not in [word.replace("_", "-") for word in arguments]:
+        names += ["model_max_length", "pack_length", "max_slice_nums"]
+        parser.set_defaults(model=run.model_name_or_path)
+    parser.set_defaults(**{name: getattr(run, name) for name in names})
+    validation = [source for sources in run.eval_sources.values() for source in sources]
+    return [*(source.path for source in (*run.train_sources, *validation)), *arguments[1:]]
+
+
+def _kind(options: argparse.Namespace) -> Kind | None:
+    """Return what a run with this objective makes of records.
+
+    Raises:
+        UsageError: Losses that are none, or without the objective that reads them.
+    """
+    from minicpmv.training.flags.declared.preferences import PreferenceArguments
+
+    if options.preference_loss is not None and options.objective != "dpo":
+        raise UsageError(
+            "--preference-loss: found without --objective dpo, expected both\n  fix: add it, or remove the flag"
+        )
+    if options.objective is None:
+        return None
+    return PreferenceArguments(objective=options.objective, preference_loss=options.preference_loss).kind
+
+
 def _check(options: argparse.Namespace) -> int:
     from minicpmv.data.sources.survey import Survey
     from minicpmv.data.sources.survey_report import SCHEMA, findings_as_json, statistics_lines, verdict
 
-    survey = Survey(options.data, image_root=options.image_root, version=_version(options.model))
+    survey = Survey(options.data, image_root=options.image_root, version=_version(options.model), kind=_kind(options))
     survey.read_texts()
     shown = _print_new(survey, 0, options)
     if not options.no_images:
