@@ -83,6 +83,7 @@ def read(case: Case, folder: str) -> Subject:
     """Settle a case's flags."""
     (Path(folder) / "config.json").write_text(json.dumps(MODELS[case.model]), encoding="utf-8")
     common = ["--model_name_or_path", folder, "--data_path", "none", "--output_dir", "none", "--use_cpu", "true"]
+    common += [RECOMPUTE, "false", "--gradient_accumulation_steps", "1"]
     return read_subject([*common, *case.flags], machine=replace(inspect_machine(), accelerators=()), num_devices=1)
 
 

@@ -41,7 +41,8 @@ _RANK = 64
 _FLAGS = (
     f"--use_lora true --lora_r {_RANK} --tune_vision false --bf16 true --packing false --max_steps {_RECORDS} "
     f"--logging_steps {_RECORDS // 2} --learning_rate 1e-4 --save_strategy no --report_to none --verify_saved false "
-    "--model_max_length 4096 --dataloader_num_workers 1"
+    "--model_max_length 4096 --dataloader_num_workers 1 --gradient_accumulation_steps 1 "
+    "--activation_checkpointing false"
 )
 
 

@@ -42,6 +42,7 @@ def watch(data: Path, folder: Path, *extra: str, steps: tuple[int, ...]) -> list
     words = ["--model_name_or_path", str(FIXTURE), "--data_path", str(data), "--output_dir", str(folder / "output")]
     words += f"--max_steps {max(steps) + 1} --logging_steps 1 --report_to none --save_strategy no".split()
     words += f"--packing false --per_device_train_batch_size {BATCH} --overwrite_output_dir true".split()
+    words += ["--gradient_accumulation_steps", "1", "--activation_checkpointing", "false"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     started, moments = time.perf_counter(), list[Moment]()
     command = [sys.executable, "-m", "minicpmv.training", *words, *extra]

@@ -64,6 +64,7 @@ def run_command(model: Path, data: str, method: str, *more: str, steps: int = 8)
         )
         words = ["--model_name_or_path", str(model), "--data_path", data, "--output_dir", output, "--bf16", "true"]
         words += [*flags.split(), "--report_to", "none", "--pack_length", str(_ROW), "--model_max_length", str(_ROW)]
+        words += ["--gradient_accumulation_steps", "1", "--activation_checkpointing", "false"]
         words += ["--dataloader_num_workers", "1", *_METHODS[method], *more]
         started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "minicpmv.training", *words], check=True, stdout=subprocess.DEVNULL)

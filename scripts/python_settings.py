@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from minicpmv.training.flags.catalogue import OTHER_NAMES, all_settings, our_settings
+from minicpmv.training.flags.catalogue import OTHER_NAMES, all_settings, is_explained_here
 from minicpmv.training.flags.fields import GROUPS, Setting
 
 FILE = Path(__file__).parent.parent / "src/minicpmv/api/settings.py"
@@ -68,7 +68,7 @@ def _type(setting: Setting) -> str:
 
 
 def _docstring(setting: Setting) -> str:
-    if setting.name in our_settings():
+    if is_explained_here(setting.name):
         text = setting.help
     else:
         text = f"As ``TrainingArguments.{setting.name}`` of transformers."

@@ -51,6 +51,7 @@ def write_files(setting: Setting) -> Path:
 def read_flags(setting: Setting, model: Path, flags: Sequence[str]) -> Subject:
     """Settle a run's flags as a run does."""
     places = ["--model_name_or_path", str(model), "--data_path", "none", "--output_dir", "none"]
+    places += ["--gradient_accumulation_steps", "1"]
     return read_subject([*places, *flags], machine=inspect_machine(), num_devices=1)
 
 

@@ -239,6 +239,7 @@ def _objective(case: Case) -> Objective:
 
 def _flags(case: Case, checkpoint: Path) -> list[str]:
     flags = ["--model_name_or_path", str(checkpoint), "--data_path", "none", "--output_dir", "none"]
+    flags += ["--gradient_accumulation_steps", "1"]
     flags += ["--report_to", "none", "--activation_checkpointing", str(case.recomputes).lower()]
     flags += ["--use_lora", str(case.method != "full").lower()]
     flags += ["--lora_preset", "adapters_only"] if case.method == "adapters" else []

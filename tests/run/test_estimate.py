@@ -48,7 +48,8 @@ def test_a_released_size_needs_its_config_only(released: Path, capsys: pytest.Ca
 
 
 def test_lora_recomputed_fits_where_full_training_does_not(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["estimate", str(released), "--gpu", "24GB,a100-80g", "--use_lora", "true"]) == 1
+    kept = ["--use_lora", "true", "--activation_checkpointing", "false"]
+    assert main(["estimate", str(released), "--gpu", "24GB,a100-80g", *kept]) == 1
     text = capsys.readouterr().out
     assert "24gb: does not fit as asked; fits with --activation_checkpointing true" in text
     assert "a100-80g: " in text
@@ -95,6 +96,23 @@ def test_only_the_layers_of_the_language_model_are_packed(released: Path) -> Non
 def test_lengths_that_nobody_may_look_at_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", str(FIXTURES / "v2_6"), make_data(tmp_path), "--check_first", "false"]) == 2
     assert "--check_first false: found with data" in capsys.readouterr().err
+
+
+def test_file_of_settings_is_read_as_by_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Model, data and number of processes are the file's; a flag behind it wins; a name that is none is named."""
+    file = tmp_path / "run.yaml"
+    text = f"model: {FIXTURES / 'v2_6'}\ndata: {make_data(tmp_path)}\nuse_lora: true\nlora_r: 4\nnum_processes: 2\n"
+    file.write_text(text, encoding="utf-8")
+    named = [FIXTURES / "v2_6", tmp_path / "train.json", "--use_lora", "true", "--lora_r", "4"]
+    found = estimate(capsys, file, "--use_cpu", "true")
+    assert found["devices"] == 2
+    assert found["records"] == 8
+    assert found["as_asked"] == estimate(capsys, *named, "--devices", "2", "--use_cpu", "true")["as_asked"]
+    more = estimate(capsys, file, "--use_cpu", "true", "--lora_r", "8")["as_asked"]["memory"]["optimizer"]
+    assert more > found["as_asked"]["memory"]["optimizer"]
+    file.write_text(text + "lora_rr: 4\n", encoding="utf-8")
+    assert main(["estimate", str(file)]) == 2
+    assert "run.yaml:6 lora_rr: found no such setting" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from minicpmv.cli.main import main
 from tests.made_up.checkpoint import known, write_made_up, write_python
 from tests.run.prepared import prepared_python
-from tests.run.training import losses, make_data, read_run
+from tests.run.training import PLAIN, losses, make_data, read_run
 from tests.tiny import picture, save_picture
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 _FEW_STEPS = (
+    f"{PLAIN} "
     "--max_steps 3 --logging_steps 1 --learning_rate 1e-3 --warmup_steps 0 --report_to none --data_cache false "
     "--report false --use_cpu true --model_max_length 256"
 )

@@ -81,15 +81,8 @@ def _names(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(
-    ("kind", "saving"),
-    [
-        pytest.param(_LORA, "no", id="adapter, no"),
-        pytest.param((), "steps", id="full, steps"),
-        pytest.param(_LORA, "steps", id="adapter, steps", marks=pytest.mark.slow),
-        pytest.param((), "no", id="full, no", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("kind", [_LORA, ()], ids=["adapter", "full"])
+@pytest.mark.parametrize("saving", ["no", "steps"])
 def test_last_update_is_looked_at_before_anything_is_saved(
     kind: tuple[str, ...], saving: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,10 +24,11 @@ from tests.omni import SPEECH, assets_of, carried_in, write_omni
 from tests.precision import precision_flags
 from tests.run import forked
 from tests.run.prepared import prepared_python
-from tests.run.training import make_data, read_run
+from tests.run.training import PLAIN, make_data, read_run
 from tests.tiny import conversation, save_picture, write_data
 
 _FEW_STEPS = (
+    f"{PLAIN} "
     "--max_steps 4 --logging_steps 1 --learning_rate 1e-3 --warmup_steps 0 --report_to none --data_cache false "
     "--report false --use_cpu true --model_max_length 1024 --packing false --save_strategy no"
 )

@@ -64,9 +64,7 @@ def test_what_the_run_says_is_what_it_does(data: str, tmp_path: Path, capsys: py
     [
         _SHORT,
         ["--train_sampling_strategy", "group_by_length", "--per_device_train_batch_size", "2"],
-        pytest.param(  # as tests/run/test_resume.py with other batches
-            ["--train_sampling_strategy", "random", "--per_device_train_batch_size", "3"], marks=pytest.mark.slow
-        ),
+        ["--train_sampling_strategy", "random", "--per_device_train_batch_size", "3"],
     ],
 )
 def test_resumed_within_a_later_epoch_is_uninterrupted(batches: list[str], data: str, tmp_path: Path) -> None:

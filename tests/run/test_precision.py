@@ -100,7 +100,7 @@ def test_deepspeed_is_asked_as_well(kind: str, data: str, held_out: str, tmp_pat
 @pytest.mark.parametrize(
     ("engine", "precision", "kind"),
     [
-        pytest.param("zero2", "bf16", "LoRA", marks=pytest.mark.slow),
+        ("zero2", "bf16", "LoRA"),
         ("zero2", "bf16", "full"),
         ("zero2", "fp32", "full"),
         ("zero3", "bf16", "LoRA"),

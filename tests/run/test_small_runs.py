@@ -15,7 +15,7 @@ from minicpmv.cli.main import main as run_command
 from minicpmv.errors import UsageError
 from minicpmv.report.evaluations import measured_keys
 from minicpmv.training.run import main, train
-from tests.run.training import flags, make_data, read_run, read_samples, run_here, same_bytes
+from tests.run.training import PLAIN, flags, make_data, read_run, read_samples, run_here, same_bytes
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 from tests.unit.report.test_page import curves_of, words_of
 
@@ -120,7 +120,7 @@ def test_small_data_are_evaluated_in_every_epoch_and_logged_often(data: str, tmp
     """The record says both, and lines of the log come at every step of so short a run."""
     start = ["--model_name_or_path", str(FIXTURES / "v2_6"), "--data_path", data, "--output_dir", str(tmp_path)]
     quiet = "--report_to none --data_cache false --verify_saved false --report false --packing false --eval_samples 0"
-    train([*start, *_UNASKED, *quiet.split(), "--num_train_epochs", "2", "--eval_data_path", data])
+    train([*start, *_UNASKED, *PLAIN.split(), *quiet.split(), "--num_train_epochs", "2", "--eval_data_path", data])
     run = read_run(tmp_path)
     assert [step for step, _ in evaluations(tmp_path)] == [8, 16]
     assert [entry["step"] for entry in run["log"] if "loss" in entry] == list(range(1, 17))

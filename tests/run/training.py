@@ -18,6 +18,11 @@ from tests.precision import precision_flags
 from tests.run.prepared import own_interpreter_prepared
 from tests.tiny import FIXTURES, conversation, save_picture, write_data
 
+PLAIN = (
+    "--gradient_accumulation_steps 1 --weight_decay 0 --adam_beta2 0.999 --measure 0 --activation_checkpointing false "
+    "--save_total_limit 2"
+)
+"""Nothing that the recipe adds to a step; its other values are in ``flags``."""
 _SIZES = ((56, 56), (90, 56), (150, 80))
 
 
@@ -39,11 +44,12 @@ def make_data(folder: Path, *, num_records: int = 8, text_only: Container[int] |
 def flags(data: str, output: Path, *extra: str, model: str = "v2_6", steps: int = 4) -> list[str]:
     """Say what most runs here have in common: few steps of single records in a fixed order, and nothing beside them.
 
-    No TensorBoard, no report, nothing kept about data, and no proof of what was saved, which starts another process:
-    tests of them switch them on. The precision is the one that pytest was asked for.
+    None of what the recipe adds to that, such as accumulation. No TensorBoard, no report, nothing kept about data, and
+    no proof of what was saved, which starts another process: tests of them switch them on. The precision is the one
+    that pytest was asked for.
     """
     common = f"--max_steps {steps} --logging_steps 1 --learning_rate 1e-3 --warmup_steps 0 --report_to none"
-    common += " --data_cache false --verify_saved false --report false"
+    common += f" --data_cache false --verify_saved false --report false {PLAIN}"
     start = ["--model_name_or_path", str(FIXTURES / model), "--data_path", data, "--output_dir", str(output)]
     order = ["--train_sampling_strategy", "sequential", "--packing", "false"]
     return [*start, *order, *common.split(), *precision_flags(extra), *extra]

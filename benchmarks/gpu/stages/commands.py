@@ -30,7 +30,8 @@ def training_words(data: str, output: Path, *more: str, steps: int = _STEPS) -> 
     """Say what the training commands here have in common, as typed after ``python``."""
     words = ["-m", "minicpmv.training", "--model_name_or_path", str(MODEL), "--data_path", data]
     common = f"--max_steps {steps} --logging_steps 1 --learning_rate 1e-3 --warmup_steps 0 --report_to none"
-    common += " --data_cache false --report false --save_steps 2"
+    common += " --data_cache false --report false --save_steps 2 --measure 0 --gradient_accumulation_steps 1"
+    common += " --activation_checkpointing false"
     return [*words, "--output_dir", str(output), *common.split(), *more]
 
 

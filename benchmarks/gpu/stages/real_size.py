@@ -28,7 +28,7 @@ __all__ = ["PATCHES", "Way", "cases", "describe_row", "make_row", "measure_steps
 PATCHES = (32, 32)
 """Of every slice of a square image."""
 _LORA = ("--use_lora", "true")
-_RECOMPUTE = ("--activation_checkpointing", "true")
+_RECOMPUTE, _KEEP = ("--activation_checkpointing", "true"), ("--activation_checkpointing", "false")
 _STEPS = 5
 _BESIDE_THE_BATCH = 2**20
 """Bytes that a step may copy to the GPU beside the batch's tensors: lengths and places."""
@@ -44,7 +44,7 @@ class Way(NamedTuple):
 _WAYS = (
     Way("LoRA, half precision throughout, as under ZeRO-2", (*_LORA, *_RECOMPUTE, "--deepspeed", "zero2")),
     Way("LoRA, autocast", (*_LORA, *_RECOMPUTE)),
-    Way("LoRA, autocast, nothing recomputed", _LORA),
+    Way("LoRA, autocast, nothing recomputed", (*_LORA, *_KEEP)),
     Way("full, autocast, Adafactor", (*_RECOMPUTE, "--optim", "adafactor")),
 )
 

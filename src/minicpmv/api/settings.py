@@ -119,7 +119,8 @@ class Settings(TypedDict, total=False):
     state."""
     lora_preset: Literal["official", "adapters_only"]
     """What is fully trained in addition to LoRA unless another flag decides. official: vision tower, resampler and
-    token embeddings, as in the official script. adapters_only: nothing, as in other tools. Default: official."""
+    token embeddings, as in the official script. adapters_only: nothing, as in other tools. Default: official;
+    adapters_only with --objective dpo."""
     lora_weight_path: str
     """Adapter directory to continue from, instead of new LoRA matrices."""
     use_rslora: bool
@@ -173,7 +174,7 @@ class Settings(TypedDict, total=False):
     per_device_train_batch_size: int
     """As ``TrainingArguments.per_device_train_batch_size`` of transformers. Default: 1."""
     gradient_accumulation_steps: int
-    """As ``TrainingArguments.gradient_accumulation_steps`` of transformers. Default: 1."""
+    """As ``TrainingArguments.gradient_accumulation_steps`` of transformers. Default: 2; with --objective dpo 4."""
     seed: int
     """As ``TrainingArguments.seed`` of transformers. Default: 42."""
     data_seed: int
@@ -210,7 +211,7 @@ class Settings(TypedDict, total=False):
     tf32: bool
     """As ``TrainingArguments.tf32`` of transformers."""
     activation_checkpointing: bool | bool | Literal["auto"]
-    """As ``TrainingArguments.activation_checkpointing`` of transformers."""
+    """As ``TrainingArguments.activation_checkpointing`` of transformers. Default: true."""
     activation_checkpointing_kwargs: str | Mapping[str, Any]
     """As ``TrainingArguments.activation_checkpointing_kwargs`` of transformers."""
     gradient_checkpointing: bool | bool | Literal["auto"]
@@ -230,11 +231,12 @@ class Settings(TypedDict, total=False):
 
     # Schedule and optimizer
     num_train_epochs: float
-    """As ``TrainingArguments.num_train_epochs`` of transformers. Default: 3.0."""
+    """As ``TrainingArguments.num_train_epochs`` of transformers. Default: 3; with --objective dpo 1."""
     max_steps: int
     """As ``TrainingArguments.max_steps`` of transformers. Default: -1."""
     learning_rate: float
-    """As ``TrainingArguments.learning_rate`` of transformers. Default: 1e-4 with LoRA, else 1e-5."""
+    """As ``TrainingArguments.learning_rate`` of transformers. Default: 1e-5, with LoRA 1e-4; with --objective dpo 5e-7,
+    with LoRA 1e-5."""
     lr_scheduler_type: Literal[
         "linear",
         "cosine",
@@ -253,7 +255,7 @@ class Settings(TypedDict, total=False):
     lr_scheduler_kwargs: str | Mapping[str, Any]
     """As ``TrainingArguments.lr_scheduler_kwargs`` of transformers."""
     warmup_steps: float
-    """As ``TrainingArguments.warmup_steps`` of transformers. Default: 0.03."""
+    """As ``TrainingArguments.warmup_steps`` of transformers. Default: 0.01; with --objective dpo 0.05."""
     optim: Literal[
         "adamw_torch",
         "adamw_torch_fused",
@@ -301,11 +303,11 @@ class Settings(TypedDict, total=False):
     optim_args: str
     """As ``TrainingArguments.optim_args`` of transformers."""
     weight_decay: float
-    """As ``TrainingArguments.weight_decay`` of transformers. Default: 0.0."""
+    """As ``TrainingArguments.weight_decay`` of transformers. Default: 0.1; with --objective dpo 0.01."""
     adam_beta1: float
     """As ``TrainingArguments.adam_beta1`` of transformers. Default: 0.9."""
     adam_beta2: float
-    """As ``TrainingArguments.adam_beta2`` of transformers. Default: 0.999."""
+    """As ``TrainingArguments.adam_beta2`` of transformers. Default: 0.95."""
     adam_epsilon: float
     """As ``TrainingArguments.adam_epsilon`` of transformers. Default: 1e-08."""
     optim_target_modules: str
@@ -344,7 +346,7 @@ class Settings(TypedDict, total=False):
     0."""
     measure: int
     """Validation records, spread over all, that the model answers before the first step and after the last. The scores
-    are printed at the end, and both answers are in the report. 0: none. The scripts set 32. Default: 0."""
+    are printed at the end, and both answers are in the report. 0: none. Default: 32."""
     eval_strategy: Literal["no", "steps", "epoch"]
     """As ``TrainingArguments.eval_strategy`` of transformers. Default: steps."""
     eval_steps: float
@@ -389,11 +391,18 @@ class Settings(TypedDict, total=False):
     save_strategy: Literal["no", "steps", "epoch", "best"]
     """As ``TrainingArguments.save_strategy`` of transformers. Default: steps."""
     save_steps: float
-    """As ``TrainingArguments.save_steps`` of transformers. Default: 500."""
+    """As ``TrainingArguments.save_steps`` of transformers. Default: 1000."""
     save_on_each_node: bool
     """As ``TrainingArguments.save_on_each_node`` of transformers. Default: False."""
     save_total_limit: int
-    """As ``TrainingArguments.save_total_limit`` of transformers. Default: 2."""
+    """As ``TrainingArguments.save_total_limit`` of transformers. Default: 10."""
+    push_to_hub: bool
+    """Upload the model to --hub_model_id when it is saved and verified, as `minicpmv push` does, with a token of
+    HF_TOKEN or MODELSCOPE_API_TOKEN, or of a login. An upload that fails leaves the run as it is. Default: False."""
+    hub_private_repo: bool
+    """Whether a repository that --push_to_hub makes is private. Default: true."""
+    hub_model_id: str
+    """Repository for --push_to_hub: owner/name, or modelscope:owner/name. It is made if there is none."""
     ignore_data_skip: bool
     """As ``TrainingArguments.ignore_data_skip`` of transformers. Default: False."""
     restore_callback_states_from_checkpoint: bool

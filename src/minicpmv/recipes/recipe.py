@@ -19,13 +19,16 @@ from minicpmv.estimation.devices import find_device
 from minicpmv.estimation.duration import DEFAULT_SHARE
 from minicpmv.machine.installed import extra, install_command
 from minicpmv.recipes.tasks import TASKS
+from minicpmv.training.flags.declared.recipe import recipe_of, sharding_of, write_value
 from minicpmv.training.flags.words.settings_file import with_settings_file
 from minicpmv.wording import counted, format_bytes
 
-__all__ = ["Cards", "compose_recipe", "parse_cards"]
+__all__ = ["Cards", "compose_recipe", "parse_cards", "sections_of"]
 
 _CARDS = re.compile(r"(?:(?P<number>[1-9]\d*)x)?(?P<card>.+)")
 _ENTRY = re.compile(r"((?:^#.*\n)*)^(\w+):.*\n", re.MULTILINE)
+_OPEN = re.compile(r"^(\w+):$", re.MULTILINE)
+"""A name without a value, which is the recipe's."""
 _NEED_BITSANDBYTES = ("q_lora", "optim")
 """Settings by which a recipe makes a model fit that need a package of an extra."""
 
@@ -82,10 +85,12 @@ def compose_recipe(task: str, *, model: str, data: Sequence[str], cards: Cards, 
         MiniCPMVError: Training would refuse the settings, the model or the data.
     """
     names = {"model": model, "data": list(data), "output": f"output/{task}"}
-    sections = [yaml.safe_dump(names, sort_keys=False, allow_unicode=True), _asset(task), _asset("common")]
-    own = {"use_cpu": "true"} if cards.name == "cpu" else {"activation_checkpointing": "true"}
+    sections = [yaml.safe_dump(names, sort_keys=False, allow_unicode=True), *sections_of(task)]
+    own = {"activation_checkpointing": "true"}
+    if cards.name == "cpu":  # which has memory enough, and little speed
+        own = {"use_cpu": "true", "activation_checkpointing": "false"}
     if cards.number > 1:
-        own |= {"deepspeed": "zero2", "num_processes": str(cards.number)}
+        own |= {"deepspeed": sharding_of(use_lora=True), "num_processes": str(cards.number)}
     found, changes, needed = _make_fit(sections, own, data, cards)
     note = _describe(found, needed, changes, cards)
     own |= changes
@@ -100,8 +105,23 @@ def compose_recipe(task: str, *, model: str, data: Sequence[str], cards: Cards, 
     return "\n".join([*head, _join([*sections, note + _card_section(own)])])
 
 
+def sections_of(task: str) -> tuple[str, str]:
+    """Return what a task has of its own, and what it has in common with others, by the recipe of training.
+
+    Args:
+        task: One of ``TASKS``.
+    """
+    values = {"use_lora": True, **recipe_of("dpo" if task == "preference" else "sft", use_lora=True)}
+    return _fill(_asset(task), values), _fill(_asset("common"), values)
+
+
 def _asset(name: str) -> str:
     return (resources.files("minicpmv.recipes") / "assets" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _fill(section: str, recipe: Mapping[str, Any]) -> str:
+    """Write the values of the recipe behind the names that have none."""
+    return _OPEN.sub(lambda match: f"{match[1]}: {write_value(recipe[match[1]])}", section)
 
 
 def _card_section(settings: Mapping[str, str]) -> str:
@@ -181,7 +201,7 @@ def _settings_of(flags: Sequence[str]) -> dict[str, str]:
 def _describe(found: Answer, needed: int, changes: Mapping[str, str], cards: Cards) -> str:
     """Say what the run needs, and what it was changed for."""
     if cards.name == "cpu":
-        return f"# Memory at the peak, as estimated: {format_bytes(needed)}.\n"
+        return f"# Memory at the peak, as estimated: {format_bytes(needed)}. Activations are kept, which is faster.\n"
     whose = "of these data" if found.question.has_data else "that these settings allow"
     lines = [f"# Memory of each card at the peak, as estimated for the longest rows {whose}: {format_bytes(needed)}."]
     if changes:

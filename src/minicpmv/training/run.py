@@ -32,6 +32,7 @@ from minicpmv.training.distributed.fsdp import choose_units
 from minicpmv.training.distributed.processes import LostProcessError, leave_word, naming_lost_processes, raise_together
 from minicpmv.training.finish.completion import complete
 from minicpmv.training.finish.obstacles import refuse_obstacles
+from minicpmv.training.finish.pushing import find_upload, upload_saved
 from minicpmv.training.flags.arguments import Request, parse_arguments
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.flags.resolution import describe_settings, resolve_settings
@@ -168,6 +169,7 @@ def _train(
     request = parse_arguments(arguments)
     refuse_other_number(request.run)
     _check_places(request)
+    upload = find_upload(request.training, base=request.run.model_name_or_path, use_lora=request.run.use_lora)
     machine = inspect_machine()
     resolved = resolve_settings(request, machine)
     settings = resolved.training
@@ -299,7 +301,11 @@ def _train(
         record.note(own_objective=own)
     record.write(eval_metrics_answers=_tell_measured(trainer.eval_metrics))
     metrics = train_to_the_end(trainer, start, record, interruption)
-    return complete(trainer, metrics, inputs=inputs, run=request.run, record=record, interruption=interruption)
+    metrics = complete(trainer, metrics, inputs=inputs, run=request.run, record=record, interruption=interruption)
+    if upload is not None:
+        directory = str(Path(args.output_dir or "").resolve())
+        raise_together(lambda: upload_saved(upload, directory) if is_first_process() else None)
+    return metrics
 
 
 def _occupy(output_dir: str, until_the_end: ExitStack, *, is_dry: bool) -> None:

@@ -14,13 +14,16 @@ from minicpmv.terminal.redaction import clean_command
 from minicpmv.training.flags.catalogue import OTHER_NAMES, all_settings, our_settings
 from minicpmv.training.flags.contradictions import check_contradictions, check_required
 from minicpmv.training.flags.declarations import RunArguments
+from minicpmv.training.flags.declared.recipe import recipe_of
 from minicpmv.training.flags.fields import Setting
 from minicpmv.training.flags.words.legacy_flags import translate_legacy
 from minicpmv.training.flags.words.values import Place, check_range, read_values
-from minicpmv.wording import suggest
+from minicpmv.wording import hub_advice, suggest
 
 __all__ = ["Request", "parse_arguments"]
 
+_PATHS = ("cache_dir", "image_root", "logging_dir", "reference_cache")
+"""Folders, of which an empty name would be the current one or none; of other settings it says that they are off."""
 _HELP = "`minicpmv train --help` lists all"
 
 
@@ -63,12 +66,16 @@ def parse_arguments(arguments: Sequence[str]) -> Request:
     )
     check_required(run, training)
     for name, value in values.items():
+        if value == "" and name in _PATHS:
+            raise UsageError(f"--{name}: found no name, expected a folder\n  fix: name one, or leave the flag out")
         check_range(value, known[name].range, Place.flag(name))
     check_contradictions(run, training, given)
     run = _resolve_best(run, training)
     run, packing_notices = _resolve_packing(run, training)
     if run.changes_base or (run.objective == "dpo" and "lora_dropout" not in given):
         run = replace(run, lora_dropout=0.0)  # the model is compared with itself
+    if run.use_lora and run.lora_preset is None:
+        run = replace(run, lora_preset=recipe_of(run.objective, use_lora=True)["lora_preset"])
     training.pop("load_best_model_at_end", None)
     return Request(run, training, values, (*notices, *packing_notices), tuple(clean_command(arguments)))
 
@@ -151,5 +158,5 @@ def _read_negation(typed: str, values: Sequence[str], known: Mapping[str, Settin
     setting = known.get(name.removeprefix("no_"))
     if name.startswith("no_") and setting is not None and setting.kind.of == "truth" and not values:
         return setting.name
-    advice = suggest(name, [*known, *OTHER_NAMES], otherwise="remove it", prefix="--", most=3)
+    advice = hub_advice(name) or suggest(name, [*known, *OTHER_NAMES], otherwise="remove it", prefix="--", most=3)
     raise UsageError(f"{typed}: no such flag, expected one that exists\n  fix: {advice} ({_HELP})")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from minicpmv.training.flags.declarations import RunArguments
+from minicpmv.training.flags.declared.recipe import RECIPE_NAMES, describe_value, recipe_of
 from minicpmv.training.flags.fields import (
     COUNT,
     EVERY,
@@ -34,7 +35,7 @@ from minicpmv.training.flags.fields import (
     setting_of,
 )
 
-__all__ = ["OTHER_NAMES", "all_settings", "our_settings", "transformers_defaults"]
+__all__ = ["OTHER_NAMES", "all_settings", "is_explained_here", "our_settings", "transformers_defaults"]
 
 OTHER_NAMES: Mapping[str, str] = {
     "model": "model_name_or_path",
@@ -53,15 +54,23 @@ class _Row:
     resume: Resume
     range: Range | None = None
     default: Any = None
-    """Takes the place of transformers' default; None: that one stays."""
+    """Takes the place of transformers' default, where the recipe has none; None: that one stays."""
     default_in_words: str = ""
     """Of a default that depends on the machine or on other settings."""
     choices: tuple[str, ...] = ()
     """The only texts that are allowed, where transformers computes them."""
     words: tuple[str, ...] = ()
     """Words that this package takes besides true and false."""
+    help: str = ""
+    """Takes the place of transformers' text, where a flag does something else here."""
 
 
+_PUSH_TO_HUB = (
+    "Upload the model to --hub_model_id when it is saved and verified, as `minicpmv push` does, with a token of "
+    "HF_TOKEN or MODELSCOPE_API_TOKEN, or of a login. An upload that fails leaves the run as it is."
+)
+_HUB_MODEL_ID = "Repository for --push_to_hub: owner/name, or modelscope:owner/name. It is made if there is none."
+_HUB_PRIVATE_REPO = "Whether a repository that --push_to_hub makes is private. Default: true."
 _LOG_LEVELS = ("detail", "debug", "info", "warning", "error", "critical", "passive")
 
 
@@ -70,7 +79,7 @@ _TRANSFORMERS: Mapping[str, _Row] = {
     "data_seed": _Row("Batches and length", "same", SEED),
     "dataloader_drop_last": _Row("Batches and length", "same"),
     "gradient_accumulation_steps": _Row("Batches and length", "same", COUNT),
-    "per_device_train_batch_size": _Row("Batches and length", "same", COUNT, default=1),
+    "per_device_train_batch_size": _Row("Batches and length", "same", COUNT),
     "seed": _Row("Batches and length", "same", SEED),
     "train_sampling_strategy": _Row("Batches and length", "same"),
     # ------------------------------------------------------------------------------------------ precision and memory
@@ -97,9 +106,9 @@ _TRANSFORMERS: Mapping[str, _Row] = {
     # Divides the loss by the labels of all processes instead of its own.
     "average_tokens_across_devices": _Row("Schedule and optimizer", "same"),
     "label_smoothing_factor": _Row("Schedule and optimizer", "same", FRACTION),
-    "learning_rate": _Row("Schedule and optimizer", "same", NOT_NEGATIVE, default_in_words="1e-4 with LoRA, else 1e-5"),
+    "learning_rate": _Row("Schedule and optimizer", "same", NOT_NEGATIVE),
     "lr_scheduler_kwargs": _Row("Schedule and optimizer", "same"),
-    "lr_scheduler_type": _Row("Schedule and optimizer", "same", default="cosine"),
+    "lr_scheduler_type": _Row("Schedule and optimizer", "same"),
     "max_grad_norm": _Row("Schedule and optimizer", "same", Range(instead="0 turns clipping off")),
     "max_steps": _Row(
         "Schedule and optimizer",
@@ -111,7 +120,7 @@ _TRANSFORMERS: Mapping[str, _Row] = {
     "optim": _Row("Schedule and optimizer", "same", default_in_words="adamw_torch_fused"),
     "optim_args": _Row("Schedule and optimizer", "same"),
     "optim_target_modules": _Row("Schedule and optimizer", "same"),
-    "warmup_steps": _Row("Schedule and optimizer", "same", Range(most=MOST_COUNTED, is_step=True), default=0.03),
+    "warmup_steps": _Row("Schedule and optimizer", "same", Range(most=MOST_COUNTED, is_step=True)),
     "weight_decay": _Row("Schedule and optimizer", "same", NOT_NEGATIVE),
     # ---------------------------------------------------------------------------------------------------- evaluation
     # Measuring leaves weights and random numbers alone.
@@ -123,8 +132,11 @@ _TRANSFORMERS: Mapping[str, _Row] = {
     "greater_is_better": _Row("Evaluation", "free"),
     "load_best_model_at_end": _Row("Evaluation", "free"),
     "metric_for_best_model": _Row("Evaluation", "free", default_in_words="loss"),
-    "per_device_eval_batch_size": _Row("Evaluation", "free", COUNT, default=1),
+    "per_device_eval_batch_size": _Row("Evaluation", "free", COUNT),
     # -------------------------------------------------------------------------------------------- saving and resuming
+    "hub_model_id": _Row("Saving and resuming", "free", help=_HUB_MODEL_ID),
+    "hub_private_repo": _Row("Saving and resuming", "free", help=_HUB_PRIVATE_REPO),
+    "push_to_hub": _Row("Saving and resuming", "free", help=_PUSH_TO_HUB),
     # With it a resumed run begins its epoch again, with records that it has seen.
     "ignore_data_skip": _Row("Saving and resuming", "same"),
     "output_dir": _Row("Saving and resuming", "free"),
@@ -138,7 +150,6 @@ _TRANSFORMERS: Mapping[str, _Row] = {
         "Saving and resuming",
         "free",
         Range(least=0, most=MOST_COUNTED, instead="0 keeps all checkpoints"),
-        default=2,
     ),
     # ------------------------------------------------------------------------------------------ machine and processes
     # How data arrive, and how processes exchange gradients: the sums are the same but for their order.
@@ -183,7 +194,7 @@ _TRANSFORMERS: Mapping[str, _Row] = {
     "logging_steps": _Row("Logging", "free", EVERY, default=10, default_in_words="10, or fewer in a short run"),
     "logging_strategy": _Row("Logging", "free"),
     "project": _Row("Logging", "free"),
-    "report_to": _Row("Logging", "free", default="tensorboard"),
+    "report_to": _Row("Logging", "free"),
     "run_name": _Row("Logging", "free"),
     "skip_memory_metrics": _Row("Logging", "free"),
     "trackio_bucket_id": _Row("Logging", "free"),
@@ -200,8 +211,6 @@ _TRANSFORMERS: Mapping[str, _Row] = {
     "eval_do_concat_batches": _Row("Others of transformers", "free"),
     "eval_use_gather_object": _Row("Others of transformers", "free"),
     "hub_always_push": _Row("Others of transformers", "free"),
-    "hub_model_id": _Row("Others of transformers", "free"),
-    "hub_private_repo": _Row("Others of transformers", "free"),
     "hub_revision": _Row("Others of transformers", "free"),
     "hub_strategy": _Row("Others of transformers", "free"),
     "hub_token": _Row("Others of transformers", "free"),
@@ -211,7 +220,6 @@ _TRANSFORMERS: Mapping[str, _Row] = {
     "liger_kernel_config": _Row("Others of transformers", "same"),
     "parallelism_config": _Row("Others of transformers", "machine"),
     "prediction_loss_only": _Row("Others of transformers", "free", default_in_words="true, always"),
-    "push_to_hub": _Row("Others of transformers", "free"),
     "remove_unused_columns": _Row("Others of transformers", "free", default_in_words="false, always"),
     "use_cache": _Row("Others of transformers", "free"),
     "use_liger_kernel": _Row("Others of transformers", "same"),
@@ -232,9 +240,21 @@ def our_settings() -> Mapping[str, Setting]:
     return {item.name: setting_of(item) for item in fields(RunArguments)}
 
 
-def transformers_defaults() -> dict[str, Any]:
-    """Return the defaults of a run that differ from those of ``TrainingArguments``."""
-    return {name: row.default for name, row in _TRANSFORMERS.items() if row.default is not None}
+def is_explained_here(name: str) -> bool:
+    """Return whether the text of a setting is ours, not that of transformers."""
+    return name in our_settings() or bool(_TRANSFORMERS.get(name, _UNKNOWN).help)
+
+
+def transformers_defaults(objective: str, *, use_lora: bool) -> dict[str, Any]:
+    """Return the fields of ``TrainingArguments`` that have a value of their own here where no flag says one."""
+    recipe = {_named(name): value for name, value in recipe_of(objective, use_lora=use_lora).items()}
+    of_every_run = {name: row.default for name, row in _TRANSFORMERS.items() if row.default is not None}
+    return of_every_run | {name: value for name, value in recipe.items() if name not in our_settings()}
+
+
+def _named(name: str) -> str:
+    """Return the name that the installed transformers has for a field: 5.20, the last for Python 3.10, an old one."""
+    return name if name in all_settings() else "gradient_checkpointing"
 
 
 def _read_transformers() -> dict[str, Setting]:
@@ -252,15 +272,16 @@ def _read_transformers() -> dict[str, Setting]:
     for name, annotation, default, stated in _declared(classes["TrainingArguments"]):
         row = _TRANSFORMERS.get(name, _UNKNOWN)
         kind = Kind("truth or word", choices=row.words) if row.words else read_kind(annotation, choices)
+        default = default if row.default is None else row.default
         settings[name] = Setting(
             name=name,
             kind=replace(kind, choices=row.choices or tuple(stated.get("choices") or kind.choices)),
-            default=default if row.default is None else row.default,
-            help=str(stated.get("help", "")).replace("%%", "%"),
+            default=recipe_of("sft", use_lora=False)[name] if name in RECIPE_NAMES else default,
+            help=row.help or str(stated.get("help", "")).replace("%%", "%"),
             group=row.group,
             resume=row.resume,
             range=row.range,
-            default_in_words=row.default_in_words,
+            default_in_words=describe_value(name) if name in RECIPE_NAMES else row.default_in_words,
             bare="true" if stated.get("const") else None,
         )
     return settings

@@ -42,7 +42,8 @@ _REFUSED = {
     "liger_kernel_config": "no kernel of Liger is used",
     "label_smoothing_factor": "it needs the logits of every token, which are never computed",
     "parallelism_config": "only data parallelism, DeepSpeed and FSDP2 are supported",
-    "push_to_hub": "a run never uploads anything; upload what it has saved with `minicpmv push OUTPUT owner/name`",
+    "hub_always_push": "the model is uploaded once, when it is saved and verified",
+    "hub_revision": "the model is uploaded to the main branch",
     "use_liger_kernel": "its kernels know no MiniCPM-V model; the loss is already computed at trained tokens only",
 }
 
@@ -90,20 +91,27 @@ def resolve_settings(request: Request, machine: Machine) -> Resolved:
     _resolve_precision(settings, notices, machine)
     _resolve_fixed(settings, notices)
     if settings.pop("hub_token", None):  # transformers keeps it in what it pickles and hands to trackers
-        notices.append("--hub_token: a run never uploads anything, so it is not used; HF_TOKEN serves for downloads")
-    run = _resolve_recomputation(request.run, settings)
+        notices.append(
+            "--hub_token: not used, as it would be kept with the run; HF_TOKEN or `hf auth login` serve instead"
+        )
+    for name in ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy"):
+        settings.pop(name, None)  # transformers would upload every checkpoint; ``finish.pushing`` uploads the model
+    defaults = transformers_defaults(request.run.objective, use_lora=request.run.use_lora)
+    run = _resolve_recomputation(request.run, settings, defaults)
     if run.release_gradients:
         refuse_unreleasable(settings, num_processes=machine.num_processes)
         if "max_grad_norm" not in settings:
             settings["max_grad_norm"] = 0.0
             notices.append("--release_gradients true: gradients are not clipped (--max_grad_norm 0)")
+        if "gradient_accumulation_steps" not in settings:
+            settings["gradient_accumulation_steps"] = 1
+            notices.append("--release_gradients true: no step is accumulated (--gradient_accumulation_steps 1)")
     compilation = _resolve_compilation(settings, machine)
     if not run.may_evaluate:
         _drop_evaluation(settings, notices)
     _resolve_best_model(run, settings)
-    settings.setdefault("learning_rate", _default_rate(run))
     settings.setdefault("dataloader_num_workers", 0 if settings["use_cpu"] else default_workers(machine).value)
-    settings = {**transformers_defaults(), **settings}
+    settings = {**defaults, **settings}
     _limit_workers(settings, notices, machine)
     # A progress bar in a file is noise.
     settings.setdefault("disable_tqdm", not sys.stderr.isatty())
@@ -113,13 +121,6 @@ def resolve_settings(request: Request, machine: Machine) -> Resolved:
     _resolve_copies(settings)
     resolve_trackers(settings)
     return Resolved(run, settings, compilation, tuple(notices))
-
-
-def _default_rate(run: RunArguments) -> float:
-    """Choose a learning rate; preferences ask for much smaller ones, those of RLAIF-V (arXiv 2405.17220)."""
-    if run.objective == "dpo":
-        return 1e-5 if run.use_lora else 5e-7
-    return 1e-4 if run.use_lora else 1e-5
 
 
 def _resolve_sharding(run: RunArguments, settings: dict[str, Any], notices: list[str], machine: Machine) -> None:
@@ -242,12 +243,12 @@ def _drop_evaluation(settings: dict[str, Any], notices: list[str]) -> None:
         del settings[name]
 
 
-def _resolve_recomputation(run: RunArguments, settings: dict[str, Any]) -> RunArguments:
+def _resolve_recomputation(run: RunArguments, settings: dict[str, Any], defaults: Mapping[str, Any]) -> RunArguments:
     """Decide which parts are recomputed, and whether transformers has to switch anything on."""
     # transformers 5.20, the last for Python 3.10, has the old name only.
     names = ("activation_checkpointing", "gradient_checkpointing")
     flag = next(name for name in names if name in all_settings())
-    whole = settings.get(flag) or False
+    whole = settings.get(flag, defaults[flag]) or False
     of_llm, of_vision = run.llm_activation_checkpointing, run.vision_activation_checkpointing
     run = replace(
         run,
@@ -259,9 +260,7 @@ def _resolve_recomputation(run: RunArguments, settings: dict[str, Any]) -> RunAr
     if "auto" in asked:
         _check_auto(run, settings, flag)
     if settings.get(f"{flag}_kwargs") and not settings[flag]:
-        raise UsageError(
-            f"--{flag}_kwargs: found without --{flag} true, expected both\n  fix: add it, or remove this flag"
-        )
+        raise UsageError(f"--{flag}_kwargs: found with --{flag} false, expected true\n  fix: remove one of them")
     return run
 
 

@@ -94,7 +94,7 @@ def _without_data(request: Request, args: TrainingArguments) -> list[str]:
         if is_on:
             raise UsageError(f"{flag}: found {found}, expected some\n  fix: add --eval_data_path, or remove {flag}")
     asked = [f"--{name}" for name in _ASKING_FOR_DATA if request.training.get(name, "no") not in (False, "no")]
-    asked += ["--measure"] if run.measure else []
+    asked += ["--measure"] if run.measure and "measure" in request.given else []
     args.eval_strategy, args.do_eval, args.eval_on_start = IntervalStrategy.NO, False, False
     return [f"{', '.join(asked)}: found {found}, so nothing is evaluated"] if asked else []
 

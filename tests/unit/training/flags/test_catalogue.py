@@ -10,6 +10,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from minicpmv.training.flags import catalogue
 from minicpmv.training.flags.catalogue import OTHER_NAMES, all_settings, our_settings
+from minicpmv.training.flags.declared.recipe import RECIPE_NAMES
 from minicpmv.training.flags.fields import GROUPS, Resume, read_kind
 
 
@@ -40,9 +41,10 @@ def test_choices_are_those_that_transformers_offers() -> None:
     assert {name: setting.kind.choices for name, setting in all_settings().items() if name in offered} == offered
 
 
-def test_defaults_that_are_ours_are_those_of_no_other_place() -> None:
-    stated = {item.name: item.default for item in fields(TrainingArguments)}
-    assert all(stated[name] != default for name, default in catalogue.transformers_defaults().items())
+def test_recipe_has_no_part_in_what_every_run_has() -> None:
+    of_every_run = {name for name, row in catalogue._TRANSFORMERS.items() if row.default is not None}
+    assert not of_every_run & RECIPE_NAMES
+    assert all_settings().keys() >= RECIPE_NAMES
 
 
 def test_short_names_hide_no_flag() -> None:

@@ -46,14 +46,17 @@ def test_workers_are_as_many_as_the_machine_can_be_meant_to_have() -> None:
 def test_token_for_the_hub_is_dropped_with_a_word() -> None:
     settings, notices = complete("--hub_token abc")
     assert "hub_token" not in settings
-    assert [text for text in notices if text.startswith("--hub_token: a run never uploads")]
+    assert [text for text in notices if text.startswith("--hub_token: not used, as it would be kept")]
 
 
 def test_released_gradients_are_not_clipped_and_the_run_says_so() -> None:
     settings, notices = complete("--release_gradients true")
     assert settings["max_grad_norm"] == 0
-    assert notices == ["--release_gradients true: gradients are not clipped (--max_grad_norm 0)"]
-    assert complete("--release_gradients true --max_grad_norm 0")[1] == []
+    assert notices == [
+        "--release_gradients true: gradients are not clipped (--max_grad_norm 0)",
+        "--release_gradients true: no step is accumulated (--gradient_accumulation_steps 1)",
+    ]
+    assert complete("--release_gradients true --max_grad_norm 0 --gradient_accumulation_steps 1")[1] == []
     with pytest.raises(UsageError, match=r"^--fp16 true --release_gradients true"):
         complete("--release_gradients true", OLD_GPU)
 
@@ -135,7 +138,7 @@ def test_workers_are_fewer_where_processes_share_few_cores() -> None:
         ("--fp16 true --bf16 true", "expected at most one"),
         ("--remove_unused_columns true", "it would drop images"),
         ("--do_train false", "this command trains"),
-        ("--push_to_hub true", "a run never uploads anything"),
+        ("--hub_always_push true", "the model is uploaded once"),
         ("--fsdp true", "found one process, expected several"),
         ("--fsdp_config {}", "add --fsdp true"),
         ("--label_smoothing_factor 0.1", "never computed"),

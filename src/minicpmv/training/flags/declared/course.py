@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from minicpmv.inference.batching import BATCH_SIZE
+from minicpmv.training.flags.declared.recipe import MEASURED
 from minicpmv.training.flags.fields import COUNT, COUNT_OR_NONE, declare
 
 __all__ = ["CourseArguments"]
@@ -63,9 +64,9 @@ class CourseArguments:
         range=COUNT_OR_NONE,
     )
     measure: int = declare(
-        0,
+        MEASURED,
         "Validation records, spread over all, that the model answers before the first step and after the last. The "
-        "scores are printed at the end, and both answers are in the report. 0: none. The scripts set 32.",
+        "scores are printed at the end, and both answers are in the report. 0: none.",
         group="Evaluation",
         resume="free",
         range=COUNT_OR_NONE,

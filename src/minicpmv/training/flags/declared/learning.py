@@ -150,7 +150,8 @@ class LearningArguments:
     lora_preset: Literal["official", "adapters_only"] | None = declare(
         None,
         "What is fully trained in addition to LoRA unless another flag decides. official: vision tower, resampler and "
-        "token embeddings, as in the official script. adapters_only: nothing, as in other tools. Default: official.",
+        "token embeddings, as in the official script. adapters_only: nothing, as in other tools. Default: official; "
+        "adapters_only with --objective dpo.",
         group="LoRA",
         resume="free",  # every part has a value of its own
     )

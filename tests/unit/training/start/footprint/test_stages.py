@@ -31,6 +31,7 @@ LORA = ("--use_lora", "true", "--bf16", "true")
 
 def read(version: str | Path, *flags: str) -> Subject:
     common = f"--model_name_or_path {FIXTURES / version} --data_path none --output_dir none --use_cpu true"
+    common += " --activation_checkpointing false --gradient_accumulation_steps 1"
     return read_subject([*common.split(), *flags], machine=CPU, num_devices=1)
 
 
