@@ -64,6 +64,18 @@ SECTIONS = (
                 "docs/data.md", "Data files: records, images in the text, all formats, and checking them.", group="Data"
             ),
             Page(
+                "docs/how_much_data.md",
+                "How many records, how many steps and which settings: measured on the demo.",
+                "How many records",
+                group="Data",
+            ),
+            Page(
+                "docs/fields.md",
+                "Answer with the fields of a document as JSON, and invent none that it lacks.",
+                "Fields as JSON",
+                group="Data",
+            ),
+            Page(
                 "docs/films.md", "Records with films: which frames a model sees, and how to choose them.", group="Data"
             ),
             Page(

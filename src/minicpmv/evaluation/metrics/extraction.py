@@ -1,15 +1,16 @@
-"""Measures answers in JSON: whether they parse, and how many of their fields are right."""
+"""Measures answers in JSON: whether they parse, how many fields are right, and which are invented or missed."""
 
 from __future__ import annotations
 
 import json
 import re
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
 from minicpmv.evaluation.metrics.base import MeanMetric, Metric, Sample, Statistics
 
-__all__ = ["JSONFieldAccuracy", "JSONValid"]
+__all__ = ["JSONFieldAccuracy", "JSONInvented", "JSONMissed", "JSONValid"]
 
 _FENCED = re.compile(r"```(?:json)?\s*\n(.*?)\n?\s*```", re.DOTALL | re.IGNORECASE)
 _MISSING = object()
@@ -48,6 +49,71 @@ class JSONFieldAccuracy(Metric):
     def value(self, sums: Statistics) -> float:
         num_right, num_all = sums
         return num_right / num_all
+
+
+class _ShareOfFields(Metric):
+    """Counts the fields of one kind in the reference, and how many of them an answer gets wrong in one way.
+
+    A field is empty that is null, an empty text, an empty list or an empty object. Over several records all fields
+    count alike.
+    """
+
+    higher_is_better = False
+
+    @abstractmethod
+    def _is_asked(self, expected: Any) -> bool:
+        """Return whether a field of the reference counts."""
+
+    @abstractmethod
+    def _is_wrong(self, *, is_filled: bool) -> bool:
+        """Return whether an answer is wrong that fills such a field, or leaves it empty or out."""
+
+    def measure(self, sample: Sample) -> Statistics | None:
+        expected = [made for made in map(_read, sample.references) if isinstance(made, dict | list)]
+        filled = [path for path, value in _fields(_read(sample.answer)) if not _is_empty(value)]
+        counts = [self._count(filled, made) for made in expected]
+        return min((pair for pair in counts if pair[1]), key=lambda pair: pair[0] / pair[1], default=None)
+
+    def _count(self, filled: list[tuple[str | int, ...]], expected: Any) -> tuple[float, float]:
+        asked = [path for path, value in _fields(expected) if self._is_asked(value)]
+        wrong = [path for path in asked if self._is_wrong(is_filled=any(each[: len(path)] == path for each in filled))]
+        return float(len(wrong)), float(len(asked))
+
+    def value(self, sums: Statistics) -> float:
+        num_wrong, num_all = sums
+        return num_wrong / num_all
+
+
+class JSONInvented(_ShareOfFields):
+    """Measures the share of fields that the reference leaves empty and the answer fills."""
+
+    name = "json_invented"
+    description = "share of JSON fields that are empty in the reference, such as null, and filled in the answer"
+    expects = "a reference in JSON with a field that is null or empty"
+
+    def _is_asked(self, expected: Any) -> bool:
+        return _is_empty(expected)
+
+    def _is_wrong(self, *, is_filled: bool) -> bool:
+        return is_filled
+
+
+class JSONMissed(_ShareOfFields):
+    """Measures the share of fields that have a value in the reference and none in the answer."""
+
+    name = "json_missed"
+    description = "share of JSON fields that have a value in the reference, and null, nothing or no place in the answer"
+    expects = "a reference in JSON with a field that has a value"
+
+    def _is_asked(self, expected: Any) -> bool:
+        return not _is_empty(expected)
+
+    def _is_wrong(self, *, is_filled: bool) -> bool:
+        return not is_filled
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value in ("", [], {}) or (isinstance(value, str) and not value.strip())
 
 
 def _read(text: str) -> Any:

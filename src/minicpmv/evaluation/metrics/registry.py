@@ -41,6 +41,8 @@ BUILT_IN = {
     "click_accuracy": "grounding:ClickAccuracy",
     "json_valid": "extraction:JSONValid",
     "json_field_accuracy": "extraction:JSONFieldAccuracy",
+    "json_invented": "extraction:JSONInvented",
+    "json_missed": "extraction:JSONMissed",
     "yes_no_accuracy": "hallucination:YesNoAccuracy",
     "yes_no_precision": "hallucination:YesNoPrecision",
     "yes_no_recall": "hallucination:YesNoRecall",

@@ -286,6 +286,29 @@ def test_json_fields_count_alike_whatever_record_they_are_of() -> None:
     assert of_one("json_field_accuracy", "[1]", "A cat") is None
 
 
+@pytest.mark.parametrize(
+    ("answer", "invented", "missed"),
+    [
+        ('{"date": null, "items": [], "total": 7, "shop": {"name": "A", "vat": ""}}', 0, 0),
+        ('{"total": 8, "shop": {"name": "B"}}', 0, 0),  # wrong, but there; what is left out is empty
+        ('{"date": "May", "items": ["tea"], "total": 7, "shop": {"name": "A", "vat": " "}}', 2 / 3, 0),
+        ('{"date": 0, "total": false, "shop": {"name": null}}', 1 / 3, 1 / 2),
+        ("I see no receipt.", 0, 1),
+    ],
+)
+def test_json_fields_that_are_invented_or_missed(answer: str, invented: float, missed: float) -> None:
+    reference = '{"date": null, "items": [], "total": 7, "shop": {"name": "A", "vat": ""}}'
+    assert of_one("json_invented", answer, reference) == pytest.approx(invented)
+    assert of_one("json_missed", answer, reference) == pytest.approx(missed)
+
+
+def test_json_fields_of_a_kind_that_the_reference_lacks_are_not_measured() -> None:
+    assert of_one("json_invented", '{"a": 1}', '{"a": 1}') is None
+    assert of_one("json_missed", '{"a": 1}', '{"a": null}') is None
+    assert of_all("json_invented", ['{"a": 1}', '{"a": 1}'], [['{"a": null, "b": null}'], ['{"a": 1}']]) == 1 / 2
+    assert of_one("json_invented", '{"a": 1, "b": null}', '{"a": null}', '{"a": 1, "b": null}') == 0
+
+
 def test_loss_is_by_token_and_perplexity_its_exponential() -> None:
     samples = [Sample(nats=6.0, weight=2), Sample(nats=2.0, weight=2), Sample(answer="unmeasured")]
     for name, expected in (("loss", 2.0), ("perplexity", math.exp(2))):
