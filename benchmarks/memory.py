@@ -189,7 +189,8 @@ def run_case(name: str, model: Path) -> dict[str, float]:
         common = f"--use_cpu true --bf16 false --model_max_length {_KINDS[case.kind].length} --max_steps 2"
         common += " --validation_split 0 --save_strategy no --verify_saved false --report false --report_to none"
         common += " --data_cache false --max_grad_norm 0"
-        flags = [*common.split(), "--output_dir", folder, *case.flags]
+        kept = "--activation_checkpointing false --gradient_accumulation_steps 1 --measure 0"
+        flags = [*common.split(), *kept.split(), "--output_dir", folder, *case.flags]
         data = str(model / "data" / "train.jsonl")
         watch = _Watch()
         build: Any = run._build_model  # pyright: ignore[reportPrivateUsage]

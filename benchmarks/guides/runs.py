@@ -29,7 +29,7 @@ _FIXED = (
     "--lr_scheduler_type cosine --warmup_steps 0.01 --weight_decay 0.1 --adam_beta2 0.95 --packing false --bf16 false "
     "--per_device_train_batch_size 16 --per_device_eval_batch_size 64 --eval_samples 0 --save_strategy no "
     "--report false --report_to none --verify_saved false --dataloader_num_workers 0 --overwrite_output_dir true "
-    "--logging_steps 1000"
+    "--logging_steps 1000 --gradient_accumulation_steps 1 --activation_checkpointing false --measure 0"
 )
 """The recipe of the demo's scripts, and nothing that takes time and changes no result."""
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
