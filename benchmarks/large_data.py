@@ -23,7 +23,7 @@ from pathlib import Path
 from PIL import Image
 
 from minicpmv.data.batches.grouping import BatchPlanner
-from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.batches.row_planner import RowPlanner
 from minicpmv.data.records.reading import open_records
 from minicpmv.data.samples.collation import Collator, PackedCollator
 from minicpmv.data.samples.dataset import ConversationDataset

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from minicpmv.data.batches.grouping import BatchPlanner, LengthGrouper
-from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.batches.row_planner import RowPlanner
 from minicpmv.data.samples.collation import Collator, PackedCollator
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.modeling import MiniCPMVForConditionalGeneration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,27 @@ def test_four_processes_start_and_train_as_one_does(tmp_path: Path) -> None:
 
 def _fingerprint(run: dict[str, Any]) -> Any:
     return {key: run[key] for key in run if "split" in key or "length" in key}
+
+
+def test_a_plan_that_processes_share_is_trained_as_one_that_each_makes(tmp_path: Path) -> None:
+    """Over two epochs, and resumed in the middle of the second."""
+    data = make_data(tmp_path, num_records=13)
+    packed = ["--packing", "true", "--train_sampling_strategy", "random", "--validation_split", "0"]
+    runs = {"alone": ["--save_strategy", "no"], "shared": ["--save_steps", "5"]}
+    for how, saved in runs.items():
+        arguments = flags(data, tmp_path / how, *packed, *saved, "--model_max_length", "300", steps=7)
+        done = run_command([how, *arguments], module="tests.run.small_blocks", processes=2)
+        assert done.returncode == 0, done.stderr
+    alone, shared = (read_run(tmp_path / how) for how in runs)
+    assert alone["plan"]["steps_per_epoch"] < 5, "the checkpoint is in the second epoch"
+    assert losses(shared) == losses(alone)
+    shutil.rmtree(tmp_path / "shared" / "checkpoint-7", ignore_errors=True)
+    again = flags(data, tmp_path / "shared", *packed, *runs["shared"], "--model_max_length", "300", steps=7)
+    done = run_command(
+        ["shared", *again, "--resume_from_checkpoint", "true"], module="tests.run.small_blocks", processes=2
+    )
+    assert done.returncode == 0, done.stderr
+    assert losses(read_run(tmp_path / "shared"))[-2:] == losses(alone)[-2:]
 
 
 def test_faults_in_all_parts_are_one_report_of_the_first_process(

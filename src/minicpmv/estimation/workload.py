@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.batches.row_planner import RowPlanner
 from minicpmv.errors import UsageError
 from minicpmv.models.networks.flops import Work
 from minicpmv.training.inputs.planned_batches import describe_plan, estimate_costs, plan_batches

@@ -30,6 +30,7 @@ from minicpmv.training.distributed.console import complain, is_first_process, no
 from minicpmv.training.distributed.engine import start_engine, tell_reads
 from minicpmv.training.distributed.fsdp import choose_units
 from minicpmv.training.distributed.processes import LostProcessError, leave_word, naming_lost_processes, raise_together
+from minicpmv.training.distributed.together import work_together
 from minicpmv.training.finish.completion import complete
 from minicpmv.training.finish.obstacles import refuse_obstacles
 from minicpmv.training.finish.pushing import find_upload, upload_saved
@@ -227,7 +228,9 @@ def _train(
     parts = summarise_parts(model, rates_of=rates.of)
     checks.weights(model, inputs.base)
     costs = _estimate_costs(inputs, model)
-    plan = plan_batches(request.run, args, len(inputs.train), lengths=inputs.lengths, costs=costs)
+    plan = plan_batches(
+        request.run, args, len(inputs.train), lengths=inputs.lengths, costs=costs, together=work_together
+    )
     args, rhythm_notices = resolve_rhythm(request, args, plan, sets=list(inputs.validation))
     for text in rhythm_notices:
         notice(text)

@@ -29,6 +29,13 @@ class Rows:
         """Cut records into rows: one of each of ``sizes``, [rows]."""
         return cls(records, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """Put the rows of several parts one after the other."""
+        records = [np.zeros(0, np.int32), *(part.records for part in parts)]
+        sizes = [np.zeros(0, np.int64), *(part.sizes for part in parts)]
+        return cls.of_sizes(np.concatenate(records), np.concatenate(sizes))
+
     def __len__(self) -> int:
         return len(self.bounds) - 1
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.batches.row_planner import RowPlanner
 from minicpmv.data.records.record import Record
 from minicpmv.data.samples.compared import Comparison
 from minicpmv.data.samples.dataset import ConversationDataset

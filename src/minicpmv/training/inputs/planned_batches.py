@@ -21,8 +21,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import seed_worker
 
 from minicpmv.data.batches.grouping import BatchPlanner, LengthGrouper
-from minicpmv.data.batches.packing import RowPlanner
 from minicpmv.data.batches.plan import Rows
+from minicpmv.data.batches.row_planner import RowPlanner, Together
 from minicpmv.data.samples.length_report import LengthReport
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.wording import counted
@@ -61,10 +61,19 @@ class BatchPlan(Protocol):
 
 
 class PlannedBatches(Sampler[list[int]]):
-    """A batch sampler that follows a plan."""
+    """A batch sampler that follows a plan.
 
-    def __init__(self, plan: BatchPlan) -> None:
+    It gives the batches of all processes, since accelerate counts through them. Where processes share the planning, a
+    process knows its own batches, and those of the others are empty here.
+
+    Args:
+        plan: Of the batches.
+        rank: Of this process, for which accelerate takes every batch n with n % R = ``rank``.
+    """
+
+    def __init__(self, plan: BatchPlan, *, rank: int = 0) -> None:
         self._plan = plan
+        self._rank = rank
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -75,7 +84,15 @@ class PlannedBatches(Sampler[list[int]]):
         return self._plan.num_rows
 
     def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._plan.rows(self._epoch))
+        own = self._plan.own_rows(self._epoch) if isinstance(self._plan, RowPlanner) else None
+        return iter(self._plan.rows(self._epoch)) if own is None else self._among_others(own)
+
+    def _among_others(self, own: Rows) -> Iterator[list[int]]:
+        number = self._plan.num_rows // len(own)
+        for row in own:
+            yield from [[]] * self._rank
+            yield row
+            yield from [[]] * (number - self._rank - 1)
 
 
 @dataclass
@@ -101,7 +118,8 @@ def plan_batches(
     num_records: int,
     *,
     lengths: LengthReport | None,
-    costs: npt.NDArray[np.float64] | None,
+    costs: npt.NDArray[np.float32] | None,
+    together: Together | None = None,
 ) -> RowPlanner | BatchPlanner:
     """Plan the batches of a run.
 
@@ -112,6 +130,7 @@ def plan_batches(
         num_records: Size of the data.
         lengths: Token counts of the records; None only where batches do not depend on them.
         costs: Cost of each record, see :func:`estimate_costs`.
+        together: Connects the processes that share the planning of packed rows, see ``RowPlanner``.
 
     Raises:
         ConfigError: ``dataloader_drop_last`` leaves nothing to train on.
@@ -129,6 +148,7 @@ def plan_batches(
             shuffle=shuffle,
             patches=lengths.num_patches,
             max_patches=_most_patches(run, lengths, args.per_device_train_batch_size),
+            together=together,
         )
     common: dict[str, Any] = {
         "batch_size": args.per_device_train_batch_size,
@@ -192,11 +212,11 @@ def count_steps(plan: BatchPlan, args: TrainingArguments, *, epochs: float | Non
     return math.ceil((args.num_train_epochs if epochs is None else epochs) * steps_per_epoch)
 
 
-def estimate_costs(lengths: LengthReport, config: Any, *, scale_resolution: int) -> npt.NDArray[np.float64]:
+def estimate_costs(lengths: LengthReport, config: Any, *, scale_resolution: int) -> npt.NDArray[np.float32]:
     """Estimate the work of each record in language-model tokens: its own, and the tower's work on its images.
 
-    Work is proportional to weights, because a layer multiplies each token or patch by each of its weights; the part of
-    attention that grows with length is left out. Every slice has about ``scale_resolution`` squared pixels.
+    A layer multiplies each token or patch by each of its weights, and in attention by the tokens before it, or by the
+    patches of its slice. Every slice has about ``scale_resolution`` squared pixels.
     """
     vision, text = config.vision_config, config.text_config
     side = scale_resolution // vision.patch_size
@@ -208,11 +228,16 @@ def estimate_costs(lengths: LengthReport, config: Any, *, scale_resolution: int)
     else:
         inner = text.intermediate_size
     per_token = text.num_hidden_layers * (attention + 3 * text.hidden_size * inner)
-    per_layer = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * vision.intermediate_size
+    # Of two tokens the later one reads the earlier one: half of twice the pairs, once for keys and once for values.
+    kinds = getattr(text, "layer_types", None) or ["full_attention"] * text.num_hidden_layers
+    per_pair = kinds.count("full_attention") * head * text.num_attention_heads
+    tokens = np.asarray(lengths.lengths, np.float64)
+    tokens += tokens**2 * (per_pair / per_token)
+    per_layer = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * (vision.intermediate_size + side**2)
     weight = vision.num_hidden_layers * per_layer / per_token
     if lengths.patches_per_token is not None:  # frames that share a block cost the tower as much as others
-        return np.asarray(lengths.lengths) + weight * np.asarray(lengths.num_patches)
-    return np.asarray(lengths.lengths) + weight * patches_per_token * np.asarray(lengths.num_image_tokens)
+        return (tokens + weight * lengths.num_patches).astype(np.float32)
+    return (tokens + weight * patches_per_token * lengths.num_image_tokens).astype(np.float32)
 
 
 def make_loader(

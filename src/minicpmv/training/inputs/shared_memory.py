@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import TrainingArguments
 
-from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.batches.row_planner import RowPlanner
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.machine.value import Machine
 from minicpmv.machine.workers import bytes_in_flight, workers_that_fit

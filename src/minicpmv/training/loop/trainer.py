@@ -67,7 +67,7 @@ class MiniCPMVTrainer(EvaluatingTrainer):
     ) -> None:
         super().__init__(**kwargs)
         self._train_collator: Any = train_collator or self.data_collator
-        self._batches = PlannedBatches(plan)
+        self._batches = PlannedBatches(plan, rank=self.args.process_index)
         self._steps_per_epoch = count_steps(plan, self.args, epochs=1)
         self._boundary = StepBoundary(
             interruption,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import TrainingArguments
 
-from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.batches.row_planner import RowPlanner
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.errors import ConfigError
 from minicpmv.models.networks.layout import Layout

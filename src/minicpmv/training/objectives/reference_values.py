@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import TrainingArguments
 
-from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.batches.row_planner import RowPlanner
 from minicpmv.data.samples.answer_scores import AnswerStore, KnownScores
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.sources.cache import describe_software

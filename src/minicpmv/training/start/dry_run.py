@@ -23,8 +23,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
-from minicpmv.data.batches.packing import RowPlanner
 from minicpmv.data.batches.plan import Rows
+from minicpmv.data.batches.row_planner import RowPlanner
 from minicpmv.devices.memory import total_memory
 from minicpmv.files.disk_space import DiskError, free_bytes
 from minicpmv.files.scratch import scratch_folder
@@ -106,7 +106,7 @@ def take_dry_run(
     build_trainer: Callable[[BatchPlan, TrainingArguments], MiniCPMVTrainer],
     *,
     plan: BatchPlan,
-    costs: npt.NDArray[np.float64] | None,
+    costs: npt.NDArray[np.float32] | None,
     inputs: RunInputs,
     run: RunArguments,
     args: TrainingArguments,
@@ -177,7 +177,7 @@ class _Stopwatch(TrainerCallback):
 
 
 def _find_costliest(
-    plan: BatchPlan, costs: npt.NDArray[np.float64] | None, inputs: RunInputs
+    plan: BatchPlan, costs: npt.NDArray[np.float32] | None, inputs: RunInputs
 ) -> tuple[list[int], float]:
     """Return the costliest row of the first epoch, and the ratio of an average row's cost to it."""
     rows = plan.rows(0)

@@ -14,9 +14,11 @@ from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import Dataset
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from minicpmv.data.batches import row_planner
 from minicpmv.data.batches.grouping import BatchPlanner, LengthGrouper
-from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.batches.row_planner import RowPlanner
 from minicpmv.data.samples.length_report import LengthReport
+from minicpmv.data.sharing import Sharing
 from minicpmv.errors import ConfigError
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.models.native.configuration import MiniCPMV4_7Config
@@ -30,6 +32,7 @@ from minicpmv.training.inputs.planned_batches import (
     make_loader,
     plan_batches,
 )
+from tests.ranks import on_ranks
 from tests.released_sizes import NATIVE
 from tests.tiny import FIXTURES
 
@@ -167,15 +170,21 @@ def test_a_step_is_told_in_one_line(flags: str, told: str) -> None:
     assert describe_step(plan, args, TWO) == f"each step: {told}"
 
 
-def test_images_cost_what_the_tower_does_for_them() -> None:
-    """A quarter of the pixels in each slice is a quarter of the work."""
-    config = MiniCPMVConfig.from_pretrained(FIXTURES / "v2_6")
+def test_images_cost_what_the_tower_does_for_them_and_tokens_what_they_read() -> None:
+    """By hand: of the tower each patch reads 1,024 patches of its slice, and of the language model half the tokens."""
+    config: Any = MiniCPMVConfig.from_pretrained(FIXTURES / "v2_6")
     lengths = lengths_of((10, 100), (0, 64))
-    text, seen = estimate_costs(lengths, config, scale_resolution=448)
-    _, seen_small = estimate_costs(lengths, config, scale_resolution=224)
-    assert text == 10
-    assert seen > 100
-    assert seen_small - 100 == pytest.approx((seen - 100) / 4)
+    text, vision = config.text_config, config.vision_config
+    width, head = text.hidden_size, text.hidden_size // text.num_attention_heads
+    of_token = (
+        2 * width * head * (text.num_attention_heads + text.num_key_value_heads) + 3 * width * text.intermediate_size
+    )
+    of_layer = [number * of_token + number**2 * width for number in (10, 100)]
+    of_patch = 4 * vision.hidden_size**2 + 2 * vision.hidden_size * (vision.intermediate_size + 1024)
+    patches = 64 * 1024 / config.query_num
+    tower = patches * of_patch * vision.num_hidden_layers / text.num_hidden_layers
+    expected = np.array([of_layer[0], of_layer[1] + tower]) / of_token
+    assert estimate_costs(lengths, config, scale_resolution=448) == pytest.approx(expected)
 
 
 def test_a_token_of_experts_costs_those_that_are_chosen_for_it() -> None:
@@ -188,3 +197,17 @@ def test_a_token_of_experts_costs_those_that_are_chosen_for_it() -> None:
         for each in (fields, fields | {"text_config": dense})
     )
     assert first.tolist() == second.tolist()
+
+
+def test_a_process_that_shares_the_planning_has_its_own_batches_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_planner, "_BLOCK", 10)
+    alone = list(RowPlanner(LENGTHS, capacity=100, num_ranks=3).rows(2))
+
+    def batches(sharing: Sharing) -> list[list[int]]:
+        planner = RowPlanner(LENGTHS, capacity=100, num_ranks=3, together=lambda work: work(sharing))
+        planned = PlannedBatches(planner, rank=sharing.rank)
+        planned.set_epoch(2)
+        return list(planned)
+
+    for rank, given in enumerate(on_ranks(3, batches)):
+        assert given == [row if place % 3 == rank else [] for place, row in enumerate(alone)]

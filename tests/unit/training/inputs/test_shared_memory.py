@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import TrainingArguments
 
 from minicpmv.data.batches.grouping import BatchPlanner
-from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.batches.row_planner import RowPlanner
 from minicpmv.data.samples.collation import Collator, PackedCollator
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.sources.loading import load_records

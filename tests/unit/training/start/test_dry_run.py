@@ -11,7 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from minicpmv.data.batches.grouping import BatchPlanner
-from minicpmv.data.batches.packing import RowPlanner
+from minicpmv.data.batches.row_planner import RowPlanner
 from minicpmv.training.inputs.planned_batches import count_steps
 from minicpmv.training.start.dry_run import (
     DryRunChecks,
