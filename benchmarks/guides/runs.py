@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors import safe_open
@@ -74,11 +75,8 @@ def remembering() -> Iterator[None]:
             prepared[name] = prepare(dataset, index)
         return prepared[name]
 
-    ConversationDataset.__getitem__ = find
-    try:
+    with patch.object(ConversationDataset, "__getitem__", find):
         yield
-    finally:
-        ConversationDataset.__getitem__ = prepare
 
 
 def run_case(case: Case, *, model: Path, files: Mapping[str, Path], output: Path) -> dict[str, Any]:

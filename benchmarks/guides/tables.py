@@ -107,7 +107,7 @@ def _others(rows: Rows) -> str:
         ("`--tune_vision false`", ("parts", "tower frozen")),
         ("`--tune_vision false --tune_resampler false`", ("parts", "tower and resampler frozen")),
     ]
-    lines = [[name, _cell(rows, *place, "exact_match")] for name, place in named if place in rows]
+    lines = [[name, _cell(rows, table, row, "exact_match")] for name, (table, row) in named if (table, row) in rows]
     return _join(["", "right"], *lines)
 
 
