@@ -141,7 +141,8 @@ def _write(kind: str, directory: Path) -> None:
         (directory / name).write_text(json.dumps(content), encoding="utf-8")
     written = (directory / "config.json").read_bytes()
     config: Any = read_model_config(directory)
-    model: Any = model_class(config)(config).to(torch.bfloat16)
+    model: Any = model_class(config)(config)
+    model.to(torch.bfloat16)
     model.save_pretrained(directory)
     (directory / "config.json").write_bytes(written)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 
 # The models here are tiny: a second thread only waits for the first, and makes steps up to 90 times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -77,16 +77,20 @@ def pytest_runtest_teardown(nextitem: pytest.Item | None, item: pytest.Item) -> 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name the files and folders in which a long run has spent its time; CONTRIBUTING.md has what each may take."""
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     for reports in terminalreporter.stats.values():
         for report in reports:
             if isinstance(report, pytest.TestReport):
                 spent[report.nodeid.partition("::")[0]] += report.duration
-    if spent.total() < _LONG:
+    if sum(spent.values()) < _LONG:
         return
-    folders: Counter[str] = Counter()
+    folders: defaultdict[str, float] = defaultdict(float)
     for file, seconds in spent.items():
         folders["/".join(file.split("/")[:2])] += seconds
     terminalreporter.section("seconds of tests, by folder and by the ten slowest files")
-    for name, seconds in [*folders.most_common(), *spent.most_common(10)]:
+    for name, seconds in [*_most(folders), *_most(spent)[:10]]:
         terminalreporter.line(f"{seconds:7.0f}  {name}")
+
+
+def _most(seconds: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(seconds.items(), key=lambda each: -each[1])
