@@ -12,16 +12,33 @@ __all__ = ["CannotInstall", "environment_of", "pins_of"]
 
 _PINS = Path(__file__).parent / "requirements"
 
-_TORCHVISION = """
+_APPENDED = {
+    "torchvision/extension.py": """
 
 if not _has_ops():
     _declared = torch.library.Library("torchvision", "FRAGMENT")
     for _name in ("nms", "qnms"):
         _declared.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+""",
+    "torchaudio/_extension/utils.py": """
+
+_load_lib_or_fail = _load_lib
+
+
+def _load_lib(lib: str) -> bool:
+    try:
+        return _load_lib_or_fail(lib)
+    except OSError:
+        return False
+""",
+}
+"""File of a package -> what is added to it.
+
+The index's torchvision and torchaudio are made for CUDA: beside a CPU build of torch their compiled parts cannot be
+loaded, and importing them fails. What peers use of them here does not need those parts, once two operators are declared
+that get shapes on import (as in ``scripts/engines.sh``), and a library that cannot be loaded counts as none. It can go
+when the index has wheels for CPUs.
 """
-"""The index's torchvision is made for CUDA. Beside a CPU build of torch its compiled part is missing, and importing it
-fails as two operators of that part get shapes. What processors use of it does not need that part, once these are
-declared. As in ``scripts/engines.sh``; it can go when the index has a wheel for CPUs."""
 
 
 class CannotInstall(Exception):
@@ -55,9 +72,11 @@ def environment_of(name: str, cache: Path) -> Path:
     torch = next(line for line in pins.read_text(encoding="utf-8").splitlines() if line.startswith("torch=="))
     _install(python, torch)  # with NVIDIA's libraries, where the index has a build for CUDA
     _install(python, "--no-deps", "--requirement", str(pins))
-    extension = next(folder.glob("lib/python*/site-packages/torchvision/extension.py"))
-    with extension.open("a", encoding="utf-8") as file:
-        file.write(_TORCHVISION)
+    packages = next(folder.glob("lib/python*/site-packages"))
+    for name, text in _APPENDED.items():
+        if (packages / name).is_file():
+            with (packages / name).open("a", encoding="utf-8") as file:
+                file.write(text)
     ready.write_text(wanted, encoding="utf-8")
     return python
 
