@@ -94,7 +94,7 @@ def _measure(
             python,
             words,
             events=folder / "events.jsonl",
-            variables=variables_of(asked.cache / "libraries", asked.device, is_ours=is_ours),
+            variables=variables_of(asked.cache / "libraries", asked.device, is_ours=is_ours, is_profiled=asked.profile),
             records_of_a_step=RECORDS_OF_A_STEP,
         )
     except RunFailed as error:
@@ -152,6 +152,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="default: bf16 on a GPU and on processors with units for it, fp32 on others, which emulate bf16",
     )
     parser.add_argument("--small", action="store_true", help="tiny models, to try the commands")
+    parser.add_argument(
+        "--profile", action="store_true", help="say where the time of the first step goes, which is not in the rates"
+    )
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "minicpmv-peers", help="of environments")
     parser.add_argument("--output", type=Path, help="write every run there, as JSON")
     parser.add_argument("--table-of", type=Path, metavar="JSON", help="only write the table of such a file")

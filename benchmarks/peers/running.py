@@ -14,6 +14,8 @@ from typing import Any
 
 import psutil
 
+from benchmarks.peers.watch import PROFILE
+
 __all__ = ["Figures", "RunFailed", "figures_of", "own_python", "run_watched", "variables_of"]
 
 _ROOT = Path(__file__).parents[2]
@@ -48,6 +50,8 @@ class Figures:
     """Weights that learn."""
     dtypes: list[str]
     """Of those."""
+    profile: dict[str, float]
+    """Kind of operation -> seconds of the first step, if it was profiled."""
 
 
 def run_watched(
@@ -139,6 +143,7 @@ def figures_of(lines: Sequence[dict[str, Any]], *, started: float, memory: int, 
         positions=positions,
         learning=begin["learning"],
         dtypes=begin["dtypes"],
+        profile=next((line["seconds"] for line in lines if line["event"] == "profile"), {}),
     )
 
 
@@ -158,15 +163,17 @@ def _tail(log: Path) -> str:
     return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:])
 
 
-def variables_of(cache: Path, device: str, *, is_ours: bool) -> dict[str, str]:
+def variables_of(cache: Path, device: str, *, is_ours: bool, is_profiled: bool) -> dict[str, str]:
     """Return what every training's environment says: one thread, nothing from outside, caches of its own.
 
     Args:
         cache: Folder for what libraries keep.
         device: ``cpu`` or ``cuda``.
         is_ours: Whether it is this package that trains, which then is imported from this checkout.
+        is_profiled: Whether the first step is profiled.
     """
     return {
+        **({PROFILE: "true"} if is_profiled else {}),
         "PYTHONPATH": str(_ROOT / "src") if is_ours else "",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",

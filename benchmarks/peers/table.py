@@ -35,6 +35,9 @@ def write_table(records: Sequence[Record]) -> str:
             found = [each for each in records if (each["kind"], each["method"]) == (kind, method)]
             if found:
                 parts.append(f"**{kind}, {_METHOD_NAMES[method]}**\n\n{_table(found)}")
+                profiled = [each for each in found if each.get("figures", {}).get("profile")]
+                if profiled:
+                    parts.append(_profiles(profiled))
                 parts += [
                     f"{WAYS[way].label} is left out: {why}."
                     for (of_kind, of_method, way), why in LEFT_OUT.items()
@@ -54,6 +57,16 @@ def _table(records: Sequence[Record]) -> str:
         elif failed is not None:
             lines.append(_row([WAYS[way].label, f"failed: {failed.splitlines()[-1]}", *[""] * (len(_COLUMNS) - 2)]))
     return "\n".join(lines)
+
+
+def _profiles(records: Sequence[Record]) -> str:
+    """Return a table of seconds by kind of operation, of the first run of each way."""
+    first = {each["way"]: each["figures"]["profile"] for each in reversed(records)}
+    ways = [name for name in WAYS if name in first]
+    kinds = sorted({kind for each in first.values() for kind in each}, key=lambda kind: -first[ways[0]].get(kind, 0.0))
+    lines = [_row(["seconds of the first step", *(WAYS[way].label for way in ways)]), _row(["---"] * (len(ways) + 1))]
+    lines += [_row([kind, *(f"{first[way].get(kind, 0.0):.1f}" for way in ways)]) for kind in kinds]
+    return "\n".join([*lines, _row(["together", *(f"{sum(first[way].values()):.1f}" for way in ways)])])
 
 
 def _ours(records: Sequence[Record]) -> dict[int, Any]:

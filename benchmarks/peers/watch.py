@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import runpy
 import sys
 import time
@@ -18,6 +19,20 @@ from pathlib import Path
 from typing import Any
 
 _IGNORED = -100
+PROFILE = "MINICPMV_PEERS_PROFILE"
+"""Variable: if set, the first step is profiled."""
+_OPERATIONS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "mkldnn_convolution", "convolution_backward"),
+    "attention kernels": (
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_flash_attention_for_cpu_backward",
+    ),
+    "softmax": ("_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data"),
+    "copies and casts": ("copy_", "cat", "fill_", "zero_", "clone", "index", "_index_put_impl_", "masked_fill_"),
+    "optimizer": ("_fused_adamw_", "_fused_adam_"),
+    "dropout": ("bernoulli_", "native_dropout", "native_dropout_backward"),
+}
+"""What is not here is elementwise, a sum, a norm or an activation."""
 
 
 class Events:
@@ -61,6 +76,41 @@ def tree_seconds() -> float:
     return total
 
 
+class Profile:
+    """Where the time of one step goes, by kind of operation.
+
+    Args:
+        events: Get it.
+    """
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._recorder: Any = None
+        self._is_over = PROFILE not in os.environ
+
+    def begin(self) -> None:
+        """Begin with the first micro-batch."""
+        if self._is_over or self._recorder is not None:
+            return
+        from torch.profiler import profile  # noqa: PLC0415
+
+        self._recorder = profile()
+        self._recorder.start()
+
+    def end(self) -> None:
+        """End with the optimizer's step."""
+        if self._recorder is None or self._is_over:
+            return
+        self._recorder.stop()
+        self._is_over = True
+        spent: dict[str, float] = {}
+        for event in self._recorder.key_averages():
+            name = event.key.removeprefix("aten::")
+            kind = next((kind for kind, names in _OPERATIONS.items() if name in names), "everything else")
+            spent[kind] = spent.get(kind, 0.0) + event.self_cpu_time_total / 1e6
+        self._events.write("profile", seconds=spent)
+
+
 class Device:
     """The time and memory of a CUDA device, asked for without waiting for it; knows nothing where there is none."""
 
@@ -96,11 +146,12 @@ def watch_trainer(events: Events) -> None:
     import transformers.trainer as module  # noqa: PLC0415
     from transformers import TrainerCallback  # noqa: PLC0415
 
-    device = Device()
+    device, profile = Device(), Profile(events)
     prepare, training_step = module.Trainer.__init__, module.Trainer.training_step
 
     def reporting_step(self: Any, model: Any, inputs: Any, *more: Any, **named: Any) -> Any:
         events.write("batch", **count_batch(inputs))
+        profile.begin()
         return training_step(self, model, inputs, *more, **named)
 
     class Reporter(TrainerCallback):
@@ -110,6 +161,7 @@ def watch_trainer(events: Events) -> None:
             events.write("begin", learning=sum(each.numel() for each in weights), dtypes=dtypes)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            profile.end()
             device.mark()
             events.write("step", step=state.global_step, processor=tree_seconds())
 

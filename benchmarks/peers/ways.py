@@ -1,8 +1,8 @@
 """The ways to train that are compared, and the command of each.
 
-All train the same weights on the same records in the same order, with the same optimizer, rate, LoRA and number of
-records in a step. What is left to each is what costs time and memory: batching, recomputation, precision of the weights
-and the code of the model.
+All train the same weights on the same records, with the same optimizer, rate, LoRA and number of records in a step.
+Peers take records in the order of the file; a packed row takes others of the same epoch, which has two steps. What is
+left to each is what costs time and memory: batching, recomputation, precision of the weights, the code of the model.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _swift(way: Way, run: Run, places: Places, common: list[str]) -> list[str]:
         lora += ["--lora_dropout", _LORA["dropout"], "--target_regex", kind.lora_targets]
         lora += ["--modules_to_save", *kind.in_full]
     places_of = ["--model", str(places.model), "--dataset", str(places.swift)]
-    return ["swift.cli.sft", *places_of, *common, *words.split(), "--system", "", *lora]
+    return ["swift.cli.sft", *places_of, *common, *words.split(), *lora]
 
 
 def _factory(way: Way, run: Run, places: Places, common: list[str]) -> list[str]:

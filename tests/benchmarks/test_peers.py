@@ -156,6 +156,7 @@ def _run(number: int, way: str, seconds: float, **changes: Any) -> dict[str, Any
         "positions": [2700, 2720],
         "learning": 1,
         "dtypes": ["float32"],
+        "profile": {},
     }
     return {"round": number, "kind": "2.6", "method": "full", "way": way, "figures": figures | changes}
 
@@ -174,6 +175,21 @@ def test_the_table_takes_ratios_within_a_round_and_shows_where_we_lose() -> None
         "| ms-swift 4.6.0, as it comes: batch 1, recomputed | 0.267 | 26.7 | 4.00 | 1.62 (2.50, 0.75) | 2.00 | 20, 15 "
         "| 8.000, 7.500 | 405, 2,710 |",
         "| LLaMA-Factory 0.9.5, as it comes: batch 1, recomputed | failed: KeyError: 'x' |  |  |  |  |  |  |  |",
+    ]
+
+
+def test_a_profile_is_shown_side_by_side() -> None:
+    runs = [
+        _run(1, "ours", 2.0, profile={"softmax": 0.5, "matrix products": 1.0}),
+        _run(1, "ms_swift_best", 4.0, profile={"matrix products": 2.0, "dropout": 0.25}),
+    ]
+    assert write_table(runs).splitlines()[6:] == [
+        "| seconds of the first step | this package | ms-swift 4.6.0: batch 4, nothing recomputed |",
+        "| --- | --- | --- |",
+        "| matrix products | 1.0 | 2.0 |",
+        "| softmax | 0.5 | 0.0 |",
+        "| dropout | 0.0 | 0.2 |",
+        "| together | 1.5 | 2.2 |",
     ]
 
 
