@@ -108,9 +108,8 @@ def _tell(record: dict[str, Any]) -> str:
     if "failed" in record:
         return f"{name}: failed\n{record['failed']}"
     figures = record["figures"]
-    return (
-        f"{name}: {figures['processor_seconds']:.2f} processor-s a sample, {figures['memory_gib']:.2f} GiB, losses "
-        + ", ".join(f"{loss:.3f}" for loss in figures["losses"])
+    return f"{name}: {figures['processor_seconds']:.2f} processor-s a sample, losses " + ", ".join(
+        f"{loss:.3f}" for loss in figures["losses"]
     )
 
 
@@ -153,7 +152,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--small", action="store_true", help="tiny models, to try the commands")
     parser.add_argument(
-        "--profile", action="store_true", help="say where the time of the first step goes, which is not in the rates"
+        "--profile",
+        action="store_true",
+        help="say where the time of the first step goes, instead of its time and the peak of memory",
     )
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "minicpmv-peers", help="of environments")
     parser.add_argument("--output", type=Path, help="write every run there, as JSON")

@@ -35,11 +35,12 @@ class Figures:
     trained_tokens_per_second: float
     processor_seconds: float
     """Of a sample, in the whole tree of processes."""
-    memory_gib: float
-    """Largest sum over the processes, or on a CUDA device what torch had allocated there."""
-    first_step_seconds: float
+    memory_gib: float | None
+    """Largest sum over the processes, or on a CUDA device what torch had allocated there. None, as the next two, if the
+    first step was profiled, which takes time and memory."""
+    first_step_seconds: float | None
     """From the command to the end of its first step."""
-    first_step_processor_seconds: float
+    first_step_processor_seconds: float | None
     losses: list[float]
     """Of each step, before its update."""
     trained_tokens: list[int]
@@ -130,20 +131,21 @@ def figures_of(lines: Sequence[dict[str, Any]], *, started: float, memory: int, 
     first, last, timed = steps[0], steps[-1], len(steps) - 1
     end = next((line for line in lines if line["event"] == "end"), {})
     begin = next(line for line in lines if line["event"] == "begin")
+    profiled = next((line["seconds"] for line in lines if line["event"] == "profile"), {})
     seconds = sum(end["device_seconds"]) if "device_seconds" in end else last["time"] - first["time"]
     return Figures(
         samples_per_second=timed * records_of_a_step / seconds,
         trained_tokens_per_second=sum(trained[1:]) / seconds,
         processor_seconds=(last["processor"] - first["processor"]) / (timed * records_of_a_step),
-        memory_gib=end.get("device_memory", memory) / 2**30,
-        first_step_seconds=first["time"] - started,
-        first_step_processor_seconds=first["processor"],
+        memory_gib=None if profiled else end.get("device_memory", memory) / 2**30,
+        first_step_seconds=None if profiled else first["time"] - started,
+        first_step_processor_seconds=None if profiled else first["processor"],
         losses=[line["loss"] for line in lines if line["event"] == "loss"],
         trained_tokens=trained,
         positions=positions,
         learning=begin["learning"],
         dtypes=begin["dtypes"],
-        profile=next((line["seconds"] for line in lines if line["event"] == "profile"), {}),
+        profile=profiled,
     )
 
 

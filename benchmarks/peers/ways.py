@@ -45,8 +45,10 @@ _BATCH_1 = "batch 1, recomputed"
 _BATCH_4 = "batch 4, nothing recomputed"
 
 WAYS = {
-    "ours": Way(peer="ours", label="this package", kinds=("2.6", "4.6"), recomputes=False),
-    "ours_recomputed": Way(peer="ours", label="this package, recomputed", kinds=("2.6", "4.6"), recomputes=True),
+    "ours": Way(peer="ours", label="this package: nothing recomputed", kinds=("2.6", "4.6"), recomputes=False),
+    "ours_recomputed": Way(
+        peer="ours", label="this package, as it comes: recomputed", kinds=("2.6", "4.6"), recomputes=True
+    ),
     "ms_swift": Way(
         peer="ms_swift", label=f"{_SWIFT}, as it comes: {_BATCH_1}", kinds=("2.6", "4.6"), batch=1, recomputes=True
     ),

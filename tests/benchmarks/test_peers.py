@@ -143,6 +143,14 @@ def test_a_device_measures_its_own_time_and_memory() -> None:
     assert figures.memory_gib == 5
 
 
+def test_a_profiled_training_has_rates_but_no_peak_of_memory() -> None:
+    lines = [*_events(), {"event": "profile", "time": 10.0, "seconds": {"softmax": 1.0}}]
+    figures = figures_of(lines, started=1.0, memory=3 * 2**30, records_of_a_step=4)
+    assert figures.processor_seconds == 16 / 8
+    assert figures.profile == {"softmax": 1.0}
+    assert [figures.memory_gib, figures.first_step_seconds, figures.first_step_processor_seconds] == [None] * 3
+
+
 def _run(number: int, way: str, seconds: float, **changes: Any) -> dict[str, Any]:
     figures = {
         "samples_per_second": 1 / seconds,
@@ -162,19 +170,28 @@ def _run(number: int, way: str, seconds: float, **changes: Any) -> dict[str, Any
 
 
 def test_the_table_takes_ratios_within_a_round_and_shows_where_we_lose() -> None:
-    runs = [_run(1, "ours", 2.0), _run(1, "ms_swift", 5.0), _run(2, "ours", 4.0), _run(2, "ms_swift", 3.0)]
+    runs = [
+        _run(1, "ours", 2.0),
+        _run(1, "ms_swift", 5.0),
+        _run(1, "ours_recomputed", 3.0),
+        _run(2, "ours", 4.0),
+        _run(2, "ms_swift", 3.0),
+    ]
     runs.append({"round": 1, "kind": "2.6", "method": "full", "way": "llama_factory", "failed": "words\nKeyError: 'x'"})
     assert write_table(runs).splitlines() == [
         "**2.6, full**",
         "",
-        "|  | samples/s | trained tokens/s | processor-s a sample | ours is faster, by processor time "
-        "| peak memory, GiB | to the end of step 1, s: clock, processor | loss of each step "
-        "| trained tokens and positions of a step |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| this package | 0.375 | 37.5 | 3.00 | 1.00 (1.00, 1.00) | 1.50 | 20, 15 | 8.000, 7.500 | 405, 2,710 |",
-        "| ms-swift 4.6.0, as it comes: batch 1, recomputed | 0.267 | 26.7 | 4.00 | 1.62 (2.50, 0.75) | 2.00 | 20, 15 "
+        "|  | samples/s | trained tokens/s | processor-s a sample | times ours as it comes "
+        "| times ours, nothing recomputed | peak memory, GiB | to the end of step 1, s: clock, processor "
+        "| loss of each step | trained tokens and positions of a step |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| this package: nothing recomputed | 0.375 | 37.5 | 3.00 | 0.67 | 1.00 (1.00, 1.00) | 1.50 | 20, 15 "
         "| 8.000, 7.500 | 405, 2,710 |",
-        "| LLaMA-Factory 0.9.5, as it comes: batch 1, recomputed | failed: KeyError: 'x' |  |  |  |  |  |  |  |",
+        "| ms-swift 4.6.0, as it comes: batch 1, recomputed | 0.267 | 26.7 | 4.00 | 1.67 | 1.62 (2.50, 0.75) | 2.00 "
+        "| 20, 15 | 8.000, 7.500 | 405, 2,710 |",
+        "| this package, as it comes: recomputed | 0.333 | 33.3 | 3.00 | 1.00 | 1.50 | 1.50 | 20, 15 "
+        "| 8.000, 7.500 | 405, 2,710 |",
+        "| LLaMA-Factory 0.9.5, as it comes: batch 1, recomputed | failed: KeyError: 'x' |  |  |  |  |  |  |  |  |",
     ]
 
 
@@ -183,8 +200,9 @@ def test_a_profile_is_shown_side_by_side() -> None:
         _run(1, "ours", 2.0, profile={"softmax": 0.5, "matrix products": 1.0}),
         _run(1, "ms_swift_best", 4.0, profile={"matrix products": 2.0, "dropout": 0.25}),
     ]
-    assert write_table(runs).splitlines()[6:] == [
-        "| seconds of the first step | this package | ms-swift 4.6.0: batch 4, nothing recomputed |",
+    assert write_table(runs).splitlines()[7:] == [
+        "| seconds of the first step | this package: nothing recomputed "
+        "| ms-swift 4.6.0: batch 4, nothing recomputed |",
         "| --- | --- | --- |",
         "| matrix products | 1.0 | 2.0 |",
         "| softmax | 0.5 | 0.0 |",
