@@ -53,7 +53,7 @@ RECIPES = (
     Recipe("2.6", "LoRA, adapters alone", "24", _ALONE),
     Recipe("4.5", "QLoRA, adapters alone", "16", _PACKED),
     Recipe("4.5", "LoRA, adapters alone", "24", _ALONE),
-    Recipe("4.6", "LoRA", "16", _LORA),
+    Recipe("4.6", "LoRA", "16", f"{_LORA} --gradient_accumulation_steps 1"),
     Recipe("4.6", "QLoRA, adapters alone", "16", _PACKED),
     Recipe("4.6", "full", "24", _RELEASED),
     Recipe("4.7-1B", "full, 8-bit states", "24", f"{_RELEASED} --optim adamw_bnb_8bit"),

@@ -53,17 +53,17 @@ class TokenWriter:
         self._answers: list[bool] = []
         self._weights: list[float] = []
         self._waiting: list[tuple[str, bool]] = []  # stretches of text, and whether each is a template's
-        self._expected: tuple[int, float] | None = (
-            None  # label and weight of the next token: an end that is not written
-        )
+        self._expected: tuple[int, float] | None = None  # label and weight of an end that is not written
         self._weight: float | None = None  # of the waiting text, if it is an answer's
         self.slots_of_each: list[list[int]] = []
         """Of each image, where the slots of each slice begin."""
 
     def write_template(self, text: str) -> None:
+        """Write the format's text, in which control tokens are tokens."""
         self._write(self._vocabulary.split_template(text), is_template=True)
 
     def write_content(self, text: str) -> None:
+        """Write what somebody else than the model says: a control token's spelling is plain text."""
         self._write(self._vocabulary.split_content(text))
 
     def write_answer(self, text: str, weight: float, *, goes_on: bool = False) -> None:
@@ -73,17 +73,21 @@ class TokenWriter:
         self._write(self._vocabulary.split_content(text), weight=weight)
 
     def write_answer_format(self, text: str, weight: float) -> None:
+        """Write words of the format within an answer, which are trained like it."""
         self._write(self._vocabulary.split_template(text), weight=weight, is_template=True)
 
     def write_end(self, text: str, weight: float) -> None:
+        """Write the token that ends an answer."""
         self._flush()
         self._append([self._vocabulary[text]], [True], weight=weight)
 
     def expect(self, text: str, weight: float) -> None:
+        """Train the next token's place to be an end that the format does not write (2.0)."""
         self._flush()
         self._expected = (self._vocabulary[text] if weight else IGNORED, weight)
 
     def write_image(self, pieces: Iterator[str | int], slot: int) -> None:
+        """Write an image's block: text of the format, and how many slots come next."""
         slots: list[int] = []
         for piece in pieces:
             if isinstance(piece, str):
@@ -95,6 +99,7 @@ class TokenWriter:
         self.slots_of_each.append(slots)
 
     def finish(self) -> EncodedSample:
+        """Return what was written."""
         self._flush()
         assert self._expected is None, "an unwritten end needs a token after it"
         weights = None if {0.0, 1.0}.issuperset(self._weights) else self._weights
