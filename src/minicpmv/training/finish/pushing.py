@@ -102,8 +102,8 @@ def upload_saved(upload: Upload, directory: str) -> None:
     except (MiniCPMVError, OSError) as error:
         said = str(error).partition("\n  fix: ")[0]
         raise CheckpointError(
-            f"--push_to_hub: found an upload that failed ({said}), expected one that succeeds; the run is finished, and "
-            f"its model is saved in {directory}\n"
+            f"--push_to_hub: found an upload that failed ({said}), expected one that succeeds; the run is finished "
+            f"and its model is saved in {directory}\n"
             f"  fix: {shlex.join(upload.command(directory))}"
         ) from error
     say(f"Uploaded: {address}")
