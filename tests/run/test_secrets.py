@@ -45,8 +45,7 @@ def test_run_repeats_no_secret_of_its_command_anywhere(data: str, tmp_path: Path
         *["--hub_token", SECRETS["flag"], "--save_steps", "1", "--report", "true", "--use_lora", "true"],
         *["--report_to", "tensorboard", "--logging_dir", str(tmp_path / "boards")],
         *["--run_name", f"https://me:{SECRETS['address']}@host/x?sig={SECRETS['query']}"],
-        *["--project", f"Authorization: Bearer {SECRETS['bearer']} {SECRETS['shape']}"],
-        *["--hub_model_id", SECRETS["environment"]],
+        *["--project", f"Authorization: Bearer {SECRETS['bearer']} {SECRETS['shape']} {SECRETS['environment']}"],
     ]
     done = run(["train", *given], MY_API_KEY=SECRETS["environment"])
     assert done.returncode == 0, done.stderr
