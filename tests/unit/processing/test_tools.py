@@ -101,7 +101,7 @@ def test_a_copy_need_not_render_the_template_again(
 ) -> None:
     ids = processor.encode_text(turns_of(MESSAGES)).input_ids
     copy = pickle.loads(pickle.dumps(processor))  # noqa: S301  made here
-    monkeypatch.setattr("minicpmv.processing.processor.read_tools_frame", None)
+    monkeypatch.setattr("minicpmv.processing.conversation_processor.read_tools_frame", None)
     assert copy.encode_text(turns_of(MESSAGES)).input_ids == ids
 
 
