@@ -128,7 +128,8 @@ KINDS = {
     ),
     "4.6": Kind(
         make=_make_4_6,
-        lora_targets=r"model\.language_model\.layers\.\d+\.self_attn\.(q_proj|k_proj|v_proj|o_proj)",
+        lora_targets=r"model\.language_model\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|o_proj)|"
+        r"linear_attn\.(in_proj_qkv|in_proj_z|out_proj))",
         in_full=("vision_tower", "merger"),
         swift_type="minicpmv4_6",
         needs_released_code=False,

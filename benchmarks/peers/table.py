@@ -36,6 +36,7 @@ def write_table(records: Sequence[Record]) -> str:
             found = [each for each in records if (each["kind"], each["method"]) == (kind, method)]
             if found:
                 parts.append(f"**{kind}, {_METHOD_NAMES[method]}**\n\n{_table(found)}")
+                parts += _unequal(found)
                 profiled = [each for each in found if each.get("figures", {}).get("profile")]
                 if profiled:
                     parts.append(_profiles(profiled))
@@ -59,6 +60,17 @@ def _table(records: Sequence[Record]) -> str:
         elif failed is not None:
             lines.append(_row([WAYS[way].label, f"failed: {failed.splitlines()[-1]}", *[""] * (len(_COLUMNS) - 2)]))
     return "\n".join(lines)
+
+
+def _unequal(records: Sequence[Record]) -> list[str]:
+    """Name the ways whose comparison is not fair, as another number of weights learns than in ours."""
+    learning = {each["way"]: each["figures"]["learning"] for each in records if "figures" in each}
+    expected = learning.get("ours", learning.get("ours_recomputed"))
+    return [
+        f"**Not comparable**: {WAYS[way].label} trains {number:,} weights, this package {expected:,}."
+        for way, number in learning.items()
+        if expected is not None and number != expected
+    ]
 
 
 def _profiles(records: Sequence[Record]) -> str:

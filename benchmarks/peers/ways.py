@@ -142,8 +142,9 @@ def _ours(way: Way, run: Run, places: Places, common: list[str]) -> list[str]:
         f" --data_cache false --verify_saved false --report false --activation_checkpointing {_word(way.recomputes)}"
     )
     lora = f"--use_lora true --lora_r {_LORA['r']} --lora_alpha {_LORA['alpha']} --lora_dropout {_LORA['dropout']}"
+    adapter = [*lora.split(), "--lora_target_modules", KINDS[run.kind].lora_targets] if run.method == "lora" else []
     places_of = ["--model_name_or_path", str(places.model), "--data_path", str(places.ours)]
-    return ["minicpmv.training", *places_of, *common, *words.split(), *(lora.split() if run.method == "lora" else [])]
+    return ["minicpmv.training", *places_of, *common, *words.split(), *adapter]
 
 
 def _swift(way: Way, run: Run, places: Places, common: list[str]) -> list[str]:

@@ -195,6 +195,14 @@ def test_the_table_takes_ratios_within_a_round_and_shows_where_we_lose() -> None
     ]
 
 
+def test_a_way_that_trains_other_weights_is_named() -> None:
+    runs = [_run(1, "ours", 2.0, learning=1200), _run(1, "ms_swift", 5.0, learning=1000)]
+    label = "ms-swift 4.6.0, as it comes: batch 1, recomputed"
+    named = f"**Not comparable**: {label} trains 1,000 weights, this package 1,200."
+    assert named in write_table(runs).splitlines()
+    assert "Not comparable" not in write_table([_run(1, "ours", 2.0), _run(1, "ms_swift", 5.0)])
+
+
 def test_a_profile_is_shown_side_by_side() -> None:
     runs = [
         _run(1, "ours", 2.0, profile={"softmax": 0.5, "matrix products": 1.0}),
