@@ -148,8 +148,8 @@ def test_missing_package_of_a_tracker_is_named(name: str, monkeypatch: pytest.Mo
     ("asked", "fix"),
     [
         ("wandbb", "did you mean wandb"),
-        ("none,wandb", "such as --report_to tensorboard"),
-        ("", "such as --report_to tensorboard"),
+        ("none,wandb", "or all or none by itself"),
+        ("", "or all or none by itself"),
     ],
 )
 def test_unknown_tracker_is_refused(asked: str, fix: str) -> None:
