@@ -53,7 +53,7 @@ def fingerprint(
         ("--vision_lr 1e-6", "--vision_lr: null then, 1e-06 now"),
         ("--bf16 true", "--bf16: false then, true now"),
         ("--max_slice_nums 4", "--max_slice_nums: null then, 4 now"),
-        ("--gradient_accumulation_steps 2", "--gradient_accumulation_steps: 1 then, 2 now"),
+        ("--gradient_accumulation_steps 3", "--gradient_accumulation_steps: 2 then, 3 now"),
         ("--torch_compile true", "--torch_compile: null then, {} now"),
         ("--full_determinism true", "--full_determinism: false then, true now"),
         ("--dataloader_in_order false --dataloader_num_workers 1", "--dataloader_in_order: true then, false now"),
