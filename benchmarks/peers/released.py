@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["VARIABLE", "MissingCode", "find_code", "lay_code"]
+__all__ = ["AUTO_MAPS", "VARIABLE", "MissingCode", "find_code", "lay_code", "mend"]
 
 VARIABLE = "MINICPMV_RELEASED_CODE"
 
@@ -25,7 +25,7 @@ _FILES = (
     "resampler.py",
     "tokenization_minicpmv_fast.py",
 )
-_NAMES = {
+AUTO_MAPS = {
     "config.json": {
         "AutoConfig": "configuration_minicpm.MiniCPMVConfig",
         "AutoModel": "modeling_minicpmv.MiniCPMV",
@@ -80,7 +80,7 @@ def lay_code(code: Path, model: Path, directory: Path) -> Path:
     shutil.copytree(model, directory)
     for name in _FILES:
         (directory / name).write_text(mend(name, (code / name).read_text(encoding="utf-8")), encoding="utf-8")
-    for name, names in _NAMES.items():
+    for name, names in AUTO_MAPS.items():
         content = json.loads((directory / name).read_text(encoding="utf-8"))
         (directory / name).write_text(json.dumps(content | {"auto_map": names}, indent=1), encoding="utf-8")
     return directory

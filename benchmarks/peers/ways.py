@@ -32,11 +32,6 @@ class Way:
     """Records of a micro-batch; a packed row holds those of one step."""
     recomputes: bool
 
-    @property
-    def is_best(self) -> bool:
-        """Whether it is a peer's best setting here: nothing recomputed, and no more micro-batches than one."""
-        return self.peer != "ours" and not self.recomputes
-
 
 _SWIFT = "ms-swift 4.6.0"
 _TRL = "TRL 1.16.0"

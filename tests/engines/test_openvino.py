@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.peers.released import AUTO_MAPS, mend
 from minicpmv.inference.loading import load_model
 from tests.engines.conftest import Drive
 from tests.engines.ours import ask, distance
@@ -23,29 +24,15 @@ pytestmark = [
     ),
 ]
 
-_NAMES = {
-    "config.json": {
-        "AutoConfig": "configuration_minicpm.MiniCPMVConfig",
-        "AutoModel": "modeling_minicpmv.MiniCPMV",
-        "AutoModelForCausalLM": "modeling_minicpmv.MiniCPMV",
-    },
-    "preprocessor_config.json": {
-        "AutoProcessor": "processing_minicpmv.MiniCPMVProcessor",
-        "AutoImageProcessor": "image_processing_minicpmv.MiniCPMVImageProcessor",
-    },
-    "tokenizer_config.json": {"AutoTokenizer": [None, "tokenization_minicpmv_fast.MiniCPMVTokenizerFast"]},
-}
-
 
 def _with_code(tuned: Path, directory: Path) -> Path:
     """A copy of a tuned directory as it would be had its base held the code."""
     shutil.copytree(tuned, directory, ignore=shutil.ignore_patterns("checkpoint-*", "runs", "verification"))
     for file in Path(os.environ["MINICPMV_RELEASED_CODE"]).glob("*.py"):
         shutil.copy(file, directory)
-    # A name that torch no longer lends this file.
     resampler = directory / "resampler.py"
-    resampler.write_text("from typing import List\n" + resampler.read_text(encoding="utf-8"), encoding="utf-8")
-    for name, names in _NAMES.items():
+    resampler.write_text(mend(resampler.name, resampler.read_text(encoding="utf-8")), encoding="utf-8")
+    for name, names in AUTO_MAPS.items():
         content = json.loads((directory / name).read_text(encoding="utf-8"))
         (directory / name).write_text(json.dumps(content | {"auto_map": names}), encoding="utf-8")
     return directory

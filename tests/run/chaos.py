@@ -24,8 +24,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from minicpmv.files.atomic_files import STAGING
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.training.checkpoints.manifest import find_fault
-from minicpmv.training.checkpoints.staging import list_checkpoints
 from tests.run import forked
 from tests.run.training import flags, make_data
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer
 
 import minicpmv.training.start.dry_run as preflight_module
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.files.disk_space import free_bytes
 from minicpmv.training.checkpoints.manifest import find_fault, num_bytes
-from minicpmv.training.checkpoints.staging import list_checkpoints
 from minicpmv.training.run import main
 from tests.run.forked import run_command
 from tests.run.training import flags, make_data

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from minicpmv.training.checkpoints.staging import list_checkpoints
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.training.monitoring.progress import RunProgress
 from minicpmv.training.run import main
 from tests.processes import started, wait_for

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from minicpmv.cli.main import main
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.inference.loading import load_model, load_processor
-from minicpmv.training.checkpoints.staging import list_checkpoints
 from tests.parity.native_cases import last_logits, logits_without_us
 from tests.precision import bound
 from tests.run import forked

@@ -10,8 +10,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from minicpmv.data.samples.dataset import ConversationDataset
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.models.adapters.base_identity import BASE_FILE
-from minicpmv.training.checkpoints.staging import list_checkpoints
 from minicpmv.training.finish import reload
 from minicpmv.training.run import main
 from tests.run import poisoned

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from minicpmv.cli.main import main
-from minicpmv.training.checkpoints.staging import list_checkpoints
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from tests.omni import SPEECH, assets_of, carried_in, write_omni
 from tests.precision import precision_flags
 from tests.run import forked

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.training.checkpoints.lock import LOCK
 from minicpmv.training.checkpoints.manifest import find_fault
-from minicpmv.training.checkpoints.staging import list_checkpoints
 from tests.run.forked import exit_code, run_command, start
 from tests.run.training import flags, make_data, read_run
 

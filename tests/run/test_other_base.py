@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from minicpmv.cli.main import main
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.inference.loading import load_model
 from minicpmv.models.adapters.base_identity import BASE_FILE, OtherBaseWarning
-from minicpmv.training.checkpoints.staging import list_checkpoints
 from minicpmv.training.run import main as train
 from tests.run.training import flags, make_data, read_run
 from tests.tiny import FIXTURES, save_picture

@@ -23,7 +23,7 @@ from tqdm import TMonitor
 
 import minicpmv
 from minicpmv.errors import DataError, MachineError, UsageError
-from minicpmv.training.checkpoints.staging import list_checkpoints
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.training.flags.arguments import parse_arguments
 from tests.docs.repository import ROOT
 from tests.run.forked import minicpmv as command

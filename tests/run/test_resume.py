@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from minicpmv.files.atomic_files import STAGING
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.training.checkpoints.manifest import find_fault
-from minicpmv.training.checkpoints.staging import list_checkpoints
 from minicpmv.training.run import main, train
 from tests.run import chaos, forked
 from tests.run.training import flags, make_data, run_here, same_bytes

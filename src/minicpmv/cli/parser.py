@@ -21,7 +21,7 @@ __all__ = ["CommandParser"]
 _NAMED = ("adapter", "data", "model", "output")
 """Positional arguments that may also be given as an option of the same name."""
 _PLACES = ("ADAPTER", "DIR", "DIRECTORY", "FILE", "OTHER", "OUT", "PATH", "RUN")
-"""What an option that names a file or a folder is called in the usage, in addition to those above."""
+"""Names, in the usage, of values that are a file or a folder."""
 _OF_ONE = re.compile(r"argument (?P<name>\S+): (?P<fault>.*)", re.DOTALL)
 _NOT_A_CHOICE = re.compile(r"invalid choice: (?P<found>'.*?'|\S+) \(choose from (?P<choices>.*)\)", re.DOTALL)
 _NOT_A_KIND = re.compile(r"invalid (?P<kind>\w+) value: (?P<found>.*)", re.DOTALL)

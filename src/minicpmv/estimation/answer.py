@@ -57,7 +57,7 @@ class Answer:
     durations: dict[str, Duration]
     """Durations by device, for those whose peak is known."""
     recomputed: dict[str, Choice]
-    """By device, how many layers a run with ``--activation_checkpointing auto`` would recompute on it."""
+    """The layers that ``--activation_checkpointing auto`` would recompute, by device."""
     changes: list[tuple[tuple[str, ...], Memory]]
     """Flags to add, and the memory that the run then needs; searched where it does not fit as asked."""
 

@@ -17,6 +17,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText
 
 from minicpmv.devices.inspection import inspect_machine, look_at
 from minicpmv.errors import CheckpointError, MachineError
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.machine.precision import precision_of
 from minicpmv.machine.support import refuse_unusable
 from minicpmv.models.adapters.adapter_config import read_adapter_config
@@ -283,17 +284,15 @@ def _refuse_stopped(directory: Path) -> None:
     Raises:
         CheckpointError: The directory is that of such a run.
     """
-    numbers = [
-        int(file.parent.name.removeprefix("checkpoint-"))
-        for name in (_ADAPTER_CONFIG, "config.json")
-        for file in directory.glob(f"checkpoint-*/{name}")
-        if file.parent.name.removeprefix("checkpoint-").isdecimal()
+    usable = [
+        path
+        for path in list_checkpoints(directory)
+        if any((path / name).is_file() for name in (_ADAPTER_CONFIG, "config.json"))
     ]
-    if numbers:
-        newest = directory / f"checkpoint-{max(numbers)}"
+    if usable:
         raise CheckpointError(
             f"{directory}: found a run that has not saved its model yet, expected a finished one\n"
-            f"  fix: name its newest checkpoint, {newest}, or finish the run: the command that started it, with "
+            f"  fix: name its newest checkpoint, {usable[-1]}, or finish the run: the command that started it, with "
             "--resume_from_checkpoint true"
         )
 

@@ -1,4 +1,4 @@
-"""What a processor encodes: conversations with pictures and films, in tokens and pixels or in tokens alone.
+"""Encodes conversations with pictures and films: in tokens and pixels, or in tokens alone.
 
 It joins a tokenizer and an image processor by the release's chat format. Files of checkpoints, transformers' messages
 and batches are ``processor``'s.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, cast
 
 from minicpmv.data.sources.skipping import SKIPPED
 from minicpmv.errors import UsageError
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.report.facts import check_facts, check_state, check_verification, is_number, is_step
 from minicpmv.terminal.redaction import clean_settings
 from minicpmv.wording import counted
@@ -36,7 +36,6 @@ _VERIFICATION = "verification.json"
 FILES = (RUN, LOG, SAMPLES, BEFORE, AFTER, SKIPPED, _VERIFICATION)
 """Files of a run's directory that are read; of its checkpoints, only the newest trainer state is."""
 _STATE = "trainer_state.json"
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 Entry = Mapping[str, Any]
 
@@ -104,10 +103,8 @@ def read_run(directory: str | Path) -> Run:
 
 def _newest_state(root: Path, faults: list[str]) -> Entry:
     """Read the trainer state of the newest checkpoint."""
-    if not root.is_dir():
-        return {}
-    found = [(int(match[1]), path) for path in root.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))]
-    return check_state(_read_json(max(found)[1] / _STATE, faults), faults) if found else {}
+    found = list_checkpoints(root)
+    return check_state(_read_json(found[-1] / _STATE, faults), faults) if found else {}
 
 
 def _read_json(path: Path, faults: list[str]) -> Entry:

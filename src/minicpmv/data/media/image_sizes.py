@@ -75,7 +75,7 @@ class _Fault:
     """The first."""
     error: ImageError
     cause: BaseException | None
-    """What the error came from: pickling it loses that."""
+    """The error's ``__cause__``, which pickling the error would lose."""
     uses: int
 
 

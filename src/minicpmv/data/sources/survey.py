@@ -122,7 +122,7 @@ class Survey:
     image_root: str | None = None
     version: Version | None = None
     kind: Kind | None = None
-    """What a run is to make of records; if not given, they may be of any kind."""
+    """The kind of records that a run would read; None accepts any."""
     findings: list[Finding] = field(default_factory=list[Finding])
     """In the order in which they were found: for each file text, then for all images, each in file order."""
     num_image_files: int = 0

@@ -56,7 +56,7 @@ class TokenWriter:
         self._expected: tuple[int, float] | None = None  # label and weight of an end that is not written
         self._weight: float | None = None  # of the waiting text, if it is an answer's
         self.slots_of_each: list[list[int]] = []
-        """Of each image, where the slots of each slice begin."""
+        """The positions at which the slots of each slice begin, a list for each image."""
 
     def write_template(self, text: str) -> None:
         """Write the format's text, in which control tokens are tokens."""

@@ -12,12 +12,12 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from minicpmv.errors import CheckpointError
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.models.checkpoints.loading import refuse_misfits
 from minicpmv.models.checkpoints.own_tensors import OwnTensors
 from minicpmv.models.skeleton import build_skeleton
 from minicpmv.training.checkpoints.manifest import find_fault
 from minicpmv.training.checkpoints.pickles import find_foreign_object
-from minicpmv.training.checkpoints.staging import list_checkpoints
 from minicpmv.training.distributed.fsdp import hand_out
 
 __all__ = ["find_own_checkpoint", "restore_weights"]

@@ -16,10 +16,11 @@ from transformers import TrainingArguments
 
 from minicpmv.data.media.image_digests import Change, PictureDigests
 from minicpmv.errors import CheckpointError, MiniCPMVError, UsageError
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.training.checkpoints.fingerprint import find_changes, find_extension, find_other_base, find_other_lengths
 from minicpmv.training.checkpoints.manifest import find_fault, read_manifest
 from minicpmv.training.checkpoints.pickles import find_foreign_object
-from minicpmv.training.checkpoints.staging import list_checkpoints, remove_checkpoints, remove_stale
+from minicpmv.training.checkpoints.staging import remove_checkpoints, remove_stale
 from minicpmv.training.distributed.console import notice
 from minicpmv.training.distributed.engine import name_engine
 from minicpmv.training.distributed.processes import gather

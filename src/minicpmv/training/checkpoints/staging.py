@@ -7,35 +7,21 @@ could be mistaken for a checkpoint. The trainer decides what the files hold.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from minicpmv.files.atomic_files import STAGING
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.training.checkpoints.manifest import find_fault, sync
 
 __all__ = [
-    "list_checkpoints",
     "publish",
     "remove_checkpoints",
     "remove_stale",
     "rotate",
 ]
-
-_NAME = re.compile(r"checkpoint-(\d+)")
-
-
-def list_checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
-    """List ``checkpoint-N`` directories by step, oldest first."""
-    root = Path(output_dir)
-    if not root.is_dir():
-        return []
-    found = [
-        (int(match[1]), path) for path in root.iterdir() if (match := _NAME.fullmatch(path.name)) and path.is_dir()
-    ]
-    return [path for _, path in sorted(found)]
 
 
 def remove_stale(output_dir: str | os.PathLike[str]) -> list[str]:

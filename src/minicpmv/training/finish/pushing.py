@@ -25,7 +25,7 @@ _NEEDING_A_PUSH = ("hub_model_id", "hub_private_repo", "hub_strategy")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Upload:
-    """Where a run's model goes."""
+    """A repository on a hub that receives a run's model."""
 
     name: str
     """``owner/name``, or ``modelscope:owner/name``."""

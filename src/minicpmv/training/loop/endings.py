@@ -8,8 +8,8 @@ from pathlib import Path
 from transformers import TrainingArguments
 
 from minicpmv.errors import DataError, NotFiniteError
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.training.checkpoints.resume import ResumePoint
-from minicpmv.training.checkpoints.staging import list_checkpoints
 from minicpmv.training.distributed.processes import wait_for_all
 from minicpmv.training.loop.boundary import Stopped
 from minicpmv.training.loop.interruption import Interrupted, Interruption

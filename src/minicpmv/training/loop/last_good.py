@@ -11,8 +11,8 @@ from pathlib import Path
 
 from transformers import TrainingArguments
 
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.training.checkpoints.manifest import find_fault
-from minicpmv.training.checkpoints.staging import list_checkpoints
 
 __all__ = ["way_out"]
 

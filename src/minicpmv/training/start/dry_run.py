@@ -26,12 +26,12 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from minicpmv.data.batches.plan import Rows
 from minicpmv.data.batches.row_planner import RowPlanner
 from minicpmv.devices.memory import total_memory
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.files.disk_space import DiskError, free_bytes
 from minicpmv.files.scratch import scratch_folder
 from minicpmv.machine.system import num_launched
 from minicpmv.training.checkpoints.checkpoint_size import estimate_bytes, num_elements
 from minicpmv.training.checkpoints.resume import ResumePoint
-from minicpmv.training.checkpoints.staging import list_checkpoints
 from minicpmv.training.distributed.console import is_first_process, notice, say
 from minicpmv.training.distributed.processes import gather, raise_together
 from minicpmv.training.flags.declarations import RunArguments

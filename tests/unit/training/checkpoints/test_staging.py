@@ -13,10 +13,11 @@ from transformers import Trainer
 
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.files.atomic_files import STAGING
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.training.checkpoints.manifest import MANIFEST, find_fault, seal
 from minicpmv.training.checkpoints.restoring import find_own_checkpoint
 from minicpmv.training.checkpoints.resume import Setting, choose_resume_point
-from minicpmv.training.checkpoints.staging import list_checkpoints, publish, remove_stale, rotate
+from minicpmv.training.checkpoints.staging import publish, remove_stale, rotate
 from minicpmv.training.loop import checkpointing
 from minicpmv.training.loop.checkpointing import CheckpointingTrainer
 
