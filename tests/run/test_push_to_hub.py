@@ -50,8 +50,8 @@ def test_a_run_whose_upload_fails_is_finished(tmp_path: Path, monkeypatch: pytes
     words = flags(make_data(tmp_path), output, "--push_to_hub", "true", "--hub_model_id", "me/receipts", steps=1)
     with pytest.raises(CheckpointError) as told:
         train(words)
-    assert "the run is finished, and its model is saved in " in str(told.value)
-    assert "the hub refuses the upload\n  fix: " in str(told.value)
+    assert "the hub refuses the upload), expected one that succeeds; the run is finished" in str(told.value)
+    assert f"its model is saved in {output}\n  fix: correct the name; then " in str(told.value)
     assert f"push {output} me/receipts" in str(told.value)
     assert read_run(output)["status"] == "finished"
     assert (output / "model.safetensors").exists()

@@ -100,10 +100,11 @@ def upload_saved(upload: Upload, directory: str) -> None:
     try:
         address = push(plan_push(directory, upload.name, base=upload.base), is_private=upload.is_private)
     except (MiniCPMVError, OSError) as error:
-        said = str(error).partition("\n  fix: ")[0]
+        said, _, mending = str(error).partition("\n  fix: ")
+        again = "; then ".join(filter(None, [mending, shlex.join(upload.command(directory))]))
         raise CheckpointError(
             f"--push_to_hub: found an upload that failed ({said}), expected one that succeeds; the run is finished "
             f"and its model is saved in {directory}\n"
-            f"  fix: {shlex.join(upload.command(directory))}"
+            f"  fix: {again}"
         ) from error
     say(f"Uploaded: {address}")
