@@ -32,6 +32,7 @@ from minicpmv.estimation.answer import Question, answer
 from minicpmv.models.configuration import read_model_config
 from minicpmv.models.skeleton import model_class
 from minicpmv.training import run
+from minicpmv.training.start import learner
 
 __all__ = ["CASES", "Case", "measure"]
 
@@ -194,14 +195,14 @@ def run_case(name: str, model: Path) -> dict[str, float]:
         flags = [*common.split(), *kept.split(), "--output_dir", folder, *case.flags]
         data = str(model / "data" / "train.jsonl")
         watch = _Watch()
-        build: Any = run._build_model  # pyright: ignore[reportPrivateUsage]
+        build: Any = learner._build_model  # pyright: ignore[reportPrivateUsage]
 
         def build_watched(*args: Any) -> Any:
             torch.nn.Linear(64, 64)(torch.rand(64, 64)).sum().backward()  # what torch itself sets up at the first use
             watch.before = _resident("VmRSS")
             return build(*args)
 
-        run._build_model = build_watched  # pyright: ignore[reportPrivateUsage]
+        learner._build_model = build_watched  # pyright: ignore[reportPrivateUsage]
         run.train(["--model_name_or_path", str(model), "--data_path", data, *flags], callbacks=[watch])
         question = Question(
             arguments=("--model_name_or_path", str(model), "--data_path", data, *flags),

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import minicpmv.training.run as run
 from minicpmv.training.__main__ import main
+from minicpmv.training.start import learner
 
 if __name__ == "__main__":
     folder, *flags = sys.argv[1:]
-    load = run.load_base
+    load = learner.load_base
 
     def load_and_tell(*args: Any) -> Any:
         model = load(*args)
@@ -23,5 +23,5 @@ if __name__ == "__main__":
         Path(folder, os.environ["RANK"]).write_text(" ".join(devices))
         return model
 
-    setattr(run, "load_base", load_and_tell)  # noqa: B010  it is typed as what it was
+    setattr(learner, "load_base", load_and_tell)  # noqa: B010  it is typed as what it was
     sys.exit(main(flags))

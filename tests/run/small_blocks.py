@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 
 from minicpmv.data.batches import row_planner
-from minicpmv.training import run
 from minicpmv.training.__main__ import main
+from minicpmv.training.start import planned
 
 if __name__ == "__main__":
     how, *flags = sys.argv[1:]
     row_planner._BLOCK = 4
     if how == "alone":
-        run.work_together = None  # pyright: ignore[reportAttributeAccessIssue]
+        planned.work_together = None  # pyright: ignore[reportAttributeAccessIssue]
     sys.exit(main(flags))

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-import minicpmv.training.run as run_module
 from minicpmv.data.samples.collation import Collator
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.sources.loading import load_records
@@ -24,6 +23,7 @@ from minicpmv.models.skeleton import load_weights
 from minicpmv.processing.processor import MiniCPMVProcessor
 from minicpmv.releases.table import detect_version
 from minicpmv.training.learning.lora import quantization
+from minicpmv.training.start import learner
 from tests.run.training import flags, losses, make_data, read_run, run_here, same_bytes
 from tests.tiny import FIXTURES
 
@@ -60,13 +60,13 @@ def batch(data: str) -> dict[str, Tensor]:
 def live(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The model of the latest run, as training left it."""
     kept: list[Any] = []
-    original = run_module.add_lora
+    original = learner.add_lora
 
     def remember(*args: Any, **kwargs: Any) -> PeftModel:
         kept.append(original(*args, **kwargs))
         return kept[-1]
 
-    monkeypatch.setattr(run_module, "add_lora", remember)
+    monkeypatch.setattr(learner, "add_lora", remember)
     return kept
 
 

@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoProcessor
 
-import minicpmv.training.run as run_module
 from minicpmv.data.samples.collation import Collator
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.sources.loading import load_records
 from minicpmv.processing.processor import MiniCPMVProcessor
+from minicpmv.training.start import learner
 from tests.omni import write_omni
 from tests.parity.cases import VERSIONS
 from tests.run.training import flags, make_data, read_run, run_here
@@ -65,14 +65,14 @@ def adapter(request: pytest.FixtureRequest, data: str, tmp_path_factory: pytest.
     if model.startswith("o-"):
         model = str(write_omni(tmp_path_factory.mktemp("omni") / "base", model))
     live: list[Any] = []
-    original = run_module.add_lora
+    original = learner.add_lora
 
     def remember(*args: Any, **kwargs: Any) -> PeftModel:
         live.append(original(*args, **kwargs))
         return live[0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "add_lora", remember)
+        patch.setattr(learner, "add_lora", remember)
         # The live model that is compared with would answer under autocast: off by 0.12 where 2e-5 is asked.
         run_here(flags(data, output, "--use_lora", "--bf16", "false", model=model))
     with torch.no_grad():

@@ -1,1 +1,4 @@
-"""Builds the trainer of a run, or tries it in a dry run. Only `run`, and the estimate, call it."""
+"""Everything of a run before its first step: settled, beginning, learner, planned, building, or a dry run of it.
+
+Only `run`, and the estimate, call it.
+"""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from transformers import TrainingArguments
 
@@ -18,23 +17,31 @@ from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.inputs.planned_batches import BatchPlan
 from minicpmv.training.inputs.run_inputs import RunInputs
 from minicpmv.training.inputs.shared_memory import Workers
+from minicpmv.training.learning.compilation import CompiledLayers
+from minicpmv.training.loop.early_stopping import EarlyStopping
 from minicpmv.training.loop.interruption import Interruption
 from minicpmv.training.loop.trainer import MiniCPMVTrainer
 from minicpmv.training.monitoring.before_and_after import Measurement
 from minicpmv.training.monitoring.eval_metrics import EvalMetrics
+from minicpmv.training.monitoring.memory_advice import ways_to_need_less
 from minicpmv.training.monitoring.samples import Samples
 from minicpmv.training.objectives.objective import Objective
+from minicpmv.training.start.beginning import Beginning
+from minicpmv.training.start.learner import Learner
+from minicpmv.training.start.recomputing import recomputed_layers
+from minicpmv.training.start.settled import Settled
 
 __all__ = ["build_trainer"]
 
 
 def build_trainer(
+    settled: Settled,
     inputs: RunInputs,
-    model: Any,
-    run: RunArguments,
-    args: TrainingArguments,
+    beginning: Beginning,
+    learner: Learner,
     *,
     plan: BatchPlan,
+    args: TrainingArguments,
     objective: Objective,
     interruption: Interruption | None,
     workers: Workers,
@@ -42,18 +49,20 @@ def build_trainer(
     """Build the trainer, with all that is asked of the model besides training it.
 
     Args:
+        settled: The run.
         inputs: Data and base checkpoint.
-        model: What learns, bare or wrapped by PEFT.
-        run: The flags.
-        args: transformers' arguments.
+        beginning: Where it begins.
+        learner: What learns.
         plan: The records of each training batch.
+        args: transformers' arguments.
         objective: What is optimised.
-        interruption: Its signals end training at a step boundary.
+        interruption: Its signals end training at a step boundary; None: they end it at once.
         workers: Numbers of data workers.
 
     Raises:
         UsageError: transformers refuses an argument, or a metric does not apply to the records.
     """
+    run, model = settled.run, learner.model
 
     def write_companions(directory: Path) -> None:
         copy_companions(inputs.base, directory, dtype=model.dtype)
@@ -62,7 +71,7 @@ def build_trainer(
 
     packed = PackedCollator(inputs.collator.pad_token_id, compares=objective.compares_answers)
     try:
-        return MiniCPMVTrainer(
+        trainer = MiniCPMVTrainer(
             model=model,
             args=args,
             train_dataset=inputs.train,
@@ -83,6 +92,15 @@ def build_trainer(
             f"training arguments: found what transformers' Trainer refuses ({error}), expected what it accepts\n"
             "  fix: change or remove the flag that it names (`minicpmv train --help` explains each)"
         ) from error
+    trainer.rates, trainer.fingerprint, trainer.base = learner.rates, beginning.fingerprint, beginning.base
+    trainer.releases_gradients = run.release_gradients
+    trainer.ways_to_need_less = ways_to_need_less(run, args)
+    trainer.pictures = inputs.pictures
+    trainer.add_callback(recomputed_layers(settled, inputs=inputs, config=model.config, plan=plan, args=args))
+    trainer.add_callback(CompiledLayers(settled.compilation))
+    if run.early_stopping and not run.dry_run:
+        trainer.add_callback(EarlyStopping(run.early_stopping))
+    return trainer
 
 
 def _eval_metrics(inputs: RunInputs, run: RunArguments) -> dict[str, EvalMetrics]:

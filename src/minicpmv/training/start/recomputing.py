@@ -12,8 +12,6 @@ from minicpmv.devices.memory import free_memory
 from minicpmv.machine.system import num_launched
 from minicpmv.training.distributed.console import notice, say
 from minicpmv.training.distributed.processes import gather
-from minicpmv.training.flags.declarations import RunArguments
-from minicpmv.training.inputs.base_checkpoint import BaseCheckpoint
 from minicpmv.training.inputs.planned_batches import BatchPlan
 from minicpmv.training.inputs.run_inputs import RunInputs
 from minicpmv.training.learning.recomputation import RecomputedLayers, asked_of_parts
@@ -21,15 +19,14 @@ from minicpmv.training.start.footprint.keeping import USED, choose_recomputed
 from minicpmv.training.start.footprint.memory import Prediction
 from minicpmv.training.start.footprint.rows import heaviest_rows
 from minicpmv.training.start.footprint.subject import Subject
+from minicpmv.training.start.settled import Settled
 from minicpmv.wording import format_bytes
 
 __all__ = ["recomputed_layers"]
 
 
 def recomputed_layers(
-    run: RunArguments,
-    settings: Mapping[str, Any],
-    base: BaseCheckpoint,
+    settled: Settled,
     *,
     inputs: RunInputs,
     config: Any,
@@ -39,14 +36,13 @@ def recomputed_layers(
     """Make what switches recomputation on and off, with ``auto`` by the memory that is free when training begins.
 
     Args:
-        run: The flags, settled.
-        settings: Keyword arguments for ``TrainingArguments``.
-        base: What the run starts from.
+        settled: The run.
         inputs: Its data.
         config: Its model's.
         plan: Its batches.
         args: transformers' arguments.
     """
+    run = settled.run
     asked = asked_of_parts(run)
     if "auto" not in asked.values():
         return RecomputedLayers(asked=asked)
@@ -56,7 +52,7 @@ def recomputed_layers(
         side = slicing.scale_resolution // slicing.patch_size
         of_slice = config.token_rule.count((side, side))
         rows = heaviest_rows(plan.rows(0), inputs.lengths, of_slice=of_slice, is_packed=bool(run.packing))
-        subject = Subject(base=base, run=run, settings=settings, num_devices=args.world_size)
+        subject = Subject(base=settled.base, run=run, settings=settled.settings, num_devices=args.world_size)
         with torch.random.fork_rng(devices=[]):  # tracing draws numbers, and those of the run are its own
             prediction = Prediction(subject, rows, patches=(side, side), seen={})
         # Processes of one machine that compute on its processor share its memory.
