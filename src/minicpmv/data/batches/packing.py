@@ -143,42 +143,49 @@ def even_rows(
     rows: Rows,
     lengths: Lengths,
     *,
+    num_rows: int,
     capacity: int,
     window: int,
     draws: np.random.Generator,
     bound: PatchBound | None = None,
 ) -> Rows:
-    """Spread the records of the last row over the rows before it.
+    """Spread the records of the last row over the rows before it, and those of the last rows over more, if wanted.
 
     :func:`pack_rows` takes the longest that fits, so its last row is short and holds the leftovers, often
     records of one kind, which would get an update of their own in every epoch. Here the records of the last rows are
     redistributed, roughly from the longest to the shortest, each to the row with the fewest tokens. So these rows
     become nearly equal, and every kind is in all of them. If records are so large that this does not fit, fewer rows
-    take part.
+    take part. With ``num_rows`` a few of a hundred rows more, each is a few per cent shorter, where halving some of
+    them would leave rows of one short record.
 
     Args:
         rows: Packed rows.
         lengths: Tokens of each record.
+        num_rows: Number of rows to make, at least as many as there are.
         capacity: Most tokens of a row.
         window: Most records to redistribute.
         draws: Breaks ties between rows and between records.
         bound: As for :func:`pack_rows`.
 
     Returns:
-        The same number of rows with the same records; those within a row are in the order of ``lengths``.
+        Rows with the same records, as many as wanted or with a single record each; those within a row are in the order
+        of ``lengths``.
     """
+    more = num_rows - len(rows)
     num_dealt = len(rows) - int(np.searchsorted(rows.bounds, rows.bounds[-1] - window))
-    while num_dealt > 1:
+    while num_dealt and num_dealt + more > 1:
         first = len(rows) - num_dealt
         records = rows.records[rows.bounds[first] :]
+        number = min(num_dealt + more, len(records))
         for jitter in _JITTER:
             counted = lengths[records] * draws.uniform(1 - jitter, 1, len(records))
-            dealt = _deal(records[np.argsort(-counted)], lengths, num_rows=num_dealt, capacity=capacity)
+            dealt = _deal(records[np.argsort(-counted)], lengths, num_rows=number, capacity=capacity)
             if dealt is not None and (bound is None or bound.holds(dealt)):
                 sizes = np.concatenate([rows.sizes[:first], [len(row) for row in dealt]])
-                return Rows.of_sizes(np.concatenate([rows.records[: rows.bounds[first]], *dealt]), sizes)
+                rows = Rows.of_sizes(np.concatenate([rows.records[: rows.bounds[first]], *dealt]), sizes)
+                return split_rows(rows, lengths, num_rows=num_rows)
         num_dealt //= 2
-    return rows
+    return split_rows(rows, lengths, num_rows=num_rows)
 
 
 def _deal(records: Indices, lengths: Lengths, *, num_rows: int, capacity: int) -> list[Indices] | None:

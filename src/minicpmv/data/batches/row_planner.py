@@ -24,7 +24,8 @@ _RECORDS_AHEAD = 512
 _BLOCK = 32_768
 """Records that are packed together, at most; the last row of each block is as full as the others, see ``even_rows``."""
 _STEPS_AHEAD = 64
-"""Steps whose rows are grouped by cost together: more leave less waiting, and let kinds of records go by themselves."""
+"""Steps whose rows are grouped by cost together where records keep their order. Shuffled, those of an epoch are: that
+leaves a tenth of the waiting, and kinds of records go by themselves hardly more than among 64 steps."""
 _EPOCHS_TRIED = 4
 _TRIED_ALONE = 250_000
 """Number of records from which only the first epoch is tried: the numbers of rows then differ by about 0.03 %."""
@@ -61,7 +62,9 @@ class _Filled:
         return self.rows.sums(self.block.costs).astype(np.float32)
 
 
-def group_rows(costs: npt.NDArray[Any], *, num_ranks: int, window: int, draws: np.random.Generator | None) -> Indices:
+def group_rows(
+    costs: npt.NDArray[Any], *, num_ranks: int, window: int | None, draws: np.random.Generator | None
+) -> Indices:
     """Order rows so that those that run at the same time have nearly equal cost, and no process waits long for another.
 
     The ``num_ranks`` rows of a step are neighbours in cost among ``window`` rows; no row moves further than these.
@@ -69,7 +72,8 @@ def group_rows(costs: npt.NDArray[Any], *, num_ranks: int, window: int, draws: n
     Args:
         costs: Cost of each row, in any unit.
         num_ranks: Number of processes.
-        window: Rows that are sorted together, a multiple of ``num_ranks``.
+        window: Rows that are sorted together, a multiple of ``num_ranks``; None: all, so that extreme rows are with
+            others as extreme.
         draws: Draws which process gets which row of a step; None: the oldest row is the first one's, and steps follow
             each other as their oldest rows do.
 
@@ -77,7 +81,7 @@ def group_rows(costs: npt.NDArray[Any], *, num_ranks: int, window: int, draws: n
         [rows] Places of the rows, step by step.
     """
     places = np.arange(len(costs), dtype=np.int32)
-    order = np.lexsort((costs, places // window)).astype(np.int32)
+    order = np.lexsort((costs, places // (window or len(costs)))).astype(np.int32)
     cut = len(order) // num_ranks * num_ranks
     steps = order[:cut].reshape(-1, num_ranks)
     if draws is not None:
@@ -93,7 +97,8 @@ class RowPlanner:
 
     A learning rate schedule and a resumed run rely on equal epochs. The number of rows is the most
     that one of the first few epochs needs; with very many records, the number of the first plus one in a thousand. An
-    epoch that needs fewer splits some rows; a later one that needs more takes the rows of the first in another order.
+    epoch that needs fewer makes more of some rows; a later one that needs more takes the rows of the first in another
+    order.
 
     The order of shuffled rows is shuffled, too, and no row is short because it was filled last, see :func:`even_rows`.
 
@@ -245,17 +250,18 @@ class RowPlanner:
         return [self._finish(each, epoch, len(each.rows) + int(more[each.block.number])) for each in filled]
 
     def _finish(self, filled: _Filled, epoch: int, num_rows: int) -> _Filled:
-        block, rows = filled.block, split_rows(filled.rows, filled.block.lengths, num_rows=num_rows)
-        if self._shuffle:
-            draws = np.random.default_rng([self._seed, epoch, 1, block.number])
-            rows = even_rows(
-                rows,
-                block.lengths,
-                capacity=self.capacity,
-                window=self._window,
-                draws=draws,
-                bound=self._bound(block),
-            )
+        block = filled.block
+        if not self._shuffle:
+            return _Filled(block, split_rows(filled.rows, block.lengths, num_rows=num_rows))
+        rows = even_rows(
+            filled.rows,
+            block.lengths,
+            num_rows=num_rows,
+            capacity=self.capacity,
+            window=self._window,
+            draws=np.random.default_rng([self._seed, epoch, 1, block.number]),
+            bound=self._bound(block),
+        )
         return _Filled(block, rows)
 
     def _pack_all(self, epoch: int, sharing: Sharing) -> list[_Filled]:
@@ -304,7 +310,7 @@ class RowPlanner:
             order = draws.permutation(order)
         if self._num_ranks == 1:
             return order
-        window = self._num_ranks * _STEPS_AHEAD
+        window = None if draws is not None else self._num_ranks * _STEPS_AHEAD
         order = order[group_rows(costs[order], num_ranks=self._num_ranks, window=window, draws=draws)]
         if draws is not None and len(order) == self.num_rows:  # otherwise the last step has the rest
             order = draws.permutation(order.reshape(-1, self._num_ranks)).ravel()

@@ -32,6 +32,25 @@ def test_rows_of_a_step_are_neighbours_in_cost() -> None:
     assert [sorted(step) for step in drawn.reshape(-1, 2).tolist()] == [[1, 3], [2, 4], [0, 5], [6, 7]]
 
 
+def test_only_rows_as_extreme_share_the_step_of_an_extreme_row() -> None:
+    """Costs with a heavy tail, in three times as many steps as are grouped where records keep their order.
+
+    No row costs more than one of a costlier step, so no other order could let the costliest step wait less. Measured:
+    5 to 7 of 189 steps exceed 3 %, and 15 if only 64 steps are grouped.
+    """
+    for seed in range(3):
+        generator = np.random.default_rng(seed)
+        lengths = generator.integers(50, 2000, 6000, endpoint=True)
+        times = 1 + generator.pareto(1.5, 6000).clip(0, 9) * (generator.random(6000) < 0.1)
+        costs = lengths * times
+        rows = RowPlanner(lengths, capacity=4096, costs=costs, num_ranks=8, seed=seed).rows(seed)
+        steps = rows.sums(costs).reshape(-1, 8)
+        steps = steps[np.argsort(steps.sum(axis=1))]
+        assert len(steps) > 2.9 * row_planner._STEPS_AHEAD
+        assert np.all(steps.max(axis=1)[:-1] < steps.min(axis=1)[1:] * 1.000001)
+        assert (steps.max(axis=1) > 1.03 * steps.mean(axis=1)).sum() <= 7
+
+
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_processes_plan_together_what_one_plans(monkeypatch: pytest.MonkeyPatch, shuffle: bool) -> None:
     """Also where an epoch needs more rows than the first, and where rows are split so that all have one."""
@@ -67,7 +86,7 @@ def test_processes_plan_together_what_one_plans(monkeypatch: pytest.MonkeyPatch,
                 assert own == [list(alone.rows(epoch))[rank::number] for epoch in range(3)]
 
 
-@pytest.mark.parametrize(("of_patch", "most"), [(0.06, 0.012), (0.5, 0.025)])
+@pytest.mark.parametrize(("of_patch", "most"), [(0.06, 0.003), (0.5, 0.006)])
 def test_a_step_wastes_little_in_waiting(of_patch: float, most: float) -> None:
     """Pictures and texts, with the tower of a large and of a small model. By tokens alone 21 and 58 % are lost."""
     generator = np.random.default_rng(0)
