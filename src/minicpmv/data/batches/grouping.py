@@ -80,6 +80,9 @@ class BatchPlanner:
             sizes[-self._num_ranks :] = [len(batch) for batch in last]
         return Rows.of_sizes(np.concatenate([full, *last]), sizes)
 
+    def own_rows(self, epoch: int) -> None:
+        """Return None: each process plans the batches of all, since that is quick; see ``RowPlanner.own_rows``."""
+
     def _order(self, epoch: int) -> Indices:
         if self._shuffle:
             return draw_order(self._num_all, seed=self._seed, epoch=epoch)

@@ -59,6 +59,13 @@ class BatchPlan(Protocol):
         """Return the batches of an epoch, in the order in which they are trained."""
         ...
 
+    def own_rows(self, epoch: int) -> Rows | None:
+        """Return this process's batches of an epoch, where all processes plan it together; each must call it then.
+
+        None where each plans the batches of all.
+        """
+        ...
+
 
 class PlannedBatches(Sampler[list[int]]):
     """A batch sampler that follows a plan.
@@ -84,7 +91,7 @@ class PlannedBatches(Sampler[list[int]]):
         return self._plan.num_rows
 
     def __iter__(self) -> Iterator[list[int]]:
-        own = self._plan.own_rows(self._epoch) if isinstance(self._plan, RowPlanner) else None
+        own = self._plan.own_rows(self._epoch)
         return iter(self._plan.rows(self._epoch)) if own is None else self._among_others(own)
 
     def _among_others(self, own: Rows) -> Iterator[list[int]]:

@@ -160,6 +160,9 @@ class _SameRow:
         records = np.tile(np.asarray(self.row, dtype=np.int32), self.num_rows)
         return Rows.of_sizes(records, np.full(self.num_rows, len(self.row)))
 
+    def own_rows(self, epoch: int) -> None:
+        pass
+
 
 class _Stopwatch(TrainerCallback):
     """Measures how long the last step took; the end-of-step collective has already waited for the device."""
