@@ -38,7 +38,7 @@ def released_answer(version: str, name: str) -> str:
     return next(entry for entry in entries if entry["name"] == name)["generated_text"]
 
 
-@pytest.mark.parametrize("version", ["v2", "v2_5", "v2_6"])
+@pytest.mark.parametrize("version", ["v2_6", *(pytest.param(each, marks=pytest.mark.slow) for each in ("v2", "v2_5"))])
 def test_one_question_about_a_picture_gets_the_released_answer(version: str) -> None:
     model = FIXTURES / version
     image = model / "images" / "sq_50x50.png"

@@ -116,7 +116,7 @@ def test_full_training_trains_every_parameter_and_saves_a_directory_that_loads(
 ) -> None:
     """Few of the demo's steps: enough to see every part move and the result load in another process."""
     python = prepared_python() if is_prepared else sys.executable
-    run = run_script("finetune_ds.sh", Run(tmp_path / "demo", tmp_path / "out", python), "--max_steps 20")
+    run = run_script("finetune_ds.sh", Run(tmp_path / "demo", tmp_path / "out", python), "--max_steps 20 --measure 24")
     record = json.loads((run.output / "run.json").read_text(encoding="utf-8"))
     assert {part["part"] for part in record["trained"]} >= {"vision tower", "resampler", "language model"}
     assert all(part["trainable"] == part["parameters"] for part in record["trained"])

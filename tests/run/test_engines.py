@@ -52,7 +52,7 @@ def test_first_process_sees_no_picture_in_the_second_step(data: str) -> None:
 @pytest.mark.parametrize(
     ("engine", "kind"),
     [
-        ("ddp", "full"),
+        pytest.param("ddp", "full", marks=pytest.mark.slow),  # as in tests/run/test_shared_start.py
         pytest.param("zero1", "LoRA", marks=pytest.mark.slow),
         pytest.param("zero2", "full", marks=pytest.mark.slow),  # between one copy of all and shards of all
         pytest.param("zero2-offload", "LoRA", marks=pytest.mark.slow),

@@ -14,7 +14,12 @@ _KINDS = {"full": "--save_dtype float32", "LoRA": "--use_lora --lora_r 4 --lora_
 
 
 @pytest.mark.parametrize(
-    ("engine", "kind"), [pytest.param("fsdp2", "full", marks=pytest.mark.slow), ("fsdp2", "LoRA"), ("zero3", "full")]
+    ("engine", "kind"),
+    [
+        pytest.param("fsdp2", "full", marks=pytest.mark.slow),
+        pytest.param("fsdp2", "LoRA", marks=pytest.mark.slow),
+        ("zero3", "full"),
+    ],
 )
 def test_one_gathering_serves_all_chunks(engine: str, kind: str, tmp_path: Path) -> None:
     data, counted = make_data(tmp_path), tmp_path / "counted"

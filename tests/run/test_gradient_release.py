@@ -48,9 +48,9 @@ def measured(run: dict[str, Any]) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     ("extra", "weights"),
     [
-        ((), "model.safetensors"),
+        pytest.param((), "model.safetensors", marks=pytest.mark.slow),
         (("--activation_checkpointing", "true"), "model.safetensors"),
-        (_LORA, "adapter_model.safetensors"),
+        pytest.param(_LORA, "adapter_model.safetensors", marks=pytest.mark.slow),
     ],
     ids=["full", "full, recomputed", "LoRA"],
 )

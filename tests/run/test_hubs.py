@@ -38,6 +38,7 @@ def _run(home: Path, *words: str, **variables: str) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow  # names of either hub: tests/unit/releases/test_directories.py
 def test_training_by_a_name_on_modelscope_leaves_an_adapter_of_its_copy_here(hub: Hub, tmp_path: Path) -> None:
     output = tmp_path / "output"
     given = flags(make_data(tmp_path), output, "--use_lora", "true", model="v2_6", steps=1)

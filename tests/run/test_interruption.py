@@ -100,7 +100,9 @@ def test_signal_before_the_first_step_leaves_no_checkpoint(
     assert list_checkpoints(tmp_path) == []
 
 
-@pytest.mark.parametrize(("hook", "step"), [("on_step_begin", 3), ("on_prediction_step", 4)])
+@pytest.mark.parametrize(
+    ("hook", "step"), [pytest.param("on_step_begin", 3, marks=pytest.mark.slow), ("on_prediction_step", 4)]
+)
 def test_evaluation_that_a_signal_prevented_is_made_up_for(
     hook: str, step: int, data: str, tmp_path: Path, uninterrupted: Path
 ) -> None:

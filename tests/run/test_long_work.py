@@ -20,7 +20,7 @@ _WAIT = 6
     [
         ("ddp", "check,write"),
         pytest.param("zero2", "write", marks=pytest.mark.slow),
-        ("fsdp2", "write"),  # the optimizer's shards are gathered after it
+        pytest.param("fsdp2", "write", marks=pytest.mark.slow),  # the optimizer's shards are gathered after it
     ],
 )
 def test_a_run_outlasts_it(engine: str, what: str, tmp_path: Path) -> None:

@@ -92,7 +92,10 @@ def check_merged(base: Path, adapter: Path, out: Path) -> None:
     assert (logits(load(base), base) - expected).abs().max() > 0.1, "the comparison above would otherwise show nothing"
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [name if name in ("lora", "beside") else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS],
+)
 def test_merged_in_float32_is_base_with_adapter(variant: str, base: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tmp_path / "adapter", base, **VARIANTS[variant])
     assert main(["merge", str(adapter), str(tmp_path / "out"), "--dtype", "float32", "--no-verify"]) == 0

@@ -32,7 +32,9 @@ def words(base: str, data: str, output: Path, target: str, *extra: str) -> list[
     return flags(data, output, *lora, "--packing", "true", "--model_max_length", "256", *extra, model=base, steps=3)
 
 
-@pytest.mark.parametrize("target", ["attention,experts", pytest.param("experts", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "target", [pytest.param(each, marks=pytest.mark.slow) for each in ("attention,experts", "experts")]
+)
 def test_an_adapter_on_experts_is_proved_and_merged(target: str, base: str, data: str, tmp_path: Path) -> None:
     adapter, merged = tmp_path / "adapter", tmp_path / "merged"
     run_here(words(base, data, adapter, target, "--verify_saved", "true"))

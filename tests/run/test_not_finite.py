@@ -31,8 +31,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     ("batches", "last_good", "others"),
     [
         ("--packing false --dataloader_num_workers 1", 3, []),
-        ("--packing false --per_device_train_batch_size 2", 1, [2]),
-        ("--packing false --gradient_accumulation_steps 2", 1, []),
+        pytest.param("--packing false --per_device_train_batch_size 2", 1, [2], marks=pytest.mark.slow),
+        pytest.param("--packing false --gradient_accumulation_steps 2", 1, [], marks=pytest.mark.slow),
         ("--packing true --model_max_length 256", 0, None),
     ],
 )
@@ -101,7 +101,8 @@ def test_last_update_is_looked_at_before_anything_is_saved(
 
 @pytest.mark.parametrize(
     ("warmup", "fails_at", "good"),
-    [("0", 2, None), ("4", 3, "checkpoint-1")],  # the first step of a warmup has the rate 0
+    # The first step of a warmup has the rate 0.
+    [pytest.param("0", 2, None, marks=pytest.mark.slow), ("4", 3, "checkpoint-1")],
 )
 def test_advice_names_a_good_checkpoint_and_no_other(
     warmup: str, fails_at: int, good: str | None, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -164,7 +165,13 @@ def test_finite_weights_that_compute_no_number_are_not_saved_without_a_proof(
 
 @pytest.mark.parametrize(
     "engine",
-    ["", *(pytest.param(f"--deepspeed {name}", marks=pytest.mark.slow) for name in ("zero2", "zero3")), "--fsdp true"],
+    [
+        "",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("--deepspeed zero2", "--deepspeed zero3", "--fsdp true")
+        ),
+    ],
 )
 def test_state_of_the_optimizer_that_is_not_finite_is_not_saved(engine: str, data: str, tmp_path: Path) -> None:
     """Of two processes the second alone has it, where an engine leaves each a piece."""

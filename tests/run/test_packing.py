@@ -63,8 +63,12 @@ def test_what_the_run_says_is_what_it_does(data: str, tmp_path: Path, capsys: py
     "batches",
     [
         _SHORT,
-        ["--train_sampling_strategy", "group_by_length", "--per_device_train_batch_size", "2"],
-        ["--train_sampling_strategy", "random", "--per_device_train_batch_size", "3"],
+        *(
+            pytest.param(
+                ["--train_sampling_strategy", strategy, "--per_device_train_batch_size", size], marks=pytest.mark.slow
+            )
+            for strategy, size in (("group_by_length", "2"), ("random", "3"))
+        ),
     ],
 )
 def test_resumed_within_a_later_epoch_is_uninterrupted(batches: list[str], data: str, tmp_path: Path) -> None:

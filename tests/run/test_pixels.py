@@ -15,7 +15,7 @@ from tests.run.training import flags, losses, make_data, run_here, same_bytes
     ("model", "extra"),
     [
         ("v2_6", "--packing true --model_max_length 256 --dataloader_num_workers 1"),
-        ("v2_5", "--per_device_train_batch_size 2 --bf16 true"),
+        pytest.param("v2_5", "--per_device_train_batch_size 2 --bf16 true", marks=pytest.mark.slow),
     ],
 )
 def test_losses_and_weights_are_those_of_values(

@@ -66,7 +66,7 @@ def check_asked(output: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "kind", [name if name in ("LoRA", "full") else pytest.param(name, marks=pytest.mark.slow) for name in _KINDS]
+    "kind", [name if name == "LoRA" else pytest.param(name, marks=pytest.mark.slow) for name in _KINDS]
 )
 def test_a_run_is_asked_in_the_precision_of_training(
     kind: str, data: str, held_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -101,8 +101,8 @@ def test_deepspeed_is_asked_as_well(kind: str, data: str, held_out: str, tmp_pat
     ("engine", "precision", "kind"),
     [
         ("zero2", "bf16", "LoRA"),
-        ("zero2", "bf16", "full"),
-        ("zero2", "fp32", "full"),
+        pytest.param("zero2", "bf16", "full", marks=pytest.mark.slow),
+        pytest.param("zero2", "fp32", "full", marks=pytest.mark.slow),
         ("zero3", "bf16", "LoRA"),
         pytest.param("zero3", "bf16", "full", marks=pytest.mark.slow),
         pytest.param("zero3", "fp32", "LoRA", marks=pytest.mark.slow),

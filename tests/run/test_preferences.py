@@ -106,7 +106,7 @@ def test_two_processes_are_one(data: str, batched: Path, tmp_path: Path) -> None
     "engine",
     [
         pytest.param("zero2", marks=pytest.mark.slow),
-        "zero3",
+        pytest.param("zero3", marks=pytest.mark.slow),
         pytest.param("fsdp2", marks=pytest.mark.slow),
     ],
 )
@@ -197,6 +197,7 @@ def test_values_of_another_model_stop_the_run(
         train(dpo(data, tmp_path / "out", *noise, steps=1))
 
 
+@pytest.mark.slow
 def test_an_adapter_with_dropout_is_compared_without_it(data: str, tmp_path: Path) -> None:
     """The reference is scored without chance; the first step would be refused if the model had any."""
     learnt = ["--validation_split", "0", "--lora_dropout", "0.5", "--learning_rate", "0.1"]
@@ -219,6 +220,7 @@ def test_full_training_goes_on_only_with_what_was_stored(data: str, tmp_path: Pa
         train(dpo(data, tmp_path / "out", *cache, "--resume_from_checkpoint", "true", kind=FULL, steps=2))
 
 
+@pytest.mark.slow
 def test_a_run_that_was_over_is_measured_when_it_is_resumed(data: str, tmp_path: Path) -> None:
     """It takes no step, but asks for the reference's values of the validation set."""
     arguments = ["--eval_data_path", data, "--eval_strategy", "no", "--save_steps", "1"]

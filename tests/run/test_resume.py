@@ -29,7 +29,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize(
     ("model", "extra", "weights"),
     [
-        ("v2_6", ["--use_lora", "--lora_dropout", "0.3"], _ADAPTER),  # dropout: the random state must be restored, too
+        # Dropout: the random state must be restored, too.
+        pytest.param("v2_6", ["--use_lora", "--lora_dropout", "0.3"], _ADAPTER, marks=pytest.mark.slow),
         ("v2_6", ["--use_lora", "--lora_dropout", "0.3", "--bf16", "true"], _ADAPTER),  # the default on a GPU
         ("v2", [], "checkpoint-6/model.safetensors"),  # keys are converted on the way to the file and back
     ],

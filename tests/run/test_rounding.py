@@ -80,7 +80,7 @@ def test_tied_weights_are_rounded_as_one(tmp_path: Path) -> None:
     assert load_file(tmp_path / "out" / "model.safetensors").keys() == tensors.keys()
 
 
-@pytest.mark.parametrize("engine", [pytest.param("zero2", marks=pytest.mark.slow), "zero3"])
+@pytest.mark.parametrize("engine", [pytest.param(engine, marks=pytest.mark.slow) for engine in ("zero2", "zero3")])
 def test_deepspeed_saves_its_float32_masters(engine: str, tmp_path: Path) -> None:
     """Its live weights are rounded already, and would seem to have lost nothing."""
     named = ("--model_name_or_path", str(_half(tmp_path / "base", "bfloat16")), "--learning_rate", "1e-5")

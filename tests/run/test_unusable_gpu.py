@@ -39,8 +39,8 @@ def run(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     [
         (["train", *flags("DATA", Path("OUTPUT"))], "--use_cpu true"),
         (["chat", _MODEL, "hello"], "--device cpu"),
-        (["predict", _MODEL, "DATA", "--output", "OUTPUT"], "--device cpu"),
-        (["serve", _MODEL, "--port", "0"], "--device cpu"),
+        pytest.param(["predict", _MODEL, "DATA", "--output", "OUTPUT"], "--device cpu", marks=pytest.mark.slow),
+        pytest.param(["serve", _MODEL, "--port", "0"], "--device cpu", marks=pytest.mark.slow),
     ],
     ids=lambda words: words[0] if isinstance(words, list) else "",
 )

@@ -38,8 +38,18 @@ def with_hostile_code(version: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("trust", [{}, {"trust_remote_code": False}, {"trust_remote_code": True}])
+@pytest.mark.parametrize(
+    ("version", "trust"),
+    [
+        ("v2", {}),
+        ("v2_6", {"trust_remote_code": True}),
+        *(
+            pytest.param(version, {"trust_remote_code": trust}, marks=pytest.mark.slow)
+            for version in VERSIONS
+            for trust in (False, True)
+        ),
+    ],
+)
 def test_no_code_in_a_directory_is_executed(version: str, trust: dict, tmp_path: Path) -> None:
     folder = with_hostile_code(version, tmp_path / "model")
     assert type(AutoConfig.from_pretrained(folder, **trust)) is MiniCPMVConfig

@@ -60,7 +60,9 @@ def models() -> Iterator[Models]:
         yield opened
 
 
-@pytest.mark.parametrize("size", [1, 5_000_000], ids=["small", "larger than a pipe"])
+@pytest.mark.parametrize(
+    "size", [pytest.param(1, marks=pytest.mark.slow), 5_000_000], ids=["small", "larger than a pipe"]
+)
 def test_results_come_in_the_order_of_the_tasks(size: int, models: Models) -> None:
     tasks = [bytes([number % 2]) * (1 if number % 3 else size) for number in range(12)]
     results = list(models.map(echo, tasks))

@@ -15,6 +15,8 @@ from tests.parity.cases import FIXTURES, VERSIONS, load_case
 
 # bfloat16's steps are 2^-8, float16's 2^-11. Measured on these cases, whose logits reach 4.6: at most 0.16 and 0.013.
 CLOSE = {torch.bfloat16: 0.25, torch.float16: 0.03}
+# Placing knows parts, and no release.
+_VERSIONS = [each if each == "v2_6" else pytest.param(each, marks=pytest.mark.slow) for each in VERSIONS]
 
 
 def logits(model: Any, version: str) -> Tensor:
@@ -26,14 +28,14 @@ def in_memory(version: str) -> MiniCPMVForConditionalGeneration:
     return MiniCPMVForConditionalGeneration.from_pretrained(FIXTURES / version, dtype=torch.float32)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", _VERSIONS)
 @pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}])
 def test_a_device_map_changes_no_logit(version: str, device_map: Any) -> None:
     placed = AutoModel.from_pretrained(FIXTURES / version, dtype=torch.float32, device_map=device_map)
     assert torch.equal(logits(placed, version), logits(in_memory(version), version))
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", _VERSIONS)
 @pytest.mark.parametrize("part", ["llm", "vpm", "resampler"])
 @pytest.mark.filterwarnings("ignore:Attempting to save a model with offloaded modules")  # which is what is tested
 def test_a_part_on_disk_changes_no_logit_and_is_saved_whole(version: str, part: str, tmp_path: Path) -> None:
@@ -62,7 +64,7 @@ def test_the_checkpoint_s_own_precision_is_the_default(version: str) -> None:
     assert model.config.dtype == model.config.text_config.dtype == stated
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", _VERSIONS)
 @pytest.mark.parametrize("dtype", CLOSE)
 @pytest.mark.parametrize("way", ["dtype=", "torch_dtype=", ".to()"])
 def test_half_precision_stays_near_float32(version: str, dtype: torch.dtype, way: str) -> None:

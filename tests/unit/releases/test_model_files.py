@@ -233,10 +233,10 @@ def test_nonsense_of_an_adapter_is_named(tmp_path: Path, key: str, value: Any) -
     ("key", "value"),
     [
         ("target_modules", r"(([a-z._0-9]+)+)+!"),
-        ("exclude_modules", r"(.|.)*!"),
+        pytest.param("exclude_modules", r"(.|.)*!", marks=pytest.mark.slow),
         ("rank_pattern", {r"(([a-z._0-9]+)+)+!": 2}),
-        ("layers_pattern", [r"(([a-z._0-9]+)+)+!"]),
-        ("modules_to_save", [r"(([a-z._0-9]+)+)+!"]),
+        pytest.param("layers_pattern", [r"(([a-z._0-9]+)+)+!"], marks=pytest.mark.slow),
+        pytest.param("modules_to_save", [r"(([a-z._0-9]+)+)+!"], marks=pytest.mark.slow),
         ("target_modules", "(unclosed"),
     ],
 )

@@ -51,7 +51,9 @@ def test_the_base_is_the_adapter_switched_off(room: Room) -> None:
     assert base.loaded.path == str(MODEL)
 
 
-@pytest.mark.parametrize(("settings", "seed"), [(GREEDY, None), (DRAWN, 3)], ids=["greedy", "drawn"])
+@pytest.mark.parametrize(
+    ("settings", "seed"), [pytest.param(GREEDY, None, marks=pytest.mark.slow), (DRAWN, 3)], ids=["greedy", "drawn"]
+)
 def test_side_by_side_each_answers_as_alone(
     room: Room, adapter: Path, settings: GenerationSettings, seed: int | None
 ) -> None:

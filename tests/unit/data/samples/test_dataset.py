@@ -186,7 +186,7 @@ def test_errors_of_a_worker_read_like_any_other(tmp_path: Path) -> None:
     assert str(there.value) == str(here.value)
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_give_the_same_items(tmp_path: Path, start: str) -> None:
     dataset = with_limit(tmp_path, 512)
     loader = DataLoader(

@@ -20,7 +20,7 @@ def verified(folder: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> t
     return code, [line for line in capsys.readouterr().out.splitlines() if line.startswith(("logits", "  differs"))]
 
 
-@pytest.mark.parametrize("version", ["v4_7", pytest.param("v4_6", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("version", [pytest.param(version, marks=pytest.mark.slow) for version in ("v4_6", "v4_7")])
 def test_logits_and_answers_are_those_of_transformers_class(version: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, lines = verified(FIXTURES / version, capsys)
     assert code == 0

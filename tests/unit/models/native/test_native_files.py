@@ -33,7 +33,7 @@ def test_a_checkpoint_that_is_read_and_saved_is_the_same(version: str, tmp_path:
         assert torch.equal(ours[name], tensor), name
 
 
-@pytest.mark.parametrize("version", NATIVE)
+@pytest.mark.parametrize("version", [NATIVE[0], *(pytest.param(each, marks=pytest.mark.slow) for each in NATIVE[1:])])
 def test_what_is_saved_answers_alike_where_this_package_is_not(version: str, tmp_path: Path) -> None:
     model = load_model(version)
     with torch.no_grad():

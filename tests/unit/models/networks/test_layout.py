@@ -80,7 +80,9 @@ def test_a_batch_loses_what_its_layout_says() -> None:
     assert batch.keys() == {"input_ids", "labels", "layout"}
 
 
-@pytest.mark.parametrize("name", VERSIONS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("v2_6", "v4_5") else pytest.param(name, marks=pytest.mark.slow) for name in VERSIONS]
+)
 @pytest.mark.parametrize(
     "form",
     [

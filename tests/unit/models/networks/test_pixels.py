@@ -103,7 +103,9 @@ def as_bytes(batch: Sample) -> Sample:
     return batch | {"pixel_values": pixels, "pixel_table": table}
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "version", [version if version == "v2_6" else pytest.param(version, marks=pytest.mark.slow) for version in VERSIONS]
+)
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("together", [packed, lambda samples: padded(samples, "right")], ids=["packed", "padded"])
 def test_loss_and_gradients_are_those_of_values(version: str, half: bool, together: Any) -> None:

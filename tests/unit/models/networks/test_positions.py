@@ -120,7 +120,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 
-@pytest.mark.parametrize(("number", "width"), [(60, 3584), pytest.param(20_000, 256, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("number", "width"), [pytest.param(*each, marks=pytest.mark.slow) for each in ((60, 3584), (20_000, 256))]
+)
 def test_memory_does_not_grow_with_the_sizes_of_pictures(number: int, width: int) -> None:
     """In MiB. Were a table of all positions kept for each size, it would grow by 1,000 and more."""
     program = _GROWTH.replace("{number}", str(number)).replace("{width}", str(width))

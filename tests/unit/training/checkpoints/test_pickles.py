@@ -124,7 +124,7 @@ def test_tag_that_leads_elsewhere_is_named(name: str, tag: str, tmp_path: Path) 
     assert find_foreign_object(tmp_path) == f"{name} names something other than a folder of the checkpoint"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_damaged_bytes_are_refused_or_harmless(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("fuzzed")

@@ -81,8 +81,15 @@ def plans(ranks: int) -> list[Any]:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")  # torch, where there are fewer cores
-@pytest.mark.parametrize("workers", [0, 1, 4])
-@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("ranks", "workers"),
+    [
+        (1, 0),
+        (2, 1),
+        (3, 0),
+        *(pytest.param(ranks, workers, marks=pytest.mark.slow) for ranks in (1, 2, 3) for workers in (1, 4)),
+    ],
+)
 def test_every_record_is_seen_once_in_an_epoch(ranks: int, workers: int, tmp_path: Path) -> None:
     for plan in plans(ranks):
         seen: list[list[list[int]]] = []

@@ -29,10 +29,10 @@ def results(model: Any, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, t
 @pytest.mark.parametrize(
     ("version", "rows", "whole"),
     [
-        # Packed rows through compiled layers are trained by tests/run/test_compilation.py as well.
+        # tests/run/test_compilation.py trains packed rows through compiled layers by default.
         *(pytest.param(version, "packed", False, marks=pytest.mark.slow) for version in VERSIONS),
         pytest.param("v2_6", "padded", False, marks=pytest.mark.slow),
-        ("v2_6", "padded", True),
+        pytest.param("v2_6", "padded", True, marks=pytest.mark.slow),
     ],
 )
 def test_compiled_equals_eager(version: str, rows: str, whole: bool) -> None:

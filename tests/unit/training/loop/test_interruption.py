@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from minicpmv.training.loop.interruption import SIGNALS, Interrupted, Interruption, ShelteringContext, WorkerStart
+from tests.run.prepared import prepared_python
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def test_handlers_are_as_before_afterwards() -> None:
 
 def run_script(script: str) -> int:
     names = "import os, signal, time\nfrom minicpmv.training.loop.interruption import *\n"
-    return subprocess.run([sys.executable, "-c", names + script], check=False, stderr=subprocess.DEVNULL).returncode
+    return subprocess.run([prepared_python(), "-c", names + script], check=False, stderr=subprocess.DEVNULL).returncode
 
 
 def test_second_signal_ends_the_process_at_once() -> None:

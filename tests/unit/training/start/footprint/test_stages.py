@@ -100,16 +100,16 @@ def bytes_kept(model: Any, batch: dict[str, Tensor], half: torch.dtype | None) -
     ("version", "flags"),
     [
         ("v2", ()),
-        ("v2_5", ()),
+        pytest.param("v2_5", (), marks=pytest.mark.slow),
         ("v2_6", ()),
-        ("v4_5", ()),
+        pytest.param("v4_5", (), marks=pytest.mark.slow),
         ("v2_6", ("--bf16", "true")),
-        ("v2_6", ("--tune_vision", "false")),
-        ("v2_6", ("--tune_llm", "false", "--bf16", "true")),
+        pytest.param("v2_6", ("--tune_vision", "false"), marks=pytest.mark.slow),
+        pytest.param("v2_6", ("--tune_llm", "false", "--bf16", "true"), marks=pytest.mark.slow),
         ("v2_6", ("--activation_checkpointing", "true")),
         ("v2_6", LORA),
         ("v2_6", (*LORA, "--tune_vision", "false", "--lora_target_modules", "all-linear")),
-        ("v2", (*LORA, "--activation_checkpointing", "true")),
+        pytest.param("v2", (*LORA, "--activation_checkpointing", "true"), marks=pytest.mark.slow),
     ],
 )
 def test_as_much_is_kept_as_autograd_keeps(version: str, flags: tuple[str, ...]) -> None:
@@ -122,10 +122,10 @@ def test_as_much_is_kept_as_autograd_keeps(version: str, flags: tuple[str, ...])
     ("version", "flags"),
     [
         ("v4_6", ()),
-        ("v4_6", ("--downsample_mode", "4x")),
+        pytest.param("v4_6", ("--downsample_mode", "4x"), marks=pytest.mark.slow),
         ("v4_6", ("--bf16", "true", "--activation_checkpointing", "true")),
-        ("v4_6", (*LORA, "--tune_embeddings", "false")),
-        ("v4_7", ("--tune_vision", "false")),
+        pytest.param("v4_6", (*LORA, "--tune_embeddings", "false"), marks=pytest.mark.slow),
+        pytest.param("v4_7", ("--tune_vision", "false"), marks=pytest.mark.slow),
         ("v4_7", (*LORA, "--tune_vision", "false")),
     ],
 )
