@@ -49,10 +49,9 @@ def test_a_released_size_needs_its_config_only(released: Path, capsys: pytest.Ca
 
 def test_lora_recomputed_fits_where_full_training_does_not(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = ["--use_lora", "true", "--activation_checkpointing", "false"]
-    assert main(["estimate", str(released), "--gpu", "24GB,a100-80g", *kept]) == 1
+    assert main(["estimate", str(released), "--gpu", "24GB", *kept]) == 1
     text = capsys.readouterr().out
     assert "24gb: does not fit as asked; fits with --activation_checkpointing true" in text
-    assert "a100-80g: " in text
     assert max(map(len, text.splitlines())) <= 130
     advised = text.split("24gb: does not fit as asked; fits with ")[1].splitlines()[0].split()
     assert main(["estimate", str(released), "--gpu", "24GB", "--use_lora", "true", *advised]) == 0

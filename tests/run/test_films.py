@@ -56,7 +56,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_data(folder / "train.json", [{"id": str(index)} | record for index, record in enumerate(records)])
 
 
-@pytest.mark.parametrize("model", _MODELS)
+@pytest.mark.parametrize("model", [pytest.param(_MODELS[0], marks=pytest.mark.slow), *_MODELS[1:]])
 def test_films_pictures_and_text_in_one_row_are_their_records_accumulated(
     model: str, data: str, tmp_path: Path
 ) -> None:

@@ -72,7 +72,7 @@ def test_offline_modelscope_is_not_asked(hub: Hub, tmp_path: Path) -> None:
     assert hub.asked == []
 
 
-@pytest.mark.parametrize("first", ["does not answer", "has none"])
+@pytest.mark.parametrize("first", ["does not answer", pytest.param("has none", marks=pytest.mark.slow)])
 def test_what_the_first_hub_has_not_is_modelscopes_with_a_notice(first: str, hub: Hub, tmp_path: Path) -> None:
     with serve_hub({}) as empty:
         address = {"does not answer": _NOBODY, "has none": empty.address}[first]

@@ -21,7 +21,9 @@ def _load(version: str, dtype: torch.dtype) -> Any:
     return MiniCPMVForConditionalGeneration.from_pretrained(FIXTURES / version, dtype=dtype)
 
 
-@pytest.mark.parametrize("version", ["v2", "v2_5", "v2_6", "v4", "v4_5"])
+@pytest.mark.parametrize(
+    "version", ["v2", *(pytest.param(each, marks=pytest.mark.slow) for each in ("v2_5", "v2_6", "v4", "v4_5"))]
+)
 def test_every_tensor_comes_back_as_it_is_loaded(version: str) -> None:
     model, loaded = _load(version, torch.bfloat16), _load(version, torch.bfloat16)
     with torch.no_grad():
