@@ -1,4 +1,4 @@
-"""Lists the cases that are walked: one of each kind of network by default and one on pairs, all of them with ``-m slow``."""
+"""Lists the cases that are walked: by default one of each kind of network and one on pairs, all with ``-m slow``."""
 
 from __future__ import annotations
 
