@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -40,14 +41,18 @@ def _fingerprint(run: dict[str, Any]) -> Any:
 
 
 def test_a_plan_that_processes_share_is_trained_as_one_that_each_makes(tmp_path: Path) -> None:
-    """Over two epochs, and resumed in the middle of the second."""
+    """Over two epochs, and resumed in the middle of the second; memory is predicted for the longest row of any."""
     data = make_data(tmp_path, num_records=13)
     packed = ["--packing", "true", "--train_sampling_strategy", "random", "--validation_split", "0"]
+    packed += ["--activation_checkpointing", "auto"]
+    predicted = set()
     runs = {"alone": ["--save_strategy", "no"], "shared": ["--save_steps", "5"]}
     for how, saved in runs.items():
         arguments = flags(data, tmp_path / how, *packed, *saved, "--model_max_length", "300", steps=7)
         done = run_command([how, *arguments], module="tests.run.small_blocks", processes=2)
         assert done.returncode == 0, done.stderr
+        predicted |= set(re.findall(r"^recomputed: .+; a step needs .+? of ", done.stdout, re.MULTILINE))
+    assert len(predicted) == 1, predicted
     alone, shared = (read_run(tmp_path / how) for how in runs)
     assert alone["plan"]["steps_per_epoch"] < 5, "the checkpoint is in the second epoch"
     assert losses(shared) == losses(alone)

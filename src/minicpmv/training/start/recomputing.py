@@ -17,7 +17,7 @@ from minicpmv.training.inputs.run_inputs import RunInputs
 from minicpmv.training.learning.recomputation import RecomputedLayers, asked_of_parts
 from minicpmv.training.start.footprint.keeping import USED, choose_recomputed
 from minicpmv.training.start.footprint.memory import Prediction
-from minicpmv.training.start.footprint.rows import heaviest_rows
+from minicpmv.training.start.footprint.rows import heaviest, heaviest_rows
 from minicpmv.training.start.footprint.subject import Subject
 from minicpmv.training.start.settled import Settled
 from minicpmv.wording import format_bytes
@@ -51,7 +51,11 @@ def recomputed_layers(
         slicing = inputs.train.processor.image_processor
         side = slicing.scale_resolution // slicing.patch_size
         of_slice = config.token_rule.count((side, side))
-        rows = heaviest_rows(plan.rows(0), inputs.lengths, of_slice=of_slice, is_packed=bool(run.packing))
+        own = plan.own_rows(0)
+        rows = heaviest_rows(
+            plan.rows(0) if own is None else own, inputs.lengths, of_slice=of_slice, is_packed=bool(run.packing)
+        )
+        rows = heaviest([row for of_process in gather(rows) for row in of_process])
         subject = Subject(base=settled.base, run=run, settings=settled.settings, num_devices=args.world_size)
         with torch.random.fork_rng(devices=[]):  # tracing draws numbers, and those of the run are its own
             prediction = Prediction(subject, rows, patches=(side, side), seen={})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from minicpmv.data.batches.plan import Rows
 from minicpmv.training.start.footprint.stages import Row
 
-__all__ = ["heaviest_rows"]
+__all__ = ["heaviest", "heaviest_rows"]
 
 
 def heaviest_rows(rows: Rows, lengths: Any, *, of_slice: int, is_packed: bool) -> list[Row]:
@@ -28,5 +29,12 @@ def heaviest_rows(rows: Rows, lengths: Any, *, of_slice: int, is_packed: bool) -
         if len(row):
             width = int(tokens[row].sum()) if is_packed else len(row) * int(tokens[row].max())
             found.append(Row(width, int(trained[row].sum()), int(slices[row].sum())))
-    heaviest = [max(found, key=lambda row, field=field: (row[field], row)) for field in range(len(Row._fields))]
-    return list(dict.fromkeys(heaviest))
+    return heaviest(found)
+
+
+def heaviest(rows: Collection[Row]) -> list[Row]:
+    """Return of some rows those with most of each; nothing of none."""
+    if not rows:
+        return []
+    most = [max(rows, key=lambda row, field=field: (row[field], row)) for field in range(len(Row._fields))]
+    return list(dict.fromkeys(most))
