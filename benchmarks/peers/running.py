@@ -20,7 +20,7 @@ __all__ = ["Figures", "RunFailed", "figures_of", "own_python", "run_watched", "v
 
 _ROOT = Path(__file__).parents[2]
 _WATCH = Path(__file__).parent / "watch.py"
-_SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class RunFailed(Exception):
@@ -100,7 +100,7 @@ def _largest_memory(process: psutil.Popen) -> int:
             total = 0
             try:
                 for each in [process, *process.children(recursive=True)]:
-                    total += each.memory_info().rss
+                    total += _held(each)
             except psutil.NoSuchProcess:  # one ended between being listed and being read
                 continue
             largest = max(largest, total)
@@ -115,6 +115,13 @@ def _largest_memory(process: psutil.Popen) -> int:
         if process.is_running():
             process.kill()
     return largest
+
+
+def _held(process: psutil.Process) -> int:
+    """Return a process's bytes; on Linux what several share, as forked data workers do, is counted once."""
+    if sys.platform == "linux":
+        return process.memory_full_info().pss
+    return process.memory_info().rss
 
 
 def figures_of(lines: Sequence[dict[str, Any]], *, started: float, memory: int, records_of_a_step: int) -> Figures:
