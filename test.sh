@@ -2,8 +2,9 @@
 # Every check and test, on a machine that has only Python: the environment is made first if need be.
 #
 #   sh test.sh                        lint, format, types, imports, spelling, then all tests that are not marked
-#                                     slow or engines
-#   sh test.sh -m slow                those; they repeat with another engine or model what others show
+#                                     long, slow or engines
+#   sh test.sh -m "long and not slow" what takes several processes, real interpreters or long runs; CI does both
+#   sh test.sh -m slow                those repeat with another engine or model what others show
 #   sh test.sh -m engines             other engines run what is exported; their environments are made first (minutes, 4 GB)
 #   sh test.sh tests/unit -k slicing  only pytest, with these arguments
 set -eu
@@ -48,4 +49,4 @@ echo "== pyright"
 wait "$typing" || { cat "$types"; exit 1; }
 cat "$types"
 # In the order of the folders, so that the long runs do not come last, on one processor.
-check "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not engines"
+check "$PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long and not slow and not engines"

@@ -30,6 +30,7 @@ def broken_checkout(tmp_path: Path) -> Path:
     return tmp_path / "checkout"
 
 
+@pytest.mark.long
 def test_a_case_that_fails_is_a_line_and_the_next_cases_and_stages_run(broken_checkout: Path, tmp_path: Path) -> None:
     code, printed = run(tmp_path / "gpu.jsonl", "--only", "facts,fixtures,estimate", root=broken_checkout)
     lines = read(tmp_path / "gpu.jsonl")
@@ -55,6 +56,7 @@ def test_a_case_that_fails_is_a_line_and_the_next_cases_and_stages_run(broken_ch
         assert {"torch", "transformers", "peft", "accelerate", "deepspeed"} <= line["versions"].keys()
 
 
+@pytest.mark.long
 def test_killed_worker_costs_its_case_and_killed_command_costs_no_line(tmp_path: Path) -> None:
     output = tmp_path / "gpu.jsonl"
     with start(output, "--only", "kernels") as process:

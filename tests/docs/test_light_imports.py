@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from tests.tiny import conversation, save_picture, write_data
 
 _HEAVY = ("torch", "transformers", "accelerate", "peft", "deepspeed")
@@ -105,6 +107,7 @@ def test_checking_data_loads_nothing_heavy(tmp_path: Path) -> None:
     assert _loaded_by([([], ["check", data]), ([], ["check", data, "--json"])]) == [[], []]
 
 
+@pytest.mark.long
 def test_a_model_directory_loads_whichever_is_imported_first() -> None:
     """The hook works before and after transformers."""
     for code in ("import minicpmv, transformers", "import transformers, minicpmv"):

@@ -48,6 +48,7 @@ def test_gpus_are_asked_for_by_their_mark(expression: str, asks: bool) -> None:
     assert asks_for_gpus(expression) == asks
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "seen"),
     [

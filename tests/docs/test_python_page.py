@@ -16,6 +16,7 @@ _PAGE = (ROOT / "docs/python.md").read_text(encoding="utf-8")
 _BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
+@pytest.mark.long
 def test_code_of_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     build_demo("output/demo")

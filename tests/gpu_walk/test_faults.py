@@ -11,6 +11,8 @@ from tests.gpu_walk.claims import broken
 from tests.gpu_walk.report import Case, Report
 from tests.gpu_walk.starting import Walks
 
+pytestmark = pytest.mark.long
+
 _WAITS = "training does not wait"
 _LARGE = "only pixels are large"
 _KERNEL = "attention is the kernel"

@@ -83,6 +83,7 @@ def _fuzz(sources: dict[str, Path], readers: Readers, folder: Path, *, examples:
     holds()
 
 
+@pytest.mark.long
 def test_sound_models_are_read(sources: dict[str, Path], readers: Readers, tmp_path: Path) -> None:
     for source in sources.values():
         copy_model(source, tmp_path / "model")

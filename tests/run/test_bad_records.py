@@ -103,6 +103,7 @@ def test_d205_too_many_bad_records_in_the_run(tmp_path: Path, capsys: pytest.Cap
     assert "[D205] found 1 bad records of 6" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_long_records_are_left_out_where_that_is_chosen(tmp_path: Path) -> None:
     records = records_of(tmp_path)[:2]
     expected = losses(run_here(one_step(write_data(tmp_path / "short.json", records), tmp_path / "expected")))

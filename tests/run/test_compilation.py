@@ -44,6 +44,7 @@ def _run(data: str, output: Path, extra: str) -> dict[str, Any]:
     return run_here(flags(data, output, "--save_strategy", "no", *extra.split(), steps=_STEPS))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("extra", "backend", "num_pieces"),
     [

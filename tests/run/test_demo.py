@@ -110,6 +110,7 @@ def test_the_printed_chat_command_works_when_pasted(lora: Run) -> None:
     assert done.stdout.strip() in {"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_prepared", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_full_training_trains_every_parameter_and_saves_a_directory_that_loads(
     is_prepared: bool, tmp_path: Path

@@ -49,6 +49,7 @@ def test_first_process_sees_no_picture_in_the_second_step(data: str) -> None:
 
 
 # Each engine once, and what saves differently with LoRA twice. `python -m tests.run.engines` trains all pairs.
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("engine", "kind"),
     [
@@ -73,6 +74,7 @@ def test_two_processes_are_one(engine: str, kind: str, trained: Train) -> None:
     check_metrics(ours, theirs)
 
 
+@pytest.mark.long
 def test_fsdp_goes_on_from_a_checkpoint_as_if_uninterrupted(data: str, trained: Train, tmp_path: Path) -> None:
     whole, middle = trained("fsdp2", "full"), f"checkpoint-{engines.STEPS // 2}"
     shutil.copytree(whole / middle, tmp_path / middle)
@@ -85,6 +87,7 @@ def test_fsdp_goes_on_from_a_checkpoint_as_if_uninterrupted(data: str, trained: 
     assert losses(read_run(tmp_path)) == losses(read_run(whole))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "kind"),
     [

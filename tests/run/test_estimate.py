@@ -47,6 +47,7 @@ def test_a_released_size_needs_its_config_only(released: Path, capsys: pytest.Ca
     assert memory["optimizer"] == pytest.approx(8_537_092_336 * 8, rel=1e-4)
 
 
+@pytest.mark.long
 def test_lora_recomputed_fits_where_full_training_does_not(released: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = ["--use_lora", "true", "--activation_checkpointing", "false"]
     assert main(["estimate", str(released), "--gpu", "24GB", *kept]) == 1
@@ -97,6 +98,7 @@ def test_lengths_that_nobody_may_look_at_are_refused(tmp_path: Path, capsys: pyt
     assert "--check_first false: found with data" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_file_of_settings_is_read_as_by_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Model, data and number of processes are the file's; a flag behind it wins; a name that is none is named."""
     file = tmp_path / "run.yaml"

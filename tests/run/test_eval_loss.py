@@ -29,6 +29,7 @@ def measured(data: str, held_out: str, output: Path, *extra: str, processes: int
     return read_run(output)["metrics"]["eval_loss"]
 
 
+@pytest.mark.long
 def test_batches_and_processes_do_not_change_the_loss(tmp_path: Path) -> None:
     data = make_data(tmp_path, num_records=5)  # answers of 1 to 10 words
     expected = measured(data, data, tmp_path / "1")

@@ -71,6 +71,7 @@ def as_parquet(records: Records, folder: Path) -> Path:
     return folder / "train.parquet"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("write", [as_lines, as_sharegpt, as_openai, as_parquet])
 def test_formats_give_the_losses_of_our_own(write: Any, data: Path, expected: list[float], tmp_path: Path) -> None:
     assert len(expected) == 4

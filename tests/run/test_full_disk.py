@@ -57,6 +57,7 @@ def _run_on_small_disk(folder: Path, size: str, commands: str) -> subprocess.Com
     )
 
 
+@pytest.mark.long
 def test_small_disk_is_told_with_its_numbers_before_anything_is_written(data: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -13,6 +13,7 @@ from tests.run.training import flags, largest_difference, losses, make_data, rea
 _KINDS = {"full": "--save_dtype float32", "LoRA": "--use_lora --lora_r 4 --lora_dropout 0 --tune_output_head true"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("engine", "kind"),
     [

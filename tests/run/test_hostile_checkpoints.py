@@ -45,6 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_data(tmp_path_factory.mktemp("data"), num_records=2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "engine", [name if name in _SHOWN else pytest.param(name, marks=pytest.mark.slow) for name in _ENGINES]
 )

@@ -65,6 +65,7 @@ def uninterrupted(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("number", "extra"),
     [
@@ -175,6 +176,7 @@ def test_signal_is_handed_on_and_all_processes_stop_at_the_same_step(start: str,
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= files
 
 
+@pytest.mark.long
 def test_process_that_waits_for_a_missing_one_ends_at_a_signal(data: str, tmp_path: Path) -> None:
     """It waits inside torch, where no handler of Python's would run for half an hour."""
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}

@@ -153,6 +153,7 @@ def test_command_killed_twenty_times_leaves_nothing_over(
     _try(name, given, tmp_path, monkeypatch, kills=20)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["eval", "convert", "report", "show", "predict", "demo", "merge", "export"])
 @pytest.mark.parametrize("most_bytes", [4000, 5000])
 def test_full_disk_is_one_message_and_leaves_nothing(

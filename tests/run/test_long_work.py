@@ -15,6 +15,7 @@ _WAIT = 6
 """Seconds that processes wait in a step. The work takes two more."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("engine", "what"),
     [

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.processes import descendants, started
 from tests.run.prepared import prepared_python
@@ -29,6 +30,7 @@ def running(python: str, data: str, output: Path) -> Iterator[subprocess.Popen[s
         yield run
 
 
+@pytest.mark.long
 def test_killed_process_is_named_by_the_launcher_alone(tmp_path: Path) -> None:
     data, output = make_data(tmp_path, num_records=4), tmp_path / "output"
     with running(prepared_python(), data, output) as run:
@@ -41,6 +43,7 @@ def test_killed_process_is_named_by_the_launcher_alone(tmp_path: Path) -> None:
     assert list(output.glob("checkpoint-*"))
 
 
+@pytest.mark.long
 def test_processes_stop_saved_when_their_launcher_is_killed(tmp_path: Path) -> None:
     """With the real interpreter: the system tells a process of its parent's end, and a prepared one has another."""
     data, output = make_data(tmp_path, num_records=4), tmp_path / "output"

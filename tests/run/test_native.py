@@ -48,6 +48,7 @@ def answer(model: Path, shown: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", ["v4_6", pytest.param("v4_7", marks=pytest.mark.slow)])
 def test_an_adapter_and_what_it_is_merged_into_answer_alike_with_and_without_this_package(
     version: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -72,6 +73,7 @@ def test_an_adapter_and_what_it_is_merged_into_answer_alike_with_and_without_thi
     assert (last_logits(load_model(base, device="cpu", dtype=torch.float32).model, version) - ours).abs().max() > 0.01
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", ["v4_7", pytest.param("v4_6", marks=pytest.mark.slow)])
 def test_all_of_it_trains_packed_and_goes_on_from_a_checkpoint_as_if_uninterrupted(
     version: str, data: str, tmp_path: Path

@@ -38,6 +38,7 @@ def test_notebook_is_stored_without_outputs_and_its_steps_can_be_made_fewer(note
         compile(cell.source, notebook.name, "exec")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "notebook",
     [

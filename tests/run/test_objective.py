@@ -73,6 +73,7 @@ def test_files_of_a_run_name_its_own_objective_and_repeat_no_other(data: str, tm
         train(with_settings_file([str(tmp_path / "own" / "run.yaml"), "--output", str(tmp_path / "again")]))
 
 
+@pytest.mark.long
 def test_own_loss_that_is_the_supervised_one_trains_and_measures_alike(data: str, tmp_path: Path) -> None:
     """Measured in float32: 4.8e-7 on losses of about 7, and 2.4e-7 on weights."""
     measured = ["--eval_data_path", data, "--per_device_eval_batch_size", "3", "--per_device_train_batch_size", "2"]

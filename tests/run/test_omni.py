@@ -120,6 +120,7 @@ def read_weights(folder: Path) -> dict[str, torch.Tensor]:
     return read
 
 
+@pytest.mark.long
 @_NEWER
 def test_an_adapter_and_what_it_is_merged_into_answer_alike(
     name: str, bases: dict[str, Path], data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -59,6 +59,7 @@ def test_what_the_run_says_is_what_it_does(data: str, tmp_path: Path, capsys: py
     assert len(losses(run)) == 15
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "batches",
     [
@@ -90,6 +91,7 @@ def _run_recorded(arguments: list[str], notes: Path, *, processes: int = 2) -> l
     return [[int(line) for line in (notes / f"rank-{rank}").read_text().split()] for rank in range(processes)]
 
 
+@pytest.mark.long
 def test_two_processes_read_every_record_once_in_an_epoch_and_a_resumed_run_the_rest(data: str, tmp_path: Path) -> None:
     """Six rows make three steps of an epoch; the run goes on after the first step of the second."""
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -119,6 +121,7 @@ def test_unpacked_too_three_processes_read_every_record_once_in_an_epoch(
     assert three[1] == [[0, 3, 6] * 2, [1, 4, 7] * 2, [2, 5] * 2]
 
 
+@pytest.mark.long
 def test_a_process_without_a_record_changes_no_loss(
     three: tuple[Path, list[list[int]]], data: str, tmp_path: Path
 ) -> None:

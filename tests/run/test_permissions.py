@@ -38,6 +38,7 @@ def umask() -> Iterator[int]:
     os.umask(before)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("prepared_interpreter")
 def test_a_lora_run_and_what_comes_of_it(tmp_path: Path, umask: int) -> None:
     model = write_exportable(tmp_path / "model", "v2_6")

@@ -11,6 +11,7 @@ from tests.run import poisoned
 from tests.run.training import flags, losses, make_data, run_here, same_bytes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("model", "extra"),
     [

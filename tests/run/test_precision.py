@@ -65,6 +65,7 @@ def check_asked(output: Path) -> dict[str, Any]:
     return run
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind", [name if name == "LoRA" else pytest.param(name, marks=pytest.mark.slow) for name in _KINDS]
 )
@@ -97,6 +98,7 @@ def test_deepspeed_is_asked_as_well(kind: str, data: str, held_out: str, tmp_pat
     assert losses(run) == pytest.approx(losses(run_here(flags(data, theirs, *arguments))), abs=_LOSS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("engine", "precision", "kind"),
     [

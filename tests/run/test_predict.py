@@ -97,6 +97,7 @@ def kill_after(num_lines: int, arguments: Sequence[str], output: Path, log: Path
     assert not output.exists()
 
 
+@pytest.mark.long
 def test_killed_twice_it_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
     data = make_data(tmp_path, num_records=12)
     whole, output, log = tmp_path / "whole.jsonl", tmp_path / "out.jsonl", tmp_path / "log"

@@ -89,6 +89,7 @@ def batched(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.long
 def test_four_micro_batches_are_one_batch_of_four(data: str, batched: Path, tmp_path: Path) -> None:
     run_here(dpo(data, tmp_path / "out", "--gradient_accumulation_steps", "4", "--save_steps", "2", *MIXED))
     assert_same_training(tmp_path / "out", batched)
@@ -152,6 +153,7 @@ def scored(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     return line
 
 
+@pytest.mark.long
 def test_another_adapter_finds_the_values_and_whatever_changes_does_not(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,6 +255,7 @@ def test_run_prefers_better_answers_and_is_verified(data: str, tmp_path: Path, c
     assert "have both become" not in said
 
 
+@pytest.mark.long
 def test_validation_does_not_depend_on_its_batches(data: str, tmp_path: Path) -> None:
     found = []
     for size in ("1", "8"):

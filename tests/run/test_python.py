@@ -82,6 +82,7 @@ def snapshot() -> Mapping[str, object]:
     }
 
 
+@pytest.mark.long
 def test_command_file_and_script_train_alike(data: str, commanded: Path, tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text(

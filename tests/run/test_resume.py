@@ -143,6 +143,7 @@ def test_killed_run_goes_on_with_the_same_command(
     assert not (output / STAGING).exists()
 
 
+@pytest.mark.long
 def test_run_that_ends_in_every_way_at_random_moments_ends_identical(
     data: str, tmp_path: Path, uninterrupted: Path
 ) -> None:

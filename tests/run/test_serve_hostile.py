@@ -93,6 +93,7 @@ def held(port: int, sent: bytes, number: int) -> Iterator[list[socket.socket]]:
         yield opened
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("many_files")
 def test_1100_unfinished_connections_shut_nobody_out(server: Running) -> None:
     before = server.log.stat().st_size
@@ -115,6 +116,7 @@ def test_half_sent_bodies_take_no_place_in_the_queue(server: Running) -> None:
         assert connections[-1].recv(100).startswith(b"HTTP/1.1 200")
 
 
+@pytest.mark.long
 def test_64_hostile_clients_change_no_answer(server: Running) -> None:
     load = Load(server.port, "tiny")
     outcomes = attack(load, num_clients=64, seconds=4)

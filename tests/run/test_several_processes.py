@@ -24,6 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_data(tmp_path_factory.mktemp("data"), num_records=12)
 
 
+@pytest.mark.long
 def test_two_processes_write_the_file_of_one(data: str, tmp_path: Path) -> None:
     """Drawn at random, which follows from the seed and the record."""
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"

@@ -29,6 +29,7 @@ def give_room(python: str, size: str) -> None:
     subprocess.run([python, "-c", remount], check=True)
 
 
+@pytest.mark.long
 def test_run_trains_and_evaluates_without_the_workers_that_have_no_room(tmp_path: Path, python: str) -> None:
     data, seen = make_data(tmp_path), {}
     evaluated = ["--eval_data_path", data, "--eval_strategy", "steps", "--eval_steps", "2", "--eval_samples", "0"]

@@ -40,6 +40,7 @@ def _fingerprint(run: dict[str, Any]) -> Any:
     return {key: run[key] for key in run if "split" in key or "length" in key}
 
 
+@pytest.mark.long
 def test_a_plan_that_processes_share_is_trained_as_one_that_each_makes(tmp_path: Path) -> None:
     """Over two epochs, and resumed in the middle of the second; memory is predicted for the longest row of any."""
     data = make_data(tmp_path, num_records=13)

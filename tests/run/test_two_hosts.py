@@ -20,6 +20,7 @@ from tests.tiny import FIXTURES
 _EXTRA = ["--lora_dropout", "0", "--learning_rate", "1e-3", "--max_steps", "3", "--report_to", "none"]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not can_make_hosts(), reason="needs root and iproute2, to make network namespaces")
 def test_two_hosts_train_as_one_process_does(tmp_path: Path) -> None:
     """DeepSpeed ZeRO-2 over both. An epoch is one step, so each step has all records, however they are divided."""

@@ -91,6 +91,7 @@ def test_second_epoch_computes_nothing_and_losses_stay(
     assert seen["resampler"] == twice["resampler"] / (2 if learns else 1)  # one that learns computes on
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("version", "mode"),
     [

@@ -120,6 +120,7 @@ def test_a_wheel_from_the_source_distribution_is_the_same(wheel: Path, unpacked:
     assert _content(tmp_path / wheel.name) == _content(wheel)
 
 
+@pytest.mark.long
 def test_packages_that_fit_are_left_alone(installed: Installed, wheel: Path) -> None:
     """Bounds, no pins: pip would change nothing beside a transformers, or a torch, that is within them."""
     words = [*_PIP, "--python", str(installed.python), "install", "--dry-run", "--no-index", str(wheel)]
@@ -129,6 +130,7 @@ def test_packages_that_fit_are_left_alone(installed: Installed, wheel: Path) -> 
         assert f"Requirement already satisfied: {name}" in told
 
 
+@pytest.mark.long
 def test_the_wheel_alone_checks_and_trains_the_demo(installed: Installed) -> None:
     assert installed.run("minicpmv", "--version") == f"minicpmv-finetune {__version__}\n"
     installed.run("minicpmv", "demo")

@@ -20,6 +20,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_start_is_the_same_every_time(start: Path, tmp_path: Path) -> None:
     write_untrained(tmp_path, seed=0)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {

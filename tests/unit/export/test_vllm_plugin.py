@@ -77,6 +77,7 @@ def test_a_release_that_vllm_reads_by_itself_is_refused_with_the_way(name: str, 
         config.from_dict({"model_type": version.network.model_type})
 
 
+@pytest.mark.long
 def test_the_plugin_puts_the_refusal_in_the_place_of_the_config(tmp_path: Path) -> None:
     """In a process of its own, with a stub for vLLM: registering is for good."""
     (tmp_path / "config.json").write_text('{"model_type": "minicpmo", "version": "4.5"}', encoding="utf-8")

@@ -50,6 +50,7 @@ sys.exit(train(sys.argv[2:]))
 _OF_OTHER_PACKAGES = ("minicpmv.export.vllm_plugin",)
 
 
+@pytest.mark.long
 def test_without_posix_every_module_is_imported_data_is_checked_and_one_process_trains(tmp_path: Path) -> None:
     save_picture(tmp_path / "a.png")
     data = write_data(tmp_path / "train.json", [{"image": "a.png", "conversations": conversation("Why?", "So.")}])

@@ -28,6 +28,7 @@ def test_logits_and_answers_are_those_of_transformers_class(version: str, capsys
     assert all("; the same 12 tokens of an answer: " in line for line in lines), lines
 
 
+@pytest.mark.long
 def test_what_is_computed_otherwise_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

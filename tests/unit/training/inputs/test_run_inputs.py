@@ -129,6 +129,7 @@ def move_pictures(folder: Path) -> list[str]:
     return ["--image_root", str(folder / "elsewhere")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "judged", "counted"),
     [

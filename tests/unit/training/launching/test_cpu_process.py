@@ -33,6 +33,7 @@ def test_memory_that_was_freed_is_not_fetched_from_the_system_again() -> None:
     assert _faults("keep") < 100 < _faults("leave")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "flags",
     [

@@ -96,6 +96,7 @@ def bytes_kept(model: Any, batch: dict[str, Tensor], half: torch.dtype | None) -
 
 # Measured: within 0.15 %; small things such as positions and masks are not traced. Counting what the resampler is given
 # as kept under autocast, which keeps a copy of it, is 1.5 %.
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("version", "flags"),
     [
@@ -118,6 +119,7 @@ def test_as_much_is_kept_as_autograd_keeps(version: str, flags: tuple[str, ...])
 
 # Measured: within 0.4 %. Their tower merges windows behind its second layer, and three of four layers of the language
 # model carry a state, of which torch keeps more than of attention.
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("version", "flags"),
     [
