@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from minicpmv.data.machine_copies import join
 from minicpmv.data.media.film_faults import FilmError
 from minicpmv.data.media.films import inspect_film, read_frames
 from minicpmv.data.media.image_faults import others_of
 from minicpmv.data.records.file_state import FileStates
 from minicpmv.data.records.record import Film
 from minicpmv.data.records.sequences import LazySequence
+from minicpmv.data.sharing import Sharing
 from minicpmv.errors import Problem, UsageError
 from minicpmv.processing.films.facts import FilmFacts
 from minicpmv.processing.films.request import RequestFault, find_request_fault, find_request_oddity
@@ -54,16 +56,17 @@ class FilmFactsList(LazySequence["tuple[FilmFacts, ...]"]):
     """Holds the facts of each record's films, in the order of adding."""
 
     def __init__(self) -> None:
-        self._ends = array("q")  # end of each record's films, counted in films
-        self._numbers = array("d")  # duration, rate, frames or -1, width, height, and 1 for frames that were chosen
-        self._time_ends = array("q")  # end of each film's frame times, counted in times; -1 before it: it has none
-        self._times = array("d")
+        # Arrays to add to, or numpy's of what is whole.
+        self._ends: Any = array("q")  # end of each record's films, counted in films
+        self._numbers: Any = array("d")  # duration, rate, frames or -1, width, height, 1 for frames that were chosen
+        self._time_ends: Any = array("q")  # end of each film's frame times, counted in times; -1 before it: it has none
+        self._times: Any = array("d")
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def append(self, facts: Sequence[FilmFacts]) -> None:
-        """Add the facts of the next record's films."""
+        """Add the facts of the next record's films, unless these are made from arrays."""
         for each in facts:
             frames = -1 if each.num_frames is None else each.num_frames
             self._numbers.extend([each.duration, each.rate, frames, *each.size, each.is_chosen])
@@ -78,12 +81,9 @@ class FilmFactsList(LazySequence["tuple[FilmFacts, ...]"]):
             Where each record's films end, (N,); the numbers of each film, (6 * M,); where each film's frame times end,
             (M,); and all times.
         """
-        return (
-            np.array(self._ends, np.int64),
-            np.array(self._numbers, np.float64),
-            np.array(self._time_ends, np.int64),
-            np.array(self._times, np.float64),
-        )
+        held = (self._ends, self._numbers, self._time_ends, self._times)
+        ends, numbers, time_ends, times = (np.array(each) if isinstance(each, array) else each for each in held)
+        return ends, numbers, time_ends, times
 
     @classmethod
     def from_arrays(
@@ -93,30 +93,26 @@ class FilmFactsList(LazySequence["tuple[FilmFacts, ...]"]):
         time_ends: NDArray[np.int64],
         times: NDArray[np.float64],
     ) -> FilmFactsList:
-        """Make the facts again that :meth:`as_arrays` returned as (N,), (6 * M,), (M,) and (T,) numbers."""
+        """Hold the facts that :meth:`as_arrays` returned as (N,), (6 * M,), (M,) and (T,) numbers, without a copy."""
         facts = cls()
-        for name, values in (("_ends", ends), ("_numbers", numbers), ("_time_ends", time_ends), ("_times", times)):
-            getattr(facts, name).frombytes(values.tobytes())
+        facts._ends, facts._numbers, facts._time_ends, facts._times = ends, numbers, time_ends, times
         return facts
 
-    @classmethod
-    def joined(cls, parts: Sequence[FilmFactsList]) -> FilmFactsList:
-        """Put the facts of neighbouring parts one after the other."""
-        facts = cls()
-        for part in parts:
-            ends, numbers, time_ends, times = part.as_arrays()
-            facts._ends.frombytes((ends + len(facts._time_ends)).tobytes())
-            facts._time_ends.frombytes((time_ends + len(facts._times)).tobytes())
-            facts._numbers.frombytes(numbers.tobytes())
-            facts._times.frombytes(times.tobytes())
-        return facts
+    def joined(self, sharing: Sharing) -> FilmFactsList:
+        """Put the facts of all processes, of neighbouring parts, one after the other."""
+        ends, numbers, time_ends, times = self.as_arrays()
+        before = sharing.gather((len(time_ends), len(times)))[: sharing.rank]
+        films, all_times = (sum(each) for each in zip((0, 0), *before, strict=True))
+        return FilmFactsList.from_arrays(*join([ends + films, numbers, time_ends + all_times, times], sharing))
 
     def _item(self, index: int) -> tuple[FilmFacts, ...]:
         return tuple(self._facts(film) for film in range(self._ends[index - 1] if index else 0, self._ends[index]))
 
     def _facts(self, film: int) -> FilmFacts:
-        duration, rate, frames, width, height, is_chosen = self._numbers[film * _NUMBERS : (film + 1) * _NUMBERS]
-        times = self._times[self._time_ends[film - 1] if film else 0 : self._time_ends[film]]
+        duration, rate, frames, width, height, is_chosen = self._numbers[
+            film * _NUMBERS : (film + 1) * _NUMBERS
+        ].tolist()
+        times = self._times[self._time_ends[film - 1] if film else 0 : self._time_ends[film]].tolist()
         return FilmFacts(
             duration=duration,
             rate=rate,

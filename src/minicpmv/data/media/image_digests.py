@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from minicpmv.data.machine_copies import join, keep
 from minicpmv.data.records.file_state import FileStates, digest_name
+from minicpmv.data.sharing import ALONE, Sharing
 
 __all__ = ["Change", "PictureDigests"]
 
@@ -49,16 +51,22 @@ class PictureDigests:
 
     Args:
         files: File states of each source, in the order of the sources.
+        sharing: Processes that all have the same states. They share what is only read; digests are each one's own.
     """
 
-    def __init__(self, files: Sequence[FileStates]) -> None:
+    def __init__(self, files: Sequence[FileStates], *, sharing: Sharing = ALONE) -> None:
         found = [each.as_arrays() for each in files]
-        self._names = b"".join(names.tobytes() for names, _ in found).split(b"\0")[:-1]
-        self.states = np.concatenate([np.zeros((0, 2), np.int64), *(states for _, states in found)])
+        self._names = [names for names, _ in found]
+        """The zero-terminated names of each source."""
+        states = [states for _, states in found]
+        self.states = (
+            states[0] if len(states) == 1 else keep(np.concatenate([np.zeros((0, 2), np.int64), *states]), sharing)
+        )
         """[N, 2] Bytes, and modification time in nanoseconds."""
-        keys = np.frombuffer(b"".join(map(digest_name, self._names)), np.uint64)
-        order = np.argsort(keys, kind="stable")
-        self._keys, self._places = keys[order], order.astype(np.int32)
+        mine = [_keys(each.part(sharing)[0]) for each in files]
+        keys = np.concatenate([np.zeros(0, np.uint64), *join(mine, sharing)])
+        order = np.argsort(keys, kind="stable").astype(np.int32)
+        self._keys, self._places = keep(keys[order], sharing), keep(order, sharing)
         self._shared = multiprocessing.RawArray(
             ctypes.c_uint8, _BYTES * len(keys)
         )  # shared with workers, however they are started
@@ -136,21 +144,26 @@ class PictureDigests:
         rest = np.flatnonzero(known & ~touched)
         drawn = np.random.default_rng(len(self)).choice(rest, min(_DRAWN, len(rest)), replace=False)
         read = np.concatenate([np.flatnonzero(touched), drawn])
+        names = b"".join(each.tobytes() for each in self._names).split(b"\0")
         with ThreadPoolExecutor(max_workers=8) as pool:
-            now = list(pool.map(lambda place: _digest_file(self._names[place]), read.tolist()))
+            now = list(pool.map(lambda place: _digest_file(names[place]), read.tolist()))
         changes = [
-            Change(place, self._path(place), f"{states[place, _SIZE]:,} bytes", f"{self.states[place, _SIZE]:,}")
+            Change(
+                place, os.fsdecode(names[place]), f"{states[place, _SIZE]:,} bytes", f"{self.states[place, _SIZE]:,}"
+            )
             for place in np.flatnonzero(resized).tolist()
         ]
         for place, found in zip(read.tolist(), now, strict=True):
             before = digests[place].tobytes()
             if found != before:
                 told = "not readable" if found is None else found.hex()[:12]
-                changes.append(Change(place, self._path(place), f"sha256 {before.hex()[:12]}", told))
+                changes.append(Change(place, os.fsdecode(names[place]), f"sha256 {before.hex()[:12]}", told))
         return sorted(changes)
 
-    def _path(self, place: int) -> str:
-        return os.fsdecode(self._names[place])
+
+def _keys(names: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return what stands for each of some zero-terminated names."""
+    return np.frombuffer(b"".join(map(digest_name, names.tobytes().split(b"\0")[:-1])), np.uint64)
 
 
 def _digest(content: bytes) -> bytes:

@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from minicpmv.data.machine_copies import join
 from minicpmv.data.media.image_faults import ImageUse, describe_fault
 from minicpmv.data.media.image_files import MAX_SUGGESTIONS, Size, inspect_files
 from minicpmv.data.records.file_state import FileStates
 from minicpmv.data.records.inline_images import is_embedded
 from minicpmv.data.records.sequences import LazySequence
+from minicpmv.data.sharing import Sharing
 from minicpmv.errors import ImageError, Problem
 
 __all__ = ["ImageSizes", "SizeReader"]
@@ -30,43 +32,45 @@ class ImageSizes(LazySequence["tuple[Size, ...]"]):
     """Holds (width, height) in pixels of each record's images, in the order of adding."""
 
     def __init__(self) -> None:
-        self._ends = array("q")  # end of each record's sizes, counted in images
-        self._pixels = array("i")  # width, height, width, height, ...
+        self._ends: array[int] | NDArray[np.int64] = array("q")  # end of each record's sizes, counted in images
+        self._pixels: array[int] | NDArray[np.int32] = array("i")  # width, height, width, height, ...
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def append(self, sizes: Sequence[Size]) -> None:
-        """Add the sizes of the next record's images."""
+        """Add the sizes of the next record's images, unless these are made from arrays."""
+        assert isinstance(self._ends, array), "those from arrays are whole"
+        assert isinstance(self._pixels, array), "likewise"
         for size in sizes:
             self._pixels.extend(size)
         self._ends.append(len(self._pixels) // 2)
 
     def as_arrays(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Return what :meth:`from_arrays` takes: where each record's pictures end, (N,), and all sizes, (2 * M,)."""
-        return np.array(self._ends, np.int64), np.array(self._pixels, np.int32)
+        ends, pixels = self._ends, self._pixels
+        return (
+            np.array(ends, np.int64) if isinstance(ends, array) else ends,
+            np.array(pixels, np.int32) if isinstance(pixels, array) else pixels,
+        )
 
     @classmethod
     def from_arrays(cls, ends: NDArray[np.int64], pixels: NDArray[np.int32]) -> ImageSizes:
-        """Make the sizes again that :meth:`as_arrays` returned as (N,) and (2 * M,) numbers."""
+        """Hold the sizes that :meth:`as_arrays` returned as (N,) and (2 * M,) numbers, without a copy of them."""
         sizes = cls()
-        sizes._ends.frombytes(ends.tobytes())
-        sizes._pixels.frombytes(pixels.tobytes())
+        sizes._ends, sizes._pixels = ends, pixels
         return sizes
 
-    @classmethod
-    def joined(cls, parts: Sequence[ImageSizes]) -> ImageSizes:
-        """Put the sizes of neighbouring parts one after the other."""
-        sizes = cls()
-        for part in parts:
-            ends, pixels = part.as_arrays()
-            sizes._ends.frombytes((ends + len(sizes._pixels) // 2).tobytes())
-            sizes._pixels.frombytes(pixels.tobytes())
-        return sizes
+    def joined(self, sharing: Sharing) -> ImageSizes:
+        """Put the sizes of all processes, of neighbouring parts, one after the other."""
+        ends, pixels = self.as_arrays()
+        before = sum(sharing.gather(len(pixels) // 2)[: sharing.rank])
+        return ImageSizes.from_arrays(*join([ends + before, pixels], sharing))
 
     def _item(self, index: int) -> tuple[Size, ...]:
         start = self._ends[index - 1] if index else 0
-        return tuple((self._pixels[2 * i], self._pixels[2 * i + 1]) for i in range(start, self._ends[index]))
+        pixels = self._pixels[2 * start : 2 * self._ends[index]].tolist()
+        return tuple(zip(pixels[::2], pixels[1::2], strict=True))
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from minicpmv.data.machine_copies import join
 from minicpmv.data.sharing import Sharing, part_of
 from minicpmv.errors import DataError, Problem
 
@@ -53,11 +54,17 @@ class FileStates:
     """Holds the states of very many files, with path and 16 bytes for each."""
 
     def __init__(self) -> None:
-        self._paths = bytearray()
-        self._numbers = array("q")
+        # Arrays to add to, or numpy's of what is whole.
+        self._paths: bytearray | NDArray[np.uint8] = bytearray()
+        self._numbers: array[int] | NDArray[np.int64] = array("q")
 
     def add(self, path: str) -> None:
-        """Add the current state of a file. A file that cannot be accessed will count as changed."""
+        """Add the current state of a file, unless these are made from arrays.
+
+        A file that cannot be accessed will count as changed.
+        """
+        assert isinstance(self._paths, bytearray), "those from arrays are whole"
+        assert isinstance(self._numbers, array), "likewise"
         try:
             name = os.fsencode(os.path.join(os.getcwd(), path))
         except UnicodeEncodeError:  # not a valid file name
@@ -71,33 +78,51 @@ class FileStates:
 
     @classmethod
     def from_arrays(cls, paths: NDArray[np.uint8], numbers: NDArray[np.int64]) -> FileStates:
-        """Make the states again that :meth:`as_arrays` returned as (bytes,) and (N, 2) numbers."""
+        """Hold the states that :meth:`as_arrays` returned as (bytes,) and (N, 2) numbers, without a copy of them."""
         states = cls()
-        states._paths += paths.tobytes()
-        states._numbers.frombytes(numbers.tobytes())
+        states._paths, states._numbers = paths, numbers
         return states
 
     def joined(self, sharing: Sharing) -> FileStates:
         """Return the states of all processes, of each file once: those of the first that has it."""
         paths, numbers = self.as_arrays()
         keys = np.frombuffer(b"".join(map(digest_name, paths.tobytes().split(b"\0")[:-1])), np.uint64)
-        parts = sharing.gather((paths, numbers, keys))
-        paths, numbers, keys = (np.concatenate(each) for each in zip(*parts, strict=True))
-        is_first = np.zeros(len(keys), np.bool_)
-        is_first[np.unique(keys, return_index=True)[1]] = True
+        is_first = _find_first(keys, sharing)
         sizes = np.diff(np.flatnonzero(paths == 0), prepend=-1)
-        return FileStates.from_arrays(paths[np.repeat(is_first, sizes)], numbers[is_first])
+        return FileStates.from_arrays(*join([paths[np.repeat(is_first, sizes)], numbers[is_first]], sharing))
 
     def part(self, sharing: Sharing) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return the arrays of the part that this process compares."""
+        """Return the arrays of the part that this process compares: of files whose names end in its part of the bytes.
+
+        The caller guarantees that all have the same states.
+        """
         paths, numbers = self.as_arrays()
-        mine = part_of(len(numbers), sharing)
-        ends = np.append(0, np.flatnonzero(paths == 0) + 1)
-        return paths[ends[mine.start] : ends[mine.stop]], numbers[mine.start : mine.stop]
+        mine = part_of(len(paths), sharing)
+        ends = np.flatnonzero(paths[mine.start : mine.stop] == 0) + mine.start + 1
+        before = sharing.gather((len(ends), int(ends[-1]) if len(ends) else 0))[: sharing.rank]
+        start, first = max((end for _, end in before), default=0), sum(number for number, _ in before)
+        return paths[start : int(ends[-1]) if len(ends) else start], numbers[first : first + len(ends)]
 
     def as_arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the arguments of :func:`are_unchanged`: the zero-terminated paths, and [N, 2] numbers."""
-        return np.frombuffer(bytes(self._paths), np.uint8), np.array(self._numbers, np.int64).reshape(-1, 2)
+        paths, numbers = self._paths, self._numbers
+        return (
+            np.frombuffer(bytes(paths), np.uint8) if isinstance(paths, bytearray) else paths,
+            np.array(numbers, np.int64).reshape(-1, 2) if isinstance(numbers, array) else numbers,
+        )
+
+
+def _find_first(keys: NDArray[np.uint64], sharing: Sharing) -> NDArray[np.bool_]:
+    """Return for each key of this process whether no earlier one has it too; each process compares some keys of all."""
+    whose = keys % sharing.number
+    compared = sharing.deal([keys[whose == rank] for rank in range(sharing.number)])
+    found = np.zeros(sum(map(len, compared)), np.bool_)
+    found[np.unique(np.concatenate(compared), return_index=True)[1]] = True
+    told = sharing.deal(np.split(found, np.cumsum([len(each) for each in compared])[:-1]))
+    is_first = np.zeros(len(keys), np.bool_)
+    for rank, each in enumerate(told):
+        is_first[whose == rank] = each
+    return is_first
 
 
 def digest_name(name: bytes) -> bytes:

@@ -10,7 +10,9 @@ import logging
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
+
+from numpy.typing import NDArray
 
 from minicpmv.data.records.file_kinds import HEAD_BYTES, FileKind, find_kind
 from minicpmv.data.records.folders import describe_unread, find_files
@@ -118,6 +120,10 @@ class _InOwnForm(LazySequence[RawRecord]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def replace_arrays(self, keep: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+        if isinstance(self._entries, LazySequence):
+            self._entries.replace_arrays(keep)
 
     def _item(self, index: int) -> RawRecord:
         record = self._entries[index]

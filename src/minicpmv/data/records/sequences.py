@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, chain
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ class LazySequence(Sequence[T]):
     def _item(self, index: int) -> T:
         """Make one item; the index is in range and not negative."""
         raise NotImplementedError
+
+    def replace_arrays(self, keep: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+        """Hold what ``keep`` returns for each large array instead of it; by default there is none."""
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -47,6 +50,11 @@ class Concatenated(LazySequence[T]):
 
     def __iter__(self) -> Iterator[T]:
         return chain.from_iterable(self._parts)
+
+    def replace_arrays(self, keep: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+        for part in self._parts:
+            if isinstance(part, LazySequence):
+                part.replace_arrays(keep)
 
     def _item(self, index: int) -> T:
         number = bisect_right(self._ends, index)

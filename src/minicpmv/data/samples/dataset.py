@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from minicpmv.data.machine_copies import join, remaining
 from minicpmv.data.media.image_digests import PictureDigests
 from minicpmv.data.records.record import Record
 from minicpmv.data.records.sequences import Selected
@@ -26,7 +27,7 @@ from minicpmv.data.samples.length_policy import Fit, Limits, OnLongRecord, fit_r
 from minicpmv.data.samples.length_report import LengthReport, report_lengths
 from minicpmv.data.samples.shown_media import ShownMedia, load_picture
 from minicpmv.data.samples.token_counts import FIT, measure
-from minicpmv.data.sharing import ALONE, Sharing
+from minicpmv.data.sharing import ALONE, Sharing, part_of
 from minicpmv.data.sources.cache import Entry
 from minicpmv.data.sources.skipping import TOO_LONG, SkipLog
 from minicpmv.errors import ConfigError, DataError, Problem
@@ -235,7 +236,10 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
         left_out: dict[int, Sequence[Problem]] = {}
         for share in measure(self.fit, total, kept=kept, sharing=sharing):
             done = share.start + len(share.fits)
-            self._fits[share.start : done] = share.fits
+            if len(share.fits) == total:
+                self._fits = share.fits
+            else:
+                self._fits[share.start : done] = share.fits
             left_out |= share.problems
             if on_progress is not None:
                 on_progress(done, total)
@@ -244,8 +248,10 @@ class ConversationDataset(Dataset[dict[str, Tensor]]):
             raise DataError(found)
         named = {self.records[index].where(): problems for index, problems in left_out.items()}
         if left_out:
-            keep = np.delete(np.arange(total), list(left_out))
-            self.records, self._fits = Selected(self.records, keep), self._fits[keep]
+            keep = remaining(total, np.array([*left_out], np.int64), sharing)
+            mine = part_of(len(keep), sharing)
+            (fits,) = join([self._fits[keep[mine.start : mine.stop]]], sharing)
+            self.records, self._fits = Selected(self.records, keep), fits
         return report_lengths(
             self._fits,
             self.limits,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ _LARGEST_SLICE = 1.1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LengthReport:
-    """Reports the tokens of a data set, as they are trained."""
+    """Reports the tokens of a data set, as they are trained. Its arrays may be columns of what all processes share."""
 
     lengths: NDArray[np.int32]
     """Tokens of each record as trained."""
@@ -44,6 +44,17 @@ class LengthReport:
     """Records whose last answer loses its end."""
     left_out: Skipped
     """Records that did not fit and were removed from the data set, by name."""
+
+    def part(self, which: range) -> LengthReport:
+        """Return the same of neighbouring records alone, but for the counts of all."""
+        start, stop = which.start, which.stop
+        return replace(
+            self,
+            lengths=self.lengths[start:stop],
+            num_trained=self.num_trained[start:stop],
+            num_image_tokens=self.num_image_tokens[start:stop],
+            num_patches=self.num_patches[start:stop],
+        )
 
 
 def report_lengths(
@@ -86,10 +97,10 @@ def report_lengths(
         _warn(fits, concerned, what, remedy, limits, where)
     num_reduced, num_thinned, num_cut = (int(concerned.sum()) for concerned, _, _ in changes)
     return LengthReport(
-        lengths=fits["length"].copy(),
-        num_trained=fits["num_trained"].copy(),
-        num_image_tokens=fits["num_image_tokens"].copy(),
-        num_patches=fits["num_patches"].copy(),
+        lengths=fits["length"],
+        num_trained=fits["num_trained"],
+        num_image_tokens=fits["num_image_tokens"],
+        num_patches=fits["num_patches"],
         patches_per_token=patches_per_token(processor),
         num_reduced=num_reduced,
         num_thinned=num_thinned,

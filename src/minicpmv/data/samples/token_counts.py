@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
+from minicpmv.data.machine_copies import from_first, join
 from minicpmv.data.samples.length_policy import Fit
 from minicpmv.data.samples.workers import naming_dead_workers
 from minicpmv.data.sharing import ALONE, Sharing, part_of
@@ -27,13 +28,16 @@ _WORTH_PROCESSES = 20_000
 """Records. Fewer are measured before processes have started."""
 
 
+_Problems = dict[int, tuple[Problem, ...]]
+
+
 class Share(NamedTuple):
     """Neighbouring records, measured."""
 
     start: int
     fits: NDArray[np.void]
     """Of type ``FIT``; zeros for those that do not fit."""
-    problems: dict[int, tuple[Problem, ...]]
+    problems: _Problems
     """Of those, by position."""
 
 
@@ -59,25 +63,30 @@ def measure(
         fit: Measures one, or raises a ``DataError``; it is called in other processes if there are many.
         total: Number of records.
         kept: Where the result of the very same records is recalled from, or kept.
-        sharing: Processes of which each measures a part; all yield all of it, once that is done. The first one has the
-            cache.
+        sharing: Processes of which each measures a part; all yield all of it as one share, once that is done, which
+            may only be read. The first one has the cache.
     """
-    found = None if kept is None else sharing.first(kept.load)
+    found = None if kept is None else from_first(kept.load, sharing)
     if kept is not None and found is not None and found["fits"].dtype == FIT and len(found["fits"]) == total:
         kept.was_found = True
-        yield _fill(Share(0, found["fits"], {}), fit)  # those that do not fit say so once more
+        unfit = np.flatnonzero(found["fits"]["length"] == 0)
+        mine = part_of(len(unfit), sharing)
+        problems = sharing.agree(lambda: _say_again(unfit[mine.start : mine.stop], fit))
+        yield Share(0, found["fits"], _merged(sharing.gather(problems)))
         return
     measured = _measure(fit, part_of(total, sharing))
     if sharing.number > 1:
         mine = sharing.agree(lambda: list(measured))
-        measured = (share for part in sharing.gather(_joined(mine)) for share in part)
-    fits: list[NDArray[np.void]] = []
+        fits = np.concatenate([np.zeros(0, FIT), *(share.fits for share in mine)])
+        problems = sharing.gather(_merged([share.problems for share in mine]))
+        measured = iter([Share(0, join([fits], sharing)[0], _merged(problems))])
+    parts: list[NDArray[np.void]] = []
     for share in measured:
         if kept is not None:
-            fits.append(share.fits)
+            parts.append(share.fits)
         yield share
-    if kept is not None and fits and sharing.rank == 0:
-        kept.store(fits=np.concatenate(fits))
+    if kept is not None and parts and sharing.rank == 0:
+        kept.store(fits=parts[0] if len(parts) == 1 else np.concatenate(parts))
 
 
 def _measure(fit: Callable[[int], Fit], which: range) -> Iterator[Share]:
@@ -87,22 +96,29 @@ def _measure(fit: Callable[[int], Fit], which: range) -> Iterator[Share]:
         yield from DataLoader(_Shares(fit, which), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
 
 
-def _joined(shares: Sequence[Share]) -> list[Share]:
-    """Make one share of neighbouring ones."""
-    if not shares:
-        return []
-    problems = {position: each for share in shares for position, each in share.problems.items()}
-    return [Share(shares[0].start, np.concatenate([share.fits for share in shares]), problems)]
-
-
 def _fill(share: Share, fit: Callable[[int], Fit]) -> Share:
-    """Measure those of a share that are not measured yet."""
-    for number in np.flatnonzero(share.fits["length"] == 0).tolist():
+    """Measure the records of a share."""
+    for number in range(len(share.fits)):
         try:
             share.fits[number] = fit(share.start + number)
         except DataError as error:
             share.problems[share.start + number] = error.problems
     return share
+
+
+def _say_again(positions: NDArray[np.intp], fit: Callable[[int], Fit]) -> _Problems:
+    """Return what is wrong with records that are known not to fit."""
+    found: _Problems = {}
+    for position in positions.tolist():
+        try:
+            fit(position)
+        except DataError as error:
+            found[position] = error.problems
+    return found
+
+
+def _merged(parts: Sequence[_Problems]) -> _Problems:
+    return {position: problems for part in parts for position, problems in part.items()}
 
 
 def _as_it_is(share: Any) -> Any:

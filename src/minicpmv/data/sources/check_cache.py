@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minicpmv.data.machine_copies import from_first
 from minicpmv.data.media.film_facts import FilmFactsList
 from minicpmv.data.media.image_sizes import ImageSizes
 from minicpmv.data.records.file_state import FileStates, are_unchanged
@@ -90,14 +91,14 @@ def check_or_recall(
 
 
 def _recall(entry: Entry, raw: Sequence[RawRecord], sharing: Sharing) -> tuple[Checked, FileStates] | None:
-    found = sharing.first(entry.load)
+    found = from_first(entry.load, sharing)
     if found is None or len(found["ends"]) != len(raw):
         return None
-    paths, states = FileStates.from_arrays(found["paths"], found["states"]).part(sharing)
-    if not all(sharing.gather(are_unchanged(paths, states))):
+    states = FileStates.from_arrays(found["paths"], found["states"])
+    if not all(sharing.gather(are_unchanged(*states.part(sharing)))):
         return None
     notices = tuple(Problem(*said) for said in json.loads(found["notices"].tobytes()))
     sizes = ImageSizes.from_arrays(found["ends"], found["pixels"])
     films = FilmFactsList.from_arrays(*(found[name] for name in _OF_FILMS))
     checked = Checked(raw=raw, sizes=sizes, films=films, problems=[], bad=np.zeros(0, np.int64), notices=notices)
-    return checked, FileStates.from_arrays(found["paths"], found["states"])
+    return checked, states

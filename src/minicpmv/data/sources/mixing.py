@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 
 from minicpmv.data.checks.unread_keys import UnreadKeys
+from minicpmv.data.machine_copies import remaining
 from minicpmv.data.records.file_state import FileStates
 from minicpmv.data.records.folders import data_folder
 from minicpmv.data.records.record import Kind, RawRecord, Record
@@ -205,7 +206,7 @@ def load_mixture(
             problems += [problem for _, problem in checked.problems]
         elif len(checked.bad):
             left_out |= _name_bad(checked, image_root, version, kind)
-            records = Selected(records, np.delete(np.arange(len(raw)), checked.bad))
+            records = Selected(records, remaining(len(raw), checked.bad, sharing))
         loaded.append((source, records))
     if problems:
         raise DataError(problems)

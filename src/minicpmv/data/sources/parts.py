@@ -45,20 +45,19 @@ class Part:
 
     def join(self, sharing: Sharing) -> None:
         """Replace what is of this process by what is of all, but for ids, which are compared where they are."""
-        mine = (self.sizes, self.films, self.problems, self.unreadable)
-        found = sharing.gather((*mine, self.unread, self.reader.faults, self.film_reader.findings))
         if sharing.number == 1:
             return
-        self.sizes = ImageSizes.joined([part[0] for part in found])
-        self.films = FilmFactsList.joined([part[1] for part in found])
-        self.problems = [each for part in found for each in part[2]]
-        self.unreadable = [each for part in found for each in part[3]]
-        self.unread, self.reader, self.film_reader = found[0][4], SizeReader(), FilmReader()
+        self.sizes, self.films = self.sizes.joined(sharing), self.films.joined(sharing)
+        mine = (self.problems, self.unreadable, self.unread, self.reader.faults, self.film_reader.findings)
+        found = sharing.gather(mine)
+        self.problems = [each for part in found for each in part[0]]
+        self.unreadable = [each for part in found for each in part[1]]
+        self.unread, self.reader, self.film_reader = found[0][2], SizeReader(), FilmReader()
         for part in found[1:]:
-            self.unread.join(part[4])
+            self.unread.join(part[2])
         for part in found:
-            self.reader.add_faults(part[5])
-            self.film_reader.add_findings(part[6])
+            self.reader.add_faults(part[3])
+            self.film_reader.add_findings(part[4])
 
 
 def look_at(raw: Sequence[RawRecord], which: range, part: Part, checker: RecordChecker, roots: ImageRoots) -> None:

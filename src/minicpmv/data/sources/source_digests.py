@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from minicpmv.data.machine_copies import keep
 from minicpmv.data.records.file_state import FileState
 from minicpmv.data.records.folders import find_files
 from minicpmv.data.records.reading import log_notice, open_records
 from minicpmv.data.records.record import RawRecord
+from minicpmv.data.records.sequences import LazySequence
 from minicpmv.data.sharing import ALONE, Sharing
 from minicpmv.errors import DataError, Problem
 
@@ -49,6 +52,8 @@ def open_source(path: str, *, sharing: Sharing = ALONE) -> tuple[Sequence[RawRec
     sharing.agree(lambda: _refuse_change(path, before))
     if sharing.number > 1:
         _refuse_other_copies(path, sharing)
+        if isinstance(raw, LazySequence):
+            raw.replace_arrays(partial(keep, sharing=sharing))
     return raw, content
 
 

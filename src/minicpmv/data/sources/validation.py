@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from minicpmv.data.machine_copies import remaining
 from minicpmv.data.records.record import Record
 from minicpmv.data.records.sequences import Concatenated, Selected
 from minicpmv.data.sharing import ALONE, Sharing, part_of
@@ -140,7 +141,7 @@ def hold_out(
     for source in sources:
         mine = chosen[(chosen >= first) & (chosen < first + len(source))] - first
         held_out.append(Selected(source, mine))
-        rest.append(Selected(source, np.delete(np.arange(len(source)), mine)) if len(mine) else source)
+        rest.append(Selected(source, remaining(len(source), mine, sharing)) if len(mine) else source)
         first += len(source)
     digest = hashlib.sha256(chosen.astype("<i8").tobytes()).hexdigest()
     return ValidationSplit(records=Concatenated(held_out), rest=rest, num_records=num_records, sha256=digest)

@@ -154,7 +154,7 @@ def open_inputs(
             "  fix: raise --model_max_length"
         )
     files = mixtures[0].files
-    train.digests = None if files is None else PictureDigests(files)
+    train.digests = None if files is None else PictureDigests(files, sharing=sharing)
     pad_token_id: Any = processor.tokenizer.pad_token_id
     return RunInputs(
         base=base.path,

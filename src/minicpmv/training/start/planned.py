@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from transformers import TrainingArguments
 
+from minicpmv.data.machine_copies import join
+from minicpmv.data.sharing import Sharing, part_of
 from minicpmv.training.distributed.console import notice, say
 from minicpmv.training.distributed.together import work_together
 from minicpmv.training.flags.resolution import describe_settings
@@ -96,10 +98,15 @@ def plan_run(
 
 
 def _estimate_costs(inputs: RunInputs, model: Any) -> npt.NDArray[np.float32] | None:
-    if inputs.lengths is None:
+    report, slicing = inputs.lengths, inputs.train.processor.image_processor
+    if report is None:
         return None
-    slicing = inputs.train.processor.image_processor
-    return estimate_costs(inputs.lengths, model.config, scale_resolution=slicing.scale_resolution)
+
+    def estimate(sharing: Sharing) -> npt.NDArray[np.float32]:
+        part = report.part(part_of(len(report.lengths), sharing))
+        return join([estimate_costs(part, model.config, scale_resolution=slicing.scale_resolution)], sharing)[0]
+
+    return work_together(estimate)
 
 
 def _advise(settled: Settled, args: TrainingArguments, inputs: RunInputs, learner: Learner, batches: BatchPlan) -> None:

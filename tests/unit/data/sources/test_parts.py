@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from minicpmv.data import machine_copies
+from minicpmv.data.media.image_digests import PictureDigests
 from minicpmv.data.records.file_state import FileStates
 from minicpmv.data.sharing import ALONE, Sharing, part_of
 from minicpmv.data.sources import loading
@@ -27,7 +29,9 @@ RANKS = (2, 3, 7)
 
 @pytest.fixture(autouse=True)
 def _small_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few records at a time, and a file for every array that processes share."""
     monkeypatch.setattr(loading, "_AT_A_TIME", 4)
+    monkeypatch.setattr(machine_copies, "_WORTH_A_FILE", 1)
 
 
 def faulty_records(folder: Path) -> list[dict[str, Any]]:
@@ -87,6 +91,26 @@ def test_all_processes_find_what_one_finds(tmp_path: Path, number: int) -> None:
     codes = {problem.code for _, problem in alone[-3]} | {notice.code for notice in alone[-2]}
     assert codes >= {"D114", "D141", "D143", "D160", "D320"}, "each kind of finding is joined in its own way"
     assert on_ranks(number, lambda sharing: findings(checked(path, sharing))) == [alone] * number
+
+
+@pytest.mark.parametrize("number", RANKS)
+def test_all_processes_know_the_pictures_that_one_knows(tmp_path: Path, number: int) -> None:
+    """Those of two sources, of which each process has compared some."""
+    paths = [write_data(tmp_path / name, sound_records(tmp_path)) for name in ("train.json", "more.json")]
+
+    def know(sharing: Sharing) -> list[Any]:
+        files = [checked(path, sharing)[1] for path in paths]
+        shares = [each.part(sharing) for each in files]
+        pictures = PictureDigests(files, sharing=sharing)
+        places = [pictures._place(str(tmp_path / f"{number}.png")) for number in range(4)]
+        names = [paths.tobytes().split(b"\0")[:-1] for paths, _ in shares]
+        assert [len(numbers) for _, numbers in shares] == [len(each) for each in names]
+        return [pictures.states.tolist(), places, sharing.gather(names)]
+
+    alone, *found = know(ALONE), *on_ranks(number, know)
+    assert [each[:2] for each in found] == [alone[:2]] * number
+    of_sources = zip(*found[0][2], strict=True)
+    assert [[name for part in parts for name in part] for parts in of_sources] == alone[2][0], "each is compared once"
 
 
 def test_the_first_cache_serves_processes_that_have_none(tmp_path: Path) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch.distributed as dist
 
+from minicpmv.data import machine_copies
 from minicpmv.data.sharing import Sharing
 from minicpmv.errors import ConfigError, UsageError
 from minicpmv.training.distributed import processes
@@ -56,6 +60,38 @@ def test_values_reach_the_processes_they_are_for(tmp_path: Path) -> None:
     for rank in range(3):
         dealt = [f"{other} to {rank}" for other in range(3)]
         assert found[rank] == [[rank, 3], 10 * rank, "of 0", ["", "x", "xx"], dealt]
+
+
+def _hold(rank: int) -> list[Any]:
+    """Hold one array together; process 2 is alone on its machine. Return what it holds, and mapped files."""
+    if rank == 2:
+        machine_copies._name_machine = lambda: "another"
+    number = machine_copies._WORTH_A_FILE // 8
+    work_together(lambda sharing: machine_copies.join([np.zeros(1)], sharing))  # small, so no file
+    (whole,) = work_together(lambda sharing: machine_copies.join([np.full(number, rank + 1)], sharing))
+    mapped = [line.split()[4] for line in Path("/proc/self/maps").read_text().splitlines() if "/minicpmv-" in line]
+    child = os.fork()
+    if child == 0:
+        os._exit(int(whole.sum() == 6 * number))
+    return [
+        int(whole.sum()) // number,
+        len(whole) // number,
+        mapped,
+        os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]),
+    ]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="mapped files are listed by Linux")
+def test_processes_of_a_machine_hold_one_copy_of_an_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what they fork, too. The file has no name any more."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    found = _results(3, tmp_path, _hold)
+    assert [each[:2] for each in found] == [[6, 3]] * 3
+    assert [len(each[2]) for each in found] == [1, 1, 1]
+    assert found[0][2] == found[1][2] != found[2][2]
+    assert [each[3] for each in found] == [1, 1, 1]
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def _fail(rank: int) -> list[str]:

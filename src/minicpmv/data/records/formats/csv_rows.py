@@ -12,9 +12,12 @@ import io
 import json
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
 
 from minicpmv.data.records.formats.data_files import DataFile
 from minicpmv.data.records.formats.json_list import DECODER
@@ -50,7 +53,7 @@ class CsvRows(LazySequence[RawRecord]):
 
     def __init__(self, file: DataFile, *, start: int = 0) -> None:
         self._file = file
-        self._places = array("q")  # start and end in bytes, and line, of one row after the other
+        self._places: Any = array("q")  # start and end in bytes, and line, of one row after the other
         with file.stream(start) as stream:
             self._read_places(_Lines(stream, file.source, start))
 
@@ -75,9 +78,12 @@ class CsvRows(LazySequence[RawRecord]):
     def __len__(self) -> int:
         return len(self._places) // 3
 
+    def replace_arrays(self, keep: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+        self._places = keep(np.array(self._places, np.int64))
+
     def _item(self, index: int) -> RawRecord:
         self._file.check_unchanged()
-        begins, ends, line = self._places[3 * index : 3 * index + 3]
+        begins, ends, line = self._places[3 * index : 3 * index + 3].tolist()
         data = io.BytesIO(self._file.read(ends - begins, begins))
         cells = next(csv.reader(_Lines(data, self._file.source, 0), delimiter=self._delimiter, strict=True))
         record = RawRecord(source=self._file.source, index=index, line=line, value=None)

@@ -6,6 +6,8 @@ A line that cannot be read is a fault of that line, and hides no other.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +70,10 @@ class JsonLines(LazySequence[RawRecord]):
 
     def __len__(self) -> int:
         return len(self._starts)
+
+    def replace_arrays(self, keep: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+        self._starts, self._ends = keep(self._starts), keep(self._ends)
+        self._numbers = None if self._numbers is None else keep(self._numbers)
 
     def _item(self, index: int) -> RawRecord:
         self._file.check_unchanged()
