@@ -188,6 +188,7 @@ def simulate(number: int, lengths: npt.NDArray[np.int32], costs: npt.NDArray[np.
         "imbalance, mean of steps": float(imbalance.mean()),
         "imbalance, 95 % of steps": float(np.quantile(imbalance, 0.95)),
         "imbalance, worst step": float(imbalance.max()),
+        "steps above 3 %": int((imbalance > 0.03).sum()),
     }
 
 

@@ -51,7 +51,7 @@ def join(parts: Sequence[Array], sharing: Sharing) -> list[Array]:
         The parts of all processes one after the other; what is one copy for all processes is read-only. Where a machine
         has no room for a copy, each process has its own, and the first one warns.
     """
-    if sharing.number == 1:
+    if sharing.number == 1 or not parts:
         return list(parts)
     lengths = np.array(sharing.gather([len(part) for part in parts]), np.int64)  # [processes, arrays]
     sizes = lengths * [part.itemsize * int(np.prod(part.shape[1:])) for part in parts]
