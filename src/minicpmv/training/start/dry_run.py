@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -179,21 +179,42 @@ class _Stopwatch(TrainerCallback):
         self.seconds = time.perf_counter() - self._started
 
 
+class _Costliest(NamedTuple):
+    """The costliest of some rows, and what their mean cost is made of."""
+
+    cost: float
+    row: list[int]
+    total: float
+    number: int
+
+
 def _find_costliest(
     plan: BatchPlan, costs: npt.NDArray[np.float32] | None, inputs: RunInputs
 ) -> tuple[list[int], float]:
     """Return the costliest row of the first epoch, and the ratio of an average row's cost to it."""
-    rows = plan.rows(0)
-    if costs is None or inputs.lengths is None:
-        return rows[0], 1.0
+    own = plan.own_rows(0)
+    rows = plan.rows(0) if own is None else own
+    found = gather(_costliest_of(rows, costs, inputs, pads=not isinstance(plan, RowPlanner)))
+    costliest = max(found, key=lambda each: each.cost)
+    total, number = sum(each.total for each in found), sum(each.number for each in found)
+    return costliest.row, total / number / costliest.cost
+
+
+def _costliest_of(rows: Rows, costs: npt.NDArray[np.float32] | None, inputs: RunInputs, *, pads: bool) -> _Costliest:
     filled = np.flatnonzero(rows.sizes)
+    if not len(filled):
+        return _Costliest(0.0, [], 0.0, 0)
+    if costs is None or inputs.lengths is None:
+        return _Costliest(1.0, rows[int(filled[0])], 1.0, 1)
     starts = rows.bounds[:-1][filled]
     of_rows = np.add.reduceat(costs[rows.records], starts)
-    if not isinstance(plan, RowPlanner):  # padding costs as much as tokens
+    if pads:  # padding costs as much as tokens
         lengths = inputs.lengths.lengths[rows.records]
         of_rows += rows.sizes[filled] * np.maximum.reduceat(lengths, starts) - np.add.reduceat(lengths, starts)
-    costliest = int(of_rows.argmax())
-    return rows[int(filled[costliest])], float(of_rows.mean() / of_rows[costliest])
+    place = int(of_rows.argmax())
+    return _Costliest(
+        float(of_rows[place]), rows[int(filled[place])], float(of_rows.sum(dtype=np.float64)), len(filled)
+    )
 
 
 def _take_two_steps(
