@@ -96,7 +96,11 @@ def from_first(load: Callable[[], dict[str, Array] | None], sharing: Sharing) ->
 
 
 def remaining(total: int, left_out: Array, sharing: Sharing) -> NDArray[np.int64]:
-    """Return which of so many places stay without those that are left out."""
+    """Leave out some of so many places. Every process must call it.
+
+    Returns:
+        Those that stay, in order; a shape of one dimension.
+    """
     mine = part_of(total, sharing)
     stays = np.ones(len(mine), np.bool_)
     stays[left_out[(left_out >= mine.start) & (left_out < mine.stop)] - mine.start] = False
