@@ -196,7 +196,7 @@ def main() -> None:
     if asked.to_pages:
         to_pages(asked.runs)
     else:
-        print("\n\n".join(tables(read_results(asked.runs))))
+        print("\n\n".join(tables(read_results(asked.runs)).values()))
 
 
 if __name__ == "__main__":

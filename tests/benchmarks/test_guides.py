@@ -17,7 +17,7 @@ from benchmarks.guides.cases import AMOUNTS, SHARES, all_cases
 from benchmarks.guides.digits import ALL_DIGITS, first_digits
 from benchmarks.guides.measuring import SEEDS, read_results
 from benchmarks.guides.runs import remembering
-from benchmarks.guides.tables import CHART, MEASURED, PAGES, chart, tables, with_tables
+from benchmarks.guides.tables import CHART, MEASURED, PAGES, chart, main, tables, with_tables
 from minicpmv.data.samples.collation import Collator, PackedCollator
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.data.sources.loading import load_records
@@ -104,3 +104,12 @@ def test_remembered_records_are_those_that_would_be_read_again(tmp_path: Path) -
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
     assert dataset[1] is not remembered[1]  # outside, each is read as ever
+
+
+def test_the_command_prints_the_tables_of_the_pages(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["tables"])
+    main()
+    printed = capsys.readouterr().out
+    assert all(table in printed for table in tables(read_results(MEASURED)).values())
