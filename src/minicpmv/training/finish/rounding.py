@@ -12,12 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minicpmv.models.checkpoints.own_tensors import OwnTensors
 from minicpmv.training.learning.parts import part_of, parts_of
 
-__all__ = ["ENOUGH", "NOTHING", "Kept", "describe_kept", "measure_kept", "round_stochastically", "warn_of_loss"]
+__all__ = [
+    "ENOUGH",
+    "NOTHING",
+    "Kept",
+    "describe_kept",
+    "measure_kept",
+    "round_as_saved",
+    "round_stochastically",
+    "warn_of_loss",
+]
 
 ENOUGH = 0.9
 """Share of a part's change below which the run warns."""
@@ -111,6 +120,21 @@ def round_stochastically(tensor: Tensor, dtype: torch.dtype, generator: torch.Ge
     share = torch.where(distance > 0, left.abs() / distance, 0.0)
     moves = torch.rand(tensor.shape, generator=generator) < share
     return torch.where(moves & (left != 0) & other.isfinite(), other, nearest)
+
+
+def round_as_saved(model: nn.Module, saved: Mapping[str, str]) -> None:
+    """Round the weights of a live model to the nearest value that its files hold, in place and without an exchange.
+
+    Args:
+        model: Each process may have pieces of its weights, by FSDP or ZeRO.
+        saved: Name of the precision of each tensor in the files, by the model's own names.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            precision = saved.get(name)
+            here = getattr(parameter, "ds_tensor", parameter).data  # ZeRO-3 keeps a process's piece beside it
+            if precision is not None and here.dtype == torch.float32:
+                here.copy_(here.to(getattr(torch, precision)))
 
 
 def _name(dtype: torch.dtype) -> str:

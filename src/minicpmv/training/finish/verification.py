@@ -26,9 +26,9 @@ from minicpmv.models.checkpoints.reference import VERIFICATION, Reference, diges
 from minicpmv.terminal.waiting import waiting
 from minicpmv.training.checkpoints.checkpoint_size import num_elements
 from minicpmv.training.distributed.console import notice, say
-from minicpmv.training.distributed.processes import raise_together, wait_for_all
+from minicpmv.training.distributed.processes import gather, raise_together, wait_for_all
 from minicpmv.training.finish.reload import describe_verification
-from minicpmv.training.finish.rounding import Kept
+from minicpmv.training.finish.rounding import Kept, round_as_saved
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.loop.interruption import Interruption
 from minicpmv.training.loop.trainer import MiniCPMVTrainer
@@ -60,7 +60,8 @@ def verify_saved(
 ) -> None:
     """Load the saved model in a fresh process, and verify that it is the trained one. Every process must call it.
 
-    The live model is released before, because the reloaded one needs its memory.
+    The live model is rounded as it was saved, since what rounding loses is told apart, and released before the other
+    process loads, which needs its memory.
 
     Args:
         trainer: The trainer, whose model was saved in its output directory.
@@ -84,6 +85,9 @@ def verify_saved(
     precisions = {tensor.dtype for tensor in saved.values() if tensor.is_floating_point()}
     saved.clear()  # may be a second copy of the model
     batch, records = choose_batch(dataset, collator, most_tokens=run.model_max_length)
+    if run.save_rounding == "nearest":
+        model: Any = trainer.model
+        round_as_saved(model, gather(dtypes)[0])  # the first process alone has them
     wait_for_all()  # for the process that digested all weights
     loss = trainer.measure(batch)
 
