@@ -22,14 +22,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     [
         ("--max_steps 0", "--max_steps: found 0, so no optimizer step"),
         (
-            "--max_steps 1 --warmup_steps 0.03",
-            "--warmup_steps: found 1 step of warmup (--warmup_steps 0.03) in a run of 1",
+            "--max_steps 1 --warmup_steps 1",
+            "--warmup_steps: found 1 step of warmup (--warmup_steps 1) in a run of 1",
         ),
         (
             "--max_steps 1 --warmup_steps 5 --lr_scheduler_type linear",
             "--warmup_steps: found 5 steps of warmup (--warmup_steps 5)",
         ),
-        ("--max_steps 1 --warmup_steps 0.03 --dry_run true", "--warmup_steps: found 1 step of warmup"),
+        ("--max_steps 1 --warmup_steps 1 --dry_run true", "--warmup_steps: found 1 step of warmup"),
         ("--learning_rate 0", "--learning_rate: found 0 for everything that learns"),
     ],
 )
@@ -45,9 +45,13 @@ def test_flags_that_leave_no_update_are_refused_before_the_first_step(
 
 @pytest.mark.parametrize(
     "given",
-    ["--warmup_steps 0.03 --max_steps 2", "--lr_scheduler_type constant_with_warmup --warmup_steps 1 --max_steps 2"],
+    [
+        "--warmup_steps 0.03 --max_steps 1",
+        "--warmup_steps 0.03 --max_steps 2",
+        "--lr_scheduler_type constant_with_warmup --warmup_steps 1 --max_steps 2",
+    ],
 )
-def test_second_step_of_a_warmup_is_an_update(given: str, data: str, tmp_path: Path) -> None:
+def test_shortened_warmup_and_the_second_step_of_one_are_updates(given: str, data: str, tmp_path: Path) -> None:
     assert main(flags(data, tmp_path, *_ALONE, *given.split())) == 0
     assert read_run(tmp_path)["status"] == "finished"
 

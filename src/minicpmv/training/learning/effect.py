@@ -1,10 +1,13 @@
 """Refuses a run whose flags leave it no update that could change a weight, and says where they leave little.
 
+A warmup that is a share of the steps ends before the run does; one that is a number of steps is what was asked.
+
 What flags cannot tell, :mod:`minicpmv.training.checkpoints.trained_weights` sees at the end.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -13,8 +16,9 @@ from transformers import SchedulerType, TrainingArguments, get_scheduler
 
 from minicpmv.errors import UsageError
 from minicpmv.training.learning.rates import Rates
+from minicpmv.wording import counted
 
-__all__ = ["describe_little_effect", "refuse_no_effect"]
+__all__ = ["describe_little_effect", "refuse_no_effect", "shorten_warmup"]
 
 # Their rate follows the measured loss, and is the whole one at first.
 _BY_LOSS = {SchedulerType.REDUCE_ON_PLATEAU.value, "greedy"}
@@ -24,6 +28,32 @@ _MOST_STEPS = 100_000_000
 """More than any run has taken: at ten steps a second they last four months."""
 _LEAST_MOVED = 1e-7
 """How far a weight has to be able to move in a whole run: less is below float32's last digit of a weight of 1."""
+
+
+def shorten_warmup(args: TrainingArguments, *, num_steps: int) -> tuple[TrainingArguments, list[str]]:
+    """Make a warmup that is a share of the steps, and is rounded up to all of them, end before the last step.
+
+    The recipe and the scripts give a share, and a run of one step would have the rate 0 by it.
+
+    Args:
+        args: As training has them.
+        num_steps: Optimizer steps of the whole run.
+
+    Returns:
+        ``args``, or a changed copy of them, and a notice of the change.
+    """
+    share = args.warmup_steps
+    if not 0 < share < 1 or num_steps < 1 or _has_own_schedule(args):
+        return args, []
+    found = args.get_warmup_steps(num_steps)
+    if found < num_steps or _last_rate(args, num_steps) == 1:
+        return args, []
+    args = copy.copy(args)
+    args.warmup_steps = num_steps - 1
+    return args, [
+        f"--warmup_steps {share:g}: {counted(found, 'step')} of warmup would be all of the run, so the warmup has "
+        f"{counted(num_steps - 1, 'step')}"
+    ]
 
 
 def refuse_no_effect(args: TrainingArguments, rates: Rates, trained: Iterable[str], *, num_steps: int) -> None:
@@ -82,9 +112,8 @@ def describe_little_effect(
         return []
     notices: list[str] = []
     warmup = args.get_warmup_steps(num_steps)
-    if warmup >= num_steps and not _is_by_loss(args):
-        schedule = _schedule(args, num_steps)
-        reached = float(schedule.lr_lambdas[0](num_steps - 1))
+    if warmup >= num_steps:
+        reached = _last_rate(args, num_steps)
         if reached < 1:
             notices.append(
                 f"--warmup_steps {args.warmup_steps:g}: the warmup of {warmup} steps is no shorter than the run of "
@@ -137,6 +166,11 @@ def _has_step_with_rate(args: TrainingArguments, num_steps: int) -> bool:
         schedule.optimizer.step()
         schedule.step()
     return False
+
+
+def _last_rate(args: TrainingArguments, num_steps: int) -> float:
+    """Return the rate of the last step, of a rate of 1."""
+    return 1.0 if _is_by_loss(args) else float(_schedule(args, num_steps).lr_lambdas[0](num_steps - 1))
 
 
 def _is_by_loss(args: TrainingArguments) -> bool:

@@ -25,7 +25,7 @@ from minicpmv.training.inputs.planned_batches import (
 from minicpmv.training.inputs.run_inputs import RunInputs
 from minicpmv.training.inputs.shared_memory import Workers, resolve_workers
 from minicpmv.training.inputs.vision_cache import advise
-from minicpmv.training.learning.effect import describe_little_effect, refuse_no_effect
+from minicpmv.training.learning.effect import describe_little_effect, refuse_no_effect, shorten_warmup
 from minicpmv.training.learning.parts import describe_recipe, format_parts
 from minicpmv.training.monitoring.intervals import describe_rhythm, resolve_rhythm
 from minicpmv.training.start.dry_run import DryRunChecks
@@ -68,7 +68,8 @@ def plan_run(
     costs = _estimate_costs(inputs, learner.model)
     batches = plan_batches(run, args, len(inputs.train), lengths=inputs.lengths, costs=costs, together=work_together)
     args, notices = resolve_rhythm(settled.request, args, batches, sets=list(inputs.validation))
-    for text in notices:
+    args, shortened = shorten_warmup(args, num_steps=_count_steps(batches, args))
+    for text in [*notices, *shortened]:
         notice(text)
     say(describe_settings(args, settled.machine, use_lora=run.use_lora))
     checks.report("batches", describe_step(batches, args, inputs.lengths))
@@ -97,6 +98,10 @@ def plan_run(
     )
 
 
+def _count_steps(batches: BatchPlan, args: TrainingArguments) -> int:
+    return 0 if args.max_steps == 0 else count_steps(batches, args)
+
+
 def _estimate_costs(inputs: RunInputs, model: Any) -> npt.NDArray[np.float32] | None:
     report, slicing = inputs.lengths, inputs.train.processor.image_processor
     if report is None:
@@ -115,7 +120,7 @@ def _advise(settled: Settled, args: TrainingArguments, inputs: RunInputs, learne
     num_epochs = args.max_steps * per_step / batches.num_rows if args.max_steps > 0 else args.num_train_epochs
     has_images = inputs.lengths is not None and bool(inputs.lengths.num_image_tokens.any())
     advice = advise(settled.run, learner.model, has_images=has_images, num_epochs=num_epochs)
-    num_steps = 0 if args.max_steps == 0 else count_steps(batches, args)
+    num_steps = _count_steps(batches, args)
     trained = learner.trained
     refuse_no_effect(args, learner.rates, trained, num_steps=num_steps)
     little = describe_little_effect(args, learner.rates, trained, num_steps=num_steps)

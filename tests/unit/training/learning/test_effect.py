@@ -10,7 +10,7 @@ from minicpmv.errors import UsageError
 from minicpmv.releases.row import Parts
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.resolution import build_training_arguments, resolve_settings
-from minicpmv.training.learning.effect import describe_little_effect, refuse_no_effect
+from minicpmv.training.learning.effect import describe_little_effect, refuse_no_effect, shorten_warmup
 from minicpmv.training.learning.rates import Rates
 from tests.machines import CPU
 
@@ -21,9 +21,10 @@ PART = "llm.model.layers.0.self_attn.q_proj.lora_B.default.weight"
 def describe(given: str, num_steps: int, folder: Path) -> list[str]:
     request = parse_arguments([*NEEDED, "--output_dir", str(folder), *given.split()])
     args = build_training_arguments(resolve_settings(request, CPU).training)
+    args, shortened = shorten_warmup(args, num_steps=num_steps)
     rates = Rates.of_run(request.run, Parts(), learning_rate=args.learning_rate, weight_decay=args.weight_decay)
     refuse_no_effect(args, rates, [PART], num_steps=num_steps)
-    return describe_little_effect(args, rates, [PART], num_steps=num_steps)
+    return shortened + describe_little_effect(args, rates, [PART], num_steps=num_steps)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +73,28 @@ def test_part_of_the_rate_that_is_reached_is_said(tmp_path: Path) -> None:
 )
 def test_flags_that_can_be_meant_get_no_notice(given: str, tmp_path: Path) -> None:
     assert describe(given, 4, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "num_steps", "said"),
+    [
+        ("", 1, "--warmup_steps 0.01: 1 step of warmup would be all of the run, so the warmup has 0 steps"),
+        ("--warmup_steps 0.05", 1, "--warmup_steps 0.05: 1 step of warmup would be all of the run, so the warmup"),
+        ("--warmup_steps 0.9 --lr_scheduler_type linear", 4, "--warmup_steps 0.9: 4 steps of warmup"),
+    ],
+)
+def test_share_that_is_rounded_up_to_the_whole_run_leaves_its_last_step_the_whole_rate(
+    given: str, num_steps: int, said: str, tmp_path: Path
+) -> None:
+    (found,) = describe(given, num_steps, tmp_path)
+    assert found.startswith(said)
+
+
+def test_number_of_steps_that_was_asked_for_is_not_shortened(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--warmup_steps: found 1 step of warmup \(--warmup_steps 1\) in a run of 1"):
+        describe("--warmup_steps 1", 1, tmp_path)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant_with_warmup", "inverse_sqrt", "polynomial"])
+def test_run_of_one_step_has_a_rate_by_each_schedule_of_the_recipe(schedule: str, tmp_path: Path) -> None:
+    assert len(describe(f"--lr_scheduler_type {schedule}", 1, tmp_path)) == 1
