@@ -28,6 +28,7 @@ from minicpmv.data.checks.placeholders import (
 from minicpmv.data.checks.preferences import check_kind, check_rejected
 from minicpmv.data.checks.tool_use import check_tools_of_version, may_follow
 from minicpmv.data.records.formats.json_list import RepeatedKeys
+from minicpmv.data.records.formats.row_texts import CHOICES, find_question
 from minicpmv.data.records.grounding import check_objects
 from minicpmv.data.records.record import Kind, RawRecord, quote
 from minicpmv.errors import ImageError, Problem
@@ -51,8 +52,6 @@ _ROLE_ALIASES = {
 }
 _CONVERSATIONS_ALIASES = ("conversation", "messages", "message", "dialog", "dialogue", "turns", "chat")
 _MESSAGE_ALIASES = {"role": ("from", "speaker"), "content": ("value", "text", "message")}
-_CHOICES = {"choices", "options"}
-"""Keys under which other tools list answers to choose from; the answer is then the index of one."""
 _RESULT_ROLES = ("tools", "ipython", "tool_result", "tool_output", "function_response")
 """Roles that probably mean the result of a tool."""
 _MAX_MISSPELT = 40
@@ -179,8 +178,18 @@ def _check_keys(record: RawRecord, fields: Mapping[str, object]) -> Iterator[Pro
             return
         alias = _find_alias(fields, "conversations", _CONVERSATIONS_ALIASES)
         found = f"the key {alias!r} instead" if alias else _list_keys(fields)
-        fix = f"rename {alias!r} to 'conversations'" if alias else "add the messages under 'conversations'"
+        fix = f"rename {alias!r} to 'conversations'" if alias else _fix_of_none(record, fields)
         yield Problem("D111", record.where("conversations"), found, "the key 'conversations'", fix)
+
+
+def _fix_of_none(record: RawRecord, fields: Mapping[str, object]) -> str:
+    """Word what to do about a record without messages and without a question that is known as one."""
+    what = "column" if record.is_row else "key"
+    if question := find_question(fields):
+        return f"rename the {what} {question!r} to 'question'"
+    if record.is_row:
+        return "rename the columns that hold the question and the answer to 'question' and 'answer'"
+    return "add the messages under 'conversations'"
 
 
 def _check_repeated(record: RawRecord, name: str, fields: Mapping[str, object]) -> Iterator[Problem]:
@@ -307,8 +316,8 @@ def _unknown_role(where: str, role: object) -> Problem:
 def _check_content(record: RawRecord, name: str, message: Mapping[str, object]) -> Iterator[Problem]:
     content, role = message["content"], message.get("role")
     if not isinstance(content, str):
-        fix = "write the text in quotes, with <image> where an image stands"
-        if _CHOICES & {each.key for each in record.unread}:
+        fix = _fix_of_text(content, role)
+        if CHOICES & {each.key for each in record.unread}:
             fix = "write the text of the choice: its number alone would be learnt as the answer"
         yield Problem("D124", record.where(name), _describe(content), "text", fix)
         return
@@ -330,6 +339,13 @@ def _check_content(record: RawRecord, name: str, message: Mapping[str, object]) 
         found = f"half of a surrogate pair at character {error.start}: {quote(content[error.start])}"
         expected = "characters that UTF-8 can write"
         yield Problem("D128", record.where(name), found, expected, "write the text again")
+
+
+def _fix_of_text(content: object, role: object) -> str:
+    """Word what to write in place of a content that is not text."""
+    if isinstance(content, bool | int | float):
+        return f'write it in quotes: "{str(content).lower() if isinstance(content, bool) else content}"'
+    return "write the text in quotes" + ("" if role == "assistant" else ", with <image> where an image stands")
 
 
 def _check_order(record: RawRecord, messages: Sequence[Mapping[str, str]], *, for_training: bool) -> Iterator[Problem]:

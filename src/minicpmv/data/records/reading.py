@@ -81,7 +81,8 @@ def _open_source(source: str, on_notice: Callable[[Problem], None]) -> Sequence[
     else:
         entries = _open_file(source, on_notice)
     if not len(entries):
-        _fail("D106", source, "an empty list", "at least one record", "add records, or give another file")
+        found = "no row" if isinstance(entries, _Rows | csv_rows.CsvRows) else "an empty list"
+        _fail("D106", source, found, "at least one record", "add records, or give another file")
     return _InOwnForm(entries)
 
 
@@ -141,12 +142,14 @@ class _Rows(LazySequence[RawRecord]):
         return len(self._rows)
 
     def _item(self, index: int) -> RawRecord:
-        return RawRecord(source=self._source, index=index, line=None, value=self._rows[index])
+        return RawRecord(source=self._source, index=index, line=None, value=self._rows[index], is_row=True)
 
 
 def _open_text(file: DataFile, head: bytes, on_notice: Callable[[Problem], None]) -> Sequence[RawRecord]:
     _check_encoding(file.source, head)
     start = len(_BYTE_ORDER_MARK) if head.startswith(_BYTE_ORDER_MARK) else 0
+    if not head[start:].strip() and len(head) < HEAD_BYTES:
+        _fail("D103", f"{file.source}:1", "an empty file", _expected_in(file.name), "add records, or give another file")
     if json_lines.is_json_lines(file, start=start):
         return json_lines.JsonLines(file, start=start)
     opening = head[start:].lstrip()[:1]
@@ -166,6 +169,14 @@ def _open_text(file: DataFile, head: bytes, on_notice: Callable[[Problem], None]
         fix = "save the file as UTF-8"
         raise DataError([Problem("D104", f"{file.source}:{line}", found, "UTF-8 text", fix)]) from error
     return parse_json_list(text, file.source, on_notice=on_notice)
+
+
+def _expected_in(name: str) -> str:
+    """Word what a file of this name would hold."""
+    ending = os.path.splitext(name.lower())[1]
+    if ending in csv_rows.SUFFIXES:
+        return "a header with the name of each column, and a row for each record"
+    return "one record on each line" if ending in (".jsonl", ".ndjson") else "a list of records: [ ... ]"
 
 
 def _check_encoding(source: str, head: bytes) -> None:

@@ -123,6 +123,8 @@ class RawRecord:
     """Problems that kept it from being read or converted. If there are any, ``value`` is incomplete."""
     unread: tuple[Unread, ...] = ()
     """Keys of the record that no reader took, and so are not in ``value``. Null counts as absent."""
+    is_row: bool = False
+    """Whether it is a row of a table, whose keys are the names of columns."""
     reading: str = ""
     """Interpretation of a record without messages: ``'instruction' and 'input' as the question``."""
 

@@ -27,6 +27,9 @@ from minicpmv.releases.table import Version
 
 __all__ = ["are_paths", "hold_records", "load_held", "write_records"]
 
+_TABLES = ("pandas", "datasets")
+"""Packages whose data sets are tables: a column has one type in all rows."""
+
 
 def are_paths(data: object) -> bool:
     """Return whether data are named, by one path or a list of them, and not given themselves."""
@@ -46,7 +49,8 @@ def hold_records(data: object, *, name: str) -> list[RawRecord]:
         UsageError: It is something else, or a record holds an array of pixels.
         DataError: It is empty.
     """
-    if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "to_dict"):
+    library = type(data).__module__.partition(".")[0]
+    if library == "pandas" and hasattr(data, "to_dict"):
         rows: Any = cast("Any", data).to_dict("records")
     elif isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
         rows = list(cast("Iterable[object]", data))
@@ -57,8 +61,11 @@ def hold_records(data: object, *, name: str) -> list[RawRecord]:
         raise _not_records(wrong, f"{name}, one of its records")
     if not rows:
         raise DataError([Problem("D106", name, "no record", "at least one", "add records")])
+    is_row = library in _TABLES
     return [
-        to_own_form(RawRecord(source=name, index=index, line=None, value=_plain(row, f"{name} record {index}")))
+        to_own_form(
+            RawRecord(source=name, index=index, line=None, value=_plain(row, f"{name} record {index}"), is_row=is_row)
+        )
         for index, row in enumerate(rows)
     ]
 

@@ -86,7 +86,7 @@ class CsvRows(LazySequence[RawRecord]):
         begins, ends, line = self._places[3 * index : 3 * index + 3].tolist()
         data = io.BytesIO(self._file.read(ends - begins, begins))
         cells = next(csv.reader(_Lines(data, self._file.source, 0), delimiter=self._delimiter, strict=True))
-        record = RawRecord(source=self._file.source, index=index, line=line, value=None)
+        record = RawRecord(source=self._file.source, index=index, line=line, value=None, is_row=True)
         if len(cells) != len(self._names):
             found, expected = f"{len(cells)} cells", f"{len(self._names)}, as many as the header has"
             fix = 'put a cell that holds a delimiter or a line break in quotes, "..."'

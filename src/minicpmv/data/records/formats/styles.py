@@ -29,6 +29,7 @@ from minicpmv.data.records.formats.messages import (
 )
 from minicpmv.data.records.formats.pairs import PREFERENCE_KEYS, QUESTIONS, Pair, is_pair, read_pair, unify_preference
 from minicpmv.data.records.formats.parts import Shown
+from minicpmv.data.records.formats.row_texts import spell_values
 from minicpmv.data.records.formats.tool_use import read_listed
 from minicpmv.data.records.record import OWN_NAMES, FieldNames, RawRecord, Unread
 from minicpmv.errors import Problem
@@ -72,6 +73,8 @@ def to_own_form(record: RawRecord) -> RawRecord:
     if not isinstance(record.value, dict):
         return record
     written = cast("dict[str, object]", record.value)
+    if record.is_row:
+        written = spell_values(written)
     plain = _read_plain(record, written)
     if plain is not None:
         return plain
