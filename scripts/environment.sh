@@ -80,7 +80,7 @@ _create_virtual_environment() {
 _install() {
     : >"$_installing"
     rm -f "$_stamp"
-    echo "Installing minicpmv-finetune${EXTRAS:+ with $EXTRAS} and what it needs into $_venv (minutes, once)"
+    echo "Installing minicpmv-finetune${EXTRAS:+ with $EXTRAS} and what it needs into $_venv (minutes, once; pip writes $_venv/install.log)"
     if ! PYTHON=$_venv/bin/python sh "$ROOT/scripts/install.sh" "$EXTRAS" >"$_venv/install.log" 2>&1; then
         grep -v '^WARNING' "$_venv/install.log" | tail -n 20 >&2
         echo "the installation failed; everything that pip said is in $_venv/install.log" >&2
