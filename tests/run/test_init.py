@@ -60,6 +60,27 @@ def test_recipe_trains_as_it_is_written(
     assert "Dry run: all checks passed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("task", "what"),
+    [
+        ("film", "a film"),
+        ("grounding", "a box"),
+        ("gui", "an answer with a place to click"),
+        ("fields", "an answer wi"),
+    ],
+)
+def test_data_without_what_the_task_is_about_get_a_notice(
+    task: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_task("vqa", tmp_path)
+    assert main(["init", task, str(FIXTURES / "v2_6"), "--card", "cpu"]) == 0
+    assert f"notice: train.json: found no record with {what}" in capsys.readouterr().out
+    make_task(task, tmp_path)
+    assert main(["init", task, str(FIXTURES / "v2_6"), "--card", "cpu", "--output", "other.yaml"]) == 0
+    assert "found no record" not in capsys.readouterr().out
+
+
 def test_existing_file_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_text("mine")
     assert main(["init", "vqa", str(FIXTURES / "v2_6"), "--output", str(tmp_path / "run.yaml")]) == 2
@@ -112,6 +133,11 @@ def test_card_decides_what_is_added(tmp_path: Path) -> None:
             (["vqa", str(FIXTURES / "v2_6"), "--card", card], f"--card: found {card!r}, expected a size such as 24 or")
             for card in ("big", "0", "8x", "0x24", "")
         ),
+        (
+            ["vqa", str(FIXTURES / "v2_6"), "--card", "17x80"],
+            "--card: found '17x80', expected at most 16 cards, those of",
+        ),
+        (["vqa", str(FIXTURES / "v2_6"), "--output", "."], "--output '.': found a folder, expected a file to write"),
         (["vqa", str(FIXTURES / "v2_6"), "--output", "no/such.yaml"], "--output 'no/such.yaml': found no folder 'no'"),
         pytest.param(["vqa", str(FIXTURES / "v2_6"), "--card", "0.01GB"], "expected at least", marks=pytest.mark.slow),
     ],

@@ -259,10 +259,8 @@ class Settings(TypedDict, total=False):
     optim: Literal[
         "adamw_torch",
         "adamw_torch_fused",
-        "adamw_torch_xla",
         "adamw_torch_npu_fused",
         "adafactor",
-        "adamw_anyprecision",
         "adamw_torch_4bit",
         "adamw_torch_8bit",
         "ademamix",
@@ -286,17 +284,8 @@ class Settings(TypedDict, total=False):
         "galore_adamw",
         "galore_adamw_8bit",
         "galore_adafactor",
-        "galore_adamw_layerwise",
-        "galore_adamw_8bit_layerwise",
-        "galore_adafactor_layerwise",
-        "lomo",
-        "adalomo",
         "grokadamw",
-        "schedule_free_radam",
-        "schedule_free_adamw",
-        "schedule_free_sgd",
         "apollo_adamw",
-        "apollo_adamw_layerwise",
         "stable_adamw",
     ]
     """As ``TrainingArguments.optim`` of transformers. Default: adamw_torch_fused."""

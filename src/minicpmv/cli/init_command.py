@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     options = _build_parser().parse_intermixed_args(arguments)
     file = Path(options.output)
-    if file.exists():
+    if file.exists() and not file.is_dir():
         raise UsageError(
             f"--output {options.output}: found a file there, expected a new one\n  fix: name another, or move it away"
         )
@@ -66,7 +66,9 @@ def run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, as in `estimate`
     from transformers.utils import logging
 
+    from minicpmv.recipes.needed_data import describe_lack
     from minicpmv.recipes.recipe import compose_recipe, parse_cards
+    from minicpmv.training.distributed.console import notice
     from minicpmv.training.distributed.engine import quieten
 
     quieten()
@@ -75,6 +77,8 @@ def run(arguments: Sequence[str]) -> int:
     _say_what_is_missing(options.data)
     print(f"estimating what fits {cards.in_words} ...", file=sys.stderr, flush=True)
     text = compose_recipe(options.task, model=options.model, data=options.data, cards=cards, file=options.output)
+    if lack := describe_lack(options.task, options.data):
+        notice(lack)
     with file.open("x", encoding="utf-8") as new:
         new.write(text)
     print(f"Wrote {options.output}. Next: {shlex.join(['minicpmv', 'train', options.output, '--dry_run', 'true'])}")

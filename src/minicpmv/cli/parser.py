@@ -135,6 +135,8 @@ class CommandParser(argparse.ArgumentParser):
             return self._describe_unknown(unknown.split(" ")[0])
         missing = message.removeprefix("the following arguments are required: ")
         if missing != message:
+            several = {each.metavar for each in self._actions if each.nargs == "*"}  # none is enough of these
+            missing = ", ".join(name for name in missing.split(", ") if name not in several)
             expected = "each of them" if "," in missing else "it"
             return f"command line: found no {missing}, expected {expected}\n  fix: add {missing.replace(',', '')}"
         about = _OF_ONE.fullmatch(message)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from minicpmv.errors import MachineError
+from minicpmv.errors import MachineError, UsageError
 from minicpmv.estimation.answer import Answer, Question, answer, as_json
 from minicpmv.estimation.devices import find_device
 from minicpmv.estimation.duration import DEFAULT_SHARE
@@ -21,6 +21,7 @@ from minicpmv.machine.installed import extra, install_command
 from minicpmv.recipes.tasks import TASKS
 from minicpmv.training.flags.declared.recipe import recipe_of, sharding_of, write_value
 from minicpmv.training.flags.words.settings_file import with_settings_file
+from minicpmv.training.launching.launched import ALWAYS_ALLOWED
 from minicpmv.wording import counted, format_bytes
 
 __all__ = ["Cards", "compose_recipe", "parse_cards", "sections_of"]
@@ -54,13 +55,18 @@ def parse_cards(text: str) -> Cards:
     (Cards(name='80GB', number=8), Cards(name='4090', number=1))
 
     Raises:
-        UsageError: It is none of these.
+        UsageError: It is none of these, or more cards than a machine has.
     """
     written = text.strip().lower()
     if written == "cpu":
         return Cards("cpu")
     match = _CARDS.fullmatch(written)
     number, name = (int(match["number"] or 1), match["card"]) if match else (1, "")
+    if number > ALWAYS_ALLOWED:
+        raise UsageError(
+            f"--card: found {text!r}, expected at most {ALWAYS_ALLOWED} cards, those of one machine\n"
+            f"  fix: name those of one, such as 8x{name}; NNODES of the scripts joins machines (docs/clusters.md)"
+        )
     name = f"{name}GB" if name.isdecimal() and len(name) <= _DIGITS_OF_A_SIZE else name
     find_device(name, flag="--card", given=text, forms="a size such as 24 or 24GB, several cards such as 8x80, cpu")
     return Cards(name, number)

@@ -32,6 +32,25 @@ def test_hyphen_and_underscore_are_the_same(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", _WITH_PARSER)
+def test_word_that_may_be_left_out_is_not_asked_for(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = build(command)
+    with pytest.raises(SystemExit):
+        parser.error(f"the following arguments are required: {_names_of(parser)}")
+    said = capsys.readouterr().err
+    assert not [each.metavar for each in parser._actions if each.nargs == "*" and f" {each.metavar}" in said]
+
+
+def _names_of(parser: CommandParser) -> str:
+    return ", ".join(["SOMETHING", *(str(each.metavar) for each in parser._actions if not each.option_strings)])
+
+
+def test_estimate_asks_for_a_model_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["estimate"])
+    assert capsys.readouterr().err == "error: command line: found no MODEL, expected it\n  fix: add MODEL\n"
+
+
+@pytest.mark.parametrize("command", _WITH_PARSER)
 def test_what_stands_in_its_place_may_be_named(command: str) -> None:
     parser = build(command)
     places = [action for action in parser._actions if not action.option_strings and action.dest in _THINGS]

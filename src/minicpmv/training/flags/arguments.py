@@ -56,6 +56,11 @@ def parse_arguments(arguments: Sequence[str]) -> Request:
     today, notices = translate_legacy(arguments, known=known)
     values = dict(_read_words(today, known))
     given = frozenset(values)
+    if values.get("q_lora") and values.get("use_lora") is False:
+        raise UsageError(
+            "--q_lora true --use_lora false: found both, expected one: QLoRA is LoRA on weights in 4 bits\n"
+            "  fix: remove --use_lora false to train LoRA, or --q_lora to train the model itself"
+        )
     run = RunArguments(**{name: value for name, value in values.items() if name in ours})
     training = {name: value for name, value in values.items() if name not in ours}
     run = replace(
@@ -68,7 +73,7 @@ def parse_arguments(arguments: Sequence[str]) -> Request:
     for name, value in values.items():
         if value == "" and name in _PATHS:
             raise UsageError(f"--{name}: found no name, expected a folder\n  fix: name one, or leave the flag out")
-        check_range(value, known[name].range, Place.flag(name))
+        check_range(value, known[name].range, Place.flag(name), default=known[name].default)
     check_contradictions(run, training, given)
     run = _resolve_best(run, training)
     run, packing_notices = _resolve_packing(run, training)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from minicpmv.training.flags.declarations import RunArguments
+from minicpmv.training.flags.declared.optimizers import reason_against
 from minicpmv.training.flags.declared.recipe import RECIPE_NAMES, describe_value, recipe_of
 from minicpmv.training.flags.fields import (
     COUNT,
@@ -272,10 +273,12 @@ def _read_transformers() -> dict[str, Setting]:
     for name, annotation, default, stated in _declared(classes["TrainingArguments"]):
         row = _TRANSFORMERS.get(name, _UNKNOWN)
         kind = Kind("truth or word", choices=row.words) if row.words else read_kind(annotation, choices)
+        choices_of = row.choices or tuple(stated.get("choices") or kind.choices)
+        refused = tuple(each for each in choices_of if name == "optim" and reason_against(each))
         default = default if row.default is None else row.default
         settings[name] = Setting(
             name=name,
-            kind=replace(kind, choices=row.choices or tuple(stated.get("choices") or kind.choices)),
+            kind=replace(kind, choices=tuple(each for each in choices_of if each not in refused), refused=refused),
             default=recipe_of("sft", use_lora=False)[name] if name in RECIPE_NAMES else default,
             help=row.help or str(stated.get("help", "")).replace("%%", "%"),
             group=row.group,

@@ -90,7 +90,9 @@ class Range:
         """Say what is expected instead of a number that is not in the range."""
         if not math.isfinite(value):
             return f"a finite number, {self}"
-        return f"at most {self.most:g}" if value > self.most and self._is_open() else str(self)
+        if value > self.most and self.is_open:
+            return f"at most {self.most:,.0f}" if self.most == MOST_COUNTED else f"at most {self.most:g}"
+        return str(self)
 
     def example(self, *, is_whole: bool = False, instead_of: float = 0) -> str:
         """Name a number of the range, for a message: the largest, if the given one was larger and there is one.
@@ -104,24 +106,25 @@ class Range:
         """
         if self.is_step:
             return "100"
-        if instead_of > self.most > 1 and not (self._is_open() or self.without_most):
+        if instead_of > self.most > 1 and not (self.is_open or self.without_most):
             return f"{self.most:.0f}" if is_whole else f"{self.most:g}"
         if is_whole:
             return f"{max(self.least, 1):g}"
         if self.without_least:
-            return "0.0001" if self._is_open() else f"{min(self.least + 1, (self.least + self.most) / 2):g}"
-        if self.least == 0 and self._is_open():
+            return "0.0001" if self.is_open else f"{min(self.least + 1, (self.least + self.most) / 2):g}"
+        if self.least == 0 and self.is_open:
             return "0.0001"  # 0 would be allowed, and do nothing
         return "0.5" if self.most == 1 and self.least == 0 else f"{self.least:g}"
 
-    def _is_open(self) -> bool:
+    @property
+    def is_open(self) -> bool:
         """Whether the upper end is only what can be stored."""
         return self.most in (_MOST, MOST_COUNTED)
 
     def __str__(self) -> str:
         if self.is_step:
             return f"a whole number of at least 1, or a share of the run {'above' if self.without_least else 'from'} 0"
-        if self._is_open():
+        if self.is_open:
             return f"more than {self.least:g}" if self.without_least else f"at least {self.least:g}"
         if self.without_least:
             return f"more than {self.least:g} and {'below' if self.without_most else 'at most'} {self.most:g}"
@@ -150,6 +153,8 @@ class Kind:
     """Whether several words may follow the flag."""
     choices: tuple[str, ...] = ()
     """The only texts that are allowed; empty: any. Of ``truth or word`` the words besides true and false."""
+    refused: tuple[str, ...] = field(default=(), repr=False)
+    """Texts besides ``choices`` that transformers has, and that are refused later, with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

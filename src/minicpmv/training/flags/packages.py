@@ -11,6 +11,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from minicpmv.errors import ConfigError, UsageError
 from minicpmv.machine.installed import install_command
 from minicpmv.training.flags.declared.learning import RATED
+from minicpmv.training.flags.declared.optimizers import reason_against
 from minicpmv.training.flags.deepspeed.presets import offloads_optimizer
 from minicpmv.wording import suggest
 
@@ -27,18 +28,6 @@ _PACKAGES: tuple[tuple[tuple[str, ...], tuple[tuple[str, str], ...]], ...] = (
     (("stable_adamw",), (("optimi", "torch-optimi"),)),
     (("adamw_torch_npu",), (("torch_npu", "torch-npu"),)),
 )
-
-_INSIDE_BACKWARD = "it updates weights inside the backward pass, before gradients are added up and clipped"
-
-# Name, or how it ends -> why it is refused.
-_REFUSED = {
-    "layerwise": _INSIDE_BACKWARD,
-    "lomo": _INSIDE_BACKWARD,
-    "adamw_anyprecision": "its package, torchdistx, is no longer maintained",
-    "adamw_torch_xla": "TPUs are not supported",
-    "schedule_free_adamw": "its weights must be averaged before each saving, which transformers' Trainer does not do",
-}
-_REFUSED |= dict.fromkeys(("schedule_free_radam", "schedule_free_sgd"), _REFUSED["schedule_free_adamw"])
 
 # They need the rows and columns of each matrix; ZeRO gives an optimizer flat slices of all weights.
 _SHAPED = ("adafactor", "apollo", "galore")
@@ -77,7 +66,7 @@ def check_optimizer(settings: Mapping[str, Any], *, given: Set[str]) -> None:
         ConfigError: Its package is not installed.
     """
     name = str(getattr(settings.get("optim"), "value", settings.get("optim") or "adamw_torch_fused"))
-    reason = next((reason for end, reason in _REFUSED.items() if name.endswith(end)), None)
+    reason = reason_against(name)
     if reason is not None:
         raise UsageError(
             f"--optim: found {name!r}, expected another optimizer: {reason}\n"

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from minicpmv.errors import UsageError
 from minicpmv.machine.system import num_cores
 
-__all__ = ["refuse_wrong_launch", "refuse_wrong_variables"]
+__all__ = ["ALWAYS_ALLOWED", "refuse_wrong_launch", "refuse_wrong_variables"]
 
 _PLACES = ("RANK", "LOCAL_RANK")
 _NUMBERS = (*_PLACES, "WORLD_SIZE", "LOCAL_WORLD_SIZE", "OMP_NUM_THREADS")
 _TOGETHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables by which processes find each other: each is needed, and a launcher sets all."""
-_ALWAYS_ALLOWED = 16
+ALWAYS_ALLOWED = 16
 """Processes on a machine of few cores; each takes memory for the whole of Python and torch."""
 _OWN_COUNT = ("auto", "cpu", "gpu", "xpu")
 """With these torch counts devices itself."""
@@ -75,7 +75,7 @@ def refuse_wrong_launch(arguments: Sequence[str]) -> None:
     end = arguments.index("-m") if "-m" in arguments else len(arguments)
     told, _ = parser.parse_known_args(arguments[:end])
     if told.nproc_per_node not in _OWN_COUNT:
-        _number("GPUS_PER_NODE, --num_processes", told.nproc_per_node, 1, max(_ALWAYS_ALLOWED, num_cores()))
+        _number("GPUS_PER_NODE, --num_processes", told.nproc_per_node, 1, max(ALWAYS_ALLOWED, num_cores()))
     _number("MASTER_PORT", told.master_port, 0, 65535)
     if ":" in told.nnodes:  # torchrun's range of machines, in which they number themselves
         return

@@ -26,6 +26,9 @@ def test_defaults_of_the_official_recipe() -> None:
 
 def test_q_lora_implies_lora() -> None:
     assert parse_arguments([*NEEDED, "--q_lora"]).run.use_lora
+    assert not parse_arguments([*NEEDED, "--q_lora", "false", "--use_lora", "false"]).run.use_lora
+    with pytest.raises(UsageError, match=r"^--q_lora true --use_lora false: found both, expected one"):
+        parse_arguments([*NEEDED, "--q_lora", "true", "--use_lora", "false"])
 
 
 @pytest.mark.parametrize(

@@ -32,13 +32,16 @@ def test_field_of_a_later_transformers_counts_when_resuming(monkeypatch: pytest.
     assert {setting.resume for setting in catalogue._read_transformers().values()} == {"same"}
 
 
-def test_choices_are_those_that_transformers_offers() -> None:
+def test_choices_and_what_is_refused_later_are_those_that_transformers_offers() -> None:
     offered = {
-        action.dest: tuple(action.choices)
+        action.dest: set(action.choices)
         for action in HfArgumentParser(TrainingArguments)._actions  # pyright: ignore[reportArgumentType]
         if action.choices is not None
     }
-    assert {name: setting.kind.choices for name, setting in all_settings().items() if name in offered} == offered
+    kinds = {name: setting.kind for name, setting in all_settings().items() if name in offered}
+    assert {name: {*kind.choices, *kind.refused} for name, kind in kinds.items()} == offered
+    assert [name for name, kind in kinds.items() if kind.refused] == ["optim"]
+    assert not {*kinds["optim"].choices} & {*kinds["optim"].refused}
 
 
 def test_recipe_has_no_part_in_what_every_run_has() -> None:

@@ -142,6 +142,45 @@ def test_whole_run_is_no_share(name: str) -> None:
         complete(name, "1.0")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "fix"),
+    [
+        ("num_train_epochs", "-1", "--num_train_epochs 3"),
+        ("learning_rate", "-1", "--learning_rate 1e-05"),
+        ("adam_epsilon", "0", "--adam_epsilon 1e-08"),
+        ("max_steps", "99999999999999999999", "lower it, or leave it out; -1 leaves it to --num_train_epochs"),
+        ("gradient_accumulation_steps", "-3", "--gradient_accumulation_steps 2"),
+    ],
+)
+def test_suggested_number_is_one_that_a_run_would_have(name: str, value: str, fix: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        complete(name, value)
+    assert str(caught.value).partition("\n  fix: ")[2].startswith(fix)
+
+
+def test_most_is_written_in_digits() -> None:
+    with pytest.raises(UsageError, match=r"expected at most 2,147,483,647\n"):
+        complete("max_steps", "99999999999999999999")
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("adam", "did you mean adamw_torch?"),
+        ("adamw", "did you mean adamw_torch?"),
+        ("adamw_torch_fuse", "did you mean adamw_torch_fused?"),
+        ("addamw_torch", "did you mean adamw_torch?"),
+        ("adalom", "choose one of these"),
+    ],
+)
+def test_optimizer_that_is_suggested_or_listed_is_none_that_is_refused(text: str, advice: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        complete("optim", text)
+    found, _, fix = str(caught.value).partition("\n  fix: ")
+    assert fix == advice
+    assert not [name for name in ("lomo", "schedule_free", "layerwise", "xla", "anyprecision") if name in found]
+
+
 def test_flag_that_nobody_knows_must_be_finite() -> None:
     place = Place.flag("of_a_plugin")
     for value in (-3.5, "nan", True):

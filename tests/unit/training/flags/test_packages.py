@@ -7,6 +7,7 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.training_args import OptimizerNames
 
 from minicpmv.errors import ConfigError, UsageError
+from minicpmv.training.flags.catalogue import all_settings
 from minicpmv.training.flags.packages import check_optimizer, refuse_unreleasable, resolve_trackers
 
 _OWN_BLOCK = {"optimizer": {"type": "AdamW"}}
@@ -49,6 +50,12 @@ def test_every_other_optimizer_is_refused_or_names_its_package() -> None:
 def test_missing_package_comes_with_its_install_line(name: str, command: str) -> None:
     with pytest.raises(ConfigError, match=f"fix: .* -m {command}, or"):
         check_optimizer({"optim": name}, given={"optim"})
+
+
+def test_refused_optimizers_are_those_that_are_neither_listed_nor_suggested() -> None:
+    for name in all_settings()["optim"].kind.refused:
+        with pytest.raises(UsageError, match=rf"^--optim: found '{name}', expected another optimizer"):
+            check_optimizer({"optim": name}, given={"optim"})
 
 
 @pytest.mark.parametrize(

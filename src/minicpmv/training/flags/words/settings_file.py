@@ -117,7 +117,7 @@ def _words(name: str, setting: Setting | None, value: yaml.Node, place: Place) -
     if setting is not None:
         read = read_values(setting, values, place)
         for each in read if isinstance(read, list) else [read]:
-            check_range(each, setting.range, place)
+            check_range(each, setting.range, place, default=setting.default)
         if setting.kind.is_list:
             for text in values:
                 if text.startswith("--"):

@@ -14,6 +14,8 @@ from minicpmv.wording import FALSE, TRUE, suggest
 __all__ = ["Place", "check_range", "describe_expected", "give_example", "read_values"]
 
 _FINITE = Range(least=-3e38)
+_FEWEST_LETTERS = 3
+"""Fewer begin too many names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,8 @@ def read_values(setting: Setting, values: Sequence[str], place: Place) -> Any:
 def _read_value(setting: Setting, text: str, place: Place) -> Any:
     kind = setting.kind
     is_truth = kind.of.startswith("truth") and text.lower() in TRUE + FALSE
-    if kind.choices and text not in kind.choices and not is_truth:
-        advice = suggest(text, kind.choices, otherwise="choose one of these")
+    if kind.choices and text not in kind.choices + kind.refused and not is_truth:
+        advice = _advise(text, kind.choices)
         raise UsageError(f"{place.where}: found {text!r}, expected {describe_expected(setting)}\n  fix: {advice}")
     try:
         match kind.of:
@@ -83,13 +85,20 @@ def _read_value(setting: Setting, text: str, place: Place) -> Any:
     return value
 
 
-def check_range(value: Any, allowed: Range | None, place: Place) -> None:
+def _advise(text: str, choices: Sequence[str]) -> str:
+    """Name the choice that was meant: the first that begins so, such as adamw_torch for adam, else the nearest."""
+    begun = [each for each in choices if each.startswith(text.lower())] if len(text) >= _FEWEST_LETTERS else []
+    return f"did you mean {begun[0]}?" if begun else suggest(text, choices, otherwise="choose one of these")
+
+
+def check_range(value: Any, allowed: Range | None, place: Place, *, default: Any = None) -> None:
     """Refuse a number that no run can work with.
 
     Args:
         value: As given; anything but a number passes.
         allowed: The numbers it may be; None: any finite one.
         place: Where it was written.
+        default: The setting's own value, which is suggested in place of a number that is too small.
 
     Raises:
         UsageError: The number is not finite, or out of its range.
@@ -98,11 +107,21 @@ def check_range(value: Any, allowed: Range | None, place: Place) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or allowed.holds(value):
         return
     found = f"{value:g}" if isinstance(value, float) else str(value)
-    example = allowed.example(is_whole=isinstance(value, int), instead_of=value)
     instead = f"; {allowed.instead}" if allowed.instead else ""
     raise UsageError(
-        f"{place.where}: found {found}, expected {allowed.describe(value)}\n  fix: {place.written}{example}{instead}"
+        f"{place.where}: found {found}, expected {allowed.describe(value)}\n"
+        f"  fix: {_advise_number(value, allowed, place, default)}{instead}"
     )
+
+
+def _advise_number(value: float, allowed: Range, place: Place, default: Any) -> str:
+    """Word what to write in place of a number that is out of its range."""
+    if allowed.is_open and value > allowed.most:
+        return "lower it, or leave it out"
+    is_known = isinstance(default, int | float) and not isinstance(default, bool) and default > 0
+    if is_known and not value > allowed.most and allowed.holds(default):
+        return f"{place.written}{default:g}"
+    return f"{place.written}{allowed.example(is_whole=isinstance(value, int), instead_of=value)}"
 
 
 def give_example(setting: Setting) -> str:
