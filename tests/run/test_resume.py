@@ -16,7 +16,7 @@ from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.training.checkpoints.manifest import find_fault
 from minicpmv.training.run import main, train
 from tests.run import chaos, forked
-from tests.run.training import flags, make_data, run_here, same_bytes
+from tests.run.training import flags, make_data, read_run, run_here, same_bytes
 
 _ADAPTER = "adapter_model.safetensors"
 
@@ -110,6 +110,23 @@ def test_other_data_or_flags_are_refused_and_a_longer_run_is_not(
     assert "--data_path: the files have another content now" in told
     assert main([*resumed, "--max_steps", "2", "--dataloader_num_workers", "1"]) == 0
     assert "notice: --max_steps: 1 then, 2 now" in capsys.readouterr().out
+
+
+def test_resumed_run_logs_evaluates_and_saves_as_often_as_it_is_asked_to(data: str, tmp_path: Path) -> None:
+    """transformers has the intervals from the checkpoint, and says that the arguments do not match."""
+    common = ["--use_lora", "--lora_r", "4", "--eval_data_path", data, "--save_total_limit", "9", "--measure", "0"]
+    before = ["--logging_steps", "1", "--eval_steps", "2", "--save_steps", "2"]
+    train(flags(data, tmp_path, *common, *before, steps=4))
+    after = ["--logging_steps", "5", "--eval_steps", "3", "--save_steps", "4", "--resume_from_checkpoint", "true"]
+    log = tmp_path / "told"
+    assert forked.exit_code(forked.start(flags(data, tmp_path, *common, *after, steps=11), log=log)) == 0
+    entries = read_run(tmp_path)["log"]
+    told = log.read_text()
+    assert "evaluation: every 3 steps" in told
+    assert "do not match" not in told
+    assert [entry["step"] for entry in entries if "eval_loss" in entry] == [2, 4, 6, 9, 11]
+    assert [entry["step"] for entry in entries if "loss" in entry] == [1, 2, 3, 4, 5, 10]
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in (2, 4, 8, 11)]
 
 
 def _is_saving(output: Path) -> bool:

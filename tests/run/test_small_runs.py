@@ -181,6 +181,9 @@ def test_training_ends_when_nothing_improves_and_the_best_is_saved(
     assert main([*arguments, "--resume_from_checkpoint", "true"]) == 0
     assert "early stopping: ended after step 6 of 20" in capsys.readouterr().out, "what has ended goes no further"
 
+    assert main([*arguments, "--resume_from_checkpoint", "true", "--early_stopping", "3"]) == 0
+    assert "early stopping: ended after step 8 of 20" in capsys.readouterr().out, "unless it is given more patience"
+
 
 def test_saving_follows_evaluation_and_what_it_overrules_is_said(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

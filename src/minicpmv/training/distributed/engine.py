@@ -46,6 +46,9 @@ _NOISE = (
 # The same for log messages: logger, and part of the message.
 _REMARKS = {
     "accelerate.accelerator": "Gradient accumulation steps mismatch",  # 1.15 compares it with its own default
+    # What may not differ was compared with the checkpoint before; of the rest, this run's values count.
+    "transformers.trainer_utils": "do not match the ones in the `trainer_state.json`",
+    "transformers.trainer": "Checkpoint included callbacks not included in current configuration",
     # transformers 5.23 recommends an FSDP setting that would rename the keys that an adapter is saved under.
     "transformers.training_args": "When using FSDP, prefer `fsdp_config['activation_checkpointing']`",
 }

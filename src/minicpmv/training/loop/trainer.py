@@ -33,6 +33,7 @@ from minicpmv.training.learning.gradient_release import GradientRelease
 from minicpmv.training.learning.rates import Rates, split_groups
 from minicpmv.training.learning.targets import network_of
 from minicpmv.training.loop.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
+from minicpmv.training.loop.early_stopping import EarlyStopping
 from minicpmv.training.loop.evaluating import EvaluatingTrainer
 from minicpmv.training.loop.interruption import Interruption, shelter
 from minicpmv.training.loop.moments import AtEndOfStep, AtStart, BeforeFirstStep, StateOfObjective
@@ -90,12 +91,14 @@ class MiniCPMVTrainer(EvaluatingTrainer):
         self.releases_gradients = False
         """Whether each weight is updated as soon as its gradient is complete, and the gradient freed."""
         self._release: GradientRelease | None = None
+        self._patience = 0
         self.changes = ChangeWatch()
         """Detects unchanged parts at the end."""
         for shown in (ProgressCallback, PrinterCallback):
             self.remove_callback(shown)
         for callback in (  # the objective is ready when the boundary makes up for an evaluation
             EpochTeller(self._batches),
+            AtStart(self._follow_arguments),  # before anything asks how often
             StateOfObjective(),
             AtStart(self._begin_objective),
             self._boundary,
@@ -106,6 +109,17 @@ class MiniCPMVTrainer(EvaluatingTrainer):
             RunProgress(bar=not self.args.disable_tqdm),
         ):
             self.add_callback(callback)
+
+    def stop_early(self, patience: int) -> None:
+        """End training after this many evaluations in a row without improvement."""
+        self._patience = patience
+        self.add_callback(EarlyStopping(patience))
+
+    def _follow_arguments(self) -> None:
+        """Log, evaluate, save and stop as often as this run is asked to; transformers asks the checkpoint."""
+        self.state.compute_steps(self.args, self.state.max_steps)
+        if self._patience:
+            self._find(EarlyStopping).early_stopping_patience = self._patience
 
     def _begin_objective(self) -> None:
         """Tell the objective what a checkpoint has kept, and have it prepare for the first step."""

@@ -18,7 +18,6 @@ from minicpmv.training.inputs.planned_batches import BatchPlan
 from minicpmv.training.inputs.run_inputs import RunInputs
 from minicpmv.training.inputs.shared_memory import Workers
 from minicpmv.training.learning.compilation import CompiledLayers
-from minicpmv.training.loop.early_stopping import EarlyStopping
 from minicpmv.training.loop.interruption import Interruption
 from minicpmv.training.loop.trainer import MiniCPMVTrainer
 from minicpmv.training.monitoring.before_and_after import Measurement
@@ -99,7 +98,7 @@ def build_trainer(
     trainer.add_callback(recomputed_layers(settled, inputs=inputs, config=model.config, plan=plan, args=args))
     trainer.add_callback(CompiledLayers(settled.compilation))
     if run.early_stopping and not run.dry_run:
-        trainer.add_callback(EarlyStopping(run.early_stopping))
+        trainer.stop_early(run.early_stopping)
     return trainer
 
 
