@@ -4,20 +4,37 @@ They become messages. How a record was read is reported once per file, because i
 
 It also brings a better and a worse answer, in the forms of other tools, to a conversation and ``rejected``: RLHF-V's
 JSON text, TRL's lists of messages, LLaMA-Factory's turns, ms-swift's answers. That only moves what is there.
+
+In a row of a table a question or an answer that is a number is spelled out: in a CSV file every cell is text, where a
+Parquet file or a pandas table holds numbers. In JSON a number stays one: the author of a record chose its type.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
+
+import numpy as np
 
 from minicpmv.data.records.formats.json_list import mark_like
 from minicpmv.data.records.record import RawRecord, Unread, quote
 from minicpmv.errors import Problem
 
-__all__ = ["ANSWERS", "PREFERENCE_KEYS", "QUESTIONS", "Pair", "is_pair", "read_pair", "unify_preference"]
+__all__ = [
+    "ANSWERS",
+    "CHOICES",
+    "PREFERENCE_KEYS",
+    "QUESTIONS",
+    "Pair",
+    "find_question",
+    "is_pair",
+    "read_pair",
+    "spell_values",
+    "unify_preference",
+]
 
 QUESTIONS = ("instruction", "query", "question", "prompt")
 ANSWERS = ("output", "response", "answer", "multiple_choice_answer", "answers", "completion", "chosen")
@@ -28,6 +45,10 @@ PREFERENCE_KEYS = ("chosen", "rejected_response", "rejected_messages", "kto_tag"
 _OF_RLHF_V = frozenset(("image", "image_path", "ds_name", "origin_dataset", "chosen", "rejected"))
 """Columns of RLHF-V's and RLAIF-V's sets."""
 _TEXT_OF_PAIR = frozenset(("question", "chosen", "rejected"))
+
+CHOICES = frozenset(("choices", "options"))
+"""Keys under which other tools list answers to choose from; the answer is then the index of one."""
+_TEXTS = (*QUESTIONS, "input", *ANSWERS, "rejected", "rejected_response", "system", "system_prompt")
 
 
 @dataclass(slots=True)
@@ -241,3 +262,49 @@ def _turn_like(last: object, answer: object) -> object:
         return answer
     is_sharegpt = isinstance(last, dict) and "from" in last
     return {"from": "gpt", "value": answer} if is_sharegpt else {"role": "assistant", "content": answer}
+
+
+def spell_values(row: dict[str, object]) -> dict[str, object]:
+    """Return a row whose question and answer are text; the row itself where they are already.
+
+    A row that lists choices stays: its number is the place of a choice, and no answer.
+
+    >>> spell_values({"question": "How many?", "answer": 3, "id": 7})
+    {'question': 'How many?', 'answer': '3', 'id': 7}
+    """
+    if not CHOICES.isdisjoint(row):
+        return row
+    spelled = {key: _spell(row[key]) for key in _TEXTS if key in row}
+    return row if all(row[key] is value for key, value in spelled.items()) else row | spelled
+
+
+def _spell(value: object) -> object:
+    """Spell out a whole number, float or boolean, or those in a list; anything else stays, as infinity does."""
+    if isinstance(value, list):
+        entries = cast("list[object]", value)
+        spelled = [_spell(each) for each in entries]
+        return value if all(one is other for one, other in zip(spelled, entries, strict=True)) else spelled
+    if isinstance(value, bool | int):
+        return str(value)
+    return _spell_float(value) if isinstance(value, float) and math.isfinite(value) else value
+
+
+def _spell_float(value: float) -> str:
+    """Spell out a float with the fewest digits: 0.1, not 0.10000000149011612, where a column has single precision."""
+    with np.errstate(over="ignore"):
+        single = np.float32(value)
+    short, full = str(single), repr(value)
+    return short if float(single) == value and "e" not in short and len(short) < len(full) else full
+
+
+def find_question(fields: Mapping[str, object]) -> str | None:
+    """Return the key that was probably meant as the question next to an answer; None unless just one may be.
+
+    >>> find_question({"id": "7", "frage": "What?", "answer": "This.", "image": "a.png"})
+    'frage'
+    """
+    if not any(key in fields for key in ANSWERS):
+        return None
+    known = {"id", "image", "images", "video", "videos", "references", "rejected", "system", "system_prompt", *ANSWERS}
+    texts = [key for key, value in fields.items() if key not in known and isinstance(value, str)]
+    return texts[0] if len(texts) == 1 else None

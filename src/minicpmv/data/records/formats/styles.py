@@ -27,9 +27,16 @@ from minicpmv.data.records.formats.messages import (
     read_messages,
     read_plain_sharegpt,
 )
-from minicpmv.data.records.formats.pairs import PREFERENCE_KEYS, QUESTIONS, Pair, is_pair, read_pair, unify_preference
+from minicpmv.data.records.formats.pairs import (
+    PREFERENCE_KEYS,
+    QUESTIONS,
+    Pair,
+    is_pair,
+    read_pair,
+    spell_values,
+    unify_preference,
+)
 from minicpmv.data.records.formats.parts import Shown
-from minicpmv.data.records.formats.row_texts import spell_values
 from minicpmv.data.records.formats.tool_use import read_listed
 from minicpmv.data.records.record import OWN_NAMES, FieldNames, RawRecord, Unread
 from minicpmv.errors import Problem

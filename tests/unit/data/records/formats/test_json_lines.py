@@ -83,8 +83,8 @@ def test_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
     assert record.value == {"id": 1}
 
 
-def test_d106_no_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"\[D106\]"):
+def test_d103_no_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"\[D103\] found an empty file, expected one record on each line"):
         read_records(write(tmp_path, "", "  ", ""))
 
 
