@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minicpmv.files.checkpoint_folders import list_checkpoints
-from minicpmv.training.checkpoints.lock import LOCK
+from minicpmv.report.holder import LOCK
 from minicpmv.training.checkpoints.manifest import find_fault
 from tests.run.forked import exit_code, run_command, start
 from tests.run.training import flags, make_data, read_run

@@ -14,6 +14,7 @@ from PIL import Image
 from minicpmv.cli.main import main
 from minicpmv.training.monitoring.run_record import RunFile
 from tests.run.training import flags, make_data, read_run, run_here
+from tests.unit.report.runs import leave_lock
 from tests.unit.report.test_page import curves_of, words_of
 
 _EVALUATED = ["--eval_strategy", "steps", "--eval_steps", "2", "--save_steps", "2", "--eval_sample_tokens", "4"]
@@ -100,10 +101,11 @@ def test_a_run_that_was_killed_has_a_page(finished: Path, tmp_path: Path, capsys
     (killed / "run.json").write_text(json.dumps(facts), encoding="utf-8")
     log = (killed / "log.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (killed / "log.jsonl").write_text("".join(line for line in log if json.loads(line)["step"] < 4), encoding="utf-8")
+    leave_lock(killed)
     assert main(["report", str(killed)]) == 0
     assert capsys.readouterr().out == f"{killed / 'report.html'}\n{killed / 'loss.png'}\n"
     page = (killed / "report.html").read_text(encoding="utf-8")
-    assert "not finished: still running" in words_of(page)
+    assert "killed after step 3; can be resumed from checkpoint-2" in words_of(page)
     assert [step for step, _ in curves_of(page)["charts"][0]["series"][0]["points"]] == [1, 2, 3]
 
     (killed / "log.jsonl").unlink()  # as runs of an earlier release

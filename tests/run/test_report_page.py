@@ -18,7 +18,7 @@ from minicpmv.errors import UsageError
 from minicpmv.report.following import LivePage, follow, has_begun
 from minicpmv.report.writing import write_report
 from tests.tiny import save_picture
-from tests.unit.report.runs import LOG, answer_line, write_lines, write_run
+from tests.unit.report.runs import LOG, answer_line, leave_lock, write_lines, write_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser's driver is not installed")
 _BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -154,6 +154,7 @@ class Following:
 
 def test_a_page_that_follows_a_run_shows_its_next_steps(browser: Any, tmp_path: Path) -> None:
     run = write_run(tmp_path, status="running", log=None)
+    leave_lock(run, host="another")
     write_lines(run / "log.jsonl", LOG[:1])
     following = Following(run)
     page = open_page(browser, following.address)

@@ -37,8 +37,11 @@ class Run:
 
     @property
     def status(self) -> str:
-        """``finished``, ``stopped``, ``running`` or what went wrong; ``unknown`` before its first step."""
-        return str(read_run(self.output).facts.get("status", "unknown"))
+        """``finished``, ``stopped``, ``running``, ``killed``, or what went wrong; ``unknown`` before its first step.
+
+        ``ended`` is a run that an error ended. A run on another machine is ``running`` also if it was killed there.
+        """
+        return read_run(self.output).status
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -62,7 +62,8 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--follow",
         action="store_true",
-        help="serve the page at 127.0.0.1 instead, where it renews itself while the run goes on; Ctrl-C ends it",
+        help="serve the page at 127.0.0.1 instead, where it renews itself while the run goes on; Ctrl-C "
+        "ends it, or that the run was killed",
     )
     parser.add_argument(
         "--port", type=int, metavar="N", help=f"port of --follow (default: {_PORT}; 0 takes any free one)"
@@ -114,14 +115,29 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _follow(options: argparse.Namespace) -> int:
-    from minicpmv.report.following import LivePage, follow, has_begun
+    from minicpmv.report.following import LivePage, describe_end, follow, goes_on, has_begun
 
     for run in options.runs:
         if not has_begun(run):
             print(f"{run}: waiting for a run to begin there. Ctrl-C ends it.", flush=True)
         while not has_begun(run):
+            if os.path.isdir(run) and (end := describe_end(run)) is not None:
+                print(end, flush=True)
+                return 0
             time.sleep(_SECONDS_BETWEEN_LOOKS)
     live = LivePage(options.runs, before=options.before, after=options.after, num_examples=options.examples)
     port = _PORT if options.port is None else options.port
-    follow(live, port=port, on_ready=lambda address: print(f"Open {address} in a browser. Ctrl-C ends it.", flush=True))
+    ends: dict[str, str] = {}
+
+    def is_over() -> bool:
+        for run in options.runs:
+            if run not in ends and (end := describe_end(run)) is not None:
+                ends[run] = end
+                print(end, flush=True)
+        return bool(ends) and not any(map(goes_on, options.runs))
+
+    def tell(address: str) -> None:
+        print(f"Open {address} in a browser. Ctrl-C ends it.", flush=True)
+
+    follow(live, port=port, on_ready=tell, is_over=is_over)
     return 0

@@ -9,16 +9,22 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock, Thread
 
 from minicpmv.errors import UsageError
-from minicpmv.report.run_directory import FILES, LOCK, LOG, RUN
+from minicpmv.report.holder import LOCK, find_life
+from minicpmv.report.run_directory import FILES, LOG, RUN, read_run
 from minicpmv.report.writing import compose
 from minicpmv.terminal.streams import advise
 
-__all__ = ["LivePage", "follow", "has_begun"]
+__all__ = ["LivePage", "describe_end", "follow", "goes_on", "has_begun"]
 
 _HOST = "127.0.0.1"
+_GLANCE = 2.0
+"""Seconds between two looks at whether the runs go on."""
+_LINGER = 6.0
+"""Seconds until the server ends after them, in which an open page has itself renewed."""
+_SILENT = {"killed": "killed", "ended": "ended (its console said why)"}
 _NAMES = (_HOST, "localhost")
 """Names under which a browser reaches the server. Another name may be a foreign page's, made to lead here."""
 
@@ -30,6 +36,27 @@ def has_begun(directory: str) -> bool:
     place = Path(directory)
     is_awaited = not place.exists() or (place / LOCK).exists()
     return not is_awaited or any((place / name).is_file() for name in (RUN, LOG))
+
+
+def goes_on(directory: str) -> bool:
+    """Return whether a run goes on in a directory, or may, on another machine."""
+    return find_life(directory) in ("held", "unknown")
+
+
+def describe_end(directory: str) -> str | None:
+    """Say how a run ended that cannot say it itself, and how to resume it; None if it goes on or has said it."""
+    if goes_on(directory):
+        return None
+    if not has_begun(directory):  # there is a lock alone
+        return f"{directory}: killed before its first step; start it again"
+    run = read_run(directory)
+    if run.status not in _SILENT:
+        return None
+    if run.checkpoint is None:
+        way = "no checkpoint was saved, start it again"
+    else:
+        way = "resume: the same command with --resume_from_checkpoint true"
+    return f"{directory}: {_SILENT[run.status]} after step {run.last_step:,}; {way}"
 
 
 class LivePage:
@@ -57,7 +84,8 @@ class LivePage:
         paths = [Path(directory) / name for directory in self._directories for name in FILES]
         paths += [Path(path) for path in (self._before, self._after) if path]
         states = [path.stat() for path in paths if path.is_file()]
-        return "-".join(f"{state.st_mtime_ns:x}.{state.st_size:x}" for state in states)
+        lives = [find_life(directory) for directory in self._directories]
+        return "-".join([*(f"{state.st_mtime_ns:x}.{state.st_size:x}" for state in states), *lives])
 
     def page(self) -> bytes:
         """Return the page, as UTF-8."""
@@ -75,13 +103,16 @@ class LivePage:
             return self._made[1]
 
 
-def follow(live: LivePage, *, port: int, on_ready: Callable[[str], None]) -> None:
-    """Serve a page until Ctrl-C.
+def follow(
+    live: LivePage, *, port: int, on_ready: Callable[[str], None], is_over: Callable[[], bool] = lambda: False
+) -> None:
+    """Serve a page until Ctrl-C, or shortly after there is nothing more to follow.
 
     Args:
         live: The page.
         port: Port, or 0 for any free one.
         on_ready: Called with the address when it can be opened.
+        is_over: Asked every few seconds whether that is so.
 
     Raises:
         UsageError: The port cannot be had.
@@ -119,9 +150,21 @@ def follow(live: LivePage, *, port: int, on_ready: Callable[[str], None]) -> Non
         fix = advise(error, otherwise="name another port, or 0 for any free one")
         raise UsageError(f"--port {port}: found {error.strerror}, expected a free port\n  fix: {fix}") from error
     server.daemon_threads = True
+    ended = Event()
+
+    def watch() -> None:
+        while not ended.wait(_GLANCE):
+            if is_over():
+                ended.wait(_LINGER)
+                server.shutdown()
+                return
+
     with server:
         on_ready(f"http://{_HOST}:{server.server_port}")
+        Thread(target=watch, daemon=True).start()
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             return
+        finally:
+            ended.set()

@@ -1,6 +1,7 @@
 """Reads the files of a run's directory, whether the run has finished or not.
 
-A run that was killed or is still running lacks some of them: those that exist are read. Nothing is judged here.
+A run that was killed or is still running lacks some of them: those that exist are read. Nothing is judged here but
+whether the run goes on.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from minicpmv.data.sources.skipping import SKIPPED
 from minicpmv.errors import UsageError
 from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.report.facts import check_facts, check_state, check_verification, is_number, is_step
+from minicpmv.report.holder import Life, find_life
 from minicpmv.terminal.redaction import clean_settings
 from minicpmv.wording import counted
 
-__all__ = ["AFTER", "BEFORE", "FILES", "LOCK", "LOG", "RUN", "SAMPLES", "SETTINGS", "Run", "is_number", "read_run"]
+__all__ = ["AFTER", "BEFORE", "FILES", "LOG", "RUN", "SAMPLES", "SETTINGS", "Run", "is_number", "read_run"]
 
 RUN = "run.json"
 SETTINGS = "run.yaml"
@@ -30,12 +32,12 @@ SAMPLES = "samples.jsonl"
 BEFORE, AFTER = "before.jsonl", "after.jsonl"
 """Answers to the same records before and after training, if ``minicpmv eval --output`` wrote them here."""
 
-LOCK = ".lock"
-"""File that exists while a run does. Hidden, so that nothing takes it for a part of a model."""
 _VERIFICATION = "verification.json"
 FILES = (RUN, LOG, SAMPLES, BEFORE, AFTER, SKIPPED, _VERIFICATION)
 """Files of a run's directory that are read; of its checkpoints, only the newest trainer state is."""
 _STATE = "trainer_state.json"
+
+_SINCE: Mapping[Life, str] = {"killed": "killed", "left": "ended"}
 
 Entry = Mapping[str, Any]
 
@@ -55,8 +57,20 @@ class Run:
     """Content of ``verification.json``; empty if there is none."""
     max_steps: int | None
     """Steps of the whole run; None if unknown."""
+    life: Life
+    """Whether its directory was held just before the files were read."""
+    checkpoint: Path | None
+    """The newest checkpoint; None if there is none."""
     faults: tuple[str, ...]
     """Files that could not be read, in words."""
+
+    @property
+    def status(self) -> str:
+        """The last that the run wrote of itself, unless that is ``running`` and it does not run any more: ``killed``
+        if its process was, ``ended`` if it ended otherwise, such as by an error; ``unknown`` if it wrote nothing.
+        """
+        written = str(self.facts.get("status") or "unknown")
+        return _SINCE.get(self.life, written) if written == "running" else written
 
     @property
     def name(self) -> str:
@@ -80,9 +94,11 @@ def read_run(directory: str | Path) -> Run:
         UsageError: It is not the directory of a run.
     """
     root = Path(directory)
+    life = find_life(root)  # first: a run that ends meanwhile writes how before it lets the directory go
     faults: list[str] = []
     facts = check_facts(clean_settings(_read_json(root / RUN, faults)), faults)  # the file may come from anyone
-    state = _newest_state(root, faults)
+    checkpoint = next(reversed(list_checkpoints(root)), None)
+    state = check_state(_read_json(checkpoint / _STATE, faults), faults) if checkpoint is not None else {}
     logs = [list(_read_lines(root / LOG, faults)), facts.get("log"), state.get("log_history")]
     if not facts and not state and not logs[0]:
         reason = faults[0] if faults else f"neither {RUN} nor a checkpoint"
@@ -97,14 +113,10 @@ def read_run(directory: str | Path) -> Run:
         skipped=list(_read_lines(root / SKIPPED, faults)),
         verification=check_verification(_read_json(root / _VERIFICATION, faults), faults),
         max_steps=_find_max_steps(facts, state),
+        life=life,
+        checkpoint=checkpoint,
         faults=tuple(faults),
     )
-
-
-def _newest_state(root: Path, faults: list[str]) -> Entry:
-    """Read the trainer state of the newest checkpoint."""
-    found = list_checkpoints(root)
-    return check_state(_read_json(found[-1] / _STATE, faults), faults) if found else {}
 
 
 def _read_json(path: Path, faults: list[str]) -> Entry:

@@ -29,6 +29,8 @@ _STATUS = {
     "finished": "finished",
     "stopped": "stopped by {stopped_by} after step {step:,}; can be resumed",
     "running": "not finished: still running, or killed",
+    "killed": "killed after step {step:,}; {rest}",
+    "ended": "not finished: ended after step {step:,}, and its console said why; {rest}",
     "not finite": "ended at step {step:,}, whose numbers are not finite; that step was not saved",
     "unchanged": "nothing was trained: no weight has changed; nothing was saved",
     "saved": "saved, but not verified: the run was stopped",
@@ -113,8 +115,9 @@ class RunView:
 
 def view_run(run: Run, answers: Sequence[AnswerSet], *, name: str) -> RunView:
     """Word the facts of a run."""
-    facts, status = run.facts, str(run.facts.get("status") or "unknown")
-    words = {"stopped_by": facts.get("stopped_by", "a signal"), "step": run.last_step}
+    facts, status = run.facts, run.status
+    rest = "no checkpoint was saved" if run.checkpoint is None else f"can be resumed from {run.checkpoint.name}"
+    words = {"stopped_by": facts.get("stopped_by", "a signal"), "step": run.last_step, "rest": rest}
     folder = Path(str(facts.get("working_directory") or "."))
     pictures, films = Pictures(folder), Films(folder)
     return RunView(

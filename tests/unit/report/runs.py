@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from minicpmv.report.holder import LOCK
 
 LOG: list[dict[str, Any]] = [
     {"step": 1, "loss": 4.0, "grad_norm": 2.0, "grad_norm/resampler": 1.5, "learning_rate": 1e-3, "memory_gib": 0.5},
@@ -54,6 +57,12 @@ def write_run(directory: Path, *, samples: Sequence[dict[str, Any]] = (), **chan
     if samples:
         write_lines(directory / "samples.jsonl", samples)
     return directory
+
+
+def leave_lock(directory: Path, *, host: str | None = None) -> None:
+    """Leave the lock of a run that was killed, here or on another machine."""
+    holder = {"host": host or socket.gethostname(), "process": 7, "started": "2026-01-02T03:04:05+00:00"}
+    (directory / LOCK).write_text(json.dumps(holder), encoding="utf-8")
 
 
 def write_lines(path: Path, entries: Sequence[dict[str, Any]]) -> str:

@@ -61,7 +61,10 @@ def test_a_run_in_its_first_epoch_shows_the_mean_until_now(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"status": "running", "log": None}, "not finished: still running, or killed"),
+        (
+            {"status": "running", "log": LOG[:1]},
+            "not finished: ended after step 1, and its console said why",
+        ),
         ({"status": "stopped", "stopped_by": "SIGTERM"}, "stopped by SIGTERM after step 3; can be resumed"),
         ({"status": "not verified"}, "saved, but verification failed"),
     ],

@@ -7,7 +7,6 @@ it, and a run on another machine watches whether it changes, so no two clocks ar
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import socket
@@ -17,15 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import NamedTuple
 
 from minicpmv.errors import UsageError
 from minicpmv.files.atomic_files import open_in_place
-from minicpmv.files.posix import O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, fcntl, read_at
-from minicpmv.report.run_directory import LOCK
+from minicpmv.files.posix import O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, fcntl
+from minicpmv.report.holder import HELD_HERE, LOCK, Holder, read_holder, try_lock
 from minicpmv.training.distributed.console import notice
 
-__all__ = ["Holder", "hold_directory", "look_for_holder"]
+__all__ = ["hold_directory", "look_for_holder"]
 
 _BEAT = 15.0
 """Seconds after which a run renews the file's modification time."""
@@ -36,19 +34,6 @@ _LOOK = 1.0
 _AGAIN = (0.1, 0.3, 0.6)
 """Seconds to wait before a lock is tried again: a dry run holds it for an instant, and a run that has just started has
 not yet written who it is."""
-_REFUSED = (errno.EACCES, errno.EAGAIN)
-
-
-class Holder(NamedTuple):
-    """The process that holds a directory."""
-
-    host: str
-    process: int
-    started: str
-    """ISO time, UTC."""
-
-    def __str__(self) -> str:
-        return f"a run that began at {self.started} (process {self.process} on {self.host})"
 
 
 @contextmanager
@@ -68,6 +53,7 @@ def hold_directory(output_dir: str) -> Iterator[None]:
             f"--output_dir: found that {str(folder / LOCK)!r} cannot be written ({error.strerror}), expected a "
             "writable directory\n  fix: choose another directory, or make this one writable (chmod u+w)"
         ) from error
+    HELD_HERE.add(place := os.path.realpath(folder))
     over = threading.Event()
     beating = threading.Thread(target=_beat, args=(descriptor, over), daemon=True)
     beating.start()
@@ -79,6 +65,7 @@ def hold_directory(output_dir: str) -> Iterator[None]:
         with suppress(OSError):
             os.unlink(folder / LOCK)  # before the lock goes: a process that waits for it then finds another file
         os.close(descriptor)
+        HELD_HERE.discard(place)
         for path in made:  # a refused run leaves nothing behind
             with suppress(OSError):
                 path.rmdir()
@@ -97,9 +84,9 @@ def look_for_holder(output_dir: str) -> None:
         except OSError:  # no run is there, or the fault will show when the run starts
             return
         try:
-            if _lock(descriptor, fcntl.LOCK_SH) is not False:
+            if try_lock(descriptor, fcntl.LOCK_SH) is not False:
                 return
-            holder = _read(descriptor)
+            holder = read_holder(descriptor)
         finally:
             os.close(descriptor)
         time.sleep(pause)
@@ -111,8 +98,8 @@ def _take(path: Path) -> int:
     pauses, was_watched = list(_AGAIN), False
     while True:
         descriptor, is_new = _open(path)
-        is_locked = _lock(descriptor, fcntl.LOCK_EX)
-        holder = _read(descriptor)
+        is_locked = try_lock(descriptor, fcntl.LOCK_EX)
+        holder = read_holder(descriptor)
         if is_locked is False:
             os.close(descriptor)
             if not pauses:
@@ -148,23 +135,6 @@ def _open(path: Path) -> tuple[int, bool]:
         return os.open(path, flags | os.O_EXCL | O_CLOEXEC, 0o666), True
     except FileExistsError:
         return open_in_place(path, flags, is_own=False), False
-
-
-def _lock(descriptor: int, kind: int) -> bool | None:
-    """Lock a file for this process alone, not for its forks; return None where the file system has no locks."""
-    try:
-        fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
-    except OSError as error:
-        return False if error.errno in _REFUSED else None
-    return True
-
-
-def _read(descriptor: int) -> Holder | None:
-    try:
-        content = json.loads(read_at(descriptor, 4096, 0))
-        return Holder(str(content["host"]), int(content["process"]), str(content["started"]))
-    except (ValueError, TypeError, KeyError):  # not written yet, or a disk was full
-        return None
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

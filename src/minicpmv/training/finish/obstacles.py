@@ -16,7 +16,8 @@ from minicpmv.models.adapters.base_identity import BASE_FILE
 from minicpmv.models.adapters.foreign_adapters import ADAPTER_WEIGHTS
 from minicpmv.models.checkpoints.companions import list_companions, list_whole_folders
 from minicpmv.models.checkpoints.reference import REFERENCE, VERIFICATION
-from minicpmv.report.run_directory import AFTER, BEFORE, LOCK, LOG, RUN, SAMPLES, SETTINGS
+from minicpmv.report.holder import LOCK
+from minicpmv.report.run_directory import AFTER, BEFORE, LOG, RUN, SAMPLES, SETTINGS
 from minicpmv.report.writing import PAGE, PICTURE
 from minicpmv.training.finish.saving import FULLY_TRAINED
 from minicpmv.training.monitoring.run_settings import is_own

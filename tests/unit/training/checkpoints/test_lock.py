@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from minicpmv.errors import UsageError
+from minicpmv.report.holder import LOCK
 from minicpmv.training.checkpoints import lock
-from minicpmv.training.checkpoints.lock import LOCK, hold_directory, look_for_holder
+from minicpmv.training.checkpoints.lock import hold_directory, look_for_holder
 from tests.processes import started
 
 _HOLD = """
@@ -147,7 +148,7 @@ def test_directory_without_locks_is_one_runs_all_the_same(tmp_path: Path, monkey
 def test_file_that_another_run_put_there_meanwhile_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between opening the file and locking it, its holder may end, and a third run begin."""
     (tmp_path / LOCK).touch()
-    before, swapped = lock._lock, list[bool]()
+    before, swapped = lock.try_lock, list[bool]()
 
     def swap(descriptor: int, kind: int) -> bool | None:
         if not swapped:
@@ -156,7 +157,7 @@ def test_file_that_another_run_put_there_meanwhile_counts(tmp_path: Path, monkey
             swapped.append(True)
         return before(descriptor, kind)
 
-    monkeypatch.setattr(lock, "_lock", swap)
+    monkeypatch.setattr(lock, "try_lock", swap)
     with hold_directory(str(tmp_path)):
         assert json.loads((tmp_path / LOCK).read_text())["process"] == os.getpid()
 
