@@ -21,6 +21,7 @@ from minicpmv.api.paths import path_of
 from minicpmv.api.run import DryRun, Run
 from minicpmv.data.sources.in_memory import are_paths, hold_records, write_records
 from minicpmv.errors import MachineError, UsageError
+from minicpmv.files.checkpoint_folders import list_checkpoints
 from minicpmv.files.places import check_directory
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.catalogue import OTHER_NAMES, all_settings
@@ -171,7 +172,8 @@ def _run(words: Sequence[str], events: Path, *, shows_bar: bool) -> None:
             followed.close()
             if process.poll() is None and followed.goes_on:  # what is printed here cannot be printed
                 process.send_signal(signal.SIGTERM)
-    _raise(followed.events, process.returncode, is_interrupted=is_interrupted)
+    output = words[words.index("--output_dir") + 1]
+    _raise(followed.events, process.returncode, output, is_interrupted=is_interrupted)
 
 
 class _Followed:
@@ -222,13 +224,15 @@ class _Followed:
         self._bar.update(step - self._bar.n)
 
 
-def _raise(events: Sequence[Mapping[str, Any]], code: int, *, is_interrupted: bool) -> None:
+def _raise(events: Sequence[Mapping[str, Any]], code: int, output: str, *, is_interrupted: bool) -> None:
     if code == 0:
         return
     error = next((event for event in events if "error" in event), None)
     stopped = next((event["stopped"] for event in events if "stopped" in event), None)
     if is_interrupted:
-        raise KeyboardInterrupt(stopped or "the run was ended at once; its last checkpoint is complete")
+        saved = list_checkpoints(output)
+        kept = f"its last checkpoint, {saved[-1]}, is complete" if saved else "nothing was saved"
+        raise KeyboardInterrupt(stopped or f"the run was ended at once; {kept}")
     if error is not None:
         raise read_error(dict(error))
     if stopped is not None:
