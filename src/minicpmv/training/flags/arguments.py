@@ -5,6 +5,8 @@ It only reads what was asked for, without torch; ``resolution`` fills in the res
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -132,6 +134,12 @@ def _read_words(words: Sequence[str], known: Mapping[str, Setting]) -> Iterator[
     position = 0
     while position < len(words):
         if not _is_flag(words[position]):
+            if position == 0 and os.path.exists(words[0]):
+                kind = "a directory" if os.path.isdir(words[0]) else "a file that is not YAML"
+                raise UsageError(
+                    f"command line: found {words[0]!r}, {kind}, expected a file of settings (.yaml), or a flag\n"
+                    f"  fix: name the .yaml file; if these are data, write --data {shlex.quote(words[0])} ({_HELP})"
+                )
             raise UsageError(
                 f"command line: found {words[position]!r}, expected a flag\n"
                 "  fix: check the quoting of the flag before it; a file of settings is YAML (.yaml) and comes first "

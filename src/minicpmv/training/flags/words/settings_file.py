@@ -149,6 +149,10 @@ def _text(name: str, setting: Setting | None, value: yaml.Node, place: Place) ->
     fix = f"{place.written}{'TEXT' if setting is None else give_example(setting)}"
     if is_missing:
         raise _fault(place.where, "no value", expected, f"{fix}, or remove the line for the default")
+    if expected == "a text" and isinstance(value, yaml.SequenceNode):
+        texts = [each.value for each in value.value if isinstance(each, yaml.ScalarNode)]
+        if texts and len(texts) == len(value.value):
+            fix = f"{place.written}{','.join(texts)}"
     raise _fault(place.where, _describe(value), expected, fix)
 
 
