@@ -36,7 +36,8 @@ _NEEDED: Mapping[str, tuple[str, Callable[[RawRecord], bool]]] = {
     "gui": ("an answer with a place to click", _answers(lambda text: find_click(text) is not None)),
     "fields": ("an answer with JSON", _answers(lambda text: "{" in text)),
 }
-"""What at least one record has, by task. The others ask for nothing, or training refuses records without it."""
+"""By task, the content that at least one record needs, in words and as a test. Other tasks need nothing, or training
+refuses records without it."""
 
 
 def describe_lack(task: str, data: Sequence[str]) -> str | None:

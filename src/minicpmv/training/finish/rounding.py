@@ -131,9 +131,9 @@ def round_as_saved(model: nn.Module, saved: Mapping[str, str]) -> None:
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            precision = saved.get(name)
+            precision = saved.get(name, "float32")
             here = getattr(parameter, "ds_tensor", parameter).data  # ZeRO-3 keeps a process's piece beside it
-            if precision is not None and here.dtype == torch.float32:
+            if precision != "float32" and here.dtype == torch.float32:
                 here.copy_(here.to(getattr(torch, precision)))
 
 

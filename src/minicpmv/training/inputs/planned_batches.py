@@ -38,6 +38,7 @@ __all__ = [
     "estimate_costs",
     "make_loader",
     "plan_batches",
+    "rows_known_here",
 ]
 
 _STUCK = 900.0
@@ -65,6 +66,15 @@ class BatchPlan(Protocol):
         None where each plans the batches of all.
         """
         ...
+
+
+def rows_known_here(plan: BatchPlan, epoch: int) -> Rows:
+    """Return the batches of an epoch that this process knows: its own where all plan together, else those of all.
+
+    Every process must call it.
+    """
+    own = plan.own_rows(epoch)
+    return plan.rows(epoch) if own is None else own
 
 
 class PlannedBatches(Sampler[list[int]]):

@@ -23,13 +23,13 @@ __all__ = ["Beginning", "find_beginning"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Beginning:
-    """Where a run begins, and what the checkpoints that it writes are known by."""
+    """Holds where a run begins, and by what the checkpoints that it writes are known."""
 
     point: ResumePoint
     base: BaseIdentity
     """The weights below what is trained, as files of this run state them."""
     fingerprint: dict[str, Any]
-    """What decides the run's numbers."""
+    """Settings, base and data that decide the run's numbers, see :func:`take_fingerprint`."""
     overridden: list[str]
     """Differences from what it begins with, allowed by a flag."""
 

@@ -36,7 +36,7 @@ from minicpmv.training.distributed.console import is_first_process, notice, say
 from minicpmv.training.distributed.processes import gather, raise_together
 from minicpmv.training.flags.declarations import RunArguments
 from minicpmv.training.inputs.base_checkpoint import dtype_to_save
-from minicpmv.training.inputs.planned_batches import BatchPlan, count_steps
+from minicpmv.training.inputs.planned_batches import BatchPlan, count_steps, rows_known_here
 from minicpmv.training.inputs.run_inputs import RunInputs
 from minicpmv.training.learning.parts import is_lora_tensor
 from minicpmv.training.loop.trainer import MiniCPMVTrainer
@@ -192,9 +192,7 @@ def _find_costliest(
     plan: BatchPlan, costs: npt.NDArray[np.float32] | None, inputs: RunInputs
 ) -> tuple[list[int], float]:
     """Return the costliest row of the first epoch, and the ratio of an average row's cost to it."""
-    own = plan.own_rows(0)
-    rows = plan.rows(0) if own is None else own
-    found = gather(_costliest_of(rows, costs, inputs, pads=not isinstance(plan, RowPlanner)))
+    found = gather(_costliest_of(rows_known_here(plan, 0), costs, inputs, pads=not isinstance(plan, RowPlanner)))
     costliest = max(found, key=lambda each: each.cost)
     total, number = sum(each.total for each in found), sum(each.number for each in found)
     return costliest.row, total / number / costliest.cost

@@ -45,7 +45,7 @@ class PlannedRun:
     costs: npt.NDArray[np.float32] | None
     """Cost of each record; None if lengths are not known."""
     step: dict[str, Any]
-    """What an optimizer step holds on average, for ``run.json``."""
+    """Average content of an optimizer step, as ``run.json`` has it."""
     workers: Workers
 
 

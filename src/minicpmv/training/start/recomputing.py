@@ -12,7 +12,7 @@ from minicpmv.devices.memory import free_memory
 from minicpmv.machine.system import num_launched
 from minicpmv.training.distributed.console import notice, say
 from minicpmv.training.distributed.processes import gather
-from minicpmv.training.inputs.planned_batches import BatchPlan
+from minicpmv.training.inputs.planned_batches import BatchPlan, rows_known_here
 from minicpmv.training.inputs.run_inputs import RunInputs
 from minicpmv.training.learning.recomputation import RecomputedLayers, asked_of_parts
 from minicpmv.training.start.footprint.keeping import USED, choose_recomputed
@@ -51,10 +51,8 @@ def recomputed_layers(
         slicing = inputs.train.processor.image_processor
         side = slicing.scale_resolution // slicing.patch_size
         of_slice = config.token_rule.count((side, side))
-        own = plan.own_rows(0)
-        rows = heaviest_rows(
-            plan.rows(0) if own is None else own, inputs.lengths, of_slice=of_slice, is_packed=bool(run.packing)
-        )
+        known = rows_known_here(plan, 0)
+        rows = heaviest_rows(known, inputs.lengths, of_slice=of_slice, is_packed=bool(run.packing))
         rows = heaviest([row for of_process in gather(rows) for row in of_process])
         subject = Subject(base=settled.base, run=run, settings=settled.settings, num_devices=args.world_size)
         with torch.random.fork_rng(devices=[]):  # tracing draws numbers, and those of the run are its own

@@ -37,7 +37,7 @@ class Settled:
     machine: Machine
     base: BaseCheckpoint
     upload: Upload | None
-    """Where the model goes when it is saved; None: nowhere."""
+    """Repository that receives the saved model; None: it is not uploaded."""
 
     @property
     def run(self) -> RunArguments:
