@@ -4,7 +4,8 @@
 
 REQUEST: ``model`` (a directory), ``data`` (a file of records), ``folder`` (for outputs), ``settings`` (of
 ``minicpmv.train``). RESULT: ``forms``, what is read of each form of data set, by its name, as JSON; ``losses`` of a
-training on the one whose pictures are decoded; ``splits``, the error that two splits at once are refused with.
+training on the one whose pictures are decoded; ``splits``, the error that two splits at once are refused with;
+``classes``, the answers that are read of classes with names, in memory and from files.
 """
 
 # pyright: reportMissingImports=false
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Image, List, load_dataset, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Image, List, load_dataset, load_from_disk
 
 import minicpmv
 from minicpmv.data.sources.in_memory import load_held
+from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import UsageError
 from tests.engines.ours import contents
 
@@ -44,6 +46,18 @@ def make_forms(rows: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     }
 
 
+def read_classes(folder: Path) -> list[str]:
+    """Return the answer of one record, a class with a name, from everywhere such a record may be."""
+    rows = Dataset.from_list([{"question": "Which?", "answer": 1}])
+    rows = rows.cast_column("answer", ClassLabel(names=["cat", "dog"]))
+    rows.save_to_disk(str(folder / "classes"))
+    rows.to_parquet(str(folder / "classes.parquet"))
+    streamed = load_dataset("parquet", data_files=str(folder / "classes.parquet"), split="train", streaming=True)
+    held = [load_held(each, name="data") for each in (rows, streamed)]
+    files = [load_records(folder / name) for name in ("classes", "classes.parquet")]
+    return [records[0].turns[1].text for records in (*held, *files)]
+
+
 def main(asked: str, answered: str) -> None:
     """Read each form, and train on one."""
     request = json.loads(Path(asked).read_text(encoding="utf-8"))
@@ -58,7 +72,8 @@ def main(asked: str, answered: str) -> None:
     try:
         load_held(DatasetDict({"train": forms["named"], "test": forms["named"]}), name="data")
     except UsageError as error:
-        np.savez(answered, forms=json.dumps(read), losses=losses, splits=str(error))
+        classes = read_classes(folder)
+        np.savez(answered, forms=json.dumps(read), losses=losses, splits=str(error), classes=classes)
 
 
 if __name__ == "__main__":

@@ -33,12 +33,13 @@ _SETTINGS = {
 
 
 def test_data_sets_of_every_form_are_read_and_trained_as_their_file_is(drive: Drive, tmp_path: Path) -> None:
-    """Text for text, pixel for pixel and loss for loss; two splits at once are no records."""
+    """Text for text, pixel for pixel and loss for loss; two splits at once are no records, a class has its name."""
     data = make_data(tmp_path)
     request = {"model": str(FIXTURES / "v2_6"), "data": data, "folder": str(tmp_path), "settings": _SETTINGS}
     found = drive("trl", request, driver="datasets", PYTHONPATH=f"{ROOT / 'src'}{os.pathsep}{ROOT}")
     forms = ("named", "decoded", "encoded", "several", "saved", "streamed", "pandas")
     assert json.loads(str(found["forms"])) == dict.fromkeys(forms, contents(load_records(data)))
     assert str(found["splits"]).startswith("data: found a DatasetDict with train, test, expected a path")
+    assert found["classes"].tolist() == ["dog"] * 4
     expected = losses(run_here(flags(data, tmp_path / "file", "--bf16", "false", steps=2)))
     assert found["losses"].tolist() == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -127,6 +128,31 @@ def test_resumed_run_logs_evaluates_and_saves_as_often_as_it_is_asked_to(data: s
     assert [entry["step"] for entry in entries if "eval_loss" in entry] == [2, 4, 6, 9, 11]
     assert [entry["step"] for entry in entries if "loss" in entry] == [1, 2, 3, 4, 5, 10]
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in (2, 4, 8, 11)]
+
+
+def test_resumed_run_compares_by_the_metric_it_is_asked_for(data: str, tmp_path: Path) -> None:
+    """As if it had been the metric from the beginning; transformers would compare it with the best loss."""
+    common = ["--use_lora", "--lora_r", "4", "--eval_data_path", data, "--save_total_limit", "9", "--measure", "0"]
+    common += ["--eval_steps", "1", "--eval_metrics", "perplexity,cer", "--keep_best", "--early_stopping", "9"]
+    common += ["--lr_scheduler_type", "constant", "--warmup_steps", "0"]
+    other = ["--metric_for_best_model", "cer", "--greater_is_better", "true"]  # the worst of what falls: the first
+    train(flags(data, tmp_path / "loss", *common, steps=3))
+    log = tmp_path / "told"
+    resumed = flags(data, tmp_path / "loss", *common, *other, "--resume_from_checkpoint", "true", steps=4)
+    assert forked.exit_code(forked.start(resumed, log=log)) == 0
+    train(flags(data, tmp_path / "cer", *common, *other, steps=4))
+    assert "compared by another metric; the best by cer of those that are still saved: step" in log.read_text()
+    resumed_state, whole_state = (_state_of(tmp_path / name / "checkpoint-4") for name in ("loss", "cer"))
+    assert resumed_state == whole_state
+    assert f"best: step {whole_state['best_global_step']} of 4" in log.read_text()
+
+
+def _state_of(checkpoint: Path) -> dict[str, object]:
+    """Return what a checkpoint has kept of the best evaluation."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    stopping = state["stateful_callbacks"]["EarlyStopping"]["attributes"]
+    kept = {name: state[name] for name in ("best_metric", "best_global_step")}
+    return {**kept, **stopping, "checkpoint": Path(state["best_model_checkpoint"]).name}
 
 
 def _is_saving(output: Path) -> bool:

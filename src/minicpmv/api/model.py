@@ -11,6 +11,7 @@ import torch
 from transformers.utils import logging
 
 from minicpmv.api.paths import path_of
+from minicpmv.api.spelling import of_answering
 from minicpmv.data.records.answers import Answers
 from minicpmv.data.sources.in_memory import are_paths, load_held
 from minicpmv.data.sources.loading import Records, load_records
@@ -33,6 +34,7 @@ Messages = Sequence[Mapping[str, Any]]
 """A conversation in OpenAI's form, the last message the user's."""
 
 
+@of_answering()
 def load(
     path: str | os.PathLike[str],
     *,
@@ -135,9 +137,11 @@ class Model:
         chosen = _generation(settings, max_new_tokens=1024)
         _check_seed(seed, chosen)
         if stream:
-            return answer_in_pieces(self.loaded, said, settings=chosen, seed=seed)
-        return answer(self.loaded, said, settings=chosen, seed=seed)
+            return _spelled(answer_in_pieces(self.loaded, said, settings=chosen, seed=seed))
+        with of_answering():
+            return answer(self.loaded, said, settings=chosen, seed=seed)
 
+    @of_answering()
     def predict(self, records: Any, *, image_root: str | None = None, **settings: Any) -> list[Prediction]:
         """Answer the last question of every record, in their order, as ``minicpmv predict``.
 
@@ -158,6 +162,7 @@ class Model:
         answered = predict(self.loaded, asked, settings=chosen, batch_size=batch_size, seed=0 if seed is None else seed)
         return sorted(answered, key=lambda each: each.index)
 
+    @of_answering()
     def evaluate(
         self,
         records: Any,
@@ -205,6 +210,11 @@ class Model:
                 raise UsageError("records: found a list of paths, expected one path\n  fix: call once for each")
             return load_records(records, image_root=image_root, version=version, for_training=for_training)
         return load_held(records, name="records", image_root=image_root, version=version, for_training=for_training)
+
+
+def _spelled(pieces: Iterator[str]) -> Iterator[str]:
+    with of_answering():  # as a decorator it would end before the first piece
+        yield from pieces
 
 
 def _messages(messages: str | Messages, images: Any) -> list[dict[str, Any]]:

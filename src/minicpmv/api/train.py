@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from minicpmv.api.paths import path_of
 from minicpmv.api.run import DryRun, Run
+from minicpmv.api.spelling import of_training
 from minicpmv.data.sources.in_memory import are_paths, hold_records, write_records
 from minicpmv.errors import MachineError, UsageError
 from minicpmv.files.checkpoint_folders import list_checkpoints
@@ -43,6 +44,7 @@ _GLANCE = 0.2
 """Seconds between two looks at how far the run is, while it prints nothing."""
 
 
+@of_training()
 def train(
     model: str | os.PathLike[str],
     data: Any,

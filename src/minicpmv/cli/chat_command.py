@@ -18,6 +18,7 @@ from minicpmv.cli.model_options import (
 )
 from minicpmv.cli.parser import CommandParser
 from minicpmv.cli.tools_file import check_release, read_tools_file
+from minicpmv.errors import UsageError
 
 __all__ = ["NAME", "SUMMARY", "run"]
 
@@ -55,7 +56,11 @@ def _build_parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Load the model and talk."""
+    """Load the model and talk.
+
+    Raises:
+        UsageError: The question is blank, and nothing is shown.
+    """
     parser = _build_parser()
     options = parser.parse_intermixed_args(arguments)
     check_sampling(options)
@@ -63,6 +68,11 @@ def run(arguments: Sequence[str]) -> int:
     for file in options.image:
         check_file(file)
     open_one = film_opener(options)
+    if options.question is not None and not (options.question.strip() or options.image or options.video):
+        raise UsageError(
+            "QUESTION: found no text and no picture, expected a question\n"
+            "  fix: write one, or leave it out for a dialogue"
+        )
     films = [open_one(film) for film in options.video]
     if films:
         check_films(options.model)

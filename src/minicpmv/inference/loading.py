@@ -48,7 +48,7 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 _ADAPTER_CONFIG = "adapter_config.json"
-_ON_PROCESSOR = "--device cpu (in Python: device='cpu')"
+_ON_PROCESSOR = "--device cpu"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from minicpmv.data.records.formats.gzip_files import FREE_BYTES
+from minicpmv.data.records.formats.containers.gzip_files import FREE_BYTES
 from tests.tiny import conversation, picture
 from tests.unit.data.odd_images import huge_png
 
@@ -232,6 +232,8 @@ def _strange_files() -> Iterator[Case]:
         "old_mac": "id,question\r1,Why?\r",
     }.items():
         yield Case(name=f"csv_{name}", code="D173", data=text.encode(), file="train.csv")
+    rows = b"question,image,answer\nWhy?,a.png,So.\nHow?,,So.\n"
+    yield Case(name="csv_empty_cell", code="D322", data=rows, file="train.csv", files={"a.png": _encode("PNG")})
     yield Case(name="csv_header_alone", code="D106", data=b"id,question\n", file="train.csv")
     yield Case(name="csv_latin1", code="D104", data="id,q\n1,é".encode("latin-1"), file="train.csv")
     yield Case(name="csv_empty", code="D103", data=b"", file="train.csv")

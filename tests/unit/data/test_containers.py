@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from minicpmv.data.records.formats import gzip_files
+from minicpmv.data.records.formats.containers import gzip_files
 from minicpmv.data.records.reading import open_records, read_records
 from minicpmv.data.sources.loading import load_records
 from minicpmv.data.sources.source_digests import open_source

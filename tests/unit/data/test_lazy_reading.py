@@ -85,7 +85,7 @@ def test_a_file_replaced_by_another_is_read_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("block", [1, 7, 64, 2**24])
 def test_lines_are_found_wherever_blocks_end(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minicpmv.data.records.formats.json_lines._BLOCK", block)
+    monkeypatch.setattr("minicpmv.data.records.formats.containers.json_lines._BLOCK", block)
     lines = ['{"id": "a"}', "", " \t ", '  {"id": "b"}\r', '{"id": "c"}', "\v\f", '{"id": "d"}']
     for end in ("", "\n", "\n  ", "\n\n"):
         path = tmp_path / "train.jsonl"

@@ -83,7 +83,7 @@ def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, de
 )
 def test_what_cannot_be_used_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, machine: Machine) -> None:
     monkeypatch.setattr(loading, "inspect_machine", lambda: machine)
-    with pytest.raises(MachineError, match=r"--device cpu \(in Python: device='cpu'\)"):
+    with pytest.raises(MachineError, match="--device cpu"):
         default_device()
     if machine.accelerators:
         assert default_device("mps") == torch.device("mps"), "who wants to try it can"

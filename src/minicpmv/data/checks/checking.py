@@ -27,7 +27,7 @@ from minicpmv.data.checks.placeholders import (
 )
 from minicpmv.data.checks.preferences import check_kind, check_rejected
 from minicpmv.data.checks.tool_use import check_tools_of_version, may_follow
-from minicpmv.data.records.formats.json_list import RepeatedKeys
+from minicpmv.data.records.formats.containers.json_list import RepeatedKeys
 from minicpmv.data.records.formats.pairs import CHOICES, find_question
 from minicpmv.data.records.grounding import check_objects
 from minicpmv.data.records.record import Kind, RawRecord, quote

@@ -8,7 +8,7 @@ from typing import cast
 
 from minicpmv.data.checks.placeholders import FILM
 from minicpmv.data.records.films import is_film_struct, read_film
-from minicpmv.data.records.formats.json_list import RepeatedKeys
+from minicpmv.data.records.formats.containers.json_list import RepeatedKeys
 from minicpmv.data.records.record import RawRecord, quote
 from minicpmv.errors import Problem
 from minicpmv.processing.films.request import find_request_fault

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from minicpmv.data.records.formats.containers.json_list import mark_like
 from minicpmv.data.records.formats.images import path_of
-from minicpmv.data.records.formats.json_list import mark_like
 from minicpmv.data.records.record import Film, Unread
 from minicpmv.processing.films.request import REQUEST_KEYS, FilmRequest
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, cast
 
-from minicpmv.data.records.formats import tables
-from minicpmv.data.records.formats.wrappers import is_registry
+from minicpmv.data.records.formats.containers import tables
+from minicpmv.data.records.formats.containers.wrappers import is_registry
 from minicpmv.errors import DataError, Problem
 from minicpmv.terminal.escapes import remember_names
 from minicpmv.wording import counted, name_few

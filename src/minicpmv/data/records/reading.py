@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from minicpmv.data.records.file_kinds import HEAD_BYTES, FileKind, find_kind
 from minicpmv.data.records.folders import describe_unread, find_files
-from minicpmv.data.records.formats import csv_rows, json_lines, tables
-from minicpmv.data.records.formats.data_files import DataFile
-from minicpmv.data.records.formats.json_list import parse_json_list
+from minicpmv.data.records.formats.containers import csv_rows, json_lines, tables
+from minicpmv.data.records.formats.containers.data_files import DataFile
+from minicpmv.data.records.formats.containers.json_list import parse_json_list
 from minicpmv.data.records.formats.styles import to_own_form
 from minicpmv.data.records.path_faults import describe_missing_data
 from minicpmv.data.records.record import RawRecord

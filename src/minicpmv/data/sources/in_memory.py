@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
+from minicpmv.data.records.formats.containers.class_labels import find_classes, name_classes
 from minicpmv.data.records.formats.styles import to_own_form
 from minicpmv.data.records.reading import log_notice
 from minicpmv.data.records.record import RawRecord
@@ -61,6 +62,9 @@ def hold_records(data: object, *, name: str) -> list[RawRecord]:
         raise _not_records(wrong, f"{name}, one of its records")
     if not rows:
         raise DataError([Problem("D106", name, "no record", "at least one", "add records")])
+    if hasattr(features := getattr(data, "features", None), "to_dict"):  # a data set of datasets
+        classes = find_classes(cast("Any", features).to_dict()) or {}
+        rows = [name_classes(row, classes) for row in rows]
     is_row = library in _TABLES
     return [
         to_own_form(

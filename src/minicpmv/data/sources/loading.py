@@ -220,7 +220,9 @@ def _check(
         unreadable += positions.tolist()
     problems.sort(key=lambda found: found[0])
     bad = np.unique(np.array([*unreadable, *(position for position, _ in problems)], dtype=np.int64))
-    said = sorted([*part.unread.notices(), *part.film_reader.notices()], key=lambda found: found[0])
+    said = sorted(
+        [*part.unread.notices(), *part.film_reader.notices(), *part.empty.notices()], key=lambda found: found[0]
+    )
     return Checked(
         raw=raw,
         sizes=part.sizes,

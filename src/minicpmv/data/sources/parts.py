@@ -13,6 +13,7 @@ from typing import cast
 
 from minicpmv.data.checks.checking import RecordChecker, check_image_value
 from minicpmv.data.checks.duplicate_ids import IdRegister
+from minicpmv.data.checks.empty_cells import EmptyCells
 from minicpmv.data.checks.film_values import check_film_value, film_places
 from minicpmv.data.checks.placeholders import parse_image_field
 from minicpmv.data.checks.unread_keys import UnreadKeys
@@ -38,6 +39,7 @@ class Part:
     reader: SizeReader
     film_reader: FilmReader
     ids: IdRegister = field(default_factory=IdRegister)
+    empty: EmptyCells = field(default_factory=EmptyCells)
     sizes: ImageSizes = field(default_factory=ImageSizes)
     films: FilmFactsList = field(default_factory=FilmFactsList)
     problems: list[tuple[int, Problem]] = field(default_factory=list[tuple[int, Problem]])
@@ -48,13 +50,14 @@ class Part:
         if sharing.number == 1:
             return
         self.sizes, self.films = self.sizes.joined(sharing), self.films.joined(sharing)
-        mine = (self.problems, self.unreadable, self.unread, self.reader.faults, self.film_reader.findings)
+        mine = (self.problems, self.unreadable, self.unread, self.reader.faults, self.film_reader.findings, self.empty)
         found = sharing.gather(mine)
         self.problems = [each for part in found for each in part[0]]
         self.unreadable = [each for part in found for each in part[1]]
-        self.unread, self.reader, self.film_reader = found[0][2], SizeReader(), FilmReader()
+        self.unread, self.reader, self.film_reader, self.empty = found[0][2], SizeReader(), FilmReader(), found[0][5]
         for part in found[1:]:
             self.unread.join(part[2])
+            self.empty.join(part[5])
         for part in found:
             self.reader.add_faults(part[3])
             self.film_reader.add_findings(part[4])
@@ -78,6 +81,7 @@ def look_at(raw: Sequence[RawRecord], which: range, part: Part, checker: RecordC
         root = roots.of(record)
         part.problems += [(position, problem) for problem in checker.check(record, root)]
         part.ids.add(record, position)
+        part.empty.add(record, position)
         if record.unread or record.reading:
             part.unread.add(record, position, root)
         uses.append(list(image_uses(record, root, record=position)))

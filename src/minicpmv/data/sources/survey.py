@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from minicpmv.data.checks.checking import RecordChecker
 from minicpmv.data.checks.duplicate_ids import IdRegister
+from minicpmv.data.checks.empty_cells import EmptyCells
 from minicpmv.data.checks.lint import find_path_oddity, find_text_oddities
 from minicpmv.data.checks.preferences import check_one_kind, kind_of
 from minicpmv.data.checks.unread_keys import UnreadKeys
@@ -170,7 +171,7 @@ class Survey:
 
     def _read_records(self, path: str, records: Sequence[RawRecord]) -> None:
         start, ids, checker = self._num_records, IdRegister(), RecordChecker(version=self.version, kind=self.kind)
-        unread, kinds = UnreadKeys(), Counter[Kind]()
+        unread, empty, kinds = UnreadKeys(), EmptyCells(), Counter[Kind]()
         for position, record in enumerate(records, start):
             num_findings, root = len(self.findings), self.roots.of(record)
             faults = list(checker.check(record, root))
@@ -178,6 +179,7 @@ class Survey:
             if len(self.findings) == num_findings and objects_of(record):
                 self._with_boxes.append(position)
             ids.add(record, position - start)
+            empty.add(record, position)
             if record.unread or record.reading:
                 unread.add(record, position, root)
             named = {(fault.where, fault.found.partition(" in a ")[0]) for fault in faults}  # once is enough
@@ -204,7 +206,7 @@ class Survey:
         for positions, problem in unread.problems():
             first, *also = positions.tolist()
             self._add(records[first - start], first, [problem], also=tuple(also))
-        for position, notice in unread.notices():
+        for position, notice in (*unread.notices(), *empty.notices()):
             self._add(records[position - start], position, [notice])
         self.findings += [Finding(notice, source) for source, notice in repeated.notices]
         self._kinds += kinds

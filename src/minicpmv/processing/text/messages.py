@@ -94,6 +94,10 @@ def read_messages(
             else:
                 parts.append(value)
         turns.append(Turn(role, tuple(parts), calls=calls))
+    for number, turn in enumerate(turns):
+        if turn.role == "user" and all(isinstance(part, str) and not part.strip() for part in turn.content):
+            place = f"{where}[{number}].content"
+            raise _error(place, "no text and no picture", "a question", "write one, or leave the message out")
     return _announce(tools, turns), images, films
 
 

@@ -32,6 +32,7 @@ from minicpmv.training.inputs.record_ids import NumberedCollator, NumberedDatase
 from minicpmv.training.learning.gradient_release import GradientRelease
 from minicpmv.training.learning.rates import Rates, split_groups
 from minicpmv.training.learning.targets import network_of
+from minicpmv.training.loop.best_evaluation import follow_metric
 from minicpmv.training.loop.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
 from minicpmv.training.loop.early_stopping import EarlyStopping
 from minicpmv.training.loop.evaluating import EvaluatingTrainer
@@ -116,10 +117,14 @@ class MiniCPMVTrainer(EvaluatingTrainer):
         self.add_callback(EarlyStopping(patience))
 
     def _follow_arguments(self) -> None:
-        """Log, evaluate, save and stop as often as this run is asked to; transformers asks the checkpoint."""
+        """Log, evaluate, save, compare and stop as this run is asked to; transformers asks the checkpoint."""
         self.state.compute_steps(self.args, self.state.max_steps)
+        num_since_best = follow_metric(self.state, self.args)
         if self._patience:
-            self._find(EarlyStopping).early_stopping_patience = self._patience
+            stopping = self._find(EarlyStopping)
+            stopping.early_stopping_patience = self._patience
+            if num_since_best is not None:
+                stopping.early_stopping_patience_counter = num_since_best
 
     def _begin_objective(self) -> None:
         """Tell the objective what a checkpoint has kept, and have it prepare for the first step."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from minicpmv.data.records.formats import json_list
+from minicpmv.data.records.formats.containers import json_list
 from minicpmv.data.records.reading import read_records
 from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import DataError, Problem

@@ -56,6 +56,8 @@ def say(content: Any, role: str = "user") -> list[Any]:
         (say(["a", {"type": "image"}]), r"content\[1\]: found an image part without an image"),
         (say([{"type": "image", "image": "a", "url": "b"}]), "found an image part with image and url"),
         (say([3]), r"content\[0\]: found a int, expected a part"),
+        (say(""), r"talk\[0\].content: found no text and no picture, expected a question"),
+        (say([" ", {"type": "text", "text": "\n"}]), r"talk\[0\].content: found no text and no picture"),
     ],
 )
 def test_what_is_not_understood_is_named_with_a_fix(messages: list[Any], message: str) -> None:

@@ -69,7 +69,11 @@ def _hold(rank: int) -> list[Any]:
     number = machine_copies._WORTH_A_FILE // 8
     work_together(lambda sharing: machine_copies.join([np.zeros(1)], sharing))  # small, so no file
     (whole,) = work_together(lambda sharing: machine_copies.join([np.full(number, rank + 1)], sharing))
-    mapped = [line.split()[4] for line in Path("/proc/self/maps").read_text().splitlines() if "/minicpmv-" in line]
+    mapped = [
+        line.split()[4]
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if f"{tempfile.gettempdir()}/minicpmv-" in line
+    ]
     child = os.fork()
     if child == 0:
         os._exit(int(whole.sum() == 6 * number))

@@ -1,1 +1,1 @@
-"""Reads one container, or one trait of conversations, in each module. It knows no record but the one it reads."""
+"""Reads one trait of conversations in each module, from whatever file. It knows no record but the one it reads."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import cast
 from urllib.parse import unquote, urlsplit
 
-from minicpmv.data.records.formats.json_list import mark_like
+from minicpmv.data.records.formats.containers.json_list import mark_like
 from minicpmv.data.records.record import Unread
 from minicpmv.errors import ImageError
 from minicpmv.processing.pictures.patches import read_data_url

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from minicpmv.data.records.formats.json_list import mark_like
+from minicpmv.data.records.formats.containers.json_list import mark_like
 from minicpmv.data.records.formats.parts import Shown, read_parts
 from minicpmv.data.records.formats.tool_use import has_foreign_role, join_call, read_called, read_role
 from minicpmv.data.records.record import RawRecord, Unread, quote

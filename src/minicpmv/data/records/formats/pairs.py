@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from minicpmv.data.records.formats.json_list import mark_like
+from minicpmv.data.records.formats.containers.json_list import mark_like
 from minicpmv.data.records.record import RawRecord, Unread, quote
 from minicpmv.errors import Problem
 

@@ -18,8 +18,8 @@ from functools import lru_cache
 from typing import Literal, cast
 
 from minicpmv.data.records.films import is_film_struct, plain_films
+from minicpmv.data.records.formats.containers.json_list import RepeatedKeys, mark_like
 from minicpmv.data.records.formats.images import is_image_struct, plain_images
-from minicpmv.data.records.formats.json_list import RepeatedKeys, mark_like
 from minicpmv.data.records.formats.messages import (
     Messages,
     is_plain_message,
@@ -157,6 +157,7 @@ def _read_plain(record: RawRecord, fields: dict[str, object]) -> RawRecord | Non
         value=value,
         names=names,
         unread=tuple([Unread("record", "", key, fields[key]) for key in fields if key in rest]) if rest else (),
+        is_row=record.is_row,
     )
 
 

@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from minicpmv.data.records.formats.data_files import DataFile
-from minicpmv.data.records.formats.json_list import DECODER
+from minicpmv.data.records.formats.containers.data_files import DataFile
+from minicpmv.data.records.formats.containers.json_list import DECODER
 from minicpmv.data.records.record import RawRecord, quote
 from minicpmv.data.records.sequences import LazySequence
 from minicpmv.errors import DataError, Problem

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from minicpmv.data.records.formats.data_files import DataFile
-from minicpmv.data.records.formats.json_list import DECODER, is_cut_off
+from minicpmv.data.records.formats.containers.data_files import DataFile
+from minicpmv.data.records.formats.containers.json_list import DECODER, is_cut_off
 from minicpmv.data.records.record import RawRecord, quote
 from minicpmv.data.records.sequences import LazySequence
 from minicpmv.errors import Problem

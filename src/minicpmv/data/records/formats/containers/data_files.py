@@ -10,7 +10,7 @@ import os
 from typing import BinaryIO
 
 from minicpmv.data.records.file_state import FileState, check_unchanged
-from minicpmv.data.records.formats.gzip_files import GZIP, unpack
+from minicpmv.data.records.formats.containers.gzip_files import GZIP, unpack
 from minicpmv.files.posix import O_BINARY, read_at
 
 __all__ = ["DataFile"]

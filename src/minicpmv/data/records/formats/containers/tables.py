@@ -2,7 +2,7 @@
 ``save_to_disk``.
 
 Only pyarrow is needed, and only when there is a table to read. A column that is null in a row is absent from its
-record.
+record; a class that ``datasets`` keeps as a number is read by its name.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from minicpmv.data.records.file_state import FileState, check_unchanged
+from minicpmv.data.records.formats.containers.class_labels import name_classes, read_classes
 from minicpmv.data.records.sequences import Concatenated, LazySequence
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.machine.installed import extra, install_command
@@ -75,6 +76,7 @@ class Table(LazySequence["dict[str, object]"]):
             table.validate(full=True)  # an offset out of bounds would crash the process that reads the row
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError([_damaged(self._source, self._kind, error)]) from error
+        self._classes = read_classes(table.schema.metadata)
         return [batch for batch in table.to_batches() if len(batch)]
 
     def __getstate__(self) -> dict[str, object]:
@@ -92,7 +94,7 @@ class Table(LazySequence["dict[str, object]"]):
         number = bisect_right(self._ends, index)
         start = self._ends[number - 1] if number else 0
         (row,) = self._batches[number].slice(index - start, 1).to_pylist()
-        return cast("dict[str, object]", _without_nulls(row))
+        return cast("dict[str, object]", _without_nulls(name_classes(row, self._classes)))
 
 
 def _damaged(source: str, kind: str, error: Exception) -> Problem:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, cast
 
 import json5
 
-from minicpmv.data.records.formats.wrappers import find_list, left_aside
+from minicpmv.data.records.formats.containers.wrappers import find_list, left_aside
 from minicpmv.data.records.record import RawRecord, quote
 from minicpmv.data.records.sequences import LazySequence
 from minicpmv.errors import DataError, Problem

@@ -1,0 +1,1 @@
+"""Opens one kind of file in each module, and yields the records in it as they are written."""
