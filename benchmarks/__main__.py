@@ -28,7 +28,7 @@ CASES = {
     "lora": "a step of LoRA, compared with one of full training on the same row",
     "memory": "peak memory of whole training runs, compared with what the estimate says",
     "cards": "what fits on which card, as the estimate says: computed, not measured",
-    "guides": "what training gives, by records, settings and negatives: about an hour for each repetition",
+    "guides": "what training gives, by records, settings and negatives: 22 minutes of one core for each repetition",
     "merging": "memory and time of merging an adapter, beside the plain way",
     "preference": "a step of preference training, compared with TRL's DPOTrainer (in an environment of its own)",
     "step": "where the time of a training step goes, by kind of operation",

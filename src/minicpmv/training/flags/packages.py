@@ -40,9 +40,9 @@ _WITH_ARGUMENTS = ("adagrad", "adamw_torch_4", "adamw_torch_8", "ademamix", "apo
 _WITH_ARGUMENTS += ("paged_ademamix", "rmsprop", "sgd", "stable_adamw")
 
 
-# The start of its name: it updates each weight by that weight's own gradient and state, and leaves out those without a
-# gradient. The others were not tried.
-_RELEASABLE = (*_OF_TORCH, "adafactor", "adamw_bnb", "adamw_8bit", "ademamix", "lion", "paged", "rmsprop_bnb")
+# The start of its name, or one of torch's own: it updates each weight by that weight's own gradient and state, and leaves
+# out those without a gradient. The others were not tried.
+_RELEASABLE = ("adafactor", "adamw_bnb", "adamw_8bit", "ademamix", "lion", "paged", "rmsprop_bnb")
 
 
 # Name -> its package as imported and as pip knows it, where they differ from the name.
@@ -158,7 +158,7 @@ def refuse_unreleasable(settings: Mapping[str, Any], *, num_processes: int) -> N
         ),
         f"--max_grad_norm {clipped:g}": (clipped, "clipping takes the norm of all gradients", "--max_grad_norm"),
         f"--optim {name}": (
-            not name.startswith(_RELEASABLE),
+            name not in _OF_TORCH and not name.startswith(_RELEASABLE),
             "it was not tried",
             "--optim, or choose adamw_torch_fused, adafactor or adamw_bnb_8bit",
         ),

@@ -93,6 +93,7 @@ def test_fault_in_the_optimizer_is_explained(settings: dict[str, Any], message: 
         ({"fsdp": True}, 2, "--fsdp true"),
         ({}, 2, "(?s)--num_processes 2 .*fix: .* --num_processes 1"),
         ({"optim": "apollo_adamw"}, 1, "(?s)--optim apollo_adamw .*fix: .*adamw_torch_fused"),
+        ({"optim": "adamw_torch_8bit"}, 1, "--optim adamw_torch_8bit .* it was not tried"),  # torchao's, not torch's
     ],
 )
 def test_what_needs_all_gradients_at_once_is_refused_beside_their_release(
