@@ -126,6 +126,6 @@ def test_every_code_of_the_package_has_its_section() -> None:
     used = {code for source in sources for code in re.findall(r'"(D[1-3]\d\d)"', source.read_text(encoding="utf-8"))}
     assert sorted(used) == [section[:4] for section in CODES]
     assert len(RIGHT) == 11
-    # D101, D104, D108, D139, D146, D147, D170, D172 to D176, D181, D322, D332, D333 and D201 to D206 need more than a file
-    # of JSON, or many records.
+    # D101, D104, D108, D139, D146, D147, D170, D172 to D176, D181, D322, D332, D333 and D201 to D206 need more than a
+    # file of JSON, or many records.
     assert len(used - WRONG.keys()) == 22

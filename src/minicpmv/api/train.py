@@ -123,11 +123,15 @@ def _refuse_unknown(settings: Mapping[str, Any]) -> None:
 
 
 def _words(name: str, value: Any) -> Iterator[str]:
-    """Yield a setting as its flag; None leaves it at its default."""
+    """Yield a setting as its flag; None leaves it at its default, a list for a text is that text with commas."""
     if value is None:
         return
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        yield from (f"--{name}", *map(str, value))
+        setting = all_settings().get(name)
+        if setting is not None and setting.kind.of == "text" and not setting.kind.is_list:
+            yield f"--{name}={','.join(map(str, value))}"
+        else:
+            yield from (f"--{name}", *map(str, value))
     elif isinstance(value, Mapping):
         yield f"--{name}={json.dumps(value)}"
     else:

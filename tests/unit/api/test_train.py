@@ -1,12 +1,28 @@
-"""What a ``KeyboardInterrupt`` says of a run that could not say it itself."""
+"""Words that a run is started with, and what a ``KeyboardInterrupt`` says of one that could not say it itself."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from minicpmv.api import train
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("eval_metrics", ["anls", "cer"], ["--eval_metrics=anls,cer"]),
+        ("lora_target_modules", ("q_proj", "v_proj"), ["--lora_target_modules=q_proj,v_proj"]),
+        ("lora_layers_to_transform", [0, 1], ["--lora_layers_to_transform", "0", "1"]),
+        ("use_lora", True, ["--use_lora=true"]),
+        ("deepspeed", {"zero_optimization": {"stage": 2}}, ['--deepspeed={"zero_optimization": {"stage": 2}}']),
+        ("lora_r", None, []),
+    ],
+)
+def test_setting_is_the_flag_of_the_command(name: str, value: Any, words: list[str]) -> None:
+    assert list(train._words(name, value)) == words
 
 
 def test_interrupt_before_the_first_checkpoint_says_that_nothing_was_saved(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ _WITH_ARGUMENTS = ("adagrad", "adamw_torch_4", "adamw_torch_8", "ademamix", "apo
 _WITH_ARGUMENTS += ("paged_ademamix", "rmsprop", "sgd", "stable_adamw")
 
 
-# The start of its name, or one of torch's own: it updates each weight by that weight's own gradient and state, and leaves
-# out those without a gradient. The others were not tried.
+# The start of its name, or one of torch's own: it updates each weight by that weight's own gradient and state, and
+# leaves out those without a gradient. The others were not tried.
 _RELEASABLE = ("adafactor", "adamw_bnb", "adamw_8bit", "ademamix", "lion", "paged", "rmsprop_bnb")
 
 

@@ -12,17 +12,18 @@ from transformers.trainer_callback import ExportableState
 __all__ = ["AtEndOfStep", "AtStart", "BeforeFirstStep", "StateOfObjective"]
 
 
-@dataclass
 class AtStart(TrainerCallback):
-    """Calls ``act`` before the first step of a run, new or resumed."""
+    """Calls functions, in their order, before the first step of a run, new or resumed."""
 
-    act: Callable[[], None]
+    def __init__(self, *acts: Callable[[], None]) -> None:
+        self._acts = acts
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Act once engine and weights are as the first step finds them."""
-        self.act()
+        for act in self._acts:
+            act()
 
 
 @dataclass

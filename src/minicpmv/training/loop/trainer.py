@@ -99,9 +99,8 @@ class MiniCPMVTrainer(EvaluatingTrainer):
             self.remove_callback(shown)
         for callback in (  # the objective is ready when the boundary makes up for an evaluation
             EpochTeller(self._batches),
-            AtStart(self._follow_arguments),  # before anything asks how often
             StateOfObjective(),
-            AtStart(self._begin_objective),
+            AtStart(self._follow_arguments, self._begin_objective),  # before anything asks how often
             self._boundary,
             EpochLoss(),
             AtEndOfStep(self._end_step),

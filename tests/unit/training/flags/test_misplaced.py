@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minicpmv.errors import ConfigError, UsageError
+from minicpmv.errors import UsageError
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.words.settings_file import with_settings_file
 
@@ -17,9 +17,3 @@ def test_what_is_no_settings_file_in_its_place_is_named(name: str, kind: str, tm
     (tmp_path / "train.json").write_text("[]")
     with pytest.raises(UsageError, match=f"{name}', {kind}, expected a file of settings.*\n.*--data .*{name}"):
         parse_arguments(with_settings_file([str(tmp_path / name)]))
-
-
-def test_list_where_a_text_belongs_is_written_as_that_text(tmp_path: Path) -> None:
-    (file := tmp_path / "run.yaml").write_text("eval_metrics: [exact_match, anls]\n")
-    with pytest.raises(ConfigError, match="expected a text\n  fix: eval_metrics: exact_match,anls"):
-        with_settings_file([str(file)])

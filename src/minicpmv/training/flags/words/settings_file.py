@@ -129,12 +129,14 @@ def _words(name: str, setting: Setting | None, value: yaml.Node, place: Place) -
 
 
 def _texts(name: str, setting: Setting | None, value: yaml.Node, place: Place) -> list[str]:
-    """Return what would be typed behind the flag."""
-    if isinstance(value, yaml.SequenceNode) and setting is not None and setting.kind.is_list:
-        if not value.value:
-            raise _fault(place.where, "an empty list", "at least one value", "add one, or remove the line")
-        return [_text(name, setting, each, place) for each in value.value]
-    return [_text(name, setting, value, place)]
+    """Return what would be typed behind the flag; a list for a text is that text with commas."""
+    takes_list = setting is not None and (setting.kind.is_list or setting.kind.of == "text")
+    if not isinstance(value, yaml.SequenceNode) or setting is None or not takes_list:
+        return [_text(name, setting, value, place)]
+    if not value.value:
+        raise _fault(place.where, "an empty list", "at least one value", "add one, or remove the line")
+    texts = [_text(name, setting, each, place) for each in value.value]
+    return texts if setting.kind.is_list else [",".join(texts)]
 
 
 def _text(name: str, setting: Setting | None, value: yaml.Node, place: Place) -> str:
@@ -149,10 +151,6 @@ def _text(name: str, setting: Setting | None, value: yaml.Node, place: Place) ->
     fix = f"{place.written}{'TEXT' if setting is None else give_example(setting)}"
     if is_missing:
         raise _fault(place.where, "no value", expected, f"{fix}, or remove the line for the default")
-    if expected == "a text" and isinstance(value, yaml.SequenceNode):
-        texts = [each.value for each in value.value if isinstance(each, yaml.ScalarNode)]
-        if texts and len(texts) == len(value.value):
-            fix = f"{place.written}{','.join(texts)}"
     raise _fault(place.where, _describe(value), expected, fix)
 
 

@@ -48,6 +48,12 @@ def test_several_files_of_data_are_a_list(tmp_path: Path) -> None:
     assert read(tmp_path, "eval_data_path: [a.json, b=c.json]\n").run.eval_data_path == ["a.json", "b=c.json"]
 
 
+def test_list_for_a_text_is_that_text_with_commas(tmp_path: Path) -> None:
+    assert read(tmp_path, "eval_metrics: [anls, cer]\n").run.eval_metrics == "anls,cer"
+    listed = "use_lora: true\nlora_target_modules:\n- q_proj\n- v_proj\n"
+    assert read(tmp_path, listed).run.lora_target_modules == "q_proj,v_proj"
+
+
 def test_mapping_is_what_its_object_in_json_is(tmp_path: Path) -> None:
     text = "deepspeed:\n  zero_optimization: {stage: 2}\n  train_micro_batch_size_per_gpu: auto\n"
     expected = '{"zero_optimization": {"stage": 2}, "train_micro_batch_size_per_gpu": "auto"}'
