@@ -24,11 +24,10 @@ from tqdm import TMonitor
 import minicpmv
 from minicpmv.errors import DataError, MachineError, UsageError
 from minicpmv.files.checkpoint_folders import list_checkpoints
-from minicpmv.training.flags.arguments import parse_arguments
 from tests.docs.repository import ROOT
 from tests.run.forked import minicpmv as command
 from tests.run.prepared import prepared_python
-from tests.run.training import flags, losses, make_data, read_run, same_bytes
+from tests.run.training import flags, losses, make_data, read_run, same_bytes, settings_of
 from tests.tiny import FIXTURES, conversation, picture, write_data
 
 _MODEL = FIXTURES / "v2_6"
@@ -52,13 +51,7 @@ def commanded(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(*extra: str, steps: int = 4) -> dict[str, Any]:
     """Return what the flags of these runs say, as settings of Python."""
-    values = parse_arguments(flags("d", Path("o"), *_START, *extra, steps=steps)).values
-    own = ("model_name_or_path", "data_path", "output_dir")
-    return {
-        name: int(value) if isinstance(value, float) and value.is_integer() else value
-        for name, value in values.items()
-        if name not in own
-    }
+    return settings_of(flags("d", Path("o"), *_START, *extra, steps=steps))
 
 
 def assert_same(output: Path, other: Path) -> None:
@@ -176,7 +169,7 @@ def test_interrupt_saves_as_the_command_does(data: str, tmp_path: Path) -> None:
             "learning_rat: no such setting, expected one that exists\n  fix: did you mean learning_rate",
         ),
         ({"output_dir": "x"}, "output_dir: found as a setting, expected the argument output"),
-        ({"lora_r": "many"}, "--lora_r: found 'many', expected a whole number"),
+        ({"lora_r": "many"}, "^lora_r: found 'many', expected a whole number\n  fix: lora_r=64"),
     ],
 )
 def test_wrong_setting_is_refused_before_anything_starts(given: Mapping[str, Any], said: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.run import train
 from tests.precision import precision_flags
 from tests.run.prepared import own_interpreter_prepared
@@ -53,6 +54,17 @@ def flags(data: str, output: Path, *extra: str, model: str = "v2_6", steps: int 
     start = ["--model_name_or_path", str(FIXTURES / model), "--data_path", data, "--output_dir", str(output)]
     order = ["--train_sampling_strategy", "sequential", "--packing", "false"]
     return [*start, *order, *common.split(), *precision_flags(extra), *extra]
+
+
+def settings_of(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return what flags say, but for model, data and output, as settings of ``minicpmv.train``."""
+    values = parse_arguments(arguments).values
+    own = ("model_name_or_path", "data_path", "output_dir")
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in values.items()
+        if name not in own
+    }
 
 
 def run_here(arguments: Sequence[str]) -> dict[str, Any]:
