@@ -12,10 +12,11 @@ import numpy as np
 
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.base import MeanMetric, Metric, Sample, Statistics
+from minicpmv.evaluation.metrics.registry import BUILT_IN, class_of
 from minicpmv.evaluation.resampling import BLOCK, NUM_DRAWS, draw_weights, interval, values, wilson
 from minicpmv.wording import counted
 
-__all__ = ["Result", "Scorer", "Scores", "measure", "shown"]
+__all__ = ["Result", "Scorer", "Scores", "measure", "shown", "shown_by_name"]
 
 Scores = dict[str, float | None]
 """Scores of one record by metric name; None where a metric is undefined for it."""
@@ -41,9 +42,14 @@ def measure(metric: Metric, sample: Sample) -> Statistics | None:
     return metric.measure(sample)
 
 
-def shown(metric: Metric, value: float) -> str:
+def shown(metric: Metric | type[Metric], value: float) -> str:
     """Format a value for readers."""
     return f"{value:.1%}" if metric.is_share else f"{value:.4g}"
+
+
+def shown_by_name(name: str, value: float) -> str:
+    """Format the value of a metric, or of a loss, by its name in a log; one that another package offers in digits."""
+    return shown(class_of(name), value) if name in BUILT_IN else f"{value:.3g}"
 
 
 class Scorer:

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from minicpmv.data.records.answers import LAST, Share
+from minicpmv.evaluation.scores import shown_by_name
 from minicpmv.pages.word_differences import Stretch, compare_words
 from minicpmv.report.answers.distributions import Confusion, ScoreHistogram, count_confusion, count_scores
 from minicpmv.report.answers.films import Films, Strip
@@ -191,9 +192,11 @@ def _numbers_of_log(run: Run) -> list[Number]:
         values = [entry[each.key] for entry in run.log if is_number(entry.get(each.key))]
         if values:
             last = saved[each.key] if is_number(saved.get(each.key)) else values[-1]
-            before = f"{values[0]:.3g}" if len(values) > 1 else ""
+            before = shown_by_name(each.metric, values[0]) if len(values) > 1 else ""
             share = "" if each.metric in _OF_EVERY_ANSWER else _share_of_set(run, each.set_name)
-            found.append(Number(name=_name_of(each), before=before, value=f"{last:.3g}", share=share))
+            found.append(
+                Number(name=_name_of(each), before=before, value=shown_by_name(each.metric, last), share=share)
+            )
     return [*found, *_training_loss(run)]
 
 

@@ -39,7 +39,7 @@ def test_the_page_has_the_numbers_of_the_run(tmp_path: Path) -> None:
     text = words_of(page)
     assert "validation loss 2.5 → 1.5" in text
     assert "training loss, mean of first and last epoch 3 → 1.25" in text
-    assert "anls, at evaluation 0.25 → 0.75" in text
+    assert "anls, at evaluation 25.0% → 75.0%" in text
     assert "Steps 3 of 6" in text
     assert "75 s" in text
     assert "cd /start/here python -m minicpmv.training --learning_rate 1e-3 --lora_r 8" in text
@@ -50,7 +50,7 @@ def test_the_head_is_about_the_model_that_was_saved(tmp_path: Path) -> None:
     """With ``--keep_best`` that is not what was measured last."""
     text = words_of(page_of(write_run(tmp_path, metrics={"eval_loss": 2.5, "eval_anls": 0.25})))
     assert "validation loss 2.5 → 2.5" in text
-    assert "anls, at evaluation 0.25 → 0.25" in text
+    assert "anls, at evaluation 25.0% → 25.0%" in text
 
 
 def test_a_run_in_its_first_epoch_shows_the_mean_until_now(tmp_path: Path) -> None:

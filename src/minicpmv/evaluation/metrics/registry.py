@@ -18,7 +18,16 @@ from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.base import Metric
 from minicpmv.wording import suggest
 
-__all__ = ["BUILT_IN", "FAMILIES", "describe_metrics", "find_metrics", "known_names", "name_of", "split_names"]
+__all__ = [
+    "BUILT_IN",
+    "FAMILIES",
+    "class_of",
+    "describe_metrics",
+    "find_metrics",
+    "known_names",
+    "name_of",
+    "split_names",
+]
 
 GROUP = "minicpmv.metrics"
 
@@ -87,7 +96,7 @@ def describe_metrics() -> list[tuple[str, str]]:
     Raises:
         UsageError: A package offers something that is not a metric.
     """
-    described = [(name, _class_of(name, "--metrics").description) for name in known_names()]
+    described = [(name, class_of(name, "--metrics").description) for name in known_names()]
     return described + [(family, f"all of {', '.join(names)}") for family, names in FAMILIES.items()]
 
 
@@ -113,7 +122,7 @@ def find_metrics(names: Sequence[str], *, flag: str = "--metrics") -> list[Metri
 
 def _make(written: str, flag: str) -> Metric:
     name, _, file = written.partition(":")
-    metric = _class_of(name, flag)()
+    metric = class_of(name, flag)()
     if ":" not in written:
         return metric
     if not metric.takes_file:
@@ -139,7 +148,16 @@ def _offered() -> dict[str, list[EntryPoint]]:
     return offered
 
 
-def _class_of(name: str, flag: str) -> type[Metric]:
+def class_of(name: str, flag: str = "--metrics") -> type[Metric]:
+    """Return the class of a metric, which need not be one that can be made here.
+
+    Args:
+        name: Its name, without a file.
+        flag: The flag that it came from.
+
+    Raises:
+        UsageError: There is no such metric, two packages offer one of that name, or a package offers something else.
+    """
     offered = _offered().get(name, [])
     sources = [entry.value for entry in offered] + (["minicpmv"] if name in BUILT_IN else [])
     if len(set(sources)) > 1:
