@@ -120,7 +120,7 @@ def test_pictures_beside_a_film_keep_numbers_and_tiles(checkpoints: dict[str, Pa
     """As each would be encoded alone, but for the numbers of pictures, which count pictures only."""
     processor = open_processor(checkpoints, release)
     turns, pictures, films = mixed(processor)
-    text = processor._write(turns, [each.size for each in pictures], None, films=[each.plan for each in films]).text()
+    text = processor.write(turns, [each.size for each in pictures], films=[each.plan for each in films]).text()
     assert [text.count(f"<image_id>{number}</image_id>") for number in range(4)] == (
         [2, 2, 0, 0] if release == "4.6" else [1, 1, 0, 0]  # films are counted, too, by themselves
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from minicpmv.inference.picture_features import (
     show_film,
 )
 from minicpmv.models.answering.answers import thinking_setting
-from minicpmv.processing.encoding import EncodedConversation
+from minicpmv.processing.encoding import EncodedConversation, Writing
 from minicpmv.processing.processor import MiniCPMVProcessor
 
 __all__ = ["Question", "choose", "encode_question", "plan_questions"]
@@ -125,7 +124,7 @@ def encode_question(
         UsageError: The conversation does not fit the model's version.
     """
     shown = question.shown
-    how: dict[str, Any] = {
+    how: Writing = {
         "add_generation_prompt": True,
         "max_slice_nums": question.max_slice_nums,
         "enable_thinking": thinking_setting(processor.version, settings.enable_thinking),

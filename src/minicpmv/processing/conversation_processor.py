@@ -7,7 +7,7 @@ and batches are ``processor``'s.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerFast
 from transformers.processing_utils import ProcessorMixin
@@ -15,6 +15,7 @@ from transformers.processing_utils import ProcessorMixin
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.processing.encoding import (
     EncodedConversation,
+    Writing,
     WrittenConversation,
     check_nothing_is_left_out,
     write_conversation,
@@ -34,6 +35,9 @@ from minicpmv.processing.tokens.vocabulary import Vocabulary
 from minicpmv.processing.tokens.writer import EncodedSample
 from minicpmv.releases.row import TokenRule
 from minicpmv.releases.table import VERSIONS, Version
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["ConversationProcessor"]
 
@@ -180,12 +184,7 @@ class ConversationProcessor(ProcessorMixin):
         images: Sequence[ImageSource] = (),
         *,
         films: Sequence[ShownFilm] = (),
-        add_generation_prompt: bool = False,
-        max_slice_nums: int | None = None,
-        video_max_slice_nums: int | None = None,
-        use_image_id: bool | None = None,
-        enable_thinking: bool | None = None,
-        temporal_ids: Any = None,
+        **how: Unpack[Writing],
     ) -> EncodedConversation:
         """Encode one conversation: text, labels, pictures and films.
 
@@ -193,14 +192,7 @@ class ConversationProcessor(ProcessorMixin):
             turns: The conversation.
             images: Its pictures, by the index that ``ImageRef`` names.
             films: Its films, by the index that ``FilmRef`` names.
-            add_generation_prompt: Whether to end where the model shall go on. If not, this is a text to train on, and
-                whatever an answer holds must be in it.
-            max_slice_nums: Another limit of tiles per picture than the checkpoint's.
-            video_max_slice_nums: Most tiles per frame of a film; 1 if not given.
-            use_image_id: Another numbering of images than the checkpoint's.
-            enable_thinking: For models with a thinking mode.
-            temporal_ids: Groups of time indices over the pictures in the order of the text, for video (4.5). Films
-                have their own.
+            **how: Fields of ``Writing``.
 
         Raises:
             UsageError: The conversation does not fit the version, images and text do not fit each other, or the
@@ -208,19 +200,7 @@ class ConversationProcessor(ProcessorMixin):
             ImageError: A picture or a film cannot be read.
         """
         pictures = [load_image(image) for image in images]
-        if not add_generation_prompt:
-            check_nothing_is_left_out(turns, self.version)
-        written = self._write(
-            turns,
-            [picture.size for picture in pictures],
-            use_image_id,
-            add_generation_prompt=add_generation_prompt,
-            max_slice_nums=max_slice_nums,
-            films=[film.plan for film in films],
-            video_max_slice_nums=video_max_slice_nums,
-            enable_thinking=enable_thinking,
-            temporal_ids=temporal_ids,
-        )
+        written = self.write(turns, [each.size for each in pictures], films=[film.plan for film in films], **how)
         return written.encode(self.vocabulary, pictures, films)
 
     def encode_text(
@@ -229,12 +209,7 @@ class ConversationProcessor(ProcessorMixin):
         image_sizes: Sequence[tuple[int, int]] = (),
         *,
         films: Sequence[FilmPlan] = (),
-        add_generation_prompt: bool = False,
-        max_slice_nums: int | None = None,
-        video_max_slice_nums: int | None = None,
-        use_image_id: bool | None = None,
-        enable_thinking: bool | None = None,
-        temporal_ids: Any = None,
+        **how: Unpack[Writing],
     ) -> EncodedSample:
         """Encode as ``encode_conversation`` does, but from sizes and plans alone: cheap enough to measure lengths.
 
@@ -242,30 +217,12 @@ class ConversationProcessor(ProcessorMixin):
             turns: The conversation.
             image_sizes: (width, height) of each picture in pixels.
             films: Plan of each film.
-            add_generation_prompt: As in ``encode_conversation``.
-            max_slice_nums: As there.
-            video_max_slice_nums: As there.
-            use_image_id: As there.
-            enable_thinking: As there.
-            temporal_ids: As there.
+            **how: Fields of ``Writing``.
 
         Raises:
             UsageError: As there.
         """
-        if not add_generation_prompt:
-            check_nothing_is_left_out(turns, self.version)
-        written = self._write(
-            turns,
-            image_sizes,
-            use_image_id,
-            add_generation_prompt=add_generation_prompt,
-            max_slice_nums=max_slice_nums,
-            films=films,
-            video_max_slice_nums=video_max_slice_nums,
-            enable_thinking=enable_thinking,
-            temporal_ids=temporal_ids,
-        )
-        return written.tokens(self.vocabulary)
+        return self.write(turns, image_sizes, films=films, **how).tokens(self.vocabulary)
 
     def write(
         self,
@@ -273,52 +230,50 @@ class ConversationProcessor(ProcessorMixin):
         image_sizes: Sequence[tuple[int, int]] = (),
         *,
         films: Sequence[FilmPlan] = (),
-        max_slice_nums: int | None = None,
-        video_max_slice_nums: int | None = None,
+        **how: Unpack[Writing],
     ) -> WrittenConversation:
-        """Write a conversation to train on, with its images planned: what is left to do is tokens and pixels.
+        """Write a conversation, with its images planned: what is left to do is tokens and pixels.
 
         Args:
             turns: As in ``encode_text``.
             image_sizes: As there.
             films: As there.
-            max_slice_nums: As there.
-            video_max_slice_nums: As there.
+            **how: As there.
 
         Raises:
             UsageError: As there.
         """
-        check_nothing_is_left_out(turns, self.version)
-        return self._write(
-            turns,
-            image_sizes,
-            None,
-            films=films,
-            max_slice_nums=max_slice_nums,
-            video_max_slice_nums=video_max_slice_nums,
-        )
+        if not how.get("add_generation_prompt"):
+            check_nothing_is_left_out(turns, self.version)
+        return self._write(turns, image_sizes, films=films, **how)
 
     def _write(
         self,
         turns: Sequence[Turn],
         image_sizes: Sequence[tuple[int, int]],
-        use_image_id: bool | None,
-        **how: Any,
+        *,
+        films: Sequence[FilmPlan],
+        continue_final_message: bool = False,
+        **how: Unpack[Writing],
     ) -> WrittenConversation:
-        """Write a conversation; ``how`` as ``write_conversation`` knows it."""
+        """Write a conversation as ``write`` does, whatever the format leaves out of its answers."""
+        use_image_id = how.get("use_image_id")
         if use_image_id and self.version.reading.markup.number is None:
             raise UsageError(
                 f"use_image_id: found True, expected False or nothing: {self.version.model} has no tokens for it\n"
                 "  fix: leave use_image_id out"
             )
+        rest: dict[str, Any] = {name: value for name, value in how.items() if name != "use_image_id"}
         uses_tools = any(turn.tools or turn.calls for turn in turns) and "tool" in roles_of(self.version)
         return write_conversation(
             turns,
             image_sizes,
             self.image_processor,
             self.version,
+            films=films,
+            continue_final_message=continue_final_message,
             use_image_id=self.use_image_id if use_image_id is None else use_image_id,
             default_system=self.default_system,
             tools_frame=self.tools_frame if uses_tools else None,
-            **how,
+            **rest,
         )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,25 @@ from minicpmv.processing.tokens.vocabulary import Vocabulary
 from minicpmv.processing.tokens.writer import EncodedSample
 from minicpmv.releases.table import Version
 
-__all__ = ["EncodedConversation", "WrittenConversation", "check_nothing_is_left_out", "write_conversation"]
+__all__ = ["EncodedConversation", "Writing", "WrittenConversation", "check_nothing_is_left_out", "write_conversation"]
+
+
+class Writing(TypedDict, total=False):
+    """How a conversation is written; what is missing is as the checkpoint, and training, have it."""
+
+    add_generation_prompt: bool
+    """Whether to end where the model shall go on. If not, this is a text to train on, and whatever an answer holds must
+    be in it."""
+    max_slice_nums: int | None
+    """Another limit of tiles per picture than the checkpoint's; frames of films have no more."""
+    video_max_slice_nums: int | None
+    """Most tiles per frame of a film; as officially fed, 1, if not given."""
+    use_image_id: bool | None
+    """Another numbering of images than the checkpoint's."""
+    enable_thinking: bool | None
+    """For models with a thinking mode."""
+    temporal_ids: Any
+    """Groups of time indices over the pictures in the order of the text, for video (4.5). Films have their own."""
 
 
 @dataclass(frozen=True, slots=True)

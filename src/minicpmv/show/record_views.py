@@ -107,8 +107,9 @@ def view_record(dataset: ConversationDataset, index: int, spelling: TokenSpellin
 
     def write(fit: Fit, plans: Sequence[FilmPlan]) -> WrittenConversation:
         tiles = tiles_of_frames(processor, fit.max_slice_nums)
-        how = {"max_slice_nums": fit.max_slice_nums, "video_max_slice_nums": tiles}
-        return processor.write(record.turns, sizes, films=plans, **how)
+        return processor.write(
+            record.turns, sizes, films=plans, max_slice_nums=fit.max_slice_nums, video_max_slice_nums=tiles
+        )
 
     try:
         fit, error = dataset.fit(index), ""

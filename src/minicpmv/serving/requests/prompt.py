@@ -16,7 +16,7 @@ import numpy as np
 from minicpmv.errors import CheckpointError, MiniCPMVError, UsageError
 from minicpmv.inference.loading import LoadedModel
 from minicpmv.models.answering.answers import thinking_setting
-from minicpmv.processing.encoding import EncodedConversation
+from minicpmv.processing.encoding import EncodedConversation, Writing
 from minicpmv.processing.text.chat import roles_of
 from minicpmv.processing.text.tool_calls import to_json
 from minicpmv.processing.text.turns import Turn, announce_tools
@@ -93,10 +93,11 @@ def prepare(request: ChatRequest, loaded: LoadedModel, settings: ServerSettings)
     turns = announce_tools(tuple(map(to_json, request.tools)), request.turns) if request.tools else request.turns
     encoded = None
     try:
-        how: dict[str, Any] = {
+        thinking = thinking_setting(loaded.processor.version, thinks)
+        how: Writing = {
             "add_generation_prompt": True,
             "max_slice_nums": settings.max_slice_nums,
-            "enable_thinking": thinking_setting(loaded.processor.version, thinks),
+            "enable_thinking": thinking,
         }
         pictures = read_pictures(request.addresses, settings)
         bytes_left = settings.max_body_bytes - sum(len(picture.content) for picture in pictures)
@@ -116,7 +117,7 @@ def prepare(request: ChatRequest, loaded: LoadedModel, settings: ServerSettings)
         num_tokens=num_tokens,
         max_new_tokens=request.max_tokens or min(settings.max_new_tokens, room),
         max_slice_nums=settings.max_slice_nums,
-        enable_thinking=how["enable_thinking"],
+        enable_thinking=thinking,
         tools=request.tools,
         encoded=encoded,
     )
