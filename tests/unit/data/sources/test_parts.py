@@ -94,6 +94,19 @@ def test_all_processes_find_what_one_finds(tmp_path: Path, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", RANKS)
+def test_all_processes_count_the_empty_cells_that_one_counts(tmp_path: Path, number: int) -> None:
+    """The pictures are in the part of the first process, the first empty cell in another's."""
+    save_picture(tmp_path / "a.png")
+    rows = ["question,image,answer", *(f"Why {index}?,{'a.png' if index < 3 else ''},So." for index in range(20))]
+    (tmp_path / "a.csv").write_text("\n".join(rows))
+    alone = findings(checked(str(tmp_path / "a.csv"), ALONE))
+    assert [notice.found for notice in alone[-2] if notice.code == "D322"] == [
+        "no picture in 17 of 20 rows, of which this is the first"
+    ]
+    assert on_ranks(number, lambda sharing: findings(checked(str(tmp_path / "a.csv"), sharing))) == [alone] * number
+
+
+@pytest.mark.parametrize("number", RANKS)
 def test_all_processes_know_the_pictures_that_one_knows(tmp_path: Path, number: int) -> None:
     """Those of two sources, of which each process has compared some."""
     paths = [write_data(tmp_path / name, sound_records(tmp_path)) for name in ("train.json", "more.json")]
