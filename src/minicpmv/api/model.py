@@ -137,7 +137,7 @@ class Model:
         chosen = _generation(settings, max_new_tokens=1024)
         _check_seed(seed, chosen)
         if stream:
-            return _spelled(answer_in_pieces(self.loaded, said, settings=chosen, seed=seed))
+            return _yield_spelled(answer_in_pieces(self.loaded, said, settings=chosen, seed=seed))
         with of_answering():
             return answer(self.loaded, said, settings=chosen, seed=seed)
 
@@ -212,7 +212,7 @@ class Model:
         return load_held(records, name="records", image_root=image_root, version=version, for_training=for_training)
 
 
-def _spelled(pieces: Iterator[str]) -> Iterator[str]:
+def _yield_spelled(pieces: Iterator[str]) -> Iterator[str]:
     with of_answering():  # as a decorator it would end before the first piece
         yield from pieces
 

@@ -17,8 +17,10 @@ from minicpmv.training.flags.deepspeed.presets import PRESETS
 __all__ = ["of_answering", "of_training", "spell"]
 
 _VALUE = r"'[^'\n]*'|\"[^\"\n]*\"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|[a-z][a-z0-9_-]*"
-_FLAG = re.compile(rf"--([a-z][a-z0-9_-]*[a-z0-9])(?:[ =]({_VALUE})(?![\w./]*\w))?")
-"""A flag, and what may be its value: a text in quotes, a number, or a word, if the flag takes it."""
+_QUOTED = r"(?<!\w)'[^'\n]*'(?!\w)"
+_FLAG = re.compile(rf"{_QUOTED}|(?<![\w./-])--([a-z][a-z0-9_-]*[a-z0-9])(?:[ =]({_VALUE})(?![\w./]*\w))?")
+"""A text in quotes, which is a user's own and stays; or a flag, and what may be its value: a text in quotes, a number, or a
+word, if the flag takes it."""
 _TRUTH = {"true": "True", "false": "False"}
 _ARGUMENTS = {flag: argument for argument, flag in OTHER_NAMES.items()}
 _OF_ANSWERING: Mapping[str, tuple[str, Iterable[str]]] = {
@@ -44,7 +46,7 @@ def spell(text: str, names: Mapping[str, tuple[str, Iterable[str]]]) -> str:
     """
 
     def in_python(match: re.Match[str]) -> str:
-        flag, value = match[1].replace("-", "_"), match[2]
+        flag, value = (match[1] or "").replace("-", "_"), match[2]
         if flag not in names:
             return match[0]
         name, words = names[flag]
@@ -82,9 +84,11 @@ def _spelled(names: Mapping[str, tuple[str, Iterable[str]]]) -> Iterator[None]:
     try:
         yield
     except MiniCPMVError as error:
-        error.args = tuple(spell(each, names) if isinstance(each, str) else each for each in error.args)
-        if isinstance(error, DataError):
+        if isinstance(error, DataError) and error.problems:  # what was found is the user's own text
             error.problems = tuple(
                 replace(one, expected=spell(one.expected, names), fix=spell(one.fix, names)) for one in error.problems
             )
+            error.args = DataError(error.problems).args
+        else:
+            error.args = tuple(spell(each, names) if isinstance(each, str) else each for each in error.args)
         raise

@@ -19,10 +19,15 @@ from minicpmv.errors import DataError, Problem, UsageError
         ("--validation_split 0.", "validation_split=0."),
         ("--num_processes 1, or fewer", "num_processes=1, or fewer"),
         ("--keep_best true needs both", "keep_best=True needs both"),
+        ("transformers' own --lora_r 8, the user's 'a'", "transformers' own lora_r=8, the user's 'a'"),
         ("--keep_best needs both", "keep_best needs both"),
         ("--video_fps 2/3", "video_fps 2/3"),
         ("`minicpmv estimate --use_lora true` says it", "`minicpmv estimate --use_lora true` says it"),
         ("git lfs pull --include a.json", "git lfs pull --include a.json"),
+        (
+            "found no file 'x/--lora_r 8.json' and 'a --lora_r 8'",
+            "found no file 'x/--lora_r 8.json' and 'a --lora_r 8'",
+        ),
     ],
 )
 def test_settings_of_a_run_are_spelled_as_python_does(written: str, spelled: str) -> None:
@@ -32,10 +37,11 @@ def test_settings_of_a_run_are_spelled_as_python_does(written: str, spelled: str
 
 
 def test_problems_of_data_are_spelled_alike() -> None:
-    problem = Problem("D1", "a.json", "a key", "--objective sft", "set --model_max_length to 9 or more")
+    problem = Problem("D1", "a.json", "'--lora_r 8'", "--objective sft", "set --model_max_length to 9 or more")
     with pytest.raises(DataError) as caught, of_training():
         raise DataError([problem])
     assert caught.value.problems[0].expected == "objective='sft'"
+    assert caught.value.problems[0].found == "'--lora_r 8'"
     assert str(caught.value) == str(caught.value.problems[0])
 
 

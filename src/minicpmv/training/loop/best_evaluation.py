@@ -26,7 +26,7 @@ class Best:
     value: float
     step: int
     num_since: int
-    """Evaluations behind it, none of which was better."""
+    """Evaluations behind it that are not the best."""
 
 
 def find_best(
