@@ -220,6 +220,8 @@ def _yield_spelled(pieces: Iterator[str]) -> Iterator[str]:
 def _messages(messages: str | Messages, images: Any) -> list[dict[str, Any]]:
     pictures = list(images) if isinstance(images, list | tuple) else [] if images is None else [images]
     if isinstance(messages, str):
+        if not messages.strip() and not pictures:
+            raise UsageError("messages: found no text and no picture, expected a question\n  fix: write one")
         shown = [{"type": "image", "image": str(each) if isinstance(each, Path) else each} for each in pictures]
         return [{"role": "user", "content": [*shown, {"type": "text", "text": messages}]}]
     if pictures:

@@ -19,8 +19,8 @@ __all__ = ["of_answering", "of_training", "spell"]
 _VALUE = r"'[^'\n]*'|\"[^\"\n]*\"|-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|[a-z][a-z0-9_-]*"
 _QUOTED = r"(?<!\w)'[^'\n]*'(?!\w)"
 _FLAG = re.compile(rf"{_QUOTED}|(?<![\w./-])--([a-z][a-z0-9_-]*[a-z0-9])(?:[ =]({_VALUE})(?![\w./]*\w))?")
-"""A text in quotes, which is a user's own and stays; or a flag, and what may be its value: a text in quotes, a number, or
-a word, if the flag takes it."""
+"""A text in quotes, which is a user's own and stays; or a flag, and what may be its value: a text in quotes, a number,
+or a word, if the flag takes it."""
 _TRUTH = {"true": "True", "false": "False"}
 _ARGUMENTS = {flag: argument for argument, flag in OTHER_NAMES.items()}
 _OF_ANSWERING: Mapping[str, tuple[str, Iterable[str]]] = {

@@ -54,6 +54,7 @@ def test_none_leaves_a_setting_at_its_default(model: minicpmv.Model) -> None:
         (None, "messages: found a NoneType, expected a question, or a list of"),
         (3, "messages: found a int"),
         ([], "messages: found none"),
+        (" ", "^messages: found no text and no picture"),
         (["Hello?"], r"messages\[0\]: found a str, expected a dict"),
         ([_USER, {"role": "assistant", "content": "A cat."}], r"messages\[1\].role: found 'assistant' in the last"),
     ],
