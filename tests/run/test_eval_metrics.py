@@ -135,7 +135,8 @@ def test_the_share_that_is_measured_is_said_and_written(tmp_path: Path, capsys: 
         (["--eval_max_new_tokens", "0"], "--eval_max_new_tokens: found 0, expected at least 1"),
         (
             ["--metric_for_best_model", "eval_anls", "--eval_data_path", "x", "--eval_metrics", "cer"],
-            "--metric_for_best_model: found 'eval_anls', expected a metric that is measured: eval_loss, eval_cer",
+            "--metric_for_best_model: found 'eval_anls', expected a metric that is measured: eval_loss, eval_cer\n"
+            "  fix: add --eval_metrics cer,anls",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -141,10 +142,40 @@ def test_resumed_run_compares_by_the_metric_it_is_asked_for(data: str, tmp_path:
     resumed = flags(data, tmp_path / "loss", *common, *other, "--resume_from_checkpoint", "true", steps=4)
     assert forked.exit_code(forked.start(resumed, log=log)) == 0
     train(flags(data, tmp_path / "cer", *common, *other, steps=4))
-    assert "compared by another metric; the best by cer of those that are still saved: step" in log.read_text()
+    assert "did not compare by cer (--metric_for_best_model); the best by it of those that are still" in log.read_text()
     resumed_state, whole_state = (_state_of(tmp_path / name / "checkpoint-4") for name in ("loss", "cer"))
     assert resumed_state == whole_state
     assert f"best: step {whole_state['best_global_step']} of 4" in log.read_text()
+
+
+def test_early_stopping_may_begin_when_a_run_is_resumed(data: str, tmp_path: Path) -> None:
+    """It counts the evaluations of the earlier run, too."""
+    common = ["--use_lora", "--lora_r", "4", "--eval_data_path", data, "--measure", "0", "--eval_steps", "1"]
+    common += ["--save_steps", "1", "--save_total_limit", "9", "--lr_scheduler_type", "constant", "--warmup_steps", "0"]
+    worse = ["--metric_for_best_model", "loss", "--greater_is_better", "true", "--early_stopping", "4"]
+    train(flags(data, tmp_path, *common, steps=3))
+    log = run_here(flags(data, tmp_path, *common, *worse, "--resume_from_checkpoint", "true", steps=9))["log"]
+    losses_of_steps = {entry["step"]: entry["eval_loss"] for entry in log if "eval_loss" in entry}
+    worst = max(losses_of_steps, key=losses_of_steps.__getitem__)
+    assert worst < 3, "it falls"
+    assert list_checkpoints(tmp_path)[-1].name == f"checkpoint-{worst + 4}"
+
+
+def test_run_of_another_length_has_the_rates_of_its_own_schedule(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the first step on; torch would give that one the rate of the earlier schedule."""
+    common = ["--use_lora", "--lora_r", "4", "--save_steps", "2", "--warmup_steps", "0"]
+    train(flags(data, tmp_path / "short", *common, steps=4))
+    shutil.copytree(tmp_path / "short" / "checkpoint-2", tmp_path / "longer" / "checkpoint-2")
+    resumed = run_here(flags(data, tmp_path / "longer", *common, "--resume_from_checkpoint", "true", steps=8))
+    rates = {entry["step"]: entry["learning_rate"] for entry in resumed["log"] if "learning_rate" in entry}
+    assert [rates[step] for step in (3, 4, 5, 8)] == pytest.approx(
+        [1e-3 * (1 + math.cos(math.pi * (step - 1) / 8)) / 2 for step in (3, 4, 5, 8)]
+    )
+    capsys.readouterr()
+    train(flags(data, tmp_path / "short", *common, "--resume_from_checkpoint", "true", steps=3))
+    assert "notice: the checkpoint has taken 4 of 3 steps, so nothing is left to train" in capsys.readouterr().out
 
 
 def _state_of(checkpoint: Path) -> dict[str, object]:

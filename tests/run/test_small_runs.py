@@ -205,6 +205,19 @@ def test_the_best_needs_evaluations_and_checkpoints(name: str, data: str, tmp_pa
 # ------------------------------------------------------------------------------------------------------ several sets
 
 
+def test_validation_that_is_trained_on_is_told_whatever_its_name(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(data).with_name("copy.json")
+    shutil.copyfile(data, copy)
+    other = make_many(tmp_path, 4, name="other.json")
+    sets = ["--eval_data_path", f"copy={copy}", f"other={other}"]
+    train(flags(data, tmp_path / "out", *sets, "--dry_run", "true"))
+    told = [line for line in capsys.readouterr().out.splitlines() if "which is trained on" in line]
+    same = f"{str(copy)!r} holds the same as {data!r}, which is trained on: its numbers show what was memorised"
+    assert told == [f"notice: --eval_data_path: {same}"]
+
+
 @pytest.fixture(scope="module")
 def several(data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")

@@ -30,6 +30,7 @@ from minicpmv.wording import suggest
 
 __all__ = ["Model", "load"]
 
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 Messages = Sequence[Mapping[str, Any]]
 """A conversation in OpenAI's form, the last message the user's."""
 
@@ -51,11 +52,15 @@ def load(
         allow_other_base: Whether an adapter may be put on other weights than those it was trained on.
 
     Raises:
-        UsageError: ``path`` is no path.
+        UsageError: ``path`` is no path, or ``dtype`` none that these models compute in.
         CheckpointError: There is no model, or an adapter's base is missing or another model.
         MachineError: The machine has an unusable device, and none was named.
     """
     named = path_of(path, "path")
+    if dtype is not None and dtype not in _DTYPES:
+        raise UsageError(
+            f"dtype: found {dtype!r}, expected one of {', '.join(map(str, _DTYPES))}\n  fix: dtype=torch.float32"
+        )
     verbosity, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

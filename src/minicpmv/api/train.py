@@ -27,6 +27,7 @@ from minicpmv.files.places import check_directory
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.catalogue import OTHER_NAMES, all_settings
 from minicpmv.training.flags.words.legacy_flags import LEGACY_NAMES
+from minicpmv.training.flags.words.values import describe_expected
 from minicpmv.training.launching.caller import CALLER, read_error, read_events
 from minicpmv.training.launching.following import LAUNCHER, is_launched
 from minicpmv.wording import suggest
@@ -128,10 +129,13 @@ def _words(name: str, value: Any) -> Iterator[str]:
         return
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         setting = all_settings().get(name)
-        if setting is not None and setting.kind.of == "text" and not setting.kind.is_list:
+        if setting is None or setting.kind.is_list:
+            yield from (f"--{name}", *map(str, value))
+        elif setting.kind.of == "text" and value:
             yield f"--{name}={','.join(map(str, value))}"
         else:
-            yield from (f"--{name}", *map(str, value))
+            fix = f"{name}={value[0]!r}" if value else f"leave {name} out"
+            raise UsageError(f"{name}: found {list(value)!r}, expected {describe_expected(setting)}\n  fix: {fix}")
     elif isinstance(value, Mapping):
         yield f"--{name}={json.dumps(value)}"
     else:

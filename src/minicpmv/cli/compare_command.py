@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from minicpmv.cli.model_options import positive_int
+from minicpmv.cli.model_options import positive_int, seed_int
 from minicpmv.cli.parser import CommandParser
 
 if TYPE_CHECKING:  # for annotations only: numpy is imported in the command's body
@@ -47,7 +47,7 @@ def _build_parser() -> argparse.ArgumentParser:
         "--examples", type=positive_int, default=10, metavar="N", help="changed records to show (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="seed of intervals and tests (default: %(default)s)"
+        "--seed", type=seed_int, default=0, metavar="S", help="seed of intervals and tests (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead (keys: docs/evaluation.md)")
     return parser

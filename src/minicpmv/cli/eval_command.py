@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from minicpmv.cli.data_options import add_image_root
-from minicpmv.cli.model_options import add_model_options, generation_settings, open_many, positive_int
+from minicpmv.cli.model_options import add_model_options, generation_settings, open_many, positive_int, seed_int
 from minicpmv.cli.output_file import check_output
 from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
@@ -73,7 +73,9 @@ def _build_parser() -> argparse.ArgumentParser:
         help="metrics to compute, with 95%% intervals (default: %(default)s); `--metrics list` lists all. yes_no and "
         "chair are several that are read together; chair:FILE takes a vocabulary of objects",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the intervals (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=seed_int, default=0, metavar="S", help="seed of the intervals (default: %(default)s)"
+    )
     add_image_root(parser)
     parser.add_argument(
         "--batch-size", type=positive_int, metavar="N", help=f"records answered at once (default: {_BATCH_SIZE})"

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minicpmv.models.answering.limits import COUNT, FROM_ZERO, OF_SAMPLING, POSITIVE, SHARE, Limit, refuse_idle
+from minicpmv.models.answering.limits import COUNT, FROM_ZERO, OF_SAMPLING, POSITIVE, SEED, SHARE, Limit, refuse_idle
 from minicpmv.terminal.waiting import waiting
 
 if TYPE_CHECKING:  # for annotations only: importing it would load torch before any option is read
@@ -29,6 +29,7 @@ __all__ = [
     "open_model",
     "positive_int",
     "positive_number",
+    "seed_int",
 ]
 
 
@@ -52,6 +53,15 @@ def positive_int(text: str) -> int:
         ArgumentTypeError: It is no such number.
     """
     return int(_number(text, COUNT))
+
+
+def seed_int(text: str) -> int:
+    """Read a seed of random numbers.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    return int(_number(text, SEED))
 
 
 def add_model_options(
@@ -140,7 +150,7 @@ def add_sampling_options(parser: argparse.ArgumentParser, *, seed: int | None = 
     )
     parser.add_argument(
         "--seed",
-        type=int,
+        type=seed_int,
         metavar="N",
         help=f"with --sample: the same N gives the same answers (default: {'random' if seed is None else seed})",
     )

@@ -11,6 +11,7 @@ from minicpmv.cli.model_options import (
     number_from_zero,
     positive_int,
     positive_number,
+    seed_int,
 )
 from minicpmv.cli.parser import CommandParser
 
@@ -93,7 +94,9 @@ def build_parser() -> CommandParser:
         help="keep all pairs; by default some are dropped until the better answer is as often the longer one as the "
         "shorter one, so that training does not learn a length",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of answers and pairs (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=seed_int, default=0, metavar="S", help="of answers and pairs (default: %(default)s)"
+    )
     add_image_root(parser)
     parser.add_argument(
         "--batch-size",

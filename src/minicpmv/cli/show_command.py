@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 
 from minicpmv.cli.data_options import add_image_root
-from minicpmv.cli.model_options import model_name, positive_int
+from minicpmv.cli.model_options import model_name, positive_int, seed_int
 from minicpmv.cli.output_file import check_output
 from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import DataError
@@ -55,7 +55,7 @@ def _build_parser() -> argparse.ArgumentParser:
     which.add_argument(
         "--sample", type=positive_int, metavar="N", help=f"show N records drawn at random (default: {_SAMPLED})"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of --sample (default: %(default)s)")
+    parser.add_argument("--seed", type=seed_int, default=0, metavar="S", help="seed of --sample (default: %(default)s)")
     add_image_root(parser)
     parser.add_argument(
         "--model-max-length",

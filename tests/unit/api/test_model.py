@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import minicpmv
 from minicpmv.errors import ImageError, UsageError
@@ -19,6 +20,14 @@ _RECORD = {"id": "a", "conversations": conversation("What is this?", "x")}
 @pytest.fixture(scope="module")
 def model() -> minicpmv.Model:
     return minicpmv.load(FIXTURES / "v2_6", device="cpu")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", torch.int8])
+def test_precision_that_is_none_is_refused_by_name(dtype: Any) -> None:
+    with pytest.raises(
+        UsageError, match=r"^dtype: found .*, expected one of torch\.float32, torch\.bfloat16, torch\.float16"
+    ):
+        minicpmv.load(FIXTURES / "v2_6", device="cpu", dtype=dtype)
 
 
 @pytest.mark.parametrize(

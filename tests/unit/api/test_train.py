@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from minicpmv.api import train
+from minicpmv.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,23 @@ from minicpmv.api import train
 )
 def test_setting_is_the_flag_of_the_command(name: str, value: Any, words: list[str]) -> None:
     assert list(train._words(name, value)) == words
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        (
+            "learning_rate",
+            [1e-4, 1e-5],
+            r"learning_rate: found \[0.0001, 1e-05\], expected a number\n  fix: learning_rate=0.0001",
+        ),
+        ("max_steps", [5], r"max_steps: found \[5\], expected a whole number\n  fix: max_steps=5"),
+        ("eval_metrics", [], r"eval_metrics: found \[\], expected a text\n  fix: leave eval_metrics out"),
+    ],
+)
+def test_list_for_what_is_no_list_is_refused_by_name(name: str, value: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        list(train._words(name, value))
 
 
 def test_interrupt_before_the_first_checkpoint_says_that_nothing_was_saved(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 
 import pytest
 
+from minicpmv.cli.main import main
 from minicpmv.cli.model_options import add_model_options, add_sampling_options, answer_length, check_sampling
 from minicpmv.errors import UsageError
 from minicpmv.models.answering.limits import LIMITS
@@ -31,6 +32,13 @@ def test_flag_takes_what_the_setting_of_python_takes(name: str, typed: str, caps
     with pytest.raises(SystemExit):
         parser.parse_args(["model", "--sample", flag, typed])
     assert f"argument {flag}: found {typed!r}, expected {LIMITS[name].expected}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["chat", "compare", "eval", "pairs", "predict", "show"])
+def test_seed_of_every_command_is_a_number_that_can_draw(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "a", "b", "--seed", "-1"])
+    assert "error: --seed: found '-1', expected a whole number of at least 0" in capsys.readouterr().err
 
 
 def test_flag_that_cannot_act_is_refused() -> None:

@@ -58,7 +58,7 @@ COUNT = Limit("a whole number of at least 1", lambda value: value >= 1, is_whole
 POSITIVE = Limit("a number above 0", lambda value: value > 0)
 FROM_ZERO = Limit("a number of at least 0", lambda value: value >= 0)
 SHARE = Limit("a number above 0 and at most 1", lambda value: 0 < value <= 1)
-SEED = Limit("a whole number of at most 63 bits", lambda value: -(2**63) <= value < 2**63, is_whole=True)
+SEED = Limit("a whole number of at least 0 and at most 63 bits", lambda value: 0 <= value < 2**63, is_whole=True)
 
 LIMITS: Mapping[str, Limit] = {
     "max_new_tokens": COUNT,

@@ -7,6 +7,7 @@ Whether the roles fit the model is decided where the conversation is rendered.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from minicpmv.processing.text.turns import FilmRef, ImageRef, Part, Turn, announ
 
 __all__ = ["read_messages"]
 
+_HALF = re.compile("[\ud800-\udfff]")
 _ROLES = ("system", "user", "assistant", "tool")
 _IMAGE_KEYS = ("image", "path", "url", "base64")
 _MEANINGFUL = {
@@ -95,6 +97,10 @@ def read_messages(
                 parts.append(value)
         turns.append(Turn(role, tuple(parts), calls=calls))
     for number, turn in enumerate(turns):
+        half = next((found for part in turn.content if isinstance(part, str) and (found := _HALF.search(part))), None)
+        if half is not None:
+            found = f"half of a surrogate pair: {half.group()!r}"
+            raise _error(f"{where}[{number}].content", found, "characters that UTF-8 can write", "write the text again")
         if turn.role == "user" and all(isinstance(part, str) and not part.strip() for part in turn.content):
             place = f"{where}[{number}].content"
             raise _error(place, "no text and no picture", "a question", "write one, or leave the message out")

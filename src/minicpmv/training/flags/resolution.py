@@ -13,7 +13,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from minicpmv.errors import UsageError
-from minicpmv.evaluation.metrics.registry import find_metrics, name_of, split_names
+from minicpmv.evaluation.metrics.registry import find_metrics, known_names, name_of, split_names
 from minicpmv.machine.description import name_machine
 from minicpmv.machine.placement import refuse_crowding
 from minicpmv.machine.precision import emulates_bf16, precision
@@ -316,7 +316,10 @@ def _resolve_best_model(run: RunArguments, settings: dict[str, Any]) -> None:
     metric = of_sets.get((written or key_of(sets[0], "loss")).removeprefix("eval_"))
     if metric is None:
         known = [key_of(name, each) for name in sets for each in ("loss", *measured)]
-        fix = suggest(written or "", known, otherwise=f"choose one of these, or add --eval_metrics {written}")
+        unasked = {key_of(name, each): each for name in sets for each in known_names()}.get(written or "")
+        fix = suggest(written or "", known, otherwise="choose one of these, or have another measured: --eval_metrics")
+        if unasked is not None:
+            fix = f"add --eval_metrics {','.join([*measured.values(), unasked])}"
         raise UsageError(
             f"--metric_for_best_model: found {written!r}, expected a metric that is measured: {', '.join(known)}\n"
             f"  fix: {fix}"

@@ -127,6 +127,7 @@ def open_inputs(
     sets = {name: load(sources) for name, sources in run.eval_sources.items()}
     if train_mixture.validation is not None and len(train_mixture.validation.records):
         sets = {"": _validation_mixture(train_mixture, train_mixture.validation)}
+    _tell_seen(train_mixture, sets)
     mixtures = [train_mixture, *sets.values()]
     for mixture in mixtures:
         for found in mixture.notices:
@@ -170,6 +171,16 @@ def open_inputs(
         contents={path: content for mixture in mixtures for path, content in mixture.contents.items()},
         pictures=train.digests,
     )
+
+
+def _tell_seen(train: Mixture, sets: Mapping[str, Mixture]) -> None:
+    """Tell which validation files are trained on, too, whatever they are called."""
+    paths = {content.sha256: path for path, content in train.contents.items()}
+    for mixture in sets.values():
+        for path, content in mixture.contents.items():
+            if content.sha256 in paths:
+                seen = f"{path!r} holds the same as {paths[content.sha256]!r}, which is trained on"
+                notice(f"--eval_data_path: {seen}: its numbers show what was memorised")
 
 
 def _validation_mixture(train: Mixture, split: ValidationSplit) -> Mixture:

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from minicpmv.errors import UsageError
 from minicpmv.releases.row import Parts
 from minicpmv.training.flags.declared.learning import RATED, LearningArguments
 from minicpmv.training.learning.parts import is_lora_tensor, part_of
 
-__all__ = ["Rates", "check_rates", "split_groups"]
+__all__ = ["Rates", "check_rates", "follow_schedule", "split_groups"]
 
 _FLAG_OF_PART = {
     "vision tower": "vision",
@@ -113,3 +114,22 @@ def split_groups(optimizer: Any, model: nn.Module, rates: Rates, *, decaying: Co
         index, (rate, decay) = key
         kept = {name: value for name, value in groups[index].items() if name not in ("params", "lr", "weight_decay")}
         optimizer.add_param_group({**kept, "params": pieces[key], "lr": rate, "weight_decay": decay})
+
+
+def follow_schedule(scheduler: Any) -> None:
+    """Give the first step of a resumed run the rates of its own schedule.
+
+    torch restores those that the earlier run would have taken, which are others where a run gets another length.
+
+    Args:
+        scheduler: As the run has it, wrapped or not. One whose rates depend on more than the step stays as it is.
+    """
+    inner = getattr(scheduler, "scheduler", scheduler)
+    if not isinstance(inner, LambdaLR):
+        return
+    schedules: Any = inner.lr_lambdas
+    rates = [base * schedule(inner.last_epoch) for base, schedule in zip(inner.base_lrs, schedules, strict=True)]
+    if rates != inner.get_last_lr():
+        for group, rate in zip(inner.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        inner._last_lr = rates

@@ -10,6 +10,7 @@ from torch import nn
 
 from minicpmv.errors import UsageError
 from minicpmv.releases.row import DEFAULT_LORA_TARGET, Network, Parts
+from minicpmv.wording import suggest
 
 __all__ = ["find_parameters", "find_targets", "network_of", "resolve_target"]
 
@@ -115,11 +116,13 @@ def find_targets(model: nn.Module, written: str, *, layers: Sequence[int] | None
                 f"{kind.__name__}, expected linear layers only\n"
                 f"  fix: narrow the expression; its modules are named like {_example(modules, network.parts)}"
             )
-    for word in written.split(","):
-        if word in presets and not any(re.fullmatch(presets[word], hit) for hit in hits):
+    for word in _words(written):
+        alone = re.compile(resolve_target(word, network, layers=layers, pattern=pattern))
+        if word not in network.lora_parameters and not any(alone.fullmatch(hit) for hit in hits):
+            advice = suggest(word, [*presets, *{hit.rpartition(".")[2] for hit in hits}], otherwise="remove that word")
             raise UsageError(
                 f"--lora_target_modules: found {word}, which matches no module of this model, expected one that does\n"
-                "  fix: remove that word"
+                f"  fix: {advice}"
             )
     return hits
 

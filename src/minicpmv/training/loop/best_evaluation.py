@@ -62,21 +62,22 @@ def find_best(
 
 
 def follow_metric(state: TrainerState, args: TrainingArguments) -> int | None:
-    """Have a resumed run compare with the best evaluation by its own metric.
+    """Have a resumed run compare with the best evaluation by its own metric, also if the earlier run compared none.
 
     Args:
-        state: As the checkpoint has it; its best evaluation is replaced if it was compared by another metric.
+        state: As the checkpoint has it; its best evaluation is replaced if it is another by this metric.
         args: Those of this run.
 
     Returns:
         The evaluations behind the best one; None where nothing has changed.
     """
     metric = args.metric_for_best_model
-    if metric is None or state.best_metric is None or math.isinf(state.best_metric):
+    if metric is None:
         return None
     is_greater_better = bool(args.greater_is_better)
     best = find_best(state.log_history, metric, is_greater_better=is_greater_better)
-    if best is not None and best.value == state.best_metric:
+    known = None if state.best_metric is None or math.isinf(state.best_metric) else state.best_metric
+    if known == (None if best is None else best.value):
         return None
     saved = {int(path.name.rpartition("-")[2]): str(path) for path in list_checkpoints(args.output_dir or "")}
     if args.load_best_model_at_end:
@@ -85,5 +86,5 @@ def follow_metric(state: TrainerState, args: TrainingArguments) -> int | None:
     state.best_model_checkpoint = saved.get(best.step) if best else None
     found = f"step {best.step} with {best.value:.4f}" if best else "none"
     of = " of those that are still saved" if args.load_best_model_at_end else ""
-    notice(f"--metric_for_best_model: the earlier run compared by another metric; the best by {metric}{of}: {found}")
+    notice(f"the earlier run did not compare by {metric} (--metric_for_best_model); the best by it{of}: {found}")
     return best.num_since if best else 0

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
 from minicpmv.models.networks.flops import flops_of_each
 from minicpmv.report.evaluations import key_of
 from minicpmv.training.checkpoints.trained_weights import ChangeWatch
+from minicpmv.training.distributed.console import notice
 from minicpmv.training.distributed.fsdp import check_sharded, gather_idle, hand_out, hold_head, keep_whole, whole
 from minicpmv.training.inputs.planned_batches import (
     BatchPlan,
@@ -30,7 +32,7 @@ from minicpmv.training.inputs.planned_batches import (
 )
 from minicpmv.training.inputs.record_ids import NumberedCollator, NumberedDataset, take_numbers
 from minicpmv.training.learning.gradient_release import GradientRelease
-from minicpmv.training.learning.rates import Rates, split_groups
+from minicpmv.training.learning.rates import Rates, follow_schedule, split_groups
 from minicpmv.training.learning.targets import network_of
 from minicpmv.training.loop.best_evaluation import follow_metric
 from minicpmv.training.loop.boundary import AlreadyTrained, EvaluationStopped, StepBoundary, Stopped
@@ -118,6 +120,13 @@ class MiniCPMVTrainer(EvaluatingTrainer):
     def _follow_arguments(self) -> None:
         """Log, evaluate, save, compare and stop as this run is asked to; transformers asks the checkpoint."""
         self.state.compute_steps(self.args, self.state.max_steps)
+        for each in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(each, ExportableState):  # transformers knows only those that the earlier run had
+                self.state.stateful_callbacks.setdefault(type(each).__name__, each.state())
+        follow_schedule(self.lr_scheduler)
+        if 0 < self.state.max_steps <= self.state.global_step:
+            taken = f"{self.state.global_step:,} of {self.state.max_steps:,} steps"
+            notice(f"the checkpoint has taken {taken}, so nothing is left to train; its weights are saved")
         num_since_best = follow_metric(self.state, self.args)
         if self._patience:
             stopping = self._find(EarlyStopping)

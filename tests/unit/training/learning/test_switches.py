@@ -110,6 +110,10 @@ def test_layers_are_picked_by_number(model: nn.Module) -> None:
         (r"--lora_target_modules language_model\..*q_proj", "names like llm.model.layers.0.self_attn.q_proj"),
         ("--lora_target_modules llm.(", "no regular expression"),
         ("--lora_target_modules qproj", "matches no module"),
+        (
+            "--lora_target_modules attention,q_prj",
+            "q_prj, which matches no module of this model, expected one that does\n  fix: did you mean q_proj?",
+        ),
         (r"--lora_target_modules llm\..*self_attn", "a Qwen2Attention, expected linear layers only"),
         (r"--lora_target_modules .*embed_tokens", "a Embedding, expected linear layers only"),
         (r"--lora_target_modules resampler\.attn", "a CrossAttention, expected linear layers only"),

@@ -63,8 +63,19 @@ def test_other_metric_is_followed_from_the_beginning(
     assert state.best_model_checkpoint == saved
 
 
+def test_first_metric_of_a_run_that_compared_none_is_followed_from_the_beginning(tmp_path: Path) -> None:
+    state = state_by_loss(tmp_path)
+    state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+    assert follow_metric(state, args_of(tmp_path, "loss", greater_is_better=False)) == 2
+    assert (state.best_metric, state.best_global_step) == (2.0, 4)
+    assert follow_metric(TrainerState(), args_of(tmp_path, "loss")) is None, "a new run has no log"
+
+
 def test_metric_that_was_never_measured_begins_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = state_by_loss(tmp_path)
     assert follow_metric(state, args_of(tmp_path, "anls", greater_is_better=True)) == 0
     assert (state.best_metric, state.best_global_step, state.best_model_checkpoint) == (None, None, None)
-    assert "--metric_for_best_model: the earlier run compared by another metric" in capsys.readouterr().out
+    assert (
+        "the earlier run did not compare by anls (--metric_for_best_model); the best by it: none"
+        in capsys.readouterr().out
+    )
