@@ -225,6 +225,7 @@ def _strange_files() -> Iterator[Case]:
     for name, text in {
         "one_column": "id\n1\n",
         "repeated_column": "id,id\n1,2\n",
+        "spaced_header": "id, question,answer\n1,Why?,So.\n",
         "too_few": "id,question,answer\n1,Why?\n",
         "too_many": "id,question,answer\n1,Why?,So, and so.\n",
         "open_quote": 'id,question,answer\n1,Why?,"So.\n2,How?,So.\n',
@@ -234,6 +235,11 @@ def _strange_files() -> Iterator[Case]:
         yield Case(name=f"csv_{name}", code="D173", data=text.encode(), file="train.csv")
     rows = b"question,image,answer\nWhy?,a.png,So.\nHow?,,So.\n"
     yield Case(name="csv_empty_cell", code="D322", data=rows, file="train.csv", files={"a.png": _encode("PNG")})
+    rows = rows.replace(b"a.png", b"")
+    yield Case(name="csv_empty_column", code="D322", data=rows, file="train.csv")
+    yield Case(name="csv_empty_question", code="D111", data=b"id,question,answer\n1,,So.\n", file="train.csv")
+    yield Case(name="csv_empty_answer", code="D116", data=b"id,question,answer\n1,Why?,\n", file="train.csv")
+    yield Case(name="csv_classes", code="D111", data=b"image,label\na.png,cat\n", file="train.csv")
     yield Case(name="csv_header_alone", code="D106", data=b"id,question\n", file="train.csv")
     yield Case(name="csv_latin1", code="D104", data="id,q\n1,é".encode("latin-1"), file="train.csv")
     yield Case(name="csv_empty", code="D103", data=b"", file="train.csv")

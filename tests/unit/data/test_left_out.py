@@ -122,7 +122,7 @@ def test_a_table_may_have_its_messages_alone() -> None:
     ("text", "word"),
     [
         ("sep=;\nquestion;answer\nWhy?;So.\n", "remove that line"),
-        ("question, answer\nWhy?, So.\n", "remove the space"),
+        ("question, answer\nWhy?, So.\n", "remove the space from the header"),
         ("question,answer\rWhy?,So.\r", "tr "),
         ("question\nWhy?\n", "write the names"),
     ],

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import cast
 
@@ -27,8 +27,9 @@ from minicpmv.data.checks.placeholders import (
 )
 from minicpmv.data.checks.preferences import check_kind, check_rejected
 from minicpmv.data.checks.tool_use import check_tools_of_version, may_follow
+from minicpmv.data.records.formats.containers.class_labels import UnnamedClass
 from minicpmv.data.records.formats.containers.json_list import RepeatedKeys
-from minicpmv.data.records.formats.pairs import CHOICES, find_question
+from minicpmv.data.records.formats.pairs import ANSWERS, CHOICES, QUESTIONS, find_lone_answer, find_question
 from minicpmv.data.records.grounding import check_objects
 from minicpmv.data.records.record import Kind, RawRecord, quote
 from minicpmv.errors import ImageError, Problem
@@ -52,6 +53,8 @@ _ROLE_ALIASES = {
 }
 _CONVERSATIONS_ALIASES = ("conversation", "messages", "message", "dialog", "dialogue", "turns", "chat")
 _MESSAGE_ALIASES = {"role": ("from", "speaker"), "content": ("value", "text", "message")}
+_TALKS = ("conversations", "messages", *QUESTIONS, "input")
+"""Columns of which a row has one, with its messages or its question."""
 _RESULT_ROLES = ("tools", "ipython", "tool_result", "tool_output", "function_response")
 """Roles that probably mean the result of a tool."""
 _MAX_MISSPELT = 40
@@ -172,6 +175,9 @@ def _check_weights(record: RawRecord, messages: Sequence[Mapping[str, object]]) 
 def _check_keys(record: RawRecord, fields: Mapping[str, object]) -> Iterator[Problem]:
     yield from _check_repeated(record, "", fields)
     if "conversations" not in fields:
+        if empty := _name_empty(record, _TALKS):
+            yield Problem("D111", record.where_written(empty[0]), *_word_empty(empty, "a question"))
+            return
         if foreign := describe_foreign(fields):
             found, fix = foreign
             yield Problem("D111", record.where("conversations"), found, "the key 'conversations'", fix)
@@ -182,11 +188,26 @@ def _check_keys(record: RawRecord, fields: Mapping[str, object]) -> Iterator[Pro
         yield Problem("D111", record.where("conversations"), found, "the key 'conversations'", fix)
 
 
+def _name_empty(record: RawRecord, columns: Iterable[str]) -> list[str]:
+    """Return those of some columns whose cell is empty in a row."""
+    return [column for column in columns if column in record.empty] if record.empty else []
+
+
+def _word_empty(columns: Sequence[str], what: str) -> tuple[str, str, str]:
+    """Return what was found and expected, and the fix, where the cells of some columns are empty."""
+    names = " and ".join(map(repr, columns))
+    found = f"an empty cell in the column {names}" if len(columns) == 1 else f"empty cells in the columns {names}"
+    return found, f"{what} in each row", "fill the cell, or leave the row out"
+
+
 def _fix_of_none(record: RawRecord, fields: Mapping[str, object]) -> str:
     """Word what to do about a record without messages and without a question that is known as one."""
     what = "column" if record.is_row else "key"
     if question := find_question(fields):
         return f"rename the {what} {question!r} to 'question'"
+    if record.is_row and (answer := find_lone_answer({**fields, **dict.fromkeys(record.empty)})):
+        renamed = "" if answer in ANSWERS else f", and rename the column {answer!r} to 'answer'"
+        return f"add a column 'question', such as the same instruction in each row{renamed}"
     if record.is_row:
         return "rename the columns that hold the question and the answer to 'question' and 'answer'"
     return "add the messages under 'conversations'"
@@ -274,12 +295,23 @@ def _check_messages(record: RawRecord, messages: object, *, fewest: int) -> Iter
         yield Problem("D115", where, _describe(messages), "a list of messages", "write [...]")
         return
     entries = cast("list[object]", messages)
-    if len(entries) < fewest:
+    if fewest > 1 and (empty := _find_empty_answer(record, entries)):
+        yield empty
+    elif len(entries) < fewest:
         where, found = record.where("conversations"), "one message" if entries else "no message"
         expected = "at least a question and its answer" if fewest > 1 else "at least a question"
         yield Problem("D116", where, found, expected, "complete or remove the record")
     for number, message in enumerate(entries):
         yield from _check_message(record, number, message)
+
+
+def _find_empty_answer(record: RawRecord, messages: Sequence[object]) -> Problem | None:
+    """Return the problem of a row with a question whose cell for the answer is empty; None if there is none."""
+    empty = _name_empty(record, ANSWERS) if record.reading and messages else []
+    last = cast("dict[str, object]", messages[-1]) if empty and isinstance(messages[-1], dict) else {}
+    if last.get("role") != "user":
+        return None
+    return Problem("D116", record.where_written(empty[0]), *_word_empty(empty, "an answer to learn"))
 
 
 def _check_message(record: RawRecord, number: int, message: object) -> Iterator[Problem]:
@@ -316,10 +348,13 @@ def _unknown_role(where: str, role: object) -> Problem:
 def _check_content(record: RawRecord, name: str, message: Mapping[str, object]) -> Iterator[Problem]:
     content, role = message["content"], message.get("role")
     if not isinstance(content, str):
-        fix = _fix_of_text(content, role)
+        fix, expected = _fix_of_text(content, role), "text"
+        if isinstance(content, UnnamedClass):
+            expected = f"the number of a class: the column names {content.num_names:,}, counted from 0"
+            fix = "correct the number, or add the name of the class to the column"
         if CHOICES & {each.key for each in record.unread}:
             fix = "write the text of the choice: its number alone would be learnt as the answer"
-        yield Problem("D124", record.where(name), _describe(content), "text", fix)
+        yield Problem("D124", record.where(name), _describe(content), expected, fix)
         return
     if not content.strip():
         where, found = record.where(name), "white space only" if content else "nothing"
@@ -370,6 +405,8 @@ def _check_order(record: RawRecord, messages: Sequence[Mapping[str, str]], *, fo
         return
     last = messages[-1]["role"] if messages else "assistant"
     if for_training and len(messages) > 1 and last != "assistant":
+        if _find_empty_answer(record, messages):  # is named already
+            return
         expected, fix = "'assistant'", "add the answer or remove the last question"
     elif not for_training and last == "system":
         expected, fix = "'user'", "add the question"
@@ -389,5 +426,7 @@ def _describe(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, UnnamedClass):
+        return f"the number of a class without a name: {quote(value)}"
     kinds = {str: "text", int: "a number", float: "a number", list: "a list"}
     return f"{kinds.get(type(value), 'an object')}: {quote(value)}"

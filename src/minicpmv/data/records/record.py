@@ -18,13 +18,28 @@ from minicpmv.processing.films.request import FilmRequest
 from minicpmv.processing.text.turns import Turn
 from minicpmv.wording import name_few
 
-__all__ = ["OWN_NAMES", "FieldNames", "Film", "Kind", "Level", "RawRecord", "Record", "Unread", "place", "quote"]
+__all__ = [
+    "OWN_NAMES",
+    "SHOWN",
+    "FieldNames",
+    "Film",
+    "Kind",
+    "Level",
+    "RawRecord",
+    "Record",
+    "Unread",
+    "place",
+    "quote",
+]
 
 Level = Literal["record", "message", "answer", "part", "image", "film", "objects"]
 """Level of a key: an answer is a message of the assistant, an image or film the struct of one."""
 
 Kind = Literal["conversation", "pair", "answer"]
 """Purpose of a record in a run: learn its answers, tell the last one from a worse one, or learn whether it is good."""
+
+SHOWN = ("image", "images", "video", "videos")
+"""Keys of a record that hold its pictures and films."""
 
 _MAX_QUOTED = 60
 """Most characters of a user's value that a message repeats."""
@@ -125,14 +140,19 @@ class RawRecord:
     """Keys of the record that no reader took, and so are not in ``value``. Null counts as absent."""
     is_row: bool = False
     """Whether it is a row of a table, whose keys are the names of columns."""
+    empty: tuple[str, ...] = ()
+    """Columns whose cell is empty in this row, which are not in ``value``."""
     reading: str = ""
     """Interpretation of a record without messages: ``'instruction' and 'input' as the question``."""
 
     def where(self, field: str = "") -> str:
         """Name this record, or one field of it."""
+        return self.where_written(self.names.written(field))
+
+    def where_written(self, key: str) -> str:
+        """Name a key of this record as the user wrote it, such as a column."""
         record_id = cast("dict[str, object]", self.value).get("id") if isinstance(self.value, dict) else None
-        written = self.names.written(field)
-        return place(self.source, line=self.line, index=self.index, record_id=record_id, field=written)
+        return place(self.source, line=self.line, index=self.index, record_id=record_id, field=key)
 
     def messages(self, *keys: str) -> Iterator[tuple[str, object, str]]:
         """Yield field, role and text of every message that has a text, sound or not.

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from minicpmv.data.records.formats.containers.class_labels import find_classes, name_classes
+from minicpmv.data.records.formats.containers.columns import check_names, find_forms, spell_cells
 from minicpmv.data.records.formats.styles import to_own_form
 from minicpmv.data.records.reading import log_notice
 from minicpmv.data.records.record import RawRecord
@@ -27,9 +28,6 @@ from minicpmv.files.atomic_files import write_whole
 from minicpmv.releases.table import Version
 
 __all__ = ["are_paths", "hold_records", "load_held", "write_records"]
-
-_TABLES = ("pandas", "datasets")
-"""Packages whose data sets are tables: a column has one type in all rows."""
 
 
 def are_paths(data: object) -> bool:
@@ -48,12 +46,16 @@ def hold_records(data: object, *, name: str) -> list[RawRecord]:
 
     Raises:
         UsageError: It is something else, or a record holds an array of pixels.
-        DataError: It is empty.
+        DataError: It is empty, or two columns of a table have one name.
     """
-    library = type(data).__module__.partition(".")[0]
-    if library == "pandas" and hasattr(data, "to_dict"):
-        rows: Any = cast("Any", data).to_dict("records")
-    elif isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping):
+    of_pandas = [kind for kind in type(data).__mro__ if kind.__module__.partition(".")[0] == "pandas"]
+    types: dict[str, str] = {}
+    if any(kind.__name__ == "DataFrame" for kind in of_pandas):
+        table = cast("Any", data)
+        check_names(table.columns, name, "rename or remove one of them: table.loc[:, ~table.columns.duplicated()]")
+        types = {str(column): str(kind) for column, kind in table.dtypes.items()}
+        rows: Any = table.to_dict("records")
+    elif isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping) and not of_pandas:
         rows = list(cast("Iterable[object]", data))
     else:
         raise _not_records(data, name)
@@ -62,16 +64,29 @@ def hold_records(data: object, *, name: str) -> list[RawRecord]:
         raise _not_records(wrong, f"{name}, one of its records")
     if not rows:
         raise DataError([Problem("D106", name, "no record", "at least one", "add records")])
+    is_table = bool(of_pandas) or type(data).__module__.partition(".")[0] == "datasets"
     if hasattr(features := getattr(data, "features", None), "to_dict"):  # a data set of datasets
-        classes = find_classes(cast("Any", features).to_dict()) or {}
+        is_table, told = True, cast("dict[str, object]", cast("Any", features).to_dict())
+        classes = find_classes(told) or {}
         rows = [name_classes(row, classes) for row in rows]
-    is_row = library in _TABLES
+        types = {column: _name_type(feature) for column, feature in told.items()}
+    if forms := find_forms(types, lambda column: [row.get(column) for row in rows]):
+        rows = [spell_cells(dict(row), forms) for row in rows]
+    plain = _plain_row if is_table else _plain
     return [
         to_own_form(
-            RawRecord(source=name, index=index, line=None, value=_plain(row, f"{name} record {index}"), is_row=is_row)
+            RawRecord(source=name, index=index, line=None, value=plain(row, f"{name} record {index}"), is_row=is_table)
         )
         for index, row in enumerate(rows)
     ]
+
+
+def _name_type(feature: object) -> str:
+    """Return the name of a feature's type, as ``datasets`` spells it, or of its entries if they are lists."""
+    while isinstance(feature, list) and feature:
+        feature = cast("list[object]", feature)[0]
+    fields = cast("dict[str, object]", feature) if isinstance(feature, dict) else {}
+    return _name_type(fields["feature"]) if "feature" in fields else str(fields.get("dtype", ""))
 
 
 def _not_records(found: object, name: str) -> UsageError:
@@ -140,6 +155,11 @@ def _check(checked: Checked) -> Checked:
     for notice in checked.notices:
         log_notice(notice)
     return checked
+
+
+def _plain_row(row: Mapping[object, object], where: str) -> dict[str, object]:
+    """Return a row as a file would hold it, with None for each empty cell."""
+    return {str(key): None if _is_missing(each) else _plain(each, f"{where} {key}") for key, each in row.items()}
 
 
 def _plain(value: object, where: str) -> object:

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from minicpmv.data.records.reading import open_records
-from minicpmv.data.sources.in_memory import hold_records
-from minicpmv.data.sources.loading import check_records
+from minicpmv.data.sources.in_memory import hold_records, load_held
+from minicpmv.data.sources.loading import check_records, load_records
 from minicpmv.data.sources.survey import Survey
-from minicpmv.errors import Problem
+from minicpmv.errors import DataError, Problem
 from tests.tiny import conversation, save_picture, write_data
 
 
@@ -38,9 +39,104 @@ def test_rows_without_a_picture_are_counted_once_for_each_table(tmp_path: Path) 
     assert notice.severity == "notice"
 
 
-@pytest.mark.parametrize("images", [["a.png", "a.png"], ["", ""]])
-def test_table_whose_rows_are_alike_gets_no_notice(images: list[str], tmp_path: Path) -> None:
-    assert notices_of(write_csv(tmp_path / "a.csv", images)) == []
+def test_table_whose_rows_all_have_a_picture_or_no_column_for_one_gets_no_notice(tmp_path: Path) -> None:
+    assert notices_of(write_csv(tmp_path / "a.csv", ["a.png", "a.png"])) == []
+    (tmp_path / "b.csv").write_text("question,answer\nWhy?,So.\nHow?,So.\n")
+    assert notices_of(tmp_path / "b.csv") == []
+
+
+@pytest.mark.parametrize("column", ["image", "images", "video"])
+def test_column_that_is_empty_in_every_row_is_named(column: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"id,question,{column},answer\n7,Why?,,So.\n8,How?,,So.\n")
+    (notice,) = notices_of(tmp_path / "a.csv")
+    what = "film" if column == "video" else "picture"
+    assert notice.where == f"{tmp_path / 'a.csv'}:2 record 0 (id '7') {column}"
+    assert notice.found == f"no {what} in any row: the column {column!r} is empty in all 2"
+    assert "remove the column" in notice.fix
+
+
+@pytest.mark.parametrize("empty", [None, {"bytes": None, "path": None}, []])
+def test_column_of_a_parquet_file_is_empty_too(empty: object, tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    kind = (
+        arrow.list_(arrow.string()) if empty == [] else arrow.struct({"bytes": arrow.binary(), "path": arrow.string()})
+    )
+    table = arrow.table({"question": ["Why?"] * 3, "answer": ["So."] * 3, "image": arrow.array([empty] * 3, kind)})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    (notice,) = notices_of(tmp_path / "a.parquet")
+    assert notice.found == "no picture in any row: the column 'image' is empty in all 3"
+
+
+def test_picture_that_is_no_sound_value_is_no_empty_cell(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    cells = [{"bytes": b"", "path": ""}, save_picture(tmp_path / "a.png")]
+    table = pandas.DataFrame([{"question": "Why?", "answer": "So.", "image": cell} for cell in cells])
+    checked = check_records(hold_records(table, name="data"))
+    assert [problem.code for _, problem in checked.problems] == ["D130"]
+    assert [each.code for each in checked.notices] == ["D321"]
+
+
+def problem_of(load: Callable[[], object]) -> Problem:
+    with pytest.raises(DataError) as caught:
+        load()
+    (problem,) = caught.value.problems
+    return problem
+
+
+MISSING = [None, float("nan"), "NA", "NaT"]
+"""What stands for an empty cell in a pandas table; the last two are pandas' own."""
+
+
+@pytest.mark.parametrize("missing", MISSING)
+@pytest.mark.parametrize(("column", "code"), [("question", "D111"), ("answer", "D116")])
+def test_empty_cell_is_named_by_its_column(column: str, code: str, missing: object, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    cell = getattr(pandas, missing) if isinstance(missing, str) else missing
+    table = pandas.DataFrame([{"id": "7", "system": "Be kind.", "question": "Why?", "answer": "So.", column: cell}])
+    table = table.astype(object)
+    table[column] = [cell]
+    table.to_csv(tmp_path / "a.csv", index=False)
+    for load in (lambda: load_records(tmp_path / "a.csv"), lambda: load_held(table, name="data")):
+        problem = problem_of(load)
+        assert problem.code == code
+        assert problem.where.endswith(f"record 0 (id '7') {column}")
+        assert problem.found == f"an empty cell in the column {column!r}"
+        assert problem.fix == "fill the cell, or leave the row out"
+
+
+def test_row_of_empty_cells_names_them_all(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("instruction,input,output\nWhy?,,So.\n,,\n")
+    problem = problem_of(lambda: load_records(tmp_path / "a.csv"))
+    assert problem.where == f"{tmp_path / 'a.csv'}:3 record 1 instruction"
+    assert problem.found == "empty cells in the columns 'instruction' and 'input'"
+
+
+def test_empty_column_of_messages_is_named(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"image": "a.png", "messages": conversation("Why?", "So.")}, {"image": "a.png", "messages": None}]
+    save_picture(tmp_path / "a.png")
+    parquet.write_table(arrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    problem = problem_of(lambda: load_records(tmp_path / "a.parquet"))
+    assert (problem.code, problem.found) == ("D111", "an empty cell in the column 'messages'")
+
+
+def test_nan_of_a_column_of_floats_is_an_empty_cell(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = arrow.table({"question": ["Why?", "How?"], "answer": [1.5, float("nan")]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert problem_of(lambda: load_records(tmp_path / "a.parquet")).found == "an empty cell in the column 'answer'"
+
+
+def test_question_whose_answer_is_empty_can_be_answered(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,answer\nWhy?,\n")
+    (record,) = load_records(tmp_path / "a.csv", for_training=False)
+    assert [turn.text for turn in record.turns] == ["Why?"]
+
+
+def test_empty_answer_behind_earlier_turns_is_named_once(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('query,history,response\nWhy?,"[[""Who?"", ""Me.""]]",\n')
+    problem = problem_of(lambda: load_records(tmp_path / "a.csv"))
+    assert (problem.code, problem.found) == ("D116", "an empty cell in the column 'response'")
 
 
 def test_table_of_conversations_and_one_in_memory_are_tables_too(tmp_path: Path) -> None:

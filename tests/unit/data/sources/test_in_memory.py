@@ -86,6 +86,19 @@ def test_what_holds_no_records_is_refused(held: object, found: str) -> None:
         hold_records(held, name="data")
 
 
+def test_nothing_of_pandas_but_a_table_holds_records() -> None:
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame([{"question": "Why?", "answer": "So."}])
+    for held, name in ((table["answer"], "Series"), (table.iloc[0], "Series"), (table.columns, "Index")):
+        with pytest.raises(UsageError, match=f"data: found a {name}, expected a path"):
+            hold_records(held, name="data")
+
+    class Table(pandas.DataFrame):  # as GeoPandas' tables
+        pass
+
+    assert hold_records(Table(table), name="data")[0].is_row
+
+
 def test_no_records_are_refused() -> None:
     with pytest.raises(DataError, match="no record"):
         hold_records([], name="data")

@@ -5,22 +5,23 @@ They become messages. How a record was read is reported once per file, because i
 It also brings a better and a worse answer, in the forms of other tools, to a conversation and ``rejected``: RLHF-V's
 JSON text, TRL's lists of messages, LLaMA-Factory's turns, ms-swift's answers. That only moves what is there.
 
-In a row of a table a question or an answer that is a number is spelled out: in a CSV file every cell is text, where a
-Parquet file or a pandas table holds numbers. In JSON a number stays one: the author of a record chose its type.
+In a row of a table a question or an answer that is a number or a date is spelled out: in a CSV file every cell is text,
+where a Parquet file or a pandas table holds values. In JSON a number stays one: the author of a record chose its type.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, cast
 
-import numpy as np
-
+from minicpmv.data.records.formats.containers.class_labels import UnnamedClass
 from minicpmv.data.records.formats.containers.json_list import mark_like
-from minicpmv.data.records.record import RawRecord, Unread, quote
+from minicpmv.data.records.record import SHOWN, RawRecord, Unread, quote
 from minicpmv.errors import Problem
 
 __all__ = [
@@ -28,7 +29,9 @@ __all__ = [
     "CHOICES",
     "PREFERENCE_KEYS",
     "QUESTIONS",
+    "TEXTS",
     "Pair",
+    "find_lone_answer",
     "find_question",
     "is_pair",
     "read_pair",
@@ -48,7 +51,9 @@ _TEXT_OF_PAIR = frozenset(("question", "chosen", "rejected"))
 
 CHOICES = frozenset(("choices", "options"))
 """Keys under which other tools list answers to choose from; the answer is then the index of one."""
-_TEXTS = (*QUESTIONS, "input", *ANSWERS, "rejected", "rejected_response", "system", "system_prompt")
+_CLASS = "label"
+TEXTS = (*QUESTIONS, "input", *ANSWERS, "rejected", "rejected_response", "system", "system_prompt")
+"""Keys whose value in a row is text, whatever the type of the column."""
 
 
 @dataclass(slots=True)
@@ -274,27 +279,26 @@ def spell_values(row: dict[str, object]) -> dict[str, object]:
     """
     if not CHOICES.isdisjoint(row):
         return row
-    spelled = {key: _spell(row[key]) for key in _TEXTS if key in row}
+    spelled = {key: _spell(row[key]) for key in TEXTS if key in row}
     return row if all(row[key] is value for key, value in spelled.items()) else row | spelled
 
 
 def _spell(value: object) -> object:
-    """Spell out a whole number, float or boolean, or those in a list; anything else stays, as infinity does."""
+    """Spell out a number, boolean, date or time, or those in a list; anything else stays, as infinity does.
+
+    Where the type of a column decides the digits, ``columns`` has spelled its values before.
+    """
     if isinstance(value, list):
         entries = cast("list[object]", value)
         spelled = [_spell(each) for each in entries]
         return value if all(one is other for one, other in zip(spelled, entries, strict=True)) else spelled
-    if isinstance(value, bool | int):
+    if isinstance(value, UnnamedClass):
+        return value
+    if isinstance(value, bool | int | datetime.date | datetime.time):  # a date may have a time, too
         return str(value)
-    return _spell_float(value) if isinstance(value, float) and math.isfinite(value) else value
-
-
-def _spell_float(value: float) -> str:
-    """Spell out a float with the fewest digits: 0.1, not 0.10000000149011612, where a column has single precision."""
-    with np.errstate(over="ignore"):
-        single = np.float32(value)
-    short, full = str(single), repr(value)
-    return short if float(single) == value and "e" not in short and len(short) < len(full) else full
+    if isinstance(value, Decimal):
+        return format(value, "f") if value.is_finite() else value  # with no exponent, unlike ``str``
+    return repr(value) if isinstance(value, float) and math.isfinite(value) else value
 
 
 def find_question(fields: Mapping[str, object]) -> str | None:
@@ -303,8 +307,23 @@ def find_question(fields: Mapping[str, object]) -> str | None:
     >>> find_question({"id": "7", "frage": "What?", "answer": "This.", "image": "a.png"})
     'frage'
     """
-    if not any(key in fields for key in ANSWERS):
-        return None
-    known = {"id", "image", "images", "video", "videos", "references", "rejected", "system", "system_prompt", *ANSWERS}
-    texts = [key for key, value in fields.items() if key not in known and isinstance(value, str)]
-    return texts[0] if len(texts) == 1 else None
+    texts = list(_other_texts(fields))
+    return texts[0] if len(texts) == 1 and any(key in fields for key in ANSWERS) else None
+
+
+def find_lone_answer(fields: Mapping[str, object]) -> str | None:
+    """Return the key of the answer in a record that has no key that may be its question; None if it has one.
+
+    Image classification has pictures and their classes alone. A class is often called ``label``.
+
+    >>> find_lone_answer({"id": "7", "image": "a.png", "label": "cat"})
+    'label'
+    """
+    answer = next((key for key in (*ANSWERS, _CLASS) if key in fields), None)
+    return answer if not any(True for _ in _other_texts(fields)) else None
+
+
+def _other_texts(fields: Mapping[str, object]) -> Iterator[str]:
+    """Yield each key that nothing reads and that holds a text."""
+    known = {"id", *SHOWN, "references", "rejected", "system", "system_prompt", *ANSWERS, _CLASS}
+    return (key for key, value in fields.items() if key not in known and isinstance(value, str))

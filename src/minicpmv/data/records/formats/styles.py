@@ -12,6 +12,7 @@ it was never copied, not because its name is known.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -38,7 +39,7 @@ from minicpmv.data.records.formats.pairs import (
 )
 from minicpmv.data.records.formats.parts import Shown
 from minicpmv.data.records.formats.tool_use import read_listed
-from minicpmv.data.records.record import OWN_NAMES, FieldNames, RawRecord, Unread
+from minicpmv.data.records.record import OWN_NAMES, SHOWN, FieldNames, RawRecord, Unread
 from minicpmv.errors import Problem
 
 __all__ = ["to_own_form"]
@@ -75,10 +76,13 @@ class _Reading:
 def to_own_form(record: RawRecord) -> RawRecord:
     """Convert a record to our form, with the original field names in ``names`` and the unread keys in ``unread``.
 
+    The empty cells of a row are not in its value: their columns are in ``empty``.
     A record that mixes styles, or whose parts cannot be read, gets ``faults``.
     """
     if not isinstance(record.value, dict):
         return record
+    if record.is_row:
+        record = _leave_out_empty_cells(record)
     written = cast("dict[str, object]", record.value)
     if record.is_row:
         written = spell_values(written)
@@ -97,7 +101,7 @@ def to_own_form(record: RawRecord) -> RawRecord:
         *_check_inner_keys(record, fields, image_key, film_key),
     ]
     # Of each pair one is empty, or both are reported above.
-    reading.taken |= {"image", "images", "video", "videos", "conversations", "messages"}
+    reading.taken |= {*SHOWN, "conversations", "messages"}
     reading.names = _shared_names(talk_key, image_key, video=film_key)
     if image_key in fields:
         reading.own["image"] = plain_images(fields[image_key], image_key, reading.unread.append)
@@ -113,7 +117,7 @@ def to_own_form(record: RawRecord) -> RawRecord:
     elif is_pair(fields):
         how = _read_pair(reading).reading
     else:  # the check of records looks for the key that was meant
-        kept = {key: value for key, value in fields.items() if key not in ("image", "images", "video", "videos")}
+        kept = {key: value for key, value in fields.items() if key not in SHOWN}
         return dataclasses.replace(record, value=mark_like(written, kept | reading.own), names=reading.names)
     _read_instruction(reading)
     _read_tools(reading)
@@ -122,6 +126,21 @@ def to_own_form(record: RawRecord) -> RawRecord:
     _name_images(reading, image_key, "parts")
     _name_images(reading, film_key, "film_parts")
     return _finish(reading, written, how)
+
+
+def _leave_out_empty_cells(record: RawRecord) -> RawRecord:
+    row = cast("dict[str, object]", record.value)
+    empty = tuple([key for key, value in row.items() if _is_empty_cell(key, value)])
+    if not empty:
+        return record
+    rest = {key: value for key, value in row.items() if key not in empty}
+    return dataclasses.replace(record, value=rest, empty=empty)
+
+
+def _is_empty_cell(key: str, value: object) -> bool:
+    """Return whether a cell holds nothing; of pictures and films, also an empty path or list."""
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return value is None or is_nan or (key in SHOWN and value in ("", [], {}))
 
 
 def _read_plain(record: RawRecord, fields: dict[str, object]) -> RawRecord | None:
@@ -158,6 +177,7 @@ def _read_plain(record: RawRecord, fields: dict[str, object]) -> RawRecord | Non
         names=names,
         unread=tuple([Unread("record", "", key, fields[key]) for key in fields if key in rest]) if rest else (),
         is_row=record.is_row,
+        empty=record.empty,
     )
 
 
@@ -184,7 +204,7 @@ def _finish(reading: _Reading, written: Mapping[str, object], how: str) -> RawRe
 
 
 def _is_left_out(key: str, value: object) -> bool:
-    return value is None or (key in ("image", "images", "video", "videos") and isinstance(value, str) and not value)
+    return value is None or (key in SHOWN and isinstance(value, str) and not value)
 
 
 def _name_images(reading: _Reading, key: str, of: Literal["parts", "film_parts"]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from minicpmv.data.sources.in_memory import load_held
 from minicpmv.data.sources.loading import load_records
 from minicpmv.errors import DataError, Problem
-from tests.tiny import write_data
+from tests.tiny import save_picture, write_data
 
 NUMBERS = [0, -3, 2**40, 0.5, 2.0, 1e-7, True, False]
 
@@ -81,6 +81,13 @@ def test_fix_of_an_answer_speaks_of_no_picture(tmp_path: Path) -> None:
     [
         ("frage,answer,id\nWhy?,So.,7\n", "a.csv", "rename the column 'frage' to 'question'"),
         ("frage,antwort\nWhy?,So.\n", "a.csv", "rename the columns that hold the question and the answer to"),
+        ("image,answer\na.png,So.\n", "a.csv", "add a column 'question', such as the same instruction in each row"),
+        (
+            "image,label\na.png,cat\n",
+            "a.csv",
+            "add a column 'question', such as the same instruction in each row, and ",
+        ),
+        ("image,frage,label\na.png,?,cat\n", "a.csv", "rename the columns that hold the question and the answer to"),
         ('[{"frage": "Why?", "answer": "So."}]', "a.json", "rename the key 'frage' to 'question'"),
         ('[{"id": "a", "text": "Why?"}]', "a.json", "add the messages under 'conversations'"),
     ],
@@ -89,9 +96,16 @@ def test_row_without_a_known_question_is_told_which_column_to_rename(
     text: str, name: str, fix: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_text(text)
+    save_picture(tmp_path / "a.png")
     problem = problem_of(lambda: load_records(tmp_path / name))
     assert problem.code == "D111"
     assert problem.fix.startswith(fix)
+
+
+def test_class_is_told_to_be_the_answer(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,label\na.png,cat\n")
+    save_picture(tmp_path / "a.png")
+    assert problem_of(lambda: load_records(tmp_path / "a.csv")).fix.endswith("rename the column 'label' to 'answer'")
 
 
 @pytest.mark.parametrize("text", ["", " \n\n"])

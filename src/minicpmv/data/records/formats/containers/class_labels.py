@@ -10,10 +10,31 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-__all__ = ["Classes", "find_classes", "name_classes", "read_classes"]
+import numpy as np
+
+__all__ = ["Classes", "UnnamedClass", "find_classes", "name_classes", "read_classes"]
 
 Classes = tuple[str, ...] | list["Classes"] | dict[str, "Classes"]
 """Names of a column's classes; or where they are in it: those of the entries of a list, or of some fields."""
+
+_UNKNOWN = -1
+"""Number by which ``datasets`` marks an unknown class."""
+
+
+class UnnamedClass(int):
+    """Marks the number of a class that has no name. It stays a number; ``checking`` refuses it where it is text.
+
+    Args:
+        number: The number.
+        num_names: Number of classes with a name.
+    """
+
+    num_names: int
+
+    def __new__(cls, number: int, num_names: int = 0) -> UnnamedClass:
+        made = super().__new__(cls, number)
+        made.num_names = num_names
+        return made
 
 
 def read_classes(metadata: Mapping[bytes, bytes] | None) -> dict[str, Classes]:
@@ -54,13 +75,15 @@ def find_classes(feature: object) -> Classes | None:
 def name_classes(value: object, classes: Classes) -> object:
     """Return a value with names in place of the numbers of classes.
 
-    A number that has no name, as -1, by which ``datasets`` marks an unknown class, is None. Anything that is no
-    number stays.
+    The unknown class, -1, is None. Any other number that has no name is marked; anything that is no number stays.
     """
     if isinstance(classes, tuple):
-        if isinstance(value, bool) or not isinstance(value, int):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
             return value
-        return classes[value] if 0 <= value < len(classes) else None
+        number = int(value)
+        if number == _UNKNOWN:
+            return None
+        return classes[number] if 0 <= number < len(classes) else UnnamedClass(number, len(classes))
     if isinstance(classes, list):
         is_list = isinstance(value, list | tuple)
         return [name_classes(each, classes[0]) for each in cast("Sequence[object]", value)] if is_list else value

@@ -1,6 +1,6 @@
 """Reads comma- or tab-separated values: one record per row, whose keys are the names in the header.
 
-Every value is text, so that an id keeps its leading zeros; an empty cell is absent. Columns that hold lists or objects
+Every value is text, so that an id keeps its leading zeros; an empty cell is None. Columns that hold lists or objects
 hold them as JSON. Rows are read on access: only their positions are held in memory. A row that cannot be
 read is a fault of that row, and hides no other.
 """
@@ -11,7 +11,6 @@ import csv
 import io
 import json
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO, NoReturn
@@ -19,6 +18,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from minicpmv.data.records.formats.containers.columns import check_names
 from minicpmv.data.records.formats.containers.data_files import DataFile
 from minicpmv.data.records.formats.containers.json_list import DECODER
 from minicpmv.data.records.record import RawRecord, quote
@@ -91,16 +91,17 @@ class CsvRows(LazySequence[RawRecord]):
             found, expected = f"{len(cells)} cells", f"{len(self._names)}, as many as the header has"
             fix = 'put a cell that holds a delimiter or a line break in quotes, "..."'
             return replace(record, faults=(Problem("D173", record.where(), found, expected, fix),))
-        fields = {name: cell for name, cell in zip(self._names, cells, strict=True) if cell}
+        fields = {name: cell or None for name, cell in zip(self._names, cells, strict=True)}
         record = replace(record, value=fields)
         faults: list[Problem] = []
         parsed: dict[str, object] = dict(fields)
         for name in _JSON_COLUMNS:
-            if fields.get(name, "").lstrip()[:1] in ("[", "{"):
+            cell = fields.get(name)
+            if cell and cell.lstrip()[:1] in ("[", "{"):
                 try:
-                    parsed[name] = _parse_cell(fields[name])
+                    parsed[name] = _parse_cell(cell)
                 except (ValueError, RecursionError) as error:
-                    faults.append(_bad_cell(record, name, fields[name], error))
+                    faults.append(_bad_cell(record, name, cell, error))
         return replace(record, value=parsed, faults=tuple(faults))
 
 
@@ -135,19 +136,17 @@ def _find_delimiter(header: str) -> str:
 
 
 def _check_header(names: list[str], source: str) -> None:
-    repeated = [name for name, count in Counter(names).items() if count > 1]
     fix = "write the names of the columns, such as id,image,conversations, into the first line"
     if any("\r" in name for name in names):
         found, fix = "lines that end in a carriage return alone", "write line feeds: tr '\\r' '\\n' < OLD.csv > NEW.csv"
     elif names and names[0].startswith("sep="):
         found, fix = f"the line {quote(names[0])}, which spreadsheets write and read", "remove that line"
     elif spaced := [name for name in names if name != name.strip()]:
-        found, fix = f"the column {quote(spaced[0])}, with space around its name", "remove the space, in all rows"
+        found, fix = f"the column {quote(spaced[0])}, with space around its name", "remove the space from the header"
     elif len(names) < 2 and names not in ([key] for key in _TALKS):
         found = f"the header {quote(','.join(names))}, which names one column"
-    elif repeated:
-        found = f"the column {quote(repeated[0])} more than once"
     else:
+        check_names(names, f"{source}:1")
         return
     raise DataError([Problem("D173", f"{source}:1", found, "a header with the name of each column, once", fix)])
 

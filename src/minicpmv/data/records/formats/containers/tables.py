@@ -1,8 +1,8 @@
 """Reads tables: Parquet and Arrow files, and the directories that Hugging Face ``datasets`` saves with
 ``save_to_disk``.
 
-Only pyarrow is needed, and only when there is a table to read. A column that is null in a row is absent from its
-record; a class that ``datasets`` keeps as a number is read by its name.
+Only pyarrow is needed, and only when there is a table to read. A cell that is null is None; inside a cell a null field
+is absent. A class that ``datasets`` keeps as a number is read by its name.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 
 from minicpmv.data.records.file_state import FileState, check_unchanged
 from minicpmv.data.records.formats.containers.class_labels import name_classes, read_classes
+from minicpmv.data.records.formats.containers.columns import check_names, find_forms, spell_cells
 from minicpmv.data.records.sequences import Concatenated, LazySequence
 from minicpmv.errors import DataError, Problem, UsageError
 from minicpmv.machine.installed import extra, install_command
@@ -54,7 +55,7 @@ class Table(LazySequence["dict[str, object]"]):
         kind: Kind of the table.
 
     Raises:
-        DataError: The file is damaged.
+        DataError: The file is damaged, or two of its columns have one name.
         UsageError: pyarrow is not installed.
     """
 
@@ -76,7 +77,10 @@ class Table(LazySequence["dict[str, object]"]):
             table.validate(full=True)  # an offset out of bounds would crash the process that reads the row
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError([_damaged(self._source, self._kind, error)]) from error
+        check_names(table.schema.names, self._source)
         self._classes = read_classes(table.schema.metadata)
+        types = {field.name: _name_type(field.type) for field in table.schema}
+        self._forms = find_forms(types, lambda name: table.column(name).to_pylist())
         return [batch for batch in table.to_batches() if len(batch)]
 
     def __getstate__(self) -> dict[str, object]:
@@ -94,7 +98,17 @@ class Table(LazySequence["dict[str, object]"]):
         number = bisect_right(self._ends, index)
         start = self._ends[number - 1] if number else 0
         (row,) = self._batches[number].slice(index - start, 1).to_pylist()
-        return cast("dict[str, object]", _without_nulls(name_classes(row, self._classes)))
+        cells = cast("dict[str, object]", name_classes(row, self._classes))
+        if self._forms:
+            cells = spell_cells(cells, self._forms)
+        return {name: _without_nulls(cell) for name, cell in cells.items()}
+
+
+def _name_type(kind: Any) -> str:
+    """Return the name of Arrow's type of a column, or of its entries if they are lists."""
+    while hasattr(kind, "value_type"):
+        kind = kind.value_type
+    return str(kind)
 
 
 def _damaged(source: str, kind: str, error: Exception) -> Problem:
@@ -132,7 +146,7 @@ def open_dataset_directory(source: str) -> Sequence[dict[str, object]]:
 
 
 def _without_nulls(value: object) -> object:
-    """Remove null fields: a table has every field in every row, even if a record lacks it."""
+    """Remove null fields inside a cell: a table has every field in every row, even if a record lacks it."""
     if isinstance(value, dict):
         fields = cast("dict[str, object]", value)
         return {key: _without_nulls(entry) for key, entry in fields.items() if entry is not None}

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from minicpmv.data.records.formats.containers.class_labels import find_classes, name_classes, read_classes
+from minicpmv.data.records.formats.containers.class_labels import UnnamedClass, find_classes, name_classes, read_classes
 from minicpmv.data.records.reading import open_records
 from minicpmv.data.sources.in_memory import load_held
 from minicpmv.data.sources.loading import load_records
@@ -50,14 +52,33 @@ def test_class_is_learnt_by_its_name(tmp_path: Path) -> None:
         assert records[0].turns[1].text == "dog"
 
 
-def test_class_without_a_name_is_no_answer(tmp_path: Path) -> None:
-    rows, features = [{"question": "Which?", "answer": -1}], {"answer": CLASSES}
+@pytest.mark.parametrize(
+    ("number", "code", "found"),
+    [
+        (-1, "D116", "an empty cell in the column 'answer'"),
+        (2, "D124", "the number of a class without a name: 2"),
+        (-2, "D124", "the number of a class without a name: -2"),
+    ],
+)
+def test_class_without_a_name_is_no_answer(number: int, code: str, found: str, tmp_path: Path) -> None:
+    rows, features = [{"question": "Which?", "answer": number}], {"answer": CLASSES}
     for load in (
         lambda: load_records(write_table(tmp_path / "a.parquet", rows, features)),
         lambda: load_held(Dataset(rows, features), name="data"),
     ):
-        with pytest.raises(DataError, match="D116"):
+        with pytest.raises(DataError, match=code) as caught:
             load()
+        (problem,) = caught.value.problems
+        assert problem.found == found
+        assert problem.where.endswith("record 0 answer")
+        assert code == "D116" or "names 2" in problem.expected
+
+
+def test_class_without_a_name_keeps_its_number_and_survives_a_copy() -> None:
+    named = name_classes(np.int64(7), ("cat", "dog"))
+    copied = copy.deepcopy(named)
+    assert isinstance(copied, UnnamedClass)
+    assert (copied, copied.num_names, json.dumps(copied)) == (7, 2, "7")
 
 
 @pytest.mark.parametrize(
@@ -69,6 +90,7 @@ def test_class_without_a_name_is_no_answer(tmp_path: Path) -> None:
         (CLASSES, "dog", "dog"),
         (CLASSES, None, None),
         (CLASSES, True, True),
+        (CLASSES, np.int64(1), "dog"),
     ],
 )
 def test_classes_are_found_wherever_they_are(feature: Any, value: object, named: object) -> None:
