@@ -19,6 +19,7 @@ __all__ = [
     "is_on",
     "list_few",
     "name_few",
+    "name_type",
     "nearest",
     "suggest",
 ]
@@ -120,6 +121,16 @@ def hub_advice(flag: str) -> str | None:
     is_one = flag.lstrip("-").replace("_", "-") in _FLAGS_OF_HUBS
     said = "write the hub before a model's name: modelscope:owner/name; a plain owner/name is Hugging Face's"
     return said if is_one else None
+
+
+def name_type(value: object) -> str:
+    """Name what a value is, as a program knows it, with its article.
+
+    >>> name_type(3), name_type("a"), name_type(None)
+    ('an int', 'a str', 'None')
+    """
+    name = type(value).__name__
+    return "None" if value is None else f"{'an' if name[0].lower() in 'aeio' or name == 'ndarray' else 'a'} {name}"
 
 
 def suggest(word: str, known: Iterable[str], *, otherwise: str, prefix: str = "", most: int = 1) -> str:

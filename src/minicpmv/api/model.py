@@ -26,7 +26,7 @@ from minicpmv.inference.loading import LoadedModel, load_model
 from minicpmv.inference.model_processes import ThisProcess
 from minicpmv.inference.predicting import Prediction, predict
 from minicpmv.models.answering.limits import COUNT, SEED, Limit, refuse_idle
-from minicpmv.wording import suggest
+from minicpmv.wording import name_type, suggest
 
 __all__ = ["Model", "load"]
 
@@ -240,12 +240,12 @@ def _messages(messages: str | Messages, images: Any) -> list[dict[str, Any]]:
 def _conversation(messages: object) -> list[dict[str, Any]]:
     wanted = 'a question, or a list of {"role": "user", "content": QUESTION}'
     if not isinstance(messages, list | tuple):
-        raise UsageError(f"messages: found a {type(messages).__name__}, expected {wanted}\n  fix: give one of these")
+        raise UsageError(f"messages: found {name_type(messages)}, expected {wanted}\n  fix: give one of these")
     said = cast("Sequence[object]", messages)
     for position, message in enumerate(said):
         if not isinstance(message, Mapping):
             raise UsageError(
-                f"messages[{position}]: found a {type(message).__name__}, expected a dict with role and content\n"
+                f"messages[{position}]: found {name_type(message)}, expected a dict with role and content\n"
                 '  fix: {"role": "user", "content": QUESTION}'
             )
     turns = [dict(cast("Mapping[str, Any]", message)) for message in said]

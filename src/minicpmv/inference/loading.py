@@ -32,7 +32,7 @@ from minicpmv.releases.json_bounds import quote
 from minicpmv.releases.model_files import check_model_files, read_object
 from minicpmv.releases.table import VERSIONS, Version
 from minicpmv.releases.unknown import describe_unknown
-from minicpmv.wording import counted
+from minicpmv.wording import counted, name_type
 
 __all__ = [
     "LoadedModel",
@@ -323,7 +323,7 @@ def _refuse_unknown_type(base: Path) -> None:
 
 def _not_ours(base: str, found: object) -> CheckpointError:
     return CheckpointError(
-        f"{base}: found a {type(found).__name__}, expected a MiniCPM-V model\n  fix: name a MiniCPM-V directory"
+        f"{base}: found {name_type(found)}, expected a MiniCPM-V model\n  fix: name a MiniCPM-V directory"
     )
 
 

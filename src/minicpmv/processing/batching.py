@@ -13,6 +13,7 @@ from transformers import BatchFeature
 from minicpmv.errors import UsageError
 from minicpmv.processing.encoding import EncodedConversation
 from minicpmv.processing.image_processor import MiniCPMVImageProcessor
+from minicpmv.wording import name_type
 
 __all__ = ["PAD_ID", "as_batch", "join_lists", "pad_left", "times_of_each"]
 
@@ -128,9 +129,7 @@ def times_of_each(temporal_ids: Any, num_conversations: int) -> Sequence[Any]:
     if temporal_ids is None:
         return [None] * num_conversations
     if not isinstance(temporal_ids, (list, tuple)) or len(temporal_ids) != num_conversations:
-        found = (
-            f"{len(temporal_ids)}" if isinstance(temporal_ids, (list, tuple)) else f"a {type(temporal_ids).__name__}"
-        )
+        found = f"{len(temporal_ids)}" if isinstance(temporal_ids, (list, tuple)) else name_type(temporal_ids)
         raise UsageError(
             f"temporal_ids: found {found}, expected a list of {num_conversations}, one for each conversation\n"
             "  fix: write None for a conversation without times"

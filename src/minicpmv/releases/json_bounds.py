@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from minicpmv.errors import CheckpointError
+from minicpmv.wording import name_type
 
 __all__ = [
     "FLAG",
@@ -266,5 +267,5 @@ def quote(value: object) -> str:
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # nested without end; a number of too many digits
-        text = f"a {type(value).__name__}"
+        text = name_type(value)
     return text if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]}..."

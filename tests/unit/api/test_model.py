@@ -60,8 +60,8 @@ def test_none_leaves_a_setting_at_its_default(model: minicpmv.Model) -> None:
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
-        (None, "messages: found a NoneType, expected a question, or a list of"),
-        (3, "messages: found a int"),
+        (None, "messages: found None, expected a question, or a list of"),
+        (3, "messages: found an int"),
         ([], "messages: found none"),
         (" ", "^messages: found no text and no picture"),
         (["Hello?"], r"messages\[0\]: found a str, expected a dict"),
@@ -76,7 +76,7 @@ def test_what_is_no_conversation_to_answer_is_refused(model: minicpmv.Model, mes
 def test_picture_that_is_none_is_an_error_that_callers_can_name(model: minicpmv.Model, tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"gone.png: found no such file"):
         model.chat("What is this?", tmp_path / "gone.png")
-    with pytest.raises(ImageError, match=r"found a ndarray.*\n.*PIL.Image.fromarray"):
+    with pytest.raises(ImageError, match=r"found an ndarray.*\n.*PIL.Image.fromarray"):
         model.chat("What is this?", np.asarray(picture()))
 
 

@@ -26,6 +26,7 @@ from minicpmv.models.answering.answers import (
 )
 from minicpmv.models.configuration import MiniCPMVConfig
 from minicpmv.releases.row import Version, find_code
+from minicpmv.wording import name_type
 
 __all__ = ["OfficialChat"]
 
@@ -174,7 +175,7 @@ def _read_conversations(msgs: Any, image: Any, system_prompt: str) -> tuple[list
     is_batch = isinstance(msgs, (list, tuple)) and len(msgs) > 0 and isinstance(msgs[0], (list, tuple))
     images = image if is_batch and image is not None else [image] * (len(msgs) if is_batch else 1)
     if is_batch and (not isinstance(images, (list, tuple)) or len(images) != len(msgs)):
-        found = f"{len(images)}" if isinstance(images, (list, tuple)) else f"a {type(images).__name__}"
+        found = f"{len(images)}" if isinstance(images, (list, tuple)) else name_type(images)
         raise UsageError(
             f"chat(): found image={found} for a batch, expected a list with one image or None for each of its "
             f"{len(msgs)} conversations\n  fix: put the images into msgs"

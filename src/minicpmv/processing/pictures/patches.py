@@ -21,6 +21,7 @@ from PIL import Image
 
 from minicpmv.errors import ImageError
 from minicpmv.processing.pictures.slicing import SlicePlan
+from minicpmv.wording import name_type
 
 __all__ = [
     "DAMAGE",
@@ -80,7 +81,7 @@ def load_image(source: ImageSource) -> Image.Image:
     if not isinstance(source, (str, os.PathLike)):
         raise ImageError(
             where="image",
-            found=f"a {type(source).__name__}",
+            found=name_type(source),
             expected="a file path, bytes, a data: URL or a PIL image",
             fix="for an array, use PIL.Image.fromarray first",
         )

@@ -19,6 +19,7 @@ from minicpmv.processing.films.shown import OpenedFilm, OpenFilm
 from minicpmv.processing.pictures.patches import ImageSource
 from minicpmv.processing.text.tool_calls import ToolCall, ToolFault, make_call, read_calls, read_tools, to_json
 from minicpmv.processing.text.turns import FilmRef, ImageRef, Part, Turn, announce_tools
+from minicpmv.wording import name_type
 
 __all__ = ["read_messages"]
 
@@ -201,7 +202,7 @@ def _read_film(part: Mapping[str, Any], where: str, open_film: OpenFilm | None) 
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    return "nothing" if value is None else name_type(value)
 
 
 def _error(where: str, found: str, expected: str, fix: str) -> UsageError:

@@ -22,6 +22,7 @@ from minicpmv.serving.requests.tool_use import (
     read_announced,
     read_called,
 )
+from minicpmv.wording import name_type
 
 __all__ = ["ChatRequest", "read_request"]
 
@@ -305,4 +306,4 @@ def _checked(value: Any, where: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    return "nothing" if value is None else name_type(value)

@@ -120,9 +120,10 @@ class MiniCPMVTrainer(EvaluatingTrainer):
     def _follow_arguments(self) -> None:
         """Log, evaluate, save, compare and stop as this run is asked to; transformers asks the checkpoint."""
         self.state.compute_steps(self.args, self.state.max_steps)
+        states: Any = self.state.stateful_callbacks
         for each in [*self.callback_handler.callbacks, self.control]:
             if isinstance(each, ExportableState):  # transformers knows only those that the earlier run had
-                self.state.stateful_callbacks.setdefault(type(each).__name__, each.state())
+                states.setdefault(type(each).__name__, each.state())
         follow_schedule(self.lr_scheduler)
         if 0 < self.state.max_steps <= self.state.global_step:
             taken = f"{self.state.global_step:,} of {self.state.max_steps:,} steps"

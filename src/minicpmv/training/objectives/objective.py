@@ -20,6 +20,7 @@ from minicpmv.data.batches.row_planner import RowPlanner
 from minicpmv.data.samples.dataset import ConversationDataset
 from minicpmv.errors import ConfigError
 from minicpmv.models.networks.layout import Layout
+from minicpmv.wording import name_type
 
 __all__ = ["Batch", "Objective", "Start", "check_loss", "log_probs_of"]
 
@@ -70,7 +71,7 @@ def check_loss(objective: Objective, loss: object) -> Tensor:
         ConfigError: It is no tensor, not a single number, or has no gradient path where one is needed.
     """
     if not isinstance(loss, Tensor):
-        found = f"a {type(loss).__name__}"
+        found = name_type(loss)
     elif loss.ndim or not loss.is_floating_point():
         found = f"a tensor of shape {tuple(loss.shape)} and {loss.dtype}"
     elif torch.is_grad_enabled() and not loss.requires_grad:

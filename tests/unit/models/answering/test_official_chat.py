@@ -167,7 +167,7 @@ def test_a_batch_takes_an_image_for_each_conversation(model: Any) -> None:
         for shown, one in zip([image, None, picture(seed=1)], msgs, strict=True)
     ]
     assert together == alone
-    with pytest.raises(UsageError, match="found image=a Image for a batch"):
+    with pytest.raises(UsageError, match="found image=an Image for a batch"):
         model.chat(image=image, msgs=msgs, **GREEDY)
     with pytest.raises(UsageError, match=r"found image=1 for a batch.*\n  fix: put the images into msgs"):
         model.chat(image=[image], msgs=msgs, **GREEDY)

@@ -100,7 +100,7 @@ def test_missing_file_and_folder_are_told_apart(tmp_path: Path) -> None:
     ("source", "found"),
     [
         ("https://example.org/a.png", "found a web address"),
-        (np.zeros((3, 3, 3)), "found a ndarray"),
+        (np.zeros((3, 3, 3)), "found an ndarray"),
         ("data:image/png,abc", "found a data: URL that cannot be decoded"),
         ("data:image/png;base64,%%%", "found a data: URL that cannot be decoded"),
     ],

@@ -55,7 +55,7 @@ def say(content: Any, role: str = "user") -> list[Any]:
         (say([{"type": "text"}]), r"content\[0\].text: found nothing, expected a string"),
         (say(["a", {"type": "image"}]), r"content\[1\]: found an image part without an image"),
         (say([{"type": "image", "image": "a", "url": "b"}]), "found an image part with image and url"),
-        (say([3]), r"content\[0\]: found a int, expected a part"),
+        (say([3]), r"content\[0\]: found an int, expected a part"),
         (say("\ud800 hi"), r"talk\[0\].content: found half of a surrogate pair: '\\ud800'"),
         (say(""), r"talk\[0\].content: found no text and no picture, expected a question"),
         (say([" ", {"type": "text", "text": "\n"}]), r"talk\[0\].content: found no text and no picture"),

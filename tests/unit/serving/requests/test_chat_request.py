@@ -81,7 +81,7 @@ def test_what_changes_nothing_is_passed_over() -> None:
         ({"model": 3}, "model", "model: found 3"),
         ({"messages": []}, "messages", "messages: found an empty list"),
         ({"messages": "Hi!"}, "messages", "messages: found a str"),
-        ({"messages": [3]}, "messages", "messages[0]: found a int"),
+        ({"messages": [3]}, "messages", "messages[0]: found an int"),
         ({"messages": [{"role": "function", "content": "a"}]}, "messages", "messages[0].role: found 'function'"),
         ({"messages": [{"role": ["user"], "content": "a"}]}, "messages", "messages[0].role: found ['user']"),
         ({"messages": [{"role": "user"}]}, "messages", "messages[0].content: found nothing"),
