@@ -87,8 +87,8 @@ def test_a_folder_that_cannot_be_written_is_a_notice(tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.slow
-def test_one_process_checks_for_all(tmp_path: Path) -> None:
-    """And a fault that it finds ends all of them, with the one message."""
+def test_each_process_checks_its_part(tmp_path: Path) -> None:
+    """And a fault that one finds ends all of them, with the one message."""
     data = make_data(tmp_path)
 
     def start() -> subprocess.CompletedProcess[str]:
@@ -98,7 +98,7 @@ def test_one_process_checks_for_all(tmp_path: Path) -> None:
 
     done = start()
     assert done.returncode == 0, done.stderr
-    assert [path.read_text() for path in sorted(tmp_path.glob("rank-*"))] == [f"{8 * 'judged '}{8 * 'counted '}"]
+    assert [path.read_text() for path in sorted(tmp_path.glob("rank-*"))] == [f"{4 * 'judged '}{4 * 'counted '}"] * 2
     records = json.loads(Path(data).read_text())
     del records[7]["conversations"]
     write_data(Path(data), records)
