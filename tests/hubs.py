@@ -34,6 +34,8 @@ class Hub:
     """Content of each file that was committed, by its path."""
     tokens: set[str] = field(default_factory=set)
     """Tokens that came with requests."""
+    fails_with: int | None = None
+    """HTTP status of every answer; None: the answers are right."""
 
     def files(self, name: str) -> dict[str, Path]:
         folder = self.models[name]
@@ -67,6 +69,9 @@ class _Handler(BaseHTTPRequestHandler):
         if token := self.headers.get("Authorization", "").removeprefix("Bearer "):
             self.hub.tokens.add(token)
         self._body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.hub.fails_with is not None:
+            self._send_json({"error": "no", "Code": 1, "Success": False, "Message": "no"}, self.hub.fails_with)
+            return
         parts = place.path.strip("/").split("/")
         asked = {key: values[0] for key, values in parse_qs(place.query).items()}
         if parts[:2] == ["api", "v1"]:
@@ -170,9 +175,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve_hub(models: Mapping[str, Path]) -> Iterator[Hub]:
-    """Serve folders as models until the block is left."""
-    hub = Hub(models)
+def serve_hub(models: Mapping[str, Path], *, fails_with: int | None = None) -> Iterator[Hub]:
+    """Serve folders as models until the block is left, or answer everything with an HTTP status that is an error."""
+    hub = Hub(models, fails_with=fails_with)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.address = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -19,15 +19,26 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from minicpmv.errors import CheckpointError
 from minicpmv.releases import modelscope
 from minicpmv.terminal.escapes import remember_names
 
-__all__ = ["SMALL_FILES", "find_cached", "find_directory", "is_hub_name", "name_to_load", "refuse_unreachable"]
+__all__ = [
+    "HUB_ERRORS",
+    "SMALL_FILES",
+    "find_cached",
+    "find_directory",
+    "is_hub_name",
+    "name_to_load",
+    "refuse_unreachable",
+]
 
 _logger = logging.getLogger(__name__)
+
+HUB_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, HfHubHTTPError.__bases__[0])
+"""What huggingface_hub raises: errors of its own, and those of the package that it sends requests with."""
 
 SMALL_FILES: dict[str, Any] = {
     "ignore_patterns": ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx"]
@@ -89,7 +100,7 @@ def _find(name: str, *, asked_by: str, fix: str, **options: Any) -> _Found:
     is_reachable = _is_hub_reachable()
     try:
         return _Found(Path(snapshot_download(name, local_files_only=not is_reachable, **options)))
-    except (OSError, ValueError) as error:  # huggingface_hub's own errors are of these kinds
+    except HUB_ERRORS as error:
         if is_reachable:
             reason = f"nor a hub repository of that name that can be read ({type(error).__name__})"
         else:
@@ -137,7 +148,7 @@ def find_cached(name: str) -> Path | None:
     if not name.startswith(modelscope.PREFIX):
         try:
             return Path(snapshot_download(name, local_files_only=True))
-        except (OSError, ValueError):  # huggingface_hub's own errors are of these kinds
+        except HUB_ERRORS:
             pass
     if not modelscope.has_client():
         return None

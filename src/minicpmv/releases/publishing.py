@@ -19,7 +19,7 @@ from huggingface_hub import constants
 from minicpmv.errors import CheckpointError, UsageError
 from minicpmv.files.scratch import scratch_folder
 from minicpmv.releases import modelscope
-from minicpmv.releases.directories import is_hub_name
+from minicpmv.releases.directories import HUB_ERRORS, is_hub_name
 from minicpmv.releases.json_bounds import quote
 from minicpmv.releases.model_files import read_object
 
@@ -33,6 +33,8 @@ _OF_A_MODEL = (
     *("special_tokens_map.json", "added_tokens.json", "chat_template.*", "*.py", "assets/*"),
 )
 _MESSAGE = "Upload a model tuned with minicpmv-finetune"
+_SERVER_FAILED = 500
+"""The least HTTP status of a server that fails, instead of refusing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,8 +179,8 @@ def _send_to_hugging_face(name: str, staged: Path, *, is_private: bool) -> str:
     try:
         made = hub.create_repo(name, private=is_private, exist_ok=True)
         hub.upload_folder(repo_id=name, folder_path=staged, commit_message=_MESSAGE)
-    except (OSError, ValueError) as error:  # huggingface_hub's own errors are of these kinds
-        raise _refused(name, f"{constants.ENDPOINT}", "HF_TOKEN, or `hf auth login`", error) from error
+    except (*HUB_ERRORS, RuntimeError) as error:  # the last wraps what storage says of a large file
+        raise _failed(name, f"{constants.ENDPOINT}", "HF_TOKEN, or `hf auth login`", error) from error
     return str(made)
 
 
@@ -190,13 +192,31 @@ def _send_to_modelscope(name: str, staged: Path, *, is_private: bool) -> str:
             hub.create_repo(name, "model", visibility="private" if is_private else "public")
         hub.upload_folder(name, "model", staged, commit_message=_MESSAGE, use_cache=False, disable_tqdm=True)
     except (client.HubError, OSError, ValueError) as error:
-        raise _refused(name, modelscope.endpoint(), "MODELSCOPE_API_TOKEN, or `ms login`", error) from error
+        raise _failed(name, modelscope.endpoint(), "MODELSCOPE_API_TOKEN, or `ms login`", error) from error
     return f"{modelscope.endpoint()}/models/{name}"
 
 
-def _refused(name: str, address: str, token: str, error: Exception) -> CheckpointError:
+def _failed(name: str, address: str, token: str, error: Exception) -> CheckpointError:
     said = re.sub(r"\s+", " ", str(error))[:200]
+    if _is_of_the_network(error):
+        return CheckpointError(
+            f"{name}: found that {address} does not answer ({type(error).__name__}: {said}), expected a network that "
+            "leads there\n  fix: try again when it answers"
+        )
     return CheckpointError(
         f"{name}: found that {address} refuses the upload ({type(error).__name__}: {said}), expected a repository that "
         f"you may write to\n  fix: correct the name, or give a token that may write: {token}"
     )
+
+
+def _is_of_the_network(error: BaseException) -> bool:
+    """Whether no hub has judged the upload: it could not be reached, or a server on the way failed."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
+        causes.append(cause)
+    for each in causes:
+        status = getattr(each, "status_code", None) or getattr(getattr(each, "response", None), "status_code", None)
+        if isinstance(status, int):
+            return status >= _SERVER_FAILED
+    unanswered = (ConnectionError, TimeoutError, HUB_ERRORS[-1])
+    return any(isinstance(each, unanswered) for each in causes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -39,14 +40,18 @@ def adapter(tmp_path: Path) -> Path:
 
 
 def _push(hub: Hub, folder: Path, name: str, *flags: str) -> str:
-    places = {"HOME": str(folder.parent), "HF_HOME": str(folder.parent / "hf"), "HF_HUB_OFFLINE": "0"}
-    tokens = {"HF_TOKEN": "token-of-the-one", "MODELSCOPE_API_TOKEN": "token-of-the-other"}
-    addresses = {"HF_ENDPOINT": hub.address, "MODELSCOPE_ENDPOINT": hub.address}
-    words = [sys.executable, "-m", "minicpmv", "push", str(folder), name, *flags]
-    environment = os.environ | places | tokens | addresses
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    done = _start_push(hub.address, folder, name, *flags)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def _start_push(address: str, folder: Path, name: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    places = {"HOME": str(folder.parent), "HF_HOME": str(folder.parent / "hf"), "HF_HUB_OFFLINE": "0"}
+    tokens = {"HF_TOKEN": "token-of-the-one", "MODELSCOPE_API_TOKEN": "token-of-the-other"}
+    addresses = {"HF_ENDPOINT": address, "MODELSCOPE_ENDPOINT": address}
+    words = [sys.executable, "-m", "minicpmv", "push", str(folder), name, *flags]
+    environment = os.environ | places | tokens | addresses
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("prefix", ["", "modelscope:"])
@@ -95,6 +100,26 @@ def test_a_directory_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="found no weights"):
         plan_push(tmp_path, "me/receipts")
+
+
+@pytest.mark.parametrize("prefix", ["", "modelscope:"])
+def test_a_hub_that_cannot_be_reached_is_told_in_two_lines(prefix: str, adapter: Path) -> None:
+    with socket.socket() as taken:  # bound and not listening: connections to it are refused
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        done = _start_push(address, adapter, f"{prefix}me/receipts", "--base", "owner/base")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: me/receipts: found that {address} does not answer (")
+    assert done.stderr.endswith("expected a network that leads there\n  fix: try again when it answers\n")
+
+
+@pytest.mark.parametrize("prefix", ["", "modelscope:"])
+@pytest.mark.parametrize(("status", "told"), [(403, "refuses the upload ("), (500, "does not answer (")])
+def test_a_hub_that_refuses_is_told_from_one_that_fails(prefix: str, status: int, told: str, adapter: Path) -> None:
+    with serve_hub({}, fails_with=status) as hub:
+        done = _start_push(hub.address, adapter, f"{prefix}me/receipts", "--base", "owner/base")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: me/receipts: found that {hub.address} {told}")
 
 
 def test_offline_nothing_is_uploaded(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
