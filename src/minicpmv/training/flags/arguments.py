@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,8 +24,9 @@ from minicpmv.wording import hub_advice, suggest
 
 __all__ = ["Request", "parse_arguments"]
 
-_PATHS = ("cache_dir", "image_root", "logging_dir", "reference_cache")
-"""Folders, of which an empty name would be the current one or none; of other settings it says that they are off."""
+_REQUIRED = ("model_name_or_path", "data_path", "output_dir")
+_PATHS = (*_REQUIRED, "cache_dir", "image_root", "logging_dir", "reference_cache")
+"""Places, of which an empty name would be the current folder or none; of other settings it says that they are off."""
 _HELP = "`minicpmv train --help` lists all"
 
 
@@ -56,7 +57,7 @@ def parse_arguments(arguments: Sequence[str]) -> Request:
     """
     known, ours = all_settings(), our_settings()
     today, notices = translate_legacy(arguments, known=known)
-    values = dict(_read_words(today, known))
+    values, repeated = _collect(_read_words(today, known))
     given = frozenset(values)
     if values.get("q_lora") and values.get("use_lora") is False:
         raise UsageError(
@@ -71,10 +72,12 @@ def parse_arguments(arguments: Sequence[str]) -> Request:
         use_lora=run.use_lora or run.q_lora,
         init_lora_weights=run.init_lora_weights.lower(),
     )
+    for name in _PATHS:
+        if "" in (values.get(name), *(values[name] if isinstance(values.get(name), list) else ())):
+            fix = "name one" if name in _REQUIRED else "name one, or leave the flag out"
+            raise UsageError(f"--{name}: found '', expected a name\n  fix: {fix}")
     check_required(run, training)
     for name, value in values.items():
-        if value == "" and name in _PATHS:
-            raise UsageError(f"--{name}: found no name, expected a folder\n  fix: name one, or leave the flag out")
         check_range(value, known[name].range, Place.flag(name), default=known[name].default)
     check_contradictions(run, training, given)
     run = _resolve_best(run, training)
@@ -84,7 +87,7 @@ def parse_arguments(arguments: Sequence[str]) -> Request:
     if run.use_lora and run.lora_preset is None:
         run = replace(run, lora_preset=recipe_of(run.objective, use_lora=True)["lora_preset"])
     training.pop("load_best_model_at_end", None)
-    return Request(run, training, values, (*notices, *packing_notices), tuple(clean_command(arguments)))
+    return Request(run, training, values, (*notices, *repeated, *packing_notices), tuple(clean_command(arguments)))
 
 
 def _resolve_best(run: RunArguments, training: Mapping[str, Any]) -> RunArguments:
@@ -129,8 +132,20 @@ def _resolve_packing(run: RunArguments, training: Mapping[str, Any]) -> tuple[Ru
 # --------------------------------------------------------------------------------------------------------------- words
 
 
+def _collect(read: Iterable[tuple[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+    """Return the value of each flag, of one given twice the last; and a notice where that drops a list."""
+    values: dict[str, Any] = {}
+    notices: list[str] = []
+    for name, value in read:
+        is_dropped = isinstance(values.get(name), list) and any(values[name]) and values[name] != value
+        if is_dropped:
+            notices.append(f"--{name}: found it twice, the last counts: {' '.join(value)}")
+        values[name] = value
+    return values, notices
+
+
 def _read_words(words: Sequence[str], known: Mapping[str, Setting]) -> Iterator[tuple[str, Any]]:
-    """Yield each flag and its value; of a flag that was given twice the last one counts."""
+    """Yield each flag and its value."""
     position = 0
     while position < len(words):
         if not _is_flag(words[position]):

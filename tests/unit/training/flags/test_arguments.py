@@ -8,6 +8,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from minicpmv.errors import UsageError
 from minicpmv.training.flags.arguments import parse_arguments
 from minicpmv.training.flags.catalogue import all_settings, our_settings
+from minicpmv.training.flags.words.legacy_flags import LEGACY_NAMES
 
 NEEDED = ["--model_name_or_path", "m", "--data_path", "d.json", "--output_dir", "o"]
 
@@ -150,6 +151,41 @@ def test_fault_in_the_flags_is_explained(extra: str, message: str) -> None:
 def test_all_missing_flags_are_named_at_once() -> None:
     with pytest.raises(UsageError, match="found no --model_name_or_path, --data_path, --output_dir"):
         parse_arguments([])
+
+
+_REQUIRED = [("model_name_or_path", "m"), ("data_path", "d"), ("output_dir", "o")]
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t "])
+@pytest.mark.parametrize("name", [name for name, _ in _REQUIRED])
+def test_blank_name_is_refused_by_the_name_of_its_flag(name: str, blank: str) -> None:
+    words = [f"--{each}={blank if each == name else value}" for each, value in _REQUIRED]
+    with pytest.raises(UsageError) as told:
+        parse_arguments(words)
+    assert str(told.value).startswith(f"--{name}: found {blank!r}, expected a ")
+
+
+_OF_TEXT = [name for name, setting in all_settings().items() if setting.kind.of == "text"]
+
+
+@pytest.mark.parametrize("name", [name for name in _OF_TEXT if name not in LEGACY_NAMES])
+def test_no_text_is_blank(name: str) -> None:
+    """An empty one says of many that they are off; white space says nothing."""
+    with pytest.raises(UsageError, match=rf"--{name}: found ' ', expected "):
+        parse_arguments([*NEEDED, f"--{name}= "])
+
+
+@pytest.mark.parametrize(
+    ("words", "notices"),
+    [
+        (["--data", "h1.json", "h2.json"], ["--data_path: found it twice, the last counts: h1.json h2.json"]),
+        (["--eval_data", "a", "--eval-data-path", "b"], ["--eval_data_path: found it twice, the last counts: b"]),
+        (["--eval_data_path", "", "--eval_data_path", "b"], []),
+        (["--learning_rate", "1", "--learning_rate", "2"], []),
+    ],
+)
+def test_list_that_another_replaces_is_said(words: list[str], notices: list[str]) -> None:
+    assert list(parse_arguments([*NEEDED, *words]).notices) == notices
 
 
 def test_empty_variables_of_a_script_mean_nothing() -> None:

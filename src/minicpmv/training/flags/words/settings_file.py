@@ -7,7 +7,7 @@ A value means what it would mean behind the flag of that name: the text is what 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ def with_settings_file(arguments: Sequence[str]) -> list[str]:
     """
     if not arguments or not is_settings_file(arguments[0]):
         return list(arguments)
-    return [*_read(arguments[0]), *arguments[1:]]
+    flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in arguments[1:] if word[:2] == "--"}
+    return [*_read(arguments[0], {OTHER_NAMES.get(flag, flag) for flag in flags}), *arguments[1:]]
 
 
 def is_settings_file(word: str) -> bool:
@@ -51,8 +52,8 @@ def is_settings_file(word: str) -> bool:
     return word.lower().endswith(_ENDINGS) and not word.startswith("-")
 
 
-def _read(path: str) -> Iterator[str]:
-    """Yield the flags that a file stands for."""
+def _read(path: str, flags: Set[str]) -> Iterator[str]:
+    """Yield the flags that a file stands for, without the lists that flags behind it say anew."""
     first: dict[str, int] = {}
     for key, value in _entries(path):
         written = _key(key, path)
@@ -66,7 +67,9 @@ def _read(path: str) -> Iterator[str]:
             )
         first[name] = key.start_mark.line + 1
         place = Place(f"{_line(value, path)} {written}", f"{written}: ")
-        yield from _words(name, setting, value, place)
+        words = list(_words(name, setting, value, place))
+        if not (setting is not None and setting.kind.is_list and name in flags):
+            yield from words
 
 
 def _entries(path: str) -> list[tuple[yaml.Node, yaml.Node]]:

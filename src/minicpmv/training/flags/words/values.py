@@ -63,6 +63,11 @@ def _read_value(setting: Setting, text: str, place: Place) -> Any:
             case "truth" | "truth or word" if is_truth:
                 return text.lower() in TRUE
             case "text" | "truth or word":
+                if text and not text.strip():  # an empty text says that something is off, a blank one nothing
+                    raise UsageError(
+                        f"{place.where}: found {text!r}, expected a text that is not blank\n"
+                        "  fix: write one, or leave it out"
+                    )
                 return text
             case "truth":
                 raise ValueError(text)

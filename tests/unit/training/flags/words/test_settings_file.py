@@ -40,6 +40,12 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     assert (request.run.lora_r, request.training["output_dir"]) == (4, "other")
 
 
+def test_a_list_of_a_flag_is_the_only_one(tmp_path: Path) -> None:
+    """The flag is meant to win, so nothing is said of it."""
+    request = read(tmp_path, "eval_data_path: [a.json]\n", "--data", "other.json", "--eval-data=b.json")
+    assert (request.run.data_path, request.run.eval_data_path, request.notices) == (["other.json"], ["b.json"], ())
+
+
 def test_old_names_are_translated(tmp_path: Path) -> None:
     assert read(tmp_path, "warmup_ratio: 0.1\n").training["warmup_steps"] == 0.1
 
