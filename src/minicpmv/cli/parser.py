@@ -28,6 +28,11 @@ _NOT_A_KIND = re.compile(r"invalid (?P<kind>\w+) value: (?P<found>.*)", re.DOTAL
 _KINDS = {"int": "a whole number", "float": "a number"}
 
 
+def _is_repeatable(action: argparse.Action) -> bool:
+    """Return whether an option that is given twice loses nothing: it collects its values, or has none."""
+    return action.nargs == 0 or isinstance(action, argparse._AppendAction)  # pyright: ignore[reportPrivateUsage]
+
+
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Wraps paragraphs to the terminal, and leaves indented lines as they are."""
 
@@ -86,18 +91,38 @@ class CommandParser(argparse.ArgumentParser):
 
     # ------------------------------------------------------------------------------------------------------- dialect
 
+    def _refuse_again(self, name: str, action: argparse.Action) -> NoReturn:
+        """Refuse an option whose first value would be dropped, for a second one."""
+        if action.nargs in ("+", "*"):
+            fix = f"name all behind one {name}"
+        elif "," in str(action.metavar):
+            fix = f"name all in one {name}, with commas between them"
+        else:
+            fix = "remove one of them"
+        self.error(f"{name}: found it twice, expected it once\n  fix: {fix}")
+
     def _translate(self, args: Any, namespace: Any) -> tuple[list[str], argparse.Namespace]:
         """Spell options as they are declared, and take what is named instead of standing in its place."""
         words = list(sys.argv[1:] if args is None else args)
         namespace = namespace or argparse.Namespace()
         spelled = {option.replace("_", "-"): option for option in self._option_string_actions}
         kept: list[str] = []
+        seen: set[str] = set()
+        named: dict[str, argparse.Action] = {}
+        """What was named, and is no more in its place."""
         while words:
             word = words.pop(0)
             if word == "--":
                 return [*kept, word, *words], namespace
             name, equals, value = word.partition("=")
             plain = name.replace("_", "-")
+            if plain in named:
+                self._refuse_again(name, named[plain])
+            option = self._option_string_actions.get(spelled.get(plain, name))
+            if option is not None and not _is_repeatable(option):
+                if option.dest in seen:
+                    self._refuse_again(name, option)
+                seen.add(option.dest)
             place = self._find_place(plain) if plain not in spelled else None
             if place is None:
                 kept.append(f"{spelled.get(plain, name)}{equals}{value}" if word.startswith("--") else word)
@@ -109,6 +134,7 @@ class CommandParser(argparse.ArgumentParser):
             if not values:
                 self.error(f"argument {name}: expected {'at least one' if takes_several else 'one'} argument")
             self._actions.remove(place)
+            named[plain] = place
             read = [self._read(place, each) for each in values]
             setattr(namespace, place.dest, read if takes_several else read[0])
         return kept, namespace

@@ -28,7 +28,8 @@ def test_hyphen_and_underscore_are_the_same(command: str) -> None:
     options = [option for option in parser._option_string_actions if "-" in option.lstrip("-")]
     for option in options:
         spelled = f"--{option[2:].replace('-', '_')}"
-        assert parser._translate([spelled, f"{spelled}=3"], None)[0] == [option, f"{option}=3"]
+        assert parser._translate([spelled], None)[0] == [option]
+        assert parser._translate([f"{spelled}=3"], None)[0] == [f"{option}=3"]
 
 
 @pytest.mark.parametrize("command", _WITH_PARSER)
@@ -117,12 +118,50 @@ def test_flags_of_training_pass_estimate_as_they_are() -> None:
             r"error: --sample --record: found both, .*\n  fix: remove one of them",
         ),
         ("eval m d --max_new", r"error: --max_new: no such option .*\n  fix: .*"),
+        (
+            "eval m d --metrics anls --metrics=cer",
+            r"error: --metrics: found it twice, expected it once\n  fix: name all in one --metrics, with commas .*",
+        ),
+        (
+            "check --data a.json --data b.json",
+            r"error: --data: found it twice, expected it once\n  fix: name all behind one --data",
+        ),
+        (
+            "chat --model m --model n",
+            r"error: --model: found it twice, expected it once\n  fix: remove one of them",
+        ),
+        (
+            "serve m --max_new_tokens 3 --max-new-tokens 4",
+            r"error: --max-new-tokens: found it twice, expected it once\n  fix: remove one of them",
+        ),
     ],
 )
 def test_fault_is_told_in_two_lines(given: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(given.split())
     assert re.fullmatch(f"{told}\n", capsys.readouterr().err)
+
+
+_COLLECTING = ("--adapter", "--gpu", "--image", "--judge-question", "--leave-out", "--record", "--video")
+
+
+@pytest.mark.parametrize("command", _WITH_PARSER)
+def test_only_an_option_that_loses_no_value_may_be_repeated(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in dict(build(command)._option_string_actions):
+        parser = build(command)
+        action = parser._option_string_actions[option]
+        given = [option] if action.nargs == 0 else [option, "3"]
+        if action.nargs == 0 or option in _COLLECTING:
+            assert parser._translate([*given, *given], None)[0] == [*given, *given]
+        else:
+            with pytest.raises(SystemExit, match="2"):
+                parser._translate([*given, *given], None)
+            assert capsys.readouterr().err.startswith(f"error: {option}: found it twice, expected it once\n  fix: ")
+
+
+def test_words_that_are_no_options_may_be_repeated() -> None:
+    options = build("chat").parse_intermixed_args(["m", "--", "--device"])
+    assert options.question == "--device"
 
 
 @pytest.mark.parametrize("width", [50, 200])
