@@ -50,6 +50,26 @@ def test_answers_are_scored_and_the_scores_written(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.splitlines()[1:] == ["exact_match             50.0%   15.0% to 85.0%       4"]
 
 
+def test_only_a_file_of_scores_is_replaced_by_one(capsys: pytest.CaptureFixture[str]) -> None:
+    measure = ["eval", "--predictions", write("p.jsonl", ["yes", "no"]), "--output"]
+    others = {
+        "adapter_model.safetensors": b'\x10\0\0\0\0\0\0\0{"a": {}}',
+        "answers.jsonl": Path("p.jsonl").read_bytes(),  # of `minicpmv predict`
+        "data.json": b'[{"conversations": []}]',
+        "pairs.jsonl": b'{"conversations": [], "rejected": "no", "scores": {"by": "anls"}}\n',
+    }
+    for name, content in others.items():
+        Path(name).write_bytes(content)
+        told = refused([*measure, name], capsys)
+        assert f"--output {name!r}: found a file there that is not answers with their scores, as `minicpmv eval" in told
+        assert Path(name).read_bytes() == content
+    Path("s.jsonl").touch()
+    for metric in ("exact_match", "cer"):
+        assert main([*measure, "s.jsonl", "--metrics", metric]) == 0
+        assert json.loads(Path("s.jsonl").read_text().splitlines()[1])["scores"].keys() == {metric}
+    capsys.readouterr()
+
+
 def test_result_for_a_script(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "--predictions", write("p.jsonl", ["yes", "no"]), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -79,9 +99,10 @@ def test_references_of_several_people_are_used(capsys: pytest.CaptureFixture[str
 )
 def test_file_that_holds_no_answers_is_named(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("p.jsonl").write_text(text)
-    Path("s.jsonl").write_text("before")
+    before = json.dumps({"answer": "no", "scores": {}})
+    Path("s.jsonl").write_text(before)
     assert message in refused(["eval", "--predictions", "p.jsonl", "--output", "s.jsonl"], capsys)
-    assert Path("s.jsonl").read_text() == "before"
+    assert Path("s.jsonl").read_text() == before
     assert sorted(path.name for path in Path().iterdir()) == ["p.jsonl", "s.jsonl"]
 
 

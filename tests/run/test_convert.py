@@ -158,7 +158,12 @@ def test_problems_of_all_files_are_named_and_nothing_is_written(capsys: pytest.C
     data = make_data()
     Path("lines.jsonl").write_text('{"id" 1}\n{"id": "x", "conversations": []}\n')
     Path("out.jsonl").write_text("before")
-    assert main(["convert", data, "lines.jsonl", "nope.json", "--output", "out.jsonl", "--image-dir", "new"]) == 2
+    assert (
+        main(
+            ["convert", data, "lines.jsonl", "nope.json", "--output", "out.jsonl", "--image-dir", "new", "--overwrite"]
+        )
+        == 2
+    )
     error = capsys.readouterr().err
     assert "lines.jsonl:1:7: [D102]" in error
     assert "lines.jsonl:2 record 1 (id 'x') conversations: [D116]" in error
@@ -196,6 +201,19 @@ def test_output_must_not_be_the_data(capsys: pytest.CaptureFixture[str]) -> None
     assert "found one of the data files" in capsys.readouterr().err
     assert main(["convert", data, "--output", "data"]) == 2
     assert "found a folder, expected a file to write" in capsys.readouterr().err
+
+
+def test_no_file_is_replaced_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    convert = ["convert", make_data(), "--output", "adapter_model.safetensors"]
+    Path("adapter_model.safetensors").write_bytes(b"weights")
+    assert main(convert) == 2
+    assert capsys.readouterr().err == (
+        "error: --output 'adapter_model.safetensors': found a file there, expected a new one\n"
+        "  fix: name another, or --overwrite\n"
+    )
+    assert Path("adapter_model.safetensors").read_bytes() == b"weights"
+    assert main([*convert, "--overwrite"]) == 0
+    assert Path("adapter_model.safetensors").read_text(encoding="utf-8").count("\n") == 5
 
 
 def test_place_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,6 +128,30 @@ def test_two_runs_and_files_of_answers(finished: Path, tmp_path: Path, capsys: p
     capsys.readouterr()
 
 
+def test_only_a_page_of_a_run_is_replaced_by_one(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, other = (str(shutil.copytree(finished, tmp_path / name)) for name in ("run", "other"))
+    weights = tmp_path / "run" / "adapter_model.safetensors"
+    page = tmp_path / "runs.html"
+    page.write_text("<!doctype html><title>mine</title>", encoding="utf-8")
+    for place, words in ((weights, [run, "--output", str(weights)]), (page, [run, other])):
+        content = place.read_bytes()
+        assert main(["report", *words]) == 2
+        assert capsys.readouterr().err == (
+            f"error: --output {str(place)!r}: found a file there that is not a page of `minicpmv report`, expected a "
+            "new one, or an earlier one of these\n  fix: name another, or move it away\n"
+        )
+        assert place.read_bytes() == content
+    page.unlink()
+    for _ in range(2):
+        assert main(["report", run, other]) == 0
+    (tmp_path / "run" / "report.html").write_text("of an earlier release", encoding="utf-8")
+    assert main(["report", run]) == 0, "a run's own page has its place there"
+    assert main(["report", run, "--output", str(tmp_path / "run" / "report.html")]) == 0
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -121,6 +121,21 @@ def test_the_data_file_is_never_overwritten(tmp_path: Path) -> None:
     assert len(json.loads(Path(data).read_text(encoding="utf-8"))) == 3
 
 
+def test_only_a_page_of_records_is_replaced_by_one(tmp_path: Path) -> None:
+    data, page, other = write_records(tmp_path, "v2_6"), tmp_path / "page.html", tmp_path / "report.html"
+    other.write_text('<!doctype html><meta name="generator" content="minicpmv report">', encoding="utf-8")
+    command = ["show", data, "--model", FIXTURES / "v2_6", "--record", "b", "--output"]
+    done = minicpmv(*command, other)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        f"error: --output {str(other)!r}: found a file there that is not a page of `minicpmv show`"
+    )
+    assert "minicpmv report" in other.read_text(encoding="utf-8")
+    for _ in range(2):
+        done = minicpmv(*command, page)
+        assert done.returncode == 0, done.stderr
+
+
 def test_a_model_that_is_not_there_is_named_without_a_traceback(tmp_path: Path) -> None:
     data = write_records(tmp_path, "v2_6")
     done = minicpmv("show", data, "--model", "nowhere", "--output", tmp_path / "page.html")

@@ -32,6 +32,7 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("data", metavar="DATA", nargs="+", help="file, folder of files or dataset directory")
     parser.add_argument("--output", metavar="FILE", required=True, help="the JSON Lines file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE, whatever it holds")
     add_image_root(parser, default="each file's own")
     parser.add_argument(
         "--image-dir",
@@ -58,7 +59,7 @@ def run(arguments: Sequence[str]) -> int:
     """Read, check and write; say what was written.
 
     Raises:
-        UsageError: The output is one of the data files.
+        UsageError: The output is one of the data files, or exists.
         MiniCPMVError: The data cannot be read or written.
     """
     options = _build_parser().parse_intermixed_args(arguments)
@@ -71,7 +72,13 @@ def run(arguments: Sequence[str]) -> int:
         raise UsageError(
             f"--output {options.output}: found one of the data files, expected another file\n  fix: choose another file"
         )
-    check_file(options.output, asked_by="--output", makes_folder=True)
+    check_file(
+        options.output,
+        asked_by="--output",
+        replaces="any" if options.overwrite else "none",  # what it writes has no mark: it is data like others
+        makes_folder=True,
+        instead="--overwrite",
+    )
     if options.image_dir is not None:
         check_directory(options.image_dir, asked_by="--image-dir")
     done = convert(

@@ -81,7 +81,10 @@ def _build_parser() -> argparse.ArgumentParser:
         "--batch-size", type=positive_int, metavar="N", help=f"records answered at once (default: {_BATCH_SIZE})"
     )
     parser.add_argument(
-        "--output", metavar="FILE", help="write every answer with the known one and its scores, as JSON Lines"
+        "--output",
+        metavar="FILE",
+        help="write every answer with the known one and its scores, as JSON Lines; replaces a file that this command "
+        "wrote, and no other",
     )
     parser.add_argument(
         "--blank-images",
@@ -115,6 +118,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = _build_parser()
     options = parser.parse_intermixed_args(arguments)
     from minicpmv.evaluation.metrics.registry import find_metrics, split_names
+    from minicpmv.evaluation.score_files import SCORED_ANSWERS, ShareOfFile, open_replacing, write_line
 
     if options.metrics == "list":
         _print_metrics()
@@ -122,12 +126,11 @@ def run(arguments: Sequence[str]) -> int:
     _check_usage(parser, options)
     metrics = find_metrics(split_names(options.metrics))
     if options.output:
-        check_output(options.output, options.data, options.predictions)
+        check_output(options.output, options.data, options.predictions, replaces=SCORED_ANSWERS)
     other_base = None if options.predictions else _compare_base(options)
     asked = None if options.predictions else _find_answers(options, metrics)
     lines = _read(options, metrics) if asked is None else _ask(options, metrics, asked)
 
-    from minicpmv.evaluation.score_files import ShareOfFile, open_replacing, write_line
     from minicpmv.evaluation.scores import Scorer
 
     scorer, of_file = Scorer(metrics, seed=options.seed), ShareOfFile()

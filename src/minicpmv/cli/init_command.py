@@ -11,7 +11,6 @@ from pathlib import Path
 
 from minicpmv.cli.model_options import model_name
 from minicpmv.cli.parser import CommandParser
-from minicpmv.errors import UsageError
 from minicpmv.files.places import check_file
 from minicpmv.recipes.tasks import TASKS
 
@@ -58,11 +57,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     options = _build_parser().parse_intermixed_args(arguments)
     file = Path(options.output)
-    if file.exists() and not file.is_dir():
-        raise UsageError(
-            f"--output {options.output}: found a file there, expected a new one\n  fix: name another, or move it away"
-        )
-    check_file(file, asked_by="--output")
+    check_file(file, asked_by="--output", replaces="none")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, as in `estimate`
     from transformers.utils import logging
 

@@ -12,6 +12,7 @@ from minicpmv.cli.model_options import positive_int
 from minicpmv.cli.output_file import check_output
 from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import UsageError
+from minicpmv.pages.marks import page_of
 
 __all__ = ["NAME", "SUMMARY", "run"]
 
@@ -39,7 +40,8 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="page to write (default: report.html in RUN, with loss.png; of several, runs.html next to the first)",
+        help="page to write (default: report.html in RUN, with loss.png; of several, runs.html next to the first); "
+        "replaces an earlier page, and no other file",
     )
     parser.add_argument(
         "--before",
@@ -98,7 +100,7 @@ def run(arguments: Sequence[str]) -> int:
     if options.follow:
         return _follow(options)
     if options.output:
-        check_output(options.output, options.before, options.after)
+        check_output(options.output, options.before, options.after, replaces=page_of(NAME))
     from minicpmv.report.writing import write_report
 
     written = write_report(

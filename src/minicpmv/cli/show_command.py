@@ -11,6 +11,7 @@ from minicpmv.cli.model_options import model_name, positive_int, seed_int
 from minicpmv.cli.output_file import check_output
 from minicpmv.cli.parser import CommandParser
 from minicpmv.errors import DataError
+from minicpmv.pages.marks import page_of
 from minicpmv.terminal.waiting import waiting
 
 __all__ = ["NAME", "SUMMARY", "run"]
@@ -42,7 +43,12 @@ def _build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="directory of a base model, a tuned model or an adapter",
     )
-    parser.add_argument("--output", default="show.html", metavar="FILE", help="page to write (default: %(default)s)")
+    parser.add_argument(
+        "--output",
+        default="show.html",
+        metavar="FILE",
+        help="page to write (default: %(default)s); replaces an earlier page, and no other file",
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--record",
@@ -85,7 +91,7 @@ def run(arguments: Sequence[str]) -> int:
         DataError: No record can be shown.
     """
     options = _build_parser().parse_args(arguments)
-    check_output(options.output, options.data)
+    check_output(options.output, options.data, replaces=page_of(NAME))
     with waiting(f"reading {options.data}"):
         return _show(options)
 

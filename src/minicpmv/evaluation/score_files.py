@@ -14,10 +14,28 @@ from minicpmv.data.records.record import quote
 from minicpmv.errors import UsageError
 from minicpmv.evaluation.metrics.base import Sample
 from minicpmv.files.atomic_files import replacing
+from minicpmv.files.places import Recognised
 from minicpmv.processing.text.thinking import without_thinking
 from minicpmv.terminal.streams import advise
 
-__all__ = ["Answered", "ShareOfFile", "make_sample", "open_replacing", "read_answers", "write_line"]
+__all__ = ["SCORED_ANSWERS", "Answered", "ShareOfFile", "make_sample", "open_replacing", "read_answers", "write_line"]
+
+_LONGEST_LINE = 2**24
+"""Bytes of a first line that is looked at."""
+
+
+def _is_scored(file: BinaryIO) -> bool:
+    try:
+        fields: Any = json.loads(file.readline(_LONGEST_LINE))
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(fields, dict) or not isinstance(fields.get("scores"), dict):
+        return False
+    return isinstance(fields.get("answer"), str) or isinstance(fields.get("nats"), int | float)
+
+
+SCORED_ANSWERS = Recognised("answers with their scores, as `minicpmv eval --output` writes them", _is_scored)
+"""Recognises the files of ``write_line`` by their first line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -45,7 +45,7 @@ def check_place(output: Path) -> None:
     Raises:
         UsageError: It cannot be created.
     """
-    check_file(output, asked_by="--output")
+    check_file(output, asked_by="--output", replaces="any")  # `check_output` decides, by the run that made it
 
 
 def check_output(output: Path, run: Mapping[str, Any], *, overwrite: bool) -> bool:

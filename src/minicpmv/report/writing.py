@@ -10,6 +10,7 @@ from pathlib import Path
 from minicpmv.errors import UsageError
 from minicpmv.files.atomic_files import replacing
 from minicpmv.files.places import check_file
+from minicpmv.pages.marks import page_of
 from minicpmv.report.answers.pairs import AnswerSet, compare_files, compare_samples
 from minicpmv.report.loss_picture import draw_loss
 from minicpmv.report.page import render_page
@@ -66,11 +67,13 @@ def write_report(
         num_examples: Most answers of each kind to show.
 
     Raises:
-        UsageError: A directory is not a run's, or a file cannot be read or written.
+        UsageError: A directory is not a run's, a file cannot be read or written, or a file of the page's name is no
+            page of this kind; a run's own ``report.html`` is always replaced.
     """
     page = _default_page(directories) if output is None else Path(output)
     if Path(directories[0]).is_dir():  # otherwise the reader refuses it
-        check_file(page, asked_by="--output")
+        is_the_runs_own = output is None and len(directories) == 1
+        check_file(page, asked_by="--output", replaces="any" if is_the_runs_own else page_of("report"))
     report = compose(directories, before=before, after=after, num_examples=num_examples)
     _write(page, report.page.encode())
     picture = None
