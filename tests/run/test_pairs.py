@@ -26,8 +26,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def flags(data: str, output: Path, *extra: str) -> list[str]:
-    written = ["pairs", str(MODEL), data, "--output", str(output), "--max-new-tokens", "6", "--answers", "4"]
-    return [*written, *(extra or ("--judge", "cer", "--keep-lengths"))]
+    written = ["pairs", str(MODEL), data, "--output", str(output), "--max-new-tokens", "6"]
+    number = [] if "--answers" in extra else ["--answers", "4"]
+    return [*written, *number, *(extra or ("--judge", "cer", "--keep-lengths"))]
 
 
 def ended(command: list[str]) -> object:
