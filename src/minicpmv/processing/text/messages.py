@@ -98,9 +98,9 @@ def read_messages(
                 parts.append(value)
         turns.append(Turn(role, tuple(parts), calls=calls))
     for number, turn in enumerate(turns):
-        half = next((found for part in turn.content if isinstance(part, str) and (found := _HALF.search(part))), None)
-        if half is not None:
-            found = f"half of a surrogate pair: {half.group()!r}"
+        halves = _HALF.findall("".join(part for part in turn.content if isinstance(part, str)))
+        if halves:
+            found = f"half of a surrogate pair: {halves[0]!r}"
             raise _error(f"{where}[{number}].content", found, "characters that UTF-8 can write", "write the text again")
         if turn.role == "user" and all(isinstance(part, str) and not part.strip() for part in turn.content):
             place = f"{where}[{number}].content"
