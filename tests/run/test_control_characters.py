@@ -78,10 +78,10 @@ def test_no_name_drives_the_terminal_or_forges_a_line(folder: Path, command: str
 
 
 @pytest.mark.parametrize(
-    "command", ["report {0}/run --output {0}/a.html", "show {0}/train.json --model {0}/model --output {0}/a.html"]
+    "command", ["report {0}/run --output {0}/a.html", "show {0}/train.json --model {0}/model --output {0}/b.html"]
 )
 def test_pages_show_escapes(folder: Path, command: str) -> None:
     assert minicpmv(*(word.format(folder) for word in command.split())).returncode == 0
-    text = (folder / "a.html").read_text(encoding="utf-8")
+    text = (folder / command.rpartition("/")[2]).read_text(encoding="utf-8")
     assert "\\x1b[2J" in text
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)

@@ -102,9 +102,6 @@ def read_messages(
         if halves:
             found = f"half of a surrogate pair: {halves[0]!r}"
             raise _error(f"{where}[{number}].content", found, "characters that UTF-8 can write", "write the text again")
-        if turn.role == "user" and all(isinstance(part, str) and not part.strip() for part in turn.content):
-            place = f"{where}[{number}].content"
-            raise _error(place, "no text and no picture", "a question", "write one, or leave the message out")
     return _announce(tools, turns), images, films
 
 
