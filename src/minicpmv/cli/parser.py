@@ -109,7 +109,7 @@ class CommandParser(argparse.ArgumentParser):
         kept: list[str] = []
         seen: set[str] = set()
         named: dict[str, argparse.Action] = {}
-        """What was named, and is no more in its place."""
+        """Places that were taken by their names already, by the name as typed."""
         while words:
             word = words.pop(0)
             if word == "--":

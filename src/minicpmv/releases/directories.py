@@ -38,7 +38,7 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 HUB_ERRORS: tuple[type[Exception], ...] = (OSError, ValueError, HfHubHTTPError.__bases__[0])
-"""What huggingface_hub raises: errors of its own, and those of the package that it sends requests with."""
+"""Errors of huggingface_hub: its own, and those of the package that it sends requests with."""
 
 SMALL_FILES: dict[str, Any] = {
     "ignore_patterns": ["*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.onnx"]
